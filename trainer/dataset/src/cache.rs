@@ -39,6 +39,19 @@ pub struct Entry {
     pub cut: Cut,
 }
 
+impl Entry {
+    pub(crate) fn of(example: &Example, offset: u64) -> Entry {
+        Entry {
+            offset,
+            tokens: u32::try_from(example.tokens.len()).expect("a record of 8 MiB is far below 4 Gi tokens"),
+            supervised: example.supervised_count() as u32,
+            conversation: example.conversation,
+            key: example.key.clone(),
+            cut: example.cut,
+        }
+    }
+}
+
 /// An opened, verified cache.
 #[derive(Debug)]
 pub struct TokenCache {
@@ -156,7 +169,6 @@ impl CacheWriter {
 
     /// Adds an example.
     pub fn push(&mut self, example: &Example) -> Result<(), DatasetError> {
-        let tokens = u32::try_from(example.tokens.len()).expect("a cut example is far below 4 Gi tokens");
         let offset = self.offset;
         let mut bytes: Vec<u8> = example.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         for chunk in example.supervised.chunks(32) {
@@ -164,14 +176,7 @@ impl CacheWriter {
             bytes.extend(bits.to_le_bytes());
         }
         self.write(&bytes)?;
-        self.entries.push(Entry {
-            offset,
-            tokens,
-            supervised: example.supervised_count() as u32,
-            conversation: example.conversation,
-            key: example.key.clone(),
-            cut: example.cut,
-        });
+        self.entries.push(Entry::of(example, offset));
         Ok(())
     }
 

@@ -36,7 +36,7 @@ pub struct Cut {
 }
 
 /// One example, ready to train on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Example {
     /// The whole conversation.
     pub tokens: Vec<u32>,

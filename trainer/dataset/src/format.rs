@@ -13,8 +13,7 @@ use serde_json::Value;
 
 pub(crate) use detect::detect;
 
-use crate::Fault;
-use crate::read::Found;
+use crate::read::{Found, Read};
 
 /// A dataset format, spelled as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,7 +75,7 @@ impl Flat {
         Flat { format, trimmed: 0 }
     }
 
-    pub(crate) fn item(&mut self, value: &Value, line: u64, path: &str) -> Result<Option<Found>, Fault> {
+    pub(crate) fn item(&mut self, value: &Value, line: u64, path: &str) -> Read {
         let node = node::Node::new(value, line, path);
         let item = match self.format {
             Format::PromptCompletion => completion::item(&node)?,

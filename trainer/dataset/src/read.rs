@@ -92,7 +92,7 @@ impl Sink<'_> {
         (self.sink)(Item::Fault(fault), bytes)
     }
 
-    pub(crate) fn give(&mut self, read: Result<Option<Found>, Fault>, bytes: u64) -> ControlFlow<()> {
+    pub(crate) fn give(&mut self, read: Read, bytes: u64) -> ControlFlow<()> {
         let item = match read {
             Ok(None) => return ControlFlow::Continue(()),
             Ok(Some(Found { item, place })) => self.once(item, place),
@@ -129,5 +129,8 @@ pub(crate) struct Found {
     pub(crate) place: Option<(u64, String)>,
 }
 
-/// What a format makes of one JSON value.
-pub(crate) type ItemOf<'a> = &'a mut dyn FnMut(&Value, u64) -> Result<Option<Found>, Fault>;
+/// What became of one JSON value; `None` when it is no record of its own.
+pub(crate) type Read = Result<Option<Found>, Fault>;
+
+/// A format's way with one JSON value on a line.
+pub(crate) type ItemOf<'a> = &'a mut dyn FnMut(&Value, u64) -> Read;

@@ -48,7 +48,7 @@ impl Message {
 
 /// Which conversation, and which turn of it. Conversations without an id are known by a hash of their text, so that equal
 /// ones never stand on both sides of a split.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key {
     /// The conversation's uuid or text hash.
     pub conversation: String,

@@ -61,12 +61,12 @@ impl Template {
         context.insert("tools", Value::from(()));
         context.insert("documents", Value::from(()));
         let template = self.env.get_template(NAME).map_err(|error| in_words(&error))?;
-        template.render(Value::from_iter(context)).map_err(|error| in_words(&error))
+        template.render(Value::from_pairs(context)).map_err(|error| in_words(&error))
     }
 }
 
 fn as_value(message: &Message) -> Value {
-    Value::from_iter([("role", message.role.name()), ("content", message.content.as_str())])
+    Value::from_pairs([("role", message.role.name()), ("content", message.content.as_str())])
 }
 
 /// transformers marks answers with `{% generation %}` blocks that print nothing; here they become plain blocks.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::chat::read_message;
 use super::node::Node;
-use crate::read::{Found, Item, MAX_RECORD_BYTES};
+use crate::read::{Found, Item, MAX_RECORD_BYTES, Read};
 use crate::{Fault, Key, Message, Record, Role, Target};
 
 const SPECS: [&str; 2] = ["brightrun-lora-v4", "brightrun-lora-v5"];
@@ -25,7 +25,7 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn items(&mut self, value: &Value, line: u64) -> Result<Option<Found>, Fault> {
+    pub(crate) fn items(&mut self, value: &Value, line: u64) -> Read {
         let node = Node::new(value, line, "$");
         if let Some(meta) = node.find("_meta") {
             self.declared = meta.find("total_pairs").and_then(|total| total.value.as_u64());
@@ -106,7 +106,7 @@ impl Document {
         warnings
     }
 
-    const fn count(&mut self, found: &Result<Option<Found>, Fault>) {
+    const fn count(&mut self, found: &Read) {
         self.pairs += 1;
         if let Ok(Some(Found { item: Item::NoTarget(_), .. })) = found {
             self.without_target += 1;
@@ -133,7 +133,7 @@ enum Uuid {
     Broken,
 }
 
-type Reads = Vec<Result<Option<Found>, Fault>>;
+type Reads = Vec<Read>;
 
 impl ConversationReader {
     pub(crate) const fn new(index: usize, line: u64) -> ConversationReader {

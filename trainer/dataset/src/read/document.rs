@@ -13,7 +13,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::Value;
 
 use super::lines::broken;
-use super::{Found, MAX_RECORD_BYTES, Sink};
+use super::{MAX_RECORD_BYTES, Read as ReadOne, Sink};
 use crate::Fault;
 use crate::format::brightrun;
 
@@ -21,7 +21,7 @@ use crate::format::brightrun;
 pub(crate) fn read_array(
     input: impl BufRead,
     sink: &mut Sink<'_>,
-    item_of: &mut dyn FnMut(&Value, u64, &str) -> Result<Option<Found>, Fault>,
+    item_of: &mut dyn FnMut(&Value, u64, &str) -> ReadOne,
 ) -> io::Result<()> {
     let place = Place::default();
     let mut index = 0;
@@ -287,9 +287,7 @@ impl<'de> Visitor<'de> for Conversation<'_, '_, '_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let Conversation { place, document, sink, index } = self;
         let mut reader = brightrun::ConversationReader::new(index, place.line());
-        let mut give = |read: Vec<Result<Option<Found>, Fault>>| {
-            read.into_iter().try_for_each(|found| sink.give(found, place.bytes.get()))
-        };
+        let mut give = |read: Vec<ReadOne>| read.into_iter().try_for_each(|found| sink.give(found, place.bytes.get()));
         while let Some(key) = map.next_key::<String>()? {
             place.set_path(format!("$.conversations[{index}].{key}"));
             match key.as_str() {
