@@ -25,6 +25,7 @@ use crate::lora::AdapterView;
 use crate::ops::buffer::Buffers;
 use crate::ops::head::{self, Wanted};
 use crate::ops::linear::{self, Weight};
+use crate::ops::profile::{Op, Profile};
 use crate::ops::{norm, rope};
 
 use block::{Block, Kept};
@@ -42,6 +43,7 @@ pub struct Model {
     /// Angular frequencies of the rotary positions.
     frequencies: Vec<f32>,
     buffers: Buffers,
+    profile: Profile,
 }
 
 /// The loss of one adapter's targets.
@@ -57,6 +59,11 @@ impl Model {
     /// Its shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Where the time of its passes went.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     /// Loss of every adapter's targets; adds the gradient of `scale[i] · sumᵢ` to `grads[i]`. `stop` is asked between layers:
@@ -77,7 +84,8 @@ impl Model {
         let mut kept = Vec::with_capacity(self.blocks.len());
         let last = self.forward(&pass, stop, |layer| kept.push(layer))?;
         let mut dx = self.buffers.zeros(last.len());
-        let losses = self.head_loss(&pass, batch, &last, Some((scale, &mut dx)));
+        let head = || self.head_loss(&pass, batch, &last, Some((scale, &mut dx)));
+        let losses = self.profile.time(Op::Head, head);
         self.buffers.give(last);
         self.backward(&pass, kept, dx, grads, stop)?;
         Ok(losses)
@@ -93,7 +101,7 @@ impl Model {
         let adapters: Vec<_> = adapters.iter().map(|view| AdapterView { dropout: None, ..*view }).collect();
         let pass = Pass::new(self, batch, &adapters)?;
         let last = self.forward(&pass, stop, |kept| kept.give(&self.buffers))?;
-        let losses = self.head_loss(&pass, batch, &last, None);
+        let losses = self.profile.time(Op::Head, || self.head_loss(&pass, batch, &last, None));
         self.buffers.give(last);
         Ok(losses)
     }

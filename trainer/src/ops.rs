@@ -20,6 +20,7 @@ pub mod linear;
 pub mod lora;
 pub mod matmul;
 pub mod norm;
+pub mod profile;
 pub mod random;
 pub mod real;
 pub mod rope;

@@ -7,6 +7,7 @@ use crate::ops::buffer::Buffers;
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::Columns;
 use crate::ops::norm;
+use crate::ops::profile::Op;
 use crate::ops::rope::{self, Turn};
 
 use super::pass::{Pass, Products};
@@ -46,19 +47,23 @@ impl Attention {
     pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &[f32]) -> (Vec<f32>, AttentionKept) {
         let (heads, rows, buffers) = (heads(pass), pass.rows(), pass.buffers);
         let mut h = buffers.take(x.len());
-        norm::forward(x, &self.norm, pass.config.rms_norm_eps, &mut h);
+        pass.time(Op::Norm, || norm::forward(x, &self.norm, pass.config.rms_norm_eps, &mut h));
         let mut qkv = buffers.take(rows * heads.stride());
-        linear::forward(&h, &self.qkv, &mut qkv);
-        let u_qkv = QKV.map(|module| pass.lora_forward((layer, module), &h, &mut qkv, columns(heads, module)));
-        rope::turn(&mut qkv, heads.stride(), turned(heads), &pass.rope, &pass.positions, Turn::Forth);
+        pass.time(Op::Linear, || linear::forward(&h, &self.qkv, &mut qkv));
+        let u_qkv = QKV.map(|module| {
+            pass.time(Op::Lora, || pass.lora_forward((layer, module), &h, &mut qkv, columns(heads, module)))
+        });
+        pass.time(Op::Rope, || {
+            rope::turn(&mut qkv, heads.stride(), turned(heads), &pass.rope, &pass.positions, Turn::Forth)
+        });
 
         let (mut out, mut lse) = (buffers.take(rows * heads.out_stride()), buffers.take(rows * heads.queries));
-        attention::forward(heads, &pass.ranges, &qkv, &mut out, &mut lse);
+        pass.time(Op::Attention, || attention::forward(heads, &pass.ranges, &qkv, &mut out, &mut lse));
         // the norm's buffer becomes the residual
         let mut mid = h;
         mid.copy_from_slice(x);
-        linear::forward_add(&out, &self.out, &mut mid);
-        let u_out = pass.lora_forward((layer, Module::OProj), &out, &mut mid, whole(pass));
+        pass.time(Op::Linear, || linear::forward_add(&out, &self.out, &mut mid));
+        let u_out = pass.time(Op::Lora, || pass.lora_forward((layer, Module::OProj), &out, &mut mid, whole(pass)));
         (mid, AttentionKept { qkv, out, lse, u_qkv, u_out })
     }
 
@@ -75,14 +80,20 @@ impl Attention {
         let below = pass.reaches(layer, &QKV);
         let mut dout = buffers.take(kept.out.len());
         if below {
-            linear::backward(dx, &self.out, &mut dout);
+            pass.time(Op::Linear, || linear::backward(dx, &self.out, &mut dout));
         }
         let wanted = below.then_some(&mut dout[..]);
-        pass.lora_backward((layer, Module::OProj), (&kept.out, &kept.u_out), (dx, whole(pass)), wanted, grads);
+        pass.time(Op::Lora, || {
+            pass.lora_backward((layer, Module::OProj), (&kept.out, &kept.u_out), (dx, whole(pass)), wanted, grads)
+        });
         if below {
             let mut dqkv = buffers.take(kept.qkv.len());
-            attention::backward(heads, &pass.ranges, &kept.qkv, (&kept.out, &kept.lse), &dout, &mut dqkv);
-            rope::turn(&mut dqkv, heads.stride(), turned(heads), &pass.rope, &pass.positions, Turn::Back);
+            pass.time(Op::Attention, || {
+                attention::backward(heads, &pass.ranges, &kept.qkv, (&kept.out, &kept.lse), &dout, &mut dqkv)
+            });
+            pass.time(Op::Rope, || {
+                rope::turn(&mut dqkv, heads.stride(), turned(heads), &pass.rope, &pass.positions, Turn::Back)
+            });
             self.project_back(pass, layer, (x, kept), &dqkv, dx, grads);
             buffers.give(dqkv);
         }
@@ -102,17 +113,19 @@ impl Attention {
         let (heads, buffers, eps) = (heads(pass), pass.buffers, pass.config.rms_norm_eps);
         let below = pass.reaches(layer, &[]);
         let mut h = buffers.take(x.len());
-        norm::forward(x, &self.norm, eps, &mut h);
+        pass.time(Op::Norm, || norm::forward(x, &self.norm, eps, &mut h));
         let mut dh = buffers.take(x.len());
         if below {
-            linear::backward(dqkv, &self.qkv, &mut dh);
+            pass.time(Op::Linear, || linear::backward(dqkv, &self.qkv, &mut dh));
         }
         for (module, u) in QKV.into_iter().zip(&kept.u_qkv) {
             let wanted = below.then_some(&mut dh[..]);
-            pass.lora_backward((layer, module), (&h, u), (dqkv, columns(heads, module)), wanted, grads);
+            pass.time(Op::Lora, || {
+                pass.lora_backward((layer, module), (&h, u), (dqkv, columns(heads, module)), wanted, grads)
+            });
         }
         if below {
-            norm::backward(x, &self.norm, eps, &dh, dx);
+            pass.time(Op::Norm, || norm::backward(x, &self.norm, eps, &dh, dx));
         }
         buffers.give(h);
         buffers.give(dh);

@@ -5,6 +5,7 @@ use lorikeet_plan::Module;
 use crate::ops::buffer::Buffers;
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::Columns;
+use crate::ops::profile::Op;
 use crate::ops::{norm, swiglu};
 
 use super::attention::whole;
@@ -42,19 +43,20 @@ impl Mlp {
     pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, mid: &[f32]) -> (Vec<f32>, MlpKept) {
         let (rows, width, buffers) = (pass.rows(), pass.config.intermediate_size, pass.buffers);
         let mut h = buffers.take(mid.len());
-        norm::forward(mid, &self.norm, pass.config.rms_norm_eps, &mut h);
+        pass.time(Op::Norm, || norm::forward(mid, &self.norm, pass.config.rms_norm_eps, &mut h));
         let mut gate_up = buffers.take(rows * 2 * width);
-        linear::forward(&h, &self.gate_up, &mut gate_up);
-        let u_gate_up =
-            GATE_UP.map(|module| pass.lora_forward((layer, module), &h, &mut gate_up, columns(width, module)));
+        pass.time(Op::Linear, || linear::forward(&h, &self.gate_up, &mut gate_up));
+        let u_gate_up = GATE_UP.map(|module| {
+            pass.time(Op::Lora, || pass.lora_forward((layer, module), &h, &mut gate_up, columns(width, module)))
+        });
 
         let mut act = buffers.take(rows * width);
-        swiglu::forward(&gate_up, width, &mut act);
+        pass.time(Op::Swiglu, || swiglu::forward(&gate_up, width, &mut act));
         // the norm's buffer becomes the residual
         let mut next = h;
         next.copy_from_slice(mid);
-        linear::forward_add(&act, &self.down, &mut next);
-        let u_down = pass.lora_forward((layer, Module::DownProj), &act, &mut next, whole(pass));
+        pass.time(Op::Linear, || linear::forward_add(&act, &self.down, &mut next));
+        let u_down = pass.time(Op::Lora, || pass.lora_forward((layer, Module::DownProj), &act, &mut next, whole(pass)));
         buffers.give(act);
         (next, MlpKept { gate_up, u_gate_up, u_down })
     }
@@ -74,16 +76,18 @@ impl Mlp {
             &[Module::QProj, Module::KProj, Module::VProj, Module::OProj, Module::GateProj, Module::UpProj],
         );
         let mut act = buffers.take(rows * width);
-        swiglu::forward(&kept.gate_up, width, &mut act);
+        pass.time(Op::Swiglu, || swiglu::forward(&kept.gate_up, width, &mut act));
         let mut dact = buffers.take(rows * width);
         if below {
-            linear::backward(dx, &self.down, &mut dact);
+            pass.time(Op::Linear, || linear::backward(dx, &self.down, &mut dact));
         }
         let wanted = below.then_some(&mut dact[..]);
-        pass.lora_backward((layer, Module::DownProj), (&act, &kept.u_down), (dx, whole(pass)), wanted, grads);
+        pass.time(Op::Lora, || {
+            pass.lora_backward((layer, Module::DownProj), (&act, &kept.u_down), (dx, whole(pass)), wanted, grads)
+        });
         buffers.give(act);
         if below {
-            swiglu::backward(&mut kept.gate_up, width, &dact);
+            pass.time(Op::Swiglu, || swiglu::backward(&mut kept.gate_up, width, &dact));
             self.project_back(pass, layer, (mid, kept), dx, grads);
         }
         buffers.give(dact);
@@ -101,17 +105,19 @@ impl Mlp {
         let (width, buffers, eps) = (pass.config.intermediate_size, pass.buffers, pass.config.rms_norm_eps);
         let below = pass.reaches(layer, &[Module::QProj, Module::KProj, Module::VProj, Module::OProj]);
         let mut h = buffers.take(mid.len());
-        norm::forward(mid, &self.norm, eps, &mut h);
+        pass.time(Op::Norm, || norm::forward(mid, &self.norm, eps, &mut h));
         let mut dh = buffers.take(mid.len());
         if below {
-            linear::backward(&kept.gate_up, &self.gate_up, &mut dh);
+            pass.time(Op::Linear, || linear::backward(&kept.gate_up, &self.gate_up, &mut dh));
         }
         for (module, u) in GATE_UP.into_iter().zip(&kept.u_gate_up) {
             let wanted = below.then_some(&mut dh[..]);
-            pass.lora_backward((layer, module), (&h, u), (&kept.gate_up, columns(width, module)), wanted, grads);
+            pass.time(Op::Lora, || {
+                pass.lora_backward((layer, module), (&h, u), (&kept.gate_up, columns(width, module)), wanted, grads)
+            });
         }
         if below {
-            norm::backward(mid, &self.norm, eps, &dh, dx);
+            pass.time(Op::Norm, || norm::backward(mid, &self.norm, eps, &dh, dx));
         }
         buffers.give(h);
         buffers.give(dh);

@@ -9,6 +9,7 @@ use crate::data::{MicroBatch, Segment};
 use crate::lora::{AdapterView, LoraEntry};
 use crate::ops::buffer::Buffers;
 use crate::ops::lora::{self, Columns, Input, Pair, PairGradient};
+use crate::ops::profile::{Op, Profile};
 use crate::ops::random::Masks;
 use crate::ops::rope::Table;
 
@@ -18,6 +19,7 @@ use super::Model;
 pub(super) struct Pass<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) buffers: &'a Buffers,
+    profile: &'a Profile,
     pub(super) rope: Table,
     /// Rows of every segment.
     pub(super) ranges: Vec<Range<usize>>,
@@ -66,6 +68,7 @@ impl<'a> Pass<'a> {
         Ok(Pass {
             config: &model.config,
             buffers: &model.buffers,
+            profile: &model.profile,
             rope: super::rope_table(&model.frequencies, &batch.segments),
             ranges: batch.segments.iter().map(|segment| segment.start..segment.start + segment.len).collect(),
             positions: batch.segments.iter().flat_map(|segment| 0..segment.len as u32).collect(),
@@ -73,6 +76,11 @@ impl<'a> Pass<'a> {
             adapters,
             runs: if adapters.is_empty() { Vec::new() } else { runs(&batch.segments) },
         })
+    }
+
+    /// Runs `f` and counts its time.
+    pub(super) fn time<T>(&self, op: Op, f: impl FnOnce() -> T) -> T {
+        self.profile.time(op, f)
     }
 
     pub(super) fn tokens(&self) -> &[u32] {

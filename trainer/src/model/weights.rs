@@ -18,6 +18,7 @@ use super::mlp::Mlp;
 use crate::TrainError;
 use crate::ops::buffer::Buffers;
 use crate::ops::linear::Weight;
+use crate::ops::profile::Profile;
 use crate::ops::rope;
 use crate::ops::widen::{Stored, widen};
 
@@ -44,6 +45,7 @@ impl Model {
             head: if config.tie_word_embeddings { None } else { Some(files.matrix(&["lm_head".into()])?) },
             frequencies: rope::frequencies(&config),
             buffers: Buffers::default(),
+            profile: Profile::default(),
             config,
         })
     }

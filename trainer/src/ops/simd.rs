@@ -41,10 +41,11 @@ pub fn exp(x: f32) -> f32 {
     // ln 2 in two parts: the first has few bits, so that n · HIGH is exact
     const HIGH: f32 = 0.693_359_4;
     const LOW: f32 = -2.121_944_4e-4;
-    // adding and taking away 1.5 · 2^23 rounds to the nearest whole number
+    // adding 1.5 · 2^23 rounds to the nearest whole number and leaves it in the low bits
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
-    let n = (clamped * LOG2_E + ROUND) - ROUND;
+    let rounded = clamped * LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = (clamped - n * HIGH) - n * LOW;
     let mut p = 1.987_569_1e-4;
     p = p * r + 1.398_199_9e-3;
@@ -53,7 +54,8 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
     let y = p * (r * r) + r + 1.0;
-    let scale = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    // 2^n: n moved into the exponent, whose bias is 127
+    let scale = f32::from_bits((rounded.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.0 { 0.0 } else { y * scale }
 }
 
