@@ -20,7 +20,7 @@ use super::real::Real;
 use super::simd;
 
 /// Rows of a tile of scores.
-const QUERIES: usize = 64;
+const QUERIES: usize = 128;
 /// Columns of a tile of scores; a multiple of [`QUERIES`], so that every row of a tile sees at least its first key.
 const KEYS: usize = 128;
 
@@ -270,7 +270,10 @@ impl Task {
         let place = |row: usize| row * self.heads.out_stride() + self.head * width;
         let row = |row: usize| {
             let (o, d) = (&out[place(row)..][..width], &dout[place(row)..][..width]);
-            simd::sum(width, |c| o[c] * d[c])
+            simd::wide(
+                #[inline(always)]
+                || simd::sum([o, d], |[o, d]| o * d),
+            )
         };
         self.rows.clone().map(row).collect()
     }
@@ -322,7 +325,7 @@ fn absorb(row: &mut [f32], visible: usize, (most, sum): &mut (f32, f32)) -> f32 
             let shrink = simd::exp(*most - larger);
             seen.iter_mut().for_each(|s| *s = simd::exp(*s - larger));
             hidden.fill(0.0);
-            *sum = *sum * shrink + simd::sum(seen.len(), |j| seen[j]);
+            *sum = *sum * shrink + simd::sum([seen], |[p]| p);
             *most = larger;
             shrink
         },

@@ -78,7 +78,7 @@ fn row_loss(logits: &mut [f32], wanted: Wanted) -> f64 {
         || {
             let most = simd::max(logits);
             logits.iter_mut().for_each(|x| *x = simd::exp(*x - most));
-            let sum = simd::sum(logits.len(), |i| logits[i]);
+            let sum = simd::sum([logits], |[x]| x);
             let factor = wanted.weight / sum;
             logits.iter_mut().for_each(|x| *x *= factor);
             (most, sum)

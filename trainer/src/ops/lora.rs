@@ -9,7 +9,7 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffers;
-use super::matmul::{View, ViewMut};
+use super::matmul::{Product, View, ViewMut};
 use super::random::Masks;
 use super::real::Real;
 
@@ -141,8 +141,7 @@ pub fn backward(
     let dy = View::strided(&dy[columns.first..], tokens, columns.count, columns.stride);
     let mut t = buffers.take(tokens * rank);
     ViewMut::new(&mut t, tokens, rank).set(dy.times(View::new(pair.b, columns.count, rank)).scaled(pair.scale));
-    let mut db = ViewMut::new(gradient.b, columns.count, rank);
-    db += dy.t().times(View::new(u, tokens, rank)).scaled(pair.scale); // mutate: flip
+    add_db(View::new(u, tokens, rank).t().times(dy).scaled(pair.scale), buffers, rank, gradient.b);
     input.with_masked(inputs, buffers, |x| {
         let mut da = ViewMut::new(gradient.a, rank, inputs);
         da += View::new(&t, tokens, rank).t().times(View::new(x, tokens, inputs)); // mutate: flip
@@ -153,7 +152,20 @@ pub fn backward(
     buffers.give(t);
 }
 
-fn add_dx(product: super::matmul::Product<'_>, input: Input<'_>, buffers: &Buffers, inputs: usize, dx: &mut [f32]) {
+/// The product comes as [rank, outputs], the orientation in which its long side is contiguous: four times sooner.
+fn add_db(product: Product<'_>, buffers: &Buffers, rank: usize, db: &mut [f32]) {
+    let outputs = db.len() / rank;
+    let mut transposed = buffers.take(db.len());
+    ViewMut::new(&mut transposed, rank, outputs).set(product);
+    for (o, row) in db.chunks_mut(rank).enumerate() {
+        for (r, db) in row.iter_mut().enumerate() {
+            *db += transposed[r * outputs + o]; // mutate: flip
+        }
+    }
+    buffers.give(transposed);
+}
+
+fn add_dx(product: Product<'_>, input: Input<'_>, buffers: &Buffers, inputs: usize, dx: &mut [f32]) {
     let tokens = dx.len() / inputs;
     if input.masks.is_empty() {
         let mut dx = ViewMut::new(dx, tokens, inputs);

@@ -67,11 +67,9 @@ pub fn backward(x: &[f32], gain: &[f32], eps: f64, dy: &[f32], dx: &mut [f32]) {
 
 #[inline(always)]
 fn backward_row(x: &[f32], gain: &[f32], eps: f64, dy: &[f32], dx: &mut [f32]) {
-    let n = gain.len();
-    let (x, dy) = (&x[..n], &dy[..n]);
     let rho = rho_of(x, eps);
-    let along = simd::sum(n, |i| x[i] * dy[i] * gain[i]);
-    let back = rho * rho * rho * along / n as f32;
+    let along = simd::sum([x, dy, gain], |[x, dy, g]| x * dy * g);
+    let back = rho * rho * rho * along / gain.len() as f32;
     for (((dx, x), dy), g) in dx.iter_mut().zip(x).zip(dy).zip(gain) {
         let mut step = rho * *g * *dy;
         step -= back * *x; // mutate: flip
@@ -81,7 +79,7 @@ fn backward_row(x: &[f32], gain: &[f32], eps: f64, dy: &[f32], dx: &mut [f32]) {
 
 #[inline(always)]
 fn rho_of(x: &[f32], eps: f64) -> f32 {
-    let square = simd::sum(x.len(), |i| x[i] * x[i]);
+    let square = simd::sum([x], |[x]| x * x);
     1.0 / (square / x.len() as f32 + eps as f32).sqrt()
 }
 

@@ -59,18 +59,20 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { y * scale }
 }
 
-/// Σ f(i) over `0..n`, added in [`LANES`] interleaved sums that are then added in order.
+/// Σ f(numbers at i of every slice), added in [`LANES`] interleaved sums that are then added in order.
 #[inline(always)]
-pub fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub fn sum<const N: usize>(of: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    let len = of[0].len();
+    let parts = of.map(|slice| slice[..len].as_chunks::<LANES>());
     let mut lanes = [0.0f32; LANES];
-    let whole = n - n % LANES;
-    for start in (0..whole).step_by(LANES) {
+    for i in 0..len / LANES {
+        let rows = parts.map(|(chunks, _)| &chunks[i]);
         for (lane, acc) in lanes.iter_mut().enumerate() {
-            *acc += f(start + lane);
+            *acc += f(rows.map(|row| row[lane]));
         }
     }
-    for i in whole..n {
-        lanes[i - whole] += f(i);
+    for (i, acc) in lanes.iter_mut().enumerate().take(len % LANES) {
+        *acc += f(parts.map(|(_, rest)| rest[i]));
     }
     lanes.iter().sum()
 }
@@ -108,7 +110,7 @@ mod tests {
     fn sums_and_maxima_cover_the_ragged_end() {
         for n in [0, 1, 15, 16, 17, 100] {
             let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
-            assert_eq!(sum(n, |i| values[i]), (n * n.saturating_sub(1) / 2) as f32);
+            assert_eq!(sum([&values], |[x]| x), (n * n.saturating_sub(1) / 2) as f32);
             assert_eq!(max(&values), if n == 0 { f32::NEG_INFINITY } else { n as f32 - 1.0 });
         }
     }
