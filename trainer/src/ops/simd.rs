@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn sums_and_maxima_cover_the_ragged_end() {
-        for n in [0, 1, 15, 16, 17, 100] {
+        for n in [0usize, 1, 15, 16, 17, 100] {
             let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
             assert_eq!(sum([&values], |[x]| x), (n * n.saturating_sub(1) / 2) as f32);
             assert_eq!(max(&values), if n == 0 { f32::NEG_INFINITY } else { n as f32 - 1.0 });
