@@ -50,7 +50,7 @@ pub struct Masks {
     keep: f32,
 }
 
-/// Channels that share a counter block: each of its four words serves every `LANES`-th… see [`Masks::factors`].
+/// Counter blocks computed side by side.
 const LANES: usize = 16;
 
 impl Masks {
@@ -77,11 +77,10 @@ impl Masks {
     fn fill(&self, token: u32, out: &mut [f32]) {
         for (group, channels) in out.chunks_mut(4 * LANES).enumerate() {
             let mut words = [[0u32; LANES]; 4];
-            for lane in 0..LANES {
-                let block = philox(self.key, [group as u32, lane as u32, token, DROPOUT]);
-                for word in 0..4 {
-                    words[word][lane] = block[word];
-                }
+            let [first, second, third, fourth] = &mut words;
+            let lanes = first.iter_mut().zip(second).zip(third).zip(fourth);
+            for (lane, (((a, b), c), d)) in lanes.enumerate() {
+                [*a, *b, *c, *d] = philox(self.key, [group as u32, lane as u32, token, DROPOUT]);
             }
             for (chunk, words) in channels.chunks_mut(LANES).zip(&words) {
                 for (factor, word) in chunk.iter_mut().zip(words) {
