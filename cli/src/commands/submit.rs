@@ -3,7 +3,7 @@
 use super::follow;
 use crate::{args::Submit, client::Client, failure::Failure, output::Output};
 use lorikeet_api::{
-    JobFile,
+    JobFile, Presets,
     job::{DryRun, Job},
     jobfile::locate,
     route,
@@ -51,5 +51,12 @@ fn read(path: &Path, set: &[(String, String)]) -> Result<JobFile, Failure> {
     for (key, value) in set {
         file.set(key, value).map_err(|faults| Failure::fields("--set", &faults))?;
     }
-    Ok(file)
+    match file.resolve(&Presets::embedded()) {
+        Ok(_) => Ok(file),
+        Err(faults) => {
+            // The coordinator may know other presets than this program.
+            let ours: Vec<_> = faults.into_iter().filter(|fault| fault.field != "preset").collect();
+            if ours.is_empty() { Ok(file) } else { Err(Failure::fields(&name, &locate(ours, &text))) }
+        }
+    }
 }
