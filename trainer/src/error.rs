@@ -136,7 +136,9 @@ impl TrainError {
             FailureClass::NotFinite => Some("lower the learning rate, or look at the data of this step"),
             FailureClass::OutOfMemory => Some("use a smaller batch, a shorter sequence, a lower rank or a 4-bit base"),
             FailureClass::DiskFull => Some("free space where the attempt directory lies"),
-            FailureClass::Checkpoint => Some("a run resumes only with the rank, alpha and target modules it began with"),
+            FailureClass::Checkpoint => {
+                Some("a run resumes only with the rank, alpha and target modules it began with")
+            }
             FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
             FailureClass::Config | FailureClass::Base | FailureClass::Io => None,

@@ -2,6 +2,10 @@
 
 pub mod data;
 mod error;
+pub mod generate;
+pub mod lora;
+pub mod model;
+pub mod ops;
 mod random;
 
 pub use error::{FailureClass, TrainError};
