@@ -323,8 +323,8 @@ fn settings(dir: &Path) -> BTreeMap<String, Value> {
 
 /// PEFT keeps a list of target modules as a set.
 fn in_any_order(value: &Value) -> BTreeSet<String> {
-    match value {
-        Value::Array(items) => items.iter().map(Value::to_string).collect(),
-        other => [other.to_string()].into(),
+    match value.as_array() {
+        Some(items) => items.iter().map(Value::to_string).collect(),
+        None => [value.to_string()].into(),
     }
 }

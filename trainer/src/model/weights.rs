@@ -115,14 +115,7 @@ impl Files {
 
     fn read(&self, place: &TensorPlace, numbers: &mut [f32]) -> Result<(), TrainError> {
         let (path, file) = self.open.get(&place.file).expect("every file that holds a tensor was opened");
-        let stored = match place.dtype {
-            WeightDtype::F16 => Stored::F16,
-            WeightDtype::Bf16 => Stored::Bf16,
-            dtype => {
-                assert_eq!(dtype, WeightDtype::F32, "a base without faults holds f32, bf16 or f16");
-                Stored::F32
-            }
-        };
+        let stored = stored(place.dtype);
         let read = |(piece, numbers): (usize, &mut [f32])| {
             let mut bytes = vec![0; numbers.len() * stored.bytes()];
             file.read_exact_at(&mut bytes, place.offset + (piece * PIECE * stored.bytes()) as u64)?;
@@ -131,4 +124,11 @@ impl Files {
         };
         numbers.par_chunks_mut(PIECE).enumerate().try_for_each(read).map_err(TrainError::io("read", path))
     }
+}
+
+/// How the numbers of a judged tensor lie on disk.
+fn stored(dtype: WeightDtype) -> Stored {
+    let known = [(WeightDtype::F32, Stored::F32), (WeightDtype::F16, Stored::F16), (WeightDtype::Bf16, Stored::Bf16)];
+    let found = known.into_iter().find(|(known, _)| *known == dtype);
+    found.expect("a base without faults holds f32, f16 or bf16").1
 }

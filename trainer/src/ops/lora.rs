@@ -56,10 +56,10 @@ pub fn backward_plain<R: Real>(
     let (rank, inputs, outputs) = (pair.rank, pair.a.len() / pair.rank, pair.b.len() / pair.rank);
     for (row, dy) in dy.chunks(outputs).enumerate() {
         let u = &u[row * rank..][..rank];
-        for r in 0..rank {
-            let t = pair.scale * (0..outputs).map(|o| dy[o] * pair.b[o * rank + r]).sum();
-            for o in 0..outputs {
-                gradient.b[o * rank + r] += pair.scale * dy[o] * u[r]; // mutate: flip
+        for (r, u) in u.iter().enumerate() {
+            let t = pair.scale * dy.iter().enumerate().map(|(o, dy)| *dy * pair.b[o * rank + r]).sum();
+            for (o, dy) in dy.iter().enumerate() {
+                gradient.b[o * rank + r] += pair.scale * *dy * *u; // mutate: flip
             }
             for i in 0..inputs {
                 let at = row * inputs + i;

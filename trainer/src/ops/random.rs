@@ -12,16 +12,22 @@ const DROPOUT: u32 = 2;
 
 /// Four words from a key and a counter.
 #[inline(always)]
-pub fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
-    let ([mut k0, mut k1], mut c) = (key, counter);
+pub fn philox([mut k0, mut k1]: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
     for _ in 0..10 {
-        let p0 = u64::from(c[0]) * 0xD251_1F53;
-        let p1 = u64::from(c[2]) * 0xCD9E_8D57;
-        c = [(p1 >> 32) as u32 ^ c[1] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k1, p0 as u32];
-        k0 = k0.wrapping_add(0x9E37_79B9);
-        k1 = k1.wrapping_add(0xBB67_AE85);
+        counter = round([k0, k1], counter);
+        (k0, k1) = (k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1]));
     }
-    c
+    counter
+}
+
+/// What is added to the key after every round.
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
+#[inline(always)]
+fn round([k0, k1]: [u32; 2], c: [u32; 4]) -> [u32; 4] {
+    let p0 = u64::from(c[0]) * 0xD251_1F53;
+    let p1 = u64::from(c[2]) * 0xCD9E_8D57;
+    [(p1 >> 32) as u32 ^ c[1] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k1, p0 as u32]
 }
 
 fn halves(wide: u64) -> [u32; 2] {
@@ -50,7 +56,7 @@ pub struct Masks {
     keep: f32,
 }
 
-/// Channels that share a counter block: each of its four words serves every `LANES`-th… see [`Masks::factors`].
+/// Counter blocks computed side by side.
 const LANES: usize = 16;
 
 impl Masks {
@@ -76,13 +82,7 @@ impl Masks {
     #[inline(always)]
     fn fill(&self, token: u32, out: &mut [f32]) {
         for (group, channels) in out.chunks_mut(4 * LANES).enumerate() {
-            let mut words = [[0u32; LANES]; 4];
-            for lane in 0..LANES {
-                let block = philox(self.key, [group as u32, lane as u32, token, DROPOUT]);
-                for word in 0..4 {
-                    words[word][lane] = block[word];
-                }
-            }
+            let words = philox_lanes(self.key, [group as u32, token]);
             for (chunk, words) in channels.chunks_mut(LANES).zip(&words) {
                 for (factor, word) in chunk.iter_mut().zip(words) {
                     *factor = if *word < self.threshold { 0.0 } else { self.keep };
@@ -90,6 +90,21 @@ impl Masks {
             }
         }
     }
+}
+
+/// [`philox`] for the counters `[group, lane, token, DROPOUT]` of every lane; word by word, so that lanes fill a vector.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "one index over eight arrays is what becomes vector code")]
+fn philox_lanes([mut k0, mut k1]: [u32; 2], [group, token]: [u32; 2]) -> [[u32; LANES]; 4] {
+    let mut c = [[group; LANES], std::array::from_fn(|lane| lane as u32), [token; LANES], [DROPOUT; LANES]];
+    for _ in 0..10 {
+        for lane in 0..LANES {
+            [c[0][lane], c[1][lane], c[2][lane], c[3][lane]] =
+                round([k0, k1], [c[0][lane], c[1][lane], c[2][lane], c[3][lane]]);
+        }
+        (k0, k1) = (k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1]));
+    }
+    c
 }
 
 #[cfg(test)]
@@ -105,6 +120,14 @@ mod tests {
             philox([0xa409_3822, 0x299f_31d0], [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    #[test]
+    fn lanes_side_by_side_are_the_blocks_of_their_counters() {
+        let lanes = philox_lanes([5, 6], [7, 8]);
+        for lane in 0..LANES {
+            assert_eq!(lanes.map(|word| word[lane]), philox([5, 6], [7, lane as u32, 8, DROPOUT]));
+        }
     }
 
     #[test]
