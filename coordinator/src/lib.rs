@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The one brain: accepts jobs, places attempts, remembers everything.
+
+pub mod config;
+pub mod series;
