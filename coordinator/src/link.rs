@@ -9,6 +9,7 @@
 //! It owns the endpoint and a task per connection, all in one tracker that [`Link::shutdown`] awaits. It decides nothing: what
 //! changes state goes to the driver, bytes to `blob` and `series`. Nobody else imports quinn.
 
+mod ask;
 mod blob;
 mod join;
 mod peer;

@@ -5,7 +5,10 @@ use crate::access::{Refusal, Role};
 use lorikeet_protocol::{
     agent::{Checkpoint, Progress},
     file::{FileManifest, NamedFile},
-    id::{AttemptId, AttemptToken, BaseId, BootId, DatasetId, DeviceId, Hash, JobId, ModelId, NodeId, RequestId, TokenId, UnixMillis, UserId},
+    id::{
+        AttemptId, AttemptToken, BaseId, BootId, DatasetId, DeviceId, Hash, JobId, ModelId, NodeId, RequestId, TokenId,
+        UnixMillis, UserId,
+    },
     inspect::{BaseFindings, DatasetFindings, DatasetFormat, Fault, JobFindings},
     job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome},
 };

@@ -140,7 +140,12 @@ impl Store {
     }
 
     /// A page of a table, newest first, and how many rows `keep` wants in all.
-    pub fn page<R: Row>(&self, offset: usize, limit: usize, keep: impl Fn(&R) -> bool) -> Result<(Vec<R>, usize), StoreError> {
+    pub fn page<R: Row>(
+        &self,
+        offset: usize,
+        limit: usize,
+        keep: impl Fn(&R) -> bool,
+    ) -> Result<(Vec<R>, usize), StoreError> {
         let table = self.database.begin_read()?.open_table(Definition::new(R::TABLE))?;
         let (mut rows, mut total) = (Vec::new(), 0);
         for entry in table.iter()?.rev() {
@@ -210,6 +215,12 @@ mod tests {
     }
 
     fn user(n: u128) -> User {
-        User { id: UserId(uuid::Uuid::from_u128(n)), email: format!("{n}@example.org"), name: "A".into(), role: Role::User, created: UnixMillis(1) }
+        User {
+            id: UserId(uuid::Uuid::from_u128(n)),
+            email: format!("{n}@example.org"),
+            name: "A".into(),
+            role: Role::User,
+            created: UnixMillis(1),
+        }
     }
 }

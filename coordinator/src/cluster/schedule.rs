@@ -119,13 +119,25 @@ pub fn schedule(mut queue: Vec<Candidate<'_>>, nodes: &[NodeView<'_>]) -> Schedu
     let mut schedule = Schedule::default();
     for (index, candidate) in queue.iter().enumerate() {
         let judged: Vec<_> = nodes.iter().map(|node| (node, fit(candidate, node, &taken))).collect();
-        match judged.iter().filter_map(|(node, fit)| Some((*node, fit.as_ref().ok()?))).max_by_key(|(node, fit)| rank(candidate, node, fit)) {
+        match judged
+            .iter()
+            .filter_map(|(node, fit)| Some((*node, fit.as_ref().ok()?)))
+            .max_by_key(|(node, fit)| rank(candidate, node, fit))
+        {
             Some((node, fit)) => {
                 taken.extend(fit.devices.iter().map(|device| (node.id, device.clone())));
-                schedule.placements.push(Placement { job: candidate.job, node: node.id, devices: fit.devices.clone(), planned_bytes: fit.planned_bytes });
+                schedule.placements.push(Placement {
+                    job: candidate.job,
+                    node: node.id,
+                    devices: fit.devices.clone(),
+                    planned_bytes: fit.planned_bytes,
+                });
             }
             None => {
-                let nodes = judged.into_iter().filter_map(|(node, fit)| Some((node.id, node.name.to_owned(), fit.err()?))).collect();
+                let nodes = judged
+                    .into_iter()
+                    .filter_map(|(node, fit)| Some((node.id, node.name.to_owned(), fit.err()?)))
+                    .collect();
                 schedule.waiting.insert(candidate.job, Why { position: index + 1, nodes });
             }
         }
@@ -150,7 +162,9 @@ fn fit(candidate: &Candidate<'_>, node: &NodeView<'_>, taken: &BTreeSet<(NodeId,
     if let Some(reason) = &node.closed {
         return Err(reason.clone());
     }
-    if let Some((key, value)) = candidate.resources.labels.iter().find(|(key, value)| node.labels.get(*key) != Some(value)) {
+    if let Some((key, value)) =
+        candidate.resources.labels.iter().find(|(key, value)| node.labels.get(*key) != Some(value))
+    {
         return Err(WhyNot::Label { key: key.clone(), value: value.clone() });
     }
     let matching: Vec<_> = node.devices.iter().filter(|device| matches(&candidate.resources.gpu, device)).collect();
@@ -163,7 +177,8 @@ fn fit(candidate: &Candidate<'_>, node: &NodeView<'_>, taken: &BTreeSet<(NodeId,
         let reason = matching.iter().find_map(|device| device.usable.clone().err()).unwrap_or_default();
         return Err(WhyNot::Unusable(reason));
     }
-    let idle: Vec<_> = usable.iter().filter(|device| node.ledger.get(&device.id).is_none_or(Vec::is_empty)).copied().collect();
+    let idle: Vec<_> =
+        usable.iter().filter(|device| node.ledger.get(&device.id).is_none_or(Vec::is_empty)).copied().collect();
     if idle.len() < wanted {
         return Err(WhyNot::Busy);
     }
@@ -179,7 +194,8 @@ fn tightest(candidate: &Candidate<'_>, open: &[&Device], wanted: usize) -> Resul
     let mut fitting: Vec<_> = open.iter().filter(|device| device.free_bytes >= needed(candidate, device)).collect();
     if fitting.len() < wanted {
         let roomiest = open.iter().max_by_key(|device| device.free_bytes);
-        let (needed_bytes, free_bytes) = roomiest.map_or((0, 0), |device| (needed(candidate, device), device.free_bytes));
+        let (needed_bytes, free_bytes) =
+            roomiest.map_or((0, 0), |device| (needed(candidate, device), device.free_bytes));
         return Err(WhyNot::Memory { needed_bytes, free_bytes });
     }
     fitting.sort_by_key(|device| (device.kind == DeviceKind::Cpu, device.free_bytes, device.id.clone()));
@@ -205,7 +221,8 @@ fn matches(request: &GpuRequest, device: &Device) -> bool {
         GpuRequest::Least { min_memory_bytes, min_compute } => match device.kind {
             DeviceKind::Cpu => false,
             DeviceKind::Cuda { compute } => {
-                min_memory_bytes.is_none_or(|bytes| device.memory_bytes >= bytes) && min_compute.is_none_or(|least| compute >= least)
+                min_memory_bytes.is_none_or(|bytes| device.memory_bytes >= bytes)
+                    && min_compute.is_none_or(|least| compute >= least)
             }
         },
     }

@@ -101,7 +101,7 @@ impl Exchange {
 
     async fn fetch(&self, attempt: AttemptId, file: Hash, chunk: u32) -> Result<Reply, Refusal> {
         let services = &self.shared.services;
-        if !services.driver.may_fetch(self.certificate.node, attempt, file).await {
+        if !services.may_fetch(self.certificate.node, attempt, file).await {
             return Err(Refusal::NotYours);
         }
         let bytes = services.blobs.chunk(file, chunk).await.map_err(refusal)?;
@@ -137,7 +137,7 @@ impl Exchange {
     }
 
     async fn check_upload(&self, attempt: AttemptId) -> Result<(), Refusal> {
-        let allowed = self.shared.services.driver.may_upload(self.certificate.node, attempt).await;
+        let allowed = self.shared.services.may_upload(self.certificate.node, attempt).await;
         if allowed { Ok(()) } else { Err(Refusal::NotYours) }
     }
 }

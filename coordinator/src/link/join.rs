@@ -19,7 +19,7 @@ pub(super) async fn serve(shared: &Shared, connection: &Connection) -> Result<()
         let (mut send, mut receive) = connection.accept_bi().await?;
         let asked = wire::read::<JoinRequest>(&mut receive).await?;
         let request = asked.ok_or(LinkError::Misbehaved("it asked nothing"))?;
-        let answer = answer(shared, request).await.unwrap_or_else(|reason| JoinAnswer::Refused { reason });
+        let answer = answer(shared, connection, request).await.unwrap_or_else(|reason| JoinAnswer::Refused { reason });
         wire::write(&mut send, &answer).await?;
         // Until the answer has arrived: closing at once would lose it.
         let _ = send.finish();
@@ -30,15 +30,15 @@ pub(super) async fn serve(shared: &Shared, connection: &Connection) -> Result<()
 }
 
 /// `Err` is the sentence for the person at the machine.
-async fn answer(shared: &Shared, request: JoinRequest) -> Result<JoinAnswer, String> {
+async fn answer(shared: &Shared, connection: &Connection, request: JoinRequest) -> Result<JoinAnswer, String> {
     let services = &shared.services;
     let key = tls::key_of_request(&request.signing_request).map_err(|error| error.to_string())?;
     let secret = Hash(*blake3::hash(&request.secret).as_bytes());
     let name: String = request.name.chars().filter(|c| !c.is_control()).take(NAME_CHARACTERS).collect();
-    let node = services.driver.join(secret, key, name).await?;
+    let node = services.join(secret, key, name, connection.remote_address()).await?;
     let issued = services.authority.certify(node, &request.signing_request, services.certificate_ttl);
     let issued = issued.map_err(|error| error.to_string())?;
-    services.driver.record_certificate(node, issued.serial).await.map_err(|refusal| refusal.to_string())?;
+    services.record_certificate(node, issued.serial).await.map_err(|refusal| refusal.to_string())?;
     tracing::info!(%node, "a machine joined");
     let ca = services.authority.der().to_vec();
     Ok(JoinAnswer::Joined(Identity { node, certificate: issued.certificate, ca }))

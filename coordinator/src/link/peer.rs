@@ -8,9 +8,10 @@
 use super::{LinkError, PATIENCE, Shared, tls::NodeCertificate, wire};
 use lorikeet_protocol::{
     agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, ToAgent, Welcome},
-    id::AttemptId,
+    id::{AttemptId, NodeId},
 };
 use quinn::{Connection, RecvStream, SendStream};
+use std::collections::HashSet;
 use tokio::{sync::mpsc, time::timeout};
 
 /// Acknowledgements and certificates that wait for the wire; the reader waits beyond that.
@@ -54,14 +55,14 @@ async fn session(
     shared.admitted.enter(&certificate, number);
     tracing::info!(%node, session = number, "an agent is here");
     let (own, own_messages) = mpsc::channel(OWN_MESSAGES);
-    let peer = Peer { shared, certificate, session: number, own };
+    let mut peer = Peer { shared, certificate, session: number, own, own_attempts: HashSet::new() };
     // Each of the three lives until the session ends, so none is ever cut in the middle of a frame and begun again.
     let ended = tokio::select! {
         biased;
         () = shared.cancel.cancelled() => Ok(Ending::ShuttingDown),
         ended = write(shared, &mut send, opened.outbox, own_messages) => ended,
         ended = peer.read(receive) => ended,
-        ended = peer.listen(connection) => ended,
+        ended = listen(shared, connection, node, number) => ended,
     };
     shared.admitted.leave(node, number);
     driver.close_session(node, number).await;
@@ -118,31 +119,32 @@ async fn with_events(shared: &Shared, mut welcome: Box<Welcome>) -> ToAgent {
     ToAgent::Welcome(welcome)
 }
 
+/// Telemetry: a sign of life; what it says is not kept yet.
+async fn listen(shared: &Shared, connection: &Connection, node: NodeId, session: u64) -> Result<Ending, LinkError> {
+    loop {
+        connection.read_datagram().await?;
+        shared.services.heard(node, session, FromAgent::Heartbeat).await;
+    }
+}
+
 /// What the reading half needs.
 struct Peer<'a> {
     shared: &'a Shared,
     certificate: NodeCertificate,
     session: u64,
     own: mpsc::Sender<ToAgent>,
+    own_attempts: HashSet<AttemptId>,
 }
 
 impl Peer<'_> {
-    async fn read(&self, mut receive: RecvStream) -> Result<Ending, LinkError> {
+    async fn read(&mut self, mut receive: RecvStream) -> Result<Ending, LinkError> {
         while let Some(message) = wire::read::<FromAgent>(&mut receive).await? {
             self.hear(message).await?;
         }
         Ok(Ending::Left)
     }
 
-    /// Telemetry: a sign of life; what it says is not kept yet.
-    async fn listen(&self, connection: &Connection) -> Result<Ending, LinkError> {
-        loop {
-            connection.read_datagram().await?;
-            self.hand_on(FromAgent::Heartbeat).await;
-        }
-    }
-
-    async fn hear(&self, message: FromAgent) -> Result<(), LinkError> {
+    async fn hear(&mut self, message: FromAgent) -> Result<(), LinkError> {
         match message {
             FromAgent::Hello(_) => return Err(LinkError::Misbehaved("it said hello twice")),
             FromAgent::Events(lines) => self.keep(lines).await,
@@ -165,7 +167,7 @@ impl Peer<'_> {
     }
 
     async fn hand_on(&self, message: FromAgent) {
-        self.shared.services.driver.from_agent(self.certificate.node, self.session, message).await;
+        self.shared.services.heard(self.certificate.node, self.session, message).await;
     }
 
     async fn say(&self, message: ToAgent) {
@@ -173,7 +175,7 @@ impl Peer<'_> {
         let _ = self.own.send(message).await;
     }
 
-    async fn keep(&self, lines: EventLines) {
+    async fn keep(&mut self, lines: EventLines) {
         let attempt = lines.attempt;
         self.hand_on(FromAgent::Heartbeat).await;
         if !self.may_write(attempt).await {
@@ -185,9 +187,15 @@ impl Peer<'_> {
         }
     }
 
-    /// The attempt was placed on this node, now or before.
-    async fn may_write(&self, attempt: AttemptId) -> bool {
-        self.shared.services.driver.may_append(self.certificate.node, attempt).await
+    /// Asked once per attempt and session: a placement is never taken back.
+    async fn may_write(&mut self, attempt: AttemptId) -> bool {
+        if !self.own_attempts.contains(&attempt) {
+            if !self.shared.services.may_append(self.certificate.node, attempt).await {
+                return false;
+            }
+            self.own_attempts.insert(attempt);
+        }
+        true
     }
 
     async fn files_are_here(&self, report: &Report) -> bool {
@@ -209,11 +217,11 @@ impl Peer<'_> {
 /// A certificate for the next days; `None`: the request is none, and the old one stays.
 async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -> Option<ToAgent> {
     let (node, services) = (certificate.node, &shared.services);
-    let known = services.driver.knows_certificate(node, certificate.serial.clone()).await;
+    let known = services.knows_certificate(node, &certificate.serial).await;
     let issued = services.authority.certify(node, request, services.certificate_ttl);
     let issued = issued.inspect_err(|error| tracing::warn!(%node, %error, "a certificate was not renewed")).ok();
     let issued = issued.filter(|_| known)?;
-    services.driver.record_certificate(node, issued.serial.clone()).await.ok()?;
+    services.record_certificate(node, issued.serial.clone()).await.ok()?;
     shared.admitted.renewed(node, issued.serial);
     Some(ToAgent::Renewed(issued.certificate))
 }

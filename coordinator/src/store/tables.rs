@@ -1,6 +1,8 @@
 //! The tables: names carry a version, keys sort as people list them, values are JSON.
 
-use crate::record::{Attempt, Audit, Base, Dataset, Job, JoinSecret, Model, Node, Orphan, Record, Replay, StoredCheckpoint, Token, User};
+use crate::record::{
+    Attempt, Audit, Base, Dataset, Job, JoinSecret, Model, Node, Orphan, Record, Replay, StoredCheckpoint, Token, User,
+};
 use lorikeet_protocol::id::{AttemptId, UserId};
 use redb::TableDefinition;
 use serde::{Serialize, de::DeserializeOwned};
