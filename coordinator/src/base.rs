@@ -2,7 +2,7 @@
 
 use crate::{
     access::{Actor, Refusal},
-    cluster::{Action, Cluster, Inspect, Now, job},
+    cluster::{Action, Cluster, Inspect, Now, job, put},
     record::{Base, BaseState, Receipt, Record},
 };
 use lorikeet_protocol::{
@@ -44,7 +44,7 @@ impl Cluster {
             created: now.wall,
             deleted_at: None,
         };
-        out.push(Action::Put(Record::Base(base.clone())));
+        out.push(put(Record::Base(base.clone())));
         out.extend(base.inspection().map(Action::Inspect));
         self.bases.insert(id, base);
         Ok(Receipt::Base(id))
@@ -63,7 +63,7 @@ impl Cluster {
         }
         let mut base = self.bases.remove(&id).ok_or_else(|| Refusal::not_found("base model"))?;
         base.deleted_at = Some(now.wall);
-        out.push(Action::Put(Record::Base(base)));
+        out.push(put(Record::Base(base)));
         Ok(Receipt::Base(id))
     }
 
@@ -89,7 +89,7 @@ impl Cluster {
             }
             Err(message) => (base.state, base.faults) = (BaseState::Error, vec![job::fault(&message)]),
         }
-        out.push(Action::Put(Record::Base(base.clone())));
+        out.push(put(Record::Base(base.clone())));
         let broken = (base.state == BaseState::Error).then(|| Fault {
             line: None,
             path: base.name.clone(),

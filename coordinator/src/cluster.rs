@@ -10,6 +10,9 @@ pub mod job;
 pub mod node;
 pub mod report;
 pub mod schedule;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "tests look for what they name")]
+mod tests;
 
 use crate::{
     access::{Actor, Context, Refusal},
@@ -69,6 +72,7 @@ pub type ReplyKey = u64;
 
 /// What happened.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "events are moved once, from the queue into the turn")]
 pub enum Event {
     /// Memory was rebuilt from the store: what was under way starts again.
     Booted,
@@ -188,7 +192,7 @@ pub enum Inspect {
 #[derive(Debug, Clone)]
 pub enum Action {
     /// Write this row in the batch's transaction.
-    Put(Record),
+    Put(Box<Record>),
     /// Answer.
     Reply {
         /// Whom.
@@ -397,7 +401,7 @@ impl Cluster {
                 let replay =
                     Replay { owner, key: wanted.key.clone(), body: wanted.body, answer: result.clone(), expires };
                 self.replays.insert((owner, wanted.key.clone()), replay.clone());
-                out.push(Action::Put(Record::Replay(replay)));
+                out.push(put(Record::Replay(replay)));
             }
             result
         });
@@ -438,7 +442,7 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) {
         self.audits += 1;
-        out.push(Action::Put(Record::Audit(Audit {
+        out.push(put(Record::Audit(Audit {
             number: self.audits,
             time: now.wall,
             actor: cause.actor,
@@ -476,6 +480,11 @@ impl Cluster {
             assert!(!matches!(replay.answer, Err(Refusal::IdempotencyMismatch)));
         }
     }
+}
+
+/// Write this row.
+pub(crate) fn put(record: Record) -> Action {
+    Action::Put(Box::new(record))
 }
 
 /// One model per job, by construction.

@@ -2,7 +2,7 @@
 
 use crate::{
     access::{Actor, Refusal},
-    cluster::{Action, Cluster, Inspect, Now, job},
+    cluster::{Action, Cluster, Inspect, Now, job, put},
     record::{Dataset, DatasetState, Receipt, Record},
 };
 use lorikeet_protocol::{
@@ -49,7 +49,7 @@ impl Dataset {
 
     pub(crate) fn inspection(&self) -> Option<Inspect> {
         let manifest = self.manifest.as_ref()?;
-        (self.state == DatasetState::Validating).then(|| Inspect::Dataset {
+        (self.state == DatasetState::Validating).then_some(Inspect::Dataset {
             id: self.id,
             file: manifest.hash,
             format: self.declared_format,
@@ -65,7 +65,7 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         dataset.owner = actor.owner()?;
-        out.push(Action::Put(Record::Dataset(dataset.clone())));
+        out.push(put(Record::Dataset(dataset.clone())));
         let receipt = Receipt::Dataset(dataset.id);
         self.datasets.insert(dataset.id, dataset);
         Ok(receipt)
@@ -118,7 +118,7 @@ impl Cluster {
     fn judge_dataset(&mut self, id: DatasetId, out: &mut Vec<Action>) {
         let dataset = self.datasets.get_mut(&id).expect("the caller has found it");
         dataset.state = DatasetState::Validating;
-        out.push(Action::Put(Record::Dataset(dataset.clone())));
+        out.push(put(Record::Dataset(dataset.clone())));
         out.extend(dataset.inspection().map(Action::Inspect));
     }
 
@@ -135,7 +135,7 @@ impl Cluster {
         }
         let mut dataset = self.datasets.remove(&id).expect("it was there a line ago");
         dataset.deleted_at = Some(now.wall);
-        out.push(Action::Put(Record::Dataset(dataset)));
+        out.push(put(Record::Dataset(dataset)));
         Ok(Receipt::Dataset(id))
     }
 
@@ -169,7 +169,7 @@ impl Cluster {
             }
             Err(message) => (dataset.state, dataset.faults) = (DatasetState::Error, vec![job::fault(&message)]),
         }
-        out.push(Action::Put(Record::Dataset(dataset.clone())));
+        out.push(put(Record::Dataset(dataset.clone())));
         let broken = (dataset.state == DatasetState::Error).then(|| Fault {
             line: None,
             path: dataset.name.clone(),

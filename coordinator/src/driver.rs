@@ -82,10 +82,11 @@ impl Handle {
     /// Does something, once; answered when it is durable.
     pub async fn command(&self, context: Context, command: Command) -> Result<Receipt, Refusal> {
         let (answer, answered) = oneshot::channel();
-        match self.ask(Input::Command { context, command: Box::new(command), answer }, answered).await? {
-            Answer::Receipt(receipt) => Ok(receipt),
-            other => unreachable!("a command is answered by a receipt, not by {other:?}"),
-        }
+        let answer = self.ask(Input::Command { context, command: Box::new(command), answer }, answered).await?;
+        let Answer::Receipt(receipt) = answer else {
+            unreachable!("a command is answered by a receipt, not by {answer:?}")
+        };
+        Ok(receipt)
     }
 
     /// Asks memory; answered when everything before is durable.
@@ -264,10 +265,11 @@ impl Loop {
 
     fn rows(&self, command: &Command) -> Result<Rows, StoreError> {
         let mut rows = Rows::default();
-        match command {
-            Command::RetryJob { old, .. } => rows.job = self.store.get(&old.bytes())?,
-            Command::PatchModel { id, .. } | Command::DeleteModel { id } => rows.model = self.store.get(&id.bytes())?,
-            _ => {}
+        if let Command::RetryJob { old, .. } = command {
+            rows.job = self.store.get(&old.bytes())?;
+        }
+        if let Command::PatchModel { id, .. } | Command::DeleteModel { id } = command {
+            rows.model = self.store.get(&id.bytes())?;
         }
         Ok(rows)
     }
@@ -381,14 +383,20 @@ fn names_finished(command: &Command) -> bool {
 
 /// The store's one writer: a thread, because a commit waits for the disk.
 struct Writer {
-    requests: thread_channel::Sender<(Vec<Record>, oneshot::Sender<Result<(), StoreError>>)>,
+    requests: thread_channel::Sender<Commit>,
+}
+
+/// Rows to write together, and who waits for them.
+struct Commit {
+    records: Vec<Record>,
+    done: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Writer {
     fn start(store: Store) -> Self {
-        let (requests, received) = thread_channel::channel::<(Vec<Record>, oneshot::Sender<_>)>();
+        let (requests, received) = thread_channel::channel::<Commit>();
         let write = move || {
-            while let Ok((records, done)) = received.recv() {
+            while let Ok(Commit { records, done }) = received.recv() {
                 let _ = done.send(store.commit(&records));
             }
         };
@@ -401,7 +409,7 @@ impl Writer {
 
     async fn commit(&self, records: Vec<Record>) -> Result<(), DriverError> {
         let (done, committed) = oneshot::channel();
-        self.requests.send((records, done)).map_err(|_| DriverError::WriterGone)?;
+        self.requests.send(Commit { records, done }).map_err(|_| DriverError::WriterGone)?;
         committed.await.map_err(|_| DriverError::WriterGone)?.map_err(DriverError::Commit)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     access::{Actor, Refusal},
-    cluster::{Action, Cluster, Now},
+    cluster::{Action, Cluster, Now, put},
     record::{Model, Receipt, Record},
 };
 use lorikeet_protocol::id::ModelId;
@@ -24,7 +24,7 @@ impl Cluster {
             model.name = name;
         }
         model.description = description.or(model.description);
-        out.push(Action::Put(Record::Model(model)));
+        out.push(put(Record::Model(model)));
         Ok(Receipt::Model(id))
     }
 
@@ -37,7 +37,7 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         let mut model = own_model(actor, id, row)?;
         model.deleted_at = Some(now.wall);
-        out.push(Action::Put(Record::Model(model)));
+        out.push(put(Record::Model(model)));
         Ok(Receipt::Model(id))
     }
 }

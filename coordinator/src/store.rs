@@ -53,10 +53,9 @@ pub enum StoreError {
 
 impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
-        match error.into() {
-            redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Self::NoSpace,
-            other => Self::Database(Box::new(other)),
-        }
+        let error = error.into();
+        let full = matches!(&error, redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull);
+        if full { Self::NoSpace } else { Self::Database(Box::new(error)) }
     }
 }
 

@@ -34,7 +34,7 @@ impl Turn {
         for event in batch.into_iter().chain([Event::Ticked]) {
             for action in self.cluster.handle(event, now) {
                 match action {
-                    Action::Put(record) => outcome.records.push(record),
+                    Action::Put(record) => outcome.records.push(*record),
                     effect @ (Action::Reply { .. }
                     | Action::Admit { .. }
                     | Action::TurnAway { .. }

@@ -11,7 +11,7 @@ use super::{
     Action, Cause, Cluster, Now,
     command::put_job,
     job::{Failure, JobState, LiveJob, word},
-    model_of,
+    model_of, put,
     schedule::{self, Candidate, NodeView, Placement, WhyNot},
 };
 use crate::record::{Attempt, AttemptEnd, Base, Dataset, Job, Member, Record};
@@ -66,7 +66,7 @@ impl Cluster {
     }
 
     /// The nodes as the scheduler sees them.
-    pub(super) fn views(&self) -> Vec<NodeView<'_>> {
+    pub(super) fn views(&self, now: Now) -> Vec<NodeView<'_>> {
         let mut ledgers: BTreeMap<NodeId, BTreeMap<DeviceId, Vec<(AttemptId, u64)>>> = BTreeMap::new();
         for attempt in self.jobs.values().filter_map(|job| job.attempt.as_ref()) {
             for member in &attempt.members {
@@ -76,16 +76,19 @@ impl Cluster {
                 }
             }
         }
-        let view = |node: &'_ super::LiveNode| -> Option<WhyNot> {
+        let closed = |node: &'_ super::LiveNode| -> Option<WhyNot> {
             let quarantined = node.record.quarantine.clone().map(WhyNot::Quarantined);
-            quarantined.or_else(|| node.session.is_none().then_some(WhyNot::Unreachable))
+            quarantined.or_else(|| {
+                (node.session.is_none() || now.mono.saturating_sub(node.heard) >= self.timers.lease)
+                    .then_some(WhyNot::Unreachable)
+            })
         };
         let nodes = self.nodes.values();
         nodes
             .map(|node| NodeView {
                 id: node.record.id,
                 name: &node.record.name,
-                closed: view(node),
+                closed: closed(node),
                 labels: &node.labels,
                 devices: &node.devices,
                 ledger: ledgers.remove(&node.record.id).unwrap_or_default(),
@@ -100,7 +103,7 @@ impl Cluster {
         if queue.is_empty() {
             return;
         }
-        for placement in schedule::schedule(queue, &self.views()).placements {
+        for placement in schedule::schedule(queue, &self.views(now)).placements {
             self.assign(placement, now, out);
         }
     }
@@ -129,7 +132,7 @@ impl Cluster {
         job.unreachable_since = None;
         let after = job.record.phase();
         put_job(&job.record, out);
-        out.push(Action::Put(Record::Attempt(attempt)));
+        out.push(put(Record::Attempt(attempt)));
         self.audit(
             &Cause::default(),
             "job.phase",
@@ -199,7 +202,7 @@ impl Cluster {
             }
             let (row, after) = (current.clone(), job.record.phase());
             put_job(&job.record, out);
-            out.push(Action::Put(Record::Attempt(row)));
+            out.push(put(Record::Attempt(row)));
             if before != after {
                 let node = job.node();
                 let cause = node.map_or_else(Cause::default, Cause::node);
@@ -227,7 +230,7 @@ impl Cluster {
             at: now.wall,
             held: ended.held,
         });
-        out.push(Action::Put(Record::Attempt(row.clone())));
+        out.push(put(Record::Attempt(row.clone())));
         job.record.held += ended.held;
         job.unreachable_since = None;
         let node = row.members.first().map(|member| member.node);
@@ -255,7 +258,7 @@ impl Cluster {
                 JobState::Cancelled
             }
             (_, Outcome::Ok) => {
-                out.push(Action::Put(Record::Model(new_model(record, attempt, ended, now))));
+                out.push(put(Record::Model(new_model(record, attempt, ended, now))));
                 JobState::Succeeded { model: model_of(record.id) }
             }
             (_, Outcome::TimedOut) => JobState::Expired,
@@ -400,7 +403,7 @@ pub(super) fn over(outcome: Outcome, message: &str) -> Ended {
 }
 
 pub(super) fn orphan(attempt: AttemptId, ended: &Ended, reason: &str, now: Now) -> Action {
-    Action::Put(Record::Orphan(crate::record::Orphan {
+    put(Record::Orphan(crate::record::Orphan {
         attempt,
         outcome: ended.outcome,
         files: ended.files.clone(),

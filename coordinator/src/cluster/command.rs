@@ -1,6 +1,6 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
-use super::{Action, Cause, Cluster, Now, Rows, schedule::Why};
+use super::{Action, Cause, Cluster, Now, Rows, put, schedule::Why};
 use crate::{
     access::{Actor, Context, Refusal, Role},
     record::{Base, Dataset, Job, JoinSecret, Node, Receipt, Record, Token, User},
@@ -238,12 +238,12 @@ impl Cluster {
             Query::Barrier => Answer::Barrier,
             Query::Authenticate(hash) => Answer::Actor(self.authenticate(hash, now)),
             Query::Nodes => Answer::Nodes(self.nodes.values().map(|node| self.status(node)).collect()),
-            Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?)),
+            Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?, now)),
             Query::Resolve(spec) => {
                 let (base, dataset) = self.resolve(actor, &spec)?;
                 Answer::Resolved { base: Box::new(base.clone()), dataset: Box::new(dataset.clone()) }
             }
-            Query::DryRun { spec, findings } => Answer::Why(self.dry_run(actor, &spec, &findings)?),
+            Query::DryRun { spec, findings } => Answer::Why(self.dry_run(actor, &spec, &findings, now)?),
             Query::Unreachable(id) => Answer::Unreachable(self.visible(actor, id)?.unreachable_since),
             Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
             Query::MayUpload { node, attempt } => Answer::Allowed(self.current(node, attempt).is_some()),
@@ -265,7 +265,7 @@ impl Cluster {
         if self.users.values().any(|other| other.email == user.email) {
             return Err(Refusal::conflict(format!("a user with the email {} exists", user.email)));
         }
-        out.push(Action::Put(Record::User(user.clone())));
+        out.push(put(Record::User(user.clone())));
         let receipt = Receipt::User(user.id);
         self.users.insert(user.id, user);
         Ok(receipt)
@@ -275,7 +275,7 @@ impl Cluster {
         if !actor.sees(token.owner) || !self.users.contains_key(&token.owner) {
             return Err(Refusal::not_found("user"));
         }
-        out.push(Action::Put(Record::Token(token.clone())));
+        out.push(put(Record::Token(token.clone())));
         let receipt = Receipt::Token(token.id);
         self.tokens.insert(token.hash, token);
         Ok(receipt)
@@ -285,13 +285,13 @@ impl Cluster {
         let found = self.tokens.values_mut().find(|token| token.id == id && token.deleted_at.is_none());
         let token = actor.find(found, |token| token.owner, "token")?;
         token.deleted_at = Some(now.wall);
-        out.push(Action::Put(Record::Token(token.clone())));
+        out.push(put(Record::Token(token.clone())));
         Ok(Receipt::Token(id))
     }
 
     fn invite(&mut self, actor: Actor, secret: JoinSecret, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
         actor.require_admin("invite nodes")?;
-        out.push(Action::Put(Record::JoinSecret(secret.clone())));
+        out.push(put(Record::JoinSecret(secret.clone())));
         self.secrets.insert(secret.hash, secret);
         Ok(Receipt::Done)
     }
@@ -321,7 +321,7 @@ impl Cluster {
             }
             None => found.used = Some((key, node)),
         }
-        out.push(Action::Put(Record::JoinSecret(found.clone())));
+        out.push(put(Record::JoinSecret(found.clone())));
         let record = Node {
             id: node,
             name,
@@ -332,7 +332,7 @@ impl Cluster {
             sessions: 0,
             last_report: 0,
         };
-        out.push(Action::Put(Record::Node(record.clone())));
+        out.push(put(Record::Node(record.clone())));
         self.nodes.insert(node, super::LiveNode::new(record, now));
         Ok(Receipt::Node(node))
     }
@@ -350,7 +350,7 @@ impl Cluster {
         // The one in use and its successor: an older one has no business any more.
         let surplus = found.record.serials.len().saturating_sub(2);
         found.record.serials.drain(..surplus);
-        out.push(Action::Put(Record::Node(found.record.clone())));
+        out.push(put(Record::Node(found.record.clone())));
         Ok(Receipt::Node(node))
     }
 
@@ -381,6 +381,6 @@ impl Cluster {
 
 /// A job's row goes into the batch, and its watchers hear of it.
 pub(crate) fn put_job(job: &Job, out: &mut Vec<Action>) {
-    out.push(Action::Put(Record::Job(Box::new(job.clone()))));
+    out.push(put(Record::Job(Box::new(job.clone()))));
     out.push(Action::JobChanged(job.id));
 }

@@ -367,8 +367,8 @@ impl Cluster {
     }
 
     /// Why a job waits; `None` when it does not.
-    pub(super) fn why(&self, job: &LiveJob) -> Option<schedule::Why> {
-        let schedule = schedule::schedule(self.queue(None), &self.views());
+    pub(super) fn why(&self, job: &LiveJob, now: Now) -> Option<schedule::Why> {
+        let schedule = schedule::schedule(self.queue(None), &self.views(now));
         schedule.waiting.get(&job.record.id).cloned()
     }
 
@@ -377,6 +377,7 @@ impl Cluster {
         actor: Actor,
         spec: &JobSpec,
         findings: &JobFindings,
+        now: Now,
     ) -> Result<Option<schedule::Why>, Refusal> {
         let (base, dataset) = self.resolve(actor, spec)?;
         let id = JobId(uuid::Uuid::max());
@@ -392,7 +393,7 @@ impl Cluster {
         };
         let mut queue = self.queue(None);
         queue.push(candidate);
-        Ok(schedule::schedule(queue, &self.views()).waiting.remove(&id))
+        Ok(schedule::schedule(queue, &self.views(now)).waiting.remove(&id))
     }
 }
 

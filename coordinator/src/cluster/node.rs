@@ -6,7 +6,7 @@
 //! ```
 //! Every hello is reconciled with desired state: per attempt adopt, stop, report or forget; offers and stops that may have been lost are said again.
 
-use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus};
+use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, put};
 use crate::record::{Node, Record};
 use lorikeet_protocol::{
     agent::{Farewell, Hello, KnownAttempt, ToAgent, Verdict, Welcome},
@@ -95,7 +95,7 @@ impl Cluster {
         let Some(node) = known else { return out.push(Action::TurnAway { reply, farewell: Farewell::Revoked }) };
         if node.alternates(hello.instance) {
             node.record.quarantine = Some("two machines use this node's key; remove one, then let it join anew".into());
-            out.push(Action::Put(Record::Node(node.record.clone())));
+            out.push(put(Record::Node(node.record.clone())));
             if let Some(session) = node.session.take() {
                 out.push(Action::Close { node: id, session: session.number, farewell: Farewell::TwoMachines });
             }
@@ -113,7 +113,7 @@ impl Cluster {
         node.devices = hello.devices;
         node.cached = hello.cached.into_iter().collect();
         let last_report = node.record.last_report;
-        out.push(Action::Put(Record::Node(node.record.clone())));
+        out.push(put(Record::Node(node.record.clone())));
         out.push(Action::Admit { reply, node: id, session: number });
         let verdicts = self.verdicts(id, &hello.attempts);
         let welcome = Welcome {

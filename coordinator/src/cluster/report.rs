@@ -1,7 +1,7 @@
 //! What agents say once they are in. Any word renews the lease; a word that changes state counts once, in order, and only under the
 //! current token.
 
-use super::{Action, Cause, Cluster, Now, attempt::orphan, command::put_job};
+use super::{Action, Cause, Cluster, Now, attempt::orphan, command::put_job, put};
 use crate::record::{Record, StoredCheckpoint};
 use lorikeet_protocol::{
     agent::{Checkpoint, Ended, FromAgent, Progress, Report, ReportBody, StopHow, ToAgent},
@@ -59,7 +59,7 @@ impl Cluster {
         }
         if report.number == node.record.last_report + 1 {
             node.record.last_report = report.number;
-            out.push(Action::Put(Record::Node(node.record.clone())));
+            out.push(put(Record::Node(node.record.clone())));
             self.apply(id, report, now, out);
         }
         let through = self.nodes[&id].record.last_report;
@@ -115,7 +115,7 @@ impl Cluster {
             at: now.wall,
             orphan: !current,
         };
-        out.push(Action::Put(Record::Checkpoint(row)));
+        out.push(put(Record::Checkpoint(row)));
         if current && job.record.checkpoint.as_ref().is_none_or(|latest| latest.step <= checkpoint.step) {
             job.record.checkpoint = Some(checkpoint);
             job.record.infrastructure_failures = 0;
