@@ -172,8 +172,8 @@ impl Default for Timers {
             heartbeat: Duration::from_secs(5),
             lease: Duration::from_secs(30),
             offer: Duration::from_secs(10),
-            back_off: Duration::from_secs(5),
-            back_off_limit: Duration::from_secs(300),
+            back_off: Duration::from_secs(1),
+            back_off_limit: Duration::from_secs(60),
             shutdown: Duration::from_secs(10),
         }
     }

@@ -9,6 +9,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 /// BLAKE3 of some bytes.
@@ -90,6 +91,12 @@ pub(super) fn remove(path: &Path) -> Result<(), BlobError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BlobError::disk("remove", path)(error)),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Makes a file look as if it was written now.
+pub(super) fn touch(path: &Path) -> Result<(), BlobError> {
+    let touched = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+    touched.map_err(BlobError::disk("touch", path))
 }
 
 /// What lies in a folder.
