@@ -242,7 +242,7 @@ impl Loop {
             self.batches(&mut waiting).await?;
         }
         self.say_goodbye();
-        Ok(())
+        self.writer.close().await
     }
 
     /// A command that names a finished thing reads its row from the store; so it starts a batch of its own, after everything before it.
@@ -384,6 +384,7 @@ fn names_finished(command: &Command) -> bool {
 /// The store's one writer: a thread, because a commit waits for the disk.
 struct Writer {
     requests: thread_channel::Sender<Commit>,
+    thread: std::thread::JoinHandle<()>,
 }
 
 /// Rows to write together, and who waits for them.
@@ -400,11 +401,19 @@ impl Writer {
                 let _ = done.send(store.commit(&records));
             }
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("store".into())
             .spawn(write)
             .expect("a process that cannot start a thread cannot start");
-        Self { requests }
+        Self { requests, thread }
+    }
+
+    /// Ends the thread and waits for it: it holds the store, and who comes next wants to open it.
+    async fn close(self) -> Result<(), DriverError> {
+        let Self { requests, thread } = self;
+        drop(requests);
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        joined.map_err(|_| DriverError::WriterGone)?.map_err(|_| DriverError::WriterGone)
     }
 
     async fn commit(&self, records: Vec<Record>) -> Result<(), DriverError> {
