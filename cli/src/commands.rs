@@ -3,6 +3,7 @@
 mod adapter;
 mod base;
 mod ca;
+mod coordinator;
 mod dataset;
 mod follow;
 mod inspect;
@@ -10,7 +11,10 @@ mod job;
 mod jobs;
 mod login;
 mod nodes;
+mod service;
 mod submit;
+mod train;
+mod worker;
 
 use crate::{
     args::{Cli, Command, Global},
@@ -19,13 +23,17 @@ use crate::{
     output::Output,
     profile::Connection,
 };
+use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
 
 /// Does what was asked.
-pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let output = Output::new(cli.global.output);
     let context = Context { global: cli.global, output };
     match cli.command {
+        Command::Worker(args) => return Ok(worker::run(&args)),
+        Command::Train(args) => train::run(output, args),
+        Command::Coordinator(args) => coordinator::run(output, &args),
         Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),
         Command::Jobs(args) => context.ask(async |client| jobs::run(&client, output, args).await),
         Command::Job(args) => context.ask(async |client| job::run(&client, output, args).await),
@@ -38,7 +46,8 @@ pub(crate) fn run(cli: Cli) -> Result<(), Failure> {
         Command::Ca(args) => ca::run(&context, args),
         Command::Inspect(args) => inspect::run(output, &args),
         _ => Err(Failure::bug("not here yet")),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What every command knows.

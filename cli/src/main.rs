@@ -10,6 +10,7 @@ mod args;
 mod client;
 mod commands;
 mod failure;
+mod logging;
 mod output;
 mod profile;
 
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
     match commands::run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             output::failed(&failure);
             failure.exit_code()
