@@ -138,7 +138,8 @@ pub(crate) fn timers(config: &config::Timers) -> Timers {
 
 /// Makes the first ADMIN and its token, unless they are there; a start that broke off between the two is completed.
 pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Result<(), StartError> {
-    let read = |store: &crate::store::Store| Ok((store.scan::<User>(&[], |_| true)?, store.scan::<Token>(&[], |_| true)?));
+    let read =
+        |store: &crate::store::Store| Ok((store.scan::<User>(&[], |_| true)?, store.scan::<Token>(&[], |_| true)?));
     let (users, tokens) = driver.read(read).await?;
     let user = match users.first() {
         Some(user) => user.id,

@@ -179,7 +179,16 @@ mod tests {
     }
 
     fn step(step: u64, loss: f64) -> WorkerEvent {
-        WorkerEvent::Step(Step { step, epoch: 0.0, loss, lr: 0.1, grad_norm: 1.0, tokens: 10, supervised_tokens: 5, seconds: 2.0 })
+        WorkerEvent::Step(Step {
+            step,
+            epoch: 0.0,
+            loss,
+            lr: 0.1,
+            grad_norm: 1.0,
+            tokens: 10,
+            supervised_tokens: 5,
+            seconds: 2.0,
+        })
     }
 
     fn plan(from_step: u64) -> WorkerEvent {

@@ -138,11 +138,14 @@ fn error(job: &Job) -> Option<JobError> {
         }),
         JobState::Rejected { faults } => Some(JobError {
             class: None,
-            message: faults.first().map_or_else(|| sentence(Phase::Rejected).into(), |fault| {
-                let line = fault.line.map(|line| format!("line {line}: ")).unwrap_or_default();
-                let path = if fault.path.is_empty() { String::new() } else { format!("{}: ", fault.path) };
-                format!("{line}{path}{}", fault.message)
-            }),
+            message: faults.first().map_or_else(
+                || sentence(Phase::Rejected).into(),
+                |fault| {
+                    let line = fault.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+                    let path = if fault.path.is_empty() { String::new() } else { format!("{}: ", fault.path) };
+                    format!("{line}{path}{}", fault.message)
+                },
+            ),
             hint: Some("`lorikeet submit --dry-run` shows what would be trained".into()),
         }),
         JobState::Expired => Some(JobError {
@@ -164,9 +167,9 @@ fn error(job: &Job) -> Option<JobError> {
 /// What would help.
 fn hint(class: FailureClass) -> Option<&'static str> {
     match class {
-        FailureClass::OutOfMemory => {
-            Some("lower training.micro_tokens, training.max_seq_length or lora.rank, or ask for a device with more memory")
-        }
+        FailureClass::OutOfMemory => Some(
+            "lower training.micro_tokens, training.max_seq_length or lora.rank, or ask for a device with more memory",
+        ),
         FailureClass::NonFinite => Some("lower training.learning_rate; the last good checkpoint is kept"),
         FailureClass::Dataset => Some("`lorikeet dataset check` names the lines"),
         FailureClass::Base => Some("`lorikeet base list` shows what was registered"),

@@ -153,7 +153,8 @@ async fn dial(
 ) -> Result<Connection, ConnectionError> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca.to_vec())).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(tls::provider()).with_protocol_versions(&[&rustls::version::TLS13]);
+    let config =
+        rustls::ClientConfig::builder_with_provider(tls::provider()).with_protocol_versions(&[&rustls::version::TLS13]);
     let config = config.unwrap().with_root_certificates(roots);
     let mut config = match identity {
         None => config.with_no_client_auth(),
@@ -165,7 +166,8 @@ async fn dial(
     config.alpn_protocols = vec![alpn.to_vec()];
     let crypto = QuicClientConfig::try_from(config).unwrap();
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let connecting = endpoint.connect_with(ClientConfig::new(Arc::new(crypto)), address, lorikeet_protocol::COORDINATOR_NAME);
+    let connecting =
+        endpoint.connect_with(ClientConfig::new(Arc::new(crypto)), address, lorikeet_protocol::COORDINATOR_NAME);
     timeout(PATIENCE, connecting.unwrap()).await.unwrap()
 }
 
@@ -189,7 +191,8 @@ async fn the_same_key_may_ask_again_and_no_other_may() {
     let world = World::new().await;
     let secret = world.invite(1, 60_000).await;
     let key = new_key();
-    let (JoinAnswer::Joined(first), JoinAnswer::Joined(again)) = (world.join(secret, &key).await, world.join(secret, &key).await)
+    let (JoinAnswer::Joined(first), JoinAnswer::Joined(again)) =
+        (world.join(secret, &key).await, world.join(secret, &key).await)
     else {
         panic!("the answer was lost, the machine asks again")
     };
