@@ -123,9 +123,9 @@ pub enum BlobError {
 impl BlobError {
     fn disk(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { what, path },
-            _ => Self::Disk { what, path, source },
+        move |source| {
+            let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            if full { Self::NoSpace { what, path } } else { Self::Disk { what, path, source } }
         }
     }
 
@@ -164,8 +164,11 @@ struct Inner {
     /// Names that somebody writes under at this moment.
     claims: Mutex<HashSet<String>>,
     /// What agents are uploading.
-    incoming: Mutex<HashMap<(AttemptId, Hash), Arc<Mutex<Incoming>>>>,
+    incoming: Mutex<Arrivals>,
 }
+
+/// Files on their way in, by who brings them; each has a lock of its own, because hashing takes a while.
+type Arrivals = HashMap<(AttemptId, Hash), Arc<Mutex<Incoming>>>;
 
 /// The right to write under a name; given back when dropped.
 #[derive(Debug)]
@@ -349,10 +352,13 @@ impl Inner {
         let range = entry.manifest.range(index).ok_or_else(chunk)?;
         let expected = entry.manifest.chunks.get(index as usize).ok_or_else(chunk)?;
         let path = entry.place.unwrap_or_else(|| self.content(hash));
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => BlobError::Changed { file: hash, chunk: index },
-            _ => BlobError::disk("open", &path)(error),
-        })?;
+        let file = match File::open(&path) {
+            // A manifest without its bytes: somebody took them away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(BlobError::Changed { file: hash, chunk: index });
+            }
+            file => file.map_err(BlobError::disk("open", &path))?,
+        };
         let mut bytes = vec![0; (range.end - range.start) as usize];
         match file.read_exact_at(&mut bytes, range.start) {
             Ok(()) if disk::hash(&bytes) == *expected => Ok(bytes),

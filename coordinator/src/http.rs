@@ -215,6 +215,9 @@ impl Http {
     /// Accepts nobody any more, lets requests end, and cuts what has not ended in time.
     pub(crate) async fn shutdown(mut self, within: Duration) {
         self.handle.graceful_shutdown(Some(within));
+        if self.task.is_finished() {
+            return;
+        }
         if let Err(error) = (&mut self.task).await {
             tracing::warn!(%error, "the HTTP server ended badly");
         }

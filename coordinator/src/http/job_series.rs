@@ -158,12 +158,8 @@ pub(super) fn metrics_point(attempt: AttemptId, line: &EventLine) -> Option<Metr
 
 /// A word of the worker.
 pub(super) fn log_line(attempt: AttemptId, line: EventLine) -> Option<LogLine> {
-    match line.event {
-        WorkerEvent::Log { level, message } => {
-            Some(LogLine { attempt, seq: line.seq, time: Timestamp(line.time), level, message })
-        }
-        _ => None,
-    }
+    let WorkerEvent::Log { level, message } = line.event else { return None };
+    Some(LogLine { attempt, seq: line.seq, time: Timestamp(line.time), level, message })
 }
 
 #[cfg(test)]

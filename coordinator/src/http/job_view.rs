@@ -13,7 +13,7 @@ use lorikeet_api::{
 };
 use lorikeet_protocol::{
     agent::Progress,
-    id::{AttemptId, NodeId},
+    id::{AttemptId, ModelId, NodeId},
     job::{FailureClass, Phase},
 };
 
@@ -85,10 +85,7 @@ fn assemble(job: Job, names: Names) -> api::Job {
         base: names.base,
         dataset_id: job.dataset,
         dataset: names.dataset,
-        model: match &job.state {
-            JobState::Succeeded { model } => Some(*model),
-            _ => None,
-        },
+        model: model(&job.state),
         priority: job.spec.priority,
         spec: JobFile::from(&job.spec),
         created_at: Timestamp(job.created),
@@ -96,6 +93,11 @@ fn assemble(job: Job, names: Names) -> api::Job {
         started_at: job.started_at.map(Timestamp),
         completed_at: job.completed_at.map(Timestamp),
     }
+}
+
+fn model(state: &JobState) -> Option<ModelId> {
+    let JobState::Succeeded { model } = state else { return None };
+    Some(*model)
 }
 
 fn percent(phase: Phase, step: u64, total: Option<u64>) -> f64 {
