@@ -275,7 +275,8 @@ mod tests {
     #[test]
     fn every_commented_key_of_the_example_is_a_real_one() {
         let example = include_str!("../../configs/coordinator.toml");
-        let all: String = example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
+        let all: String =
+            example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
         let config = Config::parse(&all).unwrap();
         assert_eq!(config.http.names, ["lorikeet.example"]);
     }

@@ -151,8 +151,8 @@ fn patient_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .split_for_parts()
 }
 
-use download::download as model_download;
 use download::__path_download as __path_model_download;
+use download::download as model_download;
 
 /// The whole service.
 pub(crate) fn service(app: Arc<App>) -> Router {
@@ -174,7 +174,11 @@ pub(crate) fn service(app: Arc<App>) -> Router {
 
 impl Http {
     /// Binds and begins to serve: HTTPS with `tls`, plain without; plain is for loopback alone.
-    pub(crate) fn bind(listen: SocketAddr, app: Arc<App>, tls: Option<rustls::ServerConfig>) -> Result<Self, HttpError> {
+    pub(crate) fn bind(
+        listen: SocketAddr,
+        app: Arc<App>,
+        tls: Option<rustls::ServerConfig>,
+    ) -> Result<Self, HttpError> {
         let failed = |source| HttpError::Bind { address: listen, source };
         assert!(tls.is_some() || listen.ip().is_loopback(), "plain HTTP is for loopback alone");
         let listener = TcpListener::bind(listen).map_err(failed)?;
@@ -211,6 +215,9 @@ impl Http {
     /// Accepts nobody any more, lets requests end, and cuts what has not ended in time.
     pub(crate) async fn shutdown(mut self, within: Duration) {
         self.handle.graceful_shutdown(Some(within));
+        if self.task.is_finished() {
+            return;
+        }
         if let Err(error) = (&mut self.task).await {
             tracing::warn!(%error, "the HTTP server ended badly");
         }

@@ -82,10 +82,11 @@ impl Inspector {
     /// With the limits of the config.
     pub fn new(config: &config::Inspect, blobs: Blobs) -> Result<Self, InspectError> {
         let own = || std::env::current_exe();
-        let program = config.program.clone().map_or_else(own, Ok).map_err(|source| InspectError::Start {
-            program: PathBuf::from("lorikeet"),
-            source,
-        })?;
+        let program = config
+            .program
+            .clone()
+            .map_or_else(own, Ok)
+            .map_err(|source| InspectError::Start { program: PathBuf::from("lorikeet"), source })?;
         let running = Arc::new(Semaphore::new(config.at_once));
         Ok(Self { program: Arc::new(program), memory: config.memory, timeout: config.timeout, running, blobs })
     }
@@ -143,7 +144,9 @@ impl Inspector {
         command.arg(file);
         let found = self.run(command, &[]).await?;
         Ok(match (declared, found) {
-            (Some(declared), Inspection::Dataset(findings)) if findings.format.is_some_and(|found| found != declared) => {
+            (Some(declared), Inspection::Dataset(findings))
+                if findings.format.is_some_and(|found| found != declared) =>
+            {
                 let message = format!("declared as {declared:?}, and looks like {:?}", findings.format);
                 Inspection::Refused { faults: vec![Fault { line: None, path: "$".into(), message }] }
             }
@@ -205,8 +208,12 @@ impl Inspector {
     fn limit(&self, child: &Child) -> io::Result<()> {
         let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return Ok(()) };
         let seconds = self.timeout.as_secs().max(1);
-        let limits =
-            [(Resource::As, self.memory), (Resource::Cpu, seconds), (Resource::Nofile, OPEN_FILES), (Resource::Fsize, 0)];
+        let limits = [
+            (Resource::As, self.memory),
+            (Resource::Cpu, seconds),
+            (Resource::Nofile, OPEN_FILES),
+            (Resource::Fsize, 0),
+        ];
         for (resource, most) in limits {
             match prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
                 // It has ended already; what it said is judged as ever.

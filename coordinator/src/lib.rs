@@ -203,7 +203,9 @@ impl Coordinator {
         if !self.deciding.is_finished() {
             match tokio::time::timeout(driver::STOP_WITHIN, self.deciding).await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::error!(error = &error as &dyn std::error::Error, "the driver ended badly"),
+                Ok(Ok(Err(error))) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the driver ended badly")
+                }
                 Ok(Err(_)) | Err(_) => tracing::error!("the driver did not end"),
             }
         }

@@ -33,23 +33,12 @@ pub(super) struct Incoming {
 
 impl Blobs {
     /// Which chunks of a file are still wanted; none: it is here whole.
-    pub async fn offer(
-        &self,
-        attempt: AttemptId,
-        manifest: FileManifest,
-        limit: Limit,
-    ) -> Result<Vec<u32>, BlobError> {
+    pub async fn offer(&self, attempt: AttemptId, manifest: FileManifest, limit: Limit) -> Result<Vec<u32>, BlobError> {
         self.work(move |inner| inner.offer(attempt, manifest, limit)).await
     }
 
     /// Takes one chunk of an offered file.
-    pub async fn put_chunk(
-        &self,
-        attempt: AttemptId,
-        file: Hash,
-        index: u32,
-        bytes: Vec<u8>,
-    ) -> Result<(), BlobError> {
+    pub async fn put_chunk(&self, attempt: AttemptId, file: Hash, index: u32, bytes: Vec<u8>) -> Result<(), BlobError> {
         self.work(move |inner| {
             let incoming = inner.incoming(attempt, file)?;
             lock(&incoming).put(index, &bytes)

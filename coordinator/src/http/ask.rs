@@ -110,7 +110,7 @@ fn hash(parts: &Parts, body: &[u8]) -> Hash {
     Hash(*hasher.finalize().as_bytes())
 }
 
-/// An id in the path. What is no id is as unknown as one that was never given out.
+/// An id in the path of somebody with a token. What is no id is as unknown as one that was never given out.
 pub(super) struct Id<T>(pub(super) T);
 
 /// What the ids in paths stand for, in the words of `access.rs`.
@@ -137,7 +137,9 @@ impl Named for ModelId {
 impl<T: Named> FromRequestParts<Arc<App>> for Id<T> {
     type Rejection = Failure;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Failure> {
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        // First, so that nobody without a token learns even what an id looks like.
+        parts.extract_with_state::<Caller, _>(app).await?;
         let text = parts.extract::<Path<String>>().await.map_err(|_| Failure::not_found(T::WHAT))?;
         text.0.parse().map(Self).map_err(|_| Failure::not_found(T::WHAT))
     }

@@ -40,17 +40,24 @@ impl FromRequestParts<Arc<App>> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        // Asked for twice by one request: by an id in its path and by its body.
+        if let Some(caller) = parts.extensions.get::<Self>() {
+            return Ok(caller.clone());
+        }
         let refused = |message: &str| Failure::new(ErrorCode::Unauthorized, message);
-        let token = bearer(&parts.headers).ok_or_else(|| refused("this needs a token: `Authorization: Bearer lk_…`"))?;
+        let token =
+            bearer(&parts.headers).ok_or_else(|| refused("this needs a token: `Authorization: Bearer lk_…`"))?;
         // The token is 256 random bits and only its hash is looked up, so how long that takes tells nothing about it.
         let hash = hash_of(token);
-        let actor = match app.driver.query(Actor::System, Query::Authenticate(hash)).await? {
-            Answer::Actor(Some(actor)) => actor,
-            _ => return Err(refused("this token is unknown, expired or withdrawn")),
+        let answer = app.driver.query(Actor::System, Query::Authenticate(hash)).await?;
+        let Answer::Actor(Some(actor)) = answer else {
+            return Err(refused("this token is unknown, expired or withdrawn"));
         };
         let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
         let request = parts.extensions.get::<RequestId>().copied().unwrap_or_else(|| RequestId(Uuid::now_v7()));
-        Ok(Self { actor, request, from: from.unwrap_or_default() })
+        let caller = Self { actor, request, from: from.unwrap_or_default() };
+        parts.extensions.insert(caller.clone());
+        Ok(caller)
     }
 }
 

@@ -120,7 +120,7 @@ pub(super) async fn list(
             let listed = app.driver.datasets(caller.actor, paging.rows(), keep).await?;
             Ok(paging.answer(listed.rows.into_iter().map(view).collect(), listed.total))
         }
-        sort => {
+        sort @ (Sort::Oldest | Sort::Name | Sort::NameDown | Sort::Smallest | Sort::Largest) => {
             let all = app.driver.datasets(caller.actor, Page { offset: 0, limit: usize::MAX }, keep).await?;
             let mut rows = all.rows;
             rows.sort_by(|one, other| compare(sort, one, other));

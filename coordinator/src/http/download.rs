@@ -54,7 +54,8 @@ pub(super) async fn download(
     Params(wish): Params<Wish>,
 ) -> Result<Response, Failure> {
     let model = app.driver.model(caller.actor, id).await?;
-    let named = |name: &str| -> Vec<NamedFile> { model.files.iter().filter(|file| file.path == name).cloned().collect() };
+    let named =
+        |name: &str| -> Vec<NamedFile> { model.files.iter().filter(|file| file.path == name).cloned().collect() };
     match wish.artifact.as_str() {
         "all" => Ok(archive(&app, &model, model.files.clone())),
         "adapter-model" => single(&app, named("adapter_model.safetensors")),

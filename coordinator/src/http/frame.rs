@@ -31,7 +31,8 @@ pub(super) async fn identify(mut request: Request, next: Next) -> Response {
 pub(super) async fn in_time(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let answered = tokio::time::timeout(app.config.http.timeout, next.run(request)).await;
     answered.unwrap_or_else(|_| {
-        Failure::new(ErrorCode::Unavailable, "this took too long; ask again with the same Idempotency-Key").into_response()
+        Failure::new(ErrorCode::Unavailable, "this took too long; ask again with the same Idempotency-Key")
+            .into_response()
     })
 }
 
@@ -46,7 +47,8 @@ pub(super) async fn no_method() -> Failure {
 pub(super) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let text = cause.downcast_ref::<String>().map(String::as_str).or_else(|| cause.downcast_ref::<&str>().copied());
     tracing::error!(panic = text.unwrap_or("of an unknown kind"), "a handler panicked");
-    Failure::new(ErrorCode::Internal, "something went wrong here; the log has it under this request's id").into_response()
+    Failure::new(ErrorCode::Internal, "something went wrong here; the log has it under this request's id")
+        .into_response()
 }
 
 /// `/api/jobs…` is `/api/training-jobs…`.

@@ -76,7 +76,9 @@ async fn shown(app: &App, actor: Actor, id: JobId) -> Answered<api::Job> {
 /// Inspects without a record, and asks the schedule without placing.
 async fn dry_run(app: &App, actor: Actor, spec: JobSpec) -> Result<DryRun, Failure> {
     let answer = app.driver.query(actor, Query::Resolve(Box::new(spec.clone()))).await?;
-    let Answer::Resolved { base, dataset } = answer else { unreachable!("names are answered with what they stand for") };
+    let Answer::Resolved { base, dataset } = answer else {
+        unreachable!("names are answered with what they stand for")
+    };
     let file = JobFile::from(&spec);
     let ready = base.state == BaseState::Ready && dataset.state == DatasetState::Ready;
     let Some(manifest) = dataset.manifest.filter(|_| ready) else {

@@ -158,12 +158,8 @@ pub(super) fn metrics_point(attempt: AttemptId, line: &EventLine) -> Option<Metr
 
 /// A word of the worker.
 pub(super) fn log_line(attempt: AttemptId, line: EventLine) -> Option<LogLine> {
-    match line.event {
-        WorkerEvent::Log { level, message } => {
-            Some(LogLine { attempt, seq: line.seq, time: Timestamp(line.time), level, message })
-        }
-        _ => None,
-    }
+    let WorkerEvent::Log { level, message } = line.event else { return None };
+    Some(LogLine { attempt, seq: line.seq, time: Timestamp(line.time), level, message })
 }
 
 #[cfg(test)]
@@ -179,7 +175,16 @@ mod tests {
     }
 
     fn step(step: u64, loss: f64) -> WorkerEvent {
-        WorkerEvent::Step(Step { step, epoch: 0.0, loss, lr: 0.1, grad_norm: 1.0, tokens: 10, supervised_tokens: 5, seconds: 2.0 })
+        WorkerEvent::Step(Step {
+            step,
+            epoch: 0.0,
+            loss,
+            lr: 0.1,
+            grad_norm: 1.0,
+            tokens: 10,
+            supervised_tokens: 5,
+            seconds: 2.0,
+        })
     }
 
     fn plan(from_step: u64) -> WorkerEvent {

@@ -13,7 +13,7 @@ use lorikeet_api::{
 };
 use lorikeet_protocol::{
     agent::Progress,
-    id::{AttemptId, NodeId},
+    id::{AttemptId, ModelId, NodeId},
     job::{FailureClass, Phase},
 };
 
@@ -85,10 +85,7 @@ fn assemble(job: Job, names: Names) -> api::Job {
         base: names.base,
         dataset_id: job.dataset,
         dataset: names.dataset,
-        model: match &job.state {
-            JobState::Succeeded { model } => Some(*model),
-            _ => None,
-        },
+        model: model(&job.state),
         priority: job.spec.priority,
         spec: JobFile::from(&job.spec),
         created_at: Timestamp(job.created),
@@ -96,6 +93,11 @@ fn assemble(job: Job, names: Names) -> api::Job {
         started_at: job.started_at.map(Timestamp),
         completed_at: job.completed_at.map(Timestamp),
     }
+}
+
+fn model(state: &JobState) -> Option<ModelId> {
+    let JobState::Succeeded { model } = state else { return None };
+    Some(*model)
 }
 
 fn percent(phase: Phase, step: u64, total: Option<u64>) -> f64 {
@@ -138,11 +140,14 @@ fn error(job: &Job) -> Option<JobError> {
         }),
         JobState::Rejected { faults } => Some(JobError {
             class: None,
-            message: faults.first().map_or_else(|| sentence(Phase::Rejected).into(), |fault| {
-                let line = fault.line.map(|line| format!("line {line}: ")).unwrap_or_default();
-                let path = if fault.path.is_empty() { String::new() } else { format!("{}: ", fault.path) };
-                format!("{line}{path}{}", fault.message)
-            }),
+            message: faults.first().map_or_else(
+                || sentence(Phase::Rejected).into(),
+                |fault| {
+                    let line = fault.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+                    let path = if fault.path.is_empty() { String::new() } else { format!("{}: ", fault.path) };
+                    format!("{line}{path}{}", fault.message)
+                },
+            ),
             hint: Some("`lorikeet submit --dry-run` shows what would be trained".into()),
         }),
         JobState::Expired => Some(JobError {
@@ -164,9 +169,9 @@ fn error(job: &Job) -> Option<JobError> {
 /// What would help.
 fn hint(class: FailureClass) -> Option<&'static str> {
     match class {
-        FailureClass::OutOfMemory => {
-            Some("lower training.micro_tokens, training.max_seq_length or lora.rank, or ask for a device with more memory")
-        }
+        FailureClass::OutOfMemory => Some(
+            "lower training.micro_tokens, training.max_seq_length or lora.rank, or ask for a device with more memory",
+        ),
         FailureClass::NonFinite => Some("lower training.learning_rate; the last good checkpoint is kept"),
         FailureClass::Dataset => Some("`lorikeet dataset check` names the lines"),
         FailureClass::Base => Some("`lorikeet base list` shows what was registered"),

@@ -4,12 +4,7 @@
 //! owner or its size. Reading how far an upload is and adding to it are one class of methods.
 
 use lorikeet_protocol::id::{DatasetId, UnixMillis, UserId};
-use std::{
-    fmt, io,
-    io::Write,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::{fmt, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 use subtle::ConstantTimeEq;
 
 /// Holds the key; made at the first start, 0600.
@@ -49,8 +44,7 @@ impl Signer {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(io::Error::other)?;
         let aside = path.with_extension("aside");
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
         file.write_all(&key)?;
         file.sync_all()?;
         std::fs::rename(&aside, path)?;

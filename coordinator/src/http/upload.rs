@@ -3,12 +3,7 @@
 //! An upload has one writer at a time. What arrived before a connection broke is synced by a task of its own, so the client
 //! finds it when it asks again.
 
-use super::{
-    App,
-    ask::{Id, Params},
-    failure::Failure,
-    sign::UploadLink,
-};
+use super::{App, ask::Params, failure::Failure, sign::UploadLink};
 use crate::{
     access::Actor,
     blob::{BlobError, Upload},
@@ -16,7 +11,7 @@ use crate::{
 };
 use axum::{
     body::Body,
-    extract::State,
+    extract::{Path, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -56,13 +51,13 @@ pub(super) fn link(app: &App, dataset: &Dataset) -> (String, UnixMillis) {
     responses((status = 200, description = "Upload-Offset and Upload-Length")))]
 pub(super) async fn offset(
     State(app): State<Arc<App>>,
-    Id(id): Id<DatasetId>,
+    Path(id): Path<String>,
     Params(signature): Params<Signature>,
 ) -> Result<Response, Failure> {
-    let dataset = signed(&app, id, &signature).await?;
+    let dataset = signed(&app, &id, &signature).await?;
     let offset = match dataset.manifest {
         Some(manifest) => manifest.size,
-        None => app.blobs.upload_offset(id).await?,
+        None => app.blobs.upload_offset(dataset.id).await?,
     };
     Ok((StatusCode::OK, headers(offset), [(LENGTH, HeaderValue::from(dataset.size))]).into_response())
 }
@@ -72,18 +67,18 @@ pub(super) async fn offset(
     request_body(content = String, content_type = "application/offset+octet-stream"), responses((status = 204, description = "Upload-Offset")))]
 pub(super) async fn append(
     State(app): State<Arc<App>>,
-    Id(id): Id<DatasetId>,
+    Path(id): Path<String>,
     Params(signature): Params<Signature>,
     sent: HeaderMap,
     body: Body,
 ) -> Result<Response, Failure> {
-    let dataset = signed(&app, id, &signature).await?;
+    let dataset = signed(&app, &id, &signature).await?;
     check_type(&sent)?;
     let from = number(&sent, &OFFSET).ok_or_else(|| Failure::field("Upload-Offset", "expected a number"))?;
     if dataset.state != DatasetState::Uploading {
         return Err(Failure::new(ErrorCode::Conflict, "everything of this dataset is here"));
     }
-    let upload = app.blobs.resume_upload(id, dataset.size).await?;
+    let upload = app.blobs.resume_upload(dataset.id, dataset.size).await?;
     if upload.offset() != from {
         let message = format!("the upload goes on at byte {}, not at {from}", upload.offset());
         return Err(Failure::new(ErrorCode::Conflict, message));
@@ -119,7 +114,8 @@ async fn take(upload: &mut Upload, body: Body) -> Result<(), Failure> {
 }
 
 /// The dataset of a link that works. One that does not is as unknown as its dataset.
-async fn signed(app: &App, id: DatasetId, signature: &Signature) -> Result<Dataset, Failure> {
+async fn signed(app: &App, id: &str, signature: &Signature) -> Result<Dataset, Failure> {
+    let id: DatasetId = id.parse().map_err(|_| Failure::not_found("dataset"))?;
     let dataset = app.driver.dataset(Actor::System, id).await?;
     let expires = UnixMillis(signature.expires);
     let link = UploadLink { id, owner: dataset.owner, size: dataset.size, expires };

@@ -60,7 +60,8 @@ async fn a_child_that_floods_or_dies_gives_no_answer_and_says_why() {
 async fn a_child_that_takes_too_much_memory_or_writes_a_file_fails_alone() {
     let place = Place::new();
     let target = place.folder.path().join("written");
-    let writing = place.inspector(&format!("sleep 0.2; echo data > {}; echo '{DATASET}'", target.display()), Duration::from_secs(10));
+    let writing = place
+        .inspector(&format!("sleep 0.2; echo data > {}; echo '{DATASET}'", target.display()), Duration::from_secs(10));
     let _ = writing.dataset(Path::new("/x"), None).await;
     assert!(fs::read(&target).unwrap_or_default().is_empty(), "it wrote a file");
 }
@@ -72,7 +73,9 @@ async fn the_files_of_a_base_are_hashed_where_they_lie_and_a_name_that_leads_out
     fs::create_dir(&base).unwrap();
     fs::write(base.join("config.json"), "{}").unwrap();
     let answer = |file: &str| {
-        format!(r#"echo '{{"kind":"base","architecture":"L","parameters":1,"config_json":"{{}}","dtype":"F32","vocabulary":3,"chat_template":false,"files":["{file}"]}}'"#)
+        format!(
+            r#"echo '{{"kind":"base","architecture":"L","parameters":1,"config_json":"{{}}","dtype":"F32","vocabulary":3,"chat_template":false,"files":["{file}"]}}'"#
+        )
     };
     let inspector = place.inspector(&answer("config.json"), Duration::from_secs(10));
     let (_, files) = inspector.base(&base).await.unwrap();

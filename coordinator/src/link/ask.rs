@@ -53,9 +53,8 @@ impl Services {
 
     /// Whether the attempt was placed on this node, now or before: its lines are kept even when its word no longer counts.
     pub(super) async fn may_append(&self, node: NodeId, id: AttemptId) -> bool {
-        let placed = move |attempt: &Attempt| {
-            attempt.id == id && attempt.members.iter().any(|member| member.node == node)
-        };
+        let placed =
+            move |attempt: &Attempt| attempt.id == id && attempt.members.iter().any(|member| member.node == node);
         self.driver.read(move |store| store.scan(&id.job.bytes(), placed)).await.is_ok_and(|found| !found.is_empty())
     }
 

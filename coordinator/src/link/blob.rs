@@ -3,11 +3,7 @@
 //! Each request is judged anew: the certificate must have a session, and the driver must say that the attempt is this node's
 //! and names the file. An answer of bytes or a put is one chunk, compared with its hash on either side.
 
-use super::{
-    BLOB_STREAMS, BLOB_WINDOW, CloseCode, LinkError, PATIENCE, Shared,
-    tls::NodeCertificate,
-    wire,
-};
+use super::{BLOB_STREAMS, BLOB_WINDOW, CloseCode, LinkError, PATIENCE, Shared, tls::NodeCertificate, wire};
 use crate::blob::{BlobError, Limit};
 use lorikeet_protocol::{
     blob::{BlobAnswer, BlobRequest, Refusal},
@@ -68,7 +64,9 @@ type Reply = (BlobAnswer, Vec<u8>);
 
 impl Exchange {
     async fn run(mut self) {
-        if let Err(error) = timeout(CHUNK_PATIENCE, self.serve()).await.map_err(LinkError::Slow).and_then(|served| served) {
+        if let Err(error) =
+            timeout(CHUNK_PATIENCE, self.serve()).await.map_err(LinkError::Slow).and_then(|served| served)
+        {
             tracing::debug!(node = %self.certificate.node, %error, "a request for bytes was not served");
         }
     }
@@ -148,7 +146,9 @@ fn refusal(error: BlobError) -> Refusal {
         BlobError::Changed { .. } | BlobError::Corrupt { .. } | BlobError::Inconsistent { .. } => Refusal::Corrupt,
         BlobError::NoSpace { .. } => Refusal::NoSpace,
         BlobError::TooLarge { .. } => Refusal::TooLarge,
-        BlobError::Disk { .. } | BlobError::Incomplete { .. } | BlobError::Busy { .. } | BlobError::Closed => Refusal::Busy,
+        BlobError::Disk { .. } | BlobError::Incomplete { .. } | BlobError::Busy { .. } | BlobError::Closed => {
+            Refusal::Busy
+        }
     };
     tracing::warn!(%error, "a request for bytes was refused");
     refusal

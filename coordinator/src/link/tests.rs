@@ -1,5 +1,7 @@
 //! Who is let in, over real QUIC on loopback: joining, sessions, renewals, blobs. The agent here is a few lines of quinn.
 
+mod work;
+
 use super::*;
 use crate::{
     access::{Actor, Context},
@@ -11,7 +13,7 @@ use lorikeet_protocol::{
     agent::{Farewell, FromAgent, Hello, ToAgent},
     blob::{BlobAnswer, BlobRequest, Refusal},
     file::FileManifest,
-    id::{AttemptId, AttemptToken, BootId, Hash, JobId, RequestId, UnixMillis},
+    id::{AttemptId, AttemptToken, BootId, Hash, JobId, NodeId, RequestId, UnixMillis},
     join::{Identity, JoinAnswer, JoinRequest},
 };
 use quinn::{ClientConfig, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
@@ -34,11 +36,11 @@ struct World {
 }
 
 impl World {
-    async fn new() -> Self {
-        Self::with_ttl(Duration::from_secs(3600)).await
+    fn new() -> Self {
+        Self::with_ttl(Duration::from_secs(3600))
     }
 
-    async fn with_ttl(certificate_ttl: Duration) -> Self {
+    fn with_ttl(certificate_ttl: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let stop = CancellationToken::new();
@@ -153,7 +155,8 @@ async fn dial(
 ) -> Result<Connection, ConnectionError> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca.to_vec())).unwrap();
-    let config = rustls::ClientConfig::builder_with_provider(tls::provider()).with_protocol_versions(&[&rustls::version::TLS13]);
+    let config =
+        rustls::ClientConfig::builder_with_provider(tls::provider()).with_protocol_versions(&[&rustls::version::TLS13]);
     let config = config.unwrap().with_root_certificates(roots);
     let mut config = match identity {
         None => config.with_no_client_auth(),
@@ -165,7 +168,8 @@ async fn dial(
     config.alpn_protocols = vec![alpn.to_vec()];
     let crypto = QuicClientConfig::try_from(config).unwrap();
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let connecting = endpoint.connect_with(ClientConfig::new(Arc::new(crypto)), address, lorikeet_protocol::COORDINATOR_NAME);
+    let connecting =
+        endpoint.connect_with(ClientConfig::new(Arc::new(crypto)), address, lorikeet_protocol::COORDINATOR_NAME);
     timeout(PATIENCE, connecting.unwrap()).await.unwrap()
 }
 
@@ -178,18 +182,18 @@ fn refusal(answer: JoinAnswer) -> String {
 
 /// Why the other side closed.
 async fn close_code(connection: &Connection) -> u32 {
-    match timeout(PATIENCE, connection.closed()).await.unwrap() {
-        ConnectionError::ApplicationClosed(close) => u32::try_from(close.error_code.into_inner()).unwrap(),
-        other => panic!("{other}"),
-    }
+    let reason = timeout(PATIENCE, connection.closed()).await.unwrap();
+    let ConnectionError::ApplicationClosed(close) = reason else { panic!("{reason}") };
+    u32::try_from(close.error_code.into_inner()).unwrap()
 }
 
 #[tokio::test]
 async fn the_same_key_may_ask_again_and_no_other_may() {
-    let world = World::new().await;
+    let world = World::new();
     let secret = world.invite(1, 60_000).await;
     let key = new_key();
-    let (JoinAnswer::Joined(first), JoinAnswer::Joined(again)) = (world.join(secret, &key).await, world.join(secret, &key).await)
+    let (JoinAnswer::Joined(first), JoinAnswer::Joined(again)) =
+        (world.join(secret, &key).await, world.join(secret, &key).await)
     else {
         panic!("the answer was lost, the machine asks again")
     };
@@ -201,7 +205,7 @@ async fn the_same_key_may_ask_again_and_no_other_may() {
 
 #[tokio::test]
 async fn an_unknown_and_an_expired_secret_are_refused_with_the_reason() {
-    let world = World::new().await;
+    let world = World::new();
     let unknown = refusal(world.join([9; 32], &new_key()).await);
     assert!(unknown.contains("unknown"), "{unknown}");
     let expired = world.invite(2, -1_000).await;
@@ -211,7 +215,7 @@ async fn an_unknown_and_an_expired_secret_are_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_request_that_nobody_signed_is_refused_and_the_secret_still_works() {
-    let world = World::new().await;
+    let world = World::new();
     let secret = world.invite(3, 60_000).await;
     let key = new_key();
     let connection = world.dial(ALPN_JOIN, None).await.unwrap();
@@ -227,7 +231,7 @@ async fn a_request_that_nobody_signed_is_refused_and_the_secret_still_works() {
 
 #[tokio::test]
 async fn the_chain_shows_the_ca_whose_hash_join_strings_carry() {
-    let world = World::new().await;
+    let world = World::new();
     let connection = world.dial(ALPN_JOIN, None).await.unwrap();
     let chain = connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
     assert_eq!(Hash(*blake3::hash(&chain[1]).as_bytes()), world.services.authority.hash());
@@ -239,7 +243,7 @@ async fn the_chain_shows_the_ca_whose_hash_join_strings_carry() {
 
 #[tokio::test]
 async fn control_and_blob_need_the_certificate_of_a_node_of_this_ca() {
-    let world = World::new().await;
+    let world = World::new();
     for alpn in [ALPN_CONTROL, ALPN_BLOB] {
         let connection = world.dial(alpn, None).await.unwrap();
         assert_eq!(close_code(&connection).await, CloseCode::NoCertificate as u32);
@@ -257,7 +261,7 @@ async fn control_and_blob_need_the_certificate_of_a_node_of_this_ca() {
 
 #[tokio::test]
 async fn a_hello_is_welcomed_and_a_second_session_supersedes_the_first() {
-    let world = World::new().await;
+    let world = World::new();
     let (identity, key) = world.node(4).await;
     let mut first = world.control((&identity, &key)).await;
     let ToAgent::Welcome(welcome) = first.hello(1).await else { panic!("no welcome") };
@@ -270,7 +274,7 @@ async fn a_hello_is_welcomed_and_a_second_session_supersedes_the_first() {
 
 #[tokio::test]
 async fn two_machines_under_one_identity_are_both_kept_out() {
-    let world = World::new().await;
+    let world = World::new();
     let (identity, key) = world.node(5).await;
     for (instance, welcome) in [(1, true), (2, true), (1, false)] {
         let mut control = world.control((&identity, &key)).await;
@@ -281,7 +285,7 @@ async fn two_machines_under_one_identity_are_both_kept_out() {
 
 #[tokio::test]
 async fn a_certificate_nobody_recorded_is_turned_away() {
-    let world = World::new().await;
+    let world = World::new();
     let (identity, key) = world.node(6).await;
     let issued = world.services.authority.certify(identity.node, &request(&key), Duration::from_secs(60)).unwrap();
     let unrecorded = Identity { certificate: issued.certificate, ..identity };
@@ -291,7 +295,7 @@ async fn a_certificate_nobody_recorded_is_turned_away() {
 
 #[tokio::test]
 async fn a_certificate_is_renewed_over_the_live_link() {
-    let world = World::new().await;
+    let world = World::new();
     let (identity, key) = world.node(7).await;
     let mut control = world.control((&identity, &key)).await;
     control.hello(1).await;
@@ -306,7 +310,7 @@ async fn a_certificate_is_renewed_over_the_live_link() {
 #[tokio::test]
 async fn an_expired_certificate_may_renew_and_nothing_else() {
     // One second: the shortest that a certificate, which knows no fractions, can be.
-    let world = World::with_ttl(Duration::from_secs(1)).await;
+    let world = World::with_ttl(Duration::from_secs(1));
     let (identity, key) = world.node(8).await;
     let certificate = CertificateDer::from(identity.certificate.clone());
     let deadline = std::time::Instant::now() + PATIENCE;
@@ -328,7 +332,7 @@ async fn an_expired_certificate_may_renew_and_nothing_else() {
 
 #[tokio::test]
 async fn bytes_need_a_session_and_an_attempt_of_ones_own() {
-    let world = World::new().await;
+    let world = World::new();
     let (identity, key) = world.node(9).await;
     let early = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
     assert_eq!(close_code(&early).await, CloseCode::Busy as u32);
@@ -354,7 +358,7 @@ async fn bytes_need_a_session_and_an_attempt_of_ones_own() {
 
 #[tokio::test]
 async fn a_peer_that_talks_nonsense_is_closed() {
-    let world = World::new().await;
+    let world = World::new();
     let (identity, key) = world.node(10).await;
     let mut control = world.control((&identity, &key)).await;
     control.say(FromAgent::Heartbeat).await;
@@ -380,7 +384,7 @@ async fn the_ca_is_made_once_and_its_key_is_private() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_is_named() {
-    let world = World::new().await;
+    let world = World::new();
     let address = world.link.address();
     let error = Link::bind(address, world.services.clone()).err().unwrap().to_string();
     assert!(error.contains(&address.to_string()), "{error}");
@@ -388,7 +392,7 @@ async fn a_port_that_is_taken_is_named() {
 
 #[tokio::test]
 async fn going_down_tells_the_agents_to_come_back() {
-    let world = World::new().await;
+    let world = World::new();
     let (identity, key) = world.node(11).await;
     let mut control = world.control((&identity, &key)).await;
     control.hello(1).await;

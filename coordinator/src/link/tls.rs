@@ -15,8 +15,8 @@ use lorikeet_protocol::{
 };
 use quinn::crypto::rustls::QuicServerConfig;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber,
 };
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
@@ -80,9 +80,11 @@ impl Authority {
         let pem = std::fs::read_to_string(&certificate).map_err(LinkError::disk("read", &certificate))?;
         let secret = std::fs::read_to_string(&key).map_err(LinkError::disk("read", &key))?;
         let der = CertificateDer::from_pem_slice(pem.as_bytes());
-        let der = der.map_err(|error| LinkError::Certificate { what: "read the CA's certificate", why: error.to_string() })?;
+        let der =
+            der.map_err(|error| LinkError::Certificate { what: "read the CA's certificate", why: error.to_string() })?;
         let key = KeyPair::from_pem(&secret).map_err(LinkError::certificate("read the CA's key"))?;
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(LinkError::certificate("read the CA's certificate"))?;
+        let issuer =
+            Issuer::from_ca_cert_der(&der, key).map_err(LinkError::certificate("read the CA's certificate"))?;
         Ok(Self { issuer, certificate: der, pem })
     }
 
@@ -118,10 +120,9 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).map_err(LinkError::Tls)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).allow_unauthenticated();
-        let inner = verifier.build().map_err(|error| LinkError::Certificate {
-            what: "prepare to verify nodes",
-            why: error.to_string(),
-        })?;
+        let inner = verifier
+            .build()
+            .map_err(|error| LinkError::Certificate { what: "prepare to verify nodes", why: error.to_string() })?;
         let (chain, key) = self.server(&[])?;
         let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]);
         let config = config.map_err(LinkError::Tls)?.with_client_cert_verifier(Arc::new(NodeVerifier { inner }));
@@ -129,10 +130,8 @@ impl Authority {
         config.alpn_protocols = [ALPN_CONTROL, ALPN_BLOB, ALPN_JOIN].map(<[u8]>::to_vec).to_vec();
         // Early data can be replayed by whoever saw it.
         config.max_early_data_size = 0;
-        QuicServerConfig::try_from(config).map_err(|error| LinkError::Certificate {
-            what: "prepare TLS for the link",
-            why: error.to_string(),
-        })
+        QuicServerConfig::try_from(config)
+            .map_err(|error| LinkError::Certificate { what: "prepare TLS for the link", why: error.to_string() })
     }
 
     /// TLS for HTTP, with a certificate of this CA.
@@ -226,7 +225,8 @@ fn params(name: &str, life: Duration) -> CertificateParams {
 /// Sixteen bytes that DER leaves as they are: positive, no leading zero.
 fn random_serial() -> Result<[u8; 16], LinkError> {
     let mut serial = [0; 16];
-    getrandom::fill(&mut serial).map_err(|error| LinkError::Certificate { what: "draw a serial", why: error.to_string() })?;
+    getrandom::fill(&mut serial)
+        .map_err(|error| LinkError::Certificate { what: "draw a serial", why: error.to_string() })?;
     serial[0] = serial[0] & 0x7f | 0x40;
     Ok(serial)
 }
