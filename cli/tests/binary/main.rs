@@ -4,3 +4,4 @@ mod answers;
 mod exit_codes;
 mod help;
 mod support;
+mod train;

@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The binary, knowing nothing of whoever runs the tests.
-pub fn lorikeet() -> Command {
+pub(crate) fn lorikeet() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lorikeet"));
     for name in ["LORIKEET_SERVER", "LORIKEET_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "COLUMNS"] {
         command.env_remove(name);
@@ -24,14 +24,14 @@ pub fn lorikeet() -> Command {
 }
 
 /// Exit code, standard output, standard error.
-pub fn run(command: &mut Command) -> (i32, String, String) {
+pub(crate) fn run(command: &mut Command) -> (i32, String, String) {
     let Output { status, stdout, stderr } = command.output().expect("the binary starts");
     let text = |bytes| String::from_utf8(bytes).expect("the binary speaks UTF-8");
     (status.code().expect("it is not killed"), text(stdout), text(stderr))
 }
 
 /// Compares with `tests/pins/NAME`, or rewrites it.
-pub fn pin(name: &str, text: &str) {
+pub(crate) fn pin(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pins").join(name);
     if std::env::var("LORIKEET_PINS").is_ok_and(|mode| mode == "write") {
         fs::create_dir_all(path.parent().expect("a pin lies in a folder")).expect("the folder of pins");
@@ -43,60 +43,60 @@ pub fn pin(name: &str, text: &str) {
 
 /// What a client asked.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// `GET /api/…`
-    pub line: String,
+    pub(crate) line: String,
     /// Lower-case names.
-    pub headers: Vec<(String, String)>,
-    pub body: Vec<u8>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Asked {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// An answer: status line, further headers, body.
 #[derive(Debug, Clone)]
-pub struct Scripted {
-    pub status: &'static str,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Scripted {
+    pub(crate) status: &'static str,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
     /// How many bytes of the body are sent before the connection breaks; all of them when `None`.
-    pub breaks_after: Option<usize>,
+    pub(crate) breaks_after: Option<usize>,
 }
 
 impl Scripted {
-    pub fn json(status: &'static str, body: impl Into<String>) -> Self {
+    pub(crate) fn json(status: &'static str, body: impl Into<String>) -> Self {
         let headers = vec![("content-type", "application/json".to_owned())];
         Self { status, headers, body: body.into().into_bytes(), breaks_after: None }
     }
 
-    pub fn data(data: &str) -> Self {
+    pub(crate) fn data(data: &str) -> Self {
         Self::json("200 OK", format!("{{\"success\":true,\"data\":{data}}}"))
     }
 
-    pub fn empty(status: &'static str, headers: &[(&'static str, &str)]) -> Self {
+    pub(crate) fn empty(status: &'static str, headers: &[(&'static str, &str)]) -> Self {
         let headers = headers.iter().map(|&(name, value)| (name, value.to_owned())).collect();
         Self { status, headers, body: Vec::new(), breaks_after: None }
     }
 
-    pub fn events(text: &str) -> Self {
+    pub(crate) fn events(text: &str) -> Self {
         let headers = vec![("content-type", "text/event-stream".to_owned())];
         Self { status: "200 OK", headers, body: text.as_bytes().to_vec(), breaks_after: None }
     }
 }
 
 /// Answers one request after the other from a script, on a free port of the loopback, and keeps what was asked.
-pub struct FakeServer {
-    pub url: String,
+pub(crate) struct FakeServer {
+    pub(crate) url: String,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl FakeServer {
     /// The thread ends with the script.
-    pub fn new(script: impl IntoIterator<Item = Scripted>) -> Self {
+    pub(crate) fn new(script: impl IntoIterator<Item = Scripted>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -115,12 +115,12 @@ impl FakeServer {
         Self { url, asked }
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("no test panics here").clone()
     }
 
     /// The binary, pointed here.
-    pub fn client(&self) -> Command {
+    pub(crate) fn client(&self) -> Command {
         let mut command = lorikeet();
         command.args(["--server", &self.url, "--token", "secret"]);
         command
@@ -157,7 +157,7 @@ fn write_answer(mut stream: impl Write, answer: &Scripted, head: bool) {
 }
 
 /// A file of this crate's tests.
-pub fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
+pub(crate) fn file(folder: &Path, name: &str, text: &str) -> PathBuf {
     let path = folder.join(name);
     fs::write(&path, text).expect("a file in a temporary folder");
     path

@@ -1,0 +1,197 @@
+//! `lorikeet train` and the other commands that need no server, on a tiny random base.
+
+use crate::support::{file, lorikeet, run};
+use lorikeet_trainer::export::{StoredAs, init_base};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+#[test]
+fn a_training_leaves_an_attempt_directory_and_says_what_came_of_it() {
+    let place = Place::new();
+    let (code, answer, notes) = run(place.train("run", &["training.max_steps=3"]).args(["--output", "json"]));
+    assert_eq!(code, 0, "{notes}");
+    let summary: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((&summary["steps"], &summary["examples"]), (&json!(3), &json!(18)));
+    assert!(summary["validation_loss_after"].as_f64() < summary["validation_loss_before"].as_f64(), "{summary}");
+    for name in
+        ["spec.json", "events.jsonl", "lock", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"]
+    {
+        assert!(place.path("run").join(name).exists(), "{name}");
+    }
+    let (code, again, _) = run(place.train("run", &["training.max_steps=3"]).args(["--output", "json"]));
+    assert_eq!((code, again), (0, answer), "a finished training is told again, not done again");
+}
+
+#[test]
+fn another_training_in_the_same_directory_is_refused() {
+    let place = Place::new();
+    assert_eq!(run(&mut place.train("run", &["training.max_steps=1"])).0, 0);
+    let (code, _, complaint) = run(&mut place.train("run", &["training.max_steps=2"]));
+    assert_eq!(code, 2);
+    assert!(complaint.contains("with other settings or files\nhint: "), "{complaint}");
+}
+
+#[test]
+fn a_training_that_was_interrupted_goes_on_to_the_same_adapter() {
+    let place = Place::new();
+    let steps = &["training.max_steps=40", "training.checkpoint_every=1000", "lora.dropout=0.1"];
+    assert_eq!(run(&mut place.train("whole", steps)).0, 0);
+    let mut child = place.train("broken", steps).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_step(&place.path("broken"), 5, &mut child);
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(5), "stopped is not finished");
+    let (code, _, notes) = run(&mut place.train("broken", steps));
+    assert_eq!(code, 0, "{notes}");
+    let adapter = |out| fs::read(place.path(out).join("adapter/adapter_model.safetensors")).unwrap();
+    assert!(adapter("whole") == adapter("broken"), "bit for bit");
+    let events = fs::read_to_string(place.path("broken").join("events.jsonl")).unwrap();
+    let seqs: Vec<u64> =
+        events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["seq"].as_u64().unwrap()).collect();
+    assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_and_settings_that_cannot_be_are_the_persons_mistake() {
+    let place = Place::new();
+    for (set, words) in [
+        (&["training.batch_size=0"][..], "training.batch_size is 0, expected a whole number 1…256"),
+        (&["lora.rnk=8"], "lora.rnk is unknown"),
+        (&["lora.target_modules=['w_proj']"], "w_proj"),
+        (&["resources.gpus=1"], "only training.*, lora.* and name"),
+    ] {
+        let (code, _, complaint) = run(&mut place.train(&format!("bad-{}", words.len()), set));
+        assert!(code == 2 && complaint.contains(words), "{set:?}: {code} {complaint}");
+    }
+    fs::write(place.path("base/config.json"), "{}").unwrap();
+    let (code, _, complaint) = run(&mut place.train("no-config", &[]));
+    assert!(code == 2 && complaint.contains("config.json"), "{code} {complaint}");
+    fs::write(place.path("data.jsonl"), "{\"messages\":[]}\n{broken\n").unwrap();
+    let (code, _, complaint) = run(&mut place.train("no-data", &[]));
+    assert_eq!(code, 2, "{complaint}");
+    let mut none = lorikeet();
+    none.args(["train", "--base", "/nonexistent", "--dataset", "/nonexistent", "--out"]).arg(place.path("x"));
+    assert_eq!(run(&mut none).0, 2);
+    assert!(!place.path("x").exists(), "nothing is made for a training that cannot be");
+}
+
+#[test]
+fn a_file_is_checked_without_any_server() {
+    let place = Place::new();
+    let (code, answer, _) =
+        run(lorikeet().args(["dataset", "check", "--base"]).arg(place.path("base")).arg(place.path("data.jsonl")));
+    assert!(code == 0 && answer.contains("CHAT_MESSAGES") && answer.contains("tokens"), "{answer}");
+    let bad = file(place.folder.path(), "bad.jsonl", &(conversation(1) + "{\"messages\": 3}\nnot json\n"));
+    let (code, answer, complaint) = run(lorikeet().args(["dataset", "check", "--output", "json"]).arg(&bad));
+    let found: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((code, &found["error_count"], &found["errors"][1]["line"]), (2, &json!(2), &json!(3)), "{complaint}");
+    let noise = file(place.folder.path(), "noise.bin", "\u{1}\u{2}\u{3}");
+    assert_eq!(run(lorikeet().args(["dataset", "check"]).arg(&noise)).0, 2);
+}
+
+#[test]
+fn an_inspection_is_always_one_object() {
+    let place = Place::new();
+    let inspect = |args: &[&str]| {
+        let (code, answer, complaint) = run(lorikeet().arg("inspect").args(args).stdin(Stdio::null()));
+        assert_eq!(code, 0, "{complaint}");
+        serde_json::from_str::<Value>(&answer).unwrap()
+    };
+    let (base, data) = (place.path("base"), place.path("data.jsonl"));
+    let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
+    assert_eq!(inspect(&["dataset", data])["conversations"], 20);
+    assert_eq!(inspect(&["base", base])["architecture"], "LlamaForCausalLM");
+    assert_eq!(inspect(&["dataset", "/nonexistent"])["kind"], "refused");
+    assert_eq!(inspect(&["base", "/nonexistent"])["kind"], "refused");
+    fs::write(place.path("base/model.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\x7f{}").unwrap();
+    let lie = inspect(&["base", base]);
+    assert_eq!((&lie["kind"], &lie["faults"][0]["path"]), (&json!("refused"), &json!("model.safetensors")));
+}
+
+#[test]
+fn a_coordinator_that_cannot_start_says_what_is_in_its_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let start = |config: &str| {
+        let path = file(folder.path(), "coordinator.toml", config);
+        run(lorikeet().args(["coordinator", "--config"]).arg(path))
+    };
+    let data = folder.path().join("data");
+    let listen = taken.local_addr().unwrap();
+    let (code, _, complaint) =
+        start(&format!("data = {data:?}\n[http]\nlisten = \"{listen}\"\n[link]\nlisten = \"127.0.0.1:0\"\n"));
+    assert!(code == 2 && complaint.contains(&listen.to_string()), "{complaint}");
+    let file = file(folder.path(), "file", "");
+    let (code, _, complaint) = start(&format!("data = {file:?}\n"));
+    assert!(code == 2 && complaint.contains("file"), "{complaint}");
+    let (code, _, complaint) = start("dta = \"x\"\n");
+    assert!(code == 2 && complaint.contains("dta"), "{complaint}");
+}
+
+/// A base of some thousand numbers and twenty conversations.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("base");
+        let entries = lorikeet_dataset::write_byte_tokenizer(&base).unwrap();
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": entries,
+            "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": false,
+        });
+        init_base(&base, &config, 7, StoredAs::F32).unwrap();
+        fs::write(folder.path().join("data.jsonl"), (0..20).map(conversation).collect::<String>()).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn train(&self, out: &str, set: &[&str]) -> Command {
+        let mut command = lorikeet();
+        command.args(["train", "--threads", "1", "--base"]).arg(self.path("base"));
+        command.arg("--dataset").arg(self.path("data.jsonl")).arg("--out").arg(self.path(out));
+        command.args([
+            "--set",
+            "training.batch_size=4",
+            "--set",
+            "training.learning_rate=1e-2",
+            "--set",
+            "lora.rank=4",
+        ]);
+        set.iter().for_each(|set| _ = command.args(["--set", set]));
+        command
+    }
+}
+
+fn conversation(number: u32) -> String {
+    let turn = |role: &str, content: String| json!({"role": role, "content": content});
+    let messages =
+        [turn("user", format!("what is {number}?")), turn("assistant", format!("it is the number {number}."))];
+    format!("{}\n", json!({"messages": messages}))
+}
+
+/// Until the worker has told of that step, or a minute is over.
+fn wait_for_step(out: &Path, step: u64, child: &mut Child) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let words = format!("\"type\":\"step\",\"step\":{step},");
+    while !fs::read_to_string(out.join("events.jsonl")).unwrap_or_default().contains(&words) {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "step {step} never came");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
