@@ -59,9 +59,7 @@ pub(crate) struct Global {
 /// How answers are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
-    /// For people.
     Table,
-    /// For programs.
     Json,
 }
 

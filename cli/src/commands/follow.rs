@@ -17,10 +17,11 @@ pub(crate) async fn to_the_end(client: &Client, job: JobId, output: Output) -> R
     let mut events = client.events(job);
     let mut display = Display::new(output);
     let done = loop {
-        match events.next().await? {
-            JobEvent::Complete(done) => break *done,
-            event => display.show(event)?,
+        let event = events.next().await?;
+        if let JobEvent::Complete(done) = event {
+            break *done;
         }
+        display.show(event)?;
     };
     display.progress.finish();
     Ok(done)

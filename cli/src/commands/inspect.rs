@@ -39,10 +39,10 @@ fn tokenizer_fault(error: &TokenizerError) -> Fault {
 
 /// Every fault of a file, or the one reason why it cannot be read at all.
 fn dataset_faults(error: DatasetError) -> Vec<Fault> {
-    match error {
-        DatasetError::Faulty { faults, .. } => faults.listed.into_iter().take(NAMED_FAULTS).map(line_fault).collect(),
-        other => vec![fault("$", crate::failure::chain(&other))],
+    if let DatasetError::Faulty { faults, .. } = error {
+        return faults.listed.into_iter().take(NAMED_FAULTS).map(line_fault).collect();
     }
+    vec![fault("$", crate::failure::chain(&error))]
 }
 
 fn line_fault(found: lorikeet_dataset::Fault) -> Fault {

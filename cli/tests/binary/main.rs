@@ -1,5 +1,7 @@
 //! The built binary from outside: what it says of itself, what it answers, how it fails.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as loudly as tests")]
+
 mod answers;
 mod exit_codes;
 mod help;
