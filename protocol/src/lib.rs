@@ -1,1 +1,39 @@
-//! Placeholder.
+//! What the parts of Lorikeet say to each other: plain data, no I/O.
+//!
+//! A conversation, from the first word to the last:
+//!
+//! 1. A machine *joins* ([`join`]): over an ALPN of its own it shows a single-use secret and a signing request, and gets its
+//!    node id and a certificate. It never needs the secret again.
+//! 2. Its agent opens the *control* connection ([`agent`]): [`FromAgent::Hello`](agent::FromAgent::Hello) names its boot, its devices and
+//!    the attempts that are alive on it; [`ToAgent::Welcome`](agent::ToAgent::Welcome) answers per attempt `adopt`, `stop` or `report`.
+//! 3. The coordinator *offers* attempts; the agent accepts or declines, fetches what they need over the *blob* connection ([`blob`]),
+//!    writes an attempt directory ([`worker`]) and starts a worker in it.
+//! 4. What changes state comes back as numbered [`Report`](agent::Report)s, which the agent keeps on disk until acknowledged;
+//!    metrics and logs come as lines of the worker's events file, acknowledged by their own sequence numbers.
+//!
+//! Nothing said under an older [`AttemptToken`](id::AttemptToken) is ever applied: the token fences.
+//!
+//! Frames are a length and one encoded message ([`codec`]); the version of the conversation is in the ALPN names below.
+
+pub mod agent;
+pub mod blob;
+pub mod codec;
+pub mod file;
+pub mod id;
+pub mod inspect;
+pub mod job;
+pub mod join;
+pub mod worker;
+
+/// The version of the conversation. A coordinator speaks this one and the one before.
+pub const VERSION: u8 = 1;
+
+/// ALPN of the control connection: state, logs, metrics and telemetry.
+pub const ALPN_CONTROL: &[u8] = b"lorikeet-control/1";
+/// ALPN of the blob connection: bulk never starves heartbeats because it has a connection of its own.
+pub const ALPN_BLOB: &[u8] = b"lorikeet-blob/1";
+/// ALPN of joining: the only one that asks for no client certificate, and the only thing it can do.
+pub const ALPN_JOIN: &[u8] = b"lorikeet-join/1";
+
+/// The name in the coordinator's certificate. Agents verify this and the pinned CA, never the address they dialled.
+pub const COORDINATOR_NAME: &str = "coordinator.lorikeet";

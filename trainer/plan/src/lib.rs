@@ -1,1 +1,22 @@
-//! Placeholder.
+//! What a model is made of and what a job on it costs, computed from `config.json` and settings alone.
+//!
+//! No tensor is touched here: the coordinator predicts memory with this crate, the trainer checks its weights against it
+//! and prints the same plan before loading. Its only input from outside are small JSON texts and safetensors headers.
+
+mod base;
+mod config;
+mod error;
+mod flops;
+mod header;
+mod memory;
+mod module;
+mod tensor;
+
+pub use base::{Base, BaseFault, BaseFile, TensorPlace, inspect_base};
+pub use config::{Family, ModelConfig, RopeScaling};
+pub use error::PlanError;
+pub use flops::{Flops, flops_per_token};
+pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, WeightDtype, parse_header};
+pub use memory::{AdapterShape, BaseDtype, HEAD_CHUNK_ROWS, MemoryPlan, Settings, plan};
+pub use module::Module;
+pub use tensor::{TensorSpec, parameters, tensors};

@@ -1,0 +1,312 @@
+//! The control connection between agent and coordinator: one bidirectional stream of frames, and datagrams for telemetry.
+//!
+//! State moves in [`Report`]s: numbered per node, kept on the agent's disk until [`ToAgent::Acknowledged`], applied at most once
+//! by the coordinator, in order. Everything the coordinator wants follows from desired state at every (re)connect, so `ToAgent`
+//! needs no outbox: a lost message is said again in the next welcome.
+
+use crate::{
+    file::NamedFile,
+    id::{AttemptId, BootId, DeviceId, Hash, NodeId, UnixMillis},
+    job::{AttemptPhase, Device, FailureClass, JobSpec, Outcome, StopCause},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, time::Duration};
+
+/// What an agent says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromAgent {
+    /// First of all on a new connection.
+    Hello(Box<Hello>),
+    /// Nothing new, still here. Any other message renews the lease as well.
+    Heartbeat,
+    /// The devices as they are now; sent when something other than free memory changed, and every minute.
+    Devices(Vec<Device>),
+    /// An offer is taken.
+    Accepted(AttemptId),
+    /// An offer is not taken, and why.
+    Declined {
+        /// The offer.
+        attempt: AttemptId,
+        /// For the job's history.
+        reason: String,
+    },
+    /// Something that changes state.
+    Report(Report),
+    /// Lines of an attempt's events file, whole, in order, not acknowledged yet.
+    Events(EventLines),
+    /// A certificate for the next seven days, please: PKCS #10 request, DER.
+    Renew(Vec<u8>),
+}
+
+/// Who is calling, and what is alive there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// This start of the machine.
+    pub boot: BootId,
+    /// This start of the agent: two that alternate under one certificate are two machines with one key.
+    pub instance: BootId,
+    /// The agent's version, for people.
+    pub version: String,
+    /// The machine's name, for people.
+    pub name: String,
+    /// From its config.
+    pub labels: BTreeMap<String, String>,
+    /// What it can train on.
+    pub devices: Vec<Device>,
+    /// Attempts it knows and has not been told to forget.
+    pub attempts: Vec<KnownAttempt>,
+    /// Hashes of the files in its cache, at most 4,096, for placement near the data.
+    pub cached: Vec<Hash>,
+    /// The last report it remembers sending; the coordinator never waits for one it has seen.
+    pub last_report: u64,
+}
+
+/// An attempt that an agent knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownAttempt {
+    /// Which.
+    pub id: AttemptId,
+    /// Where it is.
+    pub phase: AttemptPhase,
+}
+
+/// A numbered message that changes state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Counts from 1 per node, without gaps, over restarts of the agent.
+    pub number: u64,
+    /// Whose.
+    pub attempt: AttemptId,
+    /// When, by the node's clock.
+    pub time: UnixMillis,
+    /// What.
+    pub body: ReportBody,
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ReportBody {
+    /// Fetching files.
+    Preparing,
+    /// The worker holds its lock and trains.
+    Running {
+        /// The step it goes on from; 0 from the start.
+        from_step: u64,
+    },
+    /// How far it is; at most one per attempt and second, and the newest replaces those not sent yet.
+    Progress(Progress),
+    /// A checkpoint whose every file was uploaded and verified.
+    Checkpoint(Checkpoint),
+    /// The worker is done; its files are uploaded next.
+    Finalizing,
+    /// Over.
+    Ended(Ended),
+}
+
+/// How far an attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Of so many.
+    pub total_steps: u64,
+    /// Passes over the data, as a fraction.
+    pub epoch: f64,
+    /// The last step's loss.
+    pub loss: f64,
+    /// The last step's learning rate.
+    pub learning_rate: f64,
+    /// Over the last steps.
+    pub tokens_per_second: f64,
+    /// The last evaluation's loss.
+    pub validation_loss: Option<f64>,
+}
+
+/// A checkpoint as files.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// After this step.
+    pub step: u64,
+    /// The loss of that step.
+    pub loss: f64,
+    /// Why it was made.
+    pub kind: CheckpointKind,
+    /// Its files, manifest included.
+    pub files: Vec<NamedFile>,
+}
+
+/// Why a checkpoint was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum CheckpointKind {
+    /// It was time, or an epoch ended.
+    Periodic,
+    /// The best evaluation so far.
+    Best,
+    /// After the last step.
+    Final,
+    /// The worker was told to save, or to leave.
+    Emergency,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    /// In one word.
+    pub outcome: Outcome,
+    /// The trainer's own class of a failure.
+    pub class: Option<FailureClass>,
+    /// For people: what happened, with a hint where one is known.
+    pub message: Option<String>,
+    /// The last whole step.
+    pub step: u64,
+    /// How long its devices were held.
+    pub held: Duration,
+    /// The adapter's files, uploaded and verified; only with `Outcome::Ok`.
+    pub files: Vec<NamedFile>,
+    /// `training_summary.json` of the adapter, for the model's record; only with `Outcome::Ok`.
+    pub summary: Option<String>,
+}
+
+/// A run of an attempt's events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLines {
+    /// Whose.
+    pub attempt: AttemptId,
+    /// The `seq` of the first line; the others follow without gaps.
+    pub first: u64,
+    /// The JSON lines, without their line ends.
+    pub lines: Vec<String>,
+}
+
+/// One device at one moment; sent as a datagram of at most 1,100 bytes, and losing one is fine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Telemetry {
+    /// Which device.
+    pub device: DeviceId,
+    /// By the node's clock.
+    pub time: UnixMillis,
+    /// 0–100.
+    pub utilization_percent: f32,
+    /// Memory in use, by anybody.
+    pub used_bytes: u64,
+    /// Memory in all.
+    pub memory_bytes: u64,
+    /// Where the device says.
+    pub temperature_celsius: Option<f32>,
+    /// Where the device says.
+    pub power_watts: Option<f32>,
+}
+
+/// What the coordinator says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// The answer to a hello.
+    Welcome(Box<Welcome>),
+    /// Please run this.
+    Offer(Box<Offer>),
+    /// Stop an attempt.
+    Stop {
+        /// Which.
+        attempt: AttemptId,
+        /// With or without its state.
+        how: StopHow,
+        /// Why.
+        cause: StopCause,
+    },
+    /// Save a checkpoint now and go on.
+    SaveNow(AttemptId),
+    /// Reports up to this number are durable here; forget them.
+    Acknowledged {
+        /// The last one.
+        through: u64,
+    },
+    /// Events of an attempt up to this `seq` are durable here.
+    EventsAcknowledged {
+        /// Whose.
+        attempt: AttemptId,
+        /// The last one.
+        through: u64,
+    },
+    /// The attempt is over and recorded: its directory may go.
+    Forget(AttemptId),
+    /// The new certificate, DER.
+    Renewed(Vec<u8>),
+    /// The session ends here.
+    Goodbye(Farewell),
+}
+
+/// Whether a stopped worker saves its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopHow {
+    /// After the last whole step, with a checkpoint.
+    Save,
+    /// At once, without.
+    Discard,
+}
+
+/// Why the coordinator ends a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Farewell {
+    /// A newer session of the same identity.
+    Superseded,
+    /// Two machines alternate under one identity; both stay out until a person decides.
+    TwoMachines,
+    /// The node's certificate was revoked.
+    Revoked,
+    /// The coordinator leaves; come back.
+    ShuttingDown,
+    /// A message that makes no sense.
+    Misbehaved,
+}
+
+/// The coordinator's answer to a hello.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Who you are here.
+    pub node: NodeId,
+    /// Counts the sessions of this node.
+    pub session: u64,
+    /// Say something at least this often.
+    pub heartbeat: Duration,
+    /// The last report applied; go on after it.
+    pub last_report: u64,
+    /// One verdict for each attempt of the hello.
+    pub verdicts: Vec<(AttemptId, Verdict)>,
+    /// The `seq` up to which each adopted or reported attempt's events are durable here.
+    pub events: Vec<(AttemptId, u64)>,
+}
+
+/// What to do with an attempt that the agent knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It is current: go on.
+    Adopt,
+    /// It is not: stop it, say how it ended, then forget it.
+    Stop,
+    /// It is over: only its reports are missing.
+    Report,
+    /// Nothing of it is wanted: its directory may go.
+    Forget,
+}
+
+/// Everything an agent needs to run an attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Under this token.
+    pub attempt: AttemptId,
+    /// What to do.
+    pub job: JobSpec,
+    /// On these devices.
+    pub devices: Vec<DeviceId>,
+    /// Device memory the plan allows it.
+    pub planned_bytes: u64,
+    /// The base model's files.
+    pub base: Vec<NamedFile>,
+    /// The training file.
+    pub dataset: NamedFile,
+    /// Where to go on, if not from the start.
+    pub resume: Option<Checkpoint>,
+    /// What is left of the job's time limit.
+    pub time_left: Duration,
+}

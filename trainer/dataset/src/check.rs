@@ -1,0 +1,186 @@
+//! What a file holds and what is wrong with it: `dataset check`, and the judgement behind an upload.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::encode::{Encoder, RenderedSample, shortened};
+use crate::pipeline::{Outcome, Pipeline};
+use crate::{DatasetError, Fault, Faults, Filters, Format, Key, Progress, Record, Role, Supervise, Target, Tokenizer};
+
+/// Conversations shown.
+const SAMPLES: usize = 3;
+
+/// What is in a dataset. Token fields are `None` until a base is named.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// What the file is.
+    pub format: Format,
+    /// Different conversations.
+    pub conversations: u64,
+    /// Pairs of question and answer, with or without a target.
+    pub pairs: u64,
+    /// Pairs that train something.
+    pub trainable_pairs: u64,
+    /// Turns per conversation.
+    pub average_turns_per_conversation: f64,
+    /// Tokens of all examples as the base's template renders them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Targets per trainable pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average_tokens_per_turn: Option<f64>,
+    /// Tokens of the longest example.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longest_example: Option<u64>,
+    /// Worth knowing, not wrong.
+    pub warnings: Vec<String>,
+    /// The first faults.
+    pub errors: Vec<Fault>,
+    /// All faults.
+    pub error_count: u64,
+    /// The first conversations before rendering.
+    pub samples: Vec<Sample>,
+    /// The same rendered, when a base is named.
+    pub rendered: Vec<RenderedSample>,
+}
+
+/// A conversation as the file holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Which conversation and turn.
+    pub key: Key,
+    /// Its messages.
+    pub messages: Vec<SampleMessage>,
+}
+
+/// A message of a sample, long ones shortened in the middle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SampleMessage {
+    /// Who says it.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+    /// Whether the loss counts it (by `supervise = assistant` where the format leaves it open).
+    pub supervised: bool,
+}
+
+/// Reads a whole file and counts; with a tokenizer, renders and tokenises it too.
+pub fn check(
+    path: &Path,
+    tokenizer: Option<&Tokenizer>,
+    progress: &mut dyn FnMut(Progress),
+    stop: &dyn Fn() -> bool,
+) -> Result<Check, DatasetError> {
+    let encoder =
+        tokenizer.map(|tokenizer| Encoder { tokenizer, supervise: Supervise::Assistant, max_seq_length: usize::MAX });
+    let pipeline = Pipeline { path, encoder, filters: &Filters::default(), stop };
+    let mut counts = Counts { encoder, ..Counts::default() };
+    let summary = pipeline.run(progress, &mut |outcome| {
+        counts.take(outcome);
+        Ok(())
+    })?;
+    Ok(counts.into_check(summary.format, summary.warnings))
+}
+
+#[derive(Default)]
+struct Counts<'a> {
+    encoder: Option<Encoder<'a>>,
+    /// Highest turn of each conversation.
+    turns: HashMap<String, u64>,
+    pairs: u64,
+    trainable: u64,
+    tokens: u64,
+    supervised: u64,
+    longest: u64,
+    faults: Faults,
+    samples: Vec<Sample>,
+    rendered: Vec<RenderedSample>,
+}
+
+impl Counts<'_> {
+    fn take(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Example(record, example) => {
+                let spoken = record.messages.iter().filter(|message| message.role != Role::System).count() as u64;
+                self.turn(&record.key, spoken);
+                let pairs = pairs_of(&record);
+                self.pairs += pairs;
+                self.trainable += pairs;
+                self.tokens += example.tokens.len() as u64;
+                self.supervised += example.supervised_count() as u64;
+                self.longest = self.longest.max(example.tokens.len() as u64);
+                self.show(&record);
+            }
+            Outcome::NoTarget(key) | Outcome::Filtered(key) => {
+                self.turn(&key, 1);
+                self.pairs += 1;
+            }
+            Outcome::Fault(fault) => self.faults.push(fault),
+        }
+    }
+
+    /// A format that numbers its turns is believed; elsewhere the messages are counted.
+    fn turn(&mut self, key: &Key, spoken: u64) {
+        let turns = if key.turn > 0 { u64::from(key.turn) } else { spoken };
+        match self.turns.get_mut(&key.conversation) {
+            Some(most) => *most = turns.max(*most),
+            None => {
+                self.turns.insert(key.conversation.clone(), turns);
+            }
+        }
+    }
+
+    fn show(&mut self, record: &Record) {
+        if self.samples.len() == SAMPLES {
+            return;
+        }
+        self.samples.push(Sample { key: record.key.clone(), messages: sample_messages(record) });
+        self.rendered.extend(self.encoder.and_then(|encoder| encoder.sample(record).ok()));
+    }
+
+    fn into_check(self, format: Format, warnings: Vec<String>) -> Check {
+        let named = self.encoder.is_some();
+        let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        Check {
+            format,
+            conversations: self.turns.len() as u64,
+            pairs: self.pairs,
+            trainable_pairs: self.trainable,
+            average_turns_per_conversation: ratio(self.turns.values().sum(), self.turns.len() as u64),
+            tokens: named.then_some(self.tokens),
+            average_tokens_per_turn: named.then(|| ratio(self.supervised, self.trainable)),
+            longest_example: named.then_some(self.longest),
+            warnings,
+            errors: self.faults.listed,
+            error_count: self.faults.count,
+            samples: self.samples,
+            rendered: self.rendered,
+        }
+    }
+}
+
+/// A record whose format names its target is one pair; elsewhere every answer makes one.
+fn pairs_of(record: &Record) -> u64 {
+    match record.target {
+        Target::LastMessage => 1,
+        Target::AsSettings => record.messages.iter().filter(|message| message.role == Role::Assistant).count() as u64,
+    }
+}
+
+fn sample_messages(record: &Record) -> Vec<SampleMessage> {
+    let last = record.messages.len().saturating_sub(1);
+    let supervised = |index: usize, role: Role| match record.target {
+        Target::LastMessage => index == last,
+        Target::AsSettings => role == Role::Assistant,
+    };
+    let messages = record.messages.iter().enumerate();
+    messages
+        .map(|(index, message)| SampleMessage {
+            role: message.role,
+            content: shortened(&message.content),
+            supervised: supervised(index, message.role),
+        })
+        .collect()
+}

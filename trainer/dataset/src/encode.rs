@@ -1,0 +1,272 @@
+//! One record to tokens and targets: rendered whole, tokenised whole, once.
+//!
+//! Which characters an answer takes is found by rendering the conversation up to it (with the opening of an answer) and up to
+//! its end. Both must be beginnings of the whole, else the template looks ahead and nothing can be told apart: a fault. A
+//! token is a target when it begins inside an answer, up to the special token that ends the turn; blanks that the template
+//! puts behind it are the template's.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Fault, Key, Message, Record, Role, Target, Tokenizer};
+
+/// Which messages are targets; formats that name their own target overrule it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Supervise {
+    /// Every assistant message with its end of turn.
+    #[default]
+    Assistant,
+    /// The last assistant message with its end of turn.
+    Last,
+    /// The same, under the name that prompt and completion files know.
+    Completion,
+    /// Every token but the first, which nothing predicts.
+    All,
+}
+
+/// What one example lost to fit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Messages dropped, oldest first.
+    pub messages: u32,
+    /// Tokens dropped.
+    pub tokens: u32,
+}
+
+/// One example, ready to train on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Example {
+    /// The whole conversation.
+    pub tokens: Vec<u32>,
+    /// Whether token i is a target; as long as `tokens`, never true for the first.
+    pub supervised: Vec<bool>,
+    /// Ordinal of its conversation in the file.
+    pub conversation: u64,
+    /// Which conversation and turn.
+    pub key: Key,
+    /// What was dropped to fit.
+    pub cut: Cut,
+}
+
+impl Example {
+    /// How many tokens are targets.
+    pub fn supervised_count(&self) -> usize {
+        self.supervised.iter().filter(|on| **on).count()
+    }
+}
+
+/// A stretch of rendered text, all of it target or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// The text.
+    pub text: String,
+    /// Whether the model learns to say it.
+    pub supervised: bool,
+}
+
+/// An example as a person can read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenderedSample {
+    /// Which conversation and turn.
+    pub key: Key,
+    /// The text in order, very long ones shortened in the middle.
+    pub pieces: Vec<Piece>,
+    /// Tokens of the whole.
+    pub tokens: u64,
+    /// Targets among them.
+    pub supervised_tokens: u64,
+    /// What was dropped to fit.
+    pub cut: Cut,
+}
+
+/// Makes examples with one tokenizer and one set of rules. Shared by all threads.
+#[derive(Debug, Clone, Copy)]
+pub struct Encoder<'a> {
+    /// Tokenizer and chat template.
+    pub tokenizer: &'a Tokenizer,
+    /// Which messages are targets.
+    pub supervise: Supervise,
+    /// The longest example, in tokens.
+    pub max_seq_length: usize,
+}
+
+/// A rendered, tokenised, masked conversation.
+struct Laid {
+    text: String,
+    tokens: Vec<u32>,
+    offsets: Vec<Range<usize>>,
+    supervised: Vec<bool>,
+    cut: Cut,
+}
+
+impl Encoder<'_> {
+    /// Encodes a record; what keeps it from being trained on is a fault at its place.
+    pub fn encode(&self, record: &Record, conversation: u64) -> Result<Example, Fault> {
+        let Laid { tokens, supervised, cut, .. } = self.lay(record).map_err(|why| fault(record, why))?;
+        Ok(Example { tokens, supervised, conversation, key: record.key.clone(), cut })
+    }
+
+    /// Encodes a record for a person to read.
+    pub fn sample(&self, record: &Record) -> Result<RenderedSample, Fault> {
+        let laid = self.lay(record).map_err(|why| fault(record, why))?;
+        Ok(RenderedSample {
+            key: record.key.clone(),
+            pieces: pieces(&laid),
+            tokens: laid.tokens.len() as u64,
+            supervised_tokens: laid.supervised.iter().filter(|on| **on).count() as u64,
+            cut: laid.cut,
+        })
+    }
+
+    fn lay(&self, record: &Record) -> Result<Laid, String> {
+        let text = self.render(&record.messages, false)?;
+        let (tokens, offsets) = self.tokenise(&text)?;
+        if tokens.len() <= self.max_seq_length {
+            return self.mask(record, &record.messages, Laid::new(text, tokens, offsets));
+        }
+        self.lay_cut(record, tokens.len())
+    }
+
+    /// Drops as few of the oldest messages as make the rest fit. More dropped never takes more tokens, so halving finds it.
+    fn lay_cut(&self, record: &Record, whole: usize) -> Result<Laid, String> {
+        let cuts = cut_points(&record.messages);
+        let mut best = None;
+        let (mut low, mut high) = (0, cuts.len());
+        let mut shortest = whole;
+        while low < high {
+            let middle = low.midpoint(high);
+            let messages = without(&record.messages, &cuts[middle]);
+            let text = self.render(&messages, false)?;
+            let (tokens, offsets) = self.tokenise(&text)?;
+            shortest = shortest.min(tokens.len());
+            if tokens.len() <= self.max_seq_length {
+                best = Some((cuts[middle].len(), messages, Laid::new(text, tokens, offsets)));
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        let Some((dropped, messages, mut laid)) = best else {
+            let limit = self.max_seq_length;
+            return Err(format!(
+                "the target with its question and system prompt takes {shortest} tokens, more than max_seq_length = {limit}"
+            ));
+        };
+        laid.cut = Cut { messages: dropped as u32, tokens: (whole - laid.tokens.len()) as u32 };
+        self.mask(record, &messages, laid)
+    }
+
+    fn mask(&self, record: &Record, messages: &[Message], mut laid: Laid) -> Result<Laid, String> {
+        let last = messages.len().saturating_sub(1);
+        let supervise = match record.target {
+            Target::LastMessage => Supervise::Last,
+            Target::AsSettings => self.supervise,
+        };
+        match supervise {
+            Supervise::All => laid.supervised.fill(true),
+            Supervise::Last | Supervise::Completion => self.mask_answer(messages, last, &mut laid)?,
+            Supervise::Assistant => {
+                for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant) {
+                    self.mask_answer(messages, index, &mut laid)?;
+                }
+            }
+        }
+        // nothing comes before the first token, so nothing predicts it
+        if let Some(first) = laid.supervised.first_mut() {
+            *first = false;
+        }
+        if laid.supervised.contains(&true) { Ok(laid) } else { Err("no token of this sample is a target".into()) }
+    }
+
+    fn mask_answer(&self, messages: &[Message], index: usize, laid: &mut Laid) -> Result<(), String> {
+        let span = self.answer_span(messages, index, &laid.text)?;
+        let inside = |range: &Range<usize>| span.contains(&range.start) && range.end > range.start;
+        let chosen: Vec<usize> = (0..laid.tokens.len()).filter(|i| inside(&laid.offsets[*i])).collect();
+        let end_of_turn = chosen.iter().rposition(|i| self.tokenizer.is_special(laid.tokens[*i]));
+        let kept = end_of_turn.map_or(chosen.len(), |position| position + 1);
+        for i in &chosen[..kept] {
+            laid.supervised[*i] = true;
+        }
+        Ok(())
+    }
+
+    fn answer_span(&self, messages: &[Message], index: usize, whole: &str) -> Result<Range<usize>, String> {
+        let before = self.render(&messages[..index], true)?;
+        let after =
+            if index + 1 == messages.len() { whole.to_owned() } else { self.render(&messages[..=index], false)? };
+        if whole.starts_with(&before) && whole.starts_with(&after) && before.len() <= after.len() {
+            return Ok(before.len()..after.len());
+        }
+        Err(format!(
+            "the chat template renders the conversation before message {index} otherwise alone than as a part of the whole, \
+             so its target cannot be told apart"
+        ))
+    }
+
+    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, String> {
+        self.tokenizer.render(messages, add_generation_prompt).map_err(|error| error.to_string())
+    }
+
+    fn tokenise(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), String> {
+        self.tokenizer.encode_with_offsets(text).map_err(|error| error.to_string())
+    }
+}
+
+impl Laid {
+    fn new(text: String, tokens: Vec<u32>, offsets: Vec<Range<usize>>) -> Laid {
+        let supervised = vec![false; tokens.len()];
+        Laid { text, tokens, offsets, supervised, cut: Cut::default() }
+    }
+}
+
+/// Which messages may go, shortest loss first: from the oldest after the system prompt, so that a question or the final
+/// question and target come first afterwards.
+fn cut_points(messages: &[Message]) -> Vec<Range<usize>> {
+    let first = messages.iter().take_while(|message| message.role == Role::System).count();
+    let target = messages.len().saturating_sub(1);
+    let kept_from = if target > first && messages[target - 1].role == Role::User { target - 1 } else { target };
+    (first + 1..=kept_from)
+        .filter(|end| *end == kept_from || messages[*end].role == Role::User)
+        .map(|end| first..end)
+        .collect()
+}
+
+fn without(messages: &[Message], cut: &Range<usize>) -> Vec<Message> {
+    [&messages[..cut.start], &messages[cut.end..]].concat()
+}
+
+fn fault(record: &Record, why: String) -> Fault {
+    let Key { conversation, turn } = &record.key;
+    Fault::new(record.line, &record.path, format!("sample ({conversation}, turn {turn}): {why}"))
+}
+
+/// Text between the beginnings of runs of tokens with the same mask.
+fn pieces(laid: &Laid) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for i in 1..=laid.tokens.len() {
+        let ended = i == laid.tokens.len();
+        if !ended && laid.supervised[i] == laid.supervised[i - 1] {
+            continue;
+        }
+        let end = if ended { laid.text.len() } else { laid.offsets[i].start };
+        let text = laid.text.get(start..end).unwrap_or_default();
+        pieces.push(Piece { text: shortened(text), supervised: laid.supervised[i - 1] });
+        start = end;
+    }
+    pieces
+}
+
+/// A sample is for reading and travels in reports, so each piece keeps at most 4,000 characters.
+pub(crate) fn shortened(text: &str) -> String {
+    const HALF: usize = 2_000;
+    let count = text.chars().count();
+    if count <= 2 * HALF {
+        return text.to_owned();
+    }
+    let head: String = text.chars().take(HALF).collect();
+    let tail: String = text.chars().skip(count - HALF).collect();
+    format!("{head} […{} characters…] {tail}", count - 2 * HALF)
+}

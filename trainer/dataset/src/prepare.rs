@@ -1,0 +1,385 @@
+//! From a file to examples by index: read, encode on all cores, cache, split by conversation.
+//!
+//! The cache holds the whole file in order and does not depend on seed or split, so another split costs nothing.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cache::Entry;
+use crate::pipeline::{Outcome, Pipeline};
+use crate::read::open as open_dataset;
+use crate::split::split;
+use crate::{
+    CacheWriter, Cut, DatasetError, Encoder, Example, Faults, Format, Record, Supervise, TokenCache, Tokenizer,
+};
+
+/// Goes up whenever the same file, tokenizer and settings would become other tokens than before.
+const RULES_VERSION: u32 = 1;
+
+/// Which records are used at all; the places of the further filters.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Filters {
+    /// Records scored below are left out; records without a score too.
+    pub quality_min: Option<f64>,
+}
+
+impl Filters {
+    /// Whether a record is used.
+    pub fn admit(&self, record: &Record) -> bool {
+        self.quality_min.is_none_or(|least| record.quality.is_some_and(|quality| quality >= least))
+    }
+}
+
+/// What happens when a record is at fault.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFault {
+    /// The dataset is refused, with every fault named.
+    #[default]
+    Refuse,
+    /// The record is left out and counted.
+    Skip,
+}
+
+/// Everything that decides which examples come out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrepareConfig {
+    /// The dataset.
+    pub file: PathBuf,
+    /// A second file to validate on, instead of a part of the first.
+    pub validation_file: Option<PathBuf>,
+    /// Share of conversations to validate on; 0 for none.
+    pub validation_fraction: f64,
+    /// The longest example, in tokens.
+    pub max_seq_length: usize,
+    /// Which tokens are targets.
+    pub supervise: Supervise,
+    /// Decides the split.
+    pub seed: u64,
+    /// Which records are used.
+    pub filters: Filters,
+    /// What happens to faulty ones.
+    pub on_fault: OnFault,
+    /// Where token caches are kept.
+    pub cache_dir: PathBuf,
+}
+
+impl PrepareConfig {
+    /// A job's defaults for that file.
+    pub fn new(file: &Path, cache_dir: &Path) -> PrepareConfig {
+        PrepareConfig {
+            file: file.to_owned(),
+            validation_file: None,
+            validation_fraction: 0.1,
+            max_seq_length: 2048,
+            supervise: Supervise::Assistant,
+            seed: 42,
+            filters: Filters::default(),
+            on_fault: OnFault::Refuse,
+            cache_dir: cache_dir.to_owned(),
+        }
+    }
+}
+
+/// How far preparing has come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the file read.
+    pub bytes: u64,
+    /// Bytes of the file.
+    pub total_bytes: u64,
+    /// Examples made.
+    pub examples: u64,
+}
+
+/// Examples in two parts that share no conversation.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    /// To train on.
+    pub train: Examples,
+    /// To validate on; may be empty.
+    pub validation: Examples,
+    /// What was done.
+    pub report: PrepareReport,
+}
+
+/// What preparing did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PrepareReport {
+    /// The format found.
+    pub format: Format,
+    /// Conversations with at least one example.
+    pub conversations: u64,
+    /// Of them, to train on.
+    pub train_conversations: u64,
+    /// Of them, to validate on.
+    pub validation_conversations: u64,
+    /// Tokens of all training examples.
+    pub train_tokens: u64,
+    /// Targets among them.
+    pub train_supervised_tokens: u64,
+    /// Tokens of all validation examples.
+    pub validation_tokens: u64,
+    /// The longest example of all.
+    pub longest_example: u64,
+    /// What was cut to fit.
+    pub cut: CutTotal,
+    /// Examples left out because of faults (only when those are skipped).
+    pub skipped: u64,
+    /// Records left out by filters.
+    pub filtered: u64,
+    /// Worth knowing, not wrong.
+    pub warnings: Vec<String>,
+    /// Hash over the file, the tokenizer and every setting that decides the examples and their split.
+    pub fingerprint: String,
+}
+
+/// What was cut, over all examples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutTotal {
+    /// Examples that lost something.
+    pub examples: u64,
+    /// Messages dropped.
+    pub messages: u64,
+    /// Tokens dropped.
+    pub tokens: u64,
+}
+
+impl CutTotal {
+    pub(crate) fn add(&mut self, cut: Cut) {
+        self.examples += u64::from(cut != Cut::default());
+        self.messages += u64::from(cut.messages);
+        self.tokens += u64::from(cut.tokens);
+    }
+}
+
+/// One side of a split: examples by index, read from the cache when asked for.
+#[derive(Debug, Clone)]
+pub struct Examples {
+    cache: Arc<TokenCache>,
+    indices: Vec<usize>,
+}
+
+impl Examples {
+    pub(crate) const fn new(cache: Arc<TokenCache>, indices: Vec<usize>) -> Examples {
+        Examples { cache, indices }
+    }
+
+    /// How many.
+    pub const fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// None.
+    pub const fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// One example.
+    ///
+    /// # Panics
+    /// When `index` is not below [`Examples::len`].
+    pub fn get(&self, index: usize) -> Example {
+        self.cache.example(self.indices[index])
+    }
+
+    /// Its number of tokens, without reading it.
+    pub fn tokens_in(&self, index: usize) -> usize {
+        self.cache.entries()[self.indices[index]].tokens as usize
+    }
+
+    /// Its number of targets, without reading it.
+    pub fn supervised_in(&self, index: usize) -> usize {
+        self.cache.entries()[self.indices[index]].supervised as usize
+    }
+
+    /// Its ordinal in the whole file; names it in dropout keys and messages.
+    pub fn id(&self, index: usize) -> u64 {
+        self.indices[index] as u64
+    }
+
+    /// Tokens of the longest one; 0 when there is none.
+    pub fn longest(&self) -> usize {
+        (0..self.len()).map(|index| self.tokens_in(index)).max().unwrap_or(0)
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.indices.iter().map(|index| &self.cache.entries()[*index])
+    }
+
+    fn conversations(&self) -> BTreeSet<&str> {
+        self.entries().map(|entry| entry.key.conversation.as_str()).collect()
+    }
+}
+
+/// Prepares a dataset. `progress` is called now and then; `stop` is looked at as often and ends the work.
+pub fn prepare(
+    config: &PrepareConfig,
+    tokenizer: &Tokenizer,
+    progress: &mut dyn FnMut(Progress),
+    stop: &dyn Fn() -> bool,
+) -> Result<Prepared, DatasetError> {
+    let mut open = |file: &Path| Source::open(config, file, tokenizer, progress, stop);
+    let train = open(&config.file)?;
+    let validation = config.validation_file.as_deref().map(&mut open).transpose()?;
+    let (train_indices, validation_examples) = match &validation {
+        Some(source) => ((0..train.cache.entries().len()).collect(), source.all()),
+        None => {
+            let (train_side, held_out) = split(train.cache.entries(), config.validation_fraction, config.seed);
+            (train_side, Examples::new(Arc::clone(&train.cache), held_out))
+        }
+    };
+    let examples = Examples::new(Arc::clone(&train.cache), train_indices);
+    if examples.is_empty() {
+        return Err(DatasetError::Empty { path: config.file.clone() });
+    }
+    let report = report(config, &train, validation.as_ref(), &examples, &validation_examples);
+    Ok(Prepared { train: examples, validation: validation_examples, report })
+}
+
+/// What the cache notes of how it was made.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Notes {
+    format: Format,
+    warnings: Vec<String>,
+    skipped: u64,
+    filtered: u64,
+}
+
+/// One file's examples.
+struct Source {
+    cache: Arc<TokenCache>,
+    notes: Notes,
+    fingerprint: blake3::Hash,
+}
+
+impl Source {
+    /// From its cache when there is a sound one, else by reading it.
+    fn open(
+        config: &PrepareConfig,
+        file: &Path,
+        tokenizer: &Tokenizer,
+        progress: &mut dyn FnMut(Progress),
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Source, DatasetError> {
+        let fingerprint = fingerprint(config, file, tokenizer)?;
+        let path = config.cache_dir.join(format!("{}.tokens", &fingerprint.to_hex()[..32]));
+        let cache = match TokenCache::open(&path) {
+            Ok(cache) => cache,
+            // absent or damaged: made again, and then it replaces what stands there
+            Err(_) => build(config, file, tokenizer, &path, progress, stop)?,
+        };
+        let notes = serde_json::from_value(cache.notes().clone())
+            .map_err(|error| DatasetError::Cache { path, reason: format!("the notes are broken: {error}") })?;
+        Ok(Source { cache: Arc::new(cache), notes, fingerprint })
+    }
+
+    fn all(&self) -> Examples {
+        Examples::new(Arc::clone(&self.cache), (0..self.cache.entries().len()).collect())
+    }
+}
+
+fn build(
+    config: &PrepareConfig,
+    file: &Path,
+    tokenizer: &Tokenizer,
+    cache: &Path,
+    progress: &mut dyn FnMut(Progress),
+    stop: &dyn Fn() -> bool,
+) -> Result<TokenCache, DatasetError> {
+    let encoder = Encoder { tokenizer, supervise: config.supervise, max_seq_length: config.max_seq_length };
+    let pipeline = Pipeline { path: file, encoder: Some(encoder), filters: &config.filters, stop };
+    let mut writer = CacheWriter::create(cache)?;
+    let (mut faults, mut filtered) = (Faults::default(), 0);
+    let summary = pipeline.run(progress, &mut |outcome| {
+        match outcome {
+            // the first fault refuses the dataset: the rest is read for its faults, not for its tokens
+            Outcome::Example(_, example) if faults.is_empty() || config.on_fault == OnFault::Skip => {
+                writer.push(&example)?;
+            }
+            Outcome::Example(..) | Outcome::NoTarget(_) => {}
+            Outcome::Filtered(_) => filtered += 1,
+            Outcome::Fault(fault) => faults.push(fault),
+        }
+        Ok(())
+    })?;
+    if !faults.is_empty() && config.on_fault == OnFault::Refuse {
+        return Err(DatasetError::Faulty { path: file.to_owned(), faults });
+    }
+    if writer.is_empty() {
+        return Err(DatasetError::Empty { path: file.to_owned() });
+    }
+    let notes = Notes { format: summary.format, warnings: summary.warnings, skipped: faults.count, filtered };
+    writer.finish(serde_json::to_value(notes).expect("plain data is always JSON"))
+}
+
+/// Everything that decides the tokens of a file; neither seed nor split do.
+fn fingerprint(config: &PrepareConfig, file: &Path, tokenizer: &Tokenizer) -> Result<blake3::Hash, DatasetError> {
+    let mut content = blake3::Hasher::new();
+    let hashed = open_dataset(file)?;
+    content.update_reader(hashed).map_err(|source| DatasetError::Read { path: file.to_owned(), source })?;
+    let settings = (RULES_VERSION, config.max_seq_length, config.supervise, &config.filters, config.on_fault);
+    let settings = serde_json::to_vec(&settings).expect("plain data is always JSON");
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(content.finalize().as_bytes()).update(tokenizer.hash().as_bytes()).update(&settings);
+    Ok(hasher.finalize())
+}
+
+fn report(
+    config: &PrepareConfig,
+    train: &Source,
+    validation: Option<&Source>,
+    examples: &Examples,
+    held_out: &Examples,
+) -> PrepareReport {
+    let mut cut = CutTotal::default();
+    examples.entries().chain(held_out.entries()).for_each(|entry| cut.add(entry.cut));
+    let both = |part: fn(&Notes) -> u64| part(&train.notes) + validation.map_or(0, |source| part(&source.notes));
+    let (train_names, held_out_names) = (examples.conversations(), held_out.conversations());
+    PrepareReport {
+        format: train.notes.format,
+        conversations: train_names.union(&held_out_names).count() as u64,
+        train_conversations: train_names.len() as u64,
+        validation_conversations: held_out_names.len() as u64,
+        train_tokens: examples.entries().map(|entry| u64::from(entry.tokens)).sum(),
+        train_supervised_tokens: examples.entries().map(|entry| u64::from(entry.supervised)).sum(),
+        validation_tokens: held_out.entries().map(|entry| u64::from(entry.tokens)).sum(),
+        longest_example: examples.longest().max(held_out.longest()) as u64,
+        cut,
+        skipped: both(|notes| notes.skipped),
+        filtered: both(|notes| notes.filtered),
+        warnings: warnings(config, train, validation, train_names.intersection(&held_out_names).count(), held_out),
+        fingerprint: split_fingerprint(config, train, validation),
+    }
+}
+
+fn warnings(
+    config: &PrepareConfig,
+    train: &Source,
+    validation: Option<&Source>,
+    shared: usize,
+    held_out: &Examples,
+) -> Vec<String> {
+    let mut warnings = train.notes.warnings.clone();
+    warnings.extend(validation.into_iter().flat_map(|source| source.notes.warnings.clone()));
+    if shared > 0 {
+        warnings.push(format!("{shared} conversation(s) stand in the training file and in the validation file"));
+    }
+    if config.validation_fraction > 0.0 && held_out.is_empty() {
+        warnings.push("there is only one conversation, so nothing is held out to validate on".into());
+    }
+    warnings
+}
+
+fn split_fingerprint(config: &PrepareConfig, train: &Source, validation: Option<&Source>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(train.fingerprint.as_bytes());
+    match validation {
+        Some(source) => hasher.update(source.fingerprint.as_bytes()),
+        None => hasher.update(&config.validation_fraction.to_le_bytes()).update(&config.seed.to_le_bytes()),
+    };
+    hasher.finalize().to_hex().to_string()
+}

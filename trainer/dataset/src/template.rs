@@ -1,0 +1,188 @@
+//! Chat templates, rendered as transformers renders them: Jinja with trimmed blocks, Python's string and dict methods,
+//! `tojson`, `raise_exception`, `strftime_now`, and the model's special tokens by name.
+//!
+//! `strftime_now` answers one fixed day. A template that prints today's date would otherwise give the same file other tokens
+//! tomorrow, and a resumed run other data than the one it continues.
+
+use std::collections::BTreeMap;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error, ErrorKind};
+use serde::Serialize;
+use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+use time::macros::datetime;
+use time::{PrimitiveDateTime, format_description};
+
+use crate::Message;
+
+/// Used when a base has no template: roles by name, the end-of-text token after each answer where there is one.
+pub(crate) const BUILT_IN: &str = "\
+{%- if bos_token is defined %}{{ bos_token }}{% endif %}
+{%- for message in messages %}
+    {{- message['role'] | capitalize }}: {{ message['content'] }}
+    {%- if message['role'] == 'assistant' and eos_token is defined %}{{ eos_token }}{% endif %}
+    {{- '\\n\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}Assistant:{% endif %}";
+
+/// The day that `strftime_now` answers, which Llama 3.1's template names as its own default.
+const TODAY: PrimitiveDateTime = datetime!(2024-07-26 0:00);
+
+const NAME: &str = "chat";
+
+/// A compiled chat template with the special tokens it may print.
+#[derive(Debug)]
+pub(crate) struct Template {
+    env: Environment<'static>,
+    tokens: BTreeMap<String, String>,
+}
+
+impl Template {
+    /// Compiles a template; the error says where it is broken.
+    pub(crate) fn compile(source: &str, tokens: BTreeMap<String, String>) -> Result<Template, String> {
+        let mut env = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        env.set_syntax(syntax.map_err(|error| error.to_string())?);
+        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.add_filter("tojson", tojson);
+        env.add_function("raise_exception", raise_exception);
+        env.add_function("strftime_now", strftime_now);
+        env.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| in_words(&error))?;
+        Ok(Template { env, tokens })
+    }
+
+    /// The text of a conversation, with the opening of an answer behind it if asked for.
+    pub(crate) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, String> {
+        let mut context: BTreeMap<&str, Value> =
+            self.tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str()))).collect();
+        context.insert("messages", messages.iter().map(as_value).collect());
+        context.insert("add_generation_prompt", add_generation_prompt.into());
+        context.insert("tools", Value::from(()));
+        context.insert("documents", Value::from(()));
+        let template = self.env.get_template(NAME).map_err(|error| in_words(&error))?;
+        template.render(Value::from_pairs(context)).map_err(|error| in_words(&error))
+    }
+}
+
+fn as_value(message: &Message) -> Value {
+    Value::from_pairs([("role", message.role.name()), ("content", message.content.as_str())])
+}
+
+/// transformers marks answers with `{% generation %}` blocks that print nothing; here they become plain blocks.
+fn without_generation_tags(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(start) = rest.find("{%") {
+        let Some(length) = rest[start..].find("%}") else { break };
+        let (tag, after) = rest[start..].split_at(length);
+        out.push_str(&rest[..start]);
+        match tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {
+            "generation" => out.push_str(&tag.replace("generation", "if true")),
+            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
+            _ => out.push_str(tag),
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
+}
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+fn strftime_now(format: String) -> Result<String, Error> {
+    let fail = |error: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
+    };
+    let items = format_description::parse_strftime_borrowed(&format).map_err(|error| fail(&error))?;
+    TODAY.format(&items).map_err(|error| fail(&error))
+}
+
+/// Python's `json.dumps(value, ensure_ascii=False, indent=…)`; minijinja's own filter escapes for HTML.
+fn tojson(value: &Value, args: Kwargs) -> Result<Value, Error> {
+    let indent: Option<usize> = args.get("indent")?;
+    let _ascii_and_order_are_fixed: (Option<Value>, Option<Value>) =
+        (args.get("ensure_ascii")?, args.get("sort_keys")?);
+    args.assert_all_used()?;
+    let mut out = Vec::new();
+    let written = match indent {
+        Some(width) => {
+            let indent = " ".repeat(width);
+            value.serialize(&mut Serializer::with_formatter(&mut out, PrettyFormatter::with_indent(indent.as_bytes())))
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter)),
+    };
+    written.map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    Ok(Value::from(String::from_utf8_lossy(&out).into_owned()))
+}
+
+/// `, ` and `: ` where serde_json writes no blank.
+struct PythonFormatter;
+
+impl Formatter for PythonFormatter {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// A template's own words where it raised, else the kind of the error and its line.
+fn in_words(error: &Error) -> String {
+    let line = error.line().map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
+    match error.detail() {
+        Some(detail) => format!("{detail}{line}"),
+        None => format!("{}{line}", error.kind()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Role;
+
+    #[test]
+    fn tojson_writes_what_python_writes() {
+        let text = rendered("{{ {'a': [1, 2.5, true], 'ü<': none} | tojson }}|{{ [1] | tojson(indent=2) }}");
+        assert_eq!(text, "{\"a\": [1, 2.5, true], \"ü<\": null}|[\n  1\n]");
+    }
+
+    #[test]
+    fn a_raised_exception_keeps_the_templates_words() {
+        let template = Template::compile("{{ raise_exception('no system role') }}", BTreeMap::new()).expect("compiles");
+        let error = template.render(&[], false).expect_err("raises");
+        assert!(error.starts_with("no system role"), "{error}");
+    }
+
+    #[test]
+    fn generation_blocks_print_their_content_only() {
+        assert_eq!(rendered("a{%- generation %} b {% endgeneration -%} c"), "a b c");
+    }
+
+    #[test]
+    fn the_day_is_always_the_same() {
+        assert_eq!(rendered("{{ strftime_now('%d %b %Y') }}"), "26 Jul 2024");
+    }
+
+    #[test]
+    fn the_built_in_template_ends_answers_with_the_end_of_text() {
+        let tokens = BTreeMap::from([("eos_token".to_owned(), "<e>".to_owned())]);
+        let template = Template::compile(BUILT_IN, tokens).expect("compiles");
+        let messages = [Message::new(Role::User, "hi"), Message::new(Role::Assistant, "ho")];
+        assert_eq!(template.render(&messages, false).expect("renders"), "User: hi\n\nAssistant: ho<e>\n\n");
+        assert_eq!(template.render(&messages[..1], true).expect("renders"), "User: hi\n\nAssistant:");
+    }
+
+    fn rendered(source: &str) -> String {
+        let template = Template::compile(source, BTreeMap::new()).expect("compiles");
+        template.render(&[], false).expect("renders")
+    }
+}

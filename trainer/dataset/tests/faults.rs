@@ -1,0 +1,261 @@
+//! Files with faults: each is named by line, path and reason, the first hundred kept, and nothing grows with the file.
+
+use std::fs;
+
+use lorikeet_dataset::{
+    Check, DatasetError, Format, MAX_RECORD_BYTES, PrepareConfig, Tokenizer, check, prepare, write_byte_tokenizer,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+mod samples;
+
+#[test]
+fn chat_lines_and_chat_lists_are_the_same_dataset() {
+    let chats = [chat("a", "b"), chat("c", "d"), chat("a", "b")];
+    let lines: String = chats.iter().map(|chat| format!("{chat}\n\n")).collect();
+    let list = format!("\u{feff} {:#}", Value::from(chats.to_vec()));
+    for text in [lines, list] {
+        let found = checked(text.as_bytes());
+        assert_eq!(found.format, Format::ChatMessages);
+        assert_eq!((found.conversations, found.pairs, found.trainable_pairs, found.error_count), (2, 3, 3, 0));
+        assert_eq!(found.average_turns_per_conversation, 2.0);
+    }
+}
+
+#[test]
+fn prompts_and_completions_are_conversations_of_two() {
+    let found = checked(b"{\"prompt\": \"p\", \"completion\": \"c\"}\n{\"completion\": \"d\", \"prompt\": \"p\"}\n");
+    assert_eq!(found.format, Format::PromptCompletion);
+    assert_eq!((found.conversations, found.trainable_pairs, found.error_count), (1, 2, 0));
+}
+
+#[test]
+fn each_fault_of_a_line_is_named_and_the_next_line_is_read() {
+    let lines: [(&[u8], &str, &str); 10] = [
+        (b"{\"messages\": [", "$", "broken JSON at column 14"),
+        (b"{\"message\": []}", "$.messages", "the key is missing"),
+        (b"{\"messages\": {}}", "$.messages", "expected a list, found an object"),
+        (
+            b"{\"messages\": [{\"role\": \"user\", \"content\": 3}]}",
+            "$.messages[0].content",
+            "expected a string, found a number",
+        ),
+        (b"{\"messages\": [{\"role\": \"bot\", \"content\": \"x\"}]}", "$.messages[0].role", "found \"bot\""),
+        (b"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", "$.messages", "no assistant message"),
+        (b"{\"messages\": [{\"role\": \"assistant\", \"content\": \" \"}]}", "$.messages[0].content", "is empty"),
+        (b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\"}]}", "$", "invalid UTF-8 at byte 43"),
+        (b"[1]", "$", "expected an object, found a list"),
+        (b"{\"messages\": []} x", "$", "broken JSON"),
+    ];
+    let mut file = format!("{}\n", chat("a", "b")).into_bytes();
+    for (line, _, _) in lines {
+        file.extend_from_slice(line);
+        file.push(b'\n');
+    }
+    file.extend(chat("c", "d").to_string().bytes());
+    let found = checked(&file);
+    assert_eq!((found.trainable_pairs, found.error_count), (2, lines.len() as u64));
+    for (i, (_, path, message)) in lines.into_iter().enumerate() {
+        let fault = &found.errors[i];
+        assert_eq!((fault.line, fault.path.as_str()), (i as u64 + 2, path), "{fault:?}");
+        assert!(fault.message.contains(message), "{fault:?}");
+    }
+}
+
+#[test]
+fn a_broken_first_line_does_not_hide_the_format() {
+    let found = checked(format!("{{\"messages\": [\n{}\n", chat("a", "b")).as_bytes());
+    assert_eq!((found.format, found.trainable_pairs, found.error_count), (Format::ChatMessages, 1, 1));
+    assert_eq!(found.errors[0].line, 1);
+}
+
+#[test]
+fn a_hundred_faults_are_kept_and_all_are_counted() {
+    let found = checked(format!("{}\n{}", chat("a", "b"), "{}\n".repeat(250)).as_bytes());
+    assert_eq!((found.errors.len(), found.error_count), (100, 250));
+}
+
+#[test]
+fn an_element_that_never_ends_stops_a_document() {
+    let text = format!("[{},\n{}]", chat("a", "b"), chat("c", &"x".repeat(MAX_RECORD_BYTES as usize)));
+    let found = checked(text.as_bytes());
+    assert_eq!((found.trainable_pairs, found.error_count), (1, 1));
+    assert_eq!((found.errors[0].line, found.errors[0].path.as_str()), (2, "$[1]"));
+    assert!(found.errors[0].message.contains("longer than"), "{:?}", found.errors);
+}
+
+#[test]
+fn broken_json_in_a_document_ends_it_with_its_line() {
+    let found = checked(format!("[{},\n{},\n{{\"messages\" 3}}]", chat("a", "b"), chat("c", "d")).as_bytes());
+    assert_eq!((found.trainable_pairs, found.error_count), (2, 1));
+    assert_eq!((found.errors[0].line, found.errors[0].path.as_str()), (3, "$[2]"));
+}
+
+#[test]
+fn what_is_not_recognised_is_said_and_what_is_not_built_too() {
+    let refused = |text: &[u8]| {
+        let (_dir, path) = written(text);
+        check(&path, None, &mut |_| {}, &|| false).expect_err("refused").to_string()
+    };
+    assert!(refused(b" \n").contains("the file is empty"));
+    assert!(refused(b"question,answer\n").contains("begins with 'q'"));
+    assert!(refused(b"\x1f\x8b\x08").contains("byte 0x1f"));
+    assert!(refused(b"{\"a\": 1, \"b\": 2}").contains("has the keys a, b"));
+    assert!(
+        refused(b"{\"instruction\": \"x\", \"output\": \"y\"}").contains("as ALPACA: this format is not yet supported")
+    );
+    assert!(refused(b"{\"text\": \"x\"}").contains("TEXT"));
+    assert!(refused(b"{\"conversations\": [{\"from\": \"human\", \"value\": \"x\"}]}").contains("SHAREGPT"));
+}
+
+#[test]
+fn a_brightrun_file_names_its_faults_where_they_stand() {
+    let pair = |turn: Value, target: Value| {
+        json!({"turn_number": turn, "system_prompt": "s", "conversation_history": [], "current_user_input": "u",
+            "target_response": target})
+    };
+    let mut without_input = pair(json!(4), json!("t"));
+    without_input.as_object_mut().expect("object").remove("current_user_input");
+    let pairs = [
+        pair(json!(1), Value::Null),
+        pair(json!(2.0), json!("t")),
+        pair(json!(2), json!("again")),
+        pair(json!(3), json!("")),
+        without_input,
+        pair(json!(0), json!("t")),
+        pair(json!(5), json!(5)),
+    ];
+    let file = json!({
+        "training_file_metadata": {"format_spec": "brightrun-lora-v5"},
+        "conversations": [
+            {"training_pairs": pairs, "conversation_metadata": {"conversation_id": "one"}},
+            {"conversation_metadata": {}, "training_pairs": [pair(json!(1), json!("t"))]},
+        ],
+    });
+    let found = checked(format!("{file:#}").as_bytes());
+    assert_eq!((found.conversations, found.trainable_pairs), (1, 1));
+    let named: Vec<(String, String)> = found.errors.into_iter().map(|fault| (fault.path, fault.message)).collect();
+    let place = |pair: usize, key: &str| format!("$.conversations[0].training_pairs[{pair}].{key}");
+    let expected = [
+        (place(2, "turn_number"), "turn 2 of conversation one stands twice"),
+        (place(3, "target_response"), "is empty"),
+        (place(4, "current_user_input"), "the key is missing"),
+        (place(5, "turn_number"), "expected a whole number from 1, found 0"),
+        (place(6, "target_response"), "expected a string, found a number"),
+        ("$.conversations[1].conversation_metadata.conversation_id".into(), "the key is missing"),
+    ];
+    assert_eq!(named, expected.map(|(path, message)| (path, message.to_owned())));
+}
+
+#[test]
+fn a_brightrun_file_of_another_version_or_without_its_keys_is_named() {
+    let found =
+        checked(br#"{"training_file_metadata": {"format_spec": "brightrun-lora-v3"}, "consultant_profile": {}}"#);
+    let paths: Vec<&str> = found.errors.iter().map(|fault| fault.path.as_str()).collect();
+    assert_eq!(paths, ["$.training_file_metadata.format_spec", "$.conversations"]);
+    let found = checked(br#"{"training_file_metadata": {"format_spec": "brightrun-lora-v4"}, "conversations": 3}"#);
+    assert!(found.errors[0].message.contains("expected a list of conversations"), "{:?}", found.errors);
+}
+
+#[test]
+fn a_faulty_dataset_is_refused_unless_its_faults_are_to_be_skipped() {
+    let (dir, path) = written(format!("{}\n{{}}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
+    write_byte_tokenizer(dir.path()).expect("writes");
+    let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+    let mut config = PrepareConfig::new(&path, &dir.path().join("cache"));
+    let error = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect_err("refused");
+    assert!(error.to_string().contains("line 2, $.messages: the key is missing"), "{error}");
+    assert_eq!(fs::read_dir(dir.path().join("cache")).expect("dir").count(), 0, "nothing half-written stays");
+    config.on_fault = lorikeet_dataset::OnFault::Skip;
+    let prepared = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("prepares");
+    assert_eq!((prepared.train.len(), prepared.validation.len(), prepared.report.skipped), (1, 1, 1));
+}
+
+#[test]
+fn a_target_too_long_by_itself_is_a_named_fault() {
+    let (dir, path) = written(chat("a", &"long ".repeat(100)).to_string().as_bytes());
+    write_byte_tokenizer(dir.path()).expect("writes");
+    let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+    let config = PrepareConfig { max_seq_length: 64, ..PrepareConfig::new(&path, &dir.path().join("cache")) };
+    let error = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect_err("refused").to_string();
+    assert!(error.contains("line 1, $") && error.contains("more than max_seq_length = 64"), "{error}");
+}
+
+#[test]
+fn a_damaged_cache_is_made_again() {
+    let (dir, path) = written(format!("{}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
+    write_byte_tokenizer(dir.path()).expect("writes");
+    let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+    let config = PrepareConfig::new(&path, &dir.path().join("cache"));
+    let first = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("prepares").train.get(0);
+    let cache = fs::read_dir(dir.path().join("cache")).expect("dir").next().expect("a cache").expect("entry").path();
+    let mut bytes = fs::read(&cache).expect("reads");
+    bytes[20] ^= 1;
+    fs::write(&cache, &bytes).expect("writes");
+    assert!(lorikeet_dataset::TokenCache::open(&cache).expect_err("damaged").to_string().contains("hash"));
+    assert_eq!(prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("prepares").train.get(0), first);
+    lorikeet_dataset::TokenCache::open(&cache).expect("sound again");
+}
+
+#[test]
+fn stop_is_answered() {
+    let (dir, path) = written(chat("a", "b").to_string().as_bytes());
+    write_byte_tokenizer(dir.path()).expect("writes");
+    let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+    let config = PrepareConfig::new(&path, &dir.path().join("cache"));
+    let stopped = prepare(&config, &tokenizer, &mut |_| {}, &|| true);
+    assert!(matches!(stopped, Err(DatasetError::Stopped)));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever a file is changed into, it is read to an answer.
+    #[test]
+    fn mutated_files_never_panic(
+        which in 0usize..4, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 1..6)
+    ) {
+        let mut bytes = sound(which);
+        for (place, byte, kind) in edits {
+            let at = place.index(bytes.len());
+            match kind {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let (_dir, path) = written(&bytes);
+        match check(&path, None, &mut |_| {}, &|| false) {
+            Ok(found) => prop_assert!(found.trainable_pairs <= found.pairs),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+}
+
+fn sound(which: usize) -> Vec<u8> {
+    let files = samples::generated();
+    match which {
+        0 => format!("{}\n{}\n", chat("a", "b"), chat("ü", "🙂")).into_bytes(),
+        1 => b"{\"prompt\": \"p\", \"completion\": \"c\"}\n".repeat(3),
+        2 => fs::read(&files.json).expect("reads")[..6000].to_vec(),
+        _ => fs::read(&files.jsonl).expect("reads")[..6000].to_vec(),
+    }
+}
+
+fn chat(question: &str, answer: &str) -> Value {
+    json!({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+}
+
+fn written(bytes: &[u8]) -> (TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("data");
+    fs::write(&path, bytes).expect("writes");
+    (dir, path)
+}
+
+fn checked(bytes: &[u8]) -> Check {
+    let (_dir, path) = written(bytes);
+    check(&path, None, &mut |_| {}, &|| false).expect("checks")
+}

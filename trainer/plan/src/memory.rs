@@ -1,0 +1,146 @@
+//! Memory of a training step, from shapes alone: printed before loading, used by the scheduler, compared with what was used.
+//!
+//! Counted is what the tape keeps per layer (layer input, q, k, v, attention output, log-sum-exp, middle residual, gate, up,
+//! and `x·A` of every adapted module); norms and `silu(gate)·up` are computed again in the backward pass.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ModelConfig, Module, parameters};
+
+/// Rows of logits that the head holds at a time, forward and backward.
+pub const HEAD_CHUNK_ROWS: usize = 256;
+
+/// How the frozen weights lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseDtype {
+    /// 32-bit floats; what the CPU computes with.
+    F32,
+    /// 16-bit brain floats.
+    Bf16,
+    /// 8-bit integers with a scale per row; embeddings and norms stay bf16.
+    Int8,
+    /// 4-bit normal floats in blocks of 64; embeddings and norms stay bf16.
+    Nf4,
+}
+
+impl BaseDtype {
+    /// Bits of one number in a linear layer, its share of the scales included.
+    const fn linear_bits(self) -> f64 {
+        match self {
+            BaseDtype::F32 => 32.0,
+            BaseDtype::Bf16 => 16.0,
+            BaseDtype::Int8 => 8.03,
+            BaseDtype::Nf4 => 4.13,
+        }
+    }
+
+    /// Bytes of one number everywhere else, activations included.
+    pub const fn plain_bytes(self) -> u64 {
+        match self {
+            BaseDtype::F32 => 4,
+            BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4 => 2,
+        }
+    }
+}
+
+/// What one adapter adds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterShape {
+    /// Rank of its products.
+    pub rank: usize,
+    /// On which projections of every layer it sits.
+    pub modules: Vec<Module>,
+}
+
+impl AdapterShape {
+    /// Numbers it trains.
+    pub fn parameters(&self, config: &ModelConfig) -> u64 {
+        let per_layer = |module: &Module| self.rank * (module.in_features(config) + module.out_features(config));
+        config.num_hidden_layers as u64 * self.modules.iter().map(per_layer).sum::<usize>() as u64
+    }
+}
+
+/// What a micro-batch looks like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Adapters trained together; today one.
+    pub adapters: Vec<AdapterShape>,
+    /// How the frozen weights lie in memory.
+    pub base_dtype: BaseDtype,
+    /// Tokens of one forward pass.
+    pub tokens_per_micro: usize,
+    /// Tokens of the longest segment in it.
+    pub longest_segment: usize,
+    /// Tokens of it that are targets.
+    pub supervised_rows: usize,
+}
+
+/// Bytes by what they are for. `total` is their sum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// Frozen weights.
+    pub weights: u64,
+    /// Adapter weights and their gradients.
+    pub adapters: u64,
+    /// AdamW's two moments.
+    pub optimizer: u64,
+    /// What the forward pass keeps for the backward.
+    pub activations: u64,
+    /// Final norm, logits and their gradient, one chunk at a time.
+    pub head: u64,
+    /// Buffers that one layer needs while it runs.
+    pub workspace: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+/// Predicts the memory of one training step.
+pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
+    let trained: u64 = settings.adapters.iter().map(|adapter| adapter.parameters(config)).sum();
+    let mut plan = MemoryPlan {
+        weights: weight_bytes(config, settings.base_dtype),
+        adapters: 2 * 4 * trained,
+        optimizer: 2 * 4 * trained,
+        activations: activation_bytes(config, settings),
+        head: head_bytes(config, settings),
+        workspace: workspace_bytes(config, settings),
+        total: 0,
+    };
+    plan.total = plan.weights + plan.adapters + plan.optimizer + plan.activations + plan.head + plan.workspace;
+    plan
+}
+
+fn weight_bytes(config: &ModelConfig, dtype: BaseDtype) -> u64 {
+    let linear = linear_parameters(config) * config.num_hidden_layers as u64;
+    let rest = parameters(config) - linear;
+    (linear as f64 * dtype.linear_bits() / 8.0).ceil() as u64 + rest * dtype.plain_bytes()
+}
+
+/// Numbers in the seven projections of one layer.
+pub(crate) fn linear_parameters(config: &ModelConfig) -> u64 {
+    Module::ALL.iter().map(|module| (module.in_features(config) * module.out_features(config)) as u64).sum()
+}
+
+fn activation_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
+    let kept =
+        2 * config.hidden_size + 2 * config.query_size() + 2 * config.key_value_size() + 2 * config.intermediate_size;
+    let products: usize =
+        settings.adapters.iter().map(|adapter| adapter.rank * adapter.modules.len()).max().unwrap_or(0);
+    let plain = kept as u64 * settings.base_dtype.plain_bytes();
+    // log-sum-exp and the low-rank products stay in f32 whatever the base
+    let exact = 4 * (config.num_attention_heads + products) as u64;
+    settings.tokens_per_micro as u64 * config.num_hidden_layers as u64 * (plain + exact)
+}
+
+fn head_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
+    let chunk = settings.supervised_rows.min(HEAD_CHUNK_ROWS);
+    4 * (2 * settings.supervised_rows * config.hidden_size + 2 * chunk * config.vocab_size) as u64
+}
+
+/// The widest moment of a layer's backward: gradients of gate, up and their product beside two of hidden width.
+fn workspace_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
+    let mlp = 3 * config.intermediate_size + 3 * config.hidden_size;
+    let attention = 3 * config.query_size() + 4 * config.key_value_size() + 3 * config.hidden_size;
+    settings.tokens_per_micro as u64 * mlp.max(attention) as u64 * 4
+}

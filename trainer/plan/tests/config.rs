@@ -1,0 +1,158 @@
+//! `config.json` as models ship it: what is read, what is refused and with which words.
+
+use lorikeet_plan::{
+    AdapterShape, BaseDtype, Family, ModelConfig, Module, RopeScaling, Settings, flops_per_token, parameters, plan,
+    tensors,
+};
+use serde_json::{Value, json};
+
+#[test]
+fn smollm2_135m_has_its_known_number_of_parameters() {
+    let config = parse(&smollm2());
+    assert_eq!(config.family, Family::Llama);
+    assert_eq!((config.head_dim, config.queries_per_key()), (64, 3));
+    assert_eq!(parameters(&config), 134_515_008);
+    assert!(tensors(&config).iter().all(|spec| spec.name != "lm_head.weight"));
+    assert_eq!(tensors(&config).len(), 2 + 30 * 9);
+}
+
+#[test]
+fn an_untied_head_has_a_tensor_of_its_own() {
+    let config = parse(&with(smollm2(), "tie_word_embeddings", json!(false)));
+    let last = tensors(&config).pop().expect("tensors");
+    assert_eq!((last.name.as_str(), last.shape), ("lm_head.weight", vec![49_152, 576]));
+}
+
+#[test]
+fn both_spellings_of_llama3_rope_scaling_mean_the_same() {
+    let scaling = json!({"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192});
+    let old = parse(&with(with(smollm2(), "rope_scaling", scaling.clone()), "rope_theta", json!(500000.0)));
+    let mut nested = scaling;
+    nested["rope_theta"] = json!(500000.0);
+    let mut new = with(smollm2(), "rope_parameters", nested);
+    new.as_object_mut().expect("object").remove("rope_theta");
+    let new = parse(&new);
+    assert_eq!(old, new);
+    assert_eq!(new.rope_theta, 500000.0);
+    let expected = RopeScaling::Llama3 {
+        factor: 32.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    };
+    assert_eq!(new.rope_scaling, Some(expected));
+}
+
+#[test]
+fn ends_of_text_may_be_one_id_or_several() {
+    assert_eq!(parse(&with(smollm2(), "eos_token_id", json!([2, 7]))).eos_token_ids, [2, 7]);
+    assert_eq!(parse(&with(smollm2(), "eos_token_id", json!(2))).eos_token_ids, [2]);
+    assert!(parse(&with(smollm2(), "eos_token_id", Value::Null)).eos_token_ids.is_empty());
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_key_and_value() {
+    let refused = |key: &str, value: Value| {
+        let error = ModelConfig::parse(&with(smollm2(), key, value).to_string()).expect_err(key).to_string();
+        assert!(error.contains(key), "{error}");
+        error
+    };
+    assert!(refused("architectures", json!(["Qwen2ForCausalLM"])).contains("Qwen2ForCausalLM"));
+    assert!(refused("attention_bias", json!(true)).contains("true"));
+    refused("mlp_bias", json!(true));
+    assert!(refused("hidden_act", json!("gelu")).contains("gelu"));
+    assert!(refused("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})).contains("yarn"));
+    refused("quantization_config", json!({"bits": 4}));
+    assert!(refused("hidden_size", json!("576")).contains("expected a whole number"));
+    refused("num_hidden_layers", json!(0));
+    refused("num_key_value_heads", json!(4));
+    refused("head_dim", json!(63));
+    refused("rms_norm_eps", json!(-1e-6));
+    refused("rope_scaling", json!(3));
+    refused("eos_token_id", json!("</s>"));
+    refused("vocab_size", json!(u64::MAX));
+}
+
+#[test]
+fn a_sliding_window_shorter_than_the_model_is_refused() {
+    let mistral = with(smollm2(), "architectures", json!(["MistralForCausalLM"]));
+    assert_eq!(parse(&with(mistral.clone(), "sliding_window", Value::Null)).family, Family::Mistral);
+    parse(&with(mistral.clone(), "sliding_window", json!(8192)));
+    let error = ModelConfig::parse(&with(mistral, "sliding_window", json!(4096)).to_string()).expect_err("window");
+    assert!(error.to_string().contains("sliding_window = 4096"), "{error}");
+}
+
+#[test]
+fn a_missing_key_and_broken_json_are_named() {
+    let mut config = smollm2();
+    config.as_object_mut().expect("object").remove("vocab_size");
+    let error = ModelConfig::parse(&config.to_string()).expect_err("missing").to_string();
+    assert!(error.contains("\"vocab_size\" is missing"), "{error}");
+    let error = ModelConfig::parse("{\n  \"a\": }").expect_err("broken").to_string();
+    assert!(error.contains("line 2"), "{error}");
+    assert!(ModelConfig::parse("[]").is_err());
+}
+
+#[test]
+fn modules_know_their_shapes_and_paths() {
+    let config = parse(&smollm2());
+    let shapes = Module::ALL.map(|module| (module.in_features(&config), module.out_features(&config)));
+    assert_eq!(shapes, [(576, 576), (576, 192), (576, 192), (576, 576), (576, 1536), (576, 1536), (1536, 576)]);
+    assert_eq!(Module::DownProj.path(3), "model.layers.3.mlp.down_proj");
+    assert!(Module::ALL.into_iter().all(|module| Module::from_name(module.name()) == Some(module)));
+}
+
+#[test]
+fn a_memory_plan_is_the_sum_of_its_parts() {
+    let config = parse(&smollm2());
+    let memory = plan(&config, &settings());
+    assert_eq!(memory.weights, 4 * 134_515_008);
+    assert_eq!(memory.adapters, 8 * 4_884_480);
+    assert_eq!(memory.optimizer, memory.adapters);
+    let parts =
+        memory.weights + memory.adapters + memory.optimizer + memory.activations + memory.head + memory.workspace;
+    assert_eq!(memory.total, parts);
+    assert!((1 << 30..3 << 30).contains(&memory.total), "{memory:?}");
+    let half = plan(&config, &Settings { base_dtype: BaseDtype::Bf16, ..settings() });
+    assert!(half.total < memory.total);
+}
+
+#[test]
+fn training_costs_about_four_operations_per_weight_and_token() {
+    let config = parse(&smollm2());
+    let flops = flops_per_token(&config, &settings());
+    let weights = parameters(&config) as f64;
+    let ratio = flops.total() as f64 / weights;
+    assert!((4.0..5.0).contains(&ratio), "{ratio}");
+    assert!(flops.backward > flops.forward);
+}
+
+fn settings() -> Settings {
+    Settings {
+        adapters: vec![AdapterShape { rank: 16, modules: Module::ALL.to_vec() }],
+        base_dtype: BaseDtype::F32,
+        tokens_per_micro: 1024,
+        longest_segment: 256,
+        supervised_rows: 1024,
+    }
+}
+
+fn smollm2() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+        "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "rope_scaling": null,
+        "tie_word_embeddings": true, "attention_bias": false, "hidden_act": "silu", "bos_token_id": 0,
+        "eos_token_id": 0
+    })
+}
+
+fn with(mut config: Value, key: &str, value: Value) -> Value {
+    config[key] = value;
+    config
+}
+
+fn parse(config: &Value) -> ModelConfig {
+    ModelConfig::parse(&config.to_string()).expect("a supported model")
+}
