@@ -138,7 +138,7 @@ pub enum StoredAs {
 }
 
 /// Writes `config.json` and `model.safetensors` of a base whose weights are drawn as transformers draws them: norms 1, all
-/// else normal with standard deviation 0.02. The same config, seed and type give the same bytes.
+/// else normal with standard deviation `initializer_range` (0.02 if the config names none). The same config, seed and type give the same bytes.
 pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Result<ModelConfig, TrainError> {
     let bad = |reason: String| TrainError::Base { path: dir.join("config.json"), reason };
     let parsed = ModelConfig::parse(&config.to_string()).map_err(|error| bad(error.to_string()))?;
@@ -148,6 +148,7 @@ pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Res
         StoredAs::Bf16 => (Dtype::BF16, "bfloat16"),
     };
     config["torch_dtype"] = word.into();
+    let deviation = config["initializer_range"].as_f64().unwrap_or(0.02);
     let specs = tensors(&parsed);
     let data: Vec<Vec<u8>> = specs
         .par_iter()
@@ -155,7 +156,7 @@ pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Res
         .map(|(index, spec)| {
             let len = spec.shape.iter().product();
             // the only vectors are the norms
-            let numbers = if spec.shape.len() == 1 { vec![1.0; len] } else { normal(seed, index, len) };
+            let numbers = if spec.shape.len() == 1 { vec![1.0; len] } else { normal(seed, index, len, deviation) };
             bytes(&numbers, stored)
         })
         .collect();
@@ -172,10 +173,10 @@ pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Res
     Ok(parsed)
 }
 
-fn normal(seed: u64, tensor: usize, len: usize) -> Vec<f32> {
+fn normal(seed: u64, tensor: usize, len: usize, deviation: f64) -> Vec<f32> {
     let mut stream = Stream::new("base weights", &[seed, tensor as u64]);
     let pairs = std::iter::repeat_with(|| stream.normal_pair()).flatten();
-    pairs.take(len).map(|x| (0.02 * x) as f32).collect()
+    pairs.take(len).map(|x| (deviation * x) as f32).collect()
 }
 
 fn bytes(numbers: &[f32], stored: StoredAs) -> Vec<u8> {

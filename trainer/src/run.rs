@@ -102,6 +102,10 @@ impl Session<'_, '_> {
         let view = Some(self.run.view());
         let sum = eval::evaluate(&self.model, view, &self.data.validation, self.micro_tokens, &|| stop.is_asked())?;
         let loss = sum.sum / sum.count as f64;
+        if !loss.is_finite() {
+            let step = self.run.state.step;
+            return Err(TrainError::NotFinite { step, what: "held-out loss", value: loss, checkpoint: None });
+        }
         let state = &mut self.run.state;
         let step = state.step;
         state.evals.push(EvalPoint { step, loss });

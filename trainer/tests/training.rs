@@ -19,11 +19,12 @@ use tempfile::TempDir;
 fn a_tiny_set_is_learnt_by_heart() {
     let place = Place::new(3);
     let mut config = place.config("a");
-    config.settings.learning_rate = 2e-2;
-    config.settings.length = Length::Steps(60);
+    config.settings.learning_rate = 1e-2;
+    config.settings.length = Length::Steps(120);
+    config.settings.lora.rank = 16;
     config.settings.lora.dropout = 0.0;
     let told = run(&config).expect("trains");
-    let (first, last) = (told.steps[0].loss, told.steps[59].loss);
+    let (first, last) = (told.steps[0].loss, told.steps[119].loss);
     assert!(first > 4.0 && last < 0.1, "from {first} to {last}");
 }
 
@@ -273,6 +274,8 @@ fn tiny(vocab_size: usize) -> Value {
         "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
         "tie_word_embeddings": false, "eos_token_id": 2,
+        // wide enough for a frozen random head to say anything at all: behind the last norm its logits are bounded by it
+        "initializer_range": 0.2,
     })
 }
 
