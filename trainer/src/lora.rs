@@ -8,8 +8,9 @@
 //!
 //! and only A and B are trained. All of them lie in one flat `f32` buffer, in PEFT's order (layers, then modules in forward
 //! order, A before B), which optimizer, checkpoint and gradient share: [`LoraLayout`] is the map. Which modules are meant is
-//! decided in [`target`](self) by PEFT's rules; the files are read and written in `lora/file.rs`.
+//! decided in `lora/target.rs` by PEFT's rules; the files are read and written in `lora/file.rs`.
 
+mod error;
 mod file;
 mod target;
 
@@ -20,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ops::random;
 
-pub use file::{AdapterMeta, CONFIG_FILE, LoraError, WEIGHTS_FILE, load, save};
+pub use error::LoraError;
+pub use file::{AdapterMeta, CONFIG_FILE, WEIGHTS_FILE, load, save};
 pub use target::Targets;
 
 /// What an adapter is, as PEFT's `LoraConfig` says it.

@@ -67,6 +67,23 @@ pub struct PrepareConfig {
     pub cache_dir: PathBuf,
 }
 
+impl PrepareConfig {
+    /// A job's defaults for that file.
+    pub fn new(file: &Path, cache_dir: &Path) -> PrepareConfig {
+        PrepareConfig {
+            file: file.to_owned(),
+            validation_file: None,
+            validation_fraction: 0.1,
+            max_seq_length: 2048,
+            supervise: Supervise::Assistant,
+            seed: 42,
+            filters: Filters::default(),
+            on_fault: OnFault::Refuse,
+            cache_dir: cache_dir.to_owned(),
+        }
+    }
+}
+
 /// How far preparing has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {

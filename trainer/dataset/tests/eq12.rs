@@ -5,11 +5,12 @@ mod samples;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use lorikeet_dataset::{
-    Example, Format, Item, Prepared, Record, Role, Tokenizer, check, prepare, read, train_tokenizer,
+    Example, Format, Item, PrepareConfig, Prepared, Record, Role, Tokenizer, check, prepare, read, train_tokenizer,
 };
-use samples::{Files, config, generated};
+use samples::{Files, generated};
 use tempfile::TempDir;
 
 #[test]
@@ -54,9 +55,8 @@ fn a_check_counts_what_is_there() {
 fn both_encodings_give_the_same_examples_split_without_leakage() {
     let files = files();
     let (dir, tokenizer) = tokenizer(&files);
-    let prepared = |file: &std::path::Path| {
-        prepare(&config(file, dir.path(), 1024), &tokenizer, &mut |_| {}, &|| false).expect("prepares")
-    };
+    let prepared =
+        |file: &Path| prepare(&config(file, dir.path(), 1024), &tokenizer, &mut |_| {}, &|| false).expect("prepares");
     let (document, lines) = (prepared(&files.json), prepared(&files.jsonl));
     assert_eq!(examples(&document), examples(&lines));
     assert_eq!(document.train.len() + document.validation.len(), 44);
@@ -120,13 +120,17 @@ fn a_second_preparation_reads_the_cache() {
     assert_eq!(examples(&first), examples(&second));
 }
 
+fn config(file: &Path, dir: &Path, max_seq_length: usize) -> PrepareConfig {
+    PrepareConfig { max_seq_length, ..PrepareConfig::new(file, &dir.join("cache")) }
+}
+
 fn files() -> Files {
     let Some(dir) = std::env::var_os("LORIKEET_SAMPLES") else { return generated() };
-    let stem = std::path::Path::new(&dir).join("eq-12/EQ-12-conversations-demo");
+    let stem = Path::new(&dir).join("eq-12/EQ-12-conversations-demo");
     Files { json: stem.with_extension("json"), jsonl: stem.with_extension("jsonl"), _kept: None }
 }
 
-fn records(file: &std::path::Path) -> (Vec<Record>, usize) {
+fn records(file: &Path) -> (Vec<Record>, usize) {
     let (mut records, mut without) = (Vec::new(), 0);
     read(file, &mut |item, _| {
         match item {
@@ -151,7 +155,7 @@ fn examples(prepared: &Prepared) -> BTreeMap<lorikeet_dataset::Key, Example> {
 fn tokenizer(files: &Files) -> (TempDir, Tokenizer) {
     let dir = tempfile::tempdir().expect("dir");
     let texts = records(&files.json).0.into_iter().flat_map(|record| record.messages).map(|message| message.content);
-    let entries = train_tokenizer(texts, 2_000, dir.path()).expect("trains");
+    let entries = train_tokenizer(texts, 49_152, dir.path()).expect("trains");
     let tokenizer = Tokenizer::load(dir.path()).expect("loads");
     assert_eq!(tokenizer.entries(), entries);
     assert!(tokenizer.check_fits(entries - 1).is_err());

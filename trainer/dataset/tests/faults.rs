@@ -3,7 +3,7 @@
 use std::fs;
 
 use lorikeet_dataset::{
-    Check, DatasetError, Format, MAX_RECORD_BYTES, Tokenizer, check, prepare, write_byte_tokenizer,
+    Check, DatasetError, Format, MAX_RECORD_BYTES, PrepareConfig, Tokenizer, check, prepare, write_byte_tokenizer,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -95,8 +95,9 @@ fn broken_json_in_a_document_ends_it_with_its_line() {
 
 #[test]
 fn what_is_not_recognised_is_said_and_what_is_not_built_too() {
-    let refused = |text: &[u8]| match written(text) {
-        (_dir, path) => check(&path, None, &mut |_| {}, &|| false).expect_err("refused").to_string(),
+    let refused = |text: &[u8]| {
+        let (_dir, path) = written(text);
+        check(&path, None, &mut |_| {}, &|| false).expect_err("refused").to_string()
     };
     assert!(refused(b" \n").contains("the file is empty"));
     assert!(refused(b"question,answer\n").contains("begins with 'q'"));
@@ -163,7 +164,7 @@ fn a_faulty_dataset_is_refused_unless_its_faults_are_to_be_skipped() {
     let (dir, path) = written(format!("{}\n{{}}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
     write_byte_tokenizer(dir.path()).expect("writes");
     let tokenizer = Tokenizer::load(dir.path()).expect("loads");
-    let mut config = samples::config(&path, dir.path(), 1024);
+    let mut config = PrepareConfig::new(&path, &dir.path().join("cache"));
     let error = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect_err("refused");
     assert!(error.to_string().contains("line 2, $.messages: the key is missing"), "{error}");
     assert_eq!(fs::read_dir(dir.path().join("cache")).expect("dir").count(), 0, "nothing half-written stays");
@@ -177,7 +178,7 @@ fn a_target_too_long_by_itself_is_a_named_fault() {
     let (dir, path) = written(chat("a", &"long ".repeat(100)).to_string().as_bytes());
     write_byte_tokenizer(dir.path()).expect("writes");
     let tokenizer = Tokenizer::load(dir.path()).expect("loads");
-    let config = samples::config(&path, dir.path(), 64);
+    let config = PrepareConfig { max_seq_length: 64, ..PrepareConfig::new(&path, &dir.path().join("cache")) };
     let error = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect_err("refused").to_string();
     assert!(error.contains("line 1, $") && error.contains("more than max_seq_length = 64"), "{error}");
 }
@@ -187,7 +188,7 @@ fn a_damaged_cache_is_made_again() {
     let (dir, path) = written(format!("{}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
     write_byte_tokenizer(dir.path()).expect("writes");
     let tokenizer = Tokenizer::load(dir.path()).expect("loads");
-    let config = samples::config(&path, dir.path(), 1024);
+    let config = PrepareConfig::new(&path, &dir.path().join("cache"));
     let first = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("prepares").train.get(0);
     let cache = fs::read_dir(dir.path().join("cache")).expect("dir").next().expect("a cache").expect("entry").path();
     let mut bytes = fs::read(&cache).expect("reads");
@@ -203,7 +204,7 @@ fn stop_is_answered() {
     let (dir, path) = written(chat("a", "b").to_string().as_bytes());
     write_byte_tokenizer(dir.path()).expect("writes");
     let tokenizer = Tokenizer::load(dir.path()).expect("loads");
-    let config = samples::config(&path, dir.path(), 1024);
+    let config = PrepareConfig::new(&path, &dir.path().join("cache"));
     let stopped = prepare(&config, &tokenizer, &mut |_| {}, &|| true);
     assert!(matches!(stopped, Err(DatasetError::Stopped)));
 }

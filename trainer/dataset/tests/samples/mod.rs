@@ -1,9 +1,8 @@
-//! A generated brightrun-lora-v4 dataset with every trap of real ones, and settings to prepare it with.
+//! A generated brightrun-lora-v4 dataset with the traps of real ones.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use lorikeet_dataset::{Filters, OnFault, PrepareConfig, Supervise};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -22,21 +21,6 @@ pub(crate) fn generated() -> Files {
     fs::write(&json, document(&conversations).to_string()).expect("writes");
     fs::write(&jsonl, lines(&conversations)).expect("writes");
     Files { json, jsonl, _kept: Some(dir) }
-}
-
-/// Settings as a job has them, with room for a test's own limit.
-pub(crate) fn config(file: &Path, dir: &Path, max_seq_length: usize) -> PrepareConfig {
-    PrepareConfig {
-        file: file.to_owned(),
-        validation_file: None,
-        validation_fraction: 0.1,
-        max_seq_length,
-        supervise: Supervise::Assistant,
-        seed: 42,
-        filters: Filters::default(),
-        on_fault: OnFault::Refuse,
-        cache_dir: dir.join("cache"),
-    }
 }
 
 fn document(conversations: &[Value]) -> Value {
