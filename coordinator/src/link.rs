@@ -9,6 +9,7 @@
 //! It owns the endpoint and a task per connection, all in one tracker that [`Link::shutdown`] awaits. It decides nothing: what
 //! changes state goes to the driver, bytes to `blob` and `series`. Nobody else imports quinn.
 
+mod admitted;
 mod ask;
 mod blob;
 mod join;
@@ -17,18 +18,18 @@ pub mod tls;
 mod wire;
 
 use crate::{blob::Blobs, driver, series::Series};
-use lorikeet_protocol::{ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, codec::CodecError, id::NodeId};
+use admitted::Admitted;
+use lorikeet_protocol::{ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, codec::CodecError};
 use quinn::{
     Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ReadExactError, ServerConfig,
     TokioRuntime, TransportConfig, VarInt, WriteError, crypto::rustls::HandshakeData,
 };
 use rustls_pki_types::CertificateDer;
 use std::{
-    collections::{HashMap, HashSet},
     io,
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 use tls::{Authority, NodeCertificate};
@@ -161,38 +162,6 @@ struct Shared {
     services: Services,
     admitted: Admitted,
     cancel: CancellationToken,
-}
-
-/// Certificates with a session at this moment: a blob connection lives under one of them, and dies with it.
-#[derive(Debug, Default)]
-struct Admitted(Mutex<HashMap<NodeId, (u64, HashSet<String>)>>);
-
-impl Admitted {
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, (u64, HashSet<String>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn enter(&self, certificate: &NodeCertificate, session: u64) {
-        self.lock().insert(certificate.node, (session, HashSet::from([certificate.serial.clone()])));
-    }
-
-    fn renewed(&self, node: NodeId, serial: String) {
-        if let Some((_, serials)) = self.lock().get_mut(&node) {
-            serials.insert(serial);
-        }
-    }
-
-    /// A newer session of the node stays.
-    fn leave(&self, node: NodeId, session: u64) {
-        let mut admitted = self.lock();
-        if admitted.get(&node).is_some_and(|(current, _)| *current == session) {
-            admitted.remove(&node);
-        }
-    }
-
-    fn holds(&self, certificate: &NodeCertificate) -> bool {
-        self.lock().get(&certificate.node).is_some_and(|(_, serials)| serials.contains(&certificate.serial))
-    }
 }
 
 impl Link {

@@ -1,5 +1,7 @@
 //! Who is let in, over real QUIC on loopback: joining, sessions, renewals, blobs. The agent here is a few lines of quinn.
 
+mod work;
+
 use super::*;
 use crate::{
     access::{Actor, Context},
@@ -11,7 +13,7 @@ use lorikeet_protocol::{
     agent::{Farewell, FromAgent, Hello, ToAgent},
     blob::{BlobAnswer, BlobRequest, Refusal},
     file::FileManifest,
-    id::{AttemptId, AttemptToken, BootId, Hash, JobId, RequestId, UnixMillis},
+    id::{AttemptId, AttemptToken, BootId, Hash, JobId, NodeId, RequestId, UnixMillis},
     join::{Identity, JoinAnswer, JoinRequest},
 };
 use quinn::{ClientConfig, RecvStream, SendStream, crypto::rustls::QuicClientConfig};

@@ -79,25 +79,25 @@ async fn more_than_was_declared_is_refused_whether_it_is_announced_or_not() {
 #[tokio::test]
 async fn two_writers_at_once_never_mix() {
     let world = World::new().await;
-    let Created { url, .. } = create(&world, 6).await;
+    let Created { id, url } = create(&world, 6).await;
     let (sender, receiver) = tokio::sync::mpsc::channel::<Result<&str, std::io::Error>>(1);
     let stream = reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
     let first = tokio::spawn(patch(&world, &url, 0, stream).send());
     sender.send(Ok("abc")).await.unwrap();
-    // The second is told to wait as soon as the first is at it; until then it would be the first itself.
+    // The first is at it once its part file is there.
+    let part = world.data().join("staging").join(format!("{id}.part"));
     let deadline = Instant::now() + Duration::from_secs(10);
-    while send(&world, &url, 9, "x").await != StatusCode::CONFLICT || !busy(&world, &url).await {
+    while !part.exists() {
         assert!(Instant::now() < deadline, "the first writer never began");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let (status, body) = answer(patch(&world, &url, 3, "xyz")).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(body["error"]["message"].as_str().unwrap().contains("another writer"), "{body}");
     sender.send(Ok("def")).await.unwrap();
     drop(sender);
     assert_eq!(first.await.unwrap().unwrap().status(), StatusCode::NO_CONTENT);
     assert_eq!(offset(&world, &url).await, Some(6));
-}
-
-async fn busy(world: &World, url: &str) -> bool {
-    let (_, body) = answer(patch(world, url, 9, "x")).await;
-    body["error"]["message"].as_str().unwrap().contains("another writer")
 }
 
 #[tokio::test]
