@@ -5,6 +5,7 @@ mod base;
 mod ca;
 mod coordinator;
 mod dataset;
+mod demo;
 mod follow;
 mod inspect;
 mod job;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let context = Context { global: cli.global, output };
     match cli.command {
         Command::Worker(args) => return Ok(worker::run(&args)),
+        Command::Demo(args) => return demo::run(output, &args),
         Command::Train(args) => train::run(output, args),
         Command::Coordinator(args) => coordinator::run(output, &args),
         Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),

@@ -30,6 +30,11 @@ impl Output {
         Self { form }
     }
 
+    /// The same place, but what happens on the way is told to people.
+    pub(crate) fn for_people(self) -> Self {
+        Self { form: Form::Table }
+    }
+
     /// Whether a program reads.
     pub(crate) fn is_json(&self) -> bool {
         self.form == Form::Json

@@ -29,10 +29,10 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
         }
         Args::Logs { job, follow: true } => logs(client, output, job.id).await,
         Args::Metrics(args::OneJob { id }) => {
-            output.answer(&client.all::<MetricsPoint>(&with_id(route::JOB_METRICS, id), &[]).await?)
+            output.answer(&client.get::<Vec<MetricsPoint>>(&with_id(route::JOB_METRICS, id), &[]).await?)
         }
         Args::Checkpoints(args::OneJob { id }) => {
-            output.answer(&client.all::<CheckpointView>(&with_id(route::JOB_CHECKPOINTS, id), &[]).await?)
+            output.answer(&client.get::<Vec<CheckpointView>>(&with_id(route::JOB_CHECKPOINTS, id), &[]).await?)
         }
         Args::Follow(args::OneJob { id }) => {
             let done = follow::to_the_end(client, id, output).await?;

@@ -201,7 +201,7 @@ pub struct Why {
     pub phase: Phase,
     /// In one sentence.
     pub summary: String,
-    /// Jobs that go before it, where it waits in line.
+    /// Its place in line, from 1, where it waits.
     pub position: Option<u64>,
     /// What each node says to it.
     pub nodes: Vec<NodeReason>,

@@ -67,7 +67,7 @@ impl View for Why {
         let table = fields([
             ("phase", Some(word(&self.phase))),
             ("why", Some(self.summary.clone())),
-            ("before it", self.position.map(|jobs| format!("{jobs} in line"))),
+            ("place in line", self.position.map(|place| place.to_string())),
         ]);
         let row = |node: &NodeReason| {
             let fits = if node.fits { "yes" } else { "no" };
