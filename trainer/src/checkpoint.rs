@@ -214,12 +214,10 @@ fn compare(theirs: &Identity, ours: &Identity) -> Result<Vec<String>, String> {
 fn flat(identity: &Identity) -> Vec<(String, Value)> {
     let settings = serde_json::to_value(&identity.settings).expect("plain data is JSON");
     let mut pairs = Vec::new();
-    for (key, value) in settings.as_object().expect("a struct is an object").clone() {
-        match value {
-            Value::Object(inner) if key == "lora" => {
-                pairs.extend(inner.into_iter().map(|(name, value)| (format!("lora.{name}"), value)));
-            }
-            other => pairs.push((key, other)),
+    for (key, value) in settings.as_object().expect("a struct is an object") {
+        match value.as_object().filter(|_| key == "lora") {
+            Some(lora) => pairs.extend(lora.iter().map(|(name, value)| (format!("lora.{name}"), value.clone()))),
+            None => pairs.push((key.clone(), value.clone())),
         }
     }
     pairs.push(("dataset".into(), identity.data.clone().into()));

@@ -1,5 +1,6 @@
 //! What can go wrong in training, told apart by whose doing it is: the person's settings or data, the machine, or ourselves.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Every way in which the trainer fails. Texts can follow "failed to train: …".
@@ -147,10 +148,13 @@ impl TrainError {
 }
 
 fn io_class(error: &std::io::Error) -> FailureClass {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => FailureClass::DiskFull,
-        std::io::ErrorKind::OutOfMemory => FailureClass::OutOfMemory,
-        _ => FailureClass::Io,
+    let is = |kinds: &[ErrorKind]| kinds.contains(&error.kind());
+    if is(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) {
+        FailureClass::DiskFull
+    } else if is(&[ErrorKind::OutOfMemory]) {
+        FailureClass::OutOfMemory
+    } else {
+        FailureClass::Io
     }
 }
 

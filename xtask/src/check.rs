@@ -115,11 +115,13 @@ fn clippy(tree: &Tree) -> Result<Done> {
     if !present("cargo clippy --version") {
         return Ok(Done::Missing("clippy"));
     }
-    Program::new(tree.root(), "cargo clippy --workspace --all-targets -- -D warnings").run().map(|()| Done::Passed)
+    Program::new(tree.root(), "cargo clippy --workspace --all-targets --keep-going -- -D warnings")
+        .run()
+        .map(|()| Done::Passed)
 }
 
 fn docs(tree: &Tree) -> Result<Done> {
-    let program = Program::new(tree.root(), "cargo doc --workspace --no-deps");
+    let program = Program::new(tree.root(), "cargo doc --workspace --no-deps --keep-going");
     program.env("RUSTDOCFLAGS", "-Dwarnings").run().map(|()| Done::Passed)
 }
 

@@ -15,6 +15,8 @@ mod tidy;
 mod tree;
 mod units;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 use crate::tree::Tree;
@@ -66,9 +68,19 @@ enum Task {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match perform(Args::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> anyhow::Result<()> {
     let tree = Tree::find()?;
-    match Args::parse().task {
+    match task {
         Task::Check { strict } => check::run(&tree, strict),
         Task::Test { rest } => test::run(&tree, &rest),
         Task::Bench { part, rest } => bench::run(&tree, part, &rest),

@@ -38,6 +38,7 @@ pub(crate) fn run(tree: &Tree, only: Option<&str>, limit: Option<usize>) -> Resu
         bail!("no line in {SOURCES} ends in `{MARK}`");
     }
     let scratch = Scratch::lay(tree)?;
+    say(format!("{} lines; first the tests as they are", places.len()));
     if scratch.verdict()? != Verdict::Survived {
         bail!("the trainer's tests fail without any flip; mend them first");
     }

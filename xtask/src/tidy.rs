@@ -30,7 +30,7 @@ pub(crate) fn run(tree: &Tree) -> Result<()> {
     }
     match faults.len() {
         0 => Ok(()),
-        count => bail!("{count} rules of the house are broken"),
+        count => bail!("rules of the house broken: {count}"),
     }
 }
 
