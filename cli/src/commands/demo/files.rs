@@ -104,7 +104,7 @@ impl Files {
             (training.batch_size, training.max_steps) = (Some(4), Some(40));
             return Ok(job);
         }
-        (training.batch_size, training.max_steps) = (Some(16), Some(300));
+        (training.batch_size, training.max_steps) = (Some(16), Some(240));
         training.learning_rate = Some(3e-3);
         (lora.rank, lora.alpha, lora.dropout) = (Some(32), Some(64.0), Some(0.0));
         Ok(job)
