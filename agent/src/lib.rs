@@ -1,1 +1,8 @@
-//! Placeholder.
+//! What runs on a machine that trains.
+#![expect(dead_code, reason = "x")]
+#![allow(unused)]
+pub mod config;
+mod disk;
+mod gpu;
+mod host;
+mod outbox;
