@@ -5,4 +5,5 @@ pub mod config;
 mod disk;
 mod gpu;
 mod host;
+mod link;
 mod outbox;

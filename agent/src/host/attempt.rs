@@ -397,7 +397,10 @@ impl Attempt {
     }
 
     fn event(&mut self, line: EventLine, now: Now, out: &mut Vec<Action>) {
-        self.last_event = self.last_event.max(line.seq);
+        if line.seq <= self.last_event {
+            return;
+        }
+        self.last_event = line.seq;
         self.last_event_wall = Some(line.time);
         match line.event {
             WorkerEvent::Plan(plan) => self.meter.planned(plan.total_steps),

@@ -426,9 +426,10 @@ proptest::proptest! {
     #[test]
     fn no_order_of_events_breaks_the_invariants(events in proptest::collection::vec((0u8..16, 1u64..9), 1..60)) {
         let mut scene = Scene::new();
-        let mut ends = 0;
+        let (mut ends, mut seq) = (0, 0);
         for (kind, number) in events {
-            let out = scene.any_event(kind, number);
+            seq += 1;
+            let out = scene.any_event(kind, number, seq);
             ends += bodies(&out).iter().filter(|body| matches!(body, ReportBody::Ended(_))).count();
         }
         proptest::prop_assert!(ends <= scene.accepted, "{} attempts ended {ends} times", scene.accepted);
@@ -520,15 +521,15 @@ impl Scene {
         self.host.known().iter().find(|known| known.id == id(number)).unwrap().phase
     }
 
-    fn any_event(&mut self, kind: u8, number: u64) -> Vec<Action> {
+    fn any_event(&mut self, kind: u8, number: u64, seq: u64) -> Vec<Action> {
         let attempt = id(number as u32 % 3);
         let event = match kind {
             0 | 1 => return self.heard(offer(number as u32 % 3)),
             2 => Event::Prepared(attempt),
             3 => Event::Worker(attempt, News::Holds),
-            4 => return self.line(number, checkpoint_event(number, CheckpointKind::Periodic)),
-            5 => Event::CheckpointUploaded(attempt, number, Box::new(checkpoint(number))),
-            6 => return self.line(number, WorkerEvent::Finished { step: number, files: vec![] }),
+            4 => return self.line(seq, checkpoint_event(number, CheckpointKind::Periodic)),
+            5 => Event::CheckpointUploaded(attempt, seq.saturating_sub(number), Box::new(checkpoint(number))),
+            6 => return self.line(seq, WorkerEvent::Finished { step: number, files: vec![] }),
             7 => Event::AdapterUploaded(attempt, vec![], None),
             8 => return self.gone(number as u32 % 3),
             9 => return self.heard(ToAgent::Stop { attempt, how: StopHow::Discard, cause: StopCause::Cancel }),
@@ -540,7 +541,7 @@ impl Scene {
                 return self
                     .welcome(vec![(attempt, [Verdict::Stop, Verdict::Adopt, Verdict::Report][number as usize % 3])]);
             }
-            _ => return self.line(number, checkpoint_event(number, CheckpointKind::Best)),
+            _ => return self.line(seq, checkpoint_event(number, CheckpointKind::Best)),
         };
         self.event(event)
     }
