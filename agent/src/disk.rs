@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -78,6 +78,11 @@ pub(crate) fn create_folder(path: &Path) -> Result<(), DiskError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("create the folder", path)
 }
 
+/// What is in the cache is shared: nobody writes to it again.
+pub(crate) fn make_read_only(path: &Path) -> Result<(), DiskError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).at("protect", path)
+}
+
 /// Removes a file; that it is not there is fine.
 pub(crate) fn remove_file(path: &Path) -> Result<(), DiskError> {
     match fs::remove_file(path) {
@@ -97,7 +102,6 @@ pub(crate) fn remove_folder(path: &Path) -> Result<(), DiskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_replaced_file_is_whole_and_a_secret_is_private() {

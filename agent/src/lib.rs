@@ -5,5 +5,8 @@ pub mod config;
 mod disk;
 mod gpu;
 mod host;
+mod cache;
 mod link;
+mod places;
+mod records;
 mod outbox;
