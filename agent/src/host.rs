@@ -11,7 +11,7 @@ pub(crate) mod record;
 mod uploads;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::config::Worker;
 use attempt::Attempt;
@@ -20,7 +20,7 @@ use lorikeet_protocol::{
     file::{NamedFile, is_plain_path},
     id::{AttemptId, BootId, UnixMillis},
     job::{Device, Outcome, StopCause},
-    worker::EventLine,
+    worker::{EventLine, WrittenFile},
 };
 use record::Record;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -117,8 +117,8 @@ pub(crate) enum Action {
     Kill(AttemptId),
     /// Upload a checkpoint.
     UploadCheckpoint(AttemptId, CheckpointMade),
-    /// Upload the adapter.
-    UploadAdapter(AttemptId),
+    /// Upload the adapter, which is these files.
+    UploadAdapter(AttemptId, Vec<WrittenFile>),
     /// Remove whatever is left of it.
     Forget(AttemptId),
 }

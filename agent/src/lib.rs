@@ -9,4 +9,6 @@ mod cache;
 mod link;
 mod places;
 mod records;
+mod prepare;
+mod upload;
 mod outbox;

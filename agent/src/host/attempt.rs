@@ -24,7 +24,7 @@ use lorikeet_protocol::{
     file::NamedFile,
     id::{AttemptId, DeviceId, UnixMillis},
     job::{AttemptPhase, Outcome, StopCause},
-    worker::{EventLine, WorkerEvent},
+    worker::{EventLine, WorkerEvent, WrittenFile},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -409,7 +409,7 @@ impl Attempt {
             WorkerEvent::Checkpoint { step, loss, kind, path } => {
                 self.checkpoint_made(CheckpointMade { seq: line.seq, step, loss, kind, path }, out);
             }
-            WorkerEvent::Finished { step, .. } => self.finished(step, now, out),
+            WorkerEvent::Finished { step, files } => self.finished(step, files, now, out),
             WorkerEvent::Stopped { step, cause, .. } => {
                 let word = Word::cause(self.asked().map_or(cause, |(_, cause)| cause), step);
                 self.last_word(word, Adapter::None, now, out);
@@ -447,12 +447,15 @@ impl Attempt {
         self.finish_if_through(now, out);
     }
 
-    fn finished(&mut self, step: u64, now: Now, out: &mut Vec<Action>) {
+    fn finished(&mut self, step: u64, files: Vec<WrittenFile>, now: Now, out: &mut Vec<Action>) {
         if let Some((StopHow::Discard, cause)) = self.asked() {
             self.last_word(Word::cause(cause, step), Adapter::None, now, out);
         } else {
             let word = Word { outcome: Outcome::Ok, class: None, message: None, step };
             self.last_word(word, Adapter::Uploading, now, out);
+            if matches!(self.state, State::Finalizing { adapter: Adapter::Uploading, .. }) {
+                out.push(Action::UploadAdapter(self.id(), files));
+            }
         }
     }
 
@@ -464,9 +467,6 @@ impl Attempt {
         if self.asked().is_some_and(|(how, _)| how == StopHow::Discard) {
             self.uploads = Uploads::default();
             out.push(Action::Abandon(self.id()));
-        }
-        if adapter == Adapter::Uploading {
-            out.push(Action::UploadAdapter(self.id()));
         }
         self.state = State::Finalizing { word, adapter, process: Process::Alive { kill_at: now.mono + LINGER } };
         self.tell(AttemptPhase::Finalizing, ReportBody::Finalizing, out);

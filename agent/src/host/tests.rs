@@ -69,7 +69,7 @@ fn a_finished_worker_is_over_once_its_adapter_is_uploaded_and_its_process_gone()
     let mut scene = Scene::running();
     let out = scene.line(9, WorkerEvent::Finished { step: 30, files: vec![] });
     assert_eq!(bodies(&out), [&ReportBody::Finalizing]);
-    assert!(out.contains(&Action::UploadAdapter(id(1))));
+    assert!(out.contains(&Action::UploadAdapter(id(1), vec![])));
 
     let uploaded = Event::AdapterUploaded(id(1), vec![file("adapter_model.safetensors")], Some("{}".into()));
     assert!(bodies(&scene.event(uploaded)).is_empty(), "the process still holds its devices");
@@ -100,7 +100,7 @@ fn a_failure_keeps_the_workers_own_class() {
     ] {
         let mut scene = Scene::running();
         let out = scene.line(3, WorkerEvent::Failed { class, message: "no".into(), hint: Some("less".into()) });
-        assert!(!out.contains(&Action::UploadAdapter(id(1))));
+        assert!(!out.contains(&Action::UploadAdapter(id(1), vec![])));
         let out = scene.gone(1);
         let ended = ended(&out);
         assert_eq!((ended.outcome, ended.class, ended.message.as_deref()), (outcome, Some(class), Some("no (less)")));
