@@ -11,4 +11,5 @@ mod places;
 mod records;
 mod prepare;
 mod upload;
+mod supervisor;
 mod outbox;

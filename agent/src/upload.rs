@@ -24,6 +24,7 @@ use std::{
     io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 use tokio::task::spawn_blocking;
 
@@ -228,7 +229,9 @@ fn stage(folder: &Path, name: &str, staging: &Path) -> Result<NamedFile, UploadE
         return Err(UploadError::Unverified { path, found: "it is no regular file".into() });
     }
     disk::create_folder(staging)?;
-    let aside = staging.join("aside");
+    // Checkpoint and adapter of one attempt may be staged at the same time.
+    static ASIDE: AtomicU64 = AtomicU64::new(0);
+    let aside = staging.join(format!("aside-{}", ASIDE.fetch_add(1, Ordering::Relaxed)));
     disk::remove_file(&aside)?;
     std::fs::hard_link(&path, &aside).at("link", &path)?;
     let manifest = manifest_of(&aside)?;
