@@ -8,12 +8,18 @@ mod cpu;
 mod fake;
 mod nvml;
 
-use crate::config::{Choice, Devices};
+use crate::{
+    clock,
+    config::{Choice, Devices},
+};
 use lorikeet_protocol::{
     agent::Telemetry,
     id::{DeviceId, UnixMillis},
     job::{Device, DeviceKind},
 };
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// One look at the devices.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +88,31 @@ fn wants_cpu(kind: Choice, gpus: &[Device]) -> bool {
         Choice::Gpu => false,
         Choice::Auto => !gpus.iter().any(|gpu| gpu.usable.is_ok()),
     }
+}
+
+/// Looks again and again, until nobody wants to know or `cancel`.
+pub(crate) async fn watch(mut probe: Probe, every: Duration, looks: mpsc::Sender<Look>, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = probe.look(clock::wall());
+            (probe, look)
+        });
+        let Ok((again, look)) = looked.await else { return };
+        probe = again;
+        if looks.send(look).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Main memory of this machine.
+pub(crate) fn machine_bytes() -> u64 {
+    cpu::machine_bytes()
 }
 
 /// Whether two looks differ in something other than free memory.

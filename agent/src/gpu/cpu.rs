@@ -54,6 +54,11 @@ impl Slot {
     }
 }
 
+/// Main memory of this machine; where it does not say, no limit follows from it.
+pub(super) fn machine_bytes() -> u64 {
+    procfs::Meminfo::current().map_or(u64::MAX, |memory| memory.mem_total)
+}
+
 fn ticks() -> Option<Ticks> {
     let total = procfs::KernelStats::current().ok()?.total;
     let idle = total.idle + total.iowait.unwrap_or(0);

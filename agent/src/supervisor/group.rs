@@ -4,7 +4,10 @@
 //! pidfd that was opened first and compared with that name afterwards.
 
 use lorikeet_protocol::{id::BootId, worker::Holder};
-use procfs::{ProcResult, process::Stat};
+use procfs::{
+    ProcResult,
+    process::{Stat, Status},
+};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// A process, for certain.
@@ -23,6 +26,12 @@ impl Name {
     /// The holder of a lock, if it is of this boot.
     pub(crate) fn of_holder(holder: &Holder, boot: BootId) -> Option<Self> {
         (holder.boot == boot).then_some(Self { pid: holder.pid, start_ticks: holder.start_ticks })
+    }
+
+    /// Sends a signal to exactly this process if it listens for it; a signal nobody listens for would end it, its reason unsaid.
+    pub(crate) fn tell(self, signal: Signal) -> bool {
+        let listens = status(self).is_some_and(|status| status.sigcgt & (1 << (signal.as_raw() - 1)) != 0);
+        listens && self.signal(signal)
     }
 
     /// Sends a signal to exactly this process; whether it was there to get it.
@@ -92,11 +101,11 @@ fn stat(pid: u32) -> ProcResult<Stat> {
     procfs::process::Process::new(pid)?.stat()
 }
 
+fn status(process: Name) -> Option<Status> {
+    procfs::process::Process::new(process.pid.try_into().ok()?).ok()?.status().ok()
+}
+
 fn resident_bytes(process: Name) -> u64 {
-    let status = i32::try_from(process.pid)
-        .ok()
-        .and_then(|pid| procfs::process::Process::new(pid).ok())
-        .and_then(|process| process.status().ok());
-    let kib = status.map_or(0, |status| status.rssanon.unwrap_or(0) + status.rssshmem.unwrap_or(0));
+    let kib = status(process).map_or(0, |status| status.rssanon.unwrap_or(0) + status.rssshmem.unwrap_or(0));
     kib * 1024
 }

@@ -43,6 +43,16 @@ impl Spool {
         self.read.clear();
     }
 
+    /// A new session that says nothing of this attempt: as far as it is known.
+    pub(crate) fn rewind_to_acknowledged(&mut self) {
+        self.rewind(self.through);
+    }
+
+    /// Lines up to this `seq` are with the coordinator.
+    pub(crate) fn acknowledge(&mut self, through: u64) {
+        self.through = self.through.max(through);
+    }
+
     /// The next message, if there are lines for one.
     pub(crate) fn next(&mut self) -> io::Result<Option<EventLines>> {
         while self.read.iter().map(|(_, line)| line.len()).sum::<usize>() < BATCH_BYTES {

@@ -271,8 +271,8 @@ impl Watch {
     }
 
     fn signal(&mut self, signal: Signal) {
-        // Without a holder only stop.json speaks: a worker that does not listen yet would die of a signal, its reason unsaid.
-        let reached = self.holder.is_some_and(|holder| holder.signal(signal));
+        // A worker that does not listen yet finds stop.json as soon as it does.
+        let reached = self.holder.is_some_and(|holder| holder.tell(signal));
         if !reached {
             tracing::debug!(attempt = %self.id, ?signal, "no worker to signal");
         }
