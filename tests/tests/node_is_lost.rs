@@ -8,7 +8,7 @@ fn a_job_whose_machine_is_lost_ends_bit_for_bit_as_if_nothing_had_happened() {
     let (steps, every) = (40, 8);
     let lab = Lab::start();
     let reference = lab.reference(steps, every);
-    let mut agents = vec![lab.agent("first"), lab.agent("second")];
+    let mut agents = [lab.agent("first"), lab.agent("second")];
     let job = lab.submit(&lab.job_file("lost", steps, every));
     // Strictly between two checkpoints, and after the first.
     let kill_at = every * (1 + chance(&mut seed, 3)) + 1 + chance(&mut seed, every - 2);
