@@ -1,1 +1,221 @@
-//! Placeholder.
+//! The one brain: accepts jobs, places attempts, remembers everything.
+//!
+//! ```text
+//!  person ── http ──┐                       ┌── store (redb)
+//!                   ├── driver ── turn ── Cluster
+//!  agent ─── link ──┘    │                  └── inspector (child processes)
+//!     └── blob, series   └── only door to all of it
+//! ```
+//!
+//! [`Coordinator`] owns every task and thread of these: [`bind`](Coordinator::bind) starts them, [`join`](Coordinator::join)
+//! waits for one to fail, [`shutdown`](Coordinator::shutdown) takes them down in order – accept nobody, tell the others, let
+//! work end, close the store last.
+
+pub mod access;
+mod base;
+pub mod blob;
+pub mod cluster;
+pub mod config;
+mod dataset;
+pub mod driver;
+pub mod history;
+pub mod http;
+pub mod inspector;
+pub mod link;
+mod model;
+pub mod record;
+pub mod series;
+mod start;
+pub mod store;
+mod sweep;
+pub mod turn;
+
+pub use start::StartError;
+
+use blob::Blobs;
+use config::Config;
+use driver::{Driver, DriverError, Handle};
+use http::{App, Http, HttpError, Signer};
+use inspector::Inspector;
+use link::{Link, Services, tls::Authority};
+use lorikeet_protocol::{id::Hash, join::JoinTicket};
+use series::Series;
+use start::Folders;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use store::Store;
+use tokio::task::JoinHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Everything that runs.
+pub struct Coordinator {
+    http: Http,
+    http_url: String,
+    link: Link,
+    link_address: String,
+    authority: Arc<Authority>,
+    driver: Handle,
+    deciding: JoinHandle<Result<(), DriverError>>,
+    /// Ends the driver, last.
+    stop: CancellationToken,
+    /// Tells everybody else that it is time to go.
+    leaving: CancellationToken,
+    tasks: TaskTracker,
+    series: std::thread::JoinHandle<()>,
+    admin_token: PathBuf,
+    patience: Duration,
+}
+
+/// Why a running coordinator ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Decisions can no longer be recorded.
+    #[error("decide: the driver has ended")]
+    Driver(#[source] Option<DriverError>),
+    /// Requests are no longer answered.
+    #[error("answer requests")]
+    Http(#[source] HttpError),
+}
+
+impl Coordinator {
+    /// Opens or makes everything under `config.data`, binds both addresses, and begins.
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        config.check()?;
+        let folders = Folders::make(&config.data)?;
+        let store = Store::open(&folders.state())?;
+        let authority = Arc::new(Authority::open(&folders.ca())?);
+        let signer = Signer::open(&folders.upload_key()).map_err(StartError::file(&folders.upload_key()))?;
+        let blobs = Blobs::open(&folders.blobs(), &folders.staging())?;
+        let (series, series_thread) = Series::open(&folders.series())?;
+        let inspector = Inspector::new(&config.inspect, blobs.clone())?;
+        let (stop, leaving, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+
+        let Driver { handle: driver, inspections, task: deciding } =
+            Driver::start(store, start::timers(&config.timers), stop.clone())?;
+        start::first_admin(&driver, &config.admin_email, &folders.admin_token()).await?;
+        tasks.spawn(inspector.clone().serve(inspections, driver.clone(), leaving.clone()));
+        let unreferenced = config.storage.unreferenced;
+        tasks.spawn(sweep::run(driver.clone(), blobs.clone(), unreferenced, leaving.clone()));
+
+        let services = Services {
+            driver: driver.clone(),
+            blobs: blobs.clone(),
+            series: series.clone(),
+            authority: Arc::clone(&authority),
+            certificate_ttl: config.link.certificate_ttl,
+            attempt_limit: config.storage.attempt_limit,
+        };
+        let link = Link::bind(config.link.listen, services)?;
+        let link_address = start::link_address(&config.link, link.address());
+        let tls = start::https(&config.http, &authority)?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let (listen, public_url, patience) =
+            (config.http.listen, config.http.public_url.clone(), config.timers.shutdown);
+        let app = App {
+            driver: driver.clone(),
+            blobs,
+            series,
+            inspector,
+            authority: Arc::clone(&authority),
+            signer,
+            presets: lorikeet_api::Presets::embedded(),
+            config,
+            link_address: link_address.clone(),
+            tasks: tasks.clone(),
+            streams: App::streams(),
+            leaving: leaving.clone(),
+        };
+        let http = Http::bind(listen, Arc::new(app), tls)?;
+        let http_url = public_url.unwrap_or_else(|| format!("{scheme}://{}", start::reachable(http.address())));
+        start::announce(&folders.addresses(), &http_url, &link_address)?;
+        tracing::info!(http = %http_url, link = %link_address, "ready");
+        Ok(Self {
+            http,
+            http_url,
+            link,
+            link_address,
+            authority,
+            driver,
+            deciding,
+            stop,
+            leaving,
+            tasks,
+            series: series_thread,
+            admin_token: folders.admin_token(),
+            patience,
+        })
+    }
+
+    /// Where HTTP listens.
+    pub fn http_address(&self) -> SocketAddr {
+        self.http.address()
+    }
+
+    /// What clients are told to call it.
+    pub fn http_url(&self) -> &str {
+        &self.http_url
+    }
+
+    /// Where agents are accepted (UDP).
+    pub fn link_address(&self) -> SocketAddr {
+        self.link.address()
+    }
+
+    /// BLAKE3 of the CA's certificate (DER).
+    pub fn ca_hash(&self) -> Hash {
+        self.authority.hash()
+    }
+
+    /// The file that holds the first ADMIN's token.
+    pub fn admin_token_path(&self) -> &Path {
+        &self.admin_token
+    }
+
+    /// A string that makes one machine a node, for an hour; for a coordinator and an agent in one process.
+    pub async fn join_string(&self) -> Result<String, StartError> {
+        let secret = start::invite(&self.driver).await?;
+        let ticket = JoinTicket { address: self.link_address.clone(), ca_hash: self.ca_hash(), secret };
+        http::join_string(&ticket).map_err(StartError::JoinString)
+    }
+
+    /// Until something that it cannot do without has failed. Shutting down is still in order afterwards.
+    pub async fn join(&mut self) -> RunError {
+        tokio::select! {
+            ended = &mut self.deciding => RunError::Driver(ended.ok().and_then(Result::err)),
+            error = self.http.ended() => RunError::Http(error),
+        }
+    }
+
+    /// Down in order. Afterwards nothing of it runs any more and the store is closed.
+    pub async fn shutdown(self) {
+        self.leaving.cancel();
+        tokio::join!(self.http.shutdown(self.patience), self.link.shutdown(self.patience));
+        self.tasks.close();
+        if tokio::time::timeout(self.patience, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some work did not end in {:?}", self.patience);
+        }
+        self.stop.cancel();
+        drop(self.driver);
+        if !self.deciding.is_finished() {
+            match tokio::time::timeout(driver::STOP_WITHIN, self.deciding).await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the driver ended badly")
+                }
+                Ok(Err(_)) | Err(_) => tracing::error!("the driver did not end"),
+            }
+        }
+        // It ends with the last handle, and those went with the tasks above.
+        let waiting = tokio::task::spawn_blocking(move || self.series.join());
+        if tokio::time::timeout(self.patience, waiting).await.is_err() {
+            tracing::warn!("the series did not end in {:?}", self.patience);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -68,9 +68,18 @@ proptest! {
 }
 
 fn all_frames() -> Vec<Vec<u8>> {
-    let from = examples::from_agent().iter().map(|message| codec::encode(message).unwrap()).collect::<Vec<_>>();
-    let to = examples::to_agent().iter().map(|message| codec::encode(message).unwrap()).collect::<Vec<_>>();
-    let blob = examples::blob_requests().iter().map(|message| codec::encode(message).unwrap()).collect::<Vec<_>>();
+    let from = examples::from_agent()
+        .iter()
+        .map(|message| codec::encode(message).expect("our own examples encode"))
+        .collect::<Vec<_>>();
+    let to = examples::to_agent()
+        .iter()
+        .map(|message| codec::encode(message).expect("our own examples encode"))
+        .collect::<Vec<_>>();
+    let blob = examples::blob_requests()
+        .iter()
+        .map(|message| codec::encode(message).expect("our own examples encode"))
+        .collect::<Vec<_>>();
     [from, to, blob].concat()
 }
 

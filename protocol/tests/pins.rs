@@ -35,7 +35,7 @@ fn joining_keeps_its_bytes() {
 #[test]
 fn telemetry_keeps_its_bytes_and_fits_a_datagram() {
     let telemetry = examples::telemetry();
-    assert!(codec::encode(&telemetry).unwrap().len() <= 1_100);
+    assert!(codec::encode(&telemetry).expect("our own examples encode and read back").len() <= 1_100);
     pin_frames("telemetry", &[telemetry]);
 }
 
@@ -56,11 +56,17 @@ fn inspections_keep_their_text() {
 fn pin_frames<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, messages: &[T]) {
     let mut text = String::new();
     for message in messages {
-        let frame = codec::encode(message).unwrap();
-        let header = frame[..codec::HEADER_BYTES].try_into().unwrap();
-        assert_eq!(codec::body_length(header).unwrap(), frame.len() - codec::HEADER_BYTES);
-        assert_eq!(&codec::decode::<T>(&frame[codec::HEADER_BYTES..]).unwrap(), message);
-        frame.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
+        let frame = codec::encode(message).expect("our own examples encode and read back");
+        let header = frame[..codec::HEADER_BYTES].try_into().expect("our own examples encode and read back");
+        assert_eq!(
+            codec::body_length(header).expect("our own examples encode and read back"),
+            frame.len() - codec::HEADER_BYTES
+        );
+        assert_eq!(
+            &codec::decode::<T>(&frame[codec::HEADER_BYTES..]).expect("our own examples encode and read back"),
+            message
+        );
+        frame.iter().for_each(|byte| write!(text, "{byte:02x}").expect("our own examples encode and read back"));
         text.push('\n');
     }
     compare(&format!("{name}.hex"), &text);
@@ -70,8 +76,8 @@ fn pin_frames<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(nam
 fn pin_json<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, values: &[T]) {
     let mut text = String::new();
     for value in values {
-        let line = serde_json::to_string(value).unwrap();
-        assert_eq!(&serde_json::from_str::<T>(&line).unwrap(), value);
+        let line = serde_json::to_string(value).expect("our own examples encode and read back");
+        assert_eq!(&serde_json::from_str::<T>(&line).expect("our own examples encode and read back"), value);
         text.push_str(&line);
         text.push('\n');
     }
@@ -81,7 +87,7 @@ fn pin_json<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name:
 fn compare(file: &str, text: &str) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/pins").join(file);
     if std::env::var("LORIKEET_PINS").is_ok_and(|mode| mode == "write") {
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("our own examples encode and read back");
     }
     let pinned = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(pinned, text, "{file} changed: is this meant? then `cargo xtask pins`");

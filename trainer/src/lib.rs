@@ -1,1 +1,38 @@
-//! Placeholder.
+//! LoRA fine-tuning as a library; has never heard of a cluster.
+//!
+//! Four doors over one [`model::Model`]: [`train`] runs a [`Config`] to its end and tells [`event::Event`]s, [`evaluate`] is
+//! the loss of a set of examples, [`generate`] continues a prompt, [`export`] writes what the ecosystem reads.
+//!
+//! ```text
+//! run ──► step ──► model (forward, backward by hand) ──► ops
+//!  │        └──► data (order, packing), optim, schedule
+//!  └──► eval, checkpoint, export
+//! ```
+//! Same binary, same kind of processor, same micro-batch plan: same bits, whatever the number of threads and however often the
+//! run was killed and resumed.
+
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+mod error;
+mod eval;
+pub mod event;
+pub mod export;
+pub mod generate;
+pub mod lora;
+pub mod model;
+pub mod ops;
+pub mod optim;
+mod random;
+mod run;
+pub mod schedule;
+mod staged;
+mod step;
+mod stop;
+
+pub use config::Config;
+pub use error::{FailureClass, TrainError};
+pub use eval::evaluate;
+pub use run::{EvalPoint, Events, Run, State, train};
+pub use step::{Taken, step};
+pub use stop::{Stop, Wish};

@@ -1,2 +1,91 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: the single entry for everything done to this repository, by a person and by CI alike.
+//!
+//! One small file per task. A task is a function that says what it does as it goes and returns an error when a person
+//! has to act. Nothing here is linked with a member of the workspace: a broken member must not break its own checks.
+
+mod bench;
+mod check;
+mod deny;
+mod mutate;
+mod output;
+mod pins;
+mod program;
+mod test;
+mod tidy;
+mod tree;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::tree::Tree;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Everything done to this repository", disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that CI runs: fmt, clippy, docs, tests, deny, tidy, units
+    Check {
+        /// A step that lacks its tool fails instead of being skipped
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Build the whole workspace and run its tests
+    Test {
+        /// Passed on to the test runner: filters, --no-capture, …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Measure one part
+    Bench {
+        /// What to measure
+        part: bench::Part,
+        /// Passed on to the benchmark
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
+    },
+    /// Rewrite pinned files (wire bytes, JSON, --help, tables) from what the code does now; review the diff
+    Pins {
+        /// Run only the tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Import arrows, fenced crates, file heads, open ends, links
+    Tidy,
+    /// Flip each marked sign of the trainer in a scratch copy; its tests have to notice
+    Mutate {
+        /// Only files whose path contains this
+        #[arg(long, value_name = "FILE")]
+        only: Option<String>,
+        /// Stop after so many lines
+        #[arg(long, value_name = "N")]
+        limit: Option<usize>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Args::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> anyhow::Result<()> {
+    let tree = Tree::find()?;
+    match task {
+        Task::Check { strict } => check::run(&tree, strict),
+        Task::Test { rest } => test::run(&tree, &rest),
+        Task::Bench { part, rest } => bench::run(&tree, part, &rest),
+        Task::Pins { filter } => pins::run(&tree, filter.as_deref()),
+        Task::Tidy => tidy::run(&tree),
+        Task::Mutate { only, limit } => mutate::run(&tree, only.as_deref(), limit),
+    }
+}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{ModelConfig, Module, parameters};
 
 /// Rows of logits that the head holds at a time, forward and backward.
-pub const HEAD_CHUNK_ROWS: usize = 128;
+pub const HEAD_CHUNK_ROWS: usize = 256;
 
 /// How the frozen weights lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

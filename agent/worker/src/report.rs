@@ -1,0 +1,131 @@
+//! The trainer's events to the lines of `events.jsonl`.
+
+use lorikeet_protocol::agent::CheckpointKind;
+use lorikeet_protocol::job::{FailureClass, StopCause};
+use lorikeet_protocol::worker::{CHECKPOINTS, Level, Plan, Stage, Step, WorkerEvent, WrittenFile};
+use lorikeet_trainer::event::{self, Event, FileRecord, Outcome};
+use lorikeet_trainer::{FailureClass as Trouble, TrainError};
+
+use crate::spec::SpecError;
+
+/// One event as a line; none for what means nothing to others.
+pub(crate) fn event(event: Event) -> Option<WorkerEvent> {
+    Some(match event {
+        Event::Stage(stage) => WorkerEvent::Stage { stage: self::stage(stage) },
+        Event::Plan(plan) => WorkerEvent::Plan(self::plan(&plan)),
+        Event::Log { level, message } => log(level, message),
+        Event::Step(step) => WorkerEvent::Step(self::step(&step)),
+        Event::Eval(event::Eval { step, epoch: _, loss, perplexity, tokens, seconds }) => {
+            // exp() of a loss beyond 709 is infinite, and that has no JSON
+            return (loss.is_finite() && perplexity.is_finite()).then_some(WorkerEvent::Eval {
+                step,
+                loss,
+                perplexity,
+                tokens,
+                seconds,
+            });
+        }
+        Event::Checkpoint(saved) => WorkerEvent::Checkpoint {
+            step: saved.step,
+            loss: saved.loss,
+            kind: kind(saved.kind),
+            path: folder(&saved.name),
+        },
+    })
+}
+
+/// An end that is no failure.
+pub(crate) fn outcome(outcome: Outcome, cause: StopCause) -> WorkerEvent {
+    match outcome {
+        Outcome::Finished { step, files } => match files.into_iter().map(written).collect() {
+            Some(files) => WorkerEvent::Finished { step, files },
+            None => failure(&TrainError::Internal("a file's hash is no hash".into())),
+        },
+        Outcome::Stopped { step, checkpoint } => {
+            WorkerEvent::Stopped { step, checkpoint: checkpoint.map(|name| folder(&name)), cause }
+        }
+    }
+}
+
+/// A failure, with its class and what would help.
+pub(crate) fn failure(error: &TrainError) -> WorkerEvent {
+    let hint = error.hint().map(str::to_owned);
+    WorkerEvent::Failed { class: class(error), message: error.to_string(), hint }
+}
+
+/// The attempt directory holds no spec that can be read.
+pub(crate) fn unreadable(error: &SpecError) -> WorkerEvent {
+    WorkerEvent::Failed { class: FailureClass::Settings, message: error.to_string(), hint: None }
+}
+
+fn class(error: &TrainError) -> FailureClass {
+    match error.class() {
+        Trouble::Config | Trouble::Checkpoint => FailureClass::Settings,
+        Trouble::Base => FailureClass::Base,
+        Trouble::Dataset => FailureClass::Dataset,
+        Trouble::NotFinite => FailureClass::NonFinite,
+        Trouble::OutOfMemory => FailureClass::OutOfMemory,
+        Trouble::DiskFull => FailureClass::DiskFull,
+        // files that vanish or cannot be read are the machine's trouble: another may have none
+        Trouble::Io => FailureClass::Hardware,
+        Trouble::Internal => FailureClass::Internal,
+    }
+}
+
+fn stage(stage: event::Stage) -> Stage {
+    match stage {
+        event::Stage::Data => Stage::Data,
+        event::Stage::Loading => Stage::Loading,
+        event::Stage::Training => Stage::Training,
+        event::Stage::Validating => Stage::Validating,
+        event::Stage::Saving => Stage::Saving,
+    }
+}
+
+fn log(level: event::Level, message: String) -> WorkerEvent {
+    match level {
+        event::Level::Info => WorkerEvent::Log { level: Level::Info, message },
+        event::Level::Warning => WorkerEvent::Log { level: Level::Warning, message },
+    }
+}
+
+fn plan(plan: &event::Plan) -> Plan {
+    Plan {
+        examples: plan.examples,
+        validation_examples: plan.validation_examples,
+        conversations: plan.conversations,
+        total_steps: plan.total_steps,
+        epoch_tokens: plan.epoch_tokens,
+        supervised_tokens: plan.supervised_tokens,
+        longest_tokens: plan.longest_tokens,
+        cut_examples: plan.cut_examples,
+        cut_tokens: plan.cut_tokens,
+        trainable_parameters: plan.trainable_parameters,
+        base_parameters: plan.base_parameters,
+        micro_tokens: plan.micro_tokens,
+        memory_bytes: plan.memory_bytes,
+        from_step: plan.from_step,
+    }
+}
+
+fn step(step: &event::Step) -> Step {
+    let event::Step { step, epoch, loss, lr, grad_norm, tokens, supervised_tokens, seconds } = *step;
+    Step { step, epoch, loss, lr, grad_norm, tokens, supervised_tokens, seconds }
+}
+
+fn kind(kind: event::CheckpointKind) -> CheckpointKind {
+    match kind {
+        event::CheckpointKind::Periodic => CheckpointKind::Periodic,
+        event::CheckpointKind::Best => CheckpointKind::Best,
+        event::CheckpointKind::Final => CheckpointKind::Final,
+        event::CheckpointKind::Emergency => CheckpointKind::Emergency,
+    }
+}
+
+fn folder(name: &str) -> String {
+    format!("{CHECKPOINTS}/{name}")
+}
+
+fn written(file: FileRecord) -> Option<WrittenFile> {
+    Some(WrittenFile { hash: file.blake3.parse().ok()?, path: file.path, size: file.size })
+}

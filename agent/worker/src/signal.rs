@@ -1,0 +1,103 @@
+//! Signals and `stop.json`, turned into wishes for the runs.
+//!
+//! A handler only sets a bit and writes a byte into a socket; a thread reads the byte and does what cannot be done inside one.
+
+use std::fs;
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread::JoinHandle;
+
+use lorikeet_protocol::job::StopCause;
+use lorikeet_protocol::worker::{STOP, StopRequest};
+use lorikeet_trainer::Wish;
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::{SigId, low_level};
+
+use crate::Attempt;
+
+const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGUSR1, SIGUSR2];
+const TERM: u8 = 1 << 0;
+const INT: u8 = 1 << 1;
+const WAKE: u8 = 1 << 2;
+const DISCARD: u8 = 1 << 3;
+
+/// The thread that waits for signals; ends, with its handlers, when dropped.
+pub(crate) struct Listener {
+    registered: Vec<SigId>,
+    wake: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    pub(crate) fn start(attempts: Vec<Arc<Attempt>>) -> io::Result<Listener> {
+        let (wake, mut read) = UnixStream::pair()?;
+        let pending = Arc::new(AtomicU8::new(0));
+        let mut registered = Vec::new();
+        for (bit, signal) in SIGNALS.into_iter().enumerate() {
+            let pending = Arc::clone(&pending);
+            let note = move || {
+                pending.fetch_or(1 << bit, Ordering::SeqCst);
+            };
+            // SAFETY: the handler does one atomic operation, which is allowed at any moment.
+            registered.push(unsafe { low_level::register(signal, note) }?);
+            // handlers run in the order of their registration: the bit is set before the byte is sent
+            registered.push(low_level::pipe::register(signal, wake.try_clone()?)?);
+        }
+        let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
+            let (mut interrupted, mut byte) = (false, [0]);
+            while matches!(read.read(&mut byte), Ok(1)) {
+                let bits = pending.swap(0, Ordering::SeqCst);
+                let again = interrupted && bits & INT != 0;
+                interrupted |= bits & INT != 0;
+                attempts.iter().for_each(|attempt| attempt.hear(bits, again));
+            }
+        })?;
+        Ok(Listener { registered, wake, thread: Some(thread) })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.registered.drain(..).for_each(|id| {
+            low_level::unregister(id);
+        });
+        // a socket that is already down has the same effect
+        let _down = self.wake.shutdown(Shutdown::Both);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+impl Attempt {
+    fn hear(&self, bits: u8, interrupted_again: bool) {
+        if bits & DISCARD != 0 || interrupted_again {
+            self.stop.ask(Wish::Discard);
+        }
+        if bits & (TERM | INT) != 0 {
+            self.stop.ask(Wish::SaveAndStop);
+        }
+        if bits & WAKE != 0 && !self.obey_stop_file() {
+            self.stop.save_now();
+        }
+    }
+}
+
+/// What `stop.json` asks for, if it is there. One that cannot be understood is obeyed in the gentlest way.
+pub(crate) fn stop_request(dir: &Path) -> Option<StopRequest> {
+    let path = dir.join(STOP);
+    let text = fs::read(&path).ok()?;
+    Some(serde_json::from_slice(&text).unwrap_or_else(|error| {
+        tracing::warn!("failed to understand {}: {error}; saving and stopping", path.display());
+        StopRequest { save: true, cause: StopCause::Signal }
+    }))
+}
+
+/// Why the attempt was stopped.
+pub(crate) fn cause(dir: &Path) -> StopCause {
+    stop_request(dir).map_or(StopCause::Signal, |request| request.cause)
+}

@@ -1,0 +1,112 @@
+//! `spec.json` to the trainer's settings.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lorikeet_dataset::{Filters, OnFault, Supervise};
+use lorikeet_protocol::job::{self, Task};
+use lorikeet_protocol::worker::{SPEC, Spec};
+use lorikeet_trainer::Config;
+use lorikeet_trainer::config::{DataConfig, Every, Length, MicroTokens, Settings};
+use lorikeet_trainer::lora::{LoraConfig, Targets};
+use lorikeet_trainer::schedule::Curve;
+
+/// A checkpoint is made at the latest after this long, whatever the steps.
+const SAVE_INTERVAL: Duration = Duration::from_secs(30 * 60);
+
+/// The spec cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("read {}: {reason}", path.display())]
+pub(crate) struct SpecError {
+    path: PathBuf,
+    reason: String,
+}
+
+pub(crate) fn read(dir: &Path) -> Result<Spec, SpecError> {
+    let path = dir.join(SPEC);
+    let text =
+        fs::read_to_string(&path).map_err(|error| SpecError { path: path.clone(), reason: error.to_string() })?;
+    serde_json::from_str(&text).map_err(|error| SpecError { path, reason: error.to_string() })
+}
+
+/// What the trainer shall do in the attempt directory `dir`.
+pub fn config(dir: &Path, spec: &Spec) -> Config {
+    let Task::Train(train) = &spec.job.task;
+    Config {
+        base: spec.base.clone(),
+        base_name: spec.job.base.clone(),
+        init_adapter: spec.init_adapter.clone(),
+        out: dir.to_owned(),
+        data: DataConfig {
+            file: spec.dataset.clone(),
+            validation_file: None,
+            filters: Filters::default(),
+            on_fault: OnFault::Refuse,
+            cache: spec.cache.clone(),
+        },
+        settings: settings(&train.training, &train.lora),
+        save_interval: SAVE_INTERVAL,
+        micro_tokens: match train.training.micro_tokens {
+            job::MicroTokens::Auto => MicroTokens::Auto,
+            job::MicroTokens::Tokens(tokens) => MicroTokens::Tokens(tokens as usize),
+        },
+        threads: spec.threads.map(|threads| threads as usize),
+    }
+}
+
+fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
+    Settings {
+        lora: lora(adapter),
+        learning_rate: training.learning_rate,
+        schedule: match training.schedule {
+            job::Schedule::Cosine => Curve::Cosine,
+            job::Schedule::Linear => Curve::Linear,
+            job::Schedule::Constant => Curve::Constant,
+        },
+        warmup_ratio: training.warmup_ratio,
+        length: match training.length {
+            job::TrainingLength::Epochs(epochs) => Length::Epochs(epochs),
+            job::TrainingLength::Steps(steps) => Length::Steps(u64::from(steps)),
+        },
+        batch_size: u64::from(training.batch_size),
+        max_seq_length: training.max_seq_length as usize,
+        supervise: match training.supervise {
+            job::Supervise::Assistant => Supervise::Assistant,
+            job::Supervise::Last => Supervise::Last,
+            job::Supervise::Completion => Supervise::Completion,
+            job::Supervise::All => Supervise::All,
+        },
+        adam_beta1: training.adam_beta1,
+        adam_beta2: training.adam_beta2,
+        adam_epsilon: training.adam_epsilon,
+        weight_decay: training.weight_decay,
+        max_grad_norm: training.max_grad_norm,
+        shuffle: training.shuffle,
+        seed: training.seed,
+        validation_fraction: training.validation_fraction,
+        eval_every: every(training.eval_every),
+        checkpoint_every: every(training.checkpoint_every),
+    }
+}
+
+fn lora(adapter: &job::Lora) -> LoraConfig {
+    LoraConfig {
+        rank: adapter.rank as usize,
+        alpha: adapter.alpha,
+        dropout: adapter.dropout,
+        target_modules: match &adapter.target_modules {
+            job::TargetModules::AllLinear => Targets::AllLinear,
+            job::TargetModules::Names(names) => Targets::Names(names.clone()),
+            job::TargetModules::Pattern(pattern) => Targets::Pattern(pattern.clone()),
+        },
+        rslora: adapter.rslora,
+    }
+}
+
+fn every(every: job::Every) -> Every {
+    match every {
+        job::Every::Epoch => Every::Epoch,
+        job::Every::Steps(steps) => Every::Steps(u64::from(steps)),
+    }
+}

@@ -1,0 +1,480 @@
+//! The command line: clap types and nothing else. Every command says what it does and shows one example.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lorikeet_protocol::id::{Hash, JobId};
+use std::path::PathBuf;
+
+/// Fine-tune LoRA adapters on your own GPUs.
+#[derive(Debug, Parser)]
+#[command(name = "lorikeet", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Start here:\n  lorikeet demo                     a whole training on this machine, in two minutes\n  lorikeet train --help             one training without a cluster\n  lorikeet dev                      a coordinator and an agent on this machine"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// The coordinator, `https://host:7170`; else the profile's
+    #[arg(
+        long,
+        global = true,
+        env = "LORIKEET_SERVER",
+        hide_env_values = true,
+        value_name = "URL",
+        help_heading = "Connection"
+    )]
+    pub(crate) server: Option<String>,
+    /// The bearer token; else the profile's
+    #[arg(
+        long,
+        global = true,
+        env = "LORIKEET_TOKEN",
+        hide_env_values = true,
+        hide = false,
+        value_name = "TOKEN",
+        help_heading = "Connection"
+    )]
+    pub(crate) token: Option<String>,
+    /// The profile that `lorikeet login` writes [default: ~/.config/lorikeet/profile.toml]
+    #[arg(
+        long,
+        global = true,
+        env = "LORIKEET_PROFILE",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Connection"
+    )]
+    pub(crate) profile: Option<PathBuf>,
+    /// Tables for people or JSON for programs
+    #[arg(long, global = true, value_enum, default_value_t = Form::Table, value_name = "FORM", help_heading = "Output")]
+    pub(crate) output: Form,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train once on a small model of our own making, start to adapter
+    #[command(after_help = "Example:\n  lorikeet demo --dir /tmp/demo --keep")]
+    Demo(Demo),
+    /// Train one adapter on this machine, without a cluster
+    #[command(
+        after_help = "Example:\n  lorikeet train --base models/smollm2 --dataset chats.jsonl --out run1 --set training.epochs=3\n\nRun the same command again to go on where it stopped."
+    )]
+    Train(Train),
+    /// Submit a job file
+    #[command(after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow")]
+    Submit(Submit),
+    /// List jobs, newest first
+    #[command(after_help = "Example:\n  lorikeet jobs --status running")]
+    Jobs(Jobs),
+    /// One job: how it is, why it waits, what it said
+    #[command(subcommand)]
+    Job(Job),
+    /// Training files: check, upload, list
+    #[command(subcommand)]
+    Dataset(Dataset),
+    /// Base models
+    #[command(subcommand)]
+    Base(Base),
+    /// What came out of the jobs
+    #[command(subcommand)]
+    Adapter(Adapter),
+    /// List machines and their devices
+    #[command(after_help = "Example:\n  lorikeet nodes --output json")]
+    Nodes,
+    /// Machines
+    #[command(subcommand)]
+    Node(Node),
+    /// Remember a server, its certificate authority and a token
+    #[command(
+        after_help = "Example:\n  lorikeet login https://coordinator:7170 --ca-hash 5f0c… --token-file admin.token\n\n`lorikeet ca show` on the coordinator's machine prints the hash."
+    )]
+    Login(Login),
+    /// The certificate authority of a coordinator
+    #[command(subcommand)]
+    Ca(Ca),
+    /// Coordinator and one agent on this machine, for trying things out
+    #[command(after_help = "Example:\n  lorikeet dev --dir ~/lorikeet-dev")]
+    Dev(Dev),
+    /// Run the coordinator
+    #[command(after_help = "Example:\n  lorikeet coordinator --config /etc/lorikeet/coordinator.toml")]
+    Coordinator(Service),
+    /// Run the agent of a GPU machine, or make the machine a node
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Example:\n  lorikeet agent join LK1.…\n  lorikeet agent --config /etc/lorikeet/agent.toml"
+    )]
+    Agent(Agent),
+    /// Train what attempt directories ask for; started by the agent
+    #[command(after_help = "Example:\n  lorikeet worker /var/lib/lorikeet/attempts/job_…-1.1")]
+    Worker(Worker),
+    /// Judge a user's file as one JSON object; started by the coordinator
+    #[command(subcommand)]
+    Inspect(Inspect),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Where everything goes; a temporary folder when not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Keep the coordinator's and the agent's files too, not only the adapter
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Train on this file instead of the conversations that come with the program
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dataset: Option<PathBuf>,
+    /// Train this base model instead of a small random one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// The base model's directory, as Hugging Face lays it out
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: PathBuf,
+    /// The training file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dataset: PathBuf,
+    /// The attempt directory to write: events, checkpoints, adapter
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Start from this adapter instead of a fresh one
+    #[arg(long, value_name = "DIR")]
+    pub(crate) init_adapter: Option<PathBuf>,
+    /// conservative, balanced or aggressive
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
+    /// A key of the job file, like lora.rank=8; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) set: Vec<(String, String)>,
+    /// CPU threads; all cores when not given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// The job file, TOML
+    #[arg(value_name = "JOB.toml")]
+    pub(crate) file: PathBuf,
+    /// Override a key of the file, like lora.rank=8; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub(crate) set: Vec<(String, String)>,
+    /// Only say what it would come to and whether it would be placed
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) dry_run: bool,
+    /// Stay and watch; exit with 5 if the job fails
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Jobs {
+    /// Only these: queued, initializing, running, completed, failed or cancelled
+    #[arg(long, value_name = "STATUS")]
+    pub(crate) status: Option<String>,
+    #[command(flatten)]
+    pub(crate) page: Page,
+}
+
+/// Which part of a list.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Page {
+    /// Which page, from 1
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) page: u32,
+    /// Rows of a page
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) page_size: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Everything about one job
+    #[command(after_help = "Example:\n  lorikeet job show job_0192…")]
+    Show(OneJob),
+    /// End a job
+    #[command(after_help = "Example:\n  lorikeet job cancel job_0192… --reason wrong-config")]
+    Cancel {
+        #[command(flatten)]
+        job: OneJob,
+        /// For the record
+        #[arg(long, value_enum, default_value_t = CancelReason::Other)]
+        reason: CancelReason,
+    },
+    /// The same again, as a new job
+    #[command(after_help = "Example:\n  lorikeet job retry job_0192… --follow")]
+    Retry {
+        #[command(flatten)]
+        job: OneJob,
+        /// Stay and watch the new one
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Why it is where it is
+    #[command(after_help = "Example:\n  lorikeet job why job_0192…")]
+    Why(OneJob),
+    /// What the worker said
+    #[command(after_help = "Example:\n  lorikeet job logs job_0192… -f")]
+    Logs {
+        #[command(flatten)]
+        job: OneJob,
+        /// Stay and print what comes, until the job ends
+        #[arg(short = 'f', long)]
+        follow: bool,
+    },
+    /// Loss, learning rate and speed, step by step
+    #[command(after_help = "Example:\n  lorikeet job metrics job_0192… --output json")]
+    Metrics(OneJob),
+    /// What it could go on from
+    #[command(after_help = "Example:\n  lorikeet job checkpoints job_0192…")]
+    Checkpoints(OneJob),
+    /// Watch it until it ends; exit with 5 if it fails
+    #[command(after_help = "Example:\n  lorikeet job follow job_0192…")]
+    Follow(OneJob),
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OneJob {
+    /// The job
+    #[arg(value_name = "JOB")]
+    pub(crate) id: JobId,
+}
+
+/// Why a job is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CancelReason {
+    CostConcern,
+    PoorPerformance,
+    WrongConfig,
+    NoLongerNeeded,
+    Other,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dataset {
+    /// Say what a file on this machine holds and what is wrong with it; needs no server
+    #[command(after_help = "Example:\n  lorikeet dataset check chats.jsonl --output json")]
+    Check {
+        /// The training file
+        file: PathBuf,
+        /// Count tokens with this base model's tokenizer
+        #[arg(long, value_name = "DIR")]
+        base: Option<PathBuf>,
+    },
+    /// Upload a file; an upload that broke off goes on where it stopped
+    #[command(after_help = "Example:\n  lorikeet dataset add chats.jsonl --name support-chats")]
+    Add {
+        /// The training file
+        file: PathBuf,
+        /// What jobs will call it; the file's name when not given
+        #[arg(long)]
+        name: Option<String>,
+        /// For people
+        #[arg(long)]
+        description: Option<String>,
+        /// Do not wait for the validation
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List uploaded files
+    #[command(after_help = "Example:\n  lorikeet dataset list")]
+    List(Page),
+    /// One dataset: counts, faults, samples
+    #[command(after_help = "Example:\n  lorikeet dataset show support-chats")]
+    Show {
+        /// Its name or id
+        dataset: String,
+    },
+    /// Delete one
+    #[command(after_help = "Example:\n  lorikeet dataset delete support-chats")]
+    Delete {
+        /// Its name or id
+        dataset: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Base {
+    /// Register a directory of the coordinator's machine, under one of its base_roots
+    #[command(after_help = "Example:\n  lorikeet base add smollm2-135m /srv/models/smollm2-135m")]
+    Add {
+        /// What jobs will call it
+        name: String,
+        /// The directory
+        path: String,
+        /// Do not wait until it is read and hashed
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List base models
+    #[command(after_help = "Example:\n  lorikeet base list")]
+    List(Page),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Adapter {
+    /// List them, newest first
+    #[command(after_help = "Example:\n  lorikeet adapter list")]
+    List(Page),
+    /// One of them: files, summary, configuration
+    #[command(after_help = "Example:\n  lorikeet adapter show mdl_0192…")]
+    Show {
+        /// Its id, or the id of the job that made it
+        adapter: String,
+    },
+    /// Fetch its files
+    #[command(after_help = "Example:\n  lorikeet adapter pull mdl_0192… --out adapter")]
+    Pull {
+        /// Its id, or the id of the job that made it
+        adapter: String,
+        /// The folder to write; must not exist or be empty
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Make a join string, for one machine and one hour
+    #[command(after_help = "Example:\n  lorikeet node token\n\nThen, on the GPU machine:\n  lorikeet agent join LK1.…")]
+    Token {
+        /// How long it works, like 30m; an hour when not given
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        ttl: Option<std::time::Duration>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// The coordinator
+    pub(crate) url: String,
+    /// BLAKE3 of its certificate authority; needed with https unless a public authority signed it
+    #[arg(long, value_name = "HASH")]
+    pub(crate) ca_hash: Option<Hash>,
+    /// Read the token from this file instead of --token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ca {
+    /// Print the authority's certificate and its hash
+    #[command(after_help = "Example:\n  lorikeet ca show --data /var/lib/lorikeet/coordinator")]
+    Show {
+        /// Read it from a coordinator's data directory instead of asking the server
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Where data lies; a temporary folder, removed at the end, when not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Service {
+    /// Its configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Agent {
+    #[command(subcommand)]
+    pub(crate) command: Option<AgentCommand>,
+    /// Its configuration
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Make this machine a node, once
+    #[command(after_help = "Example:\n  lorikeet agent join LK1.…\n\n`lorikeet node token` makes the string.")]
+    Join {
+        /// From `lorikeet node token`
+        #[arg(value_name = "STRING")]
+        ticket: String,
+        /// The agent's configuration
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    /// Attempt directories
+    #[arg(required = true, value_name = "DIR")]
+    pub(crate) directories: Vec<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Inspect {
+    /// What a training file holds
+    #[command(after_help = "Example:\n  lorikeet inspect dataset chats.jsonl")]
+    Dataset {
+        /// The training file
+        file: PathBuf,
+    },
+    /// What a base directory holds
+    #[command(after_help = "Example:\n  lorikeet inspect base /srv/models/smollm2-135m")]
+    Base {
+        /// The directory
+        directory: PathBuf,
+    },
+    /// What a job comes to; the settings come as JSON on standard input
+    #[command(after_help = "Example:\n  lorikeet inspect job --base DIR --dataset FILE < question.json")]
+    Job {
+        /// The base model's directory
+        #[arg(long, value_name = "DIR")]
+        base: PathBuf,
+        /// The training file
+        #[arg(long, value_name = "FILE")]
+        dataset: PathBuf,
+    },
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("`{text}` has no `=`; expected KEY=VALUE"))?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_shows_an_example() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        fn walk(command: &clap::Command) {
+            if command.get_subcommands().next().is_none() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example:"), "{}", command.get_name());
+            }
+            command.get_subcommands().for_each(walk);
+        }
+        command.get_subcommands().for_each(walk);
+    }
+}

@@ -1,0 +1,231 @@
+//! HTTP to a coordinator: `lorikeet-api`'s types in and out, every refusal a [`Failure`].
+//!
+//! A POST carries an `Idempotency-Key`, so that it may be sent again when a connection broke before its answer came: what was
+//! done is then answered, not done twice. TLS and pinning stand in [`tls`], uploads in [`upload`], event streams in [`events`].
+
+pub(crate) mod events;
+pub(crate) mod tls;
+pub(crate) mod upload;
+
+use crate::{
+    failure::{Failure, chain},
+    profile::Connection,
+};
+use lorikeet_api::{Envelope, ErrorEnvelope, Pagination};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+use serde::{Serialize, de::DeserializeOwned};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How often a request is sent when nobody answers: a coordinator that restarts is back within a second or two.
+const ATTEMPTS: u32 = 4;
+/// Before the second time; doubled before each further one.
+const BACK_OFF: Duration = Duration::from_millis(200);
+/// No byte for so long: the connection is dead. Event streams are kept alive by the server every 15 s.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// A coordinator and the right to talk to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    server: Url,
+    token: Option<String>,
+}
+
+impl Client {
+    /// Connects to nothing yet.
+    pub(crate) fn new(connection: &Connection) -> Result<Self, Failure> {
+        let server = address(&connection.server)?;
+        let mut http = builder();
+        if let Some(pem) = &connection.ca {
+            http = http.tls_backend_preconfigured(tls::pinned(pem)?);
+        }
+        Ok(Self { http: http.build().map_err(Failure::bug)?, server, token: connection.token.clone() })
+    }
+
+    /// One thing.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
+        let answer = self.send(|| self.request(Method::GET, path).query(query)).await?;
+        Ok(self.envelope::<T>(answer).await?.data)
+    }
+
+    /// One page of a list.
+    pub(crate) async fn page<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<(Vec<T>, Option<Pagination>), Failure> {
+        let answer = self.send(|| self.request(Method::GET, path).query(query)).await?;
+        let envelope = self.envelope::<Vec<T>>(answer).await?;
+        Ok((envelope.data, envelope.meta.map(|meta| meta.pagination)))
+    }
+
+    /// The whole list, page by page.
+    pub(crate) async fn all<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Vec<T>, Failure> {
+        let mut rows = Vec::new();
+        for page in 1_u32.. {
+            let mut query = query.to_vec();
+            query.extend([("page", page.to_string()), ("pageSize", "100".to_owned())]);
+            let (mut more, pagination) = self.page(path, &query).await?;
+            rows.append(&mut more);
+            if !pagination.is_some_and(|pagination| pagination.has_more) {
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Asks for a change.
+    pub(crate) async fn post<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+        body: &B,
+    ) -> Result<T, Failure> {
+        let key = Uuid::now_v7().to_string();
+        let request = || self.request(Method::POST, path).query(query).header("idempotency-key", &key).json(body);
+        let answer = self.send(request).await?;
+        Ok(self.envelope::<T>(answer).await?.data)
+    }
+
+    /// Deletes; what it was is of no interest afterwards.
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
+        let answer = self.send(|| self.request(Method::DELETE, path)).await;
+        answer.map(|_| ())
+    }
+
+    /// Bytes as they come, of a good answer.
+    pub(crate) async fn download(&self, path: &str, query: &[(&str, String)]) -> Result<Response, Failure> {
+        self.send(|| self.request(Method::GET, path).query(query)).await
+    }
+
+    /// Asks; again when nobody answers; a refusal is a failure.
+    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Failure> {
+        let mut wait = BACK_OFF;
+        for attempt in 1.. {
+            match request().send().await {
+                Ok(answer) if answer.status().is_success() => return Ok(answer),
+                Ok(answer) => return Err(refusal(answer).await),
+                Err(error) if attempt < ATTEMPTS && is_transport(&error) => {
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+                Err(error) => return Err(self.unreachable(&error)),
+            }
+        }
+        unreachable!("the loop has no end of its own")
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = self.url(path);
+        let ours = url.origin() == self.server.origin();
+        let request = self.http.request(method, url);
+        match &self.token {
+            // An upload URL may lead elsewhere; its signature is all that place needs to see.
+            Some(token) if ours => request.bearer_auth(token),
+            _ => request,
+        }
+    }
+
+    /// A path of this server, or a whole URL as it is.
+    fn url(&self, path: &str) -> Url {
+        self.server.join(path).expect("our own paths and the server's URLs join; what does not parse is a path")
+    }
+
+    async fn envelope<T: DeserializeOwned>(&self, answer: Response) -> Result<Envelope<T>, Failure> {
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            Failure::unreachable(format!("{} does not answer like a coordinator: {error}", self.server))
+                .hint("is it another program, or another version?")
+        })
+    }
+
+    /// Nobody answers.
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let text = chain(error);
+        let failure = Failure::unreachable(format!("reach {}: {text}", self.server));
+        if text.contains("certificate") || text.contains("UnknownIssuer") {
+            failure.hint("pin the coordinator's certificate authority with `lorikeet login URL --ca-hash HASH`")
+        } else {
+            failure.hint("is the coordinator running, and the address right?")
+        }
+    }
+}
+
+/// What all our HTTP has in common.
+pub(crate) fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("lorikeet/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(10))
+        .read_timeout(SILENCE)
+        .redirect(reqwest::redirect::Policy::none())
+}
+
+/// A server's URL: https, or http on this machine only, where nobody listens in.
+pub(crate) fn address(server: &str) -> Result<Url, Failure> {
+    let wrong = |why: &str| {
+        Failure::mistake(format!("`{server}` is not the address of a coordinator: {why}"))
+            .hint("an address looks like https://coordinator.example:7170")
+    };
+    let url = Url::parse(server).map_err(|error| wrong(&error.to_string()))?;
+    match (url.scheme(), url.host_str()) {
+        ("https", Some(_)) => Ok(url),
+        ("http", Some(host)) if is_loopback(host) => Ok(url),
+        ("http", Some(_)) => {
+            Err(wrong("http is spoken on the loopback only; beyond it a token would be readable by all"))
+        }
+        _ => Err(wrong("expected https://HOST:PORT")),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether the request may not have been understood at all, so that asking again makes sense.
+fn is_transport(error: &reqwest::Error) -> bool {
+    error.is_connect() || error.is_timeout() || error.is_request()
+}
+
+/// What a bad answer says.
+async fn refusal(answer: Response) -> Failure {
+    let (status, url) = (answer.status(), answer.url().clone());
+    let retry = answer.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok().map(str::to_owned));
+    let bytes = answer.bytes().await.unwrap_or_default();
+    let failure = match serde_json::from_slice::<ErrorEnvelope>(&bytes) {
+        Ok(envelope) => Failure::from(envelope.error),
+        Err(_) => unexplained(status, &url),
+    };
+    match retry {
+        Some(seconds) => failure.hint(format!("try again in {seconds} s")),
+        None => failure,
+    }
+}
+
+fn unexplained(status: StatusCode, url: &Url) -> Failure {
+    if status == StatusCode::NOT_FOUND {
+        return Failure::unreachable(format!("{url} is not there: does a coordinator of this version listen?"));
+    }
+    Failure::refused(format!("the server answered {status} to {}", url.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_the_loopback_alone() {
+        for good in ["http://127.0.0.1:7170", "http://localhost:1", "http://[::1]:2", "https://far.example:7170"] {
+            assert!(address(good).is_ok(), "{good}");
+        }
+        for bad in ["http://far.example", "http://10.0.0.1:7170", "far.example:7170", "ftp://127.0.0.1", "", "https://"]
+        {
+            assert_eq!(address(bad).unwrap_err().kind.exit_code(), 2, "{bad}");
+        }
+    }
+}

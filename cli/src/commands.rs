@@ -1,0 +1,75 @@
+//! One file per command; here only who is called, and on what kind of runtime.
+
+mod adapter;
+mod base;
+mod ca;
+mod coordinator;
+mod dataset;
+mod demo;
+mod follow;
+mod inspect;
+mod job;
+mod jobs;
+mod login;
+mod nodes;
+mod service;
+mod submit;
+mod train;
+mod worker;
+
+use crate::{
+    args::{Cli, Command, Global},
+    client::Client,
+    failure::Failure,
+    output::Output,
+    profile::Connection,
+};
+use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
+
+/// Does what was asked.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let output = Output::new(cli.global.output);
+    let context = Context { global: cli.global, output };
+    match cli.command {
+        Command::Worker(args) => return Ok(worker::run(&args)),
+        Command::Demo(args) => return demo::run(output, &args),
+        Command::Train(args) => train::run(output, args),
+        Command::Coordinator(args) => coordinator::run(output, &args),
+        Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),
+        Command::Jobs(args) => context.ask(async |client| jobs::run(&client, output, args).await),
+        Command::Job(args) => context.ask(async |client| job::run(&client, output, args).await),
+        Command::Dataset(args) => dataset::run(&context, args),
+        Command::Base(args) => context.ask(async |client| base::run(&client, output, args).await),
+        Command::Adapter(args) => context.ask(async |client| adapter::run(&client, output, args).await),
+        Command::Nodes => context.ask(async |client| nodes::list(&client, output).await),
+        Command::Node(args) => context.ask(async |client| nodes::run(&client, output, args).await),
+        Command::Login(args) => runtime()?.block_on(login::run(&context, args)),
+        Command::Ca(args) => ca::run(&context, args),
+        Command::Inspect(args) => inspect::run(output, &args),
+        _ => Err(Failure::bug("not here yet")),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What every command knows.
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    pub(crate) output: Output,
+}
+
+impl Context {
+    /// Runs a command that talks to a coordinator.
+    fn ask(&self, command: impl AsyncFnOnce(Client) -> Result<(), Failure>) -> Result<(), Failure> {
+        let client = Client::new(&Connection::find(&self.global)?)?;
+        runtime()?.block_on(command(client))
+    }
+}
+
+/// A client waits for one thing at a time: one thread will do.
+fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::bug(format!("start the runtime: {error}")))
+}

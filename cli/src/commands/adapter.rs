@@ -1,0 +1,171 @@
+//! `lorikeet adapter …`: what came out.
+
+use super::{job, jobs};
+use crate::{
+    args::Adapter as Args,
+    client::Client,
+    failure::Failure,
+    output::{Output, progress::BytesProgress, table::size},
+};
+use lorikeet_api::{
+    model::Model,
+    route::{self, with_id},
+};
+use lorikeet_protocol::{
+    file::is_plain_path,
+    id::{Hash, JobId, ModelId},
+};
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+/// Lists, shows or fetches.
+pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
+    match args {
+        Args::List(page) => jobs::list::<Model>(client, output, route::MODELS, page, None).await,
+        Args::Show { adapter } => output.answer(&find(client, &adapter).await?),
+        Args::Pull { adapter, out } => {
+            let model = find(client, &adapter).await?;
+            pull(client, &model, &out).await?;
+            output.note(&format!("{} files, {} in {}", model.files.len(), size(model.size_bytes), out.display()));
+            output.answer(&model)
+        }
+    }
+}
+
+/// By its id, or by the id of its job.
+async fn find(client: &Client, adapter: &str) -> Result<Model, Failure> {
+    let id = match (adapter.parse::<ModelId>(), adapter.parse::<JobId>()) {
+        (Ok(id), _) => id,
+        (_, Ok(job)) => {
+            let job = job::show(client, job).await?;
+            job.model.ok_or_else(|| {
+                Failure::refused(format!("{} has made no adapter", job.id)).hint("is it done? see `lorikeet jobs`")
+            })?
+        }
+        _ => return Err(Failure::mistake(format!("`{adapter}` is neither the id of a model nor of a job"))),
+    };
+    client.get(&with_id(route::MODEL, id), &[]).await
+}
+
+/// Fetches every file of a model, checks each against the record, and only then gives the folder its name.
+pub(crate) async fn pull(client: &Client, model: &Model, out: &Path) -> Result<(), Failure> {
+    refuse_full(out)?;
+    let aside = aside(out)?;
+    let tar = fetch(client, model, &aside).await?;
+    let unpacked = aside.path().join("files");
+    unpack(tar, model, &unpacked)?;
+    let place = || {
+        // An empty folder may stand in the way; a full one was refused above.
+        if out.exists() {
+            fs::remove_dir(out)?;
+        }
+        fs::rename(&unpacked, out)
+    };
+    place().map_err(|error| Failure::file("write", out, &error))
+}
+
+fn refuse_full(out: &Path) -> Result<(), Failure> {
+    match fs::read_dir(out) {
+        Ok(entries) => match entries.count() {
+            0 => Ok(()),
+            _ => Err(Failure::mistake(format!("{} is not empty", out.display()))
+                .hint("name a folder that does not exist yet")),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Failure::file("read", out, &error)),
+    }
+}
+
+/// A folder beside the target, so that renaming stays on one file system.
+fn aside(out: &Path) -> Result<tempfile::TempDir, Failure> {
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let make = || {
+        fs::create_dir_all(&parent)?;
+        tempfile::Builder::new().prefix(".lorikeet-pull-").tempdir_in(&parent)
+    };
+    make().map_err(|error| Failure::file("write into", &parent, &error))
+}
+
+async fn fetch(client: &Client, model: &Model, aside: &tempfile::TempDir) -> Result<File, Failure> {
+    let path = with_id(route::MODEL_DOWNLOAD, model.id);
+    let mut answer = client.download(&path, &[("artifact", "all".to_owned())]).await?;
+    let broken = |error: reqwest::Error| {
+        Failure::unreachable(format!("the download broke off: {}", crate::failure::chain(&error)))
+    };
+    let bar = BytesProgress::new("fetching", model.size_bytes);
+    let name = aside.path().join("adapter.tar");
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&name)
+        .map_err(|error| Failure::file("create", &name, &error))?;
+    // The tar is as large as its files and a little more; a server that sends for ever is cut off.
+    let most = model.size_bytes + (1 << 20) + 2_048 * model.files.len() as u64;
+    let mut bytes = 0;
+    while let Some(part) = answer.chunk().await.map_err(broken)? {
+        bytes += part.len() as u64;
+        if bytes > most {
+            return Err(Failure::refused("the server sends more than the adapter's files"));
+        }
+        io::Write::write_all(&mut file, &part).map_err(|error| Failure::file("write", &name, &error))?;
+        bar.at(bytes);
+    }
+    bar.finish();
+    file.seek(SeekFrom::Start(0)).map_err(|error| Failure::file("read", &name, &error))?;
+    drop(fs::remove_file(&name));
+    Ok(file)
+}
+
+/// The tar's files: those of the record and no others, each of its size and hash.
+fn unpack(tar: File, model: &Model, folder: &Path) -> Result<(), Failure> {
+    let damaged =
+        |what: &str| Failure::refused(format!("the download is damaged: {what}")).hint("run the command again");
+    let mut missing: Vec<_> = model.files.iter().collect();
+    let mut archive = tar::Archive::new(tar);
+    let entries = archive.entries().map_err(|error| damaged(&error.to_string()))?;
+    for entry in entries {
+        let mut entry = entry.map_err(|error| damaged(&error.to_string()))?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let path = entry.path().map_err(|error| damaged(&error.to_string()))?.to_string_lossy().into_owned();
+        let place = missing.iter().position(|file| file.path == path && is_plain_path(&path));
+        let expected =
+            missing.swap_remove(place.ok_or_else(|| damaged(&format!("{path} is none of the adapter's files")))?);
+        let target = folder.join(&path);
+        let found = write(&mut entry, &target).map_err(|error| Failure::file("write", &target, &error))?;
+        if found != expected.hash {
+            return Err(damaged(&format!("{path} is not what its hash says")));
+        }
+    }
+    match missing.first() {
+        Some(file) => Err(damaged(&format!("{} is missing", file.path))),
+        None => Ok(()),
+    }
+}
+
+fn write(from: &mut impl Read, target: &Path) -> io::Result<Hash> {
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut file = File::create_new(target)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut part = vec![0; 1 << 16];
+    loop {
+        let read = from.read(&mut part)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&part[..read]);
+        io::Write::write_all(&mut file, &part[..read])?;
+    }
+    file.sync_all()?;
+    Ok(Hash(*hasher.finalize().as_bytes()))
+}

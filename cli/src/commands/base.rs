@@ -1,0 +1,45 @@
+//! `lorikeet base …`: base models.
+
+use super::jobs;
+use crate::{args::Base as Args, client::Client, failure::Failure, output::Output};
+use lorikeet_api::{
+    base::{AddBase, BaseModel, BaseStatus},
+    route::{self, with_id},
+};
+use std::time::Duration;
+
+/// Between two looks at a base that is being read.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Registers or lists.
+pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
+    match args {
+        Args::List(page) => jobs::list::<BaseModel>(client, output, route::BASES, page, None).await,
+        Args::Add { name, path, no_wait } => {
+            let base = add(client, AddBase { name, path }, !no_wait).await?;
+            output.answer(&base)?;
+            judge(&base)
+        }
+    }
+}
+
+/// Registers a directory; waits, if told to, until it is read and hashed.
+pub(crate) async fn add(client: &Client, request: AddBase, to_its_end: bool) -> Result<BaseModel, Failure> {
+    let mut base: BaseModel = client.post(route::BASES, &[], &request).await?;
+    while to_its_end && base.status == BaseStatus::Validating {
+        tokio::time::sleep(POLL).await;
+        base = client.get(&with_id(route::BASE, base.id), &[]).await?;
+    }
+    Ok(base)
+}
+
+/// A directory that cannot be used was the wrong one to name.
+pub(crate) fn judge(base: &BaseModel) -> Result<(), Failure> {
+    match base.status {
+        BaseStatus::Ready | BaseStatus::Validating => Ok(()),
+        BaseStatus::Error | BaseStatus::Changed => {
+            let faults = base.errors.iter().map(|fault| format!("\n  {}: {}", fault.path, fault.message));
+            Err(Failure::mistake(format!("the base model cannot be used:{}", faults.collect::<String>())))
+        }
+    }
+}

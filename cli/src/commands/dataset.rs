@@ -1,0 +1,144 @@
+//! `lorikeet dataset …`: training files, here and on the server.
+
+use super::{Context, inspect, jobs};
+use crate::{
+    args::Dataset as Args,
+    client::Client,
+    failure::Failure,
+    output::{Output, progress::BytesProgress, table::dataset::fault_lines},
+};
+use lorikeet_api::{
+    dataset::{ConfirmDataset, CreateDataset, Dataset, DatasetCreated, DatasetStatus},
+    route::{self, with_id},
+};
+use lorikeet_protocol::id::{DatasetId, Hash};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Between two looks at a dataset that is being validated.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Does what was asked of datasets.
+pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
+    let output = context.output;
+    match args {
+        Args::Check { file, base } => check(output, &file, base.as_deref()),
+        Args::Add { file, name, description, no_wait } => {
+            let new = New { file, name, description };
+            context.ask(async |client| {
+                let dataset = add(&client, output, &new, !no_wait).await?;
+                output.answer(&dataset)?;
+                judge(&dataset)
+            })
+        }
+        Args::List(page) => {
+            context.ask(async |client| jobs::list::<Dataset>(&client, output, route::DATASETS, page, None).await)
+        }
+        Args::Show { dataset } => context.ask(async |client| output.answer(&find(&client, &dataset).await?)),
+        Args::Delete { dataset } => context.ask(async |client| delete(&client, output, &dataset).await),
+    }
+}
+
+async fn delete(client: &Client, output: Output, dataset: &str) -> Result<(), Failure> {
+    let found = find(client, dataset).await?;
+    client.delete(&with_id(route::DATASET, found.id)).await?;
+    output.note(&format!("deleted {} ({})", found.id, found.name));
+    Ok(())
+}
+
+/// Needs no server.
+fn check(output: Output, file: &Path, base: Option<&Path>) -> Result<(), Failure> {
+    let unusable =
+        |faults: Vec<_>| Failure::mistake(format!("{} cannot be used:{}", file.display(), fault_lines(&faults)));
+    let found = inspect::check(file, base).map_err(unusable)?;
+    output.answer(&found)?;
+    match found.error_count {
+        0 => Ok(()),
+        1 => Err(Failure::mistake(format!("{} has 1 fault", file.display()))),
+        faults => Err(Failure::mistake(format!("{} has {faults} faults", file.display()))),
+    }
+}
+
+/// A file that should become a dataset.
+pub(crate) struct New {
+    pub(crate) file: PathBuf,
+    /// The file's name when not given.
+    pub(crate) name: Option<String>,
+    pub(crate) description: Option<String>,
+}
+
+/// Uploads a file; waits, if told to, until it is validated.
+pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: bool) -> Result<Dataset, Failure> {
+    let (size, hash) = measure(&new.file).map_err(|error| Failure::file("read", &new.file, &error))?;
+    let created = open(client, output, request(new, size)?).await?;
+    let bar = BytesProgress::new("uploading", size);
+    client.upload(&created.upload_url, &new.file, size, |bytes| bar.at(bytes)).await?;
+    bar.finish();
+    let confirm = with_id(route::DATASET_CONFIRM, created.dataset.id);
+    let mut dataset: Dataset = client.post(&confirm, &[], &ConfirmDataset { hash: Some(hash) }).await?;
+    while to_its_end && dataset.status == DatasetStatus::Validating {
+        tokio::time::sleep(POLL).await;
+        dataset = client.get(&with_id(route::DATASET, dataset.id), &[]).await?;
+    }
+    Ok(dataset)
+}
+
+/// A file that cannot be trained on was the wrong one to upload.
+pub(crate) fn judge(dataset: &Dataset) -> Result<(), Failure> {
+    match dataset.status {
+        DatasetStatus::Ready | DatasetStatus::Validating | DatasetStatus::Uploading => Ok(()),
+        DatasetStatus::Error => {
+            let message = format!("the dataset cannot be trained on: {} faults", dataset.error_count);
+            Err(Failure::mistake(message).hint("see the file's faults above, or `lorikeet dataset check FILE`"))
+        }
+    }
+}
+
+fn request(new: &New, size_bytes: u64) -> Result<CreateDataset, Failure> {
+    let file_name = new.file.file_name().and_then(|name| name.to_str());
+    let file_name =
+        file_name.ok_or_else(|| Failure::mistake(format!("{} has no name in UTF-8", new.file.display())))?;
+    let stem = Path::new(file_name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(file_name);
+    let name = new.name.clone().unwrap_or_else(|| stem.to_owned());
+    let description = new.description.clone();
+    Ok(CreateDataset { name, file_name: file_name.to_owned(), size_bytes, format: None, description })
+}
+
+/// A new record; or, when the same file was begun before and broke off, that record and a fresh address for the rest.
+async fn open(client: &Client, output: Output, request: CreateDataset) -> Result<DatasetCreated, Failure> {
+    let unfinished = [("status", "UPLOADING".to_owned()), ("search", request.name.clone())];
+    let begun: Vec<Dataset> = client.all(route::DATASETS, &unfinished).await?;
+    let same = |dataset: &&Dataset| {
+        dataset.status == DatasetStatus::Uploading
+            && (&dataset.name, &dataset.file_name, dataset.size_bytes)
+                == (&request.name, &request.file_name, request.size_bytes)
+    };
+    match begun.iter().find(same) {
+        Some(begun) => {
+            output.note(&format!("going on with the upload of {}", begun.id));
+            client.post(&with_id(route::DATASET_UPLOAD_URL, begun.id), &[], &super::job::NoBody {}).await
+        }
+        None => client.post(route::DATASETS, &[], &request).await,
+    }
+}
+
+/// By id, else by name.
+async fn find(client: &Client, dataset: &str) -> Result<Dataset, Failure> {
+    if let Ok(id) = dataset.parse::<DatasetId>() {
+        return client.get(&with_id(route::DATASET, id), &[]).await;
+    }
+    let found: Vec<Dataset> = client.all(route::DATASETS, &[("search", dataset.to_owned())]).await?;
+    found.into_iter().find(|known| known.name == dataset).ok_or_else(|| {
+        Failure::refused(format!("there is no dataset `{dataset}`")).hint("list them with `lorikeet dataset list`")
+    })
+}
+
+fn measure(path: &Path) -> io::Result<(u64, Hash)> {
+    let mut hasher = blake3::Hasher::new();
+    let size = io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok((size, Hash(*hasher.finalize().as_bytes())))
+}

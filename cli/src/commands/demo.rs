@@ -1,0 +1,123 @@
+//! `lorikeet demo`: everything once, on this machine, as it would run in earnest.
+//!
+//! ```text
+//! folder ─► coordinator (child) ─► join, agent (child) ─► base, dataset, job over HTTP ─► adapter ─► two samples
+//!                                      └── worker, started by the agent
+//! ```
+//! The children are this program; nothing here reaches around HTTP into them. Ctrl-C, a failure and the end all lead to the
+//! same place: the agent stops its worker, then the children end, and what does not end is killed.
+
+mod child;
+mod cluster;
+mod files;
+mod report;
+mod sample;
+
+use super::{adapter, base, dataset, follow, service::Signals};
+use crate::{
+    args::Demo,
+    client::Client,
+    failure::{Failure, chain},
+    output::Output,
+};
+use cluster::Cluster;
+use files::Files;
+use lorikeet_api::{
+    base::AddBase,
+    job::{Job, MetricsPoint},
+    model::Model,
+    route::{self, with_id},
+};
+use report::{Losses, Report};
+use std::{process::ExitCode, time::Instant};
+use tokio::runtime::Builder;
+
+/// Until the adapter is there, or the person has seen enough.
+pub(crate) fn run(output: Output, args: &Demo) -> Result<ExitCode, Failure> {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::bug)?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let files = Files::make(args)?;
+        let mut cluster = Cluster::new(&files);
+        let ended = tokio::select! {
+            ended = whole(output, &files, &mut cluster) => ended.map(Some),
+            () = signals.wait() => Ok(None),
+        };
+        output.note("stopping");
+        signals.or_at_once(cluster.stop()).await;
+        files.tidy(args.keep, ended.as_ref().is_ok_and(Option::is_some));
+        ended
+    });
+    // A sample that is still computed when Ctrl-C comes must not be waited for.
+    runtime.shutdown_background();
+    match ended? {
+        Some(report) => output.answer(&report).map(|()| ExitCode::SUCCESS),
+        None => Ok(ExitCode::from(130)),
+    }
+}
+
+async fn whole(output: Output, files: &Files, cluster: &mut Cluster) -> Result<Report, Failure> {
+    let began = Instant::now();
+    output.note(&format!("everything of this demo lies in {}", files.folder().display()));
+    let client = cluster.start(output).await?;
+    tokio::select! {
+        report = job(output, files, &client, began) => report,
+        failure = cluster.died() => Err(failure),
+    }
+}
+
+/// Files, upload, training, adapter, samples.
+async fn job(output: Output, files: &Files, client: &Client, began: Instant) -> Result<Report, Failure> {
+    output.note("making a base model and its tokenizer");
+    let prepared = blocking({
+        let files = files.clone();
+        move || files.prepare()
+    });
+    prepared.await?;
+    register(client, output, files).await?;
+    let (job, model) = train(client, output, files).await?;
+    let losses = losses(client, &job).await?;
+    adapter::pull(client, &model, &files.adapter()).await?;
+    output.note("asking the model one thing before and after");
+    let samples = blocking({
+        let files = files.clone();
+        move || sample::both(&files)
+    });
+    let samples = samples.await?;
+    Ok(Report::new(files, &job, &model, losses, samples, began.elapsed()))
+}
+
+/// Base and dataset, as a person would bring them.
+async fn register(client: &Client, output: Output, files: &Files) -> Result<(), Failure> {
+    let request = AddBase { name: files::BASE.into(), path: files.base().display().to_string() };
+    base::judge(&base::add(client, request, true).await?)?;
+    let new = dataset::New { file: files.dataset(), name: Some(files::DATASET.into()), description: None };
+    let added = dataset::add(client, output, &new, true).await?;
+    dataset::judge(&added)?;
+    output.note(&format!("{} conversations uploaded and checked", added.conversations.unwrap_or_default()));
+    Ok(())
+}
+
+async fn train(client: &Client, output: Output, files: &Files) -> Result<(Job, Model), Failure> {
+    let job: Job = client.post(route::JOBS, &[], &files.job()?).await?;
+    output.note(&format!("submitted {}", job.id));
+    // Lines of JSON belong to `submit --follow`; the demo's answer is one document.
+    let done = follow::to_the_end(client, job.id, output.for_people()).await?;
+    follow::verdict(&done)?;
+    let model = done.model.ok_or_else(|| Failure::bug("the job succeeded without a model"))?;
+    let model = client.get(&with_id(route::MODEL, model), &[]).await?;
+    Ok((done, model))
+}
+
+/// The first and the last evaluation of the held-out split.
+async fn losses(client: &Client, job: &Job) -> Result<Option<Losses>, Failure> {
+    let points: Vec<MetricsPoint> = client.get(&with_id(route::JOB_METRICS, job.id), &[]).await?;
+    let evals: Vec<f64> = points.iter().filter_map(|point| point.validation_loss).collect();
+    Ok(evals.first().zip(evals.last()).map(|(&before, &after)| Losses { before, after }))
+}
+
+/// Work that holds a thread for a while, away from those that wait for signals.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::bug(format!("work of the demo ended: {}", chain(&error))))?
+}

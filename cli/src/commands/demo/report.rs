@@ -1,0 +1,115 @@
+//! The demo's last words.
+
+use super::{files::Files, sample::Samples};
+use crate::output::{
+    View,
+    table::{fields, short, span},
+};
+use lorikeet_api::{job::Job, model::Model};
+use lorikeet_protocol::id::{JobId, ModelId};
+use serde::Serialize;
+use std::{path::PathBuf, time::Duration};
+
+/// Loss over the held-out split.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(super) struct Losses {
+    pub(super) before: f64,
+    pub(super) after: f64,
+}
+
+impl Losses {
+    /// How much of it is gone, in percent.
+    fn fall(self) -> f64 {
+        100.0 * (1.0 - self.after / self.before)
+    }
+}
+
+/// Everything worth knowing afterwards.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    folder: PathBuf,
+    adapter: PathBuf,
+    base: PathBuf,
+    dataset: PathBuf,
+    job_file: PathBuf,
+    job: JobId,
+    model: ModelId,
+    steps: u64,
+    seconds: f64,
+    held_out_loss: Option<Losses>,
+    sample: Samples,
+}
+
+impl Report {
+    pub(super) fn new(
+        files: &Files,
+        job: &Job,
+        model: &Model,
+        held_out_loss: Option<Losses>,
+        sample: Samples,
+        took: Duration,
+    ) -> Self {
+        Self {
+            folder: files.folder().to_owned(),
+            adapter: files.adapter(),
+            base: files.base(),
+            dataset: files.dataset(),
+            job_file: files.job_file(),
+            job: job.id,
+            model: model.id,
+            steps: job.step,
+            seconds: took.as_secs_f64(),
+            held_out_loss,
+            sample,
+        }
+    }
+}
+
+impl View for Report {
+    fn table(&self) -> String {
+        let loss = self
+            .held_out_loss
+            .map(|loss| format!("{:.3} before, {:.3} after: {:.0} % less", loss.before, loss.after, loss.fall()));
+        let quoted = |text: &str| Some(format!("\"{}\"", short(&printable(text), 96)));
+        let facts = fields([
+            ("held-out loss", loss),
+            ("asked", quoted(&self.sample.prompt)),
+            ("answer before", quoted(&self.sample.before)),
+            ("answer after", quoted(&self.sample.after)),
+            ("adapter", Some(self.adapter.display().to_string())),
+            ("base model", Some(self.base.display().to_string())),
+            ("conversations", Some(self.dataset.display().to_string())),
+            ("job file", Some(self.job_file.display().to_string())),
+            ("took", Some(format!("{} for {} steps", span(self.seconds), self.steps))),
+        ]);
+        let folder = self.folder.display();
+        format!(
+            "{facts}\n\nTry next:\n  \
+             lorikeet dataset check YOUR.jsonl\n  \
+             lorikeet train --base {base} --dataset {dataset} --out {folder}/run --set training.max_steps=50\n  \
+             lorikeet dev --dir {folder}/dev",
+            base = self.base.display(),
+            dataset = self.dataset.display(),
+        )
+    }
+}
+
+/// A model that has learnt nothing says anything, control characters included.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fall_of_the_loss_is_told_in_percent() {
+        assert!((Losses { before: 5.0, after: 2.0 }.fall() - 60.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_a_random_model_says_does_no_harm_to_a_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a·[2Jb·");
+    }
+}

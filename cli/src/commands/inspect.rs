@@ -1,0 +1,50 @@
+//! `lorikeet inspect …`: judges a user's file and prints one [`Inspection`], whatever it finds. Started by the coordinator as a
+//! child process, so that a file that is a trap takes nothing down but this process; its limits it sets itself, before it
+//! opens anything.
+
+mod base;
+mod dataset;
+mod job;
+mod limits;
+
+use crate::{args::Inspect as Args, failure::Failure, output::Output};
+use lorikeet_dataset::{DatasetError, Tokenizer, TokenizerError};
+use lorikeet_protocol::inspect::{DatasetFindings, Fault, Inspection, NAMED_FAULTS};
+use std::path::Path;
+
+/// Judges and prints. A file that cannot be used is a finding, not a failure of this command.
+pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
+    limits::set()?;
+    let found = match args {
+        Args::Dataset { file } => dataset::inspect(file, None).map(Inspection::Dataset),
+        Args::Base { directory } => base::inspect(directory).map(Inspection::Base),
+        Args::Job { base, dataset } => job::inspect(base, dataset, &job::question()?).map(Inspection::Job),
+    };
+    output.object(&found.unwrap_or_else(|faults| Inspection::Refused { faults }))
+}
+
+/// What `lorikeet dataset check` tells, without limits: the file is the person's own.
+pub(super) fn check(file: &Path, base: Option<&Path>) -> Result<DatasetFindings, Vec<Fault>> {
+    let tokenizer = base.map(Tokenizer::load).transpose().map_err(|error| vec![tokenizer_fault(&error)])?;
+    dataset::inspect(file, tokenizer.as_ref())
+}
+
+fn fault(path: impl Into<String>, message: impl Into<String>) -> Fault {
+    Fault { line: None, path: path.into(), message: message.into() }
+}
+
+fn tokenizer_fault(error: &TokenizerError) -> Fault {
+    fault("tokenizer.json", crate::failure::chain(error))
+}
+
+/// Every fault of a file, or the one reason why it cannot be read at all.
+fn dataset_faults(error: DatasetError) -> Vec<Fault> {
+    match error {
+        DatasetError::Faulty { faults, .. } => faults.listed.into_iter().take(NAMED_FAULTS).map(line_fault).collect(),
+        other => vec![fault("$", crate::failure::chain(&other))],
+    }
+}
+
+fn line_fault(found: lorikeet_dataset::Fault) -> Fault {
+    Fault { line: Some(found.line), path: found.path, message: found.message }
+}

@@ -1,0 +1,137 @@
+//! What a job comes to: dataset × base × settings. Nothing is written and nothing is loaded.
+
+use super::{base, dataset_faults, fault, tokenizer_fault};
+use crate::failure::Failure;
+use lorikeet_dataset::{Filters, JobCheck, OnFault, PrepareConfig, Supervise, Tokenizer, check_job};
+use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Settings, plan};
+use lorikeet_protocol::{
+    inspect::{Fault, JobFindings, JobQuestion, RenderedExample, RenderedPart},
+    job::{self, Lora, MicroTokens, TargetModules, Task, Training, TrainingLength},
+};
+use lorikeet_trainer::lora::{LoraConfig, LoraLayout, Targets};
+use std::{
+    collections::BTreeSet,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+/// A job's settings are a few kilobytes.
+const MAX_QUESTION_BYTES: u64 = 1 << 20;
+
+/// From standard input.
+pub(super) fn question() -> Result<JobQuestion, Failure> {
+    let mut text = String::new();
+    let read = io::stdin().take(MAX_QUESTION_BYTES).read_to_string(&mut text);
+    read.map_err(|error| Failure::mistake(format!("read the job's settings from standard input: {error}")))?;
+    serde_json::from_str(&text).map_err(|error| Failure::mistake(format!("read the job's settings as JSON: {error}")))
+}
+
+/// Examples, steps, tokens and memory.
+pub(super) fn inspect(base: &Path, dataset: &Path, question: &JobQuestion) -> Result<JobFindings, Vec<Fault>> {
+    let Task::Train(train) = &question.job.task;
+    let config = base::config(base)?;
+    let tokenizer = Tokenizer::load(base).map_err(|error| vec![tokenizer_fault(&error)])?;
+    let adapter = adapter(&config, &train.lora)?;
+    let prepare = prepare(&train.training, dataset);
+    let check = check_job(&prepare, &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
+    let memory = |dtype| memory(&config, &adapter, &train.training, &check, dtype).total;
+    Ok(JobFindings {
+        total_steps: steps(&train.training, &check),
+        cpu_bytes: memory(BaseDtype::F32),
+        cuda_bytes: memory(match train.training.base_dtype {
+            job::BaseDtype::Auto => BaseDtype::Bf16,
+            job::BaseDtype::F32 => BaseDtype::F32,
+        }),
+        ..findings(check)
+    })
+}
+
+fn findings(check: JobCheck) -> JobFindings {
+    let part = |piece: lorikeet_dataset::Piece| RenderedPart { text: piece.text, supervised: piece.supervised };
+    let example = |sample: lorikeet_dataset::RenderedSample| RenderedExample {
+        parts: sample.pieces.into_iter().map(part).collect(),
+    };
+    JobFindings {
+        examples: check.examples,
+        validation_examples: check.validation_examples,
+        total_steps: 0,
+        epoch_tokens: check.epoch_tokens,
+        supervised_tokens: check.supervised_tokens,
+        longest_tokens: check.longest_tokens,
+        cut_examples: check.cut.examples,
+        cut_tokens: check.cut.tokens,
+        cpu_bytes: 0,
+        cuda_bytes: 0,
+        rendered: check.rendered.into_iter().map(example).collect(),
+    }
+}
+
+fn steps(training: &Training, check: &JobCheck) -> u64 {
+    match training.length {
+        TrainingLength::Epochs(epochs) => check.steps(training.batch_size.into(), epochs.into()),
+        TrainingLength::Steps(steps) => steps.into(),
+    }
+}
+
+fn prepare(training: &Training, dataset: &Path) -> PrepareConfig {
+    PrepareConfig {
+        file: dataset.to_owned(),
+        validation_file: None,
+        validation_fraction: training.validation_fraction,
+        max_seq_length: training.max_seq_length as usize,
+        supervise: match training.supervise {
+            job::Supervise::Assistant => Supervise::Assistant,
+            job::Supervise::Last => Supervise::Last,
+            job::Supervise::Completion => Supervise::Completion,
+            job::Supervise::All => Supervise::All,
+        },
+        seed: training.seed,
+        filters: Filters::default(),
+        on_fault: OnFault::Refuse,
+        cache_dir: PathBuf::new(),
+    }
+}
+
+/// Which projections carry an adapter. One that sits on some layers only is planned as if on all of them.
+fn adapter(config: &ModelConfig, lora: &Lora) -> Result<AdapterShape, Vec<Fault>> {
+    let settings = LoraConfig {
+        rank: lora.rank as usize,
+        alpha: lora.alpha,
+        dropout: lora.dropout,
+        target_modules: match &lora.target_modules {
+            TargetModules::AllLinear => Targets::AllLinear,
+            TargetModules::Names(names) => Targets::Names(names.clone()),
+            TargetModules::Pattern(pattern) => Targets::Pattern(pattern.clone()),
+        },
+        rslora: lora.rslora,
+    };
+    let layout = LoraLayout::new(config, &settings);
+    let layout = layout.map_err(|error| vec![fault("lora.target_modules", crate::failure::chain(&error))])?;
+    let modules: BTreeSet<_> = layout.entries().iter().map(|entry| entry.module).collect();
+    Ok(AdapterShape { rank: settings.rank, modules: modules.into_iter().collect() })
+}
+
+fn memory(
+    config: &ModelConfig,
+    adapter: &AdapterShape,
+    training: &Training,
+    check: &JobCheck,
+    base_dtype: BaseDtype,
+) -> MemoryPlan {
+    let longest = check.longest_tokens.max(1) as usize;
+    let tokens = match training.micro_tokens {
+        MicroTokens::Tokens(tokens) => longest.max(tokens as usize),
+        MicroTokens::Auto => longest.max(AUTO_MICRO_TOKENS),
+    };
+    let settings = Settings {
+        adapters: vec![adapter.clone()],
+        base_dtype,
+        tokens_per_micro: tokens,
+        longest_segment: longest,
+        supervised_rows: tokens,
+    };
+    plan(config, &settings)
+}
+
+/// What a worker takes at most when it may choose.
+const AUTO_MICRO_TOKENS: usize = 2_048;

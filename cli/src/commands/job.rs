@@ -1,0 +1,81 @@
+//! `lorikeet job …`: one job.
+
+use super::{follow, submit};
+use crate::{
+    args::{self, CancelReason, Job as Args},
+    client::Client,
+    failure::Failure,
+    output::{Output, table::job::log_line},
+};
+use lorikeet_api::{
+    job::{self, CancelJob, CheckpointView, Job, JobEvent, LogLine, MetricsPoint, Why},
+    route::{self, with_id},
+};
+use lorikeet_protocol::id::JobId;
+
+/// Does what was asked of one job.
+pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
+    match args {
+        Args::Show(args::OneJob { id }) => output.answer(&show(client, id).await?),
+        Args::Cancel { job, reason } => cancel(client, output, job.id, reason).await,
+        Args::Retry { job, follow } => {
+            let again: Job = client.post(&with_id(route::JOB_RETRY, job.id), &[], &NoBody {}).await?;
+            submit::show(client, output, again, follow).await
+        }
+        Args::Why(args::OneJob { id }) => output.answer(&client.get::<Why>(&with_id(route::JOB_WHY, id), &[]).await?),
+        Args::Logs { job, follow: false } => {
+            let lines: Vec<LogLine> = client.all(&with_id(route::JOB_LOGS, job.id), &[]).await?;
+            lines.iter().try_for_each(|line| output.item(line, log_line))
+        }
+        Args::Logs { job, follow: true } => logs(client, output, job.id).await,
+        Args::Metrics(args::OneJob { id }) => {
+            output.answer(&client.get::<Vec<MetricsPoint>>(&with_id(route::JOB_METRICS, id), &[]).await?)
+        }
+        Args::Checkpoints(args::OneJob { id }) => {
+            output.answer(&client.get::<Vec<CheckpointView>>(&with_id(route::JOB_CHECKPOINTS, id), &[]).await?)
+        }
+        Args::Follow(args::OneJob { id }) => {
+            let done = follow::to_the_end(client, id, output).await?;
+            output.answer(&done)?;
+            follow::verdict(&done)
+        }
+    }
+}
+
+/// The body of a request that needs none.
+#[derive(serde::Serialize)]
+pub(super) struct NoBody {}
+
+/// One job's record.
+pub(crate) async fn show(client: &Client, id: JobId) -> Result<Job, Failure> {
+    client.get(&with_id(route::JOB, id), &[]).await
+}
+
+async fn cancel(client: &Client, output: Output, id: JobId, reason: CancelReason) -> Result<(), Failure> {
+    let reason = match reason {
+        CancelReason::CostConcern => job::CancelReason::CostConcern,
+        CancelReason::PoorPerformance => job::CancelReason::PoorPerformance,
+        CancelReason::WrongConfig => job::CancelReason::WrongConfig,
+        CancelReason::NoLongerNeeded => job::CancelReason::NoLongerNeeded,
+        CancelReason::Other => job::CancelReason::Other,
+    };
+    let cancelled: Job = client.post(&with_id(route::JOB_CANCEL, id), &[], &CancelJob { reason }).await?;
+    output.answer(&cancelled)
+}
+
+/// Every line there is, then every line that comes.
+async fn logs(client: &Client, output: Output, id: JobId) -> Result<(), Failure> {
+    let mut events = client.events(id);
+    loop {
+        match events.next().await? {
+            JobEvent::Log(line) => output.item(&line, log_line)?,
+            JobEvent::Complete(_) => return Ok(()),
+            JobEvent::Progress(_)
+            | JobEvent::Metrics(_)
+            | JobEvent::Stage { .. }
+            | JobEvent::Cost { .. }
+            | JobEvent::Checkpoint(_)
+            | JobEvent::Error { .. } => {}
+        }
+    }
+}

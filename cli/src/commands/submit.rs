@@ -1,0 +1,62 @@
+//! `lorikeet submit`: a job file goes in.
+
+use super::follow;
+use crate::{args::Submit, client::Client, failure::Failure, output::Output};
+use lorikeet_api::{
+    JobFile, Presets,
+    job::{DryRun, Job},
+    jobfile::locate,
+    route,
+};
+use std::{fs, path::Path};
+
+/// Reads, checks what can be checked here, and submits.
+pub(crate) async fn run(client: &Client, output: Output, args: Submit) -> Result<(), Failure> {
+    let file = read(&args.file, &args.set)?;
+    if args.dry_run {
+        let answer: DryRun = client.post(route::JOBS, &[("dry_run", "true".into())], &file).await?;
+        output.answer(&answer)?;
+        return judge(&answer);
+    }
+    let job: Job = client.post(route::JOBS, &[], &file).await?;
+    show(client, output, job, args.follow).await
+}
+
+/// A dry run whose files do not fit together is a job that would be rejected.
+fn judge(answer: &DryRun) -> Result<(), Failure> {
+    match answer.faults.first() {
+        Some(fault) => Err(Failure::mistake(format!("the job would be rejected: {}", fault.message))),
+        None => Ok(()),
+    }
+}
+
+/// The new job, or its course until it ends.
+pub(super) async fn show(client: &Client, output: Output, job: Job, to_its_end: bool) -> Result<(), Failure> {
+    if !to_its_end {
+        output.answer(&job)?;
+        output.note(&format!("follow it with `lorikeet job follow {}`", job.id));
+        return Ok(());
+    }
+    output.note(&format!("submitted {} ({})", job.id, job.name));
+    let done = follow::to_the_end(client, job.id, output).await?;
+    output.answer(&done)?;
+    follow::verdict(&done)
+}
+
+/// A job file with what the command line sets in it; every fault with its line.
+fn read(path: &Path, set: &[(String, String)]) -> Result<JobFile, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| Failure::file("read the job file", path, &error))?;
+    let name = path.display().to_string();
+    let mut file = JobFile::from_toml(&text).map_err(|faults| Failure::fields(&name, &locate(faults, &text)))?;
+    for (key, value) in set {
+        file.set(key, value).map_err(|faults| Failure::fields("--set", &faults))?;
+    }
+    match file.resolve(&Presets::embedded()) {
+        Ok(_) => Ok(file),
+        Err(faults) => {
+            // The coordinator may know other presets than this program.
+            let ours: Vec<_> = faults.into_iter().filter(|fault| fault.field != "preset").collect();
+            if ours.is_empty() { Ok(file) } else { Err(Failure::fields(&name, &locate(ours, &text))) }
+        }
+    }
+}

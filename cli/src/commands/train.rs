@@ -1,0 +1,167 @@
+//! `lorikeet train`: one attempt directory, one training, no cluster.
+//!
+//! The directory is the same as a worker's under an agent. Run again, the command goes on from the newest whole checkpoint; with
+//! other settings it refuses, because two trainings in one directory would be neither.
+
+mod directory;
+mod summary;
+
+use crate::{
+    args::Train,
+    failure::Failure,
+    logging,
+    output::{
+        Output,
+        progress::{Point, TrainingProgress},
+    },
+};
+use directory::Directory;
+use lorikeet_api::{JobFile, Presets};
+use lorikeet_protocol::{
+    id::DeviceId,
+    job::{FailureClass, JobSpec},
+    worker::{EventLine, Level, Spec, Stage, WorkerEvent},
+};
+use lorikeet_worker::Exit;
+use std::path::{Path, PathBuf};
+use summary::Summary;
+
+/// Trains to an outcome and tells it.
+pub(crate) fn run(output: Output, args: Train) -> Result<(), Failure> {
+    logging::start("warn");
+    let directory = Directory::open(&args.out, &spec(&args)?)?;
+    if !directory.is_finished() {
+        let exit = train(directory.path());
+        judge(exit, directory.last().as_ref(), &args.out)?;
+    }
+    output.answer(&Summary::read(directory.path(), &directory.events())?)
+}
+
+fn spec(args: &Train) -> Result<Spec, Failure> {
+    let base = existing(&args.base, "the base model's directory")?;
+    let dataset = existing(&args.dataset, "the training file")?;
+    let init_adapter =
+        args.init_adapter.as_deref().map(|adapter| existing(adapter, "the initial adapter")).transpose()?;
+    let out = absolute(&args.out)?;
+    Ok(Spec {
+        attempt: None,
+        job: job(args, &base, &dataset)?,
+        base,
+        dataset,
+        init_adapter,
+        cache: out.join("cache"),
+        devices: vec![DeviceId::cpu()],
+        threads: args.threads,
+    })
+}
+
+/// The settings, as a job file would give them.
+fn job(args: &Train, base: &Path, dataset: &Path) -> Result<JobSpec, Failure> {
+    let mut file = JobFile::new(name(base), name(dataset));
+    file.preset.clone_from(&args.preset);
+    for (key, value) in &args.set {
+        if !(key.starts_with("training.") || key.starts_with("lora.") || key == "name") {
+            return Err(Failure::mistake(format!(
+                "--set {key}: only training.*, lora.* and name mean something without a cluster"
+            )));
+        }
+        file.set(key, value).map_err(|faults| Failure::fields("--set", &faults))?;
+    }
+    file.resolve(&Presets::embedded()).map_err(|faults| Failure::fields("the job", &faults))
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map_or_else(|| "unnamed".to_owned(), |name| name.to_string_lossy().chars().take(200).collect())
+}
+
+fn existing(path: &Path, what: &str) -> Result<PathBuf, Failure> {
+    path.canonicalize().map_err(|error| Failure::file(&format!("open {what}"), path, &error))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::file("find", path, &error))
+}
+
+/// In this process; Ctrl-C saves and leaves, a second one leaves at once.
+fn train(directory: &Path) -> Exit {
+    let mut display = Display { progress: TrainingProgress::new() };
+    let exit = lorikeet_worker::run_watched(&[directory.to_owned()], &mut |_, line| display.show(line));
+    display.progress.finish();
+    exit
+}
+
+/// What is shown of a worker's events.
+struct Display {
+    progress: TrainingProgress,
+}
+
+impl Display {
+    fn show(&mut self, line: &EventLine) {
+        match &line.event {
+            WorkerEvent::Stage { stage } => self.progress.stage(stage_words(*stage)),
+            WorkerEvent::Plan(plan) => self.progress.total(plan.total_steps),
+            WorkerEvent::Log { level: Level::Warning | Level::Error, message } => self.progress.note(message),
+            WorkerEvent::Step(step) => {
+                let tokens_per_second = (step.seconds > 0.0).then(|| step.tokens as f64 / step.seconds);
+                self.progress.step(Point { step: step.step, loss: step.loss, tokens_per_second });
+            }
+            WorkerEvent::Eval { step, loss, .. } => {
+                self.progress.note(&format!("step {step}: validation loss {loss:.4}"));
+            }
+            WorkerEvent::Log { level: Level::Info, .. }
+            | WorkerEvent::Checkpoint { .. }
+            | WorkerEvent::Sample { .. }
+            | WorkerEvent::Finished { .. }
+            | WorkerEvent::Stopped { .. }
+            | WorkerEvent::Failed { .. } => {}
+        }
+    }
+}
+
+fn stage_words(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Data => "reading the data",
+        Stage::Loading => "loading the base model",
+        Stage::Training => "training",
+        Stage::Validating => "evaluating",
+        Stage::Saving => "saving",
+    }
+}
+
+/// The outcome as a failure, unless it is an adapter.
+fn judge(exit: Exit, outcome: Option<&WorkerEvent>, out: &Path) -> Result<(), Failure> {
+    let again = "run the same command again to go on";
+    match (exit, outcome) {
+        (Exit::Finished, _) => Ok(()),
+        (Exit::Held, _) => Err(Failure::mistake(format!("another process trains in {}", out.display()))),
+        (_, Some(WorkerEvent::Stopped { step, checkpoint: Some(_), .. })) => {
+            Err(Failure::job_failed(format!("stopped after step {step}; the state is saved")).hint(again))
+        }
+        (_, Some(WorkerEvent::Stopped { .. })) => {
+            Err(Failure::job_failed("stopped; nothing new was saved").hint(again))
+        }
+        (_, Some(WorkerEvent::Failed { class, message, hint })) => {
+            let failure = failed(*class, message);
+            Err(match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            })
+        }
+        (exit, _) => {
+            Err(Failure::mistake(format!("the training could not be recorded in {} ({exit:?})", out.display()))
+                .hint("is there space on its disk, and may it be written to?"))
+        }
+    }
+}
+
+/// Files and settings are the person's; the rest befalls a job.
+fn failed(class: FailureClass, message: &str) -> Failure {
+    let message = format!("the training failed: {message}");
+    match class {
+        FailureClass::Dataset | FailureClass::Base | FailureClass::Settings => Failure::mistake(message),
+        FailureClass::OutOfMemory | FailureClass::NonFinite | FailureClass::DiskFull | FailureClass::Hardware => {
+            Failure::job_failed(message)
+        }
+        FailureClass::Internal => Failure::bug(message),
+    }
+}

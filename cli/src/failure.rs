@@ -1,0 +1,172 @@
+//! The one error of the command line: whose doing it was, what happened, and what would help.
+//!
+//! The kind is the exit code. Clap's own complaints about arguments exit with 2 as well, so a script needs to know one table.
+
+use lorikeet_api::{ErrorBody, ErrorCode, FieldError};
+use std::{fmt, path::Path, process::ExitCode};
+
+/// Whose doing it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The person's: arguments, files, settings, this machine's ports and folders.
+    Mistake,
+    /// The server understood and said no.
+    Refused,
+    /// Nobody answers, or not as a coordinator does.
+    Unreachable,
+    /// Everything worked but the job.
+    JobFailed,
+    /// Ours.
+    Bug,
+}
+
+impl Kind {
+    /// What a script sees.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Mistake => 2,
+            Self::Refused => 3,
+            Self::Unreachable => 4,
+            Self::JobFailed => 5,
+            Self::Bug => 70,
+        }
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Whose doing.
+    pub(crate) kind: Kind,
+    /// What happened, one line or several.
+    pub(crate) message: String,
+    /// What to try.
+    pub(crate) hint: Option<String>,
+}
+
+impl Failure {
+    fn new(kind: Kind, message: impl fmt::Display) -> Self {
+        Self { kind, message: message.to_string(), hint: None }
+    }
+
+    /// The person can put it right.
+    pub(crate) fn mistake(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Mistake, message)
+    }
+
+    /// The server said no.
+    pub(crate) fn refused(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Refused, message)
+    }
+
+    /// Nobody answers.
+    pub(crate) fn unreachable(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Unreachable, message)
+    }
+
+    /// The job did not succeed.
+    pub(crate) fn job_failed(message: impl fmt::Display) -> Self {
+        Self::new(Kind::JobFailed, message)
+    }
+
+    /// It should not have been possible.
+    pub(crate) fn bug(message: impl fmt::Display) -> Self {
+        Self::new(Kind::Bug, message).hint("this is a bug of lorikeet; please report it with the command you ran")
+    }
+
+    /// A file or folder of this machine would not do.
+    pub(crate) fn file(doing: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::mistake(format!("{doing} {}: {error}", path.display()))
+    }
+
+    /// Fields of a job file, each on its line.
+    pub(crate) fn fields(what: &str, faults: &[FieldError]) -> Self {
+        let lines: Vec<_> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+        Self::mistake(format!("{what} is not valid:{}", lines.concat()))
+    }
+
+    /// What would help.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// For the end of `main`.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.kind.exit_code())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+impl From<ErrorBody> for Failure {
+    /// A field that is wrong is the person's mistake, whoever noticed it.
+    fn from(error: ErrorBody) -> Self {
+        if error.code == ErrorCode::ValidationError {
+            if error.details.len() > 1 {
+                return Self::fields("the request", &error.details);
+            }
+            return Self::mistake(error.message);
+        }
+        let failure = Self::refused(format!("the server refused: {}", error.message));
+        match error.code {
+            ErrorCode::Unauthorized => {
+                failure.hint("give a token with --token or LORIKEET_TOKEN, or run `lorikeet login`")
+            }
+            ErrorCode::InsufficientStorage => failure.hint("free space in the coordinator's data directory"),
+            ErrorCode::Unavailable | ErrorCode::RateLimited => failure.hint("try again in a moment"),
+            ErrorCode::ValidationError
+            | ErrorCode::Forbidden
+            | ErrorCode::NotFound
+            | ErrorCode::MethodNotAllowed
+            | ErrorCode::Conflict
+            | ErrorCode::IdempotencyMismatch
+            | ErrorCode::PayloadTooLarge
+            | ErrorCode::BudgetExceeded
+            | ErrorCode::Internal
+            | ErrorCode::Unknown => failure,
+        }
+    }
+}
+
+/// What every cause of an error says, joined by colons: `dial 127.0.0.1:7170: connection refused`.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        // Some libraries repeat their cause in their own words.
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_error_of_the_server_is_the_persons_mistake() {
+        let fault = FieldError::new("lora.rank", 300, "a whole number 1…256");
+        let failure = Failure::from(ErrorBody::fields(vec![fault]));
+        assert_eq!((failure.kind, failure.kind.exit_code()), (Kind::Mistake, 2));
+        assert_eq!(failure.message, "lora.rank is 300, expected a whole number 1…256");
+    }
+
+    #[test]
+    fn any_other_refusal_is_the_servers() {
+        let failure = Failure::from(ErrorBody::new(ErrorCode::NotFound, "there is no such job"));
+        assert_eq!(failure.kind.exit_code(), 3);
+        let failure = Failure::from(ErrorBody::new(ErrorCode::Unauthorized, "no token"));
+        assert!(failure.hint.unwrap().contains("lorikeet login"));
+    }
+}

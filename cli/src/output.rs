@@ -1,0 +1,92 @@
+//! Every word printed to a person or a script passes here.
+//!
+//! Answers go to standard output, as tables or as JSON; everything said on the way (notes, progress, errors) to standard
+//! error, so that a pipe carries answers alone.
+
+pub(crate) mod curve;
+mod json;
+pub(crate) mod progress;
+pub(crate) mod table;
+
+use crate::{args::Form, failure::Failure};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// Something that can be answered.
+pub(crate) trait View: Serialize {
+    /// For people, without a line end at its end.
+    fn table(&self) -> String;
+}
+
+/// Where words go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    form: Form,
+}
+
+impl Output {
+    /// As `--output` says.
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form }
+    }
+
+    /// The same place, but what happens on the way is told to people.
+    pub(crate) fn for_people(self) -> Self {
+        Self { form: Form::Table }
+    }
+
+    /// Whether a program reads.
+    pub(crate) fn is_json(&self) -> bool {
+        self.form == Form::Json
+    }
+
+    /// The answer.
+    pub(crate) fn answer<T: View + ?Sized>(&self, answer: &T) -> Result<(), Failure> {
+        match self.form {
+            Form::Table => self.line(&answer.table()),
+            Form::Json => self.line(&json::pretty(answer)?),
+        }
+    }
+
+    /// One of many answers that come one by one: a line of JSON each, or what `text` makes of it.
+    pub(crate) fn item<T: Serialize>(&self, item: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
+        match self.form {
+            Form::Table => self.line(&text(item)),
+            Form::Json => self.line(&json::compact(item)?),
+        }
+    }
+
+    /// A program's answer whatever `--output` says: what `inspect` prints.
+    pub(crate) fn object<T: Serialize>(&self, object: &T) -> Result<(), Failure> {
+        self.line(&json::compact(object)?)
+    }
+
+    /// A line of standard output as it is.
+    pub(crate) fn line(&self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        match writeln!(out, "{text}").and_then(|()| out.flush()) {
+            // Who reads us has seen enough (`| head`): no mistake of anybody's.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => Err(Failure::mistake(format!("write to standard output: {error}"))),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Something said on the way, to people only.
+    pub(crate) fn note(&self, text: &str) {
+        say(text);
+    }
+}
+
+/// The last words of a command that failed.
+pub(crate) fn failed(failure: &Failure) {
+    say(&format!("error: {failure}"));
+    if let Some(hint) = &failure.hint {
+        say(&format!("hint: {hint}"));
+    }
+}
+
+/// Standard error may be closed; then nobody wanted to hear it.
+fn say(text: &str) {
+    _ = writeln!(io::stderr().lock(), "{text}");
+}

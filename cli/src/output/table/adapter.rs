@@ -1,0 +1,50 @@
+//! Models, and the files of their adapters, as tables.
+
+use super::{fields, grid, moment, short, size, with_below, word};
+use crate::output::View;
+use lorikeet_api::model::{FileView, Model};
+
+impl View for Vec<Model> {
+    fn table(&self) -> String {
+        let row = |model: &Model| {
+            [
+                model.id.to_string(),
+                short(&model.name, 40),
+                word(&model.status),
+                short(&model.base, 24),
+                size(model.size_bytes),
+                moment(model.created_at),
+            ]
+        };
+        grid(["id", "name", "status", "base", "size", "created"], self.iter().map(row))
+    }
+}
+
+impl View for Model {
+    fn table(&self) -> String {
+        let summary = self.summary.as_ref().and_then(|summary| summary.as_object());
+        let summary = summary.into_iter().flatten().filter(|(_, value)| !value.is_object() && !value.is_array());
+        let summary: Vec<_> = summary.map(|(name, value)| (name.replace('_', " "), value.to_string())).collect();
+        let table = fields(
+            [
+                ("id", Some(self.id.to_string())),
+                ("name", Some(self.name.clone())),
+                ("version", Some(self.version.clone())),
+                ("description", self.description.clone()),
+                ("status", Some(word(&self.status))),
+                ("job", Some(self.job.to_string())),
+                ("base", Some(self.base.clone())),
+                ("dataset", Some(self.dataset.clone())),
+                ("created", Some(moment(self.created_at))),
+            ]
+            .into_iter()
+            .chain(summary.iter().map(|(name, value)| (name.as_str(), Some(value.trim_matches('"').to_owned())))),
+        );
+        with_below(table, "files:", Some(files(&self.files)))
+    }
+}
+
+fn files(files: &[FileView]) -> String {
+    let row = |file: &FileView| [file.path.clone(), size(file.size_bytes), file.hash.to_string()];
+    grid(["file", "size", "blake3"], files.iter().map(row))
+}

@@ -1,0 +1,150 @@
+//! Jobs, and what is told about them, as tables.
+
+use super::{count, dollars, fields, grid, moment, short, size, span, with_below, word};
+use crate::output::View;
+use lorikeet_api::job::{CheckpointView, DryRun, Findings, Job, LogLine, MetricsPoint, NodeReason, Why};
+
+impl View for Vec<Job> {
+    fn table(&self) -> String {
+        let row = |job: &Job| {
+            [
+                job.id.to_string(),
+                short(&job.name, 32),
+                word(&job.status),
+                format!("{:.0} %", job.progress),
+                steps(job),
+                job.loss.map(|loss| format!("{loss:.4}")).unwrap_or_default(),
+                job.node_name.clone().unwrap_or_default(),
+                moment(job.created_at),
+            ]
+        };
+        grid(["id", "name", "status", "done", "step", "loss", "node", "created"], self.iter().map(row))
+    }
+}
+
+fn steps(job: &Job) -> String {
+    match job.total_steps {
+        Some(total) => format!("{}/{total}", job.step),
+        None => String::new(),
+    }
+}
+
+impl View for Job {
+    fn table(&self) -> String {
+        let error = self.error.as_ref();
+        fields([
+            ("id", Some(self.id.to_string())),
+            ("name", Some(self.name.clone())),
+            ("status", Some(format!("{} ({})", word(&self.status), word(&self.phase)))),
+            ("reason", self.reason.clone()),
+            ("error", error.map(|error| error.message.clone())),
+            ("hint", error.and_then(|error| error.hint.clone())),
+            ("base", Some(format!("{} ({})", self.base, self.base_id))),
+            ("dataset", Some(format!("{} ({})", self.dataset, self.dataset_id))),
+            ("preset", self.spec.preset.clone()),
+            ("priority", Some(self.priority.to_string())),
+            ("parent", self.parent.map(|parent| parent.to_string())),
+            ("step", Some(steps(self)).filter(|text| !text.is_empty())),
+            ("epoch", self.epoch.map(|epoch| format!("{epoch:.2}"))),
+            ("loss", self.loss.map(|loss| format!("{loss:.4}"))),
+            ("validation loss", self.validation_loss.map(|loss| format!("{loss:.4}"))),
+            ("learning rate", self.learning_rate.map(|rate| format!("{rate:.2e}"))),
+            ("tokens/s", self.tokens_per_second.map(|speed| count(speed.round() as u64))),
+            ("time left", self.seconds_left.map(span)),
+            ("cost", Some(dollars(self.current_cost_micros))),
+            ("attempt", self.attempt.map(|attempt| attempt.to_string())),
+            ("node", self.node_name.clone().or(self.node.map(|node| node.to_string()))),
+            ("model", self.model.map(|model| model.to_string())),
+            ("created", Some(moment(self.created_at))),
+            ("started", self.started_at.map(moment)),
+            ("completed", self.completed_at.map(moment)),
+        ])
+    }
+}
+
+impl View for Why {
+    fn table(&self) -> String {
+        let table = fields([
+            ("phase", Some(word(&self.phase))),
+            ("why", Some(self.summary.clone())),
+            ("place in line", self.position.map(|place| place.to_string())),
+        ]);
+        let row = |node: &NodeReason| {
+            let fits = if node.fits { "yes" } else { "no" };
+            [node.name.clone(), fits.to_owned(), node.code.clone(), node.message.clone()]
+        };
+        let nodes =
+            (!self.nodes.is_empty()).then(|| grid(["node", "fits", "reason", "message"], self.nodes.iter().map(row)));
+        with_below(table, "nodes:", nodes)
+    }
+}
+
+impl View for DryRun {
+    fn table(&self) -> String {
+        let found = self.findings.as_ref().map(findings).unwrap_or_default();
+        let faults = self.faults.iter().map(|fault| format!("{}: {}", fault.path, fault.message));
+        let below = with_below(self.why.table(), "faults:", Some(faults.collect::<Vec<_>>().join("\n")));
+        if found.is_empty() { below } else { format!("{found}\n\n{below}") }
+    }
+}
+
+fn findings(found: &Findings) -> String {
+    let cut = format!("{} examples, {} tokens", count(found.cut_examples), count(found.cut_tokens));
+    fields([
+        ("examples", Some(count(found.examples))),
+        ("held out", Some(count(found.validation_examples))),
+        ("steps", Some(count(found.total_steps))),
+        ("tokens per epoch", Some(count(found.epoch_tokens))),
+        ("supervised", Some(count(found.supervised_tokens))),
+        ("longest example", Some(format!("{} tokens", count(found.longest_tokens)))),
+        ("cut", Some(cut).filter(|_| found.cut_examples > 0)),
+        ("memory on a CPU", Some(size(found.cpu_bytes))),
+        ("memory on a GPU", Some(size(found.cuda_bytes))),
+    ])
+}
+
+impl View for Vec<MetricsPoint> {
+    fn table(&self) -> String {
+        let number =
+            |value: Option<f64>, digits: usize| value.map(|value| format!("{value:.digits$}")).unwrap_or_default();
+        let row = |point: &MetricsPoint| {
+            [
+                point.step.to_string(),
+                number(point.epoch, 2),
+                number(point.training_loss, 4),
+                number(point.validation_loss, 4),
+                point.learning_rate.map(|rate| format!("{rate:.2e}")).unwrap_or_default(),
+                number(point.gradient_norm, 3),
+                number(point.tokens_per_second, 0),
+            ]
+        };
+        grid(["step", "epoch", "loss", "validation", "rate", "gradient", "tokens/s"], self.iter().map(row))
+    }
+}
+
+impl View for Vec<LogLine> {
+    fn table(&self) -> String {
+        self.iter().map(log_line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// One line of a log.
+pub(crate) fn log_line(line: &LogLine) -> String {
+    format!("{}  {:<7}  {}", moment(line.time), word(&line.level), line.message)
+}
+
+impl View for Vec<CheckpointView> {
+    fn table(&self) -> String {
+        let row = |checkpoint: &CheckpointView| {
+            [
+                checkpoint.step.to_string(),
+                word(&checkpoint.kind),
+                format!("{:.4}", checkpoint.loss),
+                size(checkpoint.size_bytes),
+                checkpoint.attempt.to_string(),
+                checkpoint.created_at.map(moment).unwrap_or_default(),
+            ]
+        };
+        grid(["step", "kind", "loss", "size", "attempt", "created"], self.iter().map(row))
+    }
+}

@@ -1,0 +1,51 @@
+//! Nodes and their devices as tables.
+
+use super::{grid, moment, short, size, word};
+use crate::output::View;
+use lorikeet_api::{
+    node::{DeviceView, Node},
+    server::CaCertificate,
+    token::JoinToken,
+};
+
+impl View for Vec<Node> {
+    /// One line a device; a node without any has a line of its own.
+    fn table(&self) -> String {
+        let rows = self.iter().flat_map(|node| {
+            let devices: Vec<_> = node.devices.iter().map(Some).collect();
+            let devices = if devices.is_empty() { vec![None] } else { devices };
+            devices.into_iter().map(|device| row(node, device))
+        });
+        grid(["node", "name", "status", "device", "memory", "free", "runs", "last heard"], rows)
+    }
+}
+
+fn row(node: &Node, device: Option<&DeviceView>) -> [String; 8] {
+    let runs = device.map(|device| match (&device.unusable, device.attempts.as_slice()) {
+        (Some(why), _) => format!("unusable: {}", short(why, 40)),
+        (None, []) => "idle".to_owned(),
+        (None, attempts) => attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    });
+    [
+        node.id.to_string(),
+        short(&node.name, 24),
+        word(&node.status),
+        device.map(|device| short(&device.name, 32)).unwrap_or_default(),
+        device.map(|device| size(device.memory_bytes)).unwrap_or_default(),
+        device.map(|device| size(device.free_bytes)).unwrap_or_default(),
+        runs.unwrap_or_default(),
+        node.last_seen.map(moment).unwrap_or_default(),
+    ]
+}
+
+impl View for JoinToken {
+    fn table(&self) -> String {
+        self.join_string.clone().unwrap_or_else(|| "the join string was shown once, to the first request".to_owned())
+    }
+}
+
+impl View for CaCertificate {
+    fn table(&self) -> String {
+        format!("{}\n\nhash: {}", self.pem.trim_end(), self.hash)
+    }
+}

@@ -1,0 +1,137 @@
+//! Whom to talk to: flags, then the environment (clap has merged these two), then the profile that `lorikeet login` wrote.
+//!
+//! Token and certificate authority of a profile belong to its server: with another `--server` neither is used.
+
+use crate::{args::Global, failure::Failure};
+use serde::{Deserialize, Serialize};
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+/// A profile file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profile {
+    /// The coordinator's URL.
+    pub(crate) server: String,
+    /// The bearer token.
+    pub(crate) token: Option<String>,
+    /// The pinned certificate authority, PEM.
+    pub(crate) ca: Option<String>,
+}
+
+/// A server and what to show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Connection {
+    /// The coordinator's URL, without a slash at its end.
+    pub(crate) server: String,
+    /// The bearer token.
+    pub(crate) token: Option<String>,
+    /// The pinned certificate authority, PEM.
+    pub(crate) ca: Option<String>,
+}
+
+impl Connection {
+    /// From all three sources.
+    pub(crate) fn find(global: &Global) -> Result<Self, Failure> {
+        let path = path(global);
+        let profile = path.as_deref().map(Profile::read).transpose()?.flatten();
+        Self::merge(global, profile)
+    }
+
+    fn merge(global: &Global, profile: Option<Profile>) -> Result<Self, Failure> {
+        let server = global.server.as_deref().map(plain);
+        let profile = profile.filter(|profile| server.is_none_or(|server| server == plain(&profile.server)));
+        let server = server.or(profile.as_ref().map(|profile| plain(&profile.server))).ok_or_else(|| {
+            Failure::mistake("no server is named")
+                .hint("give --server URL or LORIKEET_SERVER, or run `lorikeet login`; `lorikeet demo` needs none")
+        })?;
+        let (token, ca) = profile.as_ref().map_or((None, None), |known| (known.token.clone(), known.ca.clone()));
+        Ok(Self { server: server.to_owned(), token: global.token.clone().or(token), ca })
+    }
+}
+
+impl Profile {
+    /// `None` when there is no such file.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, Failure> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failure::file("read the profile", path, &error)),
+        };
+        let profile = toml::from_str(&text);
+        profile
+            .map(Some)
+            .map_err(|error| Failure::mistake(format!("read the profile {}: {}", path.display(), error.message())))
+    }
+
+    /// Written aside and renamed, readable by its owner alone: there is a token in it.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), Failure> {
+        let text = toml::to_string(self).map_err(Failure::bug)?;
+        let write = || {
+            let folder = path.parent().unwrap_or(Path::new("."));
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            let aside = path.with_extension("toml.new");
+            let mut options = fs::OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&aside, path)
+        };
+        write().map_err(|error| Failure::file("write the profile", path, &error))
+    }
+}
+
+/// Where the profile is; `None` on a machine without a home.
+pub(crate) fn path(global: &Global) -> Option<PathBuf> {
+    let config = || {
+        let config = std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+        config.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".config")))
+    };
+    global.profile.clone().or_else(|| Some(config()?.join("lorikeet/profile.toml")))
+}
+
+/// A URL as it is compared and extended.
+pub(crate) fn plain(server: &str) -> &str {
+    server.trim().trim_end_matches('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Form;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_token_never_goes_to_another_server_than_its_own() {
+        let known = Profile { server: "https://a:1/".into(), token: Some("secret".into()), ca: Some("pem".into()) };
+        let merged = |server, token| Connection::merge(&global(server, token), Some(known.clone())).unwrap();
+        assert_eq!(merged(None, None).token.as_deref(), Some("secret"));
+        assert_eq!(merged(Some("https://a:1"), None).ca.as_deref(), Some("pem"));
+        assert_eq!(merged(Some("https://b:1"), None).token, None);
+        assert_eq!(merged(Some("https://b:1"), None).ca, None);
+        assert_eq!(merged(None, Some("other")).token.as_deref(), Some("other"));
+        assert!(Connection::merge(&global(None, None), None).is_err());
+    }
+
+    #[test]
+    fn a_profile_is_read_as_written_and_by_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/profile.toml");
+        assert_eq!(Profile::read(&path).unwrap(), None);
+        let profile = Profile { server: "https://a".into(), token: Some("t".into()), ca: Some("line\nline".into()) };
+        profile.write(&path).unwrap();
+        assert_eq!(Profile::read(&path).unwrap(), Some(profile));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&path, "server = 3").unwrap();
+        assert_eq!(Profile::read(&path).unwrap_err().kind.exit_code(), 2);
+    }
+
+    fn global(server: Option<&str>, token: Option<&str>) -> Global {
+        let (server, token) = (server.map(Into::into), token.map(Into::into));
+        Global { server, token, profile: None, output: Form::Table }
+    }
+}

@@ -1,0 +1,272 @@
+//! Answers as people and programs see them, and what the client asks for them.
+
+use crate::support::{FakeServer, Scripted, file, pin, run};
+use std::fs;
+
+const JOB: &str = "job_01920000000070008000000000000001";
+
+#[test]
+fn lists_are_tables_for_people_and_json_for_programs() {
+    for (name, args, data) in [
+        ("jobs", &["jobs", "--status", "running"][..], format!("[{}]", job("RUNNING", "running"))),
+        ("nodes", &["nodes"], format!("[{NODE}]")),
+        ("datasets", &["dataset", "list"], format!("[{}]", dataset("READY"))),
+        ("bases", &["base", "list"], format!("[{BASE}]")),
+        ("adapters", &["adapter", "list"], format!("[{}]", model(""))),
+        ("job", &["job", "show", JOB], job("FAILED", "failed")),
+        ("why", &["job", "why", JOB], WHY.to_owned()),
+        ("metrics", &["job", "metrics", JOB], METRICS.to_owned()),
+        ("checkpoints", &["job", "checkpoints", JOB], CHECKPOINTS.to_owned()),
+        ("logs", &["job", "logs", JOB], LOGS.to_owned()),
+        ("adapter", &["adapter", "show", "mdl_01920000000070008000000000000005"], model("")),
+        ("join", &["node", "token", "--ttl", "30m"], JOIN.to_owned()),
+    ] {
+        for form in ["table", "json"] {
+            let server = FakeServer::new([Scripted::data(&data)]);
+            let (code, answer, complaint) = run(server.client().args(args).args(["--output", form]));
+            assert_eq!((code, complaint.as_str()), (0, ""), "{name} {form}");
+            pin(&format!("answers/{name}.{form}.txt"), &answer);
+            assert_eq!(server.asked()[0].header("authorization"), Some("Bearer secret"));
+        }
+    }
+}
+
+#[test]
+fn a_page_says_where_it_stands_and_is_asked_for_by_number() {
+    let meta = "{\"pagination\":{\"page\":2,\"pageSize\":1,\"total\":3,\"hasMore\":true}}";
+    let body = format!("{{\"success\":true,\"data\":[{}],\"meta\":{meta}}}", job("QUEUED", "queued"));
+    let server = FakeServer::new([Scripted::json("200 OK", body)]);
+    let (code, _, note) = run(server.client().args(["jobs", "--page", "2", "--page-size", "1", "--status", "queued"]));
+    assert_eq!((code, note.as_str()), (0, "page 2 of 3, 3 in all\n"));
+    assert_eq!(server.asked()[0].line, "GET /api/training-jobs?page=2&pageSize=1&status=QUEUED");
+}
+
+#[test]
+fn what_is_submitted_is_the_file_with_what_was_set_and_may_be_sent_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n");
+    let server = FakeServer::new([Scripted::data(&job("QUEUED", "submitted"))]);
+    let (code, _, _) =
+        run(server.client().arg("submit").arg(&path).args(["--set", "lora.rank=8", "--set", "name=it's x"]));
+    assert_eq!(code, 0);
+    let asked = &server.asked()[0];
+    assert_eq!(asked.line, "POST /api/training-jobs");
+    assert!(asked.header("idempotency-key").is_some());
+    let body = r#"{"name":"it's x","base":"b","dataset":"d","lora":{"rank":8}}"#;
+    assert_eq!(String::from_utf8_lossy(&asked.body), body);
+}
+
+#[test]
+fn a_dry_run_that_would_be_rejected_is_the_persons_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n");
+    let good = format!("{{\"spec\":{SPEC},\"findings\":{FINDINGS},\"faults\":[],\"why\":{WHY}}}");
+    let server = FakeServer::new([Scripted::data(&good)]);
+    let (code, answer, _) = run(server.client().arg("submit").arg(&path).arg("--dry-run"));
+    assert_eq!(code, 0);
+    pin("answers/dry_run.table.txt", &answer);
+    assert_eq!(server.asked()[0].line, "POST /api/training-jobs?dry_run=true");
+    let fault = "{\"line\":7,\"path\":\"$.messages\",\"message\":\"it is empty\"}";
+    let bad = format!("{{\"spec\":{SPEC},\"findings\":null,\"faults\":[{fault}],\"why\":{WHY}}}");
+    let server = FakeServer::new([Scripted::data(&bad)]);
+    assert_eq!(run(server.client().arg("submit").arg(&path).arg("--dry-run")).0, 2);
+}
+
+#[test]
+fn following_survives_a_broken_stream_and_ends_with_the_job() {
+    let first = format!(
+        "id: 1\nevent: progress\ndata: {{\"type\":\"progress\",{}\n\nid: 2\n{}",
+        &job("RUNNING", "running")[1..],
+        metrics(1, 5.5)
+    );
+    let second = format!(
+        "id: 3\n{}id: 4\nevent: complete\ndata: {{\"type\":\"complete\",{}\n\n",
+        metrics(2, 4.25),
+        &job("COMPLETED", "succeeded")[1..]
+    );
+    let mut broken = Scripted::events(&(first + "id: 3\nevent: metr"));
+    broken.breaks_after = Some(broken.body.len() - 5);
+    let server = FakeServer::new([broken, Scripted::events(&second)]);
+    let (code, answer, notes) = run(server.client().args(["job", "follow", JOB]));
+    assert_eq!(code, 0, "{notes}");
+    assert!(answer.contains("COMPLETED (succeeded)"), "{answer}");
+    assert!(notes.contains("step 1") && notes.contains("loss 5.5000"), "{notes}");
+    let asked = server.asked();
+    assert_eq!((asked[0].header("last-event-id"), asked[1].header("last-event-id")), (None, Some("2")));
+}
+
+#[test]
+fn a_followed_job_that_fails_exits_with_5_and_its_hint() {
+    let text = format!("id: 1\nevent: complete\ndata: {{\"type\":\"complete\",{}\n\n", &job("FAILED", "failed")[1..]);
+    let server = FakeServer::new([Scripted::events(&text)]);
+    let (code, _, complaint) = run(server.client().args(["job", "follow", JOB]));
+    assert_eq!(code, 5);
+    assert!(complaint.contains("error: the job failed: out of memory\nhint: a smaller batch"), "{complaint}");
+}
+
+#[test]
+fn an_upload_goes_on_where_the_server_says_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "chats.jsonl", "0123456789");
+    let created = format!(
+        "{{\"dataset\":{},\"uploadUrl\":\"/api/uploads/1?signature=x\",\"expiresAt\":\"2026-01-01T00:00:00Z\"}}",
+        dataset("UPLOADING")
+    );
+    let server = FakeServer::new([
+        Scripted::data("[]"),
+        Scripted::data(&created),
+        Scripted::empty("200 OK", &[("upload-offset", "4")]),
+        Scripted::empty("409 Conflict", &[]),
+        Scripted::empty("200 OK", &[("upload-offset", "6")]),
+        Scripted::empty("204 No Content", &[("upload-offset", "10")]),
+        Scripted::data(&dataset("VALIDATING")),
+        Scripted::data(&dataset("READY")),
+    ]);
+    let (code, answer, complaint) = run(server.client().args(["dataset", "add"]).arg(&path));
+    assert_eq!(code, 0, "{complaint}");
+    assert!(answer.contains("READY"), "{answer}");
+    let asked = server.asked();
+    assert_eq!(asked[1].body, br#"{"name":"chats","fileName":"chats.jsonl","sizeBytes":10}"#);
+    assert_eq!(asked[3].line, "PATCH /api/uploads/1?signature=x");
+    assert_eq!((asked[3].header("upload-offset"), asked[3].body.as_slice()), (Some("4"), &b"456789"[..]));
+    assert_eq!((asked[5].header("upload-offset"), asked[5].body.as_slice()), (Some("6"), &b"6789"[..]));
+    let hash = blake3::hash(b"0123456789").to_hex();
+    assert_eq!(asked[6].body, format!("{{\"hash\":\"{hash}\"}}").as_bytes());
+}
+
+#[test]
+fn an_adapter_is_pulled_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = tar(&[("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"weights")]);
+    let files = files(&[("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"weights")]);
+    let pull = |body: Vec<u8>, out: &str| {
+        let tar = Scripted { status: "200 OK", headers: vec![], body, breaks_after: None };
+        let server = FakeServer::new([Scripted::data(&model(&files)), tar]);
+        let out = folder.path().join(out);
+        let id = "mdl_01920000000070008000000000000005";
+        let told = run(server.client().args(["adapter", "pull", id, "--out"]).arg(&out));
+        (told, out)
+    };
+    let ((code, _, note), out) = pull(good.clone(), "good");
+    assert_eq!(code, 0, "{note}");
+    assert_eq!(fs::read(out.join("adapter_model.safetensors")).unwrap(), b"weights");
+    for (name, bad) in [
+        ("altered", tar(&[("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"weighty")])),
+        ("missing", tar(&[("adapter_config.json", b"{}")])),
+        ("foreign", tar(&[("adapter_config.json", b"{}"), ("evil.sh", b"")])),
+        ("twice", tar(&[("adapter_config.json", b"{}"), ("adapter_config.json", b"{}")])),
+        ("short", good[..600].to_vec()),
+    ] {
+        let ((code, _, complaint), out) = pull(bad, name);
+        assert_eq!(code, 3, "{name}: {complaint}");
+        assert!(!out.exists(), "{name}: nothing half-written");
+    }
+    let ((code, _, _), _) = pull(good, "good");
+    assert_eq!(code, 2, "a folder with files in it is never written over");
+    let left = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(left, 1, "no temporary folder is left");
+}
+
+#[test]
+fn logging_in_on_the_loopback_writes_a_profile_that_later_commands_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let profile = folder.path().join("deep/profile.toml");
+    let me = "{\"id\":\"usr_01920000000070008000000000000009\",\"email\":\"a@b\",\"name\":\"Ada\",\"role\":\"ADMIN\"}";
+    let server = FakeServer::new([Scripted::data(me), Scripted::data("[]")]);
+    let mut login = crate::support::lorikeet();
+    let token = file(folder.path(), "token", "secret\n");
+    let (code, _, note) =
+        run(login.env("LORIKEET_PROFILE", &profile).args(["login", &server.url, "--token-file"]).arg(&token));
+    assert_eq!(code, 0, "{note}");
+    assert!(note.starts_with("you are Ada (a@b); written to "), "{note}");
+    let (code, _, complaint) = run(crate::support::lorikeet().env("LORIKEET_PROFILE", &profile).arg("nodes"));
+    assert_eq!(code, 0, "{complaint}");
+    assert_eq!(server.asked()[1].header("authorization"), Some("Bearer secret"));
+}
+
+fn metrics(step: u64, loss: f64) -> String {
+    let point =
+        format!("\"attempt\":\"{JOB}-1.1\",\"step\":{step},\"time\":\"2026-01-01T00:00:00Z\",\"trainingLoss\":{loss}");
+    format!("event: metrics\ndata: {{\"type\":\"metrics\",{point}}}\n\n")
+}
+
+fn job(status: &str, phase: &str) -> String {
+    let error = "{\"class\":\"out_of_memory\",\"message\":\"out of memory\",\"hint\":\"a smaller batch\"}";
+    let error = if status == "FAILED" { error } else { "null" };
+    format!(
+        r#"{{"id":"{JOB}","owner":"usr_01920000000070008000000000000009","name":"support tone","status":"{status}",
+"phase":"{phase}","intent":"run","stage":"TRAINING","progress":41.5,"step":83,"totalSteps":200,"epoch":1.25,"loss":2.34567,
+"validationLoss":2.5,"learningRate":0.0002,"tokensPerSecond":1234.5,"secondsLeft":95.0,"estimatedCostMicros":null,
+"currentCostMicros":1230000,"attempt":"{JOB}-1.1","node":"node_01920000000070008000000000000002","nodeName":"gpu-a",
+"reason":null,"error":{error},"retries":0,"parent":null,"baseId":"base_01920000000070008000000000000003","base":"smollm2",
+"datasetId":"ds_01920000000070008000000000000004","dataset":"chats","model":null,"priority":50,"spec":{SPEC},
+"createdAt":"2026-01-01T10:00:00.000Z","queuedAt":"2026-01-01T10:00:01.000Z","startedAt":"2026-01-01T10:00:02.000Z",
+"completedAt":null}}"#
+    )
+    .replace('\n', "")
+}
+
+fn dataset(status: &str) -> String {
+    format!(
+        r#"{{"id":"ds_01920000000070008000000000000004","owner":"usr_01920000000070008000000000000009","name":"chats",
+"description":null,"format":"CHAT_MESSAGES","status":"{status}","fileName":"chats.jsonl","sizeBytes":10,"contentHash":null,
+"conversations":300,"pairs":400,"trainingPairs":400,"averageTurns":2.5,"tokens":null,"trainingReady":true,"warnings":[],
+"errors":[],"errorCount":0,"samples":[],"createdAt":"2026-01-01T10:00:00.000Z","uploadedAt":null,"validatedAt":null}}"#
+    )
+    .replace('\n', "")
+}
+
+fn model(files: &str) -> String {
+    format!(
+        r#"{{"id":"mdl_01920000000070008000000000000005","owner":"usr_01920000000070008000000000000009","job":"{JOB}",
+"name":"Model from chats","version":"1.0.0","description":null,"status":"STORED","base":"smollm2","dataset":"chats",
+"datasetId":"ds_01920000000070008000000000000004","datasetHash":null,"files":[{files}],"sizeBytes":9,
+"summary":{{"final_loss":1.5,"steps":200,"stop":"done"}},"configuration":{SPEC},"createdAt":"2026-01-01T10:05:00.000Z"}}"#
+    )
+    .replace('\n', "")
+}
+
+fn files(files: &[(&str, &[u8])]) -> String {
+    let file = |(path, bytes): &(&str, &[u8])| {
+        format!("{{\"path\":\"{path}\",\"sizeBytes\":{},\"hash\":\"{}\"}}", bytes.len(), blake3::hash(bytes).to_hex())
+    };
+    files.iter().map(file).collect::<Vec<_>>().join(",")
+}
+
+fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, path, *bytes).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+const SPEC: &str = r#"{"name":"support tone","base":"smollm2","dataset":"chats","preset":"balanced"}"#;
+const FINDINGS: &str = r#"{"examples":270,"validationExamples":30,"totalSteps":170,"epochTokens":32000,
+"supervisedTokens":12000,"longestTokens":180,"cutExamples":2,"cutTokens":50,"cpuBytes":123456789,"cudaBytes":98765432,
+"rendered":[[{"text":"<user>hi","supervised":false},{"text":"hello","supervised":true}]]}"#;
+const WHY: &str = r#"{"phase":"queued","summary":"no node has room for it now","position":2,"nodes":[
+{"node":"node_01920000000070008000000000000002","name":"gpu-a","fits":false,"code":"busy","message":"every device is taken"}]}"#;
+const METRICS: &str = r#"[
+{"attempt":"job_01920000000070008000000000000001-1.1","step":0,"epoch":0.0,"time":"2026-01-01T10:00:02.000Z",
+"trainingLoss":null,"validationLoss":5.5,"learningRate":null,"gradientNorm":null,"tokensPerSecond":null},
+{"attempt":"job_01920000000070008000000000000001-1.1","step":1,"epoch":0.1,"time":"2026-01-01T10:00:03.000Z",
+"trainingLoss":5.4321,"validationLoss":null,"learningRate":0.00002,"gradientNorm":1.5,"tokensPerSecond":1234.5}]"#;
+const CHECKPOINTS: &str = r#"[{"attempt":"job_01920000000070008000000000000001-1.1","step":100,"loss":2.5,"kind":"PERIODIC",
+"sizeBytes":1234567,"files":[],"createdAt":"2026-01-01T10:02:00.000Z"}]"#;
+const LOGS: &str = r#"[{"attempt":"job_01920000000070008000000000000001-1.1","seq":3,"time":"2026-01-01T10:00:02.000Z",
+"level":"WARNING","message":"2 examples were cut"}]"#;
+const JOIN: &str = r#"{"joinString":"LK1.abc","expiresAt":"2026-01-01T11:00:00.000Z"}"#;
+const NODE: &str = r#"{"id":"node_01920000000070008000000000000002","name":"gpu-a","status":"ONLINE","version":"0.1.0",
+"labels":{"rack":"a"},"devices":[
+{"id":"GPU-1","name":"NVIDIA H200","kind":"CUDA","compute":"9.0","memoryBytes":150754820096,"freeBytes":150000000000,
+"unusable":null,"attempts":["job_01920000000070008000000000000001-1.1"]},
+{"id":"cpu","name":"EPYC","kind":"CPU","compute":null,"memoryBytes":68719476736,"freeBytes":60000000000,"unusable":null,
+"attempts":[]}],"joinedAt":"2026-01-01T09:00:00.000Z","lastSeen":"2026-01-01T10:00:00.000Z","unreachableSince":null}"#;
+const BASE: &str = r#"{"id":"base_01920000000070008000000000000003","name":"smollm2","path":"/srv/smollm2","status":"READY",
+"architecture":"LlamaForCausalLM","parameters":134515008,"dtype":"BF16","vocabulary":49152,"chatTemplate":true,
+"sizeBytes":269060552,"files":[],"errors":[],"addedBy":"usr_01920000000070008000000000000009",
+"createdAt":"2026-01-01T09:00:00.000Z"}"#;

@@ -1,0 +1,82 @@
+//! What a script sees: 0 fine, 2 the person's mistake, 3 the server refused, 4 unreachable, 5 the job failed.
+
+use crate::support::{FakeServer, Scripted, file, lorikeet, run};
+use std::net::TcpListener;
+
+#[test]
+fn a_wrong_argument_is_the_persons_mistake() {
+    for args in [
+        &["fly"][..],
+        &["submit"],
+        &["job", "show", "7"],
+        &["submit", "a.toml", "--set", "lora.rank"],
+        &["jobs", "--page-size", "101"],
+        &["agent"],
+        &["login", "https://x", "--ca-hash", "abc"],
+    ] {
+        let (code, answer, complaint) = run(lorikeet().args(args));
+        assert_eq!((code, answer.as_str()), (2, ""), "{args:?}: {complaint}");
+        assert!(complaint.starts_with("error:"), "{args:?}: {complaint}");
+    }
+}
+
+#[test]
+fn a_job_file_is_judged_before_any_server_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n[training]\nbatch = 8\n");
+    let (code, _, complaint) = run(lorikeet().args(["--server", "http://127.0.0.1:9", "submit"]).arg(&job));
+    assert_eq!(code, 2);
+    assert!(complaint.contains("line 4: training.batch is unknown"), "{complaint}");
+    let job = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n[training]\nbatch_size = 300\n");
+    let (code, _, complaint) = run(lorikeet().args(["--server", "http://127.0.0.1:9", "submit"]).arg(&job));
+    assert_eq!(code, 2);
+    let expected = "line 4: training.batch_size is 300, expected a whole number 1…256";
+    assert!(complaint.contains(expected), "{complaint}");
+    let missing = folder.path().join("none.toml");
+    assert_eq!(run(lorikeet().args(["--server", "http://127.0.0.1:9", "submit"]).arg(missing)).0, 2);
+}
+
+#[test]
+fn without_a_server_the_person_is_told_how_to_name_one() {
+    let (code, _, complaint) = run(lorikeet().arg("jobs"));
+    assert_eq!(code, 2);
+    assert!(complaint.contains("hint: give --server URL or LORIKEET_SERVER"), "{complaint}");
+    assert_eq!(run(lorikeet().args(["--server", "http://far.example", "jobs"])).0, 2, "no token over plain http");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_unreachable() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (code, _, complaint) = run(lorikeet().args(["--server", &format!("http://127.0.0.1:{port}"), "nodes"]));
+    assert_eq!(code, 4);
+    assert!(complaint.contains("hint: is the coordinator running"), "{complaint}");
+    let other = FakeServer::new([Scripted::json("200 OK", "<html>")]);
+    assert_eq!(run(other.client().arg("nodes")).0, 4, "another program answers");
+}
+
+#[test]
+fn a_refusal_is_the_servers_and_a_field_error_the_persons() {
+    let refuse = |status, code| Scripted::json(status, refusal(code, "no such thing"));
+    let server = FakeServer::new([refuse("404 Not Found", "NOT_FOUND")]);
+    let (code, answer, complaint) = run(server.client().args(["job", "why", JOB]));
+    assert_eq!((code, answer.as_str()), (3, ""));
+    assert_eq!(complaint, "error: the server refused: no such thing\n");
+    let server = FakeServer::new([refuse("401 Unauthorized", "UNAUTHORIZED")]);
+    let (code, _, complaint) = run(server.client().arg("nodes"));
+    assert!(code == 3 && complaint.contains("lorikeet login"), "{complaint}");
+    let server = FakeServer::new([refuse("400 Bad Request", "VALIDATION_ERROR")]);
+    assert_eq!(run(server.client().arg("nodes")).0, 2);
+}
+
+#[test]
+fn a_closed_pipe_is_nobodys_mistake() {
+    let mut child = lorikeet().arg("--help").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().code().is_some());
+}
+
+const JOB: &str = "job_01920000000070008000000000000001";
+
+fn refusal(code: &str, message: &str) -> String {
+    format!("{{\"success\":false,\"error\":{{\"code\":\"{code}\",\"message\":\"{message}\"}}}}")
+}

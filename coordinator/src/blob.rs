@@ -1,0 +1,283 @@
+//! File bytes: datasets in, checkpoints and adapters out, all named by what is in them.
+//!
+//! ```text
+//! blobs/ab/<hash>          the bytes                      staging/<dataset>.part, .offset, .done    blob/upload.rs
+//! blobs/ab/<hash>.json     manifest: proof of being whole   staging/<attempt>-<hash>.part           blob/incoming.rs
+//! ```
+//!
+//! A file is written aside, hashed in 16 MiB chunks, synced with its folder, renamed, and only then gets its manifest, synced
+//! in the same way: a manifest is there only if the bytes are. Every chunk that is read is compared with its hash. Base models
+//! stay where they are: [`Blobs::link`] makes a manifest that points outside, and a chunk that no longer matches is
+//! [`BlobError::Changed`]. Who may read what is the caller's question; a hash is no permission.
+//!
+//! Disk work runs on blocking threads; [`Blobs`] is a cheap handle. What may go is decided outside: see [`Blobs::list`].
+
+mod disk;
+mod error;
+mod incoming;
+mod upload;
+
+pub use error::BlobError;
+pub use incoming::Limit;
+pub use upload::Upload;
+
+use incoming::Incoming;
+use lorikeet_protocol::{
+    file::FileManifest,
+    id::{AttemptId, Hash},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+/// What the manifest file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    manifest: FileManifest,
+    /// Where the bytes lie, if not here.
+    place: Option<PathBuf>,
+}
+
+/// A file that is kept, for whoever decides what may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Which.
+    pub hash: Hash,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+/// The handle that everybody holds.
+#[derive(Debug, Clone)]
+pub struct Blobs {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    blobs: PathBuf,
+    staging: PathBuf,
+    /// Names that somebody writes under at this moment.
+    claims: Mutex<HashSet<String>>,
+    /// What agents are uploading.
+    incoming: Mutex<Arrivals>,
+}
+
+/// Files on their way in, by who brings them; each has a lock of its own, because hashing takes a while.
+type Arrivals = HashMap<(AttemptId, Hash), Arc<Mutex<Incoming>>>;
+
+/// The right to write under a name; given back when dropped.
+#[derive(Debug)]
+struct Claim {
+    inner: Arc<Inner>,
+    name: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.inner.claims).remove(&self.name);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each critical section leaves its map whole, so a panic elsewhere says nothing against it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Blobs {
+    /// Makes the folders if they are missing.
+    pub fn open(blobs: &Path, staging: &Path) -> Result<Self, BlobError> {
+        for folder in [blobs, staging] {
+            std::fs::create_dir_all(folder).map_err(BlobError::disk("make", folder))?;
+        }
+        let (blobs, staging) = (blobs.to_owned(), staging.to_owned());
+        Ok(Self { inner: Arc::new(Inner { blobs, staging, claims: Mutex::default(), incoming: Mutex::default() }) })
+    }
+
+    /// The manifest of a file that is here whole.
+    pub async fn manifest(&self, hash: Hash) -> Result<Option<FileManifest>, BlobError> {
+        self.work(move |inner| Ok(inner.entry(hash)?.map(|entry| entry.manifest))).await
+    }
+
+    /// Whether all of these are here whole.
+    pub async fn have_all(&self, files: Vec<FileManifest>) -> Result<bool, BlobError> {
+        self.work(move |inner| {
+            for file in files {
+                if inner.entry(file.hash)?.is_none_or(|entry| entry.manifest != file) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// One chunk, compared with its hash.
+    pub async fn chunk(&self, hash: Hash, index: u32) -> Result<Vec<u8>, BlobError> {
+        self.work(move |inner| inner.chunk(hash, index)).await
+    }
+
+    /// Where the bytes lie, for a child process that reads them.
+    pub async fn path(&self, hash: Hash) -> Result<PathBuf, BlobError> {
+        self.work(move |inner| {
+            let entry = inner.entry(hash)?.ok_or_else(|| BlobError::missing(hash))?;
+            Ok(entry.place.unwrap_or_else(|| inner.content(hash)))
+        })
+        .await
+    }
+
+    /// Copies a file in.
+    pub async fn put(&self, file: PathBuf) -> Result<FileManifest, BlobError> {
+        self.work(move |inner| {
+            let aside = inner.staging.join(format!("put-{}.part", uuid::Uuid::now_v7().simple()));
+            std::fs::copy(&file, &aside).map_err(BlobError::disk("copy", &file))?;
+            let manifest = disk::manifest_of(&aside)?;
+            inner.keep(&aside, &manifest)?;
+            Ok(manifest)
+        })
+        .await
+    }
+
+    /// Hashes a file that stays where it is and makes it readable under its hash.
+    pub async fn link(&self, file: PathBuf) -> Result<FileManifest, BlobError> {
+        self.work(move |inner| {
+            let manifest = disk::manifest_of(&file)?;
+            let kept_here = inner.entry(manifest.hash)?.is_some_and(|entry| entry.place.is_none());
+            if !kept_here {
+                inner.write_entry(&Entry { manifest: manifest.clone(), place: Some(file) })?;
+            }
+            Ok(manifest)
+        })
+        .await
+    }
+
+    /// Removes a file; one that is not here is no fault.
+    pub async fn delete(&self, hash: Hash) -> Result<(), BlobError> {
+        self.work(move |inner| {
+            disk::remove(&inner.entry_path(hash))?;
+            disk::remove(&inner.content(hash))
+        })
+        .await
+    }
+
+    /// Every file that is here, and since when.
+    pub async fn list(&self) -> Result<Vec<Kept>, BlobError> {
+        self.work(|inner| {
+            let mut kept = Vec::new();
+            for folder in disk::list(&inner.blobs)? {
+                let files = disk::list(&folder)?;
+                kept.extend(files.iter().filter_map(|path| kept_file(path)));
+            }
+            Ok(kept)
+        })
+        .await
+    }
+
+    /// Removes what was staged and not touched since `before`, and bytes without a manifest from before then.
+    pub async fn sweep(&self, before: SystemTime) -> Result<(), BlobError> {
+        self.work(move |inner| {
+            let old = |path: &Path| path.metadata().and_then(|file| file.modified()).is_ok_and(|time| time < before);
+            for path in disk::list(&inner.staging)?.iter().filter(|path| old(path)) {
+                disk::remove(path)?;
+            }
+            for folder in disk::list(&inner.blobs)? {
+                let bare = |path: &&PathBuf| path.extension().is_none() && !path.with_extension("json").exists();
+                for path in disk::list(&folder)?.iter().filter(bare).filter(|path| old(path)) {
+                    disk::remove(path)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Bytes free on the disk.
+    pub fn free_bytes(&self) -> Result<u64, BlobError> {
+        let looked = rustix::fs::statvfs(&self.inner.blobs).map_err(io::Error::from);
+        let disk = looked.map_err(BlobError::disk("look at", &self.inner.blobs))?;
+        Ok(disk.f_bavail * disk.f_frsize)
+    }
+
+    async fn work<T, F>(&self, work: F) -> Result<T, BlobError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Arc<Inner>) -> Result<T, BlobError> + Send + 'static,
+    {
+        let inner = Arc::clone(&self.inner);
+        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(|_| BlobError::Closed)?
+    }
+}
+
+fn kept_file(path: &Path) -> Option<Kept> {
+    let hash = path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()?;
+    Some(Kept { hash, since: path.metadata().ok()?.modified().ok()? })
+}
+
+impl Inner {
+    fn content(&self, hash: Hash) -> PathBuf {
+        let name = hash.to_string();
+        self.blobs.join(&name[..2]).join(name)
+    }
+
+    fn entry_path(&self, hash: Hash) -> PathBuf {
+        self.content(hash).with_extension("json")
+    }
+
+    fn entry(&self, hash: Hash) -> Result<Option<Entry>, BlobError> {
+        let path = self.entry_path(hash);
+        let Some(bytes) = disk::read_small(&path)? else { return Ok(None) };
+        let damaged = |error| BlobError::disk("read", &path)(io::Error::new(io::ErrorKind::InvalidData, error));
+        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+
+    fn write_entry(&self, entry: &Entry) -> Result<(), BlobError> {
+        let path = self.entry_path(entry.manifest.hash);
+        disk::write_whole(&path, &serde_json::to_vec(entry).expect("a manifest is plain data"))
+    }
+
+    /// Moves a staged file, already hashed, to its place.
+    fn keep(&self, staged: &Path, manifest: &FileManifest) -> Result<(), BlobError> {
+        let content = self.content(manifest.hash);
+        disk::rename_synced(staged, &content)?;
+        self.write_entry(&Entry { manifest: manifest.clone(), place: None })
+    }
+
+    fn chunk(&self, hash: Hash, index: u32) -> Result<Vec<u8>, BlobError> {
+        let entry = self.entry(hash)?.ok_or_else(|| BlobError::missing(hash))?;
+        let chunk = || BlobError::missing(format!("chunk {index} of {hash}"));
+        let range = entry.manifest.range(index).ok_or_else(chunk)?;
+        let expected = entry.manifest.chunks.get(index as usize).ok_or_else(chunk)?;
+        let path = entry.place.unwrap_or_else(|| self.content(hash));
+        let file = match File::open(&path) {
+            // A manifest without its bytes: somebody took them away.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(BlobError::Changed { file: hash, chunk: index });
+            }
+            file => file.map_err(BlobError::disk("open", &path))?,
+        };
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        match file.read_exact_at(&mut bytes, range.start) {
+            Ok(()) if disk::hash(&bytes) == *expected => Ok(bytes),
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(BlobError::disk("read", &path)(error)),
+            Ok(()) | Err(_) => Err(BlobError::Changed { file: hash, chunk: index }),
+        }
+    }
+
+    fn claim(self: &Arc<Self>, name: String) -> Result<Claim, BlobError> {
+        if lock(&self.claims).insert(name.clone()) {
+            Ok(Claim { inner: Arc::clone(self), name })
+        } else {
+            Err(BlobError::Busy { what: name })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+//! An agent's upload: a manifest first, then its chunks in any order, each compared with its hash on arrival.
+//!
+//! Each attempt stages under its own name, so that no attempt can stand in the way of another's. What survives a restart is the
+//! part file alone: the next offer hashes its chunks again and asks for those that are missing or torn.
+
+use super::{BlobError, Blobs, Inner, disk, lock};
+use lorikeet_protocol::{
+    file::FileManifest,
+    id::{AttemptId, Hash},
+};
+use std::{
+    fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+/// Files one attempt may have under way: a checkpoint and an adapter have about a dozen each.
+const FILES_UNDER_WAY: usize = 64;
+
+/// Bytes that one attempt may have staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub u64);
+
+/// A file on its way in.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    manifest: FileManifest,
+    path: PathBuf,
+    file: File,
+    have: Vec<bool>,
+}
+
+impl Blobs {
+    /// Which chunks of a file are still wanted; none: it is here whole.
+    pub async fn offer(&self, attempt: AttemptId, manifest: FileManifest, limit: Limit) -> Result<Vec<u32>, BlobError> {
+        self.work(move |inner| inner.offer(attempt, manifest, limit)).await
+    }
+
+    /// Takes one chunk of an offered file.
+    pub async fn put_chunk(&self, attempt: AttemptId, file: Hash, index: u32, bytes: Vec<u8>) -> Result<(), BlobError> {
+        self.work(move |inner| {
+            let incoming = inner.incoming(attempt, file)?;
+            lock(&incoming).put(index, &bytes)
+        })
+        .await
+    }
+
+    /// How long chunk `index` of an offered file must be.
+    pub fn chunk_length(&self, attempt: AttemptId, file: Hash, index: u32) -> Result<u64, BlobError> {
+        let incoming = self.inner.incoming(attempt, file)?;
+        let range = lock(&incoming).manifest.range(index);
+        range.map(|range| range.end - range.start).ok_or_else(|| BlobError::missing(format!("chunk {index} of {file}")))
+    }
+
+    /// Checks the whole and keeps it; a file that is already here is done.
+    pub async fn finish(&self, attempt: AttemptId, file: Hash) -> Result<(), BlobError> {
+        self.work(move |inner| inner.finish(attempt, file)).await
+    }
+
+    /// Drops what an attempt staged and did not finish.
+    pub async fn drop_incoming(&self, attempt: AttemptId) -> Result<(), BlobError> {
+        self.work(move |inner| {
+            lock(&inner.incoming).retain(|(whose, _), _| *whose != attempt);
+            let prefix = format!("{attempt}-");
+            let own = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+            disk::list(&inner.staging)?.iter().filter(|path| own(path)).try_for_each(|path| disk::remove(path))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn incoming(&self, attempt: AttemptId, file: Hash) -> Result<Arc<Mutex<Incoming>>, BlobError> {
+        let known = lock(&self.incoming).get(&(attempt, file)).cloned();
+        known.ok_or_else(|| BlobError::missing(format!("an offer of {file} by {attempt}")))
+    }
+
+    fn offer(&self, attempt: AttemptId, manifest: FileManifest, limit: Limit) -> Result<Vec<u32>, BlobError> {
+        let file = manifest.hash;
+        let inconsistent = |why| BlobError::Inconsistent { what: file.to_string(), why };
+        if !manifest.is_consistent() {
+            return Err(inconsistent("its manifest has another number of chunks than its size"));
+        }
+        match self.entry(file)? {
+            Some(entry) if entry.manifest == manifest => {
+                // As if it came now: nobody may sweep it before a report names it.
+                disk::touch(&self.entry_path(file))?;
+                return Ok(Vec::new());
+            }
+            Some(_) => return Err(inconsistent("its manifest is not the one of the file with this hash")),
+            None => {}
+        }
+        self.check_limit(attempt, &manifest, limit)?;
+        let known = lock(&self.incoming).get(&(attempt, file)).cloned();
+        let incoming = match known.filter(|known| lock(known).manifest == manifest) {
+            Some(known) => known,
+            None => Arc::new(Mutex::new(Incoming::open(self.part(attempt, file), manifest)?)),
+        };
+        let wanted = lock(&incoming).wanted();
+        lock(&self.incoming).insert((attempt, file), incoming);
+        if wanted.is_empty() {
+            // Everything came before and only the end was missing.
+            self.finish(attempt, file)?;
+        }
+        Ok(wanted)
+    }
+
+    fn part(&self, attempt: AttemptId, file: Hash) -> PathBuf {
+        self.staging.join(format!("{attempt}-{file}.part"))
+    }
+
+    fn check_limit(&self, attempt: AttemptId, manifest: &FileManifest, limit: Limit) -> Result<(), BlobError> {
+        let table: Vec<_> = lock(&self.incoming).iter().map(|(key, value)| (*key, Arc::clone(value))).collect();
+        let others = table.iter().filter(|((whose, file), _)| *whose == attempt && *file != manifest.hash);
+        let sizes: Vec<u64> = others.map(|(_, incoming)| lock(incoming).manifest.size).collect();
+        let found = sizes.iter().sum::<u64>().saturating_add(manifest.size);
+        if sizes.len() >= FILES_UNDER_WAY {
+            return Err(BlobError::Busy { what: format!("more files of {attempt}") });
+        }
+        if found > limit.0 {
+            return Err(BlobError::TooLarge { what: manifest.hash.to_string(), found, limit: limit.0 });
+        }
+        Ok(())
+    }
+
+    fn finish(&self, attempt: AttemptId, file: Hash) -> Result<(), BlobError> {
+        let incoming = match self.incoming(attempt, file) {
+            Err(_) if self.entry(file)?.is_some() => return Ok(()),
+            incoming => incoming?,
+        };
+        let finished = lock(&incoming).finish(self);
+        // A whole that does not match its hash is hopeless: its chunks match, so the manifest lied, and the sender begins anew.
+        if matches!(finished, Ok(()) | Err(BlobError::Corrupt { .. })) {
+            lock(&self.incoming).remove(&(attempt, file));
+            disk::remove(&self.part(attempt, file))?;
+        }
+        finished
+    }
+}
+
+impl Incoming {
+    /// Hashes what an earlier run left.
+    fn open(path: PathBuf, manifest: FileManifest) -> Result<Self, BlobError> {
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = options.map_err(BlobError::disk("open", &path))?;
+        let left = file.metadata().map_err(BlobError::disk("look at", &path))?.len();
+        let mut incoming = Self { have: vec![false; manifest.chunks.len()], manifest, path, file };
+        if left > 0 {
+            incoming.have = (0..incoming.have.len()).map(|index| incoming.chunk_is_good(index)).collect();
+        }
+        Ok(incoming)
+    }
+
+    fn chunk_is_good(&self, index: usize) -> bool {
+        let Some(range) = u32::try_from(index).ok().and_then(|index| self.manifest.range(index)) else { return false };
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.file.read_exact_at(&mut bytes, range.start).is_ok() && disk::hash(&bytes) == self.manifest.chunks[index]
+    }
+
+    fn wanted(&self) -> Vec<u32> {
+        (0..).zip(&self.have).filter(|(_, have)| !**have).map(|(index, _)| index).collect()
+    }
+
+    fn put(&mut self, index: u32, bytes: &[u8]) -> Result<(), BlobError> {
+        let what = || format!("chunk {index} of {}", self.manifest.hash);
+        let range = self.manifest.range(index).ok_or_else(|| BlobError::missing(what()))?;
+        if range.end - range.start != bytes.len() as u64 {
+            return Err(BlobError::Inconsistent { what: what(), why: "it is not as long as its place in the file" });
+        }
+        let (found, expected) = (disk::hash(bytes), self.manifest.chunks[index as usize]);
+        if found != expected {
+            return Err(BlobError::Corrupt { what: what(), found, expected });
+        }
+        self.file.write_all_at(bytes, range.start).map_err(BlobError::disk("write", &self.path))?;
+        self.have[index as usize] = true;
+        Ok(())
+    }
+
+    fn finish(&mut self, inner: &Inner) -> Result<(), BlobError> {
+        let what = self.manifest.hash.to_string();
+        let have = self.have.iter().filter(|have| **have).count() as u64;
+        if have != self.have.len() as u64 {
+            return Err(BlobError::Inconsistent { what, why: "not every chunk has come" });
+        }
+        // A stale part may be longer than the file.
+        self.file.set_len(self.manifest.size).map_err(BlobError::disk("cut", &self.path))?;
+        let found = disk::manifest_of(&self.path)?;
+        if found != self.manifest {
+            return Err(BlobError::Corrupt { what, found: found.hash, expected: self.manifest.hash });
+        }
+        inner.keep(&self.path, &self.manifest)
+    }
+}

@@ -1,0 +1,230 @@
+//! What is kept is whole, what is torn is asked for again, and what fails is named.
+
+use super::*;
+use lorikeet_protocol::{
+    file::CHUNK_BYTES,
+    id::{AttemptToken, DatasetId, JobId},
+};
+use uuid::Uuid;
+
+struct Place {
+    folder: tempfile::TempDir,
+    blobs: Blobs,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = open(folder.path());
+        Self { folder, blobs }
+    }
+
+    /// As after a restart: nothing is remembered but what is on disk.
+    fn restart(&mut self) {
+        self.blobs = open(self.folder.path());
+    }
+
+    fn staged(&self, name: &str) -> PathBuf {
+        self.folder.path().join("staging").join(name)
+    }
+}
+
+fn open(folder: &Path) -> Blobs {
+    Blobs::open(&folder.join("blobs"), &folder.join("staging")).unwrap()
+}
+
+const ROOM: Limit = Limit(1 << 30);
+
+fn attempt() -> AttemptId {
+    AttemptId { job: JobId(Uuid::from_u128(1)), token: AttemptToken { generation: 1, number: 1 } }
+}
+
+fn dataset() -> DatasetId {
+    DatasetId(Uuid::from_u128(2))
+}
+
+/// A little more than two chunks that differ.
+fn large() -> Vec<u8> {
+    (0..2 * CHUNK_BYTES + 5).map(|index| (index / 7) as u8 ^ (index >> 20) as u8).collect()
+}
+
+fn manifest(bytes: &[u8]) -> FileManifest {
+    let chunks = bytes.chunks(CHUNK_BYTES as usize).map(disk::hash).collect();
+    FileManifest { size: bytes.len() as u64, hash: disk::hash(bytes), chunks }
+}
+
+fn piece(bytes: &[u8], index: usize) -> Vec<u8> {
+    bytes.chunks(CHUNK_BYTES as usize).nth(index).unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn an_agent_uploads_in_any_order_and_the_file_reads_back() {
+    let place = Place::new();
+    let (bytes, blobs) = (large(), &place.blobs);
+    let file = manifest(&bytes);
+    assert_eq!(blobs.offer(attempt(), file.clone(), ROOM).await.unwrap(), [0, 1, 2]);
+    for index in [2, 0, 1] {
+        blobs.put_chunk(attempt(), file.hash, index, piece(&bytes, index as usize)).await.unwrap();
+    }
+    assert!(!blobs.have_all(vec![file.clone()]).await.unwrap());
+    blobs.finish(attempt(), file.hash).await.unwrap();
+    assert!(blobs.have_all(vec![file.clone()]).await.unwrap());
+    assert_eq!(blobs.chunk(file.hash, 2).await.unwrap(), piece(&bytes, 2));
+    assert_eq!(blobs.offer(attempt(), file, ROOM).await.unwrap(), Vec::<u32>::new());
+    assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_torn_staging_is_hashed_again_and_only_the_rest_is_wanted() {
+    let mut place = Place::new();
+    let bytes = large();
+    let file = manifest(&bytes);
+    place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap();
+    for index in [0, 1] {
+        place.blobs.put_chunk(attempt(), file.hash, index, piece(&bytes, index as usize)).await.unwrap();
+    }
+    let part = place.staged(&format!("{}-{}.part", attempt(), file.hash));
+    std::fs::OpenOptions::new().write(true).open(part).unwrap().write_all_at(b"torn", CHUNK_BYTES + 9).unwrap();
+    place.restart();
+    let forgotten = place.blobs.put_chunk(attempt(), file.hash, 2, piece(&bytes, 2)).await;
+    assert!(matches!(forgotten, Err(BlobError::Missing { .. })), "a chunk needs an offer in this run");
+    assert_eq!(place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap(), [1, 2]);
+    for index in [1, 2] {
+        place.blobs.put_chunk(attempt(), file.hash, index, piece(&bytes, index as usize)).await.unwrap();
+    }
+    place.restart();
+    let wanted = place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap();
+    assert!(wanted.is_empty(), "everything had come");
+    assert!(place.blobs.have_all(vec![file]).await.unwrap());
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_what_their_hash_says_are_refused() {
+    let place = Place::new();
+    let bytes = large();
+    let file = manifest(&bytes);
+    place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap();
+    let wrong = place.blobs.put_chunk(attempt(), file.hash, 0, piece(&bytes, 1)).await.unwrap_err();
+    assert!(matches!(wrong, BlobError::Corrupt { .. }), "{wrong}");
+    let short = place.blobs.put_chunk(attempt(), file.hash, 0, vec![1, 2]).await.unwrap_err();
+    assert!(matches!(short, BlobError::Inconsistent { .. }), "{short}");
+
+    let lie = FileManifest { hash: Hash([9; 32]), ..manifest(b"honest chunk") };
+    place.blobs.offer(attempt(), lie.clone(), ROOM).await.unwrap();
+    place.blobs.put_chunk(attempt(), lie.hash, 0, b"honest chunk".to_vec()).await.unwrap();
+    let whole = place.blobs.finish(attempt(), lie.hash).await.unwrap_err();
+    assert!(matches!(whole, BlobError::Corrupt { .. }), "{whole}");
+    assert!(place.blobs.manifest(lie.hash).await.unwrap().is_none());
+
+    let uncounted = FileManifest { chunks: Vec::new(), ..file };
+    let refused = place.blobs.offer(attempt(), uncounted, ROOM).await.unwrap_err();
+    assert!(matches!(refused, BlobError::Inconsistent { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn an_attempt_stages_no_more_than_its_limit() {
+    let place = Place::new();
+    let (first, second) = (manifest(b"12345"), manifest(b"678"));
+    place.blobs.offer(attempt(), first, Limit(7)).await.unwrap();
+    let refused = place.blobs.offer(attempt(), second, Limit(7)).await.unwrap_err();
+    assert!(matches!(refused, BlobError::TooLarge { found: 8, limit: 7, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn an_empty_file_is_whole_as_soon_as_it_is_offered() {
+    let place = Place::new();
+    let empty = manifest(b"");
+    assert!(place.blobs.offer(attempt(), empty.clone(), ROOM).await.unwrap().is_empty());
+    assert!(place.blobs.have_all(vec![empty]).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_upload_goes_on_at_the_last_synced_byte() {
+    let mut place = Place::new();
+    let mut upload = place.blobs.resume_upload(dataset(), 10).await.unwrap();
+    upload.write(b"01234").await.unwrap();
+    assert_eq!(upload.sync().await.unwrap(), 5);
+    drop(upload);
+    // Bytes that reached the file and were never synced.
+    let part = place.staged(&format!("{}.part", dataset()));
+    let mut file = std::fs::OpenOptions::new().append(true).open(part).unwrap();
+    std::io::Write::write_all(&mut file, b"garbage").unwrap();
+    place.restart();
+    assert_eq!(place.blobs.upload_offset(dataset()).await.unwrap(), 5);
+    let mut upload = place.blobs.resume_upload(dataset(), 10).await.unwrap();
+    upload.write(b"56789").await.unwrap();
+    upload.sync().await.unwrap();
+    drop(upload);
+    let expected = disk::hash(b"0123456789");
+    let kept = place.blobs.complete_upload(dataset(), 10, Some(expected)).await.unwrap();
+    assert_eq!(kept.hash, expected);
+    assert_eq!(place.blobs.chunk(expected, 0).await.unwrap(), b"0123456789");
+    place.restart();
+    let again = place.blobs.complete_upload(dataset(), 10, None).await.unwrap();
+    assert_eq!(again, kept, "a confirmation may be repeated");
+    place.blobs.drop_upload(dataset()).await.unwrap();
+    assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_has_one_writer_and_a_declared_end() {
+    let place = Place::new();
+    let mut upload = place.blobs.resume_upload(dataset(), 4).await.unwrap();
+    let second = place.blobs.resume_upload(dataset(), 4).await.unwrap_err();
+    assert!(matches!(second, BlobError::Busy { .. }), "{second}");
+    let more = upload.write(b"12345").await.unwrap_err();
+    assert!(matches!(more, BlobError::TooLarge { found: 5, limit: 4, .. }), "{more}");
+    upload.write(b"123").await.unwrap();
+    upload.sync().await.unwrap();
+    drop(upload);
+    let early = place.blobs.complete_upload(dataset(), 4, None).await.unwrap_err();
+    assert!(matches!(early, BlobError::Incomplete { found: 3, expected: 4, .. }), "{early}");
+    let mut upload = place.blobs.resume_upload(dataset(), 4).await.unwrap();
+    upload.write(b"4").await.unwrap();
+    upload.sync().await.unwrap();
+    drop(upload);
+    let other = place.blobs.complete_upload(dataset(), 4, Some(Hash([1; 32]))).await.unwrap_err();
+    assert!(matches!(other, BlobError::Corrupt { .. }), "{other}");
+}
+
+#[tokio::test]
+async fn a_write_that_fails_is_named_and_nothing_is_acknowledged() {
+    let place = Place::new();
+    let part = place.staged(&format!("{}.part", dataset()));
+    std::os::unix::fs::symlink("/dev/full", &part).unwrap();
+    let mut upload = place.blobs.resume_upload(dataset(), 10).await.unwrap();
+    upload.write(b"0123456789").await.unwrap();
+    let error = upload.sync().await.unwrap_err();
+    assert!(matches!(&error, BlobError::NoSpace { path, .. } if *path == part), "{error}");
+    drop(upload);
+    assert_eq!(place.blobs.upload_offset(dataset()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_linked_file_stays_where_it_is_and_a_change_is_noticed() {
+    let place = Place::new();
+    let outside = place.folder.path().join("weights");
+    std::fs::write(&outside, b"weights").unwrap();
+    let file = place.blobs.link(outside.clone()).await.unwrap();
+    assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"weights");
+    std::fs::write(&outside, b"altered").unwrap();
+    assert!(matches!(place.blobs.chunk(file.hash, 0).await, Err(BlobError::Changed { .. })));
+    std::fs::remove_file(&outside).unwrap();
+    assert!(matches!(place.blobs.chunk(file.hash, 0).await, Err(BlobError::Changed { .. })));
+}
+
+#[tokio::test]
+async fn what_was_deleted_is_gone_and_what_nobody_finished_is_swept() {
+    let place = Place::new();
+    let source = place.folder.path().join("source");
+    std::fs::write(&source, b"bytes").unwrap();
+    let file = place.blobs.put(source).await.unwrap();
+    assert_eq!(place.blobs.list().await.unwrap().len(), 1);
+    place.blobs.delete(file.hash).await.unwrap();
+    place.blobs.delete(file.hash).await.unwrap();
+    assert!(place.blobs.list().await.unwrap().is_empty());
+    place.blobs.offer(attempt(), manifest(b"never finished"), ROOM).await.unwrap();
+    let later = SystemTime::now() + std::time::Duration::from_secs(60);
+    place.blobs.sweep(later).await.unwrap();
+    assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+}

@@ -1,0 +1,507 @@
+//! The decision core: `handle(event, now)` changes memory and says what follows. No clock, socket, disk, randomness or async.
+//!
+//! Ids, secret hashes and both times come in with the event. What follows is a list of [`Action`]s: rows to write, and effects that the
+//! driver releases once those rows are durable. `Cluster` holds what decisions need: users, tokens, nodes, heads of live datasets and
+//! bases, and live jobs. A job that ends leaves memory in the event that ends it.
+
+pub mod attempt;
+pub mod command;
+pub mod job;
+pub mod node;
+pub mod report;
+pub mod schedule;
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "tests look for what they name")]
+mod tests;
+
+use crate::{
+    access::{Actor, Context, Refusal},
+    record::{Audit, Base, Dataset, Job, JoinSecret, Model, Receipt, Record, Replay, Token, User},
+};
+use command::{Answer, Command, Query};
+use job::LiveJob;
+use lorikeet_protocol::{
+    agent::{Farewell, FromAgent, Hello, ToAgent},
+    file::FileManifest,
+    id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, UnixMillis, UserId},
+    inspect::{DatasetFormat, Inspection},
+    job::JobSpec,
+};
+use node::LiveNode;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+/// Both clocks, read once per batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Since the process started; leases and time-outs use it.
+    pub mono: Duration,
+    /// For records and people.
+    pub wall: UnixMillis,
+}
+
+/// How long things take; all of it config, so that stories run in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timers {
+    /// How often an agent says something.
+    pub heartbeat: Duration,
+    /// How long an attempt is believed alive without news.
+    pub lease: Duration,
+    /// How long an offer waits for an answer.
+    pub offer: Duration,
+    /// The first wait after an infrastructure failure; doubles each time.
+    pub back_off: Duration,
+    /// And the longest.
+    pub back_off_most: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            heartbeat: seconds(5),
+            lease: seconds(30),
+            offer: seconds(10),
+            back_off: seconds(1),
+            back_off_most: seconds(60),
+        }
+    }
+}
+
+/// Names the asker of an answer; the driver keeps what stands behind it.
+pub type ReplyKey = u64;
+
+/// What happened.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "events are moved once, from the queue into the turn")]
+pub enum Event {
+    /// Memory was rebuilt from the store: what was under way starts again.
+    Booted,
+    /// A request that changes something.
+    Requested {
+        /// Who waits.
+        reply: ReplyKey,
+        /// Who asks.
+        context: Context,
+        /// For what.
+        command: Command,
+        /// Rows of finished things that the command names.
+        rows: Rows,
+    },
+    /// A question that memory answers.
+    Asked {
+        /// Who waits.
+        reply: ReplyKey,
+        /// Who asks.
+        actor: Actor,
+        /// What.
+        query: Query,
+    },
+    /// An agent said hello.
+    SessionOpened {
+        /// Who waits.
+        reply: ReplyKey,
+        /// By its certificate.
+        node: NodeId,
+        /// The certificate's serial number.
+        serial: String,
+        /// What it said.
+        hello: Box<Hello>,
+    },
+    /// A connection ended.
+    SessionClosed {
+        /// Whose.
+        node: NodeId,
+        /// Which session.
+        session: u64,
+    },
+    /// An agent said something else.
+    Heard {
+        /// Who.
+        node: NodeId,
+        /// In which session.
+        session: u64,
+        /// What.
+        message: FromAgent,
+    },
+    /// `lorikeet inspect` has an answer.
+    Inspected {
+        /// About what.
+        subject: Subject,
+        /// What it printed, or why it printed nothing.
+        result: Result<Inspection, String>,
+        /// The files of a base model, hashed.
+        files: Vec<lorikeet_protocol::file::NamedFile>,
+    },
+    /// Time passed; comes at the end of every batch as well.
+    Ticked,
+}
+
+/// Rows that left memory and that a command names; the driver reads them right before the batch.
+#[derive(Debug, Clone, Default)]
+pub struct Rows {
+    /// A finished job.
+    pub job: Option<Job>,
+    /// A model.
+    pub model: Option<Model>,
+}
+
+/// What is inspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Subject {
+    /// A dataset.
+    Dataset(DatasetId),
+    /// A base model.
+    Base(BaseId),
+    /// A job.
+    Job(JobId),
+}
+
+/// What `lorikeet inspect` is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Inspect {
+    /// What is in a training file.
+    Dataset {
+        /// Its id.
+        id: DatasetId,
+        /// Its bytes.
+        file: Hash,
+        /// As declared.
+        format: Option<DatasetFormat>,
+    },
+    /// What a base model is; its files are hashed too.
+    Base {
+        /// Its id.
+        id: BaseId,
+        /// Where it lies.
+        path: PathBuf,
+    },
+    /// What a job comes to.
+    Job {
+        /// Its id.
+        id: JobId,
+        /// Its settings.
+        spec: Box<JobSpec>,
+        /// Where its base lies.
+        base: PathBuf,
+        /// Its training file.
+        dataset: FileManifest,
+    },
+}
+
+/// What follows.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Write this row in the batch's transaction.
+    Put(Box<Record>),
+    /// Answer.
+    Reply {
+        /// Whom.
+        reply: ReplyKey,
+        /// With what.
+        result: Result<Answer, Refusal>,
+    },
+    /// Let an agent in.
+    Admit {
+        /// Who waits.
+        reply: ReplyKey,
+        /// Who it is.
+        node: NodeId,
+        /// Its session.
+        session: u64,
+    },
+    /// Do not let an agent in.
+    TurnAway {
+        /// Who waits.
+        reply: ReplyKey,
+        /// Why.
+        farewell: Farewell,
+    },
+    /// Tell an agent; lost if it is not connected, and said again in the next welcome.
+    Send {
+        /// Whom.
+        node: NodeId,
+        /// What.
+        message: ToAgent,
+    },
+    /// End a session.
+    Close {
+        /// Whose.
+        node: NodeId,
+        /// Which.
+        session: u64,
+        /// Why.
+        farewell: Farewell,
+    },
+    /// Run `lorikeet inspect`.
+    Inspect(Inspect),
+    /// A job's row changed: its watchers want to know.
+    JobChanged(JobId),
+}
+
+/// Who caused a change, for the audit record.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cause {
+    actor: Option<UserId>,
+    request: Option<RequestId>,
+    from: String,
+}
+
+impl Cause {
+    fn of(context: &Context) -> Self {
+        Self { actor: context.actor.user(), request: Some(context.request), from: context.from.clone() }
+    }
+
+    pub(crate) fn node(node: NodeId) -> Self {
+        Self { from: node.to_string(), ..Self::default() }
+    }
+}
+
+/// The heads that a store brings back at a start.
+#[derive(Debug, Default)]
+#[expect(missing_docs, reason = "one list per table")]
+pub struct Loaded {
+    pub generation: u32,
+    pub users: Vec<User>,
+    pub tokens: Vec<Token>,
+    pub secrets: Vec<JoinSecret>,
+    pub nodes: Vec<crate::record::Node>,
+    pub datasets: Vec<Dataset>,
+    pub bases: Vec<Base>,
+    pub jobs: Vec<Job>,
+    pub attempts: Vec<crate::record::Attempt>,
+    pub replays: Vec<Replay>,
+    pub audits: u64,
+}
+
+/// The state of the whole cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    pub(crate) timers: Timers,
+    pub(crate) generation: u32,
+    pub(crate) users: BTreeMap<UserId, User>,
+    pub(crate) tokens: BTreeMap<Hash, Token>,
+    pub(crate) secrets: BTreeMap<Hash, JoinSecret>,
+    pub(crate) nodes: BTreeMap<NodeId, LiveNode>,
+    pub(crate) datasets: BTreeMap<DatasetId, Dataset>,
+    pub(crate) bases: BTreeMap<BaseId, Base>,
+    pub(crate) jobs: BTreeMap<JobId, LiveJob>,
+    replays: BTreeMap<(Option<UserId>, String), Replay>,
+    audits: u64,
+    /// Nothing expires before this moment: a coordinator that was away listens first.
+    listen_until: Duration,
+    last_event: Duration,
+    /// Something changed that a waiting job may have waited for.
+    pub(crate) unsettled: bool,
+}
+
+/// How long the answer to a repeated request is kept.
+const REPLAY_KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+impl Cluster {
+    /// The cluster as the store remembers it. Leases start anew.
+    pub fn new(loaded: Loaded, timers: Timers, now: Now) -> Self {
+        let mut attempts: BTreeMap<_, _> = loaded.attempts.into_iter().map(|attempt| (attempt.id, attempt)).collect();
+        let live = loaded.jobs.into_iter().filter(|job| !job.phase().is_terminal());
+        Self {
+            timers,
+            generation: loaded.generation,
+            users: loaded.users.into_iter().map(|user| (user.id, user)).collect(),
+            tokens: loaded.tokens.into_iter().map(|token| (token.hash, token)).collect(),
+            secrets: loaded.secrets.into_iter().map(|secret| (secret.hash, secret)).collect(),
+            nodes: loaded.nodes.into_iter().map(|node| (node.id, LiveNode::new(node, now))).collect(),
+            datasets: loaded
+                .datasets
+                .into_iter()
+                .filter(|dataset| dataset.deleted_at.is_none())
+                .map(|row| (row.id, row))
+                .collect(),
+            bases: loaded.bases.into_iter().filter(|base| base.deleted_at.is_none()).map(|row| (row.id, row)).collect(),
+            jobs: live
+                .map(|job| {
+                    let attempt = job.current_attempt().and_then(|id| attempts.remove(&id));
+                    (job.id, LiveJob::new(job, attempt, now))
+                })
+                .collect(),
+            replays: loaded.replays.into_iter().map(|replay| ((replay.owner, replay.key.clone()), replay)).collect(),
+            audits: loaded.audits,
+            listen_until: now.mono + timers.heartbeat,
+            last_event: now.mono,
+            unsettled: true,
+        }
+    }
+
+    /// What follows from an event.
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
+        let mut out = Vec::new();
+        self.notice_absence(now);
+        match event {
+            Event::Booted => self.begin_again(&mut out),
+            Event::Requested { reply, context, command, rows } => {
+                self.request(reply, &context, command, rows, now, &mut out)
+            }
+            Event::Asked { reply, actor, query } => {
+                out.push(Action::Reply { reply, result: self.answer(actor, query, now) })
+            }
+            Event::SessionOpened { reply, node, serial, hello } => {
+                self.open_session(reply, node, &serial, *hello, now, &mut out)
+            }
+            Event::SessionClosed { node, session } => self.close_session(node, session),
+            Event::Heard { node, session, message } => self.hear(node, session, message, now, &mut out),
+            Event::Inspected { subject, result, files } => self.inspected(subject, result, files, now, &mut out),
+            Event::Ticked => self.tick(now, &mut out),
+        }
+        out
+    }
+
+    /// When something happens by itself, if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let of_jobs = self.jobs.values().filter_map(|job| self.deadline(job));
+        of_jobs.min().map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
+    }
+
+    /// A gap between two events longer than two heartbeats means that this process was paused: others may have spoken meanwhile.
+    fn notice_absence(&mut self, now: Now) {
+        if now.mono.saturating_sub(self.last_event) > self.timers.heartbeat * 2 {
+            self.listen_until = now.mono + self.timers.heartbeat;
+        }
+        self.last_event = now.mono;
+    }
+
+    pub(crate) fn is_listening(&self, now: Now) -> bool {
+        now.mono < self.listen_until
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.expire(now, out);
+        self.replays.retain(|_, replay| replay.expires > now.wall);
+        if self.unsettled {
+            self.unsettled = false;
+            self.place(now, out);
+        }
+    }
+
+    fn request(
+        &mut self,
+        reply: ReplyKey,
+        context: &Context,
+        command: Command,
+        rows: Rows,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let replayed = context.idempotency.as_ref().and_then(|wanted| {
+            let replay = self.replays.get(&(context.actor.user(), wanted.key.clone()))?;
+            Some(if replay.body == wanted.body { replay.answer.clone() } else { Err(Refusal::IdempotencyMismatch) })
+        });
+        let result = replayed.unwrap_or_else(|| {
+            let result = self.command(context, command, rows, now, out);
+            if let (Some(wanted), Ok(_)) = (&context.idempotency, &result) {
+                let owner = context.actor.user();
+                let expires = UnixMillis(now.wall.0 + REPLAY_KEPT.as_millis() as u64);
+                let replay =
+                    Replay { owner, key: wanted.key.clone(), body: wanted.body, answer: result.clone(), expires };
+                self.replays.insert((owner, wanted.key.clone()), replay.clone());
+                out.push(put(Record::Replay(replay)));
+            }
+            result
+        });
+        out.push(Action::Reply { reply, result: result.map(Answer::Receipt) });
+    }
+
+    fn inspected(
+        &mut self,
+        subject: Subject,
+        result: Result<Inspection, String>,
+        files: Vec<lorikeet_protocol::file::NamedFile>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        match subject {
+            Subject::Dataset(id) => self.dataset_inspected(id, result, now, out),
+            Subject::Base(id) => self.base_inspected(id, result, files, now, out),
+            Subject::Job(id) => self.job_inspected(id, result, now, out),
+        }
+    }
+
+    /// Children of the last process died with it: what they were asked is asked again.
+    fn begin_again(&mut self, out: &mut Vec<Action>) {
+        out.extend(self.datasets.values().filter_map(Dataset::inspection).map(Action::Inspect));
+        out.extend(self.bases.values().filter_map(Base::inspection).map(Action::Inspect));
+        let jobs = self.jobs.values().filter_map(|job| self.job_inspection(&job.record));
+        out.extend(jobs.map(Action::Inspect));
+    }
+
+    /// Records one change.
+    pub(crate) fn audit(
+        &mut self,
+        cause: &Cause,
+        action: &str,
+        subject: String,
+        change: (Option<String>, Option<String>),
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        self.audits += 1;
+        out.push(put(Record::Audit(Audit {
+            number: self.audits,
+            time: now.wall,
+            actor: cause.actor,
+            request: cause.request,
+            from: cause.from.clone(),
+            action: action.into(),
+            subject,
+            before: change.0,
+            after: change.1,
+        })));
+    }
+
+    /// What must hold after every event; S1–S4 of the fault list, and the ledger.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        let mut held = std::collections::BTreeMap::new();
+        for (id, job) in &self.jobs {
+            assert_eq!(*id, job.record.id);
+            assert!(!job.record.phase().is_terminal(), "{id} is over and still in memory");
+            let token = job.record.current_attempt();
+            assert_eq!(token, job.attempt.as_ref().map(|attempt| attempt.id), "{id}: state and attempt disagree");
+            if let Some(attempt) = &job.attempt {
+                assert_eq!(attempt.id.token.number, job.record.attempts, "{id}: the current attempt is not the last");
+                assert!(attempt.end.is_none(), "{id}: its attempt is over");
+                for device in attempt
+                    .members
+                    .iter()
+                    .flat_map(|member| member.devices.iter().map(|device| (member.node, device.clone())))
+                {
+                    assert!(held.insert(device.clone(), attempt.id).is_none(), "{device:?} is held twice");
+                }
+            }
+        }
+        for replay in self.replays.values() {
+            assert!(!matches!(replay.answer, Err(Refusal::IdempotencyMismatch)));
+        }
+    }
+}
+
+/// Write this row.
+pub(crate) fn put(record: Record) -> Action {
+    Action::Put(Box::new(record))
+}
+
+/// One model per job, by construction.
+pub(crate) fn model_of(job: JobId) -> ModelId {
+    ModelId(job.0)
+}
+
+/// A receipt's subject in audit records.
+pub(crate) fn subject_of(receipt: Receipt) -> String {
+    match receipt {
+        Receipt::Done => String::new(),
+        Receipt::User(id) => id.to_string(),
+        Receipt::Token(id) => id.to_string(),
+        Receipt::Node(id) => id.to_string(),
+        Receipt::Dataset(id) => id.to_string(),
+        Receipt::Base(id) => id.to_string(),
+        Receipt::Job(id) => id.to_string(),
+        Receipt::Model(id) => id.to_string(),
+    }
+}

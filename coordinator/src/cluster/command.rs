@@ -1,0 +1,386 @@
+//! What can be asked of the cluster, and the commands about people, tokens and joining.
+
+use super::{Action, Cause, Cluster, Now, Rows, put, schedule::Why};
+use crate::{
+    access::{Actor, Context, Refusal, Role},
+    record::{Base, Dataset, Job, JoinSecret, Node, Receipt, Record, Token, User},
+};
+use lorikeet_protocol::{
+    file::FileManifest,
+    id::{AttemptId, BaseId, DatasetId, Hash, JobId, ModelId, NodeId, TokenId, UnixMillis, UserId},
+    inspect::{DatasetFormat, JobFindings},
+    job::{Device, Intent, JobSpec},
+};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// A change. New ids and the hashes of new secrets come with it.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are the records'")]
+pub enum Command {
+    CreateUser {
+        id: UserId,
+        email: String,
+        name: String,
+        role: Role,
+    },
+    CreateToken {
+        id: TokenId,
+        user: UserId,
+        name: String,
+        hash: Hash,
+        expires: Option<UnixMillis>,
+    },
+    RevokeToken {
+        id: TokenId,
+    },
+    CreateJoinSecret {
+        hash: Hash,
+        expires: UnixMillis,
+    },
+    Join {
+        secret: Hash,
+        key: Hash,
+        name: String,
+        node: NodeId,
+    },
+    RecordCertificate {
+        node: NodeId,
+        serial: String,
+    },
+    CreateDataset {
+        id: DatasetId,
+        name: String,
+        description: Option<String>,
+        file_name: String,
+        size: u64,
+        format: Option<DatasetFormat>,
+    },
+    ConfirmDataset {
+        id: DatasetId,
+        manifest: FileManifest,
+    },
+    ValidateDataset {
+        id: DatasetId,
+    },
+    DeleteDataset {
+        id: DatasetId,
+    },
+    RegisterBase {
+        id: BaseId,
+        name: String,
+        path: PathBuf,
+    },
+    RemoveBase {
+        id: BaseId,
+    },
+    SubmitJob {
+        id: JobId,
+        spec: Box<JobSpec>,
+    },
+    RetryJob {
+        old: JobId,
+        new: JobId,
+    },
+    CancelJob {
+        id: JobId,
+        reason: Option<String>,
+    },
+    SetIntent {
+        id: JobId,
+        intent: Intent,
+    },
+    SaveNow {
+        id: JobId,
+    },
+    PatchModel {
+        id: ModelId,
+        name: Option<String>,
+        description: Option<String>,
+    },
+    DeleteModel {
+        id: ModelId,
+    },
+}
+
+impl Command {
+    /// What the audit record calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateUser { .. } => "user.create",
+            Self::CreateToken { .. } => "token.create",
+            Self::RevokeToken { .. } => "token.revoke",
+            Self::CreateJoinSecret { .. } => "node.invite",
+            Self::Join { .. } => "node.join",
+            Self::RecordCertificate { .. } => "node.certify",
+            Self::CreateDataset { .. } => "dataset.create",
+            Self::ConfirmDataset { .. } => "dataset.confirm",
+            Self::ValidateDataset { .. } => "dataset.validate",
+            Self::DeleteDataset { .. } => "dataset.delete",
+            Self::RegisterBase { .. } => "base.register",
+            Self::RemoveBase { .. } => "base.remove",
+            Self::SubmitJob { .. } => "job.submit",
+            Self::RetryJob { .. } => "job.retry",
+            Self::CancelJob { .. } => "job.cancel",
+            Self::SetIntent { .. } => "job.intent",
+            Self::SaveNow { .. } => "job.checkpoint",
+            Self::PatchModel { .. } => "model.change",
+            Self::DeleteModel { .. } => "model.delete",
+        }
+    }
+}
+
+/// A question that memory answers.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are ids")]
+pub enum Query {
+    /// Nothing: answered when everything before is durable.
+    Barrier,
+    /// Whose token is this?
+    Authenticate(Hash),
+    /// All nodes, as they are now.
+    Nodes,
+    /// Why does this job wait?
+    Why(JobId),
+    /// What a job's words for base and dataset stand for.
+    Resolve(Box<JobSpec>),
+    /// Where would this job go?
+    DryRun { spec: Box<JobSpec>, findings: JobFindings },
+    /// Since when its node has been silent.
+    Unreachable(JobId),
+    /// May this node read this file for this attempt?
+    MayFetch { node: NodeId, attempt: AttemptId, file: Hash },
+    /// May this node bring files of this attempt?
+    MayUpload { node: NodeId, attempt: AttemptId },
+    /// Where a base's files lie.
+    BaseOfFile(Hash),
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "each follows its query")]
+pub enum Answer {
+    Receipt(Receipt),
+    Barrier,
+    Actor(Option<Actor>),
+    Nodes(Vec<NodeStatus>),
+    Why(Option<Why>),
+    Resolved { base: Box<Base>, dataset: Box<Dataset> },
+    Unreachable(Option<UnixMillis>),
+    Allowed(bool),
+    File(Option<PathBuf>),
+}
+
+/// A node as it is now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeStatus {
+    /// What is remembered of it.
+    pub record: Node,
+    /// Whether its agent is connected.
+    pub connected: bool,
+    /// Its agent's version.
+    pub version: Option<String>,
+    /// From its config.
+    pub labels: BTreeMap<String, String>,
+    /// As last reported.
+    pub devices: Vec<Device>,
+    /// Attempts placed on it.
+    pub attempts: Vec<AttemptId>,
+}
+
+impl Cluster {
+    pub(super) fn command(
+        &mut self,
+        context: &Context,
+        command: Command,
+        rows: Rows,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        let (name, actor, cause) = (command.name(), context.actor, Cause::of(context));
+        let receipt = match command {
+            Command::CreateUser { id, email, name, role } => {
+                self.create_user(actor, User { id, email, name, role, created: now.wall }, out)
+            }
+            Command::CreateToken { id, user, name, hash, expires } => {
+                let token = Token { id, owner: user, name, hash, created: now.wall, expires, deleted_at: None };
+                self.create_token(actor, token, out)
+            }
+            Command::RevokeToken { id } => self.revoke_token(actor, id, now, out),
+            Command::CreateJoinSecret { hash, expires } => {
+                self.invite(actor, JoinSecret { hash, expires, used: None }, out)
+            }
+            Command::Join { secret, key, name, node } => self.join(actor, secret, key, name, node, now, out),
+            Command::RecordCertificate { node, serial } => self.certify(actor, node, serial, out),
+            Command::CreateDataset { id, name, description, file_name, size, format } => {
+                self.create_dataset(actor, Dataset::new(id, name, description, file_name, size, format, now), out)
+            }
+            Command::ConfirmDataset { id, manifest } => self.confirm_dataset(actor, id, manifest, now, out),
+            Command::ValidateDataset { id } => self.validate_dataset(actor, id, out),
+            Command::DeleteDataset { id } => self.delete_dataset(actor, id, now, out),
+            Command::RegisterBase { id, name, path } => self.register_base(actor, id, name, path, now, out),
+            Command::RemoveBase { id } => self.remove_base(actor, id, now, out),
+            Command::SubmitJob { id, spec } => self.submit(actor, id, *spec, None, now, out),
+            Command::RetryJob { old, new } => self.retry(actor, old, new, rows.job, now, out),
+            Command::CancelJob { id, reason } => self.cancel(actor, id, reason, &cause, now, out),
+            Command::SetIntent { id, intent } => self.set_intent(actor, id, intent, &cause, now, out),
+            Command::SaveNow { id } => self.save_now(actor, id, out),
+            Command::PatchModel { id, name, description } => {
+                Self::patch_model(actor, id, rows.model, name, description, out)
+            }
+            Command::DeleteModel { id } => Self::delete_model(actor, id, rows.model, now, out),
+        }?;
+        self.audit(&cause, name, super::subject_of(receipt), (None, None), now, out);
+        Ok(receipt)
+    }
+
+    pub(super) fn answer(&self, actor: Actor, query: Query, now: Now) -> Result<Answer, Refusal> {
+        Ok(match query {
+            Query::Barrier => Answer::Barrier,
+            Query::Authenticate(hash) => Answer::Actor(self.authenticate(hash, now)),
+            Query::Nodes => Answer::Nodes(self.nodes.values().map(|node| self.status(node)).collect()),
+            Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?, now)),
+            Query::Resolve(spec) => {
+                let (base, dataset) = self.resolve(actor, &spec)?;
+                Answer::Resolved { base: Box::new(base.clone()), dataset: Box::new(dataset.clone()) }
+            }
+            Query::DryRun { spec, findings } => Answer::Why(self.dry_run(actor, &spec, &findings, now)?),
+            Query::Unreachable(id) => Answer::Unreachable(self.visible(actor, id)?.unreachable_since),
+            Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
+            Query::MayUpload { node, attempt } => Answer::Allowed(self.current(node, attempt).is_some()),
+            Query::BaseOfFile(hash) => Answer::File(self.base_file(hash)),
+        })
+    }
+
+    fn authenticate(&self, hash: Hash, now: Now) -> Option<Actor> {
+        let token = self
+            .tokens
+            .get(&hash)
+            .filter(|token| token.deleted_at.is_none() && token.expires.is_none_or(|end| end > now.wall))?;
+        let user = self.users.get(&token.owner)?;
+        Some(Actor::User { id: user.id, role: user.role, token: token.id })
+    }
+
+    fn create_user(&mut self, actor: Actor, user: User, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
+        actor.require_admin("add users")?;
+        if self.users.values().any(|other| other.email == user.email) {
+            return Err(Refusal::conflict(format!("a user with the email {} exists", user.email)));
+        }
+        out.push(put(Record::User(user.clone())));
+        let receipt = Receipt::User(user.id);
+        self.users.insert(user.id, user);
+        Ok(receipt)
+    }
+
+    fn create_token(&mut self, actor: Actor, token: Token, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
+        if !actor.sees(token.owner) || !self.users.contains_key(&token.owner) {
+            return Err(Refusal::not_found("user"));
+        }
+        out.push(put(Record::Token(token.clone())));
+        let receipt = Receipt::Token(token.id);
+        self.tokens.insert(token.hash, token);
+        Ok(receipt)
+    }
+
+    fn revoke_token(&mut self, actor: Actor, id: TokenId, now: Now, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
+        let found = self.tokens.values_mut().find(|token| token.id == id && token.deleted_at.is_none());
+        let token = actor.find(found, |token| token.owner, "token")?;
+        token.deleted_at = Some(now.wall);
+        out.push(put(Record::Token(token.clone())));
+        Ok(Receipt::Token(id))
+    }
+
+    fn invite(&mut self, actor: Actor, secret: JoinSecret, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
+        actor.require_admin("invite nodes")?;
+        out.push(put(Record::JoinSecret(secret.clone())));
+        self.secrets.insert(secret.hash, secret);
+        Ok(Receipt::Done)
+    }
+
+    /// The same key may ask again: its answer may have been lost. Another key never.
+    #[expect(clippy::too_many_arguments, reason = "one joining is these values")]
+    fn join(
+        &mut self,
+        actor: Actor,
+        secret: Hash,
+        key: Hash,
+        name: String,
+        node: NodeId,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        actor.require_admin("let nodes join")?;
+        let refused = |message: &str| Err(Refusal::conflict(message));
+        let Some(found) = self.secrets.get_mut(&secret) else {
+            return refused("this join secret is unknown; ask for a new join string");
+        };
+        match found.used {
+            Some((first, node)) if first == key => return Ok(Receipt::Node(node)),
+            Some(_) => return refused("this join secret was used by another key; ask for a new join string"),
+            None if found.expires <= now.wall => {
+                return refused("this join secret has expired; ask for a new join string");
+            }
+            None => found.used = Some((key, node)),
+        }
+        out.push(put(Record::JoinSecret(found.clone())));
+        let record = Node {
+            id: node,
+            name,
+            joined: now.wall,
+            serials: vec![],
+            quarantine: None,
+            boot: None,
+            sessions: 0,
+            last_report: 0,
+        };
+        out.push(put(Record::Node(record.clone())));
+        self.nodes.insert(node, super::LiveNode::new(record, now));
+        Ok(Receipt::Node(node))
+    }
+
+    fn certify(
+        &mut self,
+        actor: Actor,
+        node: NodeId,
+        serial: String,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        actor.require_admin("certify nodes")?;
+        let found = self.nodes.get_mut(&node).ok_or_else(|| Refusal::not_found("node"))?;
+        found.record.serials.push(serial);
+        // The one in use and its successor: an older one has no business any more.
+        let surplus = found.record.serials.len().saturating_sub(2);
+        found.record.serials.drain(..surplus);
+        out.push(put(Record::Node(found.record.clone())));
+        Ok(Receipt::Node(node))
+    }
+
+    pub(super) fn resolve(&self, actor: Actor, spec: &JobSpec) -> Result<(&Base, &Dataset), Refusal> {
+        let base = self.bases.values().find(|base| base.name == spec.base || base.id.to_string() == spec.base);
+        let base = base.ok_or_else(|| {
+            Refusal::invalid("base", format!("no base model `{}`; `lorikeet base list` names them", spec.base))
+        })?;
+        let visible = |dataset: &&Dataset| actor.sees(dataset.owner);
+        let named = |dataset: &&Dataset| dataset.id.to_string() == spec.dataset || dataset.name == spec.dataset;
+        // Of several with one name the newest is meant.
+        let dataset = self.datasets.values().rev().find(|dataset| visible(dataset) && named(dataset));
+        let dataset = dataset.ok_or_else(|| {
+            Refusal::invalid("dataset", format!("no dataset `{}`; `lorikeet dataset list` names them", spec.dataset))
+        })?;
+        Ok((base, dataset))
+    }
+
+    pub(super) fn visible(&self, actor: Actor, id: JobId) -> Result<&super::LiveJob, Refusal> {
+        actor.find(self.jobs.get(&id), |job: &&super::LiveJob| job.record.owner, "job")
+    }
+
+    /// The job as it is, for commands.
+    pub(super) fn visible_mut(&mut self, actor: Actor, id: JobId) -> Result<&mut super::LiveJob, Refusal> {
+        actor.find(self.jobs.get_mut(&id), |job: &&mut super::LiveJob| job.record.owner, "job")
+    }
+}
+
+/// A job's row goes into the batch, and its watchers hear of it.
+pub(crate) fn put_job(job: &Job, out: &mut Vec<Action>) {
+    out.push(put(Record::Job(Box::new(job.clone()))));
+    out.push(Action::JobChanged(job.id));
+}

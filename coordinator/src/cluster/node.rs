@@ -1,0 +1,184 @@
+//! A node and its sessions: who is connected, what is alive there, and what to do about it.
+//!
+//! ```text
+//! joined ─► connected ⇄ silent (unreachable is a condition of its attempts, never of the node's right to come back)
+//!               └► quarantined (a person, or two machines under one identity)
+//! ```
+//! Every hello is reconciled with desired state: per attempt adopt, stop, report or forget; offers and stops that may have been lost are said again.
+
+use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, put};
+use crate::record::{Node, Record};
+use lorikeet_protocol::{
+    agent::{Farewell, Hello, KnownAttempt, ToAgent, Verdict, Welcome},
+    id::{AttemptId, BootId, Hash, NodeId},
+    job::{AttemptPhase, Device, Intent, Outcome},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// A node in memory: its row, and what only a session knows.
+#[derive(Debug)]
+pub struct LiveNode {
+    /// The row.
+    pub record: Node,
+    /// Its live session.
+    pub session: Option<Session>,
+    /// When it was last heard.
+    pub(super) heard: Duration,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) devices: Vec<Device>,
+    pub(super) cached: BTreeSet<Hash>,
+    /// Starts of the agent seen lately, newest last: two that alternate are two machines.
+    instances: Vec<BootId>,
+}
+
+/// One connection of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Counts the node's sessions.
+    pub number: u64,
+    /// The agent's version.
+    pub version: String,
+}
+
+impl LiveNode {
+    pub(super) fn new(record: Node, now: Now) -> Self {
+        Self {
+            record,
+            session: None,
+            heard: now.mono,
+            labels: BTreeMap::new(),
+            devices: vec![],
+            cached: BTreeSet::new(),
+            instances: vec![],
+        }
+    }
+
+    /// An instance that comes back after another one spoke: the key is on two machines.
+    fn alternates(&mut self, instance: BootId) -> bool {
+        if self.instances.last() == Some(&instance) {
+            return false;
+        }
+        let came_back = self.instances.contains(&instance);
+        self.instances.push(instance);
+        if self.instances.len() > 8 {
+            self.instances.remove(0);
+        }
+        came_back
+    }
+}
+
+impl Cluster {
+    pub(super) fn status(&self, node: &LiveNode) -> NodeStatus {
+        NodeStatus {
+            record: node.record.clone(),
+            connected: node.session.is_some(),
+            version: node.session.as_ref().map(|session| session.version.clone()),
+            labels: node.labels.clone(),
+            devices: node.devices.clone(),
+            attempts: self.placed_on(node.record.id).into_iter().collect(),
+        }
+    }
+
+    pub(super) fn open_session(
+        &mut self,
+        reply: ReplyKey,
+        id: NodeId,
+        serial: &str,
+        hello: Hello,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let known = self.nodes.get_mut(&id).filter(|node| node.record.serials.iter().any(|known| known == serial));
+        let Some(node) = known else { return out.push(Action::TurnAway { reply, farewell: Farewell::Revoked }) };
+        if node.alternates(hello.instance) {
+            node.record.quarantine = Some("two machines use this node's key; remove one, then let it join anew".into());
+            out.push(put(Record::Node(node.record.clone())));
+            if let Some(session) = node.session.take() {
+                out.push(Action::Close { node: id, session: session.number, farewell: Farewell::TwoMachines });
+            }
+            return out.push(Action::TurnAway { reply, farewell: Farewell::TwoMachines });
+        }
+        let number = node.record.sessions + 1;
+        if let Some(old) = node.session.replace(Session { number, version: hello.version.clone() }) {
+            out.push(Action::Close { node: id, session: old.number, farewell: Farewell::Superseded });
+        }
+        node.record.sessions = number;
+        node.record.boot = Some(hello.boot);
+        node.record.name = hello.name.clone();
+        node.heard = now.mono;
+        node.labels = hello.labels;
+        node.devices = hello.devices;
+        node.cached = hello.cached.into_iter().collect();
+        let last_report = node.record.last_report;
+        out.push(put(Record::Node(node.record.clone())));
+        out.push(Action::Admit { reply, node: id, session: number });
+        let verdicts = self.verdicts(id, &hello.attempts);
+        let welcome = Welcome {
+            node: id,
+            session: number,
+            heartbeat: self.timers.heartbeat,
+            last_report,
+            verdicts,
+            events: vec![],
+        };
+        out.push(Action::Send { node: id, message: ToAgent::Welcome(Box::new(welcome)) });
+        self.reconcile(id, &hello.attempts, now, out);
+        self.unsettled = true;
+    }
+
+    fn verdicts(&self, node: NodeId, known: &[KnownAttempt]) -> Vec<(AttemptId, Verdict)> {
+        let verdict = |known: &KnownAttempt| match (self.current(node, known.id), known.phase) {
+            (Some(_), AttemptPhase::Done) => Verdict::Report,
+            (Some(job), _) if job.record.intent == Intent::Cancel => Verdict::Stop,
+            (Some(_), _) => Verdict::Adopt,
+            (None, AttemptPhase::Done) => Verdict::Forget,
+            (None, _) => Verdict::Stop,
+        };
+        known.iter().map(|known| (known.id, verdict(known))).collect()
+    }
+
+    /// What we believe placed there against what is there.
+    fn reconcile(&mut self, node: NodeId, known: &[KnownAttempt], now: Now, out: &mut Vec<Action>) {
+        let there: BTreeMap<_, _> = known.iter().map(|known| (known.id, known.phase)).collect();
+        for attempt in self.placed_on(node) {
+            let offered =
+                self.jobs[&attempt.job].attempt.as_ref().is_some_and(|row| row.phase == AttemptPhase::Offered);
+            match there.get(&attempt) {
+                Some(phase) => {
+                    if *phase != AttemptPhase::Done {
+                        self.advance(attempt, *phase, now, out);
+                    }
+                    self.tell_intent(attempt.job, attempt, out);
+                }
+                None if offered => self.offer(attempt.job, out),
+                None => self.end(
+                    attempt,
+                    over(Outcome::Lost, "its node came back without it"),
+                    &Cause::node(node),
+                    now,
+                    out,
+                ),
+            }
+        }
+        self.clear_unreachable(node, out);
+    }
+
+    pub(super) fn clear_unreachable(&mut self, node: NodeId, out: &mut Vec<Action>) {
+        for job in self.jobs.values_mut().filter(|job| job.node() == Some(node)) {
+            if job.unreachable_since.take().is_some() {
+                out.push(Action::JobChanged(job.record.id));
+            }
+        }
+    }
+
+    pub(super) fn close_session(&mut self, node: NodeId, session: u64) {
+        if let Some(node) = self.nodes.get_mut(&node)
+            && node.session.as_ref().is_some_and(|live| live.number == session)
+        {
+            node.session = None;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What agents say once they are in. Any word renews the lease; a word that changes state counts once, in order, and only under the
+//! current token.
+
+use super::{Action, Cause, Cluster, Now, attempt::orphan, command::put_job, put};
+use crate::record::{Record, StoredCheckpoint};
+use lorikeet_protocol::{
+    agent::{Checkpoint, Ended, FromAgent, Progress, Report, ReportBody, StopHow, ToAgent},
+    id::{AttemptId, NodeId},
+    job::{AttemptPhase, Device, Outcome, StopCause},
+};
+
+impl Cluster {
+    pub(super) fn hear(&mut self, id: NodeId, session: u64, message: FromAgent, now: Now, out: &mut Vec<Action>) {
+        let live =
+            self.nodes.get_mut(&id).filter(|node| node.session.as_ref().is_some_and(|live| live.number == session));
+        let Some(node) = live else { return };
+        node.heard = now.mono;
+        self.clear_unreachable(id, out);
+        match message {
+            FromAgent::Devices(devices) => self.devices_changed(id, devices),
+            FromAgent::Accepted(attempt) => self.accepted(id, attempt, now, out),
+            FromAgent::Declined { attempt, reason } => self.declined(id, attempt, &reason, now, out),
+            FromAgent::Report(report) => self.report(id, report, now, out),
+            // The link answers these; here they only say that the node is alive.
+            FromAgent::Hello(_) | FromAgent::Heartbeat | FromAgent::Events(_) | FromAgent::Renew(_) => {}
+        }
+    }
+
+    fn devices_changed(&mut self, id: NodeId, devices: Vec<Device>) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.devices = devices;
+            self.unsettled = true;
+        }
+    }
+
+    fn accepted(&mut self, node: NodeId, attempt: AttemptId, now: Now, out: &mut Vec<Action>) {
+        if self.current(node, attempt).is_some() {
+            self.advance(attempt, AttemptPhase::Accepted, now, out);
+        } else {
+            out.push(Action::Send {
+                node,
+                message: ToAgent::Stop { attempt, how: StopHow::Discard, cause: StopCause::Superseded },
+            });
+        }
+    }
+
+    fn declined(&mut self, node: NodeId, attempt: AttemptId, reason: &str, now: Now, out: &mut Vec<Action>) {
+        if self.current(node, attempt).is_some() {
+            let ended = super::attempt::over(Outcome::Withdrawn, &format!("declined: {reason}"));
+            self.end(attempt, ended, &Cause::node(node), now, out);
+        }
+    }
+
+    /// At most once per number and in order: a repeat is only acknowledged, a gap is left for the agent to fill.
+    fn report(&mut self, id: NodeId, report: Report, now: Now, out: &mut Vec<Action>) {
+        let node = self.nodes.get_mut(&id).expect("the caller has it");
+        if report.number > node.record.last_report + 1 {
+            return;
+        }
+        if report.number == node.record.last_report + 1 {
+            node.record.last_report = report.number;
+            out.push(put(Record::Node(node.record.clone())));
+            self.apply(id, report, now, out);
+        }
+        let through = self.nodes[&id].record.last_report;
+        out.push(Action::Send { node: id, message: ToAgent::Acknowledged { through } });
+    }
+
+    fn apply(&mut self, node: NodeId, report: Report, now: Now, out: &mut Vec<Action>) {
+        let attempt = report.attempt;
+        let current = self.current(node, attempt).is_some();
+        match report.body {
+            ReportBody::Preparing if current => self.advance(attempt, AttemptPhase::Preparing, now, out),
+            ReportBody::Running { from_step } if current => self.running(attempt, from_step, now, out),
+            ReportBody::Progress(progress) if current => self.progressed(attempt, progress, out),
+            ReportBody::Finalizing if current => self.advance(attempt, AttemptPhase::Finalizing, now, out),
+            ReportBody::Checkpoint(checkpoint) => self.checkpointed(attempt, checkpoint, current, now, out),
+            ReportBody::Ended(ended) if current => {
+                self.end(attempt, ended, &Cause::node(node), now, out);
+                out.push(Action::Send { node, message: ToAgent::Forget(attempt) });
+            }
+            ReportBody::Ended(ended) => self.ended_late(node, attempt, &ended, now, out),
+            ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => {}
+        }
+    }
+
+    fn running(&mut self, attempt: AttemptId, from_step: u64, now: Now, out: &mut Vec<Action>) {
+        if let Some(row) = self.jobs.get_mut(&attempt.job).and_then(|job| job.attempt.as_mut()) {
+            row.from_step = Some(from_step);
+        }
+        self.advance(attempt, AttemptPhase::Running, now, out);
+    }
+
+    fn progressed(&mut self, attempt: AttemptId, progress: Progress, out: &mut Vec<Action>) {
+        if let Some(job) = self.jobs.get_mut(&attempt.job) {
+            job.record.progress = Some(progress);
+            put_job(&job.record, out);
+        }
+    }
+
+    /// The pointer to the latest moves only under the current token, and only forward.
+    fn checkpointed(
+        &mut self,
+        attempt: AttemptId,
+        checkpoint: Checkpoint,
+        current: bool,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
+        let row = StoredCheckpoint {
+            attempt,
+            owner: job.record.owner,
+            checkpoint: checkpoint.clone(),
+            at: now.wall,
+            orphan: !current,
+        };
+        out.push(put(Record::Checkpoint(row)));
+        if current && job.record.checkpoint.as_ref().is_none_or(|latest| latest.step <= checkpoint.step) {
+            job.record.checkpoint = Some(checkpoint);
+            job.record.infrastructure_failures = 0;
+            put_job(&job.record, out);
+        }
+    }
+
+    /// A result under an older token, or of a job that is over: kept as an orphan, never applied.
+    fn ended_late(&mut self, node: NodeId, attempt: AttemptId, ended: &Ended, now: Now, out: &mut Vec<Action>) {
+        out.push(orphan(attempt, ended, "its token was no longer current", now));
+        out.push(Action::Send { node, message: ToAgent::Forget(attempt) });
+    }
+}

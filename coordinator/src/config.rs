@@ -1,0 +1,306 @@
+//! What the coordinator is told before it starts: one TOML file, every key optional, unknown keys refused.
+//!
+//! The defaults suit one machine on its own: loopback for HTTP, so that no certificate is needed to begin. Tests change the
+//! addresses to port 0 and the timers to fractions of a second. The file is judged as a whole, so that a person sees every
+//! fault at once; `configs/coordinator.toml` is the commented example, and a test parses it.
+
+mod unit;
+
+use lorikeet_api::FieldError;
+use serde::Deserialize;
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// Base models may be registered from below these directories, and from nowhere else.
+    pub base_roots: Vec<PathBuf>,
+    /// Address of the first ADMIN, made at the first start.
+    pub admin_email: String,
+    /// The HTTP API.
+    pub http: Http,
+    /// The link to the agents.
+    pub link: Link,
+    /// How long is how long.
+    pub timers: Timers,
+    /// The child process that reads users' files.
+    pub inspect: Inspect,
+    /// What may be stored.
+    pub storage: Storage,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Beyond loopback it speaks HTTPS, always.
+    pub listen: SocketAddr,
+    /// What clients are told to call it, when that differs from `listen`: `https://lorikeet.example:7170`.
+    pub public_url: Option<String>,
+    /// PEM chain; without one the coordinator's own CA issues a certificate.
+    pub certificate: Option<PathBuf>,
+    /// PEM key of that certificate.
+    pub key: Option<PathBuf>,
+    /// Names and addresses that a certificate of our own CA is valid for, besides `localhost` and the address listened on.
+    pub names: Vec<String>,
+    /// A request that is not an upload, a download or a stream is answered within this.
+    #[serde(with = "unit::duration")]
+    pub timeout: Duration,
+    /// How long an upload URL works.
+    #[serde(with = "unit::duration")]
+    pub upload_ttl: Duration,
+}
+
+/// `[link]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Link {
+    /// UDP.
+    pub listen: SocketAddr,
+    /// `host:port` that join strings carry, when that differs from `listen`.
+    pub advertise: Option<String>,
+    /// How long a node's certificate is valid; its agent renews it at half of that.
+    #[serde(with = "unit::duration")]
+    pub certificate_ttl: Duration,
+}
+
+/// `[timers]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timers {
+    /// Agents say something at least this often.
+    #[serde(with = "unit::duration")]
+    pub heartbeat: Duration,
+    /// After this long without a word a node is unreachable.
+    #[serde(with = "unit::duration")]
+    pub lease: Duration,
+    /// An offer without an answer is withdrawn after this.
+    #[serde(with = "unit::duration")]
+    pub offer: Duration,
+    /// The first pause after an infrastructure failure; each further one doubles it.
+    #[serde(with = "unit::duration")]
+    pub back_off: Duration,
+    /// The longest such pause.
+    #[serde(with = "unit::duration")]
+    pub back_off_limit: Duration,
+    /// How long shutting down may take before connections are cut.
+    #[serde(with = "unit::duration")]
+    pub shutdown: Duration,
+}
+
+/// `[inspect]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Inspect {
+    /// The `lorikeet` binary; without it, the one that runs.
+    pub program: Option<PathBuf>,
+    /// Memory one inspection may use.
+    #[serde(with = "unit::bytes")]
+    pub memory: u64,
+    /// How long one may take.
+    #[serde(with = "unit::duration")]
+    pub timeout: Duration,
+    /// How many run at once.
+    pub at_once: usize,
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// New work is refused when less than this is free on the disk of `data`.
+    #[serde(with = "unit::bytes")]
+    pub keep_free: u64,
+    /// What one attempt may upload in all: checkpoints and adapter.
+    #[serde(with = "unit::bytes")]
+    pub attempt_limit: u64,
+    /// An unreferenced file is removed after this long.
+    #[serde(with = "unit::duration")]
+    pub unreferenced: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("/var/lib/lorikeet/coordinator"),
+            base_roots: Vec::new(),
+            admin_email: "admin@localhost".into(),
+            http: Http::default(),
+            link: Link::default(),
+            timers: Timers::default(),
+            inspect: Inspect::default(),
+            storage: Storage::default(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7170),
+            public_url: None,
+            certificate: None,
+            key: None,
+            names: Vec::new(),
+            timeout: Duration::from_secs(30),
+            upload_ttl: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7171),
+            advertise: None,
+            certificate_ttl: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(5),
+            lease: Duration::from_secs(30),
+            offer: Duration::from_secs(10),
+            back_off: Duration::from_secs(1),
+            back_off_limit: Duration::from_secs(60),
+            shutdown: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Inspect {
+    fn default() -> Self {
+        Self { program: None, memory: 4 << 30, timeout: Duration::from_secs(600), at_once: 2 }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { keep_free: 1 << 30, attempt_limit: 64 << 30, unreferenced: Duration::from_secs(24 * 3600) }
+    }
+}
+
+/// Why there is no config.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the config {path}", path = .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// It is not TOML, or holds a key or a type that is none of ours.
+    #[error("read the config: {0}")]
+    Parse(String),
+    /// Values that cannot be.
+    #[error("use the config: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Values(Vec<FieldError>),
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read(path.to_owned(), error))?;
+        Self::parse(&text)
+    }
+
+    /// Reads and checks a text.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse(error.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether the values can stand together; names every one that cannot.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let faults = self.faults();
+        if faults.is_empty() { Ok(()) } else { Err(ConfigError::Values(faults)) }
+    }
+
+    fn faults(&self) -> Vec<FieldError> {
+        let mut faults = Vec::new();
+        let mut refuse = |wrong: bool, field: &str, value: &dyn std::fmt::Display, expected: &str| {
+            if wrong {
+                faults.push(FieldError::new(field, value, expected));
+            }
+        };
+        let (timers, show) = (&self.timers, |duration| humantime::format_duration(duration).to_string());
+        refuse(self.data.as_os_str().is_empty(), "data", &"\"\"", "a directory");
+        for root in &self.base_roots {
+            refuse(!root.is_absolute(), "base_roots", &root.display(), "absolute paths");
+        }
+        refuse(!self.admin_email.contains('@'), "admin_email", &self.admin_email, "an e-mail address");
+        refuse(self.http.certificate.is_some() != self.http.key.is_some(), "http.key", &"alone", "certificate and key");
+        refuse(self.http.timeout < Duration::from_secs(1), "http.timeout", &show(self.http.timeout), "at least 1s");
+        let ttl = self.http.upload_ttl;
+        refuse(ttl < Duration::from_secs(60), "http.upload_ttl", &show(ttl), "at least 1m");
+        let url = self.http.public_url.as_deref().unwrap_or("https://");
+        refuse(!url.starts_with("https://") && !url.starts_with("http://"), "http.public_url", &url, "a URL");
+        let validity = self.link.certificate_ttl;
+        refuse(validity < Duration::from_secs(1), "link.certificate_ttl", &show(validity), "at least 1s");
+        let advertise = self.link.advertise.as_deref().unwrap_or("host:1");
+        refuse(!advertise.contains(':'), "link.advertise", &advertise, "host:port");
+        let beat = timers.heartbeat;
+        refuse(beat < Duration::from_millis(10), "timers.heartbeat", &show(beat), "at least 10ms");
+        // Two beats may be lost without a word about it.
+        refuse(timers.lease < 3 * beat, "timers.lease", &show(timers.lease), "three heartbeats at least");
+        refuse(timers.offer.is_zero(), "timers.offer", &show(timers.offer), "more than nothing");
+        let (first, limit) = (timers.back_off, timers.back_off_limit);
+        refuse(first.is_zero() || limit < first, "timers.back_off_limit", &show(limit), "timers.back_off at least");
+        refuse(self.inspect.at_once == 0, "inspect.at_once", &0, "1 or more");
+        refuse(self.inspect.memory < 64 << 20, "inspect.memory", &self.inspect.memory, "64MiB at least");
+        refuse(self.inspect.timeout.is_zero(), "inspect.timeout", &"0s", "more than nothing");
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_parses_and_says_the_defaults() {
+        let example = include_str!("../../configs/coordinator.toml");
+        assert_eq!(Config::parse(example).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_commented_key_of_the_example_is_a_real_one() {
+        let example = include_str!("../../configs/coordinator.toml");
+        let all: String =
+            example.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n").collect();
+        let config = Config::parse(&all).unwrap();
+        assert_eq!(config.http.names, ["lorikeet.example"]);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = Config::parse("[http]\nlisten = \"127.0.0.1:1\"\nport = 3\n").unwrap_err().to_string();
+        assert!(error.contains("port"), "{error}");
+    }
+
+    #[test]
+    fn every_wrong_value_is_named_at_once() {
+        let text = "admin_email = \"nobody\"\n[timers]\nheartbeat = \"5s\"\nlease = \"6s\"\n[inspect]\nat_once = 0\n";
+        let error = Config::parse(text).unwrap_err().to_string();
+        for field in ["admin_email", "timers.lease", "inspect.at_once"] {
+            assert!(error.contains(field), "{field} in {error}");
+        }
+    }
+
+    #[test]
+    fn a_size_and_a_time_carry_their_unit() {
+        let config = Config::parse("[inspect]\nmemory = \"512MiB\"\ntimeout = \"1m 30s\"\n").unwrap();
+        assert_eq!((config.inspect.memory, config.inspect.timeout), (512 << 20, Duration::from_secs(90)));
+        assert!(Config::parse("[inspect]\nmemory = 5\n").is_err());
+        assert!(Config::parse("[inspect]\ntimeout = \"soon\"\n").unwrap_err().to_string().contains("soon"));
+    }
+}

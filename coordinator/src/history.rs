@@ -1,0 +1,125 @@
+//! Lists and single rows, as an actor may see them. Everything is read after what was asked before is durable.
+
+use crate::{
+    access::{Actor, Refusal},
+    driver::Handle,
+    record::{Attempt, Audit, Base, Dataset, Job, Model, StoredCheckpoint, Token, User},
+    store::Row,
+};
+use lorikeet_protocol::id::{BaseId, DatasetId, JobId, ModelId, UserId};
+
+/// Which part of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Rows before it.
+    pub offset: usize,
+    /// Rows of it, at most.
+    pub limit: usize,
+}
+
+/// Part of a list, newest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// How many there are in all.
+    pub total: usize,
+}
+
+impl Handle {
+    /// Datasets that are not deleted.
+    pub async fn datasets(
+        &self,
+        actor: Actor,
+        page: Page,
+        keep: impl Fn(&Dataset) -> bool + Send + 'static,
+    ) -> Result<Listed<Dataset>, Refusal> {
+        self.list(page, move |row: &Dataset| actor.sees(row.owner) && row.deleted_at.is_none() && keep(row)).await
+    }
+
+    /// One dataset.
+    pub async fn dataset(&self, actor: Actor, id: DatasetId) -> Result<Dataset, Refusal> {
+        let row = self.row(id.bytes().to_vec()).await?;
+        actor.find(row.filter(|row: &Dataset| row.deleted_at.is_none()), |row| row.owner, "dataset")
+    }
+
+    /// Base models: everybody may read them.
+    pub async fn bases(&self, page: Page) -> Result<Listed<Base>, Refusal> {
+        self.list(page, |row: &Base| row.deleted_at.is_none()).await
+    }
+
+    /// One base model.
+    pub async fn base(&self, id: BaseId) -> Result<Base, Refusal> {
+        let row: Option<Base> = self.row(id.bytes().to_vec()).await?;
+        row.filter(|row| row.deleted_at.is_none()).ok_or_else(|| Refusal::not_found("base model"))
+    }
+
+    /// Jobs, finished ones too.
+    pub async fn jobs(
+        &self,
+        actor: Actor,
+        page: Page,
+        keep: impl Fn(&Job) -> bool + Send + 'static,
+    ) -> Result<Listed<Job>, Refusal> {
+        self.list(page, move |row: &Job| actor.sees(row.owner) && keep(row)).await
+    }
+
+    /// One job.
+    pub async fn job(&self, actor: Actor, id: JobId) -> Result<Job, Refusal> {
+        let row = self.row(id.bytes().to_vec()).await?;
+        actor.find(row, |row: &Job| row.owner, "job")
+    }
+
+    /// A job's attempts, oldest first.
+    pub async fn attempts(&self, actor: Actor, id: JobId) -> Result<Vec<Attempt>, Refusal> {
+        self.job(actor, id).await?;
+        self.read(move |store| store.scan(&id.bytes(), |_: &Attempt| true)).await
+    }
+
+    /// A job's checkpoints, oldest first.
+    pub async fn checkpoints(&self, actor: Actor, id: JobId) -> Result<Vec<StoredCheckpoint>, Refusal> {
+        self.job(actor, id).await?;
+        self.read(move |store| store.scan(&id.bytes(), |_: &StoredCheckpoint| true)).await
+    }
+
+    /// Models that are not deleted.
+    pub async fn models(&self, actor: Actor, page: Page) -> Result<Listed<Model>, Refusal> {
+        self.list(page, move |row: &Model| actor.sees(row.owner) && row.deleted_at.is_none()).await
+    }
+
+    /// One model.
+    pub async fn model(&self, actor: Actor, id: ModelId) -> Result<Model, Refusal> {
+        let row = self.row(id.bytes().to_vec()).await?;
+        actor.find(row.filter(|row: &Model| row.deleted_at.is_none()), |row| row.owner, "model")
+    }
+
+    /// One user.
+    pub async fn user(&self, actor: Actor, id: UserId) -> Result<User, Refusal> {
+        let row = self.row(id.bytes().to_vec()).await?;
+        actor.find(row, |row: &User| row.id, "user")
+    }
+
+    /// Tokens that were not withdrawn; never their secrets.
+    pub async fn tokens(&self, actor: Actor, page: Page) -> Result<Listed<Token>, Refusal> {
+        self.list(page, move |row: &Token| actor.sees(row.owner) && row.deleted_at.is_none()).await
+    }
+
+    /// Who did what; an administrator's.
+    pub async fn audits(&self, actor: Actor, page: Page) -> Result<Listed<Audit>, Refusal> {
+        actor.require_admin("read the audit record")?;
+        self.list(page, |_: &Audit| true).await
+    }
+
+    async fn list<R: Row + Send + 'static>(
+        &self,
+        page: Page,
+        keep: impl Fn(&R) -> bool + Send + 'static,
+    ) -> Result<Listed<R>, Refusal> {
+        let (rows, total) = self.read(move |store| store.page(page.offset, page.limit, keep)).await?;
+        Ok(Listed { rows, total })
+    }
+
+    async fn row<R: Row + Send + 'static>(&self, key: Vec<u8>) -> Result<Option<R>, Refusal> {
+        self.read(move |store| store.get(&key)).await
+    }
+}

@@ -1,0 +1,158 @@
+//! What is asked: the body of a POST or PATCH with its caller and its `Idempotency-Key`, an id in the path, a query string.
+
+use super::{App, MAX_BODY, caller::Caller, failure::Failure};
+use crate::access::{Context, Idempotency};
+use axum::{
+    RequestPartsExt,
+    body::to_bytes,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{HeaderMap, request::Parts},
+};
+use lorikeet_api::{
+    ErrorCode, FieldError, JobFile,
+    base::AddBase,
+    dataset::{ConfirmDataset, CreateDataset},
+    job::CancelJob,
+    model::PatchModel,
+    token::{CreateJoinToken, CreateToken},
+};
+use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId};
+use serde::de::DeserializeOwned;
+use std::{str::FromStr, sync::Arc};
+
+/// Longer keys are no keys of any client library.
+const MAX_KEY: usize = 255;
+
+/// A request with a body.
+pub(super) struct Ask<T> {
+    /// Who asks, and with which key.
+    pub(super) context: Context,
+    pub(super) caller: Caller,
+    pub(super) body: T,
+}
+
+/// A body without content.
+pub(super) struct Nothing;
+
+/// Something that a body can be.
+pub(super) trait Body: Sized {
+    fn read(bytes: &[u8]) -> Result<Self, Vec<FieldError>>;
+}
+
+impl Body for JobFile {
+    fn read(bytes: &[u8]) -> Result<Self, Vec<FieldError>> {
+        Self::from_json(bytes)
+    }
+}
+
+impl Body for Nothing {
+    fn read(bytes: &[u8]) -> Result<Self, Vec<FieldError>> {
+        match bytes.trim_ascii() {
+            b"" | b"{}" | b"null" => Ok(Self),
+            _ => Err(vec![FieldError::plain("", "this takes no body")]),
+        }
+    }
+}
+
+macro_rules! json_bodies {
+    ($($name:ty),*) => {$(
+        impl Body for $name {
+            fn read(bytes: &[u8]) -> Result<Self, Vec<FieldError>> {
+                json(bytes)
+            }
+        }
+    )*};
+}
+
+json_bodies!(CreateDataset, ConfirmDataset, AddBase, CancelJob, PatchModel, CreateJoinToken, CreateToken);
+
+/// No body at all is an object without keys.
+fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Vec<FieldError>> {
+    let bytes = if bytes.trim_ascii().is_empty() { b"{}" } else { bytes };
+    serde_json::from_slice(bytes).map_err(|error| vec![FieldError::plain(field_of(&error), error.to_string())])
+}
+
+/// The field that serde names in its message, if it names one.
+fn field_of(error: &serde_json::Error) -> String {
+    error.to_string().split('`').nth(1).unwrap_or_default().to_owned()
+}
+
+impl<T: Body> FromRequest<Arc<App>> for Ask<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Failure> {
+        let (mut parts, body) = request.into_parts();
+        let caller = parts.extract_with_state::<Caller, _>(app).await?;
+        let key = key(&parts.headers)?;
+        let too_large = |_| Failure::new(ErrorCode::PayloadTooLarge, format!("a body is {MAX_BODY} bytes at most"));
+        let bytes = to_bytes(body, MAX_BODY).await.map_err(too_large)?;
+        let idempotency = key.map(|key| Idempotency { key, body: hash(&parts, &bytes) });
+        let body = T::read(&bytes).map_err(Failure::fields)?;
+        Ok(Self { context: caller.context_with(idempotency), caller, body })
+    }
+}
+
+fn key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().ok().map(str::trim).filter(|key| !key.is_empty() && key.len() <= MAX_KEY);
+    let wrong = || Failure::field("Idempotency-Key", format!("expected 1 to {MAX_KEY} printable ASCII characters"));
+    key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
+}
+
+/// Of method, path with query, and body: each behind its length, so that no two requests look alike.
+fn hash(parts: &Parts, body: &[u8]) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+    for part in [parts.method.as_str().as_bytes(), path.as_bytes(), body] {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    Hash(*hasher.finalize().as_bytes())
+}
+
+/// An id in the path of somebody with a token. What is no id is as unknown as one that was never given out.
+pub(super) struct Id<T>(pub(super) T);
+
+/// What the ids in paths stand for, in the words of `access.rs`.
+pub(super) trait Named: FromStr<Err = IdError> {
+    const WHAT: &'static str;
+}
+
+impl Named for DatasetId {
+    const WHAT: &'static str = "dataset";
+}
+
+impl Named for BaseId {
+    const WHAT: &'static str = "base model";
+}
+
+impl Named for JobId {
+    const WHAT: &'static str = "job";
+}
+
+impl Named for ModelId {
+    const WHAT: &'static str = "model";
+}
+
+impl<T: Named> FromRequestParts<Arc<App>> for Id<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        // First, so that nobody without a token learns even what an id looks like.
+        parts.extract_with_state::<Caller, _>(app).await?;
+        let text = parts.extract::<Path<String>>().await.map_err(|_| Failure::not_found(T::WHAT))?;
+        text.0.parse().map(Self).map_err(|_| Failure::not_found(T::WHAT))
+    }
+}
+
+/// A query string; unknown keys are refused.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned + 'static> FromRequestParts<Arc<App>> for Params<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, Failure> {
+        let query = parts.extract::<Query<T>>().await;
+        query.map(|query| Self(query.0)).map_err(|error| Failure::field("", error.body_text()))
+    }
+}

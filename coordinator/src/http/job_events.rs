@@ -1,0 +1,251 @@
+//! `/api/training-jobs/{id}/events`: a job as it happens, by server-sent events.
+//!
+//! A stream is a loop of three questions – new lines? a new row? over? – that sleeps until either is announced. Lines carry
+//! `<attempt token>:<seq>` as their id, and `Last-Event-ID` goes on behind it; what the row says needs no id, because only the
+//! newest counts. The row is asked for under the caller's own rights each time, so the stream ends when those do.
+
+use super::{
+    App,
+    ask::Id,
+    caller::Caller,
+    failure::Failure,
+    job::checkpoint_view,
+    job_series::{log_line, metrics_point, parse},
+    job_view,
+};
+use crate::{access::Actor, record::Job};
+use axum::{
+    extract::State,
+    http::HeaderMap,
+    response::{
+        Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use futures_util::Stream;
+use lorikeet_api::{
+    ErrorCode,
+    job::{JobEvent, JobStage},
+    route,
+};
+use lorikeet_protocol::{
+    id::{AttemptId, AttemptToken, JobId},
+    worker::{EventLine, Stage, WorkerEvent},
+};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Events that wait for a slow client; the loop waits beyond that.
+const WAITING: usize = 64;
+/// Lines read at once.
+const READ_LINES: usize = 500;
+/// Even without news the row is looked at: a change whose announcement was missed is seen then.
+const LOOK: Duration = Duration::from_secs(1);
+/// A comment line, so that proxies and clients know the stream is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A job as it happens: progress, metrics, stage, log, checkpoint; ends after `complete`.
+#[utoipa::path(get, path = route::JOB_EVENTS, tag = "jobs", params(("id" = String, Path), ("Last-Event-ID" = Option<String>, Header)),
+    responses((status = 200, content_type = "text/event-stream", body = JobEvent)))]
+pub(super) async fn follow(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Id(id): Id<JobId>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
+    app.driver.job(caller.actor, id).await?;
+    let cursor = headers.get("last-event-id").and_then(|value| Cursor::parse(value.to_str().ok()?));
+    let permit = app.streams.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Failure::new(ErrorCode::RateLimited, "too many event streams are open"))?;
+    let (events, stream) = mpsc::channel(WAITING);
+    let follower = Follower {
+        lines: app.series.follow(id),
+        changes: app.driver.changes(),
+        app: Arc::clone(&app),
+        actor: caller.actor,
+        id,
+        cursor: cursor.unwrap_or_default(),
+        shown: None,
+        checkpoints: None,
+        events,
+        _permit: permit,
+    };
+    app.tasks.spawn(follower.run());
+    Ok(Sse::new(ReceiverStream::new(stream)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The last line that the client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Cursor {
+    token: Option<AttemptToken>,
+    seq: u64,
+}
+
+impl Cursor {
+    fn parse(text: &str) -> Option<Self> {
+        let (token, seq) = text.split_once(':')?;
+        Some(Self { token: Some(token.parse().ok()?), seq: seq.parse().ok()? })
+    }
+}
+
+/// The client has gone, or the coordinator goes.
+struct Gone;
+
+struct Follower {
+    app: Arc<App>,
+    actor: Actor,
+    id: JobId,
+    lines: watch::Receiver<u64>,
+    changes: broadcast::Receiver<JobId>,
+    cursor: Cursor,
+    /// The row as the client knows it.
+    shown: Option<Job>,
+    /// Checkpoints that the client knows, or that were there before it came.
+    checkpoints: Option<usize>,
+    events: mpsc::Sender<Result<Event, Infallible>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        loop {
+            match self.look().await {
+                Ok(true) | Err(Ended::Gone) => return,
+                Ok(false) => {}
+                Err(Ended::Failed(failure)) => {
+                    let message = failure.0.message;
+                    let _ = self.send(&JobEvent::Error { message }, None).await;
+                    return;
+                }
+            }
+            if self.sleep().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Says what is new; true: the job is over and everything was said.
+    async fn look(&mut self) -> Result<bool, Ended> {
+        // The row first: when it says that the job is over, no line comes any more that is not here.
+        let job = self.app.driver.job(self.actor, self.id).await.map_err(Failure::from)?;
+        self.say_lines().await?;
+        let over = job.phase().is_terminal();
+        if self.shown.as_ref() != Some(&job) {
+            self.say_checkpoints().await?;
+            let view = Box::new(job_view::view(&self.app.driver, job.clone()).await?);
+            self.shown = Some(job);
+            let event = if over { JobEvent::Complete(view) } else { JobEvent::Progress(view) };
+            self.send(&event, None).await?;
+        }
+        Ok(over)
+    }
+
+    async fn say_lines(&mut self) -> Result<(), Ended> {
+        for attempt in self.app.series.attempts(self.id).await.map_err(Failure::from)? {
+            match self.cursor.token {
+                Some(token) if attempt.token < token => continue,
+                Some(token) if attempt.token == token => {}
+                _ => self.cursor = Cursor { token: Some(attempt.token), seq: 0 },
+            }
+            loop {
+                let lines = self.app.series.read(attempt, self.cursor.seq, READ_LINES).await.map_err(Failure::from)?;
+                if lines.is_empty() {
+                    break;
+                }
+                for line in lines {
+                    if let Some(event) = parse(&line).and_then(|line| said(attempt, line)) {
+                        self.send(&event, Some(format!("{}:{}", attempt.token, line.seq))).await?;
+                    }
+                    self.cursor.seq = line.seq;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that were verified since the stream began.
+    async fn say_checkpoints(&mut self) -> Result<(), Ended> {
+        let rows = self.app.driver.checkpoints(self.actor, self.id).await.map_err(Failure::from)?;
+        let known = self.checkpoints.replace(rows.len()).unwrap_or(rows.len());
+        for row in rows.into_iter().skip(known).filter(|row| !row.orphan) {
+            self.send(&JobEvent::Checkpoint(checkpoint_view(row)), None).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, event: &JobEvent, id: Option<String>) -> Result<(), Ended> {
+        let data = serde_json::to_string(event).expect("an event is plain data");
+        let block = Event::default().event(event.name()).data(data);
+        let block = id.into_iter().fold(block, Event::id);
+        self.events.send(Ok(block)).await.map_err(|_| Ended::Gone)
+    }
+
+    /// Until there may be something new.
+    async fn sleep(&mut self) -> Result<(), Gone> {
+        tokio::select! {
+            biased;
+            () = self.app.leaving.cancelled() => return Err(Gone),
+            () = self.events.closed() => return Err(Gone),
+            _ = self.lines.changed() => {}
+            () = changed(&mut self.changes, self.id) => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Until this job's row changes; announcements that were missed count as one.
+async fn changed(changes: &mut broadcast::Receiver<JobId>, id: JobId) {
+    loop {
+        match changes.recv().await {
+            Ok(changed) if changed != id => {}
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+            // The driver has ended; the coordinator's own token says so next.
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// Why a stream ends early.
+enum Ended {
+    Gone,
+    Failed(Failure),
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// What a line says to a client; its checkpoints come from the record, once they are verified.
+fn said(attempt: AttemptId, line: EventLine) -> Option<JobEvent> {
+    if let WorkerEvent::Stage { stage } = line.event {
+        return Some(JobEvent::Stage { stage: stage_of(stage) });
+    }
+    let point = metrics_point(attempt, &line).map(JobEvent::Metrics);
+    point.or_else(|| log_line(attempt, line).map(JobEvent::Log))
+}
+
+fn stage_of(stage: Stage) -> JobStage {
+    match stage {
+        Stage::Data | Stage::Loading => JobStage::Initializing,
+        Stage::Training => JobStage::Training,
+        Stage::Validating => JobStage::Validating,
+        Stage::Saving => JobStage::Saving,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_reads_back_and_nonsense_begins_at_the_beginning() {
+        let token = AttemptToken { generation: 1, number: 2 };
+        assert_eq!(Cursor::parse("1.2:30"), Some(Cursor { token: Some(token), seq: 30 }));
+        assert_eq!(Cursor::parse("1.2"), None);
+        assert_eq!(Cursor::parse("x:3"), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! `/api/nodes`.
+
+use super::{
+    App,
+    ask::Ask,
+    caller::Caller,
+    failure::Failure,
+    page::{Answered, one},
+    server::now,
+};
+use crate::{
+    access::Actor,
+    cluster::command::{Answer, Command, NodeStatus as Live, Query},
+    record::JoinSecret,
+};
+use axum::{Json, extract::State, http::StatusCode};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use lorikeet_api::{
+    Envelope, FieldError, Timestamp,
+    node::{DeviceView, Node, NodeStatus},
+    route,
+    token::{CreateJoinToken, JoinToken},
+};
+use lorikeet_protocol::{
+    codec,
+    id::{AttemptId, Hash, UnixMillis},
+    job::{Device, DeviceKind},
+    join::{JoinTicket, PREFIX},
+};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// An hour.
+const DEFAULT_TTL: u64 = 3_600;
+/// A day.
+const MAX_TTL: u64 = 86_400;
+
+/// The machines of the cluster, as they are now.
+#[utoipa::path(get, path = route::NODES, tag = "nodes", responses((status = 200, body = Envelope<Vec<Node>>)))]
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answered<Vec<Node>> {
+    let Answer::Nodes(nodes) = app.driver.query(caller.actor, Query::Nodes).await? else {
+        unreachable!("the question for nodes is answered with nodes")
+    };
+    let own = own_attempts(&app, caller.actor, &nodes).await?;
+    one(nodes.into_iter().map(|node| view(node, &own)).collect())
+}
+
+/// Attempts that exist for the caller: what others run is not theirs to know.
+async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSet<AttemptId>, Failure> {
+    let all: Vec<AttemptId> = nodes.iter().flat_map(|node| node.attempts.iter().copied()).collect();
+    if actor.sees_everything() {
+        return Ok(all.into_iter().collect());
+    }
+    let mut own = BTreeSet::new();
+    for attempt in all {
+        if app.driver.job(actor, attempt.job).await.is_ok() {
+            own.insert(attempt);
+        }
+    }
+    Ok(own)
+}
+
+fn view(node: Live, own: &BTreeSet<AttemptId>) -> Node {
+    let status = match (node.connected, node.attempts.is_empty()) {
+        (true, _) => NodeStatus::Online,
+        (false, false) => NodeStatus::Unreachable,
+        (false, true) => NodeStatus::Offline,
+    };
+    let attempts: Vec<AttemptId> = node.attempts.into_iter().filter(|attempt| own.contains(attempt)).collect();
+    Node {
+        id: node.record.id,
+        name: node.record.name,
+        status,
+        version: node.version,
+        labels: node.labels,
+        devices: node.devices.into_iter().map(|device| device_view(device, &attempts)).collect(),
+        joined_at: Timestamp(node.record.joined),
+        last_seen: node.connected.then(|| Timestamp(now())),
+        unreachable_since: None,
+    }
+}
+
+fn device_view(device: Device, attempts: &[AttemptId]) -> DeviceView {
+    DeviceView {
+        kind: device.kind.into(),
+        compute: match device.kind {
+            DeviceKind::Cpu => None,
+            DeviceKind::Cuda { compute: (major, minor) } => Some(format!("{major}.{minor}")),
+        },
+        id: device.id,
+        name: device.name,
+        memory_bytes: device.memory_bytes,
+        free_bytes: device.free_bytes,
+        unusable: device.usable.err(),
+        attempts: attempts.to_vec(),
+    }
+}
+
+/// A string that makes one machine a node, once. Only an ADMIN may ask for it.
+#[utoipa::path(post, path = route::JOIN_TOKENS, tag = "nodes", request_body = CreateJoinToken,
+    responses((status = 201, body = Envelope<JoinToken>)))]
+pub(super) async fn invite(
+    State(app): State<Arc<App>>,
+    Ask { context, body, .. }: Ask<CreateJoinToken>,
+) -> Result<(StatusCode, Json<Envelope<JoinToken>>), Failure> {
+    let ttl = body.ttl_seconds.unwrap_or(DEFAULT_TTL);
+    if !(1..=MAX_TTL).contains(&ttl) {
+        return Err(Failure::fields(vec![FieldError::new("ttlSeconds", ttl, format!("1 to {MAX_TTL}"))]));
+    }
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)?;
+    let hash = Hash(*blake3::hash(&secret).as_bytes());
+    let expires = UnixMillis(now().0 + ttl * 1_000);
+    app.driver.command(context, Command::CreateJoinSecret { hash, expires }).await?;
+    // A repeated request made no second secret, so the one drawn here is nobody's, and the first is never told again.
+    let fresh = app.driver.read(move |store| store.get::<JoinSecret>(&hash.0)).await?.is_some();
+    let ticket = JoinTicket { address: app.link_address.clone(), ca_hash: app.authority.hash(), secret };
+    let join_string = fresh.then(|| join_string(&ticket)).transpose();
+    let join_string = join_string.map_err(|error| Failure::internal("a join string was not made", &error))?;
+    Ok((StatusCode::CREATED, Json(Envelope::one(JoinToken { join_string, expires_at: Timestamp(expires) }))))
+}
+
+/// The string that a person carries over: base64url of the body of a frame.
+pub(crate) fn join_string(ticket: &JoinTicket) -> Result<String, codec::CodecError> {
+    Ok(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(&codec::encode(ticket)?[codec::HEADER_BYTES..])))
+}

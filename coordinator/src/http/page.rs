@@ -1,0 +1,55 @@
+//! Pages of lists.
+
+use super::failure::Failure;
+use crate::history::Page;
+use axum::Json;
+use lorikeet_api::{
+    Envelope, FieldError, Pagination,
+    envelope::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
+};
+
+/// A good answer.
+pub(super) type Answered<T> = Result<Json<Envelope<T>>, Failure>;
+
+/// An answer that is no list.
+pub(super) fn one<T>(data: T) -> Answered<T> {
+    Ok(Json(Envelope::one(data)))
+}
+
+/// Which page was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Paging {
+    page: u32,
+    size: u32,
+}
+
+impl Paging {
+    /// Checks what the query says.
+    pub(super) fn new(page: Option<u32>, size: Option<u32>) -> Result<Self, Failure> {
+        let paging = Self { page: page.unwrap_or(1), size: size.unwrap_or(DEFAULT_PAGE_SIZE) };
+        let mut faults = Vec::new();
+        if paging.page == 0 {
+            faults.push(FieldError::new("page", 0, "1 or more"));
+        }
+        if !(1..=MAX_PAGE_SIZE).contains(&paging.size) {
+            faults.push(FieldError::new("pageSize", paging.size, format!("1 to {MAX_PAGE_SIZE}")));
+        }
+        if faults.is_empty() { Ok(paging) } else { Err(Failure::fields(faults)) }
+    }
+
+    /// For the store.
+    pub(super) fn rows(self) -> Page {
+        Page { offset: (self.page as usize - 1).saturating_mul(self.size as usize), limit: self.size as usize }
+    }
+
+    /// The page of a list that is here as a whole.
+    pub(super) fn cut<T>(self, rows: Vec<T>) -> Json<Envelope<Vec<T>>> {
+        let (total, Page { offset, limit }) = (rows.len(), self.rows());
+        self.answer(rows.into_iter().skip(offset).take(limit).collect(), total)
+    }
+
+    /// A page that the store has cut.
+    pub(super) fn answer<T>(self, rows: Vec<T>, total: usize) -> Json<Envelope<Vec<T>>> {
+        Json(Envelope::page(rows, Pagination::new(self.page, self.size, total as u64)))
+    }
+}

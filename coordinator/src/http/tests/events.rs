@@ -1,0 +1,111 @@
+//! Streams, metrics and logs of a job that left lines behind.
+
+use super::*;
+use crate::series::Series;
+use lorikeet_protocol::{agent::EventLines, id::AttemptId};
+
+const LINES: [&str; 5] = [
+    r#"{"seq":1,"time":1000,"type":"stage","stage":"training"}"#,
+    r#"{"seq":2,"time":1000,"type":"log","level":"INFO","message":"here we go"}"#,
+    r#"{"seq":3,"time":2000,"type":"step","step":1,"epoch":0.5,"loss":2.5,"lr":0.1,"grad_norm":1.0,"tokens":10,"supervised_tokens":5,"seconds":2.0}"#,
+    r#"{"seq":4,"time":3000,"type":"from a later version"}"#,
+    r#"{"seq":5,"time":3000,"type":"eval","step":1,"loss":2.0,"perplexity":7.4,"tokens":5,"seconds":1.0}"#,
+];
+
+/// A finished job with lines; the series folder has one writer more for a moment, on an attempt of its own.
+async fn told(world: &World) -> JobId {
+    let queued = world.job().await;
+    let (job, _) = world.finished(queued).await;
+    let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
+    let (series, thread) = Series::open(&world.data().join("series")).unwrap();
+    let lines = LINES.map(str::to_owned).to_vec();
+    assert_eq!(series.append(EventLines { attempt, first: 1, lines }).await.unwrap(), 5);
+    drop(series);
+    thread.join().unwrap();
+    job
+}
+
+/// Names and ids of a stream's events, and the data of the last.
+async fn stream(world: &World, job: JobId, last: Option<&str>) -> (Vec<(String, String)>, Value) {
+    let mut request = world.ask(Method::GET, &route::with_id(route::JOB_EVENTS, job), &world.admin);
+    if let Some(last) = last {
+        request = request.header("last-event-id", last);
+    }
+    let text =
+        tokio::time::timeout(Duration::from_secs(20), request.send().await.unwrap().text()).await.unwrap().unwrap();
+    let field = |block: &str, name: &str| {
+        block
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default()
+            .trim_start_matches(':')
+            .trim()
+            .to_owned()
+    };
+    let blocks: Vec<&str> = text.split("\n\n").filter(|block| block.contains("data")).collect();
+    let data = field(blocks.last().unwrap(), "data");
+    let names = blocks.iter().map(|block| (field(block, "event"), field(block, "id"))).collect();
+    (names, serde_json::from_str(&data).unwrap())
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(name, id)| ((*name).to_owned(), (*id).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn a_stream_tells_everything_and_ends_with_the_job() {
+    let world = World::new().await;
+    let job = told(&world).await;
+    let (names, last) = stream(&world, job, None).await;
+    let expected = [("stage", "1.1:1"), ("log", "1.1:2"), ("metrics", "1.1:3"), ("metrics", "1.1:5"), ("complete", "")];
+    assert_eq!(names, pairs(&expected));
+    assert_eq!((last["type"].as_str(), last["status"].as_str()), (Some("complete"), Some("COMPLETED")));
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_behind_the_last_event_its_client_has() {
+    let world = World::new().await;
+    let job = told(&world).await;
+    let (names, _) = stream(&world, job, Some("1.1:3")).await;
+    assert_eq!(names, pairs(&[("metrics", "1.1:5"), ("complete", "")]));
+}
+
+#[tokio::test]
+async fn a_stream_of_a_waiting_job_ends_soon_after_its_cancel() {
+    let world = World::new().await;
+    let job = world.job().await;
+    let cancel = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        world.call(Method::POST, &route::with_id(route::JOB_CANCEL, job), json!({})).await;
+        Instant::now()
+    };
+    let ((names, last), cancelled) = tokio::join!(stream(&world, job, None), cancel);
+    assert!(cancelled.elapsed() < Duration::from_secs(1), "{:?}", cancelled.elapsed());
+    assert_eq!(names.last().unwrap().0, "complete");
+    assert_eq!(last["status"], "CANCELLED");
+}
+
+#[tokio::test]
+async fn metrics_and_logs_come_from_the_lines() {
+    let world = World::new().await;
+    let job = told(&world).await;
+    let metrics = world.get(&route::with_id(route::JOB_METRICS, job)).await;
+    assert_eq!((&metrics[0]["trainingLoss"], &metrics[0]["tokensPerSecond"]), (&json!(2.5), &json!(5.0)), "{metrics}");
+    assert_eq!(metrics[1]["validationLoss"], 2.0);
+    let later = world.get(&format!("{}?from=2", route::with_id(route::JOB_METRICS, job))).await;
+    assert_eq!(later, json!([]));
+    let logs = world.get(&route::with_id(route::JOB_LOGS, job)).await;
+    assert_eq!((logs[0]["message"].as_str(), &logs[0]["seq"]), (Some("here we go"), &json!(2)));
+}
+
+#[tokio::test]
+async fn open_streams_do_not_hold_up_a_shutdown() {
+    let world = World::new().await;
+    let job = world.job().await;
+    let request = world.ask(Method::GET, &route::with_id(route::JOB_EVENTS, job), &world.admin);
+    let mut open = request.send().await.unwrap();
+    assert!(open.chunk().await.unwrap().is_some());
+    let begun = Instant::now();
+    world.coordinator.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}

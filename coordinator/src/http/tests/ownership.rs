@@ -1,0 +1,218 @@
+//! What belongs to another does not exist. A second person walks every route of the document; a route that this file does not
+//! know fails the test, so a new one must say here how it keeps people apart.
+
+use super::*;
+
+/// How a route keeps people apart.
+enum Kept {
+    /// It needs no token and tells nothing of anybody.
+    Public,
+    /// A signed link stands for its owner.
+    Link,
+    /// The id of another's answers exactly as one that does not exist.
+    NotFound(Kind, Value),
+    /// A list without what is another's.
+    Empty,
+    /// It only ever makes something of the caller's own.
+    Own(Value),
+    /// Only an administrator may.
+    Admin(Value),
+    /// Everybody may read it.
+    Shared,
+    /// What it names must be the caller's: another's name is as unknown as one that was never given.
+    Named,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Dataset,
+    Job,
+    Model,
+}
+
+fn kept(method: &str, path: &str) -> Option<Kept> {
+    use Kept::{Admin, Empty, Link, Named, NotFound, Own, Public, Shared};
+    use Kind::{Dataset, Job, Model};
+    Some(match (method, path) {
+        ("GET", route::HEALTH | route::VERSION | route::CA) => Public,
+        ("HEAD" | "PATCH", route::UPLOAD) => Link,
+        ("GET", route::ME) => Shared,
+        ("GET", route::DATASETS | route::JOBS | route::MODELS) => Empty,
+        ("GET", route::TOKENS) => Shared,
+        ("POST", route::DATASETS) => Own(json!({ "name": "own", "fileName": "x", "sizeBytes": 3 })),
+        ("POST", route::TOKENS) => Own(json!({ "name": "own" })),
+        ("GET" | "DELETE", route::DATASET) => NotFound(Dataset, Value::Null),
+        ("GET", route::DATASET_VALIDATION_STATUS) => NotFound(Dataset, Value::Null),
+        ("POST", route::DATASET_CONFIRM | route::DATASET_UPLOAD_URL | route::DATASET_VALIDATE) => {
+            NotFound(Dataset, json!({}))
+        }
+        ("POST", route::BASES) => Admin(json!({ "name": "x", "path": "/etc" })),
+        ("DELETE", route::BASE) => Admin(Value::Null),
+        ("GET", route::BASES | route::BASE | route::NODES) => Shared,
+        ("POST", route::JOIN_TOKENS) => Admin(json!({})),
+        ("POST", route::JOBS) => Named,
+        ("GET", route::JOB | route::JOB_WHY | route::JOB_METRICS | route::JOB_LOGS) => NotFound(Job, Value::Null),
+        ("GET", route::JOB_CHECKPOINTS | route::JOB_EVENTS) => NotFound(Job, Value::Null),
+        ("POST", route::JOB_CANCEL | route::JOB_RETRY) => NotFound(Job, json!({})),
+        ("GET" | "DELETE", route::MODEL) => NotFound(Model, Value::Null),
+        ("GET", route::MODEL_DOWNLOAD) => NotFound(Model, Value::Null),
+        ("PATCH", route::MODEL) => NotFound(Model, json!({ "name": "mine now" })),
+        _ => return None,
+    })
+}
+
+/// What the administrator owns.
+struct Theirs {
+    datasets: Vec<String>,
+    base: String,
+    jobs: Vec<String>,
+    model: String,
+}
+
+impl Theirs {
+    fn of(&self, kind: Kind) -> Vec<&str> {
+        match kind {
+            Kind::Dataset => self.datasets.iter().map(String::as_str).collect(),
+            Kind::Job => self.jobs.iter().map(String::as_str).collect(),
+            Kind::Model => vec![&self.model],
+        }
+    }
+}
+
+fn unknown(kind: Kind) -> String {
+    let id = Uuid::now_v7();
+    match kind {
+        Kind::Dataset => DatasetId(id).to_string(),
+        Kind::Job => JobId(id).to_string(),
+        Kind::Model => ModelId(id).to_string(),
+    }
+}
+
+fn request(world: &World, method: &str, path: &str, token: &str, body: &Value) -> RequestBuilder {
+    let request = world.ask(method.parse().unwrap(), path, token);
+    if body.is_null() { request } else { request.json(body) }
+}
+
+async fn theirs(world: &World) -> Theirs {
+    let job = world.job().await;
+    let (finished, model) = world.finished(job).await;
+    let dataset = world.get(route::DATASETS).await[0]["id"].as_str().unwrap().to_owned();
+    let body = json!({ "name": "uploading", "fileName": "x", "sizeBytes": 3 });
+    let (_, uploading) = world.call(Method::POST, route::DATASETS, body).await;
+    let uploading = uploading["data"]["dataset"]["id"].as_str().unwrap().to_owned();
+    let base = world.get(route::BASES).await[0]["id"].as_str().unwrap().to_owned();
+    let jobs = vec![job.to_string(), finished.to_string()];
+    Theirs { datasets: vec![dataset, uploading], base, jobs, model: model.to_string() }
+}
+
+/// Every method and path of the document.
+fn documented(document: &Value) -> Vec<(String, String)> {
+    let paths = document["paths"].as_object().unwrap();
+    let methods = |(path, item): (&String, &Value)| {
+        let verbs = ["get", "post", "patch", "delete", "put", "head"];
+        let found = verbs.into_iter().filter(|verb| item.get(verb).is_some());
+        found.map(|verb| (verb.to_uppercase(), path.clone())).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(methods).collect()
+}
+
+async fn document(world: &World) -> Value {
+    answer(world.ask(Method::GET, route::OPENAPI, &world.admin)).await.1
+}
+
+#[tokio::test]
+async fn another_persons_things_do_not_exist_on_any_route() {
+    let world = World::new().await;
+    let theirs = theirs(&world).await;
+    let other = world.user("other", Role::User).await;
+    let billing = world.user("billing", Role::BillingAdmin).await;
+    let routes = documented(&document(&world).await);
+    assert!(routes.len() >= 30, "{routes:?}");
+    for (method, path) in &routes {
+        let kept =
+            kept(method, path).unwrap_or_else(|| panic!("{method} {path} does not say how it keeps people apart"));
+        for token in [&other, &billing] {
+            walk(&world, &theirs, token, method, path, &kept).await;
+        }
+    }
+    for id in &theirs.jobs {
+        let job = world.get(&route::with_id(route::JOB, id)).await;
+        assert_ne!(job["status"], "CANCELLED", "somebody else cancelled it");
+    }
+}
+
+async fn walk(world: &World, theirs: &Theirs, token: &str, method: &str, path: &str, kept: &Kept) {
+    let (what, id) = (format!("{method} {path}"), &theirs.base);
+    match kept {
+        Kept::Public | Kept::Link => {}
+        Kept::NotFound(kind, body) => {
+            let fresh = route::with_id(path, unknown(*kind));
+            let expected = answer(request(world, method, &fresh, token, body)).await;
+            assert_eq!(expected.0, StatusCode::NOT_FOUND, "{what}");
+            for id in theirs.of(*kind) {
+                let found = answer(request(world, method, &route::with_id(path, id), token, body)).await;
+                assert_eq!(found, expected, "{what} tells that {id} exists");
+            }
+        }
+        Kept::Empty => {
+            let (status, body) = answer(request(world, method, path, token, &Value::Null)).await;
+            assert_eq!(status, StatusCode::OK, "{what}");
+            let owners: Vec<_> = body["data"].as_array().unwrap().iter().map(|row| row["name"].clone()).collect();
+            assert!(owners.iter().all(|name| name == "own"), "{what} lists what is another's: {body}");
+            assert_eq!(body["meta"]["pagination"]["total"], owners.len(), "{what} counts what is another's");
+        }
+        Kept::Own(body) => {
+            let (status, body) = answer(request(world, method, path, token, body)).await;
+            assert_eq!(status, StatusCode::CREATED, "{what}: {body}");
+        }
+        Kept::Admin(body) => {
+            let (status, _) = answer(request(world, method, &route::with_id(path, id), token, body)).await;
+            assert_eq!(status, StatusCode::FORBIDDEN, "{what}");
+        }
+        Kept::Shared => {
+            let (status, body) = answer(request(world, method, &route::with_id(path, id), token, &Value::Null)).await;
+            assert_eq!(status, StatusCode::OK, "{what}");
+            let text = body.to_string();
+            let hidden = theirs.jobs.iter().chain(&theirs.datasets).chain([&theirs.model]);
+            assert!(hidden.clone().all(|id| !text.contains(id.as_str())), "{what} names what is another's: {text}");
+            assert!(!text.contains("bases/tiny"), "{what} tells a path of the machine: {text}");
+        }
+        Kept::Named => {
+            for query in ["", "?dry_run=true"] {
+                let mut seen = Vec::new();
+                for dataset in ["chats", "never given", theirs.datasets[0].as_str()] {
+                    let body = json!({ "base": "tiny", "dataset": dataset });
+                    let (status, body) = answer(request(world, method, &format!("{path}{query}"), token, &body)).await;
+                    seen.push((status, body.to_string().replace(dataset, "NAME")));
+                }
+                assert!(seen[0].0.is_client_error(), "{what}: {seen:?}");
+                assert!(seen.iter().all(|one| *one == seen[1]), "{what}: {seen:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_but_what_is_public_answers_without_a_token() {
+    let world = World::new().await;
+    for (method, path) in documented(&document(&world).await) {
+        let url = format!("{}{}", world.coordinator.http_url(), route::with_id(&path, unknown(Kind::Dataset)));
+        let response = world.http.request(method.parse().unwrap(), url).send().await.unwrap();
+        match kept(&method, &path) {
+            Some(Kept::Public) => assert_eq!(response.status(), StatusCode::OK, "{method} {path}"),
+            // Without its signature a link is no request at all.
+            Some(Kept::Link) => assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{method} {path}"),
+            _ => assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{method} {path}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_sees_everything() {
+    let world = World::new().await;
+    let other = world.user("other", Role::User).await;
+    let body = json!({ "name": "own", "fileName": "x", "sizeBytes": 3 });
+    let (_, created) = answer(world.ask(Method::POST, route::DATASETS, &other).json(&body)).await;
+    let id = created["data"]["dataset"]["id"].as_str().unwrap();
+    assert_eq!(world.get(&route::with_id(route::DATASET, id)).await["name"], "own");
+}

@@ -1,0 +1,264 @@
+//! Judging users' files: every question goes to a child process, `lorikeet inspect …`, because the coordinator never opens such a
+//! file itself.
+//!
+//! The child has an empty environment, no inherited handles, a limit on memory, processor time, open files and files written
+//! (none), set on it from outside as soon as it exists; it is killed when it takes too long or says too much. What it prints is
+//! one JSON object, read as data. A bounded number run at once; the rest wait in line.
+
+use crate::{
+    blob::{BlobError, Blobs},
+    cluster::{self, Subject},
+    config,
+    driver::Handle,
+};
+use lorikeet_protocol::{
+    file::NamedFile,
+    inspect::{DatasetFormat, Fault, Inspection, JobQuestion},
+    job::JobSpec,
+};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    process::{Child, Command},
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// A job's findings with three long rendered examples are about 200 KiB.
+const MAX_OUTPUT: u64 = 8 << 20;
+/// What is kept of its complaints.
+const MAX_COMPLAINT: u64 = 4 << 10;
+/// Shards of a base model, libraries, pipes.
+const OPEN_FILES: u64 = 512;
+
+/// Why there is no answer. A person reads it as a fault of the thing inspected.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The program is not there, or the system has no room for it.
+    #[error("start {program} inspect", program = program.display())]
+    Start {
+        /// Which program.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// It took too long.
+    #[error("inspect the file: it took longer than {0:?} and was stopped")]
+    TooSlow(Duration),
+    /// It ended without an answer: killed by a limit, or a bug.
+    #[error("inspect the file: the process ended with {status} and no answer{complaint}")]
+    NoAnswer {
+        /// How.
+        status: String,
+        /// What it complained of.
+        complaint: String,
+    },
+    /// Its files are not here.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+}
+
+/// Starts children, a bounded number at once.
+#[derive(Debug, Clone)]
+pub struct Inspector {
+    program: Arc<PathBuf>,
+    memory: u64,
+    timeout: Duration,
+    running: Arc<Semaphore>,
+    blobs: Blobs,
+}
+
+impl Inspector {
+    /// With the limits of the config.
+    pub fn new(config: &config::Inspect, blobs: Blobs) -> Result<Self, InspectError> {
+        let own = || std::env::current_exe();
+        let program = config
+            .program
+            .clone()
+            .map_or_else(own, Ok)
+            .map_err(|source| InspectError::Start { program: PathBuf::from("lorikeet"), source })?;
+        let running = Arc::new(Semaphore::new(config.at_once));
+        Ok(Self { program: Arc::new(program), memory: config.memory, timeout: config.timeout, running, blobs })
+    }
+
+    /// Answers the cluster's questions until it stops asking; what still runs then is killed, and asked again at the next start.
+    pub async fn serve(
+        self,
+        mut questions: mpsc::UnboundedReceiver<cluster::Inspect>,
+        driver: Handle,
+        cancel: CancellationToken,
+    ) {
+        let mut children = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                Some(_) = children.join_next() => {}
+                question = questions.recv() => match question {
+                    None => break,
+                    Some(question) => {
+                        let (inspector, driver) = (self.clone(), driver.clone());
+                        children.spawn(async move { inspector.answer(question, driver).await });
+                    }
+                },
+            }
+        }
+        children.shutdown().await;
+    }
+
+    async fn answer(&self, question: cluster::Inspect, driver: Handle) {
+        let (subject, found) = match question {
+            cluster::Inspect::Dataset { id, file, format } => {
+                let found = async { self.dataset(&self.blobs.path(file).await?, format).await };
+                (Subject::Dataset(id), found.await.map(|found| (found, Vec::new())))
+            }
+            cluster::Inspect::Base { id, path } => (Subject::Base(id), self.base(&path).await),
+            cluster::Inspect::Job { id, spec, base, dataset } => {
+                let found = async { self.job(&base, &self.blobs.path(dataset.hash).await?, *spec).await };
+                (Subject::Job(id), found.await.map(|found| (found, Vec::new())))
+            }
+        };
+        let (result, files) = match found {
+            Ok((inspection, files)) => (Ok(inspection), files),
+            Err(error) => {
+                tracing::warn!(?subject, error = &error as &dyn std::error::Error, "an inspection gave no answer");
+                (Err(error.to_string()), Vec::new())
+            }
+        };
+        driver.inspected(subject, result, files).await;
+    }
+
+    /// What is in a training file.
+    pub async fn dataset(&self, file: &Path, declared: Option<DatasetFormat>) -> Result<Inspection, InspectError> {
+        let mut command = self.command("dataset");
+        command.arg(file);
+        let found = self.run(command, &[]).await?;
+        Ok(match (declared, found) {
+            (Some(declared), Inspection::Dataset(findings))
+                if findings.format.is_some_and(|found| found != declared) =>
+            {
+                let message = format!("declared as {declared:?}, and looks like {:?}", findings.format);
+                Inspection::Refused { faults: vec![Fault { line: None, path: "$".into(), message }] }
+            }
+            (_, found) => found,
+        })
+    }
+
+    /// What a base model is; the files a worker needs become readable under their hashes.
+    pub async fn base(&self, directory: &Path) -> Result<(Inspection, Vec<NamedFile>), InspectError> {
+        let mut command = self.command("base");
+        command.arg(directory);
+        let found = self.run(command, &[]).await?;
+        let mut files = Vec::new();
+        if let Inspection::Base(findings) = &found {
+            for name in &findings.files {
+                if !lorikeet_protocol::file::is_plain_path(name) {
+                    let message = "its name is no plain relative path".to_owned();
+                    let faults = vec![Fault { line: None, path: name.clone(), message }];
+                    return Ok((Inspection::Refused { faults }, Vec::new()));
+                }
+                let manifest = self.blobs.link(directory.join(name)).await?;
+                files.push(NamedFile { path: name.clone(), manifest });
+            }
+        }
+        Ok((found, files))
+    }
+
+    /// What a job comes to.
+    pub async fn job(&self, base: &Path, dataset: &Path, job: JobSpec) -> Result<Inspection, InspectError> {
+        let mut command = self.command("job");
+        command.arg("--base").arg(base).arg("--dataset").arg(dataset);
+        let question = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
+        self.run(command, &question).await
+    }
+
+    fn command(&self, what: &str) -> Command {
+        let mut command = Command::new(self.program.as_path());
+        command.args(["inspect", what]).env_clear().current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, mut command: Command, input: &[u8]) -> Result<Inspection, InspectError> {
+        let _turn = self.running.acquire().await.expect("the semaphore is never closed");
+        let start = |source| InspectError::Start { program: self.program.to_path_buf(), source };
+        let mut child = command.spawn().map_err(start)?;
+        self.limit(&child).map_err(start)?;
+        match timeout(self.timeout, converse(&mut child, input)).await {
+            Ok(answer) => answer.map_err(start)?,
+            // Dropping it kills it; waiting here leaves no zombie behind.
+            Err(_) => {
+                let _ = child.kill().await;
+                Err(InspectError::TooSlow(self.timeout))
+            }
+        }
+    }
+
+    /// From outside, because code between fork and exec would be unsafe. The child is still being loaded when this runs.
+    fn limit(&self, child: &Child) -> io::Result<()> {
+        let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return Ok(()) };
+        let seconds = self.timeout.as_secs().max(1);
+        let limits = [
+            (Resource::As, self.memory),
+            (Resource::Cpu, seconds),
+            (Resource::Nofile, OPEN_FILES),
+            (Resource::Fsize, 0),
+        ];
+        for (resource, most) in limits {
+            match prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
+                // It has ended already; what it said is judged as ever.
+                Ok(_) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Question in, answer and complaints out, all at once: a full pipe must not stop either side.
+async fn converse(child: &mut Child, input: &[u8]) -> io::Result<Result<Inspection, InspectError>> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let ask = async {
+        if let Some(mut stdin) = stdin {
+            // A child that does not listen will say why, or end.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let (mut answer, mut complaint) = (Vec::new(), Vec::new());
+    let hear = async {
+        match stdout {
+            Some(stdout) => stdout.take(MAX_OUTPUT + 1).read_to_end(&mut answer).await.map(|_| ()),
+            None => Ok(()),
+        }
+    };
+    let grumble = async {
+        if let Some(mut stderr) = stderr {
+            let _ = (&mut stderr).take(MAX_COMPLAINT).read_to_end(&mut complaint).await;
+            let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
+        }
+    };
+    let ((), heard, ()) = tokio::join!(ask, hear, grumble);
+    heard?;
+    if answer.len() as u64 > MAX_OUTPUT {
+        child.kill().await?;
+    }
+    let status = child.wait().await?;
+    Ok(serde_json::from_slice(&answer).map_err(|_| {
+        let text = String::from_utf8_lossy(&complaint);
+        let line = text.lines().last().map(|line| format!(": {line}")).unwrap_or_default();
+        InspectError::NoAnswer { status: status.to_string(), complaint: line }
+    }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! The child is a shell script here: what matters is what happens to one that lies, hangs, floods or dies.
+
+use super::*;
+use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+
+struct Place {
+    folder: tempfile::TempDir,
+    blobs: Blobs,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging")).unwrap();
+        Self { folder, blobs }
+    }
+
+    fn inspector(&self, script: &str, timeout: Duration) -> Inspector {
+        let program = self.folder.path().join("lorikeet");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let config = config::Inspect { program: Some(program), timeout, ..config::Inspect::default() };
+        Inspector::new(&config, self.blobs.clone()).unwrap()
+    }
+}
+
+const DATASET: &str = r#"{"kind":"dataset","format":"CHAT_MESSAGES","conversations":1,"pairs":2,"trainable_pairs":2,"average_turns":2.0,"tokens":null,"warnings":[],"errors":[],"error_count":0,"samples":[]}"#;
+
+#[tokio::test]
+async fn an_answer_is_read_and_a_wrong_declaration_is_a_fault() {
+    let place = Place::new();
+    let inspector = place.inspector(&format!("echo '{DATASET}'"), Duration::from_secs(10));
+    let found = inspector.dataset(Path::new("/x"), Some(DatasetFormat::ChatMessages)).await.unwrap();
+    assert!(matches!(found, Inspection::Dataset(_)));
+    let found = inspector.dataset(Path::new("/x"), Some(DatasetFormat::Alpaca)).await.unwrap();
+    assert!(matches!(found, Inspection::Refused { .. }));
+}
+
+#[tokio::test]
+async fn a_child_that_hangs_is_killed_in_time() {
+    let place = Place::new();
+    let inspector = place.inspector("exec sleep 600", Duration::from_millis(200));
+    let begun = Instant::now();
+    let error = inspector.dataset(Path::new("/x"), None).await.unwrap_err();
+    assert!(matches!(error, InspectError::TooSlow(_)), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn a_child_that_floods_or_dies_gives_no_answer_and_says_why() {
+    let place = Place::new();
+    let flood = place.inspector("exec cat /dev/zero", Duration::from_secs(60));
+    assert!(matches!(flood.dataset(Path::new("/x"), None).await, Err(InspectError::NoAnswer { .. })));
+    let dead = place.inspector("echo 'out of luck' >&2; exit 7", Duration::from_secs(10));
+    let error = dead.dataset(Path::new("/x"), None).await.unwrap_err().to_string();
+    assert!(error.contains("out of luck") && error.contains('7'), "{error}");
+}
+
+#[tokio::test]
+async fn a_child_that_takes_too_much_memory_or_writes_a_file_fails_alone() {
+    let place = Place::new();
+    let target = place.folder.path().join("written");
+    let writing = place
+        .inspector(&format!("sleep 0.2; echo data > {}; echo '{DATASET}'", target.display()), Duration::from_secs(10));
+    let _ = writing.dataset(Path::new("/x"), None).await;
+    assert!(fs::read(&target).unwrap_or_default().is_empty(), "it wrote a file");
+}
+
+#[tokio::test]
+async fn the_files_of_a_base_are_hashed_where_they_lie_and_a_name_that_leads_out_is_refused() {
+    let place = Place::new();
+    let base = place.folder.path().join("base");
+    fs::create_dir(&base).unwrap();
+    fs::write(base.join("config.json"), "{}").unwrap();
+    let answer = |file: &str| {
+        format!(
+            r#"echo '{{"kind":"base","architecture":"L","parameters":1,"config_json":"{{}}","dtype":"F32","vocabulary":3,"chat_template":false,"files":["{file}"]}}'"#
+        )
+    };
+    let inspector = place.inspector(&answer("config.json"), Duration::from_secs(10));
+    let (_, files) = inspector.base(&base).await.unwrap();
+    assert_eq!(place.blobs.chunk(files[0].manifest.hash, 0).await.unwrap(), b"{}");
+    let inspector = place.inspector(&answer("../secret"), Duration::from_secs(10));
+    let (refused, files) = inspector.base(&base).await.unwrap();
+    assert!(matches!(refused, Inspection::Refused { .. }) && files.is_empty());
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_named() {
+    let place = Place::new();
+    let program = place.folder.path().join("nowhere");
+    let config = config::Inspect { program: Some(program.clone()), ..config::Inspect::default() };
+    let inspector = Inspector::new(&config, place.blobs.clone()).unwrap();
+    let error = inspector.dataset(Path::new("/x"), None).await.unwrap_err().to_string();
+    assert!(error.contains(program.to_str().unwrap()), "{error}");
+}

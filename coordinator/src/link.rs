@@ -1,0 +1,300 @@
+//! The link to the agents: QUIC, one endpoint, three conversations told apart by their ALPN.
+//!
+//! ```text
+//!                       ┌─ join      no certificate needed; one question, one answer          link/join.rs
+//! accept ─ handshake ───┼─ control   certificate of a node; one session, both ways            link/peer.rs
+//!   (retry when busy)   └─ blob      certificate of a node; one request per stream            link/blob.rs
+//! ```
+//!
+//! It owns the endpoint and a task per connection, all in one tracker that [`Link::shutdown`] awaits. It decides nothing: what
+//! changes state goes to the driver, bytes to `blob` and `series`. Nobody else imports quinn.
+
+mod admitted;
+mod ask;
+mod blob;
+mod join;
+mod peer;
+pub mod tls;
+mod wire;
+
+use crate::{blob::Blobs, driver, series::Series};
+use admitted::Admitted;
+use lorikeet_protocol::{ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, codec::CodecError};
+use quinn::{
+    Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ReadExactError, ServerConfig,
+    TokioRuntime, TransportConfig, VarInt, WriteError, crypto::rustls::HandshakeData,
+};
+use rustls_pki_types::CertificateDer;
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tls::{Authority, NodeCertificate};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{error::Elapsed, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A silent connection is over: three keep-alives were lost.
+const IDLE: Duration = Duration::from_secs(15);
+/// Below the 30 s after which home routers forget a UDP flow.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A handshake and a first message take a few round trips; slower is no agent.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Handshakes cost a signature each (13 µs) and hold memory: beyond half of these, addresses must prove themselves first.
+const HANDSHAKES: usize = 256;
+/// Two for each of a thousand nodes.
+const CONNECTIONS: usize = 2048;
+/// Chunks on their way per agent; also what its requests may occupy of our memory (times 16 MiB).
+const BLOB_STREAMS: u32 = 4;
+/// A frame is at most 1 MiB; one more may be on its way while it is read.
+const CONTROL_WINDOW: u32 = 2 << 20;
+/// A chunk of 16 MiB at once fills a link of 10 Gbit/s and 10 ms.
+const BLOB_WINDOW: u32 = 16 << 20;
+/// Telemetry is at most 1,100 bytes per device; losing some is fine.
+const DATAGRAM_BUFFER: usize = 64 << 10;
+
+/// Why a connection was closed by us, in QUIC's own field.
+#[derive(Debug, Clone, Copy)]
+enum CloseCode {
+    Done = 0,
+    Misbehaved = 1,
+    NoCertificate = 2,
+    Busy = 3,
+}
+
+/// Why the link does not work, or no longer with this peer.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The port is taken or the address not ours.
+    #[error("listen for agents on {address} (UDP)")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the CA.
+    #[error("{what} {path}", path = path.display())]
+    Disk {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A key, a certificate or a request for one.
+    #[error("{what}: {why}")]
+    Certificate {
+        /// What was tried.
+        what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// TLS refused its configuration.
+    #[error("prepare TLS")]
+    Tls(#[source] rustls::Error),
+    /// The connection broke.
+    #[error("hear from a peer")]
+    Broken(#[from] ConnectionError),
+    /// The stream broke inside a message.
+    #[error("read a message")]
+    Cut(#[source] ReadExactError),
+    /// The stream does not take more.
+    #[error("send a message")]
+    Write(#[source] WriteError),
+    /// Bytes that are no message.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A message that has no place here.
+    #[error("talk with a peer: {0}")]
+    Misbehaved(&'static str),
+    /// Too slow.
+    #[error("talk with a peer: nothing came within {PATIENCE:?}")]
+    Slow(#[from] Elapsed),
+}
+
+impl LinkError {
+    fn disk(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Disk { what, path, source }
+    }
+
+    fn certificate(what: &'static str) -> impl FnOnce(rcgen::Error) -> Self {
+        move |error| Self::Certificate { what, why: error.to_string() }
+    }
+}
+
+/// Whom the link asks, and what it hands bytes to.
+#[derive(Clone)]
+pub struct Services {
+    /// Decisions.
+    pub driver: driver::Handle,
+    /// Files.
+    pub blobs: Blobs,
+    /// Lines.
+    pub series: Series,
+    /// Signatures.
+    pub authority: Arc<Authority>,
+    /// How long a node's certificate is valid.
+    pub certificate_ttl: Duration,
+    /// What an attempt may have staged.
+    pub attempt_limit: u64,
+}
+
+/// The endpoint and its tasks.
+pub struct Link {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+/// What all connections share.
+struct Shared {
+    services: Services,
+    admitted: Admitted,
+    cancel: CancellationToken,
+}
+
+impl Link {
+    /// Binds and begins to accept.
+    pub fn bind(listen: SocketAddr, services: Services) -> Result<Self, LinkError> {
+        let failed = |source| LinkError::Bind { address: listen, source };
+        let socket = UdpSocket::bind(listen).map_err(failed)?;
+        let server = server_config(&services.authority)?;
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime));
+        let endpoint = endpoint.map_err(failed)?;
+        let address = endpoint.local_addr().map_err(failed)?;
+        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let shared = Arc::new(Shared { services, admitted: Admitted::default(), cancel: cancel.clone() });
+        tasks.spawn(accept(endpoint.clone(), shared, tasks.clone()));
+        Ok(Self { endpoint, address, tasks, cancel })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts nobody any more, lets sessions end, and cuts what has not ended in time.
+    pub async fn shutdown(self, within: Duration) {
+        self.cancel.cancel();
+        self.tasks.close();
+        if timeout(within, self.tasks.wait()).await.is_err() {
+            tracing::warn!("connections were cut: they did not end in {within:?}");
+        }
+        self.endpoint.close(VarInt::from_u32(CloseCode::Done as u32), b"the coordinator is shutting down");
+        // What was said last is on its way; a peer that is gone is not waited for.
+        let _ = timeout(Duration::from_millis(500), self.endpoint.wait_idle()).await;
+    }
+}
+
+fn server_config(authority: &Authority) -> Result<ServerConfig, LinkError> {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::try_from(IDLE).expect("15 s fit a QUIC integer")))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        // One stream for join and control; blob connections are given more once they are known.
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(CONTROL_WINDOW))
+        .receive_window(VarInt::from_u32(CONTROL_WINDOW))
+        .send_window(u64::from(BLOB_WINDOW))
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
+    let mut config = ServerConfig::with_crypto(Arc::new(authority.link()?));
+    config.transport_config(Arc::new(transport));
+    // What waits for our attention beyond these is dropped by quinn; the peer tries again.
+    config.max_incoming(HANDSHAKES).incoming_buffer_size_total(8 << 20);
+    Ok(config)
+}
+
+async fn accept(endpoint: Endpoint, shared: Arc<Shared>, tasks: TaskTracker) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            () = shared.cancel.cancelled() => return,
+            incoming = endpoint.accept() => incoming,
+        };
+        let Some(incoming) = incoming else { return };
+        let crowded = handshakes.available_permits() < HANDSHAKES / 2;
+        if crowded && incoming.may_retry() && !incoming.remote_address_validated() {
+            // Only a peer that receives at its address comes back with the token.
+            let _ = incoming.retry();
+            continue;
+        }
+        let permits = handshakes.clone().try_acquire_owned().ok().zip(connections.clone().try_acquire_owned().ok());
+        match permits {
+            Some(permits) => drop(tasks.spawn(welcome(incoming, Arc::clone(&shared), permits))),
+            None => incoming.refuse(),
+        }
+    }
+}
+
+/// One connection, from its handshake to its end.
+async fn welcome(
+    incoming: Incoming,
+    shared: Arc<Shared>,
+    (handshake, _connection): (OwnedSemaphorePermit, OwnedSemaphorePermit),
+) {
+    let from = incoming.remote_address();
+    let connecting = async { incoming.accept()?.await };
+    let connection = match timeout(PATIENCE, connecting).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%from, %error, "a handshake failed"),
+        Err(_) => return tracing::debug!(%from, "a handshake took too long"),
+    };
+    drop(handshake);
+    let served = serve(&shared, &connection).await;
+    let (code, reason) = match &served {
+        Ok(()) => (CloseCode::Done, ""),
+        Err(LinkError::Misbehaved(why)) => (CloseCode::Misbehaved, *why),
+        Err(_) => (CloseCode::Done, "the connection broke"),
+    };
+    if let Err(error) = served {
+        tracing::debug!(%from, %error, "a connection ended");
+    }
+    connection.close(VarInt::from_u32(code as u32), reason.as_bytes());
+}
+
+async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), LinkError> {
+    match alpn(connection).as_deref() {
+        Some(protocol) if protocol == ALPN_JOIN => join::serve(shared, connection).await,
+        Some(protocol) if protocol == ALPN_CONTROL => match certificate(connection) {
+            Some(certificate) => peer::serve(shared, connection, certificate).await,
+            None => turn_away(connection),
+        },
+        Some(protocol) if protocol == ALPN_BLOB => match certificate(connection).filter(|found| !found.expired) {
+            Some(certificate) => blob::serve(shared, connection, certificate).await,
+            None => turn_away(connection),
+        },
+        _ => Err(LinkError::Misbehaved("it asked for no conversation of ours")),
+    }
+}
+
+fn turn_away(connection: &Connection) -> Result<(), LinkError> {
+    let reason = b"this conversation needs the certificate of a node";
+    connection.close(VarInt::from_u32(CloseCode::NoCertificate as u32), reason);
+    Ok(())
+}
+
+fn alpn(connection: &Connection) -> Option<Vec<u8>> {
+    connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
+}
+
+fn certificate(connection: &Connection) -> Option<NodeCertificate> {
+    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
+    tls::identify(chain.first()?)
+}
+
+#[cfg(test)]
+mod tests;

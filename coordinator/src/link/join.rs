@@ -1,0 +1,45 @@
+//! Joining: one question, one answer, on the ALPN that needs no certificate.
+//!
+//! The secret is shown only here and only its hash goes on. The driver judges it and binds it to the public key that signed the
+//! request, so that an answer that was lost can be asked for again by the same machine and by no other.
+
+use super::{LinkError, PATIENCE, Shared, tls, wire};
+use lorikeet_protocol::{
+    id::Hash,
+    join::{Identity, JoinAnswer, JoinRequest},
+};
+use quinn::Connection;
+use tokio::time::timeout;
+
+/// What people call a node; longer is cut.
+const NAME_CHARACTERS: usize = 100;
+
+pub(super) async fn serve(shared: &Shared, connection: &Connection) -> Result<(), LinkError> {
+    let conversation = async {
+        let (mut send, mut receive) = connection.accept_bi().await?;
+        let asked = wire::read::<JoinRequest>(&mut receive).await?;
+        let request = asked.ok_or(LinkError::Misbehaved("it asked nothing"))?;
+        let answer = answer(shared, connection, request).await.unwrap_or_else(|reason| JoinAnswer::Refused { reason });
+        wire::write(&mut send, &answer).await?;
+        // Until the answer has arrived: closing at once would lose it.
+        let _ = send.finish();
+        let _ = send.stopped().await;
+        Ok(())
+    };
+    timeout(PATIENCE, conversation).await?
+}
+
+/// `Err` is the sentence for the person at the machine.
+async fn answer(shared: &Shared, connection: &Connection, request: JoinRequest) -> Result<JoinAnswer, String> {
+    let services = &shared.services;
+    let key = tls::key_of_request(&request.signing_request).map_err(|error| error.to_string())?;
+    let secret = Hash(*blake3::hash(&request.secret).as_bytes());
+    let name: String = request.name.chars().filter(|c| !c.is_control()).take(NAME_CHARACTERS).collect();
+    let node = services.join(secret, key, name, connection.remote_address()).await?;
+    let issued = services.authority.certify(node, &request.signing_request, services.certificate_ttl);
+    let issued = issued.map_err(|error| error.to_string())?;
+    services.record_certificate(node, issued.serial).await.map_err(|refusal| refusal.to_string())?;
+    tracing::info!(%node, "a machine joined");
+    let ca = services.authority.der().to_vec();
+    Ok(JoinAnswer::Joined(Identity { node, certificate: issued.certificate, ca }))
+}

@@ -1,0 +1,239 @@
+//! The control conversation with one agent: hello, session, then both ways until either ends.
+//!
+//! The session's number comes from the driver, which closes an older session of the same node through its outbox. Lines of
+//! events go to `series` and are acknowledged from here once they are synced; everything else goes to the driver, which
+//! acknowledges after its commit. A report that names files is handed on only when every one of them is here whole: otherwise
+//! nothing is answered, and the agent uploads them again before it repeats the report.
+
+use super::{LinkError, PATIENCE, Shared, tls::NodeCertificate, wire};
+use lorikeet_protocol::{
+    agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, ToAgent, Welcome},
+    id::{AttemptId, NodeId},
+};
+use quinn::{Connection, RecvStream, SendStream};
+use std::collections::HashSet;
+use tokio::{sync::mpsc, time::timeout};
+
+/// Acknowledgements and certificates that wait for the wire; the reader waits beyond that.
+const OWN_MESSAGES: usize = 16;
+
+pub(super) async fn serve(
+    shared: &Shared,
+    connection: &Connection,
+    certificate: NodeCertificate,
+) -> Result<(), LinkError> {
+    let (mut send, mut receive) = timeout(PATIENCE, connection.accept_bi()).await??;
+    let first = timeout(PATIENCE, wire::read::<FromAgent>(&mut receive)).await??;
+    match first {
+        Some(FromAgent::Renew(request)) => {
+            let renewed = renew(shared, &certificate, &request).await;
+            say_goodbye(&mut send, renewed.unwrap_or(ToAgent::Goodbye(Farewell::Misbehaved))).await
+        }
+        Some(FromAgent::Hello(_)) if certificate.expired => {
+            Err(LinkError::Misbehaved("its certificate has run out: it may renew it and nothing else"))
+        }
+        Some(FromAgent::Hello(hello)) => session(shared, connection, certificate, *hello, send, receive).await,
+        _ => Err(LinkError::Misbehaved("it did not say hello first")),
+    }
+}
+
+async fn session(
+    shared: &Shared,
+    connection: &Connection,
+    certificate: NodeCertificate,
+    hello: Hello,
+    mut send: SendStream,
+    receive: RecvStream,
+) -> Result<(), LinkError> {
+    let node = certificate.node;
+    let driver = &shared.services.driver;
+    let opened = match driver.open_session(node, certificate.serial.clone(), hello).await {
+        Ok(opened) => opened,
+        Err(farewell) => return say_goodbye(&mut send, ToAgent::Goodbye(farewell)).await,
+    };
+    let number = opened.number;
+    shared.admitted.enter(&certificate, number);
+    tracing::info!(%node, session = number, "an agent is here");
+    let (own, own_messages) = mpsc::channel(OWN_MESSAGES);
+    let mut peer = Peer { shared, certificate, session: number, own, own_attempts: HashSet::new() };
+    // Each of the three lives until the session ends, so none is ever cut in the middle of a frame and begun again.
+    let ended = tokio::select! {
+        biased;
+        () = shared.cancel.cancelled() => Ok(Ending::ShuttingDown),
+        ended = write(shared, &mut send, opened.outbox, own_messages) => ended,
+        ended = peer.read(receive) => ended,
+        ended = listen(shared, connection, node, number) => ended,
+    };
+    shared.admitted.leave(node, number);
+    driver.close_session(node, number).await;
+    tracing::info!(%node, session = number, "an agent is gone");
+    match ended? {
+        Ending::ShuttingDown => say_goodbye(&mut send, ToAgent::Goodbye(Farewell::ShuttingDown)).await,
+        // What was said last must arrive before the connection closes.
+        Ending::Dismissed => finish(&mut send).await,
+        Ending::Left => Ok(()),
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// The agent ended its stream.
+    Left,
+    /// The driver dropped the session, having said why.
+    Dismissed,
+    /// The coordinator leaves.
+    ShuttingDown,
+}
+
+/// Puts what the driver and this file have to say on the wire.
+async fn write(
+    shared: &Shared,
+    send: &mut SendStream,
+    mut outbox: mpsc::Receiver<ToAgent>,
+    mut own: mpsc::Receiver<ToAgent>,
+) -> Result<Ending, LinkError> {
+    loop {
+        let message = tokio::select! {
+            message = outbox.recv() => message,
+            Some(message) = own.recv() => Some(message),
+        };
+        match message {
+            Some(ToAgent::Welcome(welcome)) => wire::write(send, &with_events(shared, welcome).await).await?,
+            Some(message) => wire::write(send, &message).await?,
+            None => return Ok(Ending::Dismissed),
+        }
+    }
+}
+
+/// Only `series` knows up to where each attempt's lines are here.
+async fn with_events(shared: &Shared, mut welcome: Box<Welcome>) -> ToAgent {
+    welcome.events.clear();
+    for (attempt, _) in &welcome.verdicts {
+        match shared.services.series.through(*attempt).await {
+            Ok(through) => welcome.events.push((*attempt, through)),
+            // Without a word about it the agent sends from the start, and what is here already is skipped.
+            Err(error) => tracing::error!(%attempt, %error, "the lines of an attempt cannot be read"),
+        }
+    }
+    ToAgent::Welcome(welcome)
+}
+
+/// Telemetry: a sign of life; what it says is not kept yet.
+async fn listen(shared: &Shared, connection: &Connection, node: NodeId, session: u64) -> Result<Ending, LinkError> {
+    loop {
+        connection.read_datagram().await?;
+        shared.services.heard(node, session, FromAgent::Heartbeat).await;
+    }
+}
+
+/// What the reading half needs.
+struct Peer<'a> {
+    shared: &'a Shared,
+    certificate: NodeCertificate,
+    session: u64,
+    own: mpsc::Sender<ToAgent>,
+    own_attempts: HashSet<AttemptId>,
+}
+
+impl Peer<'_> {
+    async fn read(&mut self, mut receive: RecvStream) -> Result<Ending, LinkError> {
+        while let Some(message) = wire::read::<FromAgent>(&mut receive).await? {
+            self.hear(message).await?;
+        }
+        Ok(Ending::Left)
+    }
+
+    async fn hear(&mut self, message: FromAgent) -> Result<(), LinkError> {
+        match message {
+            FromAgent::Hello(_) => return Err(LinkError::Misbehaved("it said hello twice")),
+            FromAgent::Events(lines) => self.keep(lines).await,
+            FromAgent::Renew(request) => {
+                if let Some(renewed) = renew(self.shared, &self.certificate, &request).await {
+                    self.say(renewed).await;
+                }
+            }
+            FromAgent::Report(report) if !self.files_are_here(&report).await => {
+                tracing::warn!(node = %self.certificate.node, attempt = %report.attempt, number = report.number,
+                    "a report names files that are not here; it is not taken");
+            }
+            message @ (FromAgent::Heartbeat
+            | FromAgent::Devices(_)
+            | FromAgent::Accepted(_)
+            | FromAgent::Declined { .. }
+            | FromAgent::Report(_)) => self.hand_on(message).await,
+        }
+        Ok(())
+    }
+
+    async fn hand_on(&self, message: FromAgent) {
+        self.shared.services.heard(self.certificate.node, self.session, message).await;
+    }
+
+    async fn say(&self, message: ToAgent) {
+        // The writer ends only with the session.
+        let _ = self.own.send(message).await;
+    }
+
+    async fn keep(&mut self, lines: EventLines) {
+        let attempt = lines.attempt;
+        self.hand_on(FromAgent::Heartbeat).await;
+        if !self.may_write(attempt).await {
+            return tracing::warn!(node = %self.certificate.node, %attempt, "lines of an attempt of another node");
+        }
+        match self.shared.services.series.append(lines).await {
+            Ok(through) => self.say(ToAgent::EventsAcknowledged { attempt, through }).await,
+            Err(error) => tracing::error!(%attempt, %error, "lines were not kept; the agent will send them again"),
+        }
+    }
+
+    /// Asked once per attempt and session: a placement is never taken back.
+    async fn may_write(&mut self, attempt: AttemptId) -> bool {
+        if !self.own_attempts.contains(&attempt) {
+            if !self.shared.services.may_append(self.certificate.node, attempt).await {
+                return false;
+            }
+            self.own_attempts.insert(attempt);
+        }
+        true
+    }
+
+    async fn files_are_here(&self, report: &Report) -> bool {
+        let files = match &report.body {
+            ReportBody::Checkpoint(checkpoint) => &checkpoint.files,
+            ReportBody::Ended(ended) => &ended.files,
+            ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => {
+                return true;
+            }
+        };
+        let manifests = files.iter().map(|file| file.manifest.clone()).collect();
+        self.shared.services.blobs.have_all(manifests).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the files of a report cannot be looked at");
+            false
+        })
+    }
+}
+
+/// A certificate for the next days; `None`: the request is none, and the old one stays.
+async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -> Option<ToAgent> {
+    let (node, services) = (certificate.node, &shared.services);
+    let known = services.knows_certificate(node, &certificate.serial).await;
+    let issued = services.authority.certify(node, request, services.certificate_ttl);
+    let issued = issued.inspect_err(|error| tracing::warn!(%node, %error, "a certificate was not renewed")).ok();
+    let issued = issued.filter(|_| known)?;
+    services.record_certificate(node, issued.serial.clone()).await.ok()?;
+    shared.admitted.renewed(node, issued.serial);
+    Some(ToAgent::Renewed(issued.certificate))
+}
+
+async fn say_goodbye(send: &mut SendStream, message: ToAgent) -> Result<(), LinkError> {
+    wire::write(send, &message).await?;
+    finish(send).await
+}
+
+async fn finish(send: &mut SendStream) -> Result<(), LinkError> {
+    let _ = send.finish();
+    // Acknowledged by the peer, or it is gone.
+    let _ = timeout(PATIENCE, send.stopped()).await;
+    Ok(())
+}

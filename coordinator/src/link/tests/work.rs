@@ -1,0 +1,158 @@
+//! One attempt's conversation: offered, fetched, told of, uploaded, reported.
+
+use super::*;
+use crate::{access::Role, cluster::Subject};
+use lorikeet_api::{JobFile, Presets};
+use lorikeet_protocol::{
+    agent::{Checkpoint, CheckpointKind, EventLines, Offer, Report, ReportBody},
+    file::NamedFile,
+    id::{BaseId, DatasetId, DeviceId, TokenId, UserId},
+    inspect::{BaseFindings, DatasetFindings, Inspection, JobFindings},
+    job::{Device, DeviceKind},
+};
+
+async fn command(world: &World, actor: Actor, command: Command) {
+    let request = RequestId(Uuid::now_v7());
+    let context = Context { actor, request, from: "test".into(), idempotency: None };
+    world.services.driver.command(context, command).await.unwrap();
+}
+
+async fn stored(world: &World, bytes: &[u8]) -> FileManifest {
+    let path = world.folder.path().join("source");
+    std::fs::write(&path, bytes).unwrap();
+    world.services.blobs.put(path).await.unwrap()
+}
+
+/// A job that only waits for a machine.
+async fn queued(world: &World) {
+    let (driver, id) = (&world.services.driver, UserId(Uuid::now_v7()));
+    let user = Actor::User { id, role: Role::Admin, token: TokenId(Uuid::now_v7()) };
+    command(world, Actor::System, Command::CreateUser { id, email: "a@b".into(), name: "A".into(), role: Role::Admin })
+        .await;
+    let dataset = DatasetId(Uuid::now_v7());
+    let manifest = stored(world, b"training data").await;
+    let (name, file_name, size) = ("chats".to_owned(), "x.jsonl".to_owned(), manifest.size);
+    command(
+        world,
+        user,
+        Command::CreateDataset { id: dataset, name, description: None, file_name, size, format: None },
+    )
+    .await;
+    command(world, user, Command::ConfirmDataset { id: dataset, manifest }).await;
+    let found: DatasetFindings = serde_json::from_value(serde_json::json!({
+        "format": "CHAT_MESSAGES", "conversations": 1, "pairs": 1, "trainable_pairs": 1, "average_turns": 1.0,
+        "tokens": null, "warnings": [], "errors": [], "error_count": 0, "samples": [] }))
+    .unwrap();
+    driver.inspected(Subject::Dataset(dataset), Ok(Inspection::Dataset(found)), vec![]).await;
+    let base = BaseId(Uuid::now_v7());
+    command(world, user, Command::RegisterBase { id: base, name: "tiny".into(), path: "/base".into() }).await;
+    let found: BaseFindings = serde_json::from_value(serde_json::json!({
+        "architecture": "L", "parameters": 1, "config_json": "{}", "dtype": "F32", "vocabulary": 1,
+        "chat_template": false, "files": ["config.json"] }))
+    .unwrap();
+    let file = NamedFile { path: "config.json".into(), manifest: stored(world, b"{}").await };
+    driver.inspected(Subject::Base(base), Ok(Inspection::Base(found)), vec![file]).await;
+    let (job, spec) = (JobId(Uuid::now_v7()), JobFile::new("tiny", "chats").resolve(&Presets::embedded()).unwrap());
+    command(world, user, Command::SubmitJob { id: job, spec: Box::new(spec) }).await;
+    let found: JobFindings = serde_json::from_value(serde_json::json!({
+        "examples": 1, "validation_examples": 0, "total_steps": 2, "epoch_tokens": 3, "supervised_tokens": 1,
+        "longest_tokens": 3, "cut_examples": 0, "cut_tokens": 0, "cpu_bytes": 10, "cuda_bytes": 10, "rendered": [] }))
+    .unwrap();
+    driver.inspected(Subject::Job(job), Ok(Inspection::Job(found)), vec![]).await;
+}
+
+/// An agent with a processor to offer, and the offer it gets.
+async fn offered(world: &World, seed: u8) -> (Control, Connection, Offer) {
+    let (identity, key) = world.node(seed).await;
+    let mut control = world.control((&identity, &key)).await;
+    let device = Device {
+        id: DeviceId::cpu(),
+        name: "processor".into(),
+        kind: DeviceKind::Cpu,
+        memory_bytes: 1 << 30,
+        free_bytes: 1 << 30,
+        usable: Ok(()),
+    };
+    control.say(FromAgent::Hello(Box::new(Hello { devices: vec![device], ..hello(1) }))).await;
+    assert!(matches!(control.hear().await, ToAgent::Welcome(_)));
+    let blob = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
+    let ToAgent::Offer(offer) = control.hear().await else { panic!("no offer") };
+    control.say(FromAgent::Accepted(offer.attempt)).await;
+    (control, blob, *offer)
+}
+
+/// One request, the bytes behind it, and the answer with the bytes behind that.
+async fn ask(blob: &Connection, request: BlobRequest, bytes: &[u8]) -> (BlobAnswer, Vec<u8>) {
+    let (mut send, mut receive) = blob.open_bi().await.unwrap();
+    wire::write(&mut send, &request).await.unwrap();
+    send.write_all(bytes).await.unwrap();
+    let answer = timeout(PATIENCE, wire::read(&mut receive)).await.unwrap().unwrap().unwrap();
+    (answer, receive.read_to_end(1 << 20).await.unwrap())
+}
+
+fn report(offer: &Offer, number: u64, body: ReportBody) -> FromAgent {
+    FromAgent::Report(Report { number, attempt: offer.attempt, time: UnixMillis(1), body })
+}
+
+#[tokio::test]
+async fn an_attempt_fetches_its_files_and_no_others() {
+    let world = World::new();
+    queued(&world).await;
+    let foreign = stored(&world, b"another's").await;
+    let (_control, blob, offer) = offered(&world, 1).await;
+    let (attempt, file) = (offer.attempt, offer.dataset.manifest.hash);
+    let fetched = ask(&blob, BlobRequest::Fetch { attempt, file, chunk: 0 }, b"").await;
+    assert_eq!(fetched, (BlobAnswer::Bytes(13), b"training data".to_vec()));
+    let beyond = ask(&blob, BlobRequest::Fetch { attempt, file, chunk: 1 }, b"").await;
+    assert_eq!(beyond.0, BlobAnswer::Refused(Refusal::Missing));
+    let other = ask(&blob, BlobRequest::Fetch { attempt, file: foreign.hash, chunk: 0 }, b"").await;
+    assert_eq!(other.0, BlobAnswer::Refused(Refusal::NotYours));
+}
+
+#[tokio::test]
+async fn a_report_counts_only_when_its_files_are_here() {
+    let world = World::new();
+    queued(&world).await;
+    let (mut control, blob, offer) = offered(&world, 2).await;
+    let bytes = b"adapter weights".to_vec();
+    let hash = Hash(*blake3::hash(&bytes).as_bytes());
+    let manifest = FileManifest { size: bytes.len() as u64, hash, chunks: vec![hash] };
+    let (step, loss, kind) = (1, 2.0, CheckpointKind::Periodic);
+    let files = vec![NamedFile { path: "adapter_model.safetensors".into(), manifest: manifest.clone() }];
+    let checkpoint = ReportBody::Checkpoint(Checkpoint { step, loss, kind, files });
+
+    control.say(report(&offer, 1, ReportBody::Running { from_step: 0 })).await;
+    assert_eq!(control.hear().await, ToAgent::Acknowledged { through: 1 });
+    control.say(report(&offer, 2, checkpoint.clone())).await;
+    // Lines are acknowledged behind it: had the report been taken, its own acknowledgement would come first.
+    let (attempt, lines) = (offer.attempt, vec!["{}".to_owned(), "{}".to_owned()]);
+    control.say(FromAgent::Events(EventLines { attempt, first: 1, lines })).await;
+    assert_eq!(control.hear().await, ToAgent::EventsAcknowledged { attempt, through: 2 });
+
+    let wanted = ask(&blob, BlobRequest::Offer { attempt, manifest }, b"").await;
+    assert_eq!(wanted.0, BlobAnswer::Wanted(vec![0]));
+    let wrong = ask(&blob, BlobRequest::Put { attempt, file: hash, chunk: 0 }, b"adapter weighty").await;
+    assert_eq!(wrong.0, BlobAnswer::Refused(Refusal::Corrupt));
+    assert_eq!(ask(&blob, BlobRequest::Put { attempt, file: hash, chunk: 0 }, &bytes).await.0, BlobAnswer::Stored);
+    assert_eq!(ask(&blob, BlobRequest::Finish { attempt, file: hash }, b"").await.0, BlobAnswer::Stored);
+    control.say(report(&offer, 2, checkpoint)).await;
+    assert_eq!(control.hear().await, ToAgent::Acknowledged { through: 2 });
+    let row = world.services.driver.job(Actor::System, attempt.job).await.unwrap();
+    assert_eq!(row.checkpoint.map(|checkpoint| checkpoint.step), Some(1));
+}
+
+#[tokio::test]
+async fn lines_of_another_nodes_attempt_are_not_kept() {
+    let world = World::new();
+    queued(&world).await;
+    let (_control, _blob, offer) = offered(&world, 3).await;
+    let (identity, key) = world.node(4).await;
+    let mut stranger = world.control((&identity, &key)).await;
+    stranger.hello(2).await;
+    let (attempt, lines) = (offer.attempt, vec!["forged".to_owned()]);
+    stranger.say(FromAgent::Events(EventLines { attempt, first: 1, lines })).await;
+    // Something that is answered, behind it.
+    stranger.say(FromAgent::Renew(request(&key))).await;
+    assert!(matches!(stranger.hear().await, ToAgent::Renewed(_)));
+    assert_eq!(world.services.series.through(attempt).await.unwrap(), 0);
+}

@@ -1,0 +1,311 @@
+//! Trust: one CA made at the first start, the coordinator's own certificate, the nodes' certificates, and who is let in.
+//!
+//! ```text
+//! ca/ca.key   PEM, 0600, written first      ca/ca.pem   written last: a CA without it has never been shown to anybody
+//! ```
+//!
+//! TLS asks every client for a certificate and lets it go without, because rustls cannot ask per ALPN; `link.rs` closes a control
+//! or blob connection that showed none. A node's certificate that ran out less than 90 days ago is let through and marked, so
+//! that a machine which was off can renew it and do nothing else.
+
+use super::LinkError;
+use lorikeet_protocol::{
+    ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, COORDINATOR_NAME,
+    id::{Hash, NodeId},
+};
+use quinn::crypto::rustls::QuicServerConfig;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber,
+};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+use time::OffsetDateTime;
+
+/// The CA outlives every machine it names; changing it is a procedure, not an expiry.
+const CA_LIFE: Duration = Duration::from_secs(30 * 365 * 86_400);
+/// The coordinator's own certificate lives in memory and is made anew at each start.
+const SERVER_LIFE: Duration = Duration::from_secs(5 * 365 * 86_400);
+/// A node that was off may be this late with its renewal.
+const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 86_400);
+/// Clocks of machines differ: certificates begin this long before they are made.
+const BACKDATE: Duration = Duration::from_secs(86_400);
+
+/// The certificate authority.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    pem: String,
+}
+
+/// A node's certificate, as its connection showed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeCertificate {
+    /// From its subject.
+    pub node: NodeId,
+    /// Its serial number in hex: one certificate of the node.
+    pub serial: String,
+    /// It may renew and nothing else.
+    pub expired: bool,
+}
+
+/// A certificate just made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issued {
+    /// DER.
+    pub certificate: Vec<u8>,
+    /// Its serial number in hex.
+    pub serial: String,
+}
+
+impl Authority {
+    /// Reads the CA in `folder`, or makes it.
+    pub fn open(folder: &Path) -> Result<Self, LinkError> {
+        let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
+        if !certificate.exists() {
+            std::fs::create_dir_all(folder).map_err(LinkError::disk("make", folder))?;
+            let (pem, secret) = make_ca()?;
+            write(&key, &secret, 0o600)?;
+            write(&certificate, &pem, 0o644)?;
+        }
+        let pem = std::fs::read_to_string(&certificate).map_err(LinkError::disk("read", &certificate))?;
+        let secret = std::fs::read_to_string(&key).map_err(LinkError::disk("read", &key))?;
+        let der = CertificateDer::from_pem_slice(pem.as_bytes());
+        let der =
+            der.map_err(|error| LinkError::Certificate { what: "read the CA's certificate", why: error.to_string() })?;
+        let key = KeyPair::from_pem(&secret).map_err(LinkError::certificate("read the CA's key"))?;
+        let issuer =
+            Issuer::from_ca_cert_der(&der, key).map_err(LinkError::certificate("read the CA's certificate"))?;
+        Ok(Self { issuer, certificate: der, pem })
+    }
+
+    /// BLAKE3 of the CA's certificate (DER): what join strings carry.
+    pub fn hash(&self) -> Hash {
+        Hash(*blake3::hash(&self.certificate).as_bytes())
+    }
+
+    /// The CA's certificate, for people and clients.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The CA's certificate, DER.
+    pub fn der(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// Signs a node's request; the subject is ours to set, everything else of the request but its key is ignored.
+    pub fn certify(&self, node: NodeId, request: &[u8], ttl: Duration) -> Result<Issued, LinkError> {
+        let request = read_request(request)?;
+        let serial = random_serial()?;
+        let mut params = params(&node.to_string(), ttl);
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let signed = params.signed_by(&request.public_key, &self.issuer);
+        let certificate = signed.map_err(LinkError::certificate("sign a node's certificate"))?;
+        Ok(Issued { certificate: certificate.der().to_vec(), serial: hex(&serial) })
+    }
+
+    /// TLS for the link.
+    pub(super) fn link(&self) -> Result<QuicServerConfig, LinkError> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).map_err(LinkError::Tls)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).allow_unauthenticated();
+        let inner = verifier
+            .build()
+            .map_err(|error| LinkError::Certificate { what: "prepare to verify nodes", why: error.to_string() })?;
+        let (chain, key) = self.server(&[])?;
+        let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]);
+        let config = config.map_err(LinkError::Tls)?.with_client_cert_verifier(Arc::new(NodeVerifier { inner }));
+        let mut config = config.with_single_cert(chain, key).map_err(LinkError::Tls)?;
+        config.alpn_protocols = [ALPN_CONTROL, ALPN_BLOB, ALPN_JOIN].map(<[u8]>::to_vec).to_vec();
+        // Early data can be replayed by whoever saw it.
+        config.max_early_data_size = 0;
+        QuicServerConfig::try_from(config)
+            .map_err(|error| LinkError::Certificate { what: "prepare TLS for the link", why: error.to_string() })
+    }
+
+    /// TLS for HTTP, with a certificate of this CA.
+    pub fn https(&self, names: &[String]) -> Result<ServerConfig, LinkError> {
+        let (chain, key) = self.server(names)?;
+        https(chain, key)
+    }
+
+    /// A certificate of our own for the fixed name and `names`. The CA's goes with it: joining agents compare its hash.
+    fn server(&self, names: &[String]) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), LinkError> {
+        let what = "make the coordinator's certificate";
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(LinkError::certificate(what))?;
+        let mut all = vec![COORDINATOR_NAME.to_owned()];
+        all.extend(names.iter().cloned());
+        let own = CertificateParams::new(all).map_err(LinkError::certificate(what))?;
+        let mut params = params(COORDINATOR_NAME, SERVER_LIFE);
+        params.subject_alt_names = own.subject_alt_names;
+        params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.signed_by(&key, &self.issuer).map_err(LinkError::certificate(what))?;
+        let secret = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        Ok((vec![certificate.der().clone(), self.certificate.clone()], secret))
+    }
+}
+
+/// TLS for HTTP, with a certificate from the config.
+pub fn https_from_files(certificate: &Path, key: &Path) -> Result<ServerConfig, LinkError> {
+    let wrong = |path: &Path, error: &dyn std::fmt::Display| LinkError::Certificate {
+        what: "read the certificate or key of http",
+        why: format!("{}: {error}", path.display()),
+    };
+    let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.map_err(|error| wrong(certificate, &error))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+    https(chain, secret)
+}
+
+fn https(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, LinkError> {
+    let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    let config = config.map_err(LinkError::Tls)?.with_no_client_auth();
+    let mut config = config.with_single_cert(chain, key).map_err(LinkError::Tls)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// BLAKE3 of a request's public key, after its signature was verified: who asks to join.
+pub fn key_of_request(request: &[u8]) -> Result<Hash, LinkError> {
+    let request = read_request(request)?;
+    Ok(Hash(*blake3::hash(&request.public_key.subject_public_key_info()).as_bytes()))
+}
+
+/// Whose certificate this is. The chain was verified by TLS; what it says is still read with care.
+pub(super) fn identify(certificate: &CertificateDer<'_>) -> Option<NodeCertificate> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let node = parsed.subject().iter_common_name().next()?.as_str().ok()?.parse().ok()?;
+    let expired = parsed.validity().not_after.timestamp() <= OffsetDateTime::now_utc().unix_timestamp();
+    Some(NodeCertificate { node, serial: hex(parsed.raw_serial()), expired })
+}
+
+/// The one crypto provider of the program.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn read_request(request: &[u8]) -> Result<CertificateSigningRequestParams, LinkError> {
+    CertificateSigningRequestParams::from_der(&request.into()).map_err(LinkError::certificate("read a signing request"))
+}
+
+fn make_ca() -> Result<(String, String), LinkError> {
+    let what = "make the CA";
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(LinkError::certificate(what))?;
+    let mut params = params("Lorikeet CA", CA_LIFE);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
+    let certificate = params.self_signed(&key).map_err(LinkError::certificate(what))?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn params(name: &str, life: Duration) -> CertificateParams {
+    let now = OffsetDateTime::now_utc();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = now - BACKDATE;
+    params.not_after = now + life;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+/// Sixteen bytes that DER leaves as they are: positive, no leading zero.
+fn random_serial() -> Result<[u8; 16], LinkError> {
+    let mut serial = [0; 16];
+    getrandom::fill(&mut serial)
+        .map_err(|error| LinkError::Certificate { what: "draw a serial", why: error.to_string() })?;
+    serial[0] = serial[0] & 0x7f | 0x40;
+    Ok(serial)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Written aside, synced, renamed: a key is never half there, and never readable by others.
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), LinkError> {
+    let aside = path.with_extension("aside");
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside);
+    let mut file = file.map_err(LinkError::disk("make", &aside))?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(LinkError::disk("write", &aside))?;
+    std::fs::rename(&aside, path).map_err(LinkError::disk("rename to", path))?;
+    let folder = path.parent().expect("the files of the CA lie in its folder");
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(LinkError::disk("sync", folder))
+}
+
+/// Verifies nodes as webpki does, and lets those through that are late with their renewal.
+#[derive(Debug)]
+struct NodeVerifier {
+    inner: Arc<dyn ClientCertVerifier>,
+}
+
+impl ClientCertVerifier for NodeVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.inner.verify_client_cert(certificate, intermediates, now);
+        let expired = matches!(
+            verified,
+            Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }))
+        );
+        match last_second(certificate).filter(|last| expired && now.as_secs() < last + RENEWAL_GRACE.as_secs()) {
+            // Everything else about it must hold, as it did in its last second.
+            Some(last) => {
+                let then = UnixTime::since_unix_epoch(Duration::from_secs(last));
+                self.inner.verify_client_cert(certificate, intermediates, then)
+            }
+            None => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+}
+
+fn last_second(certificate: &CertificateDer<'_>) -> Option<u64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    u64::try_from(parsed.validity().not_after.timestamp()).ok()
+}

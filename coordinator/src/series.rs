@@ -1,0 +1,163 @@
+//! Metrics and logs: the lines of each attempt's events file, kept for ever, never passing through `Cluster`.
+//!
+//! One thread owns all writing. It takes the waiting requests as a batch, writes them, syncs each touched file once and only
+//! then answers, so what is acknowledged is on disk. Lines carry their sequence numbers: a line that is here already is
+//! skipped, a gap is not filled, and the answer says up to where everything is here, so an agent that resends after a lost
+//! answer does no harm. A torn tail is cut when a segment is next opened.
+//!
+//! ```text
+//! series/<job>/<attempt token>/<first seq, 20 digits>.seg      format: series/segment.rs and docs/store.md
+//! ```
+//!
+//! Readers read the files themselves, up to what the thread has synced; [`Series::follow`] wakes them.
+
+mod segment;
+mod writer;
+
+use lorikeet_protocol::{
+    agent::EventLines,
+    id::{AttemptId, AttemptToken, JobId},
+};
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use writer::{Request, Writer};
+
+/// Requests that may wait for the thread: each holds at most one frame (1 MiB), and senders wait beyond that.
+const WAITING_REQUESTS: usize = 64;
+
+/// Why lines could not be kept or read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SeriesError {
+    /// The disk said no.
+    #[error("{what} {path}", path = path.display())]
+    Disk {
+        /// What was tried.
+        what: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The thread is gone: the coordinator is on its way down.
+    #[error("keep lines: the series are closed")]
+    Closed,
+}
+
+impl SeriesError {
+    fn disk(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |error| Self::Disk { what, path, source: Arc::new(error) }
+    }
+}
+
+/// One kept line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Its place in the attempt's events.
+    pub seq: u64,
+    /// As the worker wrote it.
+    pub text: String,
+}
+
+/// The handle that everybody holds.
+#[derive(Debug, Clone)]
+pub struct Series {
+    root: Arc<PathBuf>,
+    requests: mpsc::Sender<Request>,
+    followers: Arc<Followers>,
+}
+
+/// Who waits for news of which job.
+#[derive(Debug, Default)]
+struct Followers(Mutex<HashMap<JobId, watch::Sender<u64>>>);
+
+impl Series {
+    /// Starts the thread over `root`. The thread ends, and can be joined, when the last handle is gone.
+    pub fn open(root: &Path) -> Result<(Self, JoinHandle<()>), SeriesError> {
+        std::fs::create_dir_all(root).map_err(SeriesError::disk("make", root))?;
+        let (sender, receiver) = mpsc::channel(WAITING_REQUESTS);
+        let followers = Arc::new(Followers::default());
+        let writer = Writer::new(root.to_owned(), Arc::clone(&followers));
+        let thread = std::thread::Builder::new().name("series".into()).spawn(move || writer.run(receiver));
+        let thread = thread.map_err(SeriesError::disk("start the thread of", root))?;
+        Ok((Self { root: Arc::new(root.to_owned()), requests: sender, followers }, thread))
+    }
+
+    /// Keeps lines; answers, once they are on disk, up to which `seq` everything is here.
+    pub async fn append(&self, lines: EventLines) -> Result<u64, SeriesError> {
+        self.ask(|reply| Request::Append { lines, reply }).await
+    }
+
+    /// Up to which `seq` everything of an attempt is here; 0: nothing.
+    pub async fn through(&self, attempt: AttemptId) -> Result<u64, SeriesError> {
+        self.ask(|reply| Request::Through { attempt, reply }).await
+    }
+
+    async fn ask(&self, request: impl FnOnce(writer::Reply) -> Request) -> Result<u64, SeriesError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| SeriesError::Closed)?;
+        answer.await.map_err(|_| SeriesError::Closed)?
+    }
+
+    /// At most `limit` lines behind `after`, in order.
+    pub async fn read(&self, attempt: AttemptId, after: u64, limit: usize) -> Result<Vec<Line>, SeriesError> {
+        let through = self.through(attempt).await?;
+        if through <= after {
+            return Ok(Vec::new());
+        }
+        let folder = folder(&self.root, attempt);
+        let reading = tokio::task::spawn_blocking(move || segment::read_folder(&folder, after, through, limit));
+        reading.await.map_err(|_| SeriesError::Closed)?
+    }
+
+    /// The attempts of a job that left lines, oldest first.
+    pub async fn attempts(&self, job: JobId) -> Result<Vec<AttemptId>, SeriesError> {
+        let folder = self.root.join(job.to_string());
+        let listing = tokio::task::spawn_blocking(move || list_tokens(&folder));
+        let tokens = listing.await.map_err(|_| SeriesError::Closed)??;
+        Ok(tokens.into_iter().map(|token| AttemptId { job, token }).collect())
+    }
+
+    /// Changes whenever lines of the job were kept.
+    pub fn follow(&self, job: JobId) -> watch::Receiver<u64> {
+        let mut followers = self.followers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody listens to any more go whenever a new one comes, so the table follows the open streams.
+        followers.retain(|_, sender| !sender.is_closed());
+        followers.entry(job).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+}
+
+impl Followers {
+    fn wake(&self, job: JobId) {
+        let followers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = followers.get(&job) {
+            sender.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// Where an attempt's segments lie.
+fn folder(root: &Path, attempt: AttemptId) -> PathBuf {
+    root.join(attempt.job.to_string()).join(attempt.token.to_string())
+}
+
+fn list_tokens(folder: &Path) -> Result<Vec<AttemptToken>, SeriesError> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(SeriesError::disk("list", folder))?,
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut tokens: Vec<AttemptToken> = names.filter_map(|name| name.parse().ok()).collect();
+    tokens.sort_unstable();
+    Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! The file format of a segment, and reading it.
+//!
+//! ```text
+//! "LKSEG\0\0\x01"                                   8 bytes
+//! record*   u32 payload length, 8 bytes of BLAKE3(payload), payload
+//! payload   u64 first seq, u32 count, count × (u32 length, UTF-8 bytes)       numbers little-endian
+//! ```
+//!
+//! A record that is short, longer than an honest one, or does not match its checksum ends the segment: what follows was
+//! never acknowledged, or is damaged, and cannot be told apart from noise.
+
+use super::{Line, SeriesError};
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+/// What every segment begins with.
+pub(super) const MAGIC: &[u8; 8] = b"LKSEG\0\0\x01";
+/// Length and checksum in front of a payload.
+const RECORD_HEADER: usize = 12;
+/// One record holds one message of the link, which is at most 1 MiB; its lengths add a little.
+const MAX_PAYLOAD: usize = 4 << 20;
+
+/// The name of the segment that begins with `seq`: sorted names are sorted segments.
+pub(super) fn name(seq: u64) -> String {
+    format!("{seq:020}.seg")
+}
+
+/// A folder's segments with their first `seq`, in order.
+pub(super) fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, SeriesError> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(SeriesError::disk("list", folder))?,
+    };
+    let mut segments: Vec<(u64, PathBuf)> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let first = path.file_name()?.to_str()?.strip_suffix(".seg")?.parse().ok()?;
+            Some((first, path))
+        })
+        .collect();
+    segments.sort_unstable();
+    Ok(segments)
+}
+
+/// A record as it lies in the file.
+pub(super) fn record(first: u64, lines: &[String]) -> Vec<u8> {
+    let length: usize = lines.iter().map(|line| line.len() + 4).sum();
+    let mut record = Vec::with_capacity(RECORD_HEADER + 12 + length);
+    record.extend([0; RECORD_HEADER]);
+    record.extend(first.to_le_bytes());
+    record.extend(u32::try_from(lines.len()).expect("a message of 1 MiB holds fewer lines").to_le_bytes());
+    for line in lines {
+        record.extend(u32::try_from(line.len()).expect("a line fits a message of 1 MiB").to_le_bytes());
+        record.extend(line.as_bytes());
+    }
+    let payload = u32::try_from(record.len() - RECORD_HEADER).expect("a message of 1 MiB");
+    record[..4].copy_from_slice(&payload.to_le_bytes());
+    let checksum = blake3::hash(&record[RECORD_HEADER..]);
+    record[4..RECORD_HEADER].copy_from_slice(&checksum.as_bytes()[..8]);
+    record
+}
+
+/// What a segment holds whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// Bytes up to the end of the last good record; less than 8: not even a beginning.
+    pub(super) bytes: u64,
+    /// The last line's `seq`; `None`: no line.
+    pub(super) last: Option<u64>,
+}
+
+/// How far a segment is good.
+pub(super) fn extent(path: &Path) -> Result<Extent, SeriesError> {
+    let mut extent = Extent { bytes: 0, last: None };
+    let Some(mut records) = Records::open(path).map_err(SeriesError::disk("read", path))? else { return Ok(extent) };
+    extent.bytes = MAGIC.len() as u64;
+    while let Some(record) = records.next().map_err(SeriesError::disk("read", path))? {
+        extent.bytes += record.bytes;
+        extent.last = Some(record.first + record.lines.len() as u64 - 1);
+    }
+    Ok(extent)
+}
+
+/// At most `limit` lines of a folder with `after < seq <= through`.
+pub(super) fn read_folder(folder: &Path, after: u64, through: u64, limit: usize) -> Result<Vec<Line>, SeriesError> {
+    let segments = list(folder)?;
+    // The last segment that begins at or before the line behind `after`.
+    let start = segments.partition_point(|(first, _)| *first <= after + 1).saturating_sub(1);
+    let mut lines = Vec::new();
+    for (_, path) in &segments[start.min(segments.len())..] {
+        if lines.len() < limit {
+            read_segment(path, after, through, limit, &mut lines).map_err(SeriesError::disk("read", path))?;
+        }
+    }
+    Ok(lines)
+}
+
+fn read_segment(path: &Path, after: u64, through: u64, limit: usize, lines: &mut Vec<Line>) -> io::Result<()> {
+    let Some(mut records) = Records::open(path)? else { return Ok(()) };
+    while let Some(record) = records.next()? {
+        let numbered = (record.first..).zip(record.lines).map(|(seq, text)| Line { seq, text });
+        let wanted = numbered.filter(|line| line.seq > after && line.seq <= through);
+        lines.extend(wanted.take(limit - lines.len()));
+        if lines.len() == limit {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A record as it was read.
+struct Record {
+    first: u64,
+    lines: Vec<String>,
+    bytes: u64,
+}
+
+struct Records(BufReader<File>);
+
+impl Records {
+    /// `None`: the file does not begin like a segment.
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let mut file = BufReader::with_capacity(1 << 18, File::open(path)?);
+        let mut magic = [0; MAGIC.len()];
+        Ok((fill(&mut file, &mut magic)? && magic == *MAGIC).then_some(Self(file)))
+    }
+
+    /// The next good record.
+    fn next(&mut self) -> io::Result<Option<Record>> {
+        let mut header = [0; RECORD_HEADER];
+        if !fill(&mut self.0, &mut header)? {
+            return Ok(None);
+        }
+        let (length, checksum) = header.split_at(4);
+        let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+        if length > MAX_PAYLOAD {
+            return Ok(None);
+        }
+        let mut payload = vec![0; length];
+        let whole = fill(&mut self.0, &mut payload)? && blake3::hash(&payload).as_bytes()[..8] == *checksum;
+        Ok(if whole { decode(&payload) } else { None })
+    }
+}
+
+fn decode(payload: &[u8]) -> Option<Record> {
+    let (first, rest) = payload.split_first_chunk()?;
+    let (count, mut rest) = rest.split_first_chunk()?;
+    let mut lines = Vec::new();
+    for _ in 0..u32::from_le_bytes(*count) {
+        let (length, tail) = rest.split_first_chunk()?;
+        let (line, tail) = tail.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        lines.push(String::from_utf8(line.to_vec()).ok()?);
+        rest = tail;
+    }
+    let bytes = (RECORD_HEADER + payload.len()) as u64;
+    (rest.is_empty() && !lines.is_empty()).then_some(Record { first: u64::from_le_bytes(*first), lines, bytes })
+}
+
+/// Fills the buffer; false: the file ends before.
+fn fill(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,210 @@
+//! The thread that writes: batches of requests in, one sync per touched file, then the answers.
+
+use super::{
+    Followers, SeriesError, folder,
+    segment::{self, MAGIC},
+};
+use lorikeet_protocol::{agent::EventLines, id::AttemptId};
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// A full segment is closed; a torn tail then costs a scan of at most this much.
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// Requests written before a sync: the first of them waits for the last.
+const BATCH: usize = 64;
+/// Files held open between batches; beyond that all are closed and opened again when needed.
+const OPEN_FILES: usize = 256;
+
+/// Where an answer goes: the `seq` up to which everything is on disk.
+pub(super) type Reply = oneshot::Sender<Result<u64, SeriesError>>;
+
+/// What is asked of the thread.
+#[derive(Debug)]
+pub(super) enum Request {
+    Append { lines: EventLines, reply: Reply },
+    Through { attempt: AttemptId, reply: Reply },
+}
+
+/// What the thread owns.
+pub(super) struct Writer {
+    root: PathBuf,
+    followers: Arc<Followers>,
+    open: HashMap<AttemptId, Log>,
+}
+
+impl Writer {
+    pub(super) fn new(root: PathBuf, followers: Arc<Followers>) -> Self {
+        Self { root, followers, open: HashMap::new() }
+    }
+
+    /// Until the last handle is gone.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        while let Some(first) = requests.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < BATCH
+                && let Ok(request) = requests.try_recv()
+            {
+                batch.push(request);
+            }
+            self.serve(batch);
+        }
+    }
+
+    fn serve(&mut self, batch: Vec<Request>) {
+        let mut waiting = Vec::new();
+        for request in batch {
+            let (attempt, reply, written) = match request {
+                Request::Append { lines, reply } => (lines.attempt, reply, self.append(&lines)),
+                Request::Through { attempt, reply } => (attempt, reply, self.log(attempt).map(|_| ())),
+            };
+            waiting.push((attempt, reply, written));
+        }
+        let failures = self.sync();
+        for (attempt, reply, written) in waiting {
+            let failed = failures.get(&attempt).cloned();
+            let answer = failed.map_or(written, Err).and_then(|()| Ok(self.log(attempt)?.synced.through));
+            // Whoever asked may have gone; the lines stay.
+            let _ = reply.send(answer);
+        }
+        if self.open.len() > OPEN_FILES {
+            self.open.clear();
+        }
+    }
+
+    fn append(&mut self, lines: &EventLines) -> Result<(), SeriesError> {
+        let written = self.log(lines.attempt)?.append(lines.first, &lines.lines);
+        if written.is_err() {
+            // What the file holds now is not known: it is read again, and cut, before the next write.
+            self.open.remove(&lines.attempt);
+        }
+        written
+    }
+
+    fn log(&mut self, attempt: AttemptId) -> Result<&mut Log, SeriesError> {
+        use std::collections::hash_map::Entry;
+        match self.open.entry(attempt) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(place) => Ok(place.insert(Log::open(folder(&self.root, attempt))?)),
+        }
+    }
+
+    /// Syncs what was written; a log whose sync failed is closed, and its new lines are not acknowledged.
+    fn sync(&mut self) -> HashMap<AttemptId, SeriesError> {
+        let mut failures = HashMap::new();
+        for (attempt, log) in self.open.iter_mut().filter(|(_, log)| log.written != log.synced) {
+            match log.sync() {
+                Ok(()) => self.followers.wake(attempt.job),
+                Err(error) => {
+                    failures.insert(*attempt, error);
+                }
+            }
+        }
+        self.open.retain(|attempt, _| !failures.contains_key(attempt));
+        failures
+    }
+}
+
+/// How far a log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    /// The last line's `seq`.
+    through: u64,
+    /// Length of the last segment.
+    bytes: u64,
+}
+
+/// One attempt's last segment, open for writing.
+struct Log {
+    folder: PathBuf,
+    segment: Option<(PathBuf, File)>,
+    written: Mark,
+    synced: Mark,
+}
+
+impl Log {
+    /// Cuts a torn tail; segments without a whole line go.
+    fn open(folder: PathBuf) -> Result<Self, SeriesError> {
+        for (_, path) in segment::list(&folder)?.into_iter().rev() {
+            let extent = segment::extent(&path)?;
+            let Some(through) = extent.last else {
+                std::fs::remove_file(&path).map_err(SeriesError::disk("remove", &path))?;
+                continue;
+            };
+            let file = cut(&path, extent.bytes)?;
+            let mark = Mark { through, bytes: extent.bytes };
+            return Ok(Self { folder, segment: Some((path, file)), written: mark, synced: mark });
+        }
+        let nothing = Mark { through: 0, bytes: 0 };
+        Ok(Self { folder, segment: None, written: nothing, synced: nothing })
+    }
+
+    /// Writes what is new; lines behind a gap are left for the sender to repeat.
+    fn append(&mut self, first: u64, lines: &[String]) -> Result<(), SeriesError> {
+        let next = self.written.through + 1;
+        let known = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
+        let fresh = lines.get(known..).unwrap_or_default();
+        if first > next || first == 0 || fresh.is_empty() {
+            return Ok(());
+        }
+        let record = segment::record(next, fresh);
+        let (path, file) = self.segment_for(next)?;
+        file.write_all(&record).map_err(SeriesError::disk("write", path))?;
+        self.written.through += fresh.len() as u64;
+        self.written.bytes += record.len() as u64;
+        Ok(())
+    }
+
+    /// The segment to write to; a new one when the last is full.
+    fn segment_for(&mut self, next: u64) -> Result<&mut (PathBuf, File), SeriesError> {
+        if self.segment.is_some() && self.written.bytes >= SEGMENT_BYTES {
+            self.sync()?;
+            self.segment = None;
+        }
+        if self.segment.is_none() {
+            self.segment = Some(create(&self.folder, next)?);
+            self.written.bytes = MAGIC.len() as u64;
+        }
+        Ok(self.segment.as_mut().expect("made above"))
+    }
+
+    fn sync(&mut self) -> Result<(), SeriesError> {
+        let Some((path, file)) = &self.segment else { return Ok(()) };
+        if let Err(error) = file.sync_data() {
+            // The kernel forgets a failed write-back: without the cut, a later sync would vouch for pages that never reached the disk.
+            let _ = file.set_len(self.synced.bytes);
+            return Err(SeriesError::disk("sync", path)(error));
+        }
+        self.synced = self.written;
+        Ok(())
+    }
+}
+
+fn cut(path: &Path, bytes: u64) -> Result<File, SeriesError> {
+    let mut file = OpenOptions::new().write(true).open(path).map_err(SeriesError::disk("open", path))?;
+    let length = file.metadata().map_err(SeriesError::disk("look at", path))?.len();
+    if length > bytes {
+        tracing::warn!(path = %path.display(), cut = length - bytes, "a torn tail was cut");
+        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(SeriesError::disk("cut", path))?;
+    }
+    file.seek(SeekFrom::End(0)).map_err(SeriesError::disk("seek", path))?;
+    Ok(file)
+}
+
+/// Makes a segment whose name is durable before anything in it is acknowledged.
+fn create(folder: &Path, first: u64) -> Result<(PathBuf, File), SeriesError> {
+    let path = folder.join(segment::name(first));
+    std::fs::create_dir_all(folder).map_err(SeriesError::disk("make", folder))?;
+    let mut file = File::create(&path).map_err(SeriesError::disk("make", &path))?;
+    file.write_all(MAGIC).map_err(SeriesError::disk("write", &path))?;
+    // The attempt's folder, the job's folder and the root: each may be new.
+    for folder in folder.ancestors().take(3) {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(SeriesError::disk("sync", folder))?;
+    }
+    Ok((path, file))
+}

@@ -1,0 +1,233 @@
+//! What a start needs once: folders, the first ADMIN, addresses, certificates. Every fault names its file or address.
+
+use crate::{
+    access::{Actor, Context, Refusal, Role},
+    blob::BlobError,
+    cluster::{Timers, command::Command},
+    config::{self, ConfigError},
+    driver::Handle,
+    http::{self, HttpError},
+    inspector::InspectError,
+    link::{
+        LinkError,
+        tls::{self, Authority},
+    },
+    record::{Token, User},
+    series::SeriesError,
+    store::StoreError,
+};
+use lorikeet_protocol::{
+    codec::CodecError,
+    id::{Hash, RequestId, TokenId, UnixMillis, UserId},
+};
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use uuid::Uuid;
+
+/// How long a join string made by the coordinator itself works.
+const INVITATION: Duration = Duration::from_secs(3_600);
+
+/// Why a coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each wraps the error of one part")]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file or folder of the data directory.
+    #[error("use {path}", path = .path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
+    #[error(transparent)]
+    Series(#[from] SeriesError),
+    #[error(transparent)]
+    Inspector(#[from] InspectError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The first commands were not taken.
+    #[error("make the first administrator or join secret")]
+    Refused(#[from] Refusal),
+    /// The system gives no random numbers.
+    #[error("draw a secret: {0}")]
+    Random(getrandom::Error),
+    /// A join string was not made.
+    #[error("make a join string")]
+    JoinString(#[source] CodecError),
+}
+
+impl StartError {
+    pub(crate) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::File { path, source }
+    }
+}
+
+/// What lies where under the data directory.
+pub(crate) struct Folders(PathBuf);
+
+impl Folders {
+    /// Makes the directory, readable by its owner alone, and shows that it can be written to.
+    pub(crate) fn make(data: &Path) -> Result<Self, StartError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(data);
+        made.map_err(StartError::file(data))?;
+        let folders = Self(data.to_owned());
+        let keys = folders.0.join("keys");
+        DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(StartError::file(&keys))?;
+        let probe = data.join(".writable");
+        File::create(&probe).and_then(|_| std::fs::remove_file(&probe)).map_err(StartError::file(data))?;
+        Ok(folders)
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.0.join("state.redb")
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.0.join("ca")
+    }
+
+    pub(crate) fn upload_key(&self) -> PathBuf {
+        self.0.join("keys").join("upload.key")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.0.join("blobs")
+    }
+
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.0.join("staging")
+    }
+
+    pub(crate) fn series(&self) -> PathBuf {
+        self.0.join("series")
+    }
+
+    pub(crate) fn admin_token(&self) -> PathBuf {
+        self.0.join("admin.token")
+    }
+
+    pub(crate) fn addresses(&self) -> PathBuf {
+        self.0.join("addresses.json")
+    }
+}
+
+/// The cluster's timers, from the config's.
+pub(crate) fn timers(config: &config::Timers) -> Timers {
+    Timers {
+        heartbeat: config.heartbeat,
+        lease: config.lease,
+        offer: config.offer,
+        back_off: config.back_off,
+        back_off_most: config.back_off_limit,
+    }
+}
+
+/// Makes the first ADMIN and its token, unless they are there; a start that broke off between the two is completed.
+pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Result<(), StartError> {
+    let read =
+        |store: &crate::store::Store| Ok((store.scan::<User>(&[], |_| true)?, store.scan::<Token>(&[], |_| true)?));
+    let (users, tokens) = driver.read(read).await?;
+    let user = match users.first() {
+        Some(user) => user.id,
+        None => {
+            let (id, email) = (UserId(Uuid::now_v7()), email.to_lowercase());
+            let command = Command::CreateUser { id, email, name: "Administrator".into(), role: Role::Admin };
+            driver.command(system(), command).await?;
+            id
+        }
+    };
+    if tokens.is_empty() {
+        let secret = http::new_secret().map_err(StartError::Random)?;
+        // The file first: a token that is valid and known to nobody could never be used or withdrawn.
+        write_private(path, &format!("{secret}\n")).map_err(StartError::file(path))?;
+        let (id, hash) = (TokenId(Uuid::now_v7()), http::hash_of(&secret));
+        let command = Command::CreateToken { id, user, name: "first start".into(), hash, expires: None };
+        driver.command(system(), command).await?;
+        tracing::info!(path = %path.display(), "the first administrator's token was written");
+    }
+    Ok(())
+}
+
+/// A fresh join secret.
+pub(crate) async fn invite(driver: &Handle) -> Result<[u8; 32], StartError> {
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(StartError::Random)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let expires = UnixMillis(u64::try_from((now + INVITATION).as_millis()).unwrap_or(u64::MAX));
+    let hash = Hash(*blake3::hash(&secret).as_bytes());
+    driver.command(system(), Command::CreateJoinSecret { hash, expires }).await?;
+    Ok(secret)
+}
+
+fn system() -> Context {
+    let request = RequestId(Uuid::now_v7());
+    Context { actor: Actor::System, request, from: "this coordinator".into(), idempotency: None }
+}
+
+/// TLS for HTTP; none on loopback, where nobody else listens, unless the config brings a certificate.
+pub(crate) fn https(config: &config::Http, authority: &Authority) -> Result<Option<rustls::ServerConfig>, StartError> {
+    if let (Some(certificate), Some(key)) = (&config.certificate, &config.key) {
+        return Ok(Some(tls::https_from_files(certificate, key)?));
+    }
+    if config.listen.ip().is_loopback() {
+        return Ok(None);
+    }
+    let mut names = config.names.clone();
+    names.extend(["localhost".into(), Ipv4Addr::LOCALHOST.to_string(), reachable(config.listen).ip().to_string()]);
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // A machine may call itself something that is no DNS name.
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    names.extend(Some(host).filter(|host| !host.is_empty() && host.chars().all(is_name)));
+    names.sort();
+    names.dedup();
+    Ok(Some(authority.https(&names)?))
+}
+
+/// What join strings carry.
+pub(crate) fn link_address(config: &config::Link, bound: SocketAddr) -> String {
+    config.advertise.clone().unwrap_or_else(|| reachable(bound).to_string())
+}
+
+/// An address that others can dial: of a wildcard, the one this machine would speak from.
+pub(crate) fn reachable(bound: SocketAddr) -> SocketAddr {
+    if !bound.ip().is_unspecified() {
+        return bound;
+    }
+    // Connecting a UDP socket sends nothing; it only asks the routing table. The target is an address for documentation.
+    let outward = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .and_then(|socket| socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).and_then(|()| socket.local_addr()));
+    let ip = outward.map(|address| address.ip()).ok().filter(|ip| !ip.is_unspecified());
+    SocketAddr::new(ip.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), bound.port())
+}
+
+/// Tells who waits for it that both addresses answer.
+pub(crate) fn announce(path: &Path, http: &str, link: &str) -> Result<(), StartError> {
+    let text = serde_json::json!({ "http": http, "link": link }).to_string();
+    let aside = path.with_extension("aside");
+    let written = std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, path));
+    written.map_err(StartError::file(path))
+}
+
+/// A secret that is never half there and never readable by others.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let aside = path.with_extension("aside");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&aside, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}

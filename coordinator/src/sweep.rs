@@ -1,0 +1,97 @@
+//! What nobody names any more goes: a file without a record after a day, a deleted record's files after thirty.
+//!
+//! The records decide: what they name is read in one go, then compared with what is kept. A file that has just come, or has
+//! just been offered again, looks young and stays until a record can name it.
+
+use crate::{
+    blob::{BlobError, Blobs, Kept},
+    driver::Handle,
+    record::{Base, Dataset, Model, Orphan, StoredCheckpoint},
+    store::{Store, StoreError},
+};
+use lorikeet_protocol::id::{Hash, UnixMillis};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Often enough for a policy in days.
+const EVERY: Duration = Duration::from_secs(3_600);
+/// Deleted rows keep their bytes this long: a person may have been wrong.
+const DELETED_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// A broken upload waits this long for its client.
+const UPLOAD_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// Sweeps every hour until cancelled.
+pub(crate) async fn run(driver: Handle, blobs: Blobs, unreferenced: Duration, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        match sweep(&driver, &blobs, unreferenced).await {
+            Ok(0) => {}
+            Ok(gone) => tracing::info!(gone, "files that no record names were removed"),
+            Err(error) => tracing::error!(%error, "files that no record names could not be removed"),
+        }
+    }
+}
+
+async fn sweep(driver: &Handle, blobs: &Blobs, unreferenced: Duration) -> Result<usize, BlobError> {
+    let now = SystemTime::now();
+    // The list first: what comes between list and records is not on it.
+    let kept = blobs.list().await?;
+    let Ok(named) = driver.read(move |store| named(store, now)).await else { return Err(BlobError::Closed) };
+    let superfluous = superfluous(&kept, &named, now, unreferenced);
+    for hash in &superfluous {
+        blobs.delete(*hash).await?;
+    }
+    blobs.sweep(now - UPLOAD_KEPT).await?;
+    Ok(superfluous.len())
+}
+
+fn superfluous(kept: &[Kept], named: &HashSet<Hash>, now: SystemTime, unreferenced: Duration) -> Vec<Hash> {
+    let old = |kept: &&Kept| now.duration_since(kept.since).is_ok_and(|age| age > unreferenced);
+    kept.iter().filter(old).map(|kept| kept.hash).filter(|hash| !named.contains(hash)).collect()
+}
+
+/// Every file that a record names.
+fn named(store: &Store, now: SystemTime) -> Result<HashSet<Hash>, StoreError> {
+    let millis = now.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(DELETED_KEPT).as_millis();
+    let cut = UnixMillis(u64::try_from(millis).unwrap_or(0));
+    let counts = move |deleted: Option<UnixMillis>| deleted.is_none_or(|deleted| deleted > cut);
+    let mut named = HashSet::new();
+    for row in store.scan::<Dataset>(&[], |row| counts(row.deleted_at))? {
+        named.extend(row.manifest.map(|manifest| manifest.hash));
+    }
+    for row in store.scan::<Base>(&[], |row| counts(row.deleted_at))? {
+        named.extend(row.files.iter().map(|file| file.manifest.hash));
+    }
+    for row in store.scan::<Model>(&[], |row| counts(row.deleted_at))? {
+        named.extend(row.files.iter().map(|file| file.manifest.hash));
+    }
+    for row in store.scan::<StoredCheckpoint>(&[], |_| true)? {
+        named.extend(row.checkpoint.files.iter().map(|file| file.manifest.hash));
+    }
+    for row in store.scan::<Orphan>(&[], |row| counts(Some(row.at)))? {
+        named.extend(row.files.iter().map(|file| file.manifest.hash));
+    }
+    Ok(named)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_old_and_unnamed_goes() {
+        let now = SystemTime::now();
+        let day = Duration::from_secs(86_400);
+        let kept = |byte, age| Kept { hash: Hash([byte; 32]), since: now - age };
+        let files = [kept(1, 2 * day), kept(2, 2 * day), kept(3, day / 2)];
+        let named = HashSet::from([Hash([1; 32])]);
+        assert_eq!(superfluous(&files, &named, now, day), [Hash([2; 32])]);
+    }
+}

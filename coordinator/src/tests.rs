@@ -1,0 +1,71 @@
+//! A whole coordinator: quick to start, clean to stop, plain about what it lacks.
+
+use super::*;
+use std::{net::Ipv4Addr, os::unix::fs::PermissionsExt, time::Instant};
+
+pub(crate) fn config(data: &Path) -> Config {
+    let mut config = Config { data: data.to_owned(), ..Config::default() };
+    config.http.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    config.link.listen = (Ipv4Addr::LOCALHOST, 0).into();
+    config.storage.keep_free = 0;
+    config.timers.shutdown = Duration::from_secs(5);
+    config
+}
+
+#[tokio::test]
+async fn it_is_ready_within_a_second_and_leaves_nothing_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    let coordinator = Coordinator::bind(config(folder.path())).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let token = std::fs::metadata(coordinator.admin_token_path()).unwrap();
+    assert_eq!(token.permissions().mode() & 0o777, 0o600);
+    let announced = std::fs::read_to_string(folder.path().join("addresses.json")).unwrap();
+    assert!(announced.contains(coordinator.http_url()), "{announced}");
+    assert!(coordinator.join_string().await.unwrap().starts_with("LK1."));
+    let (http, link) = (coordinator.http_address(), coordinator.link_address());
+    coordinator.shutdown().await;
+    std::net::TcpListener::bind(http).unwrap();
+    std::net::UdpSocket::bind(link).unwrap();
+    Store::open(&folder.path().join("state.redb")).expect("the store is closed");
+}
+
+#[tokio::test]
+async fn a_second_start_keeps_identity_and_administrator() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Coordinator::bind(config(folder.path())).await.unwrap();
+    let (hash, token) = (first.ca_hash(), std::fs::read_to_string(first.admin_token_path()).unwrap());
+    first.shutdown().await;
+    let second = Coordinator::bind(config(folder.path())).await.unwrap();
+    assert_eq!(second.ca_hash(), hash);
+    assert_eq!(std::fs::read_to_string(second.admin_token_path()).unwrap(), token);
+    second.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut config = config(folder.path());
+    config.http.listen = taken.local_addr().unwrap();
+    let error = Coordinator::bind(config).await.err().unwrap().to_string();
+    assert!(error.contains(&taken.local_addr().unwrap().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "no directory").unwrap();
+    let error = Coordinator::bind(config(&file.join("data"))).await.err().unwrap().to_string();
+    assert!(error.contains(file.to_str().unwrap()), "{error}");
+}
+
+#[tokio::test]
+async fn a_data_directory_in_use_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Coordinator::bind(config(folder.path())).await.unwrap();
+    let error = Coordinator::bind(config(folder.path())).await.err().unwrap().to_string();
+    assert!(error.contains("state.redb"), "{error}");
+    first.shutdown().await;
+}

@@ -1,0 +1,55 @@
+//! One batch of events in; the rows of the whole batch, and the effects that their commit releases, out. Pure: the driver and a
+//! simulation run this same code.
+
+use crate::{
+    cluster::{Action, Cluster, Event, Now},
+    record::Record,
+};
+use std::time::Duration;
+
+/// What a batch comes to.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// To be written in one transaction, in this order.
+    pub records: Vec<Record>,
+    /// Not before that transaction is durable.
+    pub effects: Vec<Action>,
+}
+
+/// The cluster and its way of taking events.
+#[derive(Debug)]
+pub struct Turn {
+    cluster: Cluster,
+}
+
+impl Turn {
+    /// Around a cluster.
+    pub fn new(cluster: Cluster) -> Self {
+        Self { cluster }
+    }
+
+    /// Takes a batch. Time passes at its end, so that what the batch changed is scheduled in the same transaction.
+    pub fn run(&mut self, batch: impl IntoIterator<Item = Event>, now: Now) -> Outcome {
+        let mut outcome = Outcome::default();
+        for event in batch.into_iter().chain([Event::Ticked]) {
+            for action in self.cluster.handle(event, now) {
+                match action {
+                    Action::Put(record) => outcome.records.push(*record),
+                    effect @ (Action::Reply { .. }
+                    | Action::Admit { .. }
+                    | Action::TurnAway { .. }
+                    | Action::Send { .. }
+                    | Action::Close { .. }
+                    | Action::Inspect(_)
+                    | Action::JobChanged(_)) => outcome.effects.push(effect),
+                }
+            }
+        }
+        outcome
+    }
+
+    /// When the next batch must come, if no event brings one.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.cluster.next_deadline()
+    }
+}

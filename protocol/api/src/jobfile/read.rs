@@ -1,0 +1,285 @@
+//! From text to [`JobFile`]: types and names of keys. TOML and JSON become the same tree first, so that they cannot differ.
+
+use super::{FieldError, JobFile, LoraKeys, PolicyKeys, ResourceKeys, TrainingKeys, range};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Number, Value};
+use std::{collections::BTreeMap, ops::Range};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+/// TOML as a tree.
+pub(super) fn toml(text: &str) -> Result<Value, FieldError> {
+    let table = DeTable::parse(text).map_err(|error| syntax(text, error.message(), error.span()))?;
+    Ok(Value::Object(object(table.get_ref())))
+}
+
+/// JSON as a tree.
+pub(super) fn json(bytes: &[u8]) -> Result<Value, FieldError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let message = format!("not valid JSON: {error}");
+        FieldError { line: Some(error.line() as u64), ..FieldError::plain("", message) }
+    })
+}
+
+fn syntax(text: &str, message: &str, span: Option<Range<usize>>) -> FieldError {
+    let line = span.map(|span| line_of(text, span.start));
+    FieldError { line, ..FieldError::plain("", format!("not valid TOML: {}", message.replace('\n', ", "))) }
+}
+
+fn line_of(text: &str, offset: usize) -> u64 {
+    1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count() as u64
+}
+
+fn object(table: &DeTable<'_>) -> Map<String, Value> {
+    table.iter().map(|(key, value)| (key.get_ref().to_string(), tree(value.get_ref()))).collect()
+}
+
+fn tree(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Integer(number) => {
+            let digits = number.as_str();
+            i64::from_str_radix(digits, number.radix()).map_or_else(|_| Value::String(digits.into()), Value::from)
+        }
+        // inf and nan have no place in JSON; as words they are refused like any other word.
+        DeValue::Float(number) => {
+            let parsed = number.as_str().parse().ok().and_then(Number::from_f64);
+            parsed.map_or_else(|| Value::String(number.as_str().into()), Value::Number)
+        }
+        DeValue::Boolean(flag) => Value::Bool(*flag),
+        DeValue::Datetime(moment) => Value::String(moment.to_string()),
+        DeValue::Array(items) => Value::Array(items.iter().map(|item| tree(item.get_ref())).collect()),
+        DeValue::Table(table) => Value::Object(object(table)),
+    }
+}
+
+/// The line of every key, by its dotted name.
+pub(super) fn lines(text: &str) -> BTreeMap<String, u64> {
+    let mut lines = BTreeMap::new();
+    if let Ok(table) = DeTable::parse(text) {
+        collect_lines(text, "", table.get_ref(), &mut lines);
+    }
+    lines
+}
+
+fn collect_lines(text: &str, prefix: &str, table: &DeTable<'_>, lines: &mut BTreeMap<String, u64>) {
+    for (key, value) in table {
+        let name = join(prefix, key.get_ref());
+        lines.insert(name.clone(), line_of(text, Spanned::span(key).start));
+        if let DeValue::Table(inner) = value.get_ref() {
+            collect_lines(text, &name, inner, lines);
+        }
+    }
+}
+
+fn join(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
+}
+
+/// Puts `value` at the dotted `key`.
+pub(super) fn set(tree: &mut Value, key: &str, value: &str) -> Result<(), FieldError> {
+    let mut parts: Vec<&str> = key.split('.').collect();
+    let last = parts.pop().filter(|last| !last.is_empty());
+    let last = last.ok_or_else(|| FieldError::plain(key, format!("`{key}` is no key; expected KEY=VALUE")))?;
+    let mut place = tree;
+    for part in parts {
+        let table = place.as_object_mut().ok_or_else(|| FieldError::plain(key, format!("{key} is unknown")))?;
+        place = table.entry(part).or_insert_with(|| Value::Object(Map::new()));
+    }
+    let table = place.as_object_mut().ok_or_else(|| FieldError::plain(key, format!("{key} is unknown")))?;
+    match key {
+        "training.epochs" => _ = table.remove("max_steps"),
+        "training.max_steps" => _ = table.remove("epochs"),
+        _ => {}
+    }
+    table.insert(last.to_owned(), value_of(value));
+    Ok(())
+}
+
+/// A value as TOML writes it; what is none there is a bare word.
+fn value_of(text: &str) -> Value {
+    DeValue::parse(text).map_or_else(|_| Value::String(text.to_owned()), |value| tree(value.get_ref()))
+}
+
+/// The whole file.
+pub(super) fn job_file(value: &Value) -> Result<JobFile, Vec<FieldError>> {
+    let mut faults = Vec::new();
+    let file = Table::open("", Some(value), &mut faults).map(|top| read_top(top, &mut faults));
+    match file {
+        Some(file) if faults.is_empty() => Ok(file),
+        _ => Err(faults),
+    }
+}
+
+/// A preset: `[training]` and `[lora]` of a job file.
+pub(super) fn preset(value: &Value) -> Result<(TrainingKeys, LoraKeys), Vec<FieldError>> {
+    let mut faults = Vec::new();
+    let Some(mut top) = Table::open("", Some(value), &mut faults) else { return Err(faults) };
+    let keys = (section(&mut top, "training", training, &mut faults), section(&mut top, "lora", lora, &mut faults));
+    top.close(&[], &mut faults);
+    if faults.is_empty() { Ok(keys) } else { Err(faults) }
+}
+
+fn read_top(mut top: Table, faults: &mut Vec<FieldError>) -> JobFile {
+    let file = JobFile {
+        name: top.take("name", range::NAME, faults),
+        base: top.require("base", "the name or id of a base model", faults),
+        dataset: top.require("dataset", "the name or id of a dataset", faults),
+        preset: top.take("preset", "the name of a preset", faults),
+        priority: top.take("priority", &range::PRIORITY.expected(), faults),
+        training: section(&mut top, "training", training, faults),
+        lora: section(&mut top, "lora", lora, faults),
+        resources: section(&mut top, "resources", resources, faults),
+        policy: section(&mut top, "policy", policy, faults),
+    };
+    top.drop_empty_list("after");
+    top.close(&["after", "init_adapter", "data", "hold", "not_before", "sweep"], faults);
+    file
+}
+
+fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
+    let keys = TrainingKeys {
+        learning_rate: table.take("learning_rate", &range::LEARNING_RATE.expected(), faults),
+        batch_size: table.take("batch_size", &range::BATCH_SIZE.expected(), faults),
+        micro_tokens: table.take("micro_tokens", &range::MICRO_TOKENS.or_word("auto"), faults),
+        epochs: table.take("epochs", &range::EPOCHS.expected(), faults),
+        max_steps: table.take("max_steps", &range::MAX_STEPS.expected(), faults),
+        max_seq_length: table.take("max_seq_length", &range::MAX_SEQ_LENGTH.expected(), faults),
+        schedule: table.take("schedule", range::SCHEDULE, faults),
+        adam_beta1: table.take("adam_beta1", &range::ADAM_BETA1.expected(), faults),
+        adam_beta2: table.take("adam_beta2", &range::ADAM_BETA2.expected(), faults),
+        adam_epsilon: table.take("adam_epsilon", &range::ADAM_EPSILON.expected(), faults),
+        warmup_ratio: table.take("warmup_ratio", &range::WARMUP_RATIO.expected(), faults),
+        weight_decay: table.take("weight_decay", &range::WEIGHT_DECAY.expected(), faults),
+        max_grad_norm: table.take("max_grad_norm", &range::MAX_GRAD_NORM.expected(), faults),
+        shuffle: table.take("shuffle", "true or false", faults),
+        seed: table.take("seed", &range::SEED.expected(), faults),
+        validation_fraction: table.take("validation_fraction", &range::VALIDATION_FRACTION.expected(), faults),
+        supervise: table.take("supervise", range::SUPERVISE, faults),
+        eval_every: table.take("eval_every", &range::EVAL_EVERY.or_word("epoch"), faults),
+        checkpoint_every: table.take("checkpoint_every", &range::CHECKPOINT_EVERY.or_word("epoch"), faults),
+        base_dtype: table.take("base_dtype", range::BASE_DTYPE, faults),
+    };
+    table.drop_value("method", "lora");
+    table.refuse(&["method", "validation_dataset", "early_stopping", "sample_prompts"], faults);
+    keys
+}
+
+fn lora(table: &mut Table, faults: &mut Vec<FieldError>) -> LoraKeys {
+    let keys = LoraKeys {
+        rank: table.take("rank", &range::RANK.expected(), faults),
+        alpha: table.take("alpha", &range::ALPHA.expected(), faults),
+        dropout: table.take("dropout", &range::DROPOUT.expected(), faults),
+        target_modules: table.take("target_modules", range::TARGET_MODULES, faults),
+        rslora: table.take("rslora", "true or false", faults),
+        dora: table.take("dora", "true or false", faults),
+    };
+    let later = ["exclude_modules", "rank_pattern", "alpha_pattern", "layers_to_transform", "init", "plus_ratio"];
+    table.refuse(&later, faults);
+    keys
+}
+
+fn resources(table: &mut Table, faults: &mut Vec<FieldError>) -> ResourceKeys {
+    let keys = ResourceKeys {
+        gpus: table.take("gpus", &range::GPUS.expected(), faults),
+        gpu: table.take("gpu", range::GPU, faults),
+        labels: table.take("labels", "a table of strings", faults),
+        max_runtime: table.take("max_runtime", &range::MAX_RUNTIME.expected(), faults),
+    };
+    table.refuse(&["exclusive", "prefer", "min_driver"], faults);
+    keys
+}
+
+fn policy(table: &mut Table, faults: &mut Vec<FieldError>) -> PolicyKeys {
+    PolicyKeys {
+        retries: table.take("retries", &range::RETRIES.expected(), faults),
+        lost_after: table.take("lost_after", &range::LOST_AFTER.expected(), faults),
+        on_lost: table.take("on_lost", range::ON_LOST, faults),
+        max_cost: table.take("max_cost", &range::MAX_COST.expected(), faults),
+    }
+}
+
+/// A table whose keys are taken one by one; what is left at the end is unknown.
+struct Table {
+    path: String,
+    left: Map<String, Value>,
+}
+
+impl Table {
+    fn open(path: &str, value: Option<&Value>, faults: &mut Vec<FieldError>) -> Option<Self> {
+        let left = match value {
+            None | Some(Value::Null) => Map::new(),
+            Some(Value::Object(map)) => map.clone(),
+            Some(other) => {
+                let name = if path.is_empty() { "the job file" } else { path };
+                faults.push(FieldError { field: path.into(), ..FieldError::new(name, other, "a table") });
+                return None;
+            }
+        };
+        Some(Self { path: path.to_owned(), left })
+    }
+
+    fn take<T: DeserializeOwned>(&mut self, key: &str, expected: &str, faults: &mut Vec<FieldError>) -> Option<T> {
+        let value = self.left.remove(key).filter(|value| !value.is_null())?;
+        let taken = T::deserialize(&value).ok();
+        if taken.is_none() {
+            faults.push(FieldError::new(join(&self.path, key), value, expected));
+        }
+        taken
+    }
+
+    fn require(&mut self, key: &str, expected: &str, faults: &mut Vec<FieldError>) -> String {
+        if self.left.get(key).is_none_or(Value::is_null) {
+            let name = join(&self.path, key);
+            faults.push(FieldError {
+                expected: Some(expected.to_owned()),
+                ..FieldError::plain(name.clone(), format!("{name} is missing, expected {expected}"))
+            });
+        }
+        self.take(key, expected, faults).unwrap_or_default()
+    }
+
+    /// A key of a later version that says nothing but what is so anyway.
+    fn drop_value(&mut self, key: &str, value: &str) {
+        if self.left.get(key).and_then(Value::as_str) == Some(value) {
+            self.left.remove(key);
+        }
+    }
+
+    fn drop_empty_list(&mut self, key: &str) {
+        if self.left.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            self.left.remove(key);
+        }
+    }
+
+    fn refuse(&mut self, later: &[&str], faults: &mut Vec<FieldError>) {
+        for key in later {
+            if let Some(value) = self.left.remove(*key).filter(|value| !value.is_null()) {
+                faults.push(FieldError::not_yet(join(&self.path, key), value));
+            }
+        }
+    }
+
+    fn close(mut self, later: &[&str], faults: &mut Vec<FieldError>) {
+        self.refuse(later, faults);
+        for (key, _) in self.left {
+            let name = join(&self.path, &key);
+            faults.push(FieldError::plain(name.clone(), format!("{name} is unknown")));
+        }
+    }
+}
+
+fn section<T: Default>(
+    top: &mut Table,
+    name: &str,
+    read: impl FnOnce(&mut Table, &mut Vec<FieldError>) -> T,
+    faults: &mut Vec<FieldError>,
+) -> T {
+    let value = top.left.remove(name);
+    let Some(mut table) = Table::open(name, value.as_ref(), faults) else { return T::default() };
+    let keys = read(&mut table, faults);
+    table.close(&[], faults);
+    keys
+}

@@ -1,0 +1,150 @@
+//! From `JobSpec` back to a [`JobFile`] with every key filled: what the API shows of a job, and what can be submitted again.
+
+use super::{GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber};
+use lorikeet_protocol::job::{
+    BaseDtype, Every, GpuRequest, JobSpec, Lora, MicroTokens, OnLost, Policy, Resources, Schedule, Supervise,
+    TargetModules, Task, Training, TrainingLength,
+};
+use std::time::Duration;
+
+pub(super) fn job_file(spec: &JobSpec) -> JobFile {
+    let Task::Train(train) = &spec.task;
+    JobFile {
+        name: Some(spec.name.clone()),
+        base: spec.base.clone(),
+        dataset: spec.dataset.clone(),
+        preset: Some(spec.preset.clone()),
+        priority: Some(spec.priority.into()),
+        training: training(&train.training),
+        lora: lora(&train.lora),
+        resources: resources(&spec.resources),
+        policy: policy(&spec.policy),
+    }
+}
+
+fn training(training: &Training) -> TrainingKeys {
+    let (epochs, max_steps) = match training.length {
+        TrainingLength::Epochs(epochs) => (Some(epochs.into()), None),
+        TrainingLength::Steps(steps) => (None, Some(steps.into())),
+    };
+    TrainingKeys {
+        learning_rate: Some(training.learning_rate),
+        batch_size: Some(training.batch_size.into()),
+        micro_tokens: Some(match training.micro_tokens {
+            MicroTokens::Auto => WordOrNumber::Word("auto".into()),
+            MicroTokens::Tokens(tokens) => WordOrNumber::Number(tokens.into()),
+        }),
+        epochs,
+        max_steps,
+        max_seq_length: Some(training.max_seq_length.into()),
+        schedule: Some(schedule(training.schedule).into()),
+        adam_beta1: Some(training.adam_beta1),
+        adam_beta2: Some(training.adam_beta2),
+        adam_epsilon: Some(training.adam_epsilon),
+        warmup_ratio: Some(training.warmup_ratio),
+        weight_decay: Some(training.weight_decay),
+        max_grad_norm: Some(training.max_grad_norm),
+        shuffle: Some(training.shuffle),
+        seed: i64::try_from(training.seed).ok(),
+        validation_fraction: Some(training.validation_fraction),
+        supervise: Some(supervise(training.supervise).into()),
+        eval_every: Some(every(training.eval_every)),
+        checkpoint_every: Some(every(training.checkpoint_every)),
+        base_dtype: Some(base_dtype(training.base_dtype).into()),
+    }
+}
+
+fn schedule(schedule: Schedule) -> &'static str {
+    match schedule {
+        Schedule::Cosine => "cosine",
+        Schedule::Linear => "linear",
+        Schedule::Constant => "constant",
+    }
+}
+
+fn supervise(supervise: Supervise) -> &'static str {
+    match supervise {
+        Supervise::Assistant => "assistant",
+        Supervise::Last => "last",
+        Supervise::Completion => "completion",
+        Supervise::All => "all",
+    }
+}
+
+fn base_dtype(dtype: BaseDtype) -> &'static str {
+    match dtype {
+        BaseDtype::Auto => "auto",
+        BaseDtype::F32 => "f32",
+    }
+}
+
+fn every(every: Every) -> WordOrNumber {
+    match every {
+        Every::Epoch => WordOrNumber::Word("epoch".into()),
+        Every::Steps(steps) => WordOrNumber::Number(steps.into()),
+    }
+}
+
+fn lora(lora: &Lora) -> LoraKeys {
+    LoraKeys {
+        rank: Some(lora.rank.into()),
+        alpha: Some(lora.alpha),
+        dropout: Some(lora.dropout),
+        target_modules: Some(match &lora.target_modules {
+            TargetModules::AllLinear => Targets::Pattern("all-linear".into()),
+            TargetModules::Names(names) => Targets::Names(names.clone()),
+            TargetModules::Pattern(text) => Targets::Pattern(text.clone()),
+        }),
+        rslora: Some(lora.rslora),
+        dora: Some(false),
+    }
+}
+
+fn resources(resources: &Resources) -> ResourceKeys {
+    ResourceKeys {
+        gpus: Some(resources.gpus.into()),
+        gpu: Some(gpu(&resources.gpu)),
+        labels: Some(resources.labels.clone()),
+        max_runtime: Some(span(resources.max_runtime)),
+    }
+}
+
+fn gpu(gpu: &GpuRequest) -> GpuKeys {
+    match gpu {
+        GpuRequest::Any => GpuKeys::Name("any".into()),
+        GpuRequest::Named(name) => GpuKeys::Name(name.clone()),
+        GpuRequest::Least { min_memory_bytes, min_compute } => GpuKeys::Least(LeastGpu {
+            min_memory: min_memory_bytes.map(size),
+            min_compute: min_compute.map(|(major, minor)| format!("{major}.{minor}")),
+        }),
+    }
+}
+
+/// In the largest unit that says it exactly.
+fn size(bytes: u64) -> String {
+    match bytes {
+        _ if bytes % (1 << 30) == 0 => format!("{}GiB", bytes >> 30),
+        _ if bytes % (1 << 20) == 0 => format!("{}MiB", bytes >> 20),
+        _ => format!("{bytes}B"),
+    }
+}
+
+fn policy(policy: &Policy) -> PolicyKeys {
+    PolicyKeys {
+        retries: Some(policy.retries.into()),
+        lost_after: Some(span(policy.lost_after)),
+        on_lost: Some(
+            match policy.on_lost {
+                OnLost::Requeue => "requeue",
+                OnLost::Wait => "wait",
+                OnLost::Fail => "fail",
+            }
+            .into(),
+        ),
+        max_cost: policy.max_cost_micros.map(|micros| micros as f64 / 1e6),
+    }
+}
+
+fn span(span: Duration) -> String {
+    humantime::format_duration(span).to_string()
+}

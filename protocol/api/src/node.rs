@@ -1,0 +1,90 @@
+//! `/api/nodes`: machines with an agent, and their devices.
+
+use crate::timestamp::Timestamp;
+use lorikeet_protocol::{
+    id::{AttemptId, DeviceId, NodeId},
+    job::DeviceKind,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A machine with an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// `node_…`
+    #[schema(value_type = String)]
+    pub id: NodeId,
+    /// Its host name, or what its config says.
+    pub name: String,
+    /// Whether it is heard.
+    pub status: NodeStatus,
+    /// Of its agent.
+    pub version: Option<String>,
+    /// From its config.
+    pub labels: BTreeMap<String, String>,
+    /// What it can train on.
+    pub devices: Vec<DeviceView>,
+    /// When it joined.
+    pub joined_at: Timestamp,
+    /// When it was last heard, as far as this coordinator remembers.
+    pub last_seen: Option<Timestamp>,
+    /// Since when its lease is over.
+    pub unreachable_since: Option<Timestamp>,
+}
+
+/// Whether a node is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum NodeStatus {
+    /// Connected, lease valid.
+    Online,
+    /// Silent; its attempts are still believed alive.
+    Unreachable,
+    /// Not connected, and nothing runs there.
+    Offline,
+}
+
+/// One GPU, or a machine's CPU slot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceView {
+    /// `GPU-…` or `cpu`.
+    #[schema(value_type = String)]
+    pub id: DeviceId,
+    /// `NVIDIA H200`, or the processor's name.
+    pub name: String,
+    /// GPU or CPU.
+    pub kind: DeviceClass,
+    /// Compute capability of a GPU: `9.0`.
+    pub compute: Option<String>,
+    /// Memory in all.
+    pub memory_bytes: u64,
+    /// Memory nobody uses.
+    pub free_bytes: u64,
+    /// Why it cannot be trained on; null: it can.
+    pub unusable: Option<String>,
+    /// What runs there.
+    #[schema(value_type = Vec<String>)]
+    pub attempts: Vec<AttemptId>,
+}
+
+/// GPU or CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DeviceClass {
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU.
+    Cuda,
+}
+
+impl From<DeviceKind> for DeviceClass {
+    fn from(kind: DeviceKind) -> Self {
+        match kind {
+            DeviceKind::Cpu => Self::Cpu,
+            DeviceKind::Cuda { .. } => Self::Cuda,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Checkpoints: a run's whole state in a directory that is complete or not there.
+//!
+//! ```text
+//! checkpoints/step-00000100/
+//!   adapter_model.safetensors, adapter_config.json   the weights, as PEFT reads them
+//!   optimizer.safetensors                            AdamW's moments `m` and `v`, flat, in the adapter's order
+//!   state.json                                       step, cursor, losses, micro-batch plan, settings, data (Saved)
+//!   manifest.json                                    size and BLAKE3 of each of these; written last (Manifest)
+//! ```
+//! Random numbers need no state of their own: order and dropout follow from the seed and the places in `state.json`.
+//! A directory is written aside, synced and renamed. Reading verifies every hash and takes the newest that is whole.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::TrainError;
+use crate::config::Settings;
+use crate::event::{CheckpointKind, FileRecord};
+use crate::lora::{self, AdapterMeta, LoraLayout};
+use crate::run::{Run, State};
+use crate::staged::{self, StagedDir};
+
+/// Name of the manifest.
+pub const MANIFEST_FILE: &str = "manifest.json";
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+const PREFIX: &str = "step-";
+const VERSION: u32 = 1;
+/// How many are kept beside the best and the final one.
+const KEPT: usize = 3;
+
+/// `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of the format.
+    pub version: u32,
+    /// After this step.
+    pub step: u64,
+    /// Why it was made.
+    pub kind: CheckpointKind,
+    /// Every other file.
+    pub files: Vec<FileRecord>,
+}
+
+/// `state.json`: what is neither weight nor moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Saved {
+    /// What changes from step to step.
+    pub state: State,
+    /// Tokens per micro-batch: part of what makes a resumed run the same bit for bit.
+    pub micro_tokens: usize,
+    /// What the run is.
+    pub identity: Identity,
+}
+
+/// What a run is: a checkpoint goes on only in the run it came from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Every setting that decides the numbers.
+    pub settings: Settings,
+    /// Hash over the examples and their split.
+    pub data: String,
+    /// Hash over the base's config and the shapes and sizes of its files.
+    pub base: String,
+}
+
+/// Settings that may differ between a checkpoint and the run that takes it up: the numbers change, the state still fits.
+const FREE: [&str; 14] = [
+    "learning_rate",
+    "schedule",
+    "warmup_ratio",
+    "length",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "weight_decay",
+    "max_grad_norm",
+    "eval_every",
+    "checkpoint_every",
+    "lora.dropout",
+    "supervise",      // decided by `data`, which holds the examples themselves
+    "max_seq_length", // likewise
+];
+
+/// A verified checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its manifest.
+    pub manifest: Manifest,
+}
+
+impl Found {
+    /// The directory's name.
+    pub fn name(&self) -> String {
+        name(self.manifest.step)
+    }
+}
+
+/// The name of the checkpoint after `step`.
+pub fn name(step: u64) -> String {
+    format!("{PREFIX}{step:08}")
+}
+
+/// Writes the run's state to `dir/step-…`.
+pub fn save(
+    dir: &Path,
+    run: &Run,
+    micro_tokens: usize,
+    identity: &Identity,
+    kind: CheckpointKind,
+) -> Result<Found, TrainError> {
+    let path = dir.join(name(run.state.step));
+    let staged = StagedDir::create(&path)?;
+    lora::save(staged.path(), &run.layout, &run.params, &AdapterMeta::default())?;
+    staged.write(OPTIMIZER_FILE, &moments(&run.optimizer.m, &run.optimizer.v))?;
+    let saved = Saved { state: run.state.clone(), micro_tokens, identity: identity.clone() };
+    staged.write(STATE_FILE, &json(&saved))?;
+    let manifest = Manifest { version: VERSION, step: run.state.step, kind, files: staged.records()? };
+    staged.write(MANIFEST_FILE, &json(&manifest))?;
+    staged.publish()?;
+    Ok(Found { path, manifest })
+}
+
+/// The newest checkpoint that verifies; each newer one that does not is handed to `rejected`.
+pub fn newest(dir: &Path, rejected: &mut dyn FnMut(TrainError)) -> Result<Option<Found>, TrainError> {
+    for name in names(dir)?.iter().rev() {
+        match verify(&dir.join(name)) {
+            Ok(found) => return Ok(Some(found)),
+            Err(error) => rejected(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Checks a checkpoint's manifest and the hash of every file.
+pub fn verify(path: &Path) -> Result<Found, TrainError> {
+    let wrong = |reason: String| TrainError::Checkpoint { path: path.to_owned(), reason };
+    let manifest: Manifest = read_json(path, MANIFEST_FILE)?;
+    if manifest.version != VERSION {
+        return Err(wrong(format!("format version {}, expected {VERSION}", manifest.version)));
+    }
+    let listed: Vec<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    if let Some(missing) =
+        [lora::WEIGHTS_FILE, lora::CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE].iter().find(|name| !listed.contains(name))
+    {
+        return Err(wrong(format!("the manifest does not name {missing}")));
+    }
+    for file in &manifest.files {
+        if file.path.contains(['/', '\\']) || staged::record(path, &file.path)? != *file {
+            return Err(wrong(format!("{} is not what the manifest says", file.path)));
+        }
+    }
+    Ok(Found { path: path.to_owned(), manifest })
+}
+
+/// Reads what is neither weight nor moment.
+pub fn read_saved(found: &Found) -> Result<Saved, TrainError> {
+    read_json(&found.path, STATE_FILE)
+}
+
+/// Puts the run into the saved state. Fails when the checkpoint is another run's; answers the settings that differ.
+pub fn restore(found: &Found, run: &mut Run, identity: &Identity) -> Result<(Saved, Vec<String>), TrainError> {
+    let saved = read_saved(found)?;
+    let differing = compare(&saved.identity, identity)
+        .map_err(|reason| TrainError::Checkpoint { path: found.path.clone(), reason })?;
+    let params = lora::load(&found.path, &run.layout)?;
+    let (m, v) = read_moments(&found.path, &run.layout)?;
+    run.restore(params, m, v, saved.state.clone())?;
+    Ok((saved, differing))
+}
+
+/// Removes all but the last three, the best and the final one, and whatever a crash left half-written.
+pub fn prune(dir: &Path, best: Option<u64>, final_step: u64) -> Result<(), TrainError> {
+    for left in staged::file_names(dir)?.iter().filter(|name| name.starts_with('.')) {
+        staged::remove(&dir.join(left))?;
+    }
+    let names = names(dir)?;
+    let old = &names[..names.len().saturating_sub(KEPT)];
+    let keep: Vec<String> = best.into_iter().chain([final_step]).map(name).collect();
+    for name in old.iter().filter(|name| !keep.contains(name)) {
+        staged::remove(&dir.join(name))?;
+    }
+    Ok(())
+}
+
+/// Checkpoints by name, oldest first: the number in the name has a fixed width.
+fn names(dir: &Path) -> Result<Vec<String>, TrainError> {
+    let mut names = staged::file_names(dir)?;
+    names.retain(|name| name.strip_prefix(PREFIX).is_some_and(|digits| digits.parse::<u64>().is_ok()));
+    Ok(names)
+}
+
+/// The free settings that differ, as words; another difference is an error in words.
+fn compare(theirs: &Identity, ours: &Identity) -> Result<Vec<String>, String> {
+    let mut differing = Vec::new();
+    for ((key, was), (_, is)) in flat(theirs).into_iter().zip(flat(ours)) {
+        if was == is {
+            continue;
+        }
+        if !FREE.contains(&key.as_str()) {
+            return Err(format!("{key} is {was} there and {is} here"));
+        }
+        differing.push(format!("{key} was {was} and is {is}"));
+    }
+    Ok(differing)
+}
+
+/// Every setting by its dotted name; both sides have the same names, because they are the same type.
+fn flat(identity: &Identity) -> Vec<(String, Value)> {
+    let settings = serde_json::to_value(&identity.settings).expect("plain data is JSON");
+    let mut pairs = Vec::new();
+    for (key, value) in settings.as_object().expect("a struct is an object") {
+        match value.as_object().filter(|_| key == "lora") {
+            Some(lora) => pairs.extend(lora.iter().map(|(name, value)| (format!("lora.{name}"), value.clone()))),
+            None => pairs.push((key.clone(), value.clone())),
+        }
+    }
+    pairs.push(("dataset".into(), identity.data.clone().into()));
+    pairs.push(("base model".into(), identity.base.clone().into()));
+    pairs
+}
+
+fn moments(m: &[f32], v: &[f32]) -> Vec<u8> {
+    let [m_bytes, v_bytes] = [m, v].map(|moment| moment.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+    let view = |bytes| TensorView::new(Dtype::F32, vec![m.len()], bytes).expect("four bytes per number");
+    let tensors = [("m", view(&m_bytes)), ("v", view(&v_bytes))];
+    safetensors::serialize(tensors, None).expect("views that were checked serialise")
+}
+
+fn read_moments(path: &Path, layout: &LoraLayout) -> Result<(Vec<f32>, Vec<f32>), TrainError> {
+    let wrong = |reason: String| TrainError::Checkpoint { path: path.to_owned(), reason };
+    let bytes = read(path, OPTIMIZER_FILE)?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(format!("{OPTIMIZER_FILE}: {error}")))?;
+    let moment = |name: &str| {
+        let tensor = tensors.tensor(name).map_err(|error| wrong(format!("{OPTIMIZER_FILE}: {error}")))?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != [layout.len()] {
+            return Err(wrong(format!(
+                "{OPTIMIZER_FILE}: {name} has shape {:?}, expected {}",
+                tensor.shape(),
+                layout.len()
+            )));
+        }
+        Ok(tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+    };
+    Ok((moment("m")?, moment("v")?))
+}
+
+fn read(path: &Path, name: &str) -> Result<Vec<u8>, TrainError> {
+    let file = path.join(name);
+    std::fs::read(&file).map_err(TrainError::io("read", &file))
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, name: &str) -> Result<T, TrainError> {
+    let wrong = |error| TrainError::Checkpoint { path: path.to_owned(), reason: format!("{name}: {error}") };
+    serde_json::from_slice(&read(path, name)?).map_err(wrong)
+}
+
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).expect("plain data is JSON");
+    bytes.push(b'\n');
+    bytes
+}

@@ -1,0 +1,163 @@
+//! What can go wrong in training, told apart by whose doing it is: the person's settings or data, the machine, or ourselves.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Every way in which the trainer fails. Texts can follow "failed to train: …".
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// The caller asked for the pass to end; nothing was changed.
+    #[error("stopped on request")]
+    Stopped,
+    /// A setting, or a combination of settings, that cannot work.
+    #[error("setting {key}: {reason}")]
+    Config {
+        /// The setting, as the job file spells it.
+        key: &'static str,
+        /// Value found and what was expected.
+        reason: String,
+    },
+    /// The base model's directory cannot be used.
+    #[error("base model {}: {reason}", path.display())]
+    Base {
+        /// The file or directory at fault.
+        path: PathBuf,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// An adapter's files cannot be used.
+    #[error("adapter {}: {reason}", path.display())]
+    Adapter {
+        /// The file or directory at fault.
+        path: PathBuf,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// The training data cannot be used.
+    #[error("dataset: {reason}")]
+    Dataset {
+        /// Line and path where known, and what was found.
+        reason: String,
+    },
+    /// A checkpoint does not fit this job.
+    #[error("checkpoint {}: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint's directory.
+        path: PathBuf,
+        /// What was expected and found.
+        reason: String,
+    },
+    /// Loss or gradient norm was not finite; weights and moments are those of the step before.
+    #[error("step {step}: {what} is {value}; the last good state is {}", last_good(checkpoint))]
+    NotFinite {
+        /// The step that was not taken.
+        step: u64,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// What it was.
+        value: f64,
+        /// Name of the checkpoint that holds the state before the step, if one could be written.
+        checkpoint: Option<String>,
+    },
+    /// Memory ran out, or was planned to.
+    #[error("out of memory: {needed_bytes} bytes needed for {what}, {available_bytes} available")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: String,
+        /// How much it takes.
+        needed_bytes: u64,
+        /// How much there is.
+        available_bytes: u64,
+    },
+    /// A file could not be read or written.
+    #[error("{verb} {}: {source}", path.display())]
+    Io {
+        /// `read`, `write`, …
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The receiver of events refused one: what is not recorded must not go on.
+    #[error("deliver an event: {0}")]
+    Report(std::io::Error),
+    /// Our own mistake.
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+/// Whose doing a failure is; decides exit codes, retries and what a person is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureClass {
+    /// A setting.
+    Config,
+    /// The base model's files.
+    Base,
+    /// The training data.
+    Dataset,
+    /// A checkpoint or starting adapter that does not fit.
+    Checkpoint,
+    /// The numbers ran away.
+    NotFinite,
+    /// Memory.
+    OutOfMemory,
+    /// The disk is full.
+    DiskFull,
+    /// Any other trouble with files.
+    Io,
+    /// Our own mistake.
+    Internal,
+}
+
+impl TrainError {
+    /// Builds the `Io` variant: `.map_err(TrainError::io("read", path))`.
+    pub fn io(verb: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {
+        let path = path.to_owned();
+        move |source| TrainError::Io { verb, path, source }
+    }
+
+    /// Whose doing it is.
+    pub fn class(&self) -> FailureClass {
+        match self {
+            TrainError::Config { .. } => FailureClass::Config,
+            TrainError::Base { .. } => FailureClass::Base,
+            TrainError::Dataset { .. } => FailureClass::Dataset,
+            TrainError::Adapter { .. } | TrainError::Checkpoint { .. } => FailureClass::Checkpoint,
+            TrainError::NotFinite { .. } => FailureClass::NotFinite,
+            TrainError::OutOfMemory { .. } => FailureClass::OutOfMemory,
+            TrainError::Io { source, .. } | TrainError::Report(source) => io_class(source),
+            TrainError::Stopped | TrainError::Internal(_) => FailureClass::Internal,
+        }
+    }
+
+    /// What to do about it, when we know.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self.class() {
+            FailureClass::NotFinite => Some("lower the learning rate, or look at the data of this step"),
+            FailureClass::OutOfMemory => Some("use a smaller batch, a shorter sequence, a lower rank or a 4-bit base"),
+            FailureClass::DiskFull => Some("free space where the attempt directory lies"),
+            FailureClass::Checkpoint => {
+                Some("a run resumes only with the rank, alpha and target modules it began with")
+            }
+            FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
+            FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
+            FailureClass::Config | FailureClass::Base | FailureClass::Io => None,
+        }
+    }
+}
+
+fn io_class(error: &std::io::Error) -> FailureClass {
+    let is = |kinds: &[ErrorKind]| kinds.contains(&error.kind());
+    if is(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) {
+        FailureClass::DiskFull
+    } else if is(&[ErrorKind::OutOfMemory]) {
+        FailureClass::OutOfMemory
+    } else {
+        FailureClass::Io
+    }
+}
+
+fn last_good(checkpoint: &Option<String>) -> &str {
+    checkpoint.as_deref().unwrap_or("the newest checkpoint")
+}

@@ -1,0 +1,112 @@
+//! Why an adapter cannot be used: a setting that fits no module, or files that are not what they should be.
+
+use std::path::{Path, PathBuf};
+
+use super::WEIGHTS_FILE;
+use crate::TrainError;
+
+/// Why an adapter cannot be placed, read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LoraError {
+    /// No module has such a name.
+    #[error("target_modules {targets} match no module of the base model")]
+    NothingMatched {
+        /// The setting.
+        targets: String,
+    },
+    /// A module matched on which no adapter can sit.
+    #[error("target_modules {targets} match {module}, which cannot carry an adapter (only the seven projections can)")]
+    CannotCarry {
+        /// The setting.
+        targets: String,
+        /// The first such module.
+        module: String,
+    },
+    /// The string is no regular expression.
+    #[error("target_modules {pattern:?} is not a regular expression that is understood here: {reason}")]
+    Pattern {
+        /// The setting.
+        pattern: String,
+        /// The parser's words.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("{verb} {}: {source}", path.display())]
+    Io {
+        /// `read` or `write`.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The directory holds a pickle, which is never opened: reading one runs code.
+    #[error("{}: adapters are read from {WEIGHTS_FILE} only, never from pickles", path.display())]
+    Pickle {
+        /// The pickle.
+        path: PathBuf,
+    },
+    /// `adapter_config.json` says something else than the job.
+    #[error("{}: {key} is {found}, expected {expected}", path.display())]
+    Setting {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// What stands there.
+        found: String,
+        /// What the job says, or what is supported.
+        expected: String,
+    },
+    /// The tensors' file is not what it says it is.
+    #[error("{}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor is missing, or one too many is there.
+    #[error("{}: tensor {name} is {state}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// `missing` or `not part of this adapter`.
+        state: &'static str,
+    },
+    /// A tensor has another shape or type.
+    #[error("{}: tensor {name} is {found}, expected {expected}", path.display())]
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type and shape.
+        found: String,
+        /// What they should be.
+        expected: String,
+    },
+}
+
+impl From<LoraError> for TrainError {
+    fn from(error: LoraError) -> TrainError {
+        let at = |path: &Path, reason: String| TrainError::Adapter { path: path.into(), reason };
+        match error {
+            LoraError::NothingMatched { .. } | LoraError::CannotCarry { .. } | LoraError::Pattern { .. } => {
+                TrainError::Config { key: "lora.target_modules", reason: error.to_string() }
+            }
+            LoraError::Io { verb, path, source } => TrainError::Io { verb, path, source },
+            LoraError::Pickle { path } => at(&path, "a pickle, which is never opened: expected safetensors".into()),
+            LoraError::Malformed { path, reason } => at(&path, reason),
+            LoraError::Setting { path, key, found, expected } => {
+                at(&path, format!("{key} is {found}, expected {expected}"))
+            }
+            LoraError::Tensor { path, name, state } => at(&path, format!("tensor {name} is {state}")),
+            LoraError::Shape { path, name, found, expected } => {
+                at(&path, format!("tensor {name} is {found}, expected {expected}"))
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The decoder: `Model` over frozen weights, and the three passes over it.
+//!
+//! ```text
+//! x₀ = embedding[tokens]
+//! mid = x + o_proj(attention(rope(q, k), v))      q, k, v = projections of norm(x)          model/attention.rs
+//! x'  = mid + down_proj(silu(gate) · up)          gate, up = projections of norm(mid)       model/mlp.rs
+//! loss = −ln softmax(norm(x_L) headᵀ)[target]     over supervised rows                      ops/head.rs
+//! ```
+//!
+//! The tape is written by hand. Forward keeps, per layer: x, q, k, v, the attention's output and log-sum-exp, mid, gate, up and
+//! the adapters' `u`; norms and `silu(gate) · up` are made again. Backward goes from the head down to the lowest adapted layer
+//! and no further; frozen weights get no gradient. Sequences lie one after another without padding (`model/pass.rs`).
+
+mod attention;
+mod block;
+mod mlp;
+mod pass;
+mod weights;
+
+use lorikeet_plan::ModelConfig;
+
+use crate::TrainError;
+use crate::data::{MicroBatch, Segment};
+use crate::lora::AdapterView;
+use crate::ops::buffer::Buffers;
+use crate::ops::head::{self, Wanted};
+use crate::ops::linear::{self, Weight};
+use crate::ops::profile::{Op, Profile};
+use crate::ops::{norm, rope};
+
+use block::{Block, Kept};
+use pass::Pass;
+
+/// A base model in memory, frozen.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    embedding: Weight,
+    blocks: Vec<Block>,
+    norm: Vec<f32>,
+    /// None when the head is the embedding.
+    head: Option<Weight>,
+    /// Angular frequencies of the rotary positions.
+    frequencies: Vec<f32>,
+    buffers: Buffers,
+    profile: Profile,
+}
+
+/// The loss of one adapter's targets.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LossSum {
+    /// Σ −ln p.
+    pub sum: f64,
+    /// Over how many targets.
+    pub count: u64,
+}
+
+impl Model {
+    /// Its shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Where the time of its passes went.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Loss of every adapter's targets; adds the gradient of `scale[i] · sumᵢ` to `grads[i]`. `stop` is asked between layers:
+    /// once it says true the pass ends with [`TrainError::Stopped`] and `grads` are half done. Uses the rayon pool it runs in.
+    pub fn forward_backward(
+        &self,
+        batch: &MicroBatch,
+        adapters: &[AdapterView<'_>],
+        scale: &[f32],
+        grads: &mut [&mut [f32]],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<LossSum>, TrainError> {
+        assert!(
+            scale.len() == adapters.len() && grads.len() == adapters.len(),
+            "one scale and one gradient per adapter"
+        );
+        let pass = Pass::new(self, batch, adapters)?;
+        let mut kept = Vec::with_capacity(self.blocks.len());
+        let last = self.forward(&pass, stop, |layer| kept.push(layer))?;
+        let mut dx = self.buffers.zeros(last.len());
+        let head = || self.head_loss(&pass, batch, &last, Some((scale, &mut dx)));
+        let losses = self.profile.time(Op::Head, head);
+        self.buffers.give(last);
+        self.backward(&pass, kept, dx, grads, stop)?;
+        Ok(losses)
+    }
+
+    /// Loss of every adapter's targets, without dropout and without gradients.
+    pub fn loss(
+        &self,
+        batch: &MicroBatch,
+        adapters: &[AdapterView<'_>],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<LossSum>, TrainError> {
+        let adapters: Vec<_> = adapters.iter().map(|view| AdapterView { dropout: None, ..*view }).collect();
+        let pass = Pass::new(self, batch, &adapters)?;
+        let last = self.forward(&pass, stop, |kept| kept.give(&self.buffers))?;
+        let losses = self.profile.time(Op::Head, || self.head_loss(&pass, batch, &last, None));
+        self.buffers.give(last);
+        Ok(losses)
+    }
+
+    /// Logits of every position of one sequence, `[tokens, vocabulary]`, without dropout.
+    pub fn logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
+        let hidden = self.hidden(tokens, adapter)?;
+        let mut logits = vec![0.0; tokens.len() * self.config.vocab_size];
+        linear::forward(&hidden, self.head_weight(), &mut logits);
+        Ok(logits)
+    }
+
+    /// Logits of what follows the last token.
+    pub fn next_logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
+        let hidden = self.hidden(tokens, adapter)?;
+        let last = &hidden[hidden.len().saturating_sub(self.config.hidden_size)..];
+        let mut logits = vec![0.0; self.config.vocab_size];
+        linear::forward(last, self.head_weight(), &mut logits);
+        Ok(logits)
+    }
+
+    /// What the head sees of one sequence: the last layer's output, normed.
+    fn hidden(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
+        let adapters: Vec<_> = adapter.iter().map(|view| AdapterView { dropout: None, ..**view }).collect();
+        let segment = Segment { start: 0, len: tokens.len(), adapter: 0, example: 0, epoch: 0 };
+        let batch = MicroBatch { tokens: tokens.to_vec(), segments: vec![segment], targets: Vec::new() };
+        let pass = Pass::new(self, &batch, &adapters)?;
+        let last = self.forward(&pass, &|| false, |kept| kept.give(&self.buffers))?;
+        let mut hidden = vec![0.0; last.len()];
+        norm::forward(&last, &self.norm, self.config.rms_norm_eps, &mut hidden);
+        self.buffers.give(last);
+        Ok(hidden)
+    }
+
+    fn head_weight(&self) -> &Weight {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// The last layer's output. What each layer's backward will need is handed to `keep`.
+    fn forward(
+        &self,
+        pass: &Pass<'_>,
+        stop: &dyn Fn() -> bool,
+        mut keep: impl FnMut(Kept),
+    ) -> Result<Vec<f32>, TrainError> {
+        let mut x = self.embed(pass.tokens());
+        for (layer, block) in self.blocks.iter().enumerate() {
+            go_on(stop)?;
+            let kept;
+            (x, kept) = block.forward(pass, layer, x);
+            keep(kept);
+        }
+        Ok(x)
+    }
+
+    fn embed(&self, tokens: &[u32]) -> Vec<f32> {
+        let width = self.config.hidden_size;
+        let mut x = self.buffers.take(tokens.len() * width);
+        for (row, token) in x.chunks_mut(width).zip(tokens) {
+            row.copy_from_slice(self.embedding.row(*token as usize));
+        }
+        x
+    }
+
+    /// Goes down to the lowest adapted layer.
+    fn backward(
+        &self,
+        pass: &Pass<'_>,
+        mut kept: Vec<Kept>,
+        mut dx: Vec<f32>,
+        grads: &mut [&mut [f32]],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), TrainError> {
+        let lowest = pass.lowest_layer();
+        for (layer, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
+            go_on(stop)?;
+            let kept = kept.pop().expect("forward kept one per layer");
+            block.backward(pass, layer, kept, &mut dx, grads);
+        }
+        kept.into_iter().for_each(|kept| kept.give(&self.buffers));
+        self.buffers.give(dx);
+        Ok(())
+    }
+
+    /// Losses by adapter; with scales, writes the gradient for `last` into the (zeroed) buffer beside them.
+    fn head_loss(
+        &self,
+        pass: &Pass<'_>,
+        batch: &MicroBatch,
+        last: &[f32],
+        gradient: Option<(&[f32], &mut [f32])>,
+    ) -> Vec<LossSum> {
+        let (width, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
+        let rows: Vec<usize> = batch.targets.iter().map(|target| target.row as usize).collect();
+        let adapter_of = |row: &usize| pass.segment_of(*row).adapter;
+        let mut seen = self.buffers.take(rows.len() * width);
+        for (to, row) in seen.chunks_mut(width).zip(&rows) {
+            to.copy_from_slice(&last[row * width..][..width]);
+        }
+        let mut hidden = self.buffers.take(seen.len());
+        norm::forward(&seen, &self.norm, eps, &mut hidden);
+        let weight = |row: &usize| gradient.as_ref().map_or(0.0, |(scale, _)| scale[adapter_of(row)]);
+        let wanted: Vec<Wanted> = rows
+            .iter()
+            .zip(&batch.targets)
+            .map(|(row, target)| Wanted { target: target.token, weight: weight(row) })
+            .collect();
+        let losses = match gradient {
+            None => head::loss(&hidden, self.head_weight(), &wanted, &self.buffers),
+            Some((_, dx)) => {
+                let mut dhidden = self.buffers.take(seen.len());
+                let losses = head::loss_and_gradient(&hidden, self.head_weight(), &wanted, &self.buffers, &mut dhidden);
+                // `hidden` is done with and receives the gradient of the gathered rows
+                hidden.fill(0.0);
+                norm::backward(&seen, &self.norm, eps, &dhidden, &mut hidden);
+                for (from, row) in hidden.chunks(width).zip(&rows) {
+                    dx[row * width..][..width].copy_from_slice(from);
+                }
+                self.buffers.give(dhidden);
+                losses
+            }
+        };
+        self.buffers.give(hidden);
+        self.buffers.give(seen);
+        let mut sums = vec![LossSum::default(); pass.adapters()];
+        for (loss, row) in losses.iter().zip(&rows) {
+            let sum = &mut sums[adapter_of(row)];
+            sum.sum += loss;
+            sum.count += 1;
+        }
+        sums
+    }
+}
+
+fn go_on(stop: &dyn Fn() -> bool) -> Result<(), TrainError> {
+    if stop() { Err(TrainError::Stopped) } else { Ok(()) }
+}
+
+/// The rotary table for the longest segment of a pass.
+fn rope_table(frequencies: &[f32], segments: &[Segment]) -> rope::Table {
+    rope::Table::new(frequencies, segments.iter().map(|segment| segment.len).max().unwrap_or(0))
+}

@@ -1,0 +1,58 @@
+//! One decoder block: attention, then MLP, and what both keep for their backward.
+
+use crate::ops::buffer::Buffers;
+
+use super::attention::{Attention, AttentionKept};
+use super::mlp::{Mlp, MlpKept};
+use super::pass::Pass;
+
+/// Frozen weights of one block.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
+}
+
+/// What the backward of one block needs.
+#[derive(Debug)]
+pub(super) struct Kept {
+    x: Vec<f32>,
+    attention: AttentionKept,
+    mid: Vec<f32>,
+    mlp: MlpKept,
+}
+
+impl Kept {
+    /// Hands the buffers back.
+    pub(super) fn give(self, buffers: &Buffers) {
+        buffers.give(self.x);
+        self.attention.give(buffers);
+        buffers.give(self.mid);
+        self.mlp.give(buffers);
+    }
+}
+
+impl Block {
+    /// The next layer's input.
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: Vec<f32>) -> (Vec<f32>, Kept) {
+        let (mid, attention) = self.attention.forward(pass, layer, &x);
+        let (next, mlp) = self.mlp.forward(pass, layer, &mid);
+        (next, Kept { x, attention, mid, mlp })
+    }
+
+    /// Turns the gradient of the block's output into that of its input and adds the adapters' to `grads`.
+    pub(super) fn backward(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        mut kept: Kept,
+        dx: &mut [f32],
+        grads: &mut [&mut [f32]],
+    ) {
+        self.mlp.backward(pass, layer, (&kept.mid, &mut kept.mlp), dx, grads);
+        if pass.reaches(layer, &lorikeet_plan::Module::ALL[..4]) {
+            self.attention.backward(pass, layer, (&kept.x, &kept.attention), dx, grads);
+        }
+        kept.give(pass.buffers);
+    }
+}

@@ -1,0 +1,171 @@
+//! Counter-based random numbers (Philox4x32-10, Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+//!
+//! A number is a function of a 64-bit key and a 128-bit counter, nothing is remembered between two of them: any part of a
+//! mask can be made again, in any order, by any thread, in a later process. [`Masks`] makes dropout from it.
+
+use super::simd;
+use crate::lora::Dropout;
+
+/// Domains keep streams of one seed apart.
+const INIT: u32 = 1;
+const DROPOUT: u32 = 2;
+
+/// Four words from a key and a counter.
+#[inline(always)]
+pub fn philox([mut k0, mut k1]: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
+    for _ in 0..10 {
+        counter = round([k0, k1], counter);
+        (k0, k1) = (k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1]));
+    }
+    counter
+}
+
+/// What is added to the key after every round.
+const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
+#[inline(always)]
+fn round([k0, k1]: [u32; 2], c: [u32; 4]) -> [u32; 4] {
+    let p0 = u64::from(c[0]) * 0xD251_1F53;
+    let p1 = u64::from(c[2]) * 0xCD9E_8D57;
+    [(p1 >> 32) as u32 ^ c[1] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k1, p0 as u32]
+}
+
+fn halves(wide: u64) -> [u32; 2] {
+    [wide as u32, (wide >> 32) as u32]
+}
+
+/// Fills `out` evenly from ±`bound`; element i depends on (seed, tensor, i).
+pub fn fill_uniform(out: &mut [f32], seed: u64, tensor: u32, bound: f64) {
+    for (block, chunk) in out.chunks_mut(4).enumerate() {
+        let [low, high] = halves(block as u64);
+        let words = philox(halves(seed), [low, high, tensor, INIT]);
+        for (x, word) in chunk.iter_mut().zip(words) {
+            // the middle of one of 2^24 equal parts, so that neither end is favoured
+            let unit = (f64::from(word >> 8) + 0.5) / f64::from(1u32 << 24);
+            *x = ((2.0 * unit - 1.0) * bound) as f32;
+        }
+    }
+}
+
+/// The dropout masks of one module in one example: PEFT's inverted dropout, kept inputs are multiplied by 1 / (1 − p).
+#[derive(Debug, Clone, Copy)]
+pub struct Masks {
+    key: [u32; 2],
+    /// A word below it falls out.
+    threshold: u32,
+    keep: f32,
+}
+
+/// Counter blocks computed side by side.
+const LANES: usize = 16;
+
+impl Masks {
+    /// The masks of `module` (any number that names layer and projection) for one example in one epoch.
+    pub fn new(dropout: Dropout, epoch: u32, example: u64, module: u32) -> Masks {
+        let [low, high] = halves(example);
+        // 160 bits of name do not fit one counter: the first block turns them into the key of the others
+        let outer = philox(halves(dropout.seed), [low, high, epoch, DROPOUT]);
+        let inner = philox([outer[0], outer[1]], [outer[2], outer[3], module, DROPOUT]);
+        let threshold = (dropout.p * 2f64.powi(32)).round() as u32;
+        Masks { key: [inner[0], inner[1]], threshold, keep: (1.0 / (1.0 - dropout.p)) as f32 }
+    }
+
+    /// Writes the factors (0 or 1 / (1 − p)) of every channel of one token. Channel c takes word (c / 16) mod 4 of the
+    /// block with number (c / 64, c mod 16): sixteen neighbours are computed side by side.
+    pub fn factors(&self, token: u32, out: &mut [f32]) {
+        simd::wide(
+            #[inline(always)]
+            || self.fill(token, out),
+        );
+    }
+
+    #[inline(always)]
+    fn fill(&self, token: u32, out: &mut [f32]) {
+        for (group, channels) in out.chunks_mut(4 * LANES).enumerate() {
+            let words = philox_lanes(self.key, [group as u32, token]);
+            for (chunk, words) in channels.chunks_mut(LANES).zip(&words) {
+                for (factor, word) in chunk.iter_mut().zip(words) {
+                    *factor = if *word < self.threshold { 0.0 } else { self.keep };
+                }
+            }
+        }
+    }
+}
+
+/// [`philox`] for the counters `[group, lane, token, DROPOUT]` of every lane; word by word, so that lanes fill a vector.
+#[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "one index over eight arrays is what becomes vector code")]
+fn philox_lanes([mut k0, mut k1]: [u32; 2], [group, token]: [u32; 2]) -> [[u32; LANES]; 4] {
+    let mut c = [[group; LANES], std::array::from_fn(|lane| lane as u32), [token; LANES], [DROPOUT; LANES]];
+    for _ in 0..10 {
+        for lane in 0..LANES {
+            [c[0][lane], c[1][lane], c[2][lane], c[3][lane]] =
+                round([k0, k1], [c[0][lane], c[1][lane], c[2][lane], c[3][lane]]);
+        }
+        (k0, k1) = (k0.wrapping_add(WEYL[0]), k1.wrapping_add(WEYL[1]));
+    }
+    c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn philox_gives_the_words_its_authors_publish() {
+        assert_eq!(philox([0, 0], [0; 4]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        let ones = u32::MAX;
+        assert_eq!(philox([ones; 2], [ones; 4]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(
+            philox([0xa409_3822, 0x299f_31d0], [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344]),
+            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
+        );
+    }
+
+    #[test]
+    fn lanes_side_by_side_are_the_blocks_of_their_counters() {
+        let lanes = philox_lanes([5, 6], [7, 8]);
+        for lane in 0..LANES {
+            assert_eq!(lanes.map(|word| word[lane]), philox([5, 6], [7, lane as u32, 8, DROPOUT]));
+        }
+    }
+
+    #[test]
+    fn a_mask_drops_its_share_and_keeps_the_mean() {
+        let masks = Masks::new(Dropout { p: 0.1, seed: 3 }, 1, 5, 9);
+        let mut sum = 0.0;
+        let mut dropped = 0;
+        let mut row = vec![0.0; 577];
+        for token in 0..200 {
+            masks.factors(token, &mut row);
+            sum += row.iter().sum::<f32>();
+            dropped += row.iter().filter(|x| **x == 0.0).count();
+        }
+        let n = 200.0 * 577.0;
+        assert!((dropped as f64 / n - 0.1).abs() < 0.004, "{dropped} of {n}");
+        assert!((f64::from(sum) / n - 1.0).abs() < 0.005);
+    }
+
+    #[test]
+    fn every_part_of_its_name_changes_a_mask() {
+        let base = mask(0.5, 1, 2, 3, 4, 5);
+        assert_eq!(base, mask(0.5, 1, 2, 3, 4, 5));
+        for other in [
+            mask(0.5, 9, 2, 3, 4, 5),
+            mask(0.5, 1, 9, 3, 4, 5),
+            mask(0.5, 1, 2, 9, 4, 5),
+            mask(0.5, 1, 2, 1 << 40, 4, 5),
+            mask(0.5, 1, 2, 3, 9, 5),
+            mask(0.5, 1, 2, 3, 4, 9),
+        ] {
+            let same = base.iter().zip(&other).filter(|(a, b)| a == b).count();
+            assert!((50..206).contains(&same), "{same} of 256 alike");
+        }
+    }
+
+    fn mask(p: f64, seed: u64, epoch: u32, example: u64, module: u32, token: u32) -> Vec<f32> {
+        let mut row = vec![0.0; 256];
+        Masks::new(Dropout { p, seed }, epoch, example, module).factors(token, &mut row);
+        row
+    }
+}

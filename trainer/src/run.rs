@@ -1,0 +1,189 @@
+//! The loop around a run, top to bottom: evaluate, save, stop, step, report.
+//!
+//! ```text
+//!            ┌─────────────────────────────────────────────────────────────────────────────┐
+//!  prepare ──► evaluate if due ─► save if due or told ─► told to stop? ─► done? ─► step ─► report
+//!                                                              │            │       │
+//!                                                  Stopped ◄───┘ Finished ◄─┘       ├─► told to stop inside: undone, Stopped
+//!                                                                                   └─► not finite: undone, saved, failed
+//! ```
+//! What is due after a step is decided from the state alone, so a run that was killed anywhere between two steps does what
+//! it had not done yet, and nothing twice.
+
+mod prepare;
+mod state;
+
+use std::io;
+use std::time::Instant;
+
+use crate::checkpoint::{self, Identity};
+use crate::config::Config;
+use crate::event::{Checkpoint, CheckpointKind, Eval, Event, Outcome, Stage};
+use crate::model::Model;
+use crate::step::{Taken, step};
+use crate::stop::{Stop, Wish};
+use crate::{TrainError, eval, export};
+
+use lorikeet_dataset::Prepared;
+
+pub use state::{EvalPoint, Run, State};
+
+/// Where events go. An event that cannot be delivered ends the run: what is not recorded must not go on.
+pub type Events<'a> = dyn FnMut(Event) -> io::Result<()> + Send + 'a;
+
+/// Trains one adapter, from the newest whole checkpoint in `config.out` or from the start. Blocks until it is finished, told to stop, or
+/// cannot go on.
+pub fn train(config: &Config, stop: &Stop, events: &mut Events<'_>) -> Result<Outcome, TrainError> {
+    config.check()?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads.unwrap_or(0)).build();
+    let pool = pool.map_err(|error| TrainError::Internal(format!("start threads: {error}")))?;
+    pool.install(|| match prepare::session(config, stop, events) {
+        Ok(mut session) => session.go(),
+        Err(TrainError::Stopped) => prepare::stopped_early(config, stop),
+        Err(error) => Err(error),
+    })
+}
+
+/// A run with all it works on.
+struct Session<'a, 'e> {
+    config: &'a Config,
+    stop: &'a Stop,
+    events: &'a mut Events<'e>,
+    model: Model,
+    data: Prepared,
+    run: Run,
+    micro_tokens: usize,
+    identity: Identity,
+    /// The step whose state lies on disk.
+    saved: Option<u64>,
+    saved_at: Instant,
+}
+
+impl Session<'_, '_> {
+    fn go(&mut self) -> Result<Outcome, TrainError> {
+        self.tell(Event::Stage(Stage::Training))?;
+        loop {
+            match self.between_steps() {
+                Ok(()) => {}
+                Err(TrainError::Stopped) => return self.stopped(),
+                Err(error) => return Err(error),
+            }
+            if self.run.is_done() {
+                return self.finish();
+            }
+            let (stop, runs) = (self.stop, std::slice::from_mut(&mut self.run));
+            match step(&self.model, runs, self.micro_tokens, &|| stop.is_asked()) {
+                Ok(taken) => self.report(taken[0])?,
+                Err(TrainError::Stopped) => return self.stopped(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Everything that is due after a step; [`TrainError::Stopped`] when told to stop.
+    fn between_steps(&mut self) -> Result<(), TrainError> {
+        let mut best = false;
+        if self.run.numbers.evaluates_after(self.run.state.step) && !self.run.state.is_evaluated() {
+            best = self.evaluate()?;
+        }
+        if let Some(kind) = self.kind_to_save(best) {
+            self.save(kind)?;
+        }
+        if self.stop.is_asked() { Err(TrainError::Stopped) } else { Ok(()) }
+    }
+
+    /// Evaluates the held-out split, if there is one; whether it is the best so far.
+    fn evaluate(&mut self) -> Result<bool, TrainError> {
+        if self.data.validation.is_empty() {
+            return Ok(false);
+        }
+        self.tell(Event::Stage(Stage::Validating))?;
+        let (began, stop) = (Instant::now(), self.stop);
+        let view = Some(self.run.view());
+        let sum = eval::evaluate(&self.model, view, &self.data.validation, self.micro_tokens, &|| stop.is_asked())?;
+        let loss = sum.sum / sum.count as f64;
+        if !loss.is_finite() {
+            let step = self.run.state.step;
+            return Err(TrainError::NotFinite { step, what: "held-out loss", value: loss, checkpoint: None });
+        }
+        let state = &mut self.run.state;
+        let step = state.step;
+        state.evals.push(EvalPoint { step, loss });
+        let best = state.best().is_some_and(|point| point.step == step);
+        let (epoch, seconds) = (state.cursor.epochs(self.run.numbers.examples), began.elapsed().as_secs_f64());
+        self.tell(Event::Eval(Eval { step, epoch, loss, perplexity: loss.exp(), tokens: sum.count, seconds }))?;
+        self.tell(Event::Stage(Stage::Training))?;
+        Ok(best)
+    }
+
+    fn kind_to_save(&self, best: bool) -> Option<CheckpointKind> {
+        let step = self.run.state.step;
+        if step == 0 {
+            return None;
+        }
+        let told = self.stop.take_save_now();
+        if self.saved == Some(step) {
+            return None;
+        }
+        if self.run.is_done() {
+            Some(CheckpointKind::Final)
+        } else if best {
+            Some(CheckpointKind::Best)
+        } else if self.run.numbers.saves_after(step) || self.saved_at.elapsed() >= self.config.save_interval {
+            Some(CheckpointKind::Periodic)
+        } else {
+            told.then_some(CheckpointKind::Emergency)
+        }
+    }
+
+    fn save(&mut self, kind: CheckpointKind) -> Result<String, TrainError> {
+        let dir = self.config.out.join("checkpoints");
+        let found = checkpoint::save(&dir, &self.run, self.micro_tokens, &self.identity, kind)?;
+        let state = &self.run.state;
+        let (step, loss, best) = (state.step, state.last_loss.unwrap_or_default(), state.best());
+        (self.saved, self.saved_at) = (Some(step), Instant::now());
+        let name = found.name();
+        let files = found.manifest.files;
+        self.tell(Event::Checkpoint(Checkpoint { step, loss, kind, name: name.clone(), files }))?;
+        checkpoint::prune(&dir, best.map(|point| point.step), self.run.numbers.total_steps)?;
+        Ok(name)
+    }
+
+    fn report(&mut self, taken: Taken) -> Result<(), TrainError> {
+        match taken {
+            Taken::Done(step) => self.tell(Event::Step(step)),
+            Taken::NotFinite { what, value } => {
+                let checkpoint = self.saved_now()?;
+                Err(TrainError::NotFinite { step: self.run.state.step + 1, what, value, checkpoint })
+            }
+        }
+    }
+
+    fn stopped(&mut self) -> Result<Outcome, TrainError> {
+        let checkpoint = match self.stop.wish() {
+            Wish::Discard => None,
+            Wish::Run | Wish::SaveAndStop => self.saved_now()?,
+        };
+        Ok(Outcome::Stopped { step: self.run.state.step, checkpoint })
+    }
+
+    /// The checkpoint that holds the state as it is, made if need be; none before the first step.
+    fn saved_now(&mut self) -> Result<Option<String>, TrainError> {
+        let step = self.run.state.step;
+        match self.saved {
+            _ if step == 0 => Ok(None),
+            Some(saved) if saved == step => Ok(Some(checkpoint::name(step))),
+            _ => self.save(CheckpointKind::Emergency).map(Some),
+        }
+    }
+
+    fn finish(&mut self) -> Result<Outcome, TrainError> {
+        self.tell(Event::Stage(Stage::Saving))?;
+        let files = export::write_adapter(self.config, &self.run, &self.data.report)?;
+        Ok(Outcome::Finished { step: self.run.state.step, files })
+    }
+
+    fn tell(&mut self, event: Event) -> Result<(), TrainError> {
+        (self.events)(event).map_err(TrainError::Report)
+    }
+}

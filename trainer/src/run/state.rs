@@ -1,0 +1,154 @@
+//! One adapter in training: settings, weights, optimizer, place in the data; and what of it a checkpoint keeps.
+
+use lorikeet_dataset::Examples;
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::config::{Numbers, Settings};
+use crate::data::cursor::{Cursor, Order};
+use crate::lora::{self, AdapterView, Dropout, LoraLayout};
+use crate::optim::Optimizer;
+use crate::schedule::Schedule;
+
+/// One adapter in training: settings, weights, optimizer, place in the data.
+#[derive(Debug)]
+pub struct Run {
+    pub(crate) layout: LoraLayout,
+    pub(crate) params: Vec<f32>,
+    /// Scratch: the gradient of the step in progress, never part of the state.
+    pub(crate) grads: Vec<f32>,
+    pub(crate) optimizer: Optimizer,
+    pub(crate) schedule: Schedule,
+    pub(crate) numbers: Numbers,
+    pub(crate) clip: Option<f64>,
+    pub(crate) examples: Examples,
+    pub(crate) state: State,
+    dropout: Option<Dropout>,
+    order: Order,
+}
+
+/// Everything of a run that changes, beside weights and moments.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Steps taken.
+    pub step: u64,
+    /// Where the next step's examples begin.
+    pub cursor: Cursor,
+    /// Loss of the first step.
+    pub first_loss: Option<f64>,
+    /// Loss of the last step.
+    pub last_loss: Option<f64>,
+    /// Every evaluation so far.
+    pub evals: Vec<EvalPoint>,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Targets among them.
+    pub supervised_tokens: u64,
+    /// Wall time of the steps.
+    pub seconds: f64,
+}
+
+/// One evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EvalPoint {
+    /// After this step.
+    pub step: u64,
+    /// Mean over the split's targets.
+    pub loss: f64,
+}
+
+impl State {
+    /// The best evaluation after a step; of equals the first. The one before training does not count.
+    pub fn best(&self) -> Option<EvalPoint> {
+        let trained = self.evals.iter().filter(|point| point.step > 0);
+        trained.copied().reduce(|best, point| if point.loss < best.loss { point } else { best })
+    }
+
+    /// Whether the split was evaluated after the step at which the run stands.
+    pub fn is_evaluated(&self) -> bool {
+        self.evals.last().is_some_and(|point| point.step == self.step)
+    }
+}
+
+impl Run {
+    /// A run at its beginning, with fresh weights or given ones.
+    pub fn new(settings: &Settings, layout: LoraLayout, params: Option<Vec<f32>>, examples: Examples) -> Run {
+        let params = params.unwrap_or_else(|| lora::init(&layout, settings.seed));
+        assert_eq!(params.len(), layout.len(), "weights come with their layout");
+        let numbers = Numbers::new(settings, examples.len() as u64);
+        let p = settings.lora.dropout;
+        Run {
+            grads: vec![0.0; params.len()],
+            optimizer: Optimizer::new(params.len(), settings.adamw()),
+            schedule: numbers.schedule(settings),
+            clip: settings.clip(),
+            order: Order::new(numbers.examples, settings.shuffle.then_some(settings.seed)),
+            dropout: (p > 0.0).then_some(Dropout { p, seed: settings.seed }),
+            state: State::default(),
+            numbers,
+            layout,
+            params,
+            examples,
+        }
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.state.step
+    }
+
+    /// The adapter's numbers, in the order of its layout.
+    pub fn params(&self) -> &[f32] {
+        &self.params
+    }
+
+    /// Whether every step was taken.
+    pub fn is_done(&self) -> bool {
+        self.state.step >= self.numbers.total_steps
+    }
+
+    /// The adapter as evaluation sees it.
+    pub fn view(&self) -> AdapterView<'_> {
+        AdapterView { layout: &self.layout, params: &self.params, dropout: None }
+    }
+
+    pub(crate) fn training_view(&self) -> AdapterView<'_> {
+        AdapterView { dropout: self.dropout, ..self.view() }
+    }
+
+    /// Indices of the next step's examples.
+    pub(crate) fn next_examples(&mut self) -> Vec<usize> {
+        let indices = self.order.step(self.state.cursor, self.numbers.batch_size);
+        indices.into_iter().map(|index| index as usize).collect()
+    }
+
+    /// Counts a step that was taken.
+    pub(crate) fn advance(&mut self, loss: f64, tokens: u64, supervised_tokens: u64, seconds: f64) {
+        let state = &mut self.state;
+        state.step += 1;
+        state.cursor = state.cursor.after_step(self.numbers.batch_size, self.numbers.examples);
+        state.first_loss.get_or_insert(loss);
+        state.last_loss = Some(loss);
+        state.tokens += tokens;
+        state.supervised_tokens += supervised_tokens;
+        state.seconds += seconds;
+    }
+
+    /// Takes up a saved state; its sizes were checked when it was read.
+    pub(crate) fn restore(
+        &mut self,
+        params: Vec<f32>,
+        m: Vec<f32>,
+        v: Vec<f32>,
+        state: State,
+    ) -> Result<(), TrainError> {
+        let len = self.layout.len();
+        if [params.len(), m.len(), v.len()] != [len; 3] {
+            let found =
+                format!("{} weights, {} and {} moments for an adapter of {len}", params.len(), m.len(), v.len());
+            return Err(TrainError::Internal(found));
+        }
+        (self.params, self.optimizer.m, self.optimizer.v, self.state) = (params, m, v, state);
+        Ok(())
+    }
+}

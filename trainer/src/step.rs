@@ -1,0 +1,144 @@
+//! One optimizer step of one or several runs over one base: micro-batches, accumulate, clip, update.
+//!
+//! ```text
+//! for every run: the next batch_size examples of its epoch's order
+//! all of them packed, first fit, into micro-batches of micro_tokens
+//! g = Σ over micro-batches of ∇ (Σ −ln p) / n        n: the run's targets in this whole step
+//! c = min(1, max_norm / ‖g‖)                          ‖g‖ not finite: nothing is changed
+//! AdamW(c · g)
+//! ```
+//! A step is taken whole or not at all: weights, moments and cursor move after the last micro-batch, never before.
+
+use std::time::Instant;
+
+use crate::TrainError;
+use crate::data::{MicroBatch, pack};
+use crate::event::Step;
+use crate::model::Model;
+use crate::ops::adamw::{clip_factor, norm};
+use crate::run::Run;
+
+/// What became of one run's step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Taken {
+    /// It was taken.
+    Done(Step),
+    /// It was not; the run is as it was.
+    NotFinite {
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// What it was.
+        value: f64,
+    },
+}
+
+/// Takes one step of every run. On an error, a stop among them, every run is as it was.
+pub fn step(
+    model: &Model,
+    runs: &mut [Run],
+    micro_tokens: usize,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<Taken>, TrainError> {
+    let began = Instant::now();
+    let places = places(runs);
+    let counts: Vec<Count> = (0..runs.len()).map(|run| Count::of(runs, &places, run)).collect();
+    let scales: Vec<f32> = counts.iter().map(|count| (1.0 / count.supervised as f64) as f32).collect();
+    let lengths: Vec<usize> = places.iter().map(|place| runs[place.run].examples.tokens_in(place.index)).collect();
+    let mut sums = vec![0.0; runs.len()];
+    runs.iter_mut().for_each(|run| run.grads.fill(0.0));
+    for members in pack::first_fit(&lengths, micro_tokens) {
+        let batch = micro_batch(runs, members.iter().map(|member| &places[*member]));
+        accumulate(model, runs, &batch, &scales, &mut sums, stop)?;
+    }
+    let taken = runs.iter_mut().zip(counts).zip(sums);
+    Ok(taken.map(|((run, count), sum)| update(run, count, sum, began)).collect())
+}
+
+/// One example of the step.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    run: usize,
+    index: usize,
+}
+
+fn places(runs: &mut [Run]) -> Vec<Place> {
+    let mut places = Vec::new();
+    for (run, state) in runs.iter_mut().enumerate() {
+        places.extend(state.next_examples().into_iter().map(|index| Place { run, index }));
+    }
+    places
+}
+
+/// What a run's step holds.
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    tokens: u64,
+    supervised: u64,
+}
+
+impl Count {
+    fn of(runs: &[Run], places: &[Place], run: usize) -> Count {
+        let examples = &runs[run].examples;
+        let mine = || places.iter().filter(|place| place.run == run);
+        Count {
+            tokens: mine().map(|place| examples.tokens_in(place.index) as u64).sum(),
+            supervised: mine().map(|place| examples.supervised_in(place.index) as u64).sum(),
+        }
+    }
+}
+
+fn micro_batch<'a>(runs: &[Run], places: impl Iterator<Item = &'a Place>) -> MicroBatch {
+    let mut batch = MicroBatch::default();
+    for place in places {
+        let run = &runs[place.run];
+        let example = run.examples.get(place.index);
+        let id = run.examples.id(place.index);
+        batch.push(&example.tokens, &example.supervised, place.run, id, run.state.cursor.epoch);
+    }
+    batch
+}
+
+fn accumulate(
+    model: &Model,
+    runs: &mut [Run],
+    batch: &MicroBatch,
+    scales: &[f32],
+    sums: &mut [f64],
+    stop: &dyn Fn() -> bool,
+) -> Result<(), TrainError> {
+    let mut grads: Vec<Vec<f32>> = runs.iter_mut().map(|run| std::mem::take(&mut run.grads)).collect();
+    let views: Vec<_> = runs.iter().map(Run::training_view).collect();
+    let mut slices: Vec<&mut [f32]> = grads.iter_mut().map(Vec::as_mut_slice).collect();
+    let losses = model.forward_backward(batch, &views, scales, &mut slices, stop);
+    for (run, grads) in runs.iter_mut().zip(grads) {
+        run.grads = grads;
+    }
+    for (sum, loss) in sums.iter_mut().zip(losses?) {
+        *sum += loss.sum;
+    }
+    Ok(())
+}
+
+fn update(run: &mut Run, count: Count, sum: f64, began: Instant) -> Taken {
+    let loss = sum / count.supervised as f64;
+    let grad_norm = norm(&run.grads);
+    for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+        if !value.is_finite() {
+            return Taken::NotFinite { what, value };
+        }
+    }
+    let lr = run.schedule.rate(run.state.step);
+    let clip = clip_factor(grad_norm, run.clip);
+    run.optimizer.update(&mut run.params, &run.grads, run.state.step + 1, lr, clip);
+    run.advance(loss, count.tokens, count.supervised, began.elapsed().as_secs_f64());
+    Taken::Done(Step {
+        step: run.state.step,
+        epoch: run.state.cursor.epochs(run.numbers.examples),
+        loss,
+        lr,
+        grad_norm,
+        tokens: count.tokens,
+        supervised_tokens: count.supervised,
+        seconds: began.elapsed().as_secs_f64(),
+    })
+}

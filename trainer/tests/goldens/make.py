@@ -1,0 +1,156 @@
+"""Makes the golden cases beside this file with the reference implementation (transformers and PEFT on the CPU, f32).
+
+    python make.py            # needs torch, transformers 5.23, peft 0.21.2
+
+Each case is a directory:
+    base/                 a tiny random model as `save_pretrained` writes it
+    adapter/              a random adapter (B is not zero) as PEFT writes it
+    case.json             sequences, their supervised tokens, and the settings of the run
+    expected.safetensors  logits [all tokens, vocabulary] of every sequence, one after another;
+                          loss [1] and grad.<tensor> of the first batch; run.loss, run.lr, run.norm of 20 AdamW steps
+Sequences of a batch are padded here; the tests lay them flat. A step's loss is the sum over its supervised tokens, of all its
+micro-batches, divided by their number. A step takes the next `batch` sequences, beginning again at the end of the list.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import get_cosine_schedule_with_warmup
+
+STEPS = 20
+SHAPE = dict(
+    vocab_size=80, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.25, rms_norm_eps=1e-5,
+)
+SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CASES = {
+    # all seven modules, a head of its own, two shards of f32
+    "untied_all_f32": dict(
+        seed=1, model=(LlamaConfig, LlamaForCausalLM, dict(tie_word_embeddings=False)), dtype=torch.float32, shard="60KB",
+        lora=dict(r=4, lora_alpha=16, target_modules=SEVEN), lengths=[9, 17, 5, 12, 3, 20],
+        run=dict(batch=3, accumulate=1, lr=1e-2, warmup=3, weight_decay=0.0, max_grad_norm=0.3),
+    ),
+    # q and v only, tied head, llama3 scaling past its original length, bf16, accumulation
+    "tied_qv_llama3_bf16": dict(
+        seed=2,
+        model=(LlamaConfig, LlamaForCausalLM, dict(tie_word_embeddings=True, rope_parameters=dict(
+            rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+            original_max_position_embeddings=16))),
+        dtype=torch.bfloat16, shard="1GB",
+        lora=dict(r=2, lora_alpha=3, target_modules=["q_proj", "v_proj"]), lengths=[40, 23, 31, 7, 18, 36],
+        run=dict(batch=6, accumulate=2, lr=2e-2, warmup=2, weight_decay=0.1, max_grad_norm=0.2),
+    ),
+    # Mistral, linear scaling, a head width of its own, f16, a pattern that leaves layer 0 to MLP adapters only, rsLoRA
+    "mistral_pattern_linear_f16": dict(
+        seed=3,
+        model=(MistralConfig, MistralForCausalLM, dict(tie_word_embeddings=False, sliding_window=None, head_dim=12,
+            rope_parameters=dict(rope_type="linear", rope_theta=5000.0, factor=2.0))),
+        dtype=torch.float16, shard="1GB",
+        lora=dict(r=3, lora_alpha=6, use_rslora=True, target_modules=r"model\.layers\.(1\..*_proj|0\.mlp\.(up|down)_proj)"),
+        lengths=[11, 6, 14], run=dict(batch=3, accumulate=1, lr=5e-3, warmup=4, weight_decay=0.0, max_grad_norm=2.5),
+    ),
+}
+
+
+def make(name, case):
+    out = Path(name)
+    shutil.rmtree(out, ignore_errors=True)
+    torch.manual_seed(case["seed"])
+    config_class, model_class, extra = case["model"]
+    model = model_class(config_class(**SHAPE, **extra))
+    model.to(case["dtype"]).save_pretrained(out / "base", max_shard_size=case["shard"])
+    base = AutoModelForCausalLM.from_pretrained(out / "base", dtype=torch.float32, attn_implementation="eager")
+    peft = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **case["lora"]))
+    for parameter in trained(peft).values():
+        torch.nn.init.normal_(parameter, std=0.15)
+    peft.save_pretrained(out / "adapter")
+    sequences = [sequence(i, length) for i, length in enumerate(case["lengths"])]
+    expected = {"logits": torch.cat([peft(torch.tensor([s["tokens"]])).logits[0] for s in sequences]).detach()}
+    run = case["run"]
+    first = sequences[: run["batch"]]
+    loss = batch_loss(peft, first) / supervised(first)
+    loss.backward()
+    expected["loss"] = loss.detach().reshape(1)
+    expected |= {f"grad.{key}": p.grad.clone() for key, p in trained(peft).items()}
+    expected |= train(peft, sequences, run)
+    save_file({key: value.contiguous() for key, value in expected.items()}, out / "expected.safetensors")
+    (out / "case.json").write_text(json.dumps(dict(sequences=sequences, run=run, steps=STEPS)) + "\n")
+    for extra_file in ["base/generation_config.json", "adapter/README.md"]:
+        (out / extra_file).unlink(missing_ok=True)
+    for file in out.rglob("*.safetensors"):
+        file.chmod(0o644)
+
+
+def trained(peft):
+    named = peft.named_parameters()
+    return {key.replace(".default.", "."): p for key, p in named if p.requires_grad}
+
+
+def sequence(i, length):
+    """About half of the tokens are supervised, in pieces; the first never counts and is sometimes marked."""
+    generator = torch.Generator().manual_seed(100 + i)
+    tokens = torch.randint(0, SHAPE["vocab_size"], (length,), generator=generator)
+    marks = [(j // 3 + i) % 2 == 0 for j in range(length)]
+    marks[-1] = True
+    return dict(tokens=tokens.tolist(), supervised=marks)
+
+
+def supervised(sequences):
+    return sum(sum(s["supervised"][1:]) for s in sequences)
+
+
+def batch_loss(peft, sequences):
+    """Sum over supervised tokens, of one padded batch."""
+    longest = max(len(s["tokens"]) for s in sequences)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    labels = torch.full_like(ids, -100)
+    for row, s in enumerate(sequences):
+        n = len(s["tokens"])
+        tokens = torch.tensor(s["tokens"])
+        ids[row, :n] = tokens
+        mask[row, :n] = 1
+        labels[row, :n] = torch.where(torch.tensor(s["supervised"]), tokens, -100)
+    logits = peft(ids, attention_mask=mask).logits
+    flat, wanted = logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1)
+    return torch.nn.functional.cross_entropy(flat, wanted, ignore_index=-100, reduction="sum")
+
+
+def train(peft, sequences, run):
+    parameters = list(trained(peft).values())
+    optimizer = torch.optim.AdamW(parameters, lr=run["lr"], betas=(0.9, 0.999), eps=1e-8, weight_decay=run["weight_decay"])
+    schedule = get_cosine_schedule_with_warmup(optimizer, run["warmup"], STEPS)
+    losses, rates, norms = [], [], []
+    for step in range(STEPS):
+        start = step * run["batch"]
+        chosen = [sequences[(start + i) % len(sequences)] for i in range(run["batch"])]
+        size = run["batch"] // run["accumulate"]
+        optimizer.zero_grad()
+        total = 0.0
+        for micro in [chosen[i : i + size] for i in range(0, run["batch"], size)]:
+            loss = batch_loss(peft, micro) / supervised(chosen)
+            loss.backward()
+            total += loss.item()
+        norms.append(torch.nn.utils.clip_grad_norm_(parameters, run["max_grad_norm"]).item())
+        rates.append(schedule.get_last_lr()[0])
+        losses.append(total)
+        optimizer.step()
+        schedule.step()
+    assert sum(norm > run["max_grad_norm"] for norm in norms) > 5, "clipping must act"
+    print(f"loss {losses[0]:.4f} -> {losses[-1]:.4f}, norms {min(norms):.3f} to {max(norms):.3f}")
+    doubles = dict(loss=losses, lr=rates, norm=norms)
+    return {f"run.{key}": torch.tensor(value, dtype=torch.float64) for key, value in doubles.items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    os.chdir(Path(__file__).parent)  # so that no path of this machine enters a file
+    for name, case in CASES.items():
+        print(name)
+        make(name, case)

@@ -1,0 +1,327 @@
+//! Whole runs on a tiny random Llama: learnt by heart, killed and resumed, packed and not, refused by name.
+
+mod place;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lorikeet_trainer::checkpoint;
+use lorikeet_trainer::config::{Every, Length, MicroTokens, Settings};
+use lorikeet_trainer::event::{CheckpointKind, Eval, Event, Outcome, Plan, Step};
+use lorikeet_trainer::schedule::Curve;
+use lorikeet_trainer::{Config, FailureClass, Stop, TrainError, Wish, train};
+use place::Place;
+use serde_json::Value;
+
+#[test]
+fn a_tiny_set_is_learnt_by_heart() {
+    let place = Place::new(3);
+    let mut config = place.config("a");
+    config.settings.learning_rate = 3e-3;
+    config.settings.length = Length::Steps(200);
+    config.settings.lora.rank = 16;
+    config.settings.lora.dropout = 0.0;
+    let told = run(&config).expect("trains");
+    let (first, last) = (told.steps[0].loss, told.steps[199].loss);
+    assert!(first > 4.0 && last < 0.1, "from {first} to {last}");
+}
+
+#[test]
+fn a_run_stopped_at_any_step_goes_on_bit_for_bit() {
+    let place = Place::new(14);
+    let whole = run(&place.config("whole")).expect("trains");
+    assert_eq!(whole.steps.len(), 8);
+    for at in 1..8 {
+        let config = place.config(&format!("stopped-{at}"));
+        let first = run_until(&config, at, Wish::SaveAndStop).expect("stops");
+        assert_eq!(first.outcome, Outcome::Stopped { step: at, checkpoint: Some(checkpoint::name(at)) });
+        let second = run(&config).expect("goes on");
+        assert_eq!(second.plan().from_step, at);
+        assert_same(&whole, &[first, second], &place, &format!("stopped-{at}"));
+    }
+}
+
+#[test]
+fn a_run_that_loses_everything_between_two_checkpoints_goes_on_bit_for_bit() {
+    let place = Place::new(14);
+    let whole = run(&place.config("whole")).expect("trains");
+    for (round, at) in [2, 5, 7].into_iter().enumerate() {
+        let name = format!("lost-{round}");
+        let mut config = place.config(&name);
+        config.threads = Some(round + 1);
+        let lost = run_and_crash(&config, at);
+        let resumed = run(&config).expect("goes on");
+        let from = resumed.plan().from_step;
+        assert!(from < at, "step {at} was never saved, but the run goes on from {from}");
+        let kept = Told { steps: lost.into_iter().filter(|step| step.step <= from).collect(), ..Told::default() };
+        assert_same(&whole, &[kept, resumed], &place, &name);
+    }
+}
+
+#[test]
+fn a_discarded_run_leaves_no_checkpoint_of_its_last_step() {
+    let place = Place::new(14);
+    let config = place.config("a");
+    let told = run_until(&config, 2, Wish::Discard).expect("stops");
+    assert_eq!(told.outcome, Outcome::Stopped { step: 2, checkpoint: None });
+    assert!(checkpoint::newest(&config.out.join("checkpoints"), &mut |_| {}).expect("looked").is_none());
+}
+
+#[test]
+fn packing_and_accumulating_change_no_loss_beyond_rounding() {
+    let place = Place::new(14);
+    let packed: Vec<Told> = [10_000, 150, 1]
+        .into_iter()
+        .map(|micro_tokens| {
+            let mut config = place.config(&format!("micro-{micro_tokens}"));
+            config.micro_tokens = MicroTokens::Tokens(micro_tokens);
+            config.settings.lora.dropout = 0.1;
+            run(&config).expect("trains")
+        })
+        .collect();
+    for other in &packed[1..] {
+        for (a, b) in packed[0].steps.iter().zip(&other.steps) {
+            assert!((a.loss - b.loss).abs() <= 1e-5 * a.loss, "{a:?} and {b:?}");
+            assert_eq!((a.tokens, a.supervised_tokens, a.lr), (b.tokens, b.supervised_tokens, b.lr));
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let place = Place::new(14);
+    let hashes: Vec<String> = (1..4)
+        .map(|threads| {
+            let mut config = place.config(&format!("threads-{threads}"));
+            config.threads = Some(threads);
+            run(&config).expect("trains").adapter_hash()
+        })
+        .collect();
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+}
+
+#[test]
+fn a_damaged_checkpoint_is_passed_over() {
+    let place = Place::new(14);
+    let whole = run(&place.config("whole")).expect("trains");
+    let config = place.config("a");
+    let first = run_until(&config, 6, Wish::SaveAndStop).expect("stops");
+    let damaged = config.out.join("checkpoints").join(checkpoint::name(6)).join("optimizer.safetensors");
+    let mut bytes = fs::read(&damaged).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&damaged, bytes).expect("written");
+    let second = run(&config).expect("goes on");
+    assert_eq!(second.plan().from_step, 4);
+    assert!(second.logs.iter().any(|line| line.contains("step-00000006") && line.contains("optimizer.safetensors")));
+    let kept = Told { steps: first.steps[..4].to_vec(), ..Told::default() };
+    assert_same(&whole, &[kept, second], &place, "a");
+}
+
+#[test]
+fn a_checkpoint_goes_on_only_in_the_run_it_came_from() {
+    let place = Place::new(14);
+    let config = place.config("a");
+    run_until(&config, 5, Wish::SaveAndStop).expect("stops");
+    type Change = fn(&mut Settings);
+    let changes: [(&str, Change); 4] = [
+        ("lora.rank", |settings| settings.lora.rank = 8),
+        ("lora.alpha", |settings| settings.lora.alpha = 1.0),
+        ("batch_size", |settings| settings.batch_size = 5),
+        ("seed", |settings| settings.seed = 1),
+    ];
+    for (key, change) in changes {
+        let mut other = config.clone();
+        change(&mut other.settings);
+        let error = run(&other).expect_err(key);
+        assert_eq!(error.class(), FailureClass::Checkpoint);
+        assert!(error.to_string().contains(key), "{error}");
+    }
+    let mut other = config.clone();
+    other.settings.learning_rate = 1e-4;
+    let told = run(&other).expect("a rate may change");
+    assert!(told.logs.iter().any(|line| line.contains("learning_rate was 0.005 and is 0.0001")), "{:?}", told.logs);
+}
+
+#[test]
+fn the_last_three_the_best_and_the_final_checkpoint_are_kept() {
+    let place = Place::new(14);
+    let mut config = place.config("a");
+    config.settings.checkpoint_every = Every::Steps(1);
+    config.settings.eval_every = Every::Steps(1);
+    // it is best in the middle and ruined afterwards
+    config.settings.schedule = Curve::Constant;
+    config.settings.learning_rate = 0.3;
+    config.settings.length = Length::Steps(12);
+    let told = run(&config).expect("trains");
+    let best = told.evals[1..].iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).expect("evaluated").step;
+    let mut left = names(&config.out.join("checkpoints"));
+    left.sort();
+    let mut expected: Vec<String> = [best, 10, 11, 12].map(checkpoint::name).into();
+    expected.sort();
+    expected.dedup();
+    assert_eq!(left, expected);
+    let kind = |step: u64| told.checkpoints.iter().find(|(saved, _)| *saved == step).expect("saved").1;
+    assert_eq!(
+        (kind(12), kind(best)),
+        (CheckpointKind::Final, if best == 12 { CheckpointKind::Final } else { CheckpointKind::Best })
+    );
+}
+
+#[test]
+fn a_run_whose_numbers_run_away_stops_with_the_last_good_state() {
+    let place = Place::new(14);
+    let mut config = place.config("a");
+    config.settings.learning_rate = 1e30;
+    config.settings.warmup_ratio = 0.0;
+    config.settings.max_grad_norm = 0.0;
+    let error = run(&config).expect_err("no model survives that");
+    assert_eq!(error.class(), FailureClass::NotFinite);
+    assert!(error.hint().expect("a hint").contains("learning rate"));
+    let TrainError::NotFinite { step, checkpoint: Some(name), .. } = error else { panic!("{error}") };
+    assert_eq!(name, checkpoint::name(step - 1));
+    checkpoint::verify(&config.out.join("checkpoints").join(name)).expect("whole");
+}
+
+#[test]
+fn an_adapter_can_be_started_from_and_evaluation_finds_it_as_it_was_left() {
+    let place = Place::new(14);
+    let first = run(&place.config("first")).expect("trains");
+    let mut config = place.config("second");
+    config.init_adapter = Some(place.path("first/adapter"));
+    config.settings.shuffle = false;
+    config.settings.learning_rate = 0.0;
+    let second = run(&config).expect("trains");
+    let left = first.evals.last().expect("evaluated");
+    assert_eq!(second.evals[0].loss.to_bits(), left.loss.to_bits());
+    assert_eq!(second.adapter_hash(), first.adapter_hash(), "a rate of zero changes nothing");
+}
+
+#[test]
+fn everything_that_comes_out_lies_in_the_adapter_directory() {
+    let place = Place::new(14);
+    let config = place.config("a");
+    let told = run(&config).expect("trains");
+    assert!(told.evals[0].step == 0 && told.evals.last().expect("evaluated").step == 8);
+    assert!((told.evals[0].perplexity - told.evals[0].loss.exp()).abs() < 1e-9);
+    let expected = [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "metadata.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "training_summary.json",
+    ];
+    assert_eq!(names(&config.out.join("adapter")), expected);
+    let Outcome::Finished { step: 8, files } = &told.outcome else { panic!("{:?}", told.outcome) };
+    assert_eq!(files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), expected);
+    let text = fs::read_to_string(config.out.join("adapter/training_summary.json")).expect("read");
+    let summary: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(summary["steps"], 8);
+    assert_eq!(summary["validation"]["course"].as_array().expect("a list").len(), told.evals.len());
+}
+
+#[test]
+fn an_event_that_cannot_be_recorded_ends_the_run() {
+    let place = Place::new(3);
+    let config = place.config("a");
+    let full = || io::Error::from(io::ErrorKind::StorageFull);
+    let error = train(&config, &Stop::new(), &mut |_| Err(full())).expect_err("nothing may go on unrecorded");
+    assert_eq!(error.class(), FailureClass::DiskFull);
+}
+
+/// Everything a run told.
+#[derive(Debug)]
+struct Told {
+    outcome: Outcome,
+    plan: Option<Plan>,
+    steps: Vec<Step>,
+    evals: Vec<Eval>,
+    checkpoints: Vec<(u64, CheckpointKind)>,
+    logs: Vec<String>,
+}
+
+impl Default for Told {
+    fn default() -> Told {
+        let outcome = Outcome::Stopped { step: 0, checkpoint: None };
+        Told { outcome, plan: None, steps: vec![], evals: vec![], checkpoints: vec![], logs: vec![] }
+    }
+}
+
+impl Told {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Plan(plan) => self.plan = Some(plan),
+            Event::Step(step) => self.steps.push(step),
+            Event::Eval(eval) => self.evals.push(eval),
+            Event::Checkpoint(saved) => self.checkpoints.push((saved.step, saved.kind)),
+            Event::Log { message, .. } => self.logs.push(message),
+            Event::Stage(_) => {}
+        }
+    }
+
+    fn plan(&self) -> &Plan {
+        self.plan.as_ref().expect("a run tells its plan")
+    }
+
+    fn adapter_hash(&self) -> String {
+        let Outcome::Finished { files, .. } = &self.outcome else { panic!("{:?}", self.outcome) };
+        files.iter().find(|file| file.path == "adapter_model.safetensors").expect("written").blake3.clone()
+    }
+}
+
+fn run(config: &Config) -> Result<Told, TrainError> {
+    run_until(config, u64::MAX, Wish::Run)
+}
+
+/// Runs and makes the wish once step `at` was told.
+fn run_until(config: &Config, at: u64, wish: Wish) -> Result<Told, TrainError> {
+    let (stop, mut told) = (Stop::new(), Told::default());
+    let outcome = train(config, &stop, &mut |event| {
+        if matches!(&event, Event::Step(step) if step.step == at) {
+            stop.ask(wish);
+        }
+        told.take(event);
+        Ok(())
+    })?;
+    Ok(Told { outcome, ..told })
+}
+
+/// Runs until step `at` is told and then drops everything, as a kill would; answers the steps told before.
+fn run_and_crash(config: &Config, at: u64) -> Vec<Step> {
+    let (seen, mut steps) = (AtomicU64::new(0), Vec::new());
+    let result = train(config, &Stop::new(), &mut |event| {
+        if let Event::Step(step) = event {
+            seen.store(step.step, Ordering::SeqCst);
+            if step.step == at {
+                return Err(io::Error::other("killed"));
+            }
+            steps.push(step);
+        }
+        Ok(())
+    });
+    assert!(matches!(result, Err(TrainError::Report(_))), "{result:?}");
+    assert_eq!(seen.load(Ordering::SeqCst), at);
+    steps
+}
+
+/// The parts together told the same steps as the whole, to the bit, and left the same adapter.
+fn assert_same(whole: &Told, parts: &[Told], place: &Place, attempt: &str) {
+    let bits = |step: &Step| (step.step, step.loss.to_bits(), step.grad_norm.to_bits(), step.lr.to_bits(), step.tokens);
+    let expected: Vec<_> = whole.steps.iter().map(bits).collect();
+    let found: Vec<_> = parts.iter().flat_map(|part| &part.steps).map(bits).collect();
+    assert_eq!(found, expected, "{attempt}");
+    let weights =
+        |attempt: &str| fs::read(place.path(attempt).join("adapter/adapter_model.safetensors")).expect("read");
+    assert!(weights(attempt) == weights("whole"), "{attempt}: another adapter");
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<String> = entries.map(|name| name.into_string().expect("a name of ours")).collect();
+    names.sort();
+    names
+}
