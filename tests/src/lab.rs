@@ -1,0 +1,219 @@
+//! A cluster in a folder: one coordinator, some agents, a base model and a dataset, with timers of fractions of a second.
+
+use crate::{
+    Api, base, conversations,
+    process::{Process, run, workers_below},
+    until,
+};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// Everything a story needs.
+#[derive(Debug)]
+pub struct Lab {
+    folder: TempDir,
+    /// The running coordinator.
+    pub coordinator: Process,
+    /// Its API.
+    pub api: Api,
+}
+
+impl Lab {
+    /// A coordinator with the base model `tiny` and the dataset `chats` registered and ready.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = folder.path();
+        base::write(&root.join("bases/tiny"));
+        conversations::write(&root.join("chats.jsonl"), 120);
+        configure(root, "127.0.0.1:0", "127.0.0.1:0");
+        let coordinator = launch(root);
+        let api = connect(root);
+        let lab = Self { folder, coordinator, api };
+        lab.cli(&["base", "add", "tiny", &lab.path("bases/tiny")]);
+        lab.cli(&["dataset", "add", &lab.path("chats.jsonl"), "--name", "chats"]);
+        lab
+    }
+
+    /// A path in the lab's folder.
+    pub fn path(&self, name: &str) -> String {
+        self.root().join(name).display().to_string()
+    }
+
+    /// The lab's folder.
+    pub fn root(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs a client command as the administrator.
+    pub fn cli(&self, words: &[&str]) -> String {
+        let server = ["--server", &self.api.server, "--token", &self.api.token];
+        run(&[&server[..], words].concat())
+    }
+
+    /// Makes a machine a node and starts its agent.
+    pub fn agent(&self, name: &str) -> Agent {
+        let data = self.root().join(name);
+        let config = self.root().join(format!("{name}.toml"));
+        let text = format!(
+            "data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n\
+             [link]\nbackoff_first = \"50ms\"\nbackoff_longest = \"300ms\"\nidle_timeout = \"3s\"\nkeep_alive = \"500ms\"\nreport_retry = \"1s\"\n"
+        );
+        fs::write(&config, text).expect("the folder is ours");
+        let token: Value = serde_json::from_str(&self.cli(&["node", "token", "--output", "json"])).expect("JSON");
+        let join = token["joinString"].as_str().expect("a join string").to_owned();
+        let config = config.display().to_string();
+        run(&["agent", "join", &join, "--config", &config]);
+        let process = Process::start(self.root(), name, &["agent", "--config", &config]);
+        Agent { name: name.into(), config, data, process, root: self.root().into() }
+    }
+
+    /// Kills the coordinator and starts it again on the same ports.
+    pub fn restart_coordinator(&mut self) {
+        self.coordinator.kill();
+        let addresses = addresses(self.root()).expect("it was up");
+        let plain = |address: &str| address.rsplit("//").next().unwrap_or(address).to_owned();
+        configure(self.root(), &plain(&addresses.0), &plain(&addresses.1));
+        fs::remove_file(self.root().join("coordinator/addresses.json")).expect("it was there");
+        self.coordinator = launch(self.root());
+    }
+
+    /// The job file of a run of `steps` steps: dropout and shuffling on, a checkpoint every `every` steps.
+    pub fn job_file(&self, name: &str, steps: u64, every: u64) -> String {
+        let text = format!(
+            "name = {name:?}\nbase = \"tiny\"\ndataset = \"chats\"\n[training]\nmax_steps = {steps}\nbatch_size = 4\nmicro_tokens = 256\nmax_seq_length = 256\n\
+             learning_rate = 1e-3\ncheckpoint_every = {every}\neval_every = 1000\nvalidation_fraction = 0.1\nshuffle = true\nseed = 7\n[lora]\nrank = 4\nalpha = 8\ndropout = 0.1\n\
+             [policy]\nlost_after = \"3s\"\n"
+        );
+        let path = self.root().join(format!("{name}.toml"));
+        fs::write(&path, text).expect("the folder is ours");
+        path.display().to_string()
+    }
+
+    /// Submits a job file and gives its id.
+    pub fn submit(&self, file: &str) -> String {
+        let job: Value = serde_json::from_str(&self.cli(&["submit", file, "--output", "json"])).expect("JSON");
+        job["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The same job without a cluster, uninterrupted; gives its attempt directory.
+    pub fn reference(&self, steps: u64, every: u64) -> PathBuf {
+        let out = self.root().join("reference");
+        let set = |pair: String| ["--set".to_owned(), pair];
+        let settings: Vec<String> = [
+            format!("training.max_steps={steps}"),
+            "training.batch_size=4".into(),
+            "training.micro_tokens=256".into(),
+            "training.max_seq_length=256".into(),
+            "training.learning_rate=1e-3".into(),
+            format!("training.checkpoint_every={every}"),
+            "training.eval_every=1000".into(),
+            "training.validation_fraction=0.1".into(),
+            "training.shuffle=true".into(),
+            "training.seed=7".into(),
+            "lora.rank=4".into(),
+            "lora.alpha=8".into(),
+            "lora.dropout=0.1".into(),
+        ]
+        .into_iter()
+        .flat_map(set)
+        .collect();
+        let (base, dataset, folder) = (self.path("bases/tiny"), self.path("chats.jsonl"), out.display().to_string());
+        let mut words = vec!["train", "--base", &base, "--dataset", &dataset, "--out", &folder, "--threads", "2"];
+        words.extend(settings.iter().map(String::as_str));
+        run(&words);
+        out
+    }
+
+    /// BLAKE3 of the weights of the adapter that a job made.
+    pub fn adapter_hash(&self, job: &str) -> blake3::Hash {
+        let out = self.root().join(format!("pulled-{job}"));
+        self.cli(&["adapter", "pull", job, "--out", &out.display().to_string()]);
+        hash_of(&out)
+    }
+}
+
+/// BLAKE3 of an adapter directory's weights.
+pub fn hash_of(folder: &Path) -> blake3::Hash {
+    blake3::hash(&fs::read(folder.join("adapter_model.safetensors")).expect("an adapter has weights"))
+}
+
+/// An agent and its machine.
+#[derive(Debug)]
+pub struct Agent {
+    /// What people call it.
+    pub name: String,
+    config: String,
+    /// Where its files lie.
+    pub data: PathBuf,
+    /// The running agent.
+    pub process: Process,
+    root: PathBuf,
+}
+
+impl Agent {
+    /// Its workers, whoever their parent is now.
+    pub fn workers(&self) -> Vec<u32> {
+        workers_below(&self.data)
+    }
+
+    /// The power goes: agent and workers die at once, and the disk with them.
+    pub fn destroy(&mut self) {
+        self.process.kill();
+        self.workers().into_iter().for_each(|pid| crate::process::signal(pid, rustix::process::Signal::KILL));
+        until("its workers to be gone", || self.workers().is_empty().then_some(()));
+        fs::remove_dir_all(&self.data).expect("the folder is ours");
+    }
+
+    /// The agent alone dies and starts again; its workers go on.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        self.process = Process::start(&self.root, &self.name, &["agent", "--config", &self.config]);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.process.kill();
+        self.workers().into_iter().for_each(|pid| crate::process::signal(pid, rustix::process::Signal::KILL));
+    }
+}
+
+fn configure(root: &Path, http: &str, link: &str) {
+    let (data, bases) = (root.join("coordinator"), root.join("bases"));
+    let text = format!(
+        "data = {data:?}\nbase_roots = [{bases:?}]\n[http]\nlisten = {http:?}\n[link]\nlisten = {link:?}\n\
+         [timers]\nheartbeat = \"200ms\"\nlease = \"1s\"\noffer = \"2s\"\nback_off = \"100ms\"\nback_off_limit = \"1s\"\nshutdown = \"2s\"\n\
+         [storage]\nkeep_free = \"1MiB\"\n"
+    );
+    fs::write(root.join("coordinator.toml"), text).expect("the folder is ours");
+}
+
+fn launch(root: &Path) -> Process {
+    let config = root.join("coordinator.toml").display().to_string();
+    let mut process = Process::start(root, "coordinator", &["coordinator", "--config", &config]);
+    until("the coordinator to be ready", || {
+        assert!(
+            process.runs(),
+            "the coordinator ended: {}",
+            fs::read_to_string(root.join("coordinator.log")).unwrap_or_default()
+        );
+        addresses(root)
+    });
+    process
+}
+
+fn addresses(root: &Path) -> Option<(String, String)> {
+    let text = fs::read_to_string(root.join("coordinator/addresses.json")).ok()?;
+    let value: Value = serde_json::from_str(&text).ok()?;
+    Some((value["http"].as_str()?.to_owned(), value["link"].as_str()?.to_owned()))
+}
+
+fn connect(root: &Path) -> Api {
+    let (server, _) = addresses(root).expect("it is ready");
+    let token = fs::read_to_string(root.join("coordinator/admin.token")).expect("the first start wrote it");
+    Api::new(server, token.trim().to_owned())
+}
