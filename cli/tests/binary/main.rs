@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail as loudly as tests")]
 
 mod answers;
+mod demo;
 mod exit_codes;
 mod help;
 mod support;

@@ -134,12 +134,12 @@ fn a_coordinator_that_cannot_start_says_what_is_in_its_way() {
 }
 
 /// A base of some thousand numbers and twenty conversations.
-struct Place {
+pub(crate) struct Place {
     folder: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().join("base");
         let entries = lorikeet_dataset::write_byte_tokenizer(&base).unwrap();
@@ -153,7 +153,7 @@ impl Place {
         Self { folder }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -191,7 +191,7 @@ fn wait_for_step(out: &Path, step: u64, child: &mut Child) {
     }
 }
 
-fn interrupt(child: &Child) {
+pub(crate) fn interrupt(child: &Child) {
     let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 }
