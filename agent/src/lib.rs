@@ -1,1 +1,318 @@
-//! Placeholder.
+//! What runs on a machine that trains: it joins a coordinator once, connects to it for ever, and runs what it is offered.
+//!
+//! ```text
+//!            ┌──────── driver (a thread): Host decides, outbox and records are synced, then the effects ────────┐
+//!   link ◄──►│  conversation: what is said in one session        supervisor: one task per worker process       │
+//!  (QUIC)    │  preparations and uploads (tasks) ─► cache, blobs  probe: how the devices feel                  │
+//!            └───────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! Every decision is in [`host`]; everything else carries out or brings news. Workers need neither this process nor the
+//! coordinator: an agent that is stopped leaves them alone and finds them again.
+
+mod cache;
+mod clock;
+pub mod config;
+mod disk;
+mod driver;
+mod gpu;
+mod host;
+mod link;
+mod outbox;
+mod places;
+mod prepare;
+mod records;
+mod supervisor;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Config, ConfigError};
+pub use disk::DiskError;
+pub use link::{DialError, FrameError, IdentityError, JoinError, LinkError, LinkState, TlsError};
+
+use cache::Cache;
+use clock::Clock;
+use disk::At;
+use driver::{Driver, Inbox};
+use host::{Event, Host, Rules};
+use link::{Caller, Link, Timers, blob::Blobs, identity::Identity};
+use lorikeet_protocol::id::{BootId, NodeId};
+use outbox::Outbox;
+use places::Places;
+use prepare::Preparer;
+use records::Records;
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions, TryLockError},
+    path::PathBuf,
+};
+use supervisor::{Setting, Supervisor};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinError as TaskError, JoinSet},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use upload::Uploader;
+
+/// Between tasks and driver: when it is slow, those who bring news wait.
+const EVENTS: usize = 256;
+
+/// Why an agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The config.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Another agent runs on the same data directory.
+    #[error("use {}: another agent runs there", .0.display())]
+    Busy(PathBuf),
+    /// This machine is no node.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// It does not become one.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+    /// No socket.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// A task of ours died.
+    #[error("keep the agent running: one of its tasks died: {0}")]
+    Task(#[from] TaskError),
+}
+
+/// Whose doing a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The person's: the same again fails the same way.
+    Person,
+    /// The machine's, the network's or the coordinator's.
+    Machine,
+    /// Ours.
+    Bug,
+}
+
+impl AgentError {
+    /// Whose doing it is; an exit code follows from it.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Config(_) | Self::Busy(_) => Blame::Person,
+            Self::Identity(IdentityError::NotJoined(_) | IdentityError::AlreadyJoined { .. }) => Blame::Person,
+            Self::Join(error) => match error {
+                JoinError::Malformed(_) | JoinError::WrongCa { .. } | JoinError::Refused(_) => Blame::Person,
+                JoinError::Identity(IdentityError::AlreadyJoined { .. }) => Blame::Person,
+                JoinError::Unreachable { .. } | JoinError::Answer(_) | JoinError::Identity(_) | JoinError::Tls(_) => {
+                    Blame::Machine
+                }
+            },
+            Self::Identity(_) | Self::Disk(_) | Self::Dial(_) => Blame::Machine,
+            Self::Task(_) => Blame::Bug,
+        }
+    }
+
+    /// What would help, where it is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Identity(IdentityError::NotJoined(_)) => {
+                Some("make a join string with `lorikeet node token` and run `lorikeet agent join STRING` here")
+            }
+            Self::Join(JoinError::WrongCa { .. }) => {
+                Some("compare with `lorikeet ca show`; if the coordinator was set up anew, make a new join string")
+            }
+            Self::Join(JoinError::Refused(_)) => Some("a join string works once, for an hour: make a new one"),
+            Self::Config(_) | Self::Disk(_) | Self::Busy(_) | Self::Identity(_) | Self::Join(_) | Self::Dial(_) => None,
+            Self::Task(_) => Some("this is a bug of ours; the log has the details"),
+        }
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    node: NodeId,
+    state: watch::Receiver<LinkState>,
+    driver: CancellationToken,
+    rest: CancellationToken,
+    tasks: JoinSet<Part>,
+    _lock: File,
+}
+
+/// The tasks, by what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Driver,
+    Link,
+    Probe,
+}
+
+impl Agent {
+    /// Makes this machine a node of the coordinator that gave the join string, and keeps its identity.
+    pub async fn join(join_string: &str, config: &Config) -> Result<NodeId, AgentError> {
+        config.check()?;
+        let places = Places::new(&config.data_dir);
+        let timers = Timers::new(&config.link);
+        Ok(link::join::join(join_string, &name(config), &places.identity(), &timers).await?)
+    }
+
+    /// Takes up what an earlier agent left and connects. It returns before there is a connection: see [`link`](Self::link).
+    pub async fn start(config: Config) -> Result<Self, AgentError> {
+        config.check()?;
+        let places = Places::new(&config.data_dir);
+        let identity = Identity::load(&places.identity())?;
+        let lock = lock(&places)?;
+        let node = identity.node;
+        let timers = Timers::new(&config.link);
+        let caller = Caller::new(identity, config.coordinator.clone(), timers)?;
+        let (send_state, state) = watch::channel(LinkState::Down { why: None });
+        let (news, link) = mpsc::channel(EVENTS);
+        let (looks, received_looks) = mpsc::channel(4);
+        let (driver, rest) = (CancellationToken::new(), CancellationToken::new());
+
+        let mut probe = gpu::Probe::new(&config.devices);
+        let every = config.devices.probe;
+        let (mut host, first, parts) = assemble(config, places, Blobs::new(caller.clone(), state.clone()))?;
+        let clock = parts.clock;
+        // The first hello already names the devices.
+        let (probe, look) = tokio::task::spawn_blocking(move || {
+            let look = probe.look(clock::wall());
+            (probe, look)
+        })
+        .await?;
+        host.handle(Event::Devices(look.devices), clock.now());
+
+        let mut tasks = JoinSet::new();
+        let (running, cancel) = (parts.into_driver(host, link, received_looks), driver.clone());
+        let runtime = tokio::runtime::Handle::current();
+        tasks.spawn_blocking(move || {
+            runtime.block_on(running.run(first, cancel));
+            Part::Driver
+        });
+        let (link, cancel) = (Link { caller, news, state: send_state }, rest.clone());
+        tasks.spawn(async move {
+            link.run(cancel).await;
+            Part::Link
+        });
+        let cancel = rest.clone();
+        tasks.spawn(async move {
+            gpu::watch(probe, every, looks, cancel).await;
+            Part::Probe
+        });
+        Ok(Self { node, state, driver, rest, tasks, _lock: lock })
+    }
+
+    /// Who this machine is.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// How the link to the coordinator stands, now and whenever it changes.
+    pub fn link(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// Returns only when the agent can no longer run.
+    pub async fn wait(&mut self) -> Result<(), AgentError> {
+        match self.tasks.join_next().await {
+            Some(ended) => Ok(ended.map(drop)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Leaves: workers go on, or save and end where the config says so; what is unsaid is kept on the disk.
+    pub async fn shutdown(mut self) -> Result<(), AgentError> {
+        self.driver.cancel();
+        let mut ended = Ok(());
+        while let Some(part) = self.tasks.join_next().await {
+            match part {
+                Ok(Part::Driver) => self.rest.cancel(),
+                Ok(Part::Link | Part::Probe) => {}
+                Err(error) => {
+                    self.rest.cancel();
+                    ended = Err(AgentError::Task(error));
+                }
+            }
+        }
+        ended
+    }
+}
+
+/// Everything of a driver but what only a start can give.
+struct Parts {
+    config: Config,
+    places: Places,
+    boot: BootId,
+    clock: Clock,
+    outbox: Outbox,
+    records: Records,
+    preparer: Preparer<Blobs>,
+    uploader: Uploader,
+}
+
+/// Reads what an earlier agent left.
+fn assemble(
+    config: Config,
+    places: Places,
+    blobs: Blobs,
+) -> Result<(Host, Vec<host::Action>, Parts), AgentError> {
+    let (boot, clock) = (clock::boot_id(), Clock::new());
+    let outbox = Outbox::open(&places.outbox())?;
+    let records = Records::open(places.records())?;
+    let cache = Cache::open(&places.cache(), &config.cache)?;
+    let known = records.load()?;
+    let (host, first) = Host::restore(Rules::new(boot, &config.worker), known, clock.now());
+    let threads = config.worker.threads;
+    let preparer = Preparer { places: places.clone(), cache, source: blobs.clone(), threads };
+    let uploader = Uploader { places: places.clone(), blobs };
+    Ok((host, first, Parts { config, places, boot, clock, outbox, records, preparer, uploader }))
+}
+
+impl Parts {
+    fn into_driver(self, host: Host, link: mpsc::Receiver<link::News>, looks: mpsc::Receiver<gpu::Look>) -> Driver {
+        let (events, received_events) = mpsc::channel(EVENTS);
+        let (notes, received_notes) = mpsc::channel(EVENTS);
+        let setting = Setting { config: self.config.worker.clone(), boot: self.boot, events: events.clone() };
+        let name = name(&self.config);
+        Driver {
+            name,
+            config: self.config,
+            boot: self.boot,
+            instance: BootId(uuid::Uuid::now_v7()),
+            clock: self.clock,
+            places: self.places,
+            host,
+            outbox: self.outbox,
+            records: self.records,
+            preparer: self.preparer,
+            uploader: self.uploader,
+            supervisor: Supervisor::new(setting),
+            spools: BTreeMap::new(),
+            pins: BTreeMap::new(),
+            work: BTreeMap::new(),
+            tasks: TaskTracker::new(),
+            inbox: Inbox { link, events: received_events, notes: received_notes, looks },
+            events,
+            notes,
+            machine_bytes: gpu::machine_bytes(),
+            cancel: CancellationToken::new(),
+            conversation: None,
+        }
+    }
+}
+
+fn name(config: &Config) -> String {
+    let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+    config.name.clone().unwrap_or_else(host)
+}
+
+fn lock(places: &Places) -> Result<File, AgentError> {
+    let path = places.lock();
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("open", &path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(AgentError::Busy(path)),
+        Err(TryLockError::Error(error)) => Err(error).at("lock", &path).map_err(AgentError::Disk),
+    }
+}

@@ -1,0 +1,262 @@
+//! Base models and datasets on this disk, by hash: fetched once, checked whole, shared by every attempt that names them.
+//!
+//! ```text
+//! cache/files/<hash>     complete and verified; read-only; its modification time is when it was last used
+//! cache/partial/<hash>   chunks so far; which of them are whole is asked of their hashes, not of a note beside them
+//! ```
+//! A [`Pin`] keeps a file from being evicted. The budget is kept by evicting what is longest unused; where pinned files alone
+//! fill it, a fetch fails with a name.
+
+mod fetch;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    config,
+    disk::{self, At, DiskError},
+    link::blob::Source,
+};
+use lorikeet_protocol::{
+    blob::Refusal,
+    file::FileManifest,
+    id::{AttemptId, Hash},
+};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+/// Half-fetched files that nobody came back for are dropped at the start after this long.
+const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 86_400);
+
+/// Why a file is not here.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CacheError {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Everything in the cache is in use.
+    #[error("make room for {needed} bytes: the cache may hold {budget}, and {pinned} of them are in use")]
+    NoRoom {
+        /// What the file needs.
+        needed: u64,
+        /// What the config allows.
+        budget: u64,
+        /// What cannot be evicted.
+        pinned: u64,
+    },
+    /// The coordinator does not give it.
+    #[error("fetch {file}: the coordinator refused: {refusal:?}")]
+    Refused {
+        /// Which.
+        file: Hash,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// What came is not what was named, again and again.
+    #[error("fetch {0}: its bytes are not what its hash says")]
+    Corrupt(Hash),
+    /// A task of ours died.
+    #[error("fetch: a helper thread failed: {0}")]
+    Thread(#[from] tokio::task::JoinError),
+}
+
+/// A cheap handle.
+#[derive(Debug, Clone)]
+pub(crate) struct Cache {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    folder: PathBuf,
+    budget: u64,
+    parallel: usize,
+    index: Mutex<Index>,
+}
+
+/// What is here and what is on its way.
+#[derive(Debug, Default)]
+struct Index {
+    files: BTreeMap<Hash, Entry>,
+    /// One lock per file being fetched: two attempts that want it fetch it once.
+    fetching: BTreeMap<Hash, Arc<tokio::sync::Mutex<()>>>,
+    /// Bytes promised to fetches that run.
+    reserved: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    size: u64,
+    used: SystemTime,
+    pins: u32,
+}
+
+/// A file that stays as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    cache: Cache,
+    hash: Hash,
+    path: PathBuf,
+}
+
+impl Pin {
+    /// The file: complete, verified, read-only.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if let Some(entry) = self.cache.index().files.get_mut(&self.hash) {
+            entry.pins -= 1;
+        }
+    }
+}
+
+impl Cache {
+    /// Opens the cache and looks at what is there.
+    pub(crate) fn open(folder: &Path, config: &config::Cache) -> Result<Self, DiskError> {
+        let files = folder.join("files");
+        disk::create_folder(&files)?;
+        disk::create_folder(&folder.join("partial"))?;
+        drop_stale(&folder.join("partial"))?;
+        let mut index = Index::default();
+        for entry in std::fs::read_dir(&files).at("list", &files)? {
+            let entry = entry.at("list", &files)?;
+            let meta = entry.metadata().at("read", &entry.path())?;
+            match entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                Some(hash) => {
+                    let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                    index.files.insert(hash, Entry { size: meta.len(), used, pins: 0 });
+                }
+                None => tracing::warn!(path = %entry.path().display(), "a stranger lies in the cache"),
+            }
+        }
+        let inner =
+            Inner { folder: folder.to_owned(), budget: config.budget, parallel: config.parallel, index: Mutex::new(index) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Hashes of what is here, the most recently used first.
+    pub(crate) fn hashes(&self, most: usize) -> Vec<Hash> {
+        let index = self.index();
+        let mut files: Vec<_> = index.files.iter().map(|(hash, entry)| (entry.used, *hash)).collect();
+        files.sort_unstable_by(|a, b| b.cmp(a));
+        files.into_iter().take(most).map(|(_, hash)| hash).collect()
+    }
+
+    /// The file, from here or from the coordinator.
+    pub(crate) async fn get<S: Source>(
+        &self,
+        source: &S,
+        attempt: AttemptId,
+        manifest: &FileManifest,
+    ) -> Result<Pin, CacheError> {
+        let turn = Arc::clone(self.index().fetching.entry(manifest.hash).or_default());
+        let held = turn.lock().await;
+        let fetched = self.get_alone(source, attempt, manifest).await;
+        drop(held);
+        let mut index = self.index();
+        if Arc::strong_count(&turn) == 2 {
+            index.fetching.remove(&manifest.hash);
+        }
+        fetched
+    }
+
+    /// Keeps a file that is here; for attempts found again after a restart.
+    pub(crate) fn pin(&self, hash: Hash) -> Option<Pin> {
+        let path = self.path(hash);
+        let mut index = self.index();
+        let entry = index.files.get_mut(&hash)?;
+        entry.pins += 1;
+        entry.used = SystemTime::now();
+        drop(index);
+        // Only a hint for the next start: an old time merely makes the file look unused.
+        let _ = std::fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
+        Some(Pin { cache: self.clone(), hash, path })
+    }
+
+    async fn get_alone<S: Source>(
+        &self,
+        source: &S,
+        attempt: AttemptId,
+        manifest: &FileManifest,
+    ) -> Result<Pin, CacheError> {
+        if let Some(pin) = self.pin(manifest.hash) {
+            return Ok(pin);
+        }
+        let room = self.reserve(manifest.size)?;
+        let partial = self.inner.folder.join("partial").join(manifest.hash.to_string());
+        fetch::fetch(source, attempt, manifest, &partial, self.inner.parallel).await?;
+        let path = self.path(manifest.hash);
+        disk::make_read_only(&partial)?;
+        std::fs::rename(&partial, &path).at("keep", &path)?;
+        disk::sync_parent(&path)?;
+        let entry = Entry { size: manifest.size, used: SystemTime::now(), pins: 1 };
+        self.index().files.insert(manifest.hash, entry);
+        drop(room);
+        Ok(Pin { cache: self.clone(), hash: manifest.hash, path })
+    }
+
+    /// Makes room, evicting what is longest unused.
+    fn reserve(&self, needed: u64) -> Result<Room, CacheError> {
+        let mut index = self.index();
+        while index.total() + needed > self.inner.budget {
+            let Some(oldest) = index.oldest() else {
+                return Err(CacheError::NoRoom { needed, budget: self.inner.budget, pinned: index.total() });
+            };
+            tracing::info!(file = %oldest, "evicted from the cache");
+            disk::remove_file(&self.path(oldest))?;
+            index.files.remove(&oldest);
+        }
+        index.reserved += needed;
+        Ok(Room { cache: self.clone(), bytes: needed })
+    }
+
+    fn path(&self, hash: Hash) -> PathBuf {
+        self.inner.folder.join("files").join(hash.to_string())
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.inner.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    fn total(&self) -> u64 {
+        self.reserved + self.files.values().map(|entry| entry.size).sum::<u64>()
+    }
+
+    fn oldest(&self) -> Option<Hash> {
+        let unused = self.files.iter().filter(|(_, entry)| entry.pins == 0);
+        unused.min_by_key(|(_, entry)| entry.used).map(|(hash, _)| *hash)
+    }
+}
+
+/// Bytes of the budget, promised to one fetch.
+struct Room {
+    cache: Cache,
+    bytes: u64,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.cache.index().reserved -= self.bytes;
+    }
+}
+
+fn drop_stale(folder: &Path) -> Result<(), DiskError> {
+    for entry in std::fs::read_dir(folder).at("list", folder)? {
+        let path = entry.at("list", folder)?.path();
+        let modified = path.metadata().and_then(|meta| meta.modified()).at("read", &path)?;
+        if modified.elapsed().is_ok_and(|age| age > PARTIAL_LIFE) {
+            disk::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,398 @@
+//! What an operator may say about an agent: read from TOML, unknown keys refused, checked as a whole.
+//!
+//! Every timer stands here, so that a test can run a whole life in a second. `configs/agent.toml` is the commented example.
+
+use serde::{Deserialize, Deserializer};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Everything about an agent.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where identity, attempts, cache and reports lie.
+    pub data_dir: PathBuf,
+    /// What people call this node; the host name when absent.
+    pub name: Option<String>,
+    /// What jobs may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// `host:port` of the coordinator's link, where it is no longer the one of the join string.
+    pub coordinator: Option<String>,
+    /// Whether workers are asked to save and leave when the agent stops. For `lorikeet dev`; a service leaves them alone.
+    pub stop_workers_on_exit: bool,
+    /// Which devices are offered.
+    pub devices: Devices,
+    /// How workers run.
+    pub worker: Worker,
+    /// Base models and datasets on this disk.
+    pub cache: Cache,
+    /// How the coordinator is reached.
+    pub link: Link,
+}
+
+/// Which devices are offered.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Devices {
+    /// What kind.
+    pub kind: Choice,
+    /// GPUs by UUID; empty: all.
+    pub only: Vec<String>,
+    /// Devices that are only declared, for tests; when there are any, nothing real is offered.
+    pub fake: Vec<Fake>,
+    /// How often devices are looked at.
+    #[serde(deserialize_with = "duration")]
+    pub probe: Duration,
+    /// How often their state is sent even if nothing changed.
+    #[serde(deserialize_with = "duration")]
+    pub report: Duration,
+}
+
+/// What kind of device is offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// GPUs; the CPU slot where no GPU can be trained on.
+    Auto,
+    /// The CPU slot alone.
+    Cpu,
+    /// GPUs alone.
+    Gpu,
+}
+
+/// A device that is only declared.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fake {
+    /// Its name on this node.
+    pub id: String,
+    /// What it is called.
+    pub name: String,
+    /// Its memory.
+    #[serde(deserialize_with = "bytes")]
+    pub memory: u64,
+    /// Compute capability; absent: a CPU slot.
+    #[serde(default)]
+    pub compute: Option<(u8, u8)>,
+    /// Why it cannot be trained on; absent: it can.
+    #[serde(default)]
+    pub unusable: Option<String>,
+}
+
+/// How workers run.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worker {
+    /// Program and arguments in front of the attempt directory; empty: this executable with `worker`.
+    pub command: Vec<String>,
+    /// CPU threads; absent: all cores.
+    pub threads: Option<u32>,
+    /// Variables set besides the few that are passed on.
+    pub env: BTreeMap<String, String>,
+    /// A worker group larger than this in main memory is killed; absent: planned memory × `memory_slack` on the CPU slot, nine
+    /// tenths of the machine beside a GPU.
+    #[serde(deserialize_with = "some_bytes")]
+    pub memory_limit: Option<u64>,
+    /// See `memory_limit`.
+    pub memory_slack: f64,
+    /// Between being asked to save and being killed.
+    #[serde(deserialize_with = "duration")]
+    pub save_grace: Duration,
+    /// Between being asked to leave without saving and being killed.
+    #[serde(deserialize_with = "duration")]
+    pub discard_grace: Duration,
+    /// Between being started and holding the lock.
+    #[serde(deserialize_with = "duration")]
+    pub start_grace: Duration,
+    /// How often the events file is looked at.
+    #[serde(deserialize_with = "duration")]
+    pub poll: Duration,
+    /// How often the resident memory is looked at.
+    #[serde(deserialize_with = "duration")]
+    pub memory_poll: Duration,
+    /// At most one progress report per attempt in this time.
+    #[serde(deserialize_with = "duration")]
+    pub progress: Duration,
+}
+
+/// Base models and datasets on this disk.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Bytes that the cache may hold; what is longest unused goes first.
+    #[serde(deserialize_with = "bytes")]
+    pub budget: u64,
+    /// Chunks of 16 MiB fetched at the same time.
+    pub parallel: usize,
+}
+
+/// How the coordinator is reached.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Link {
+    /// For one attempt to connect, welcome included.
+    #[serde(deserialize_with = "duration")]
+    pub connect_timeout: Duration,
+    /// QUIC keep-alive.
+    #[serde(deserialize_with = "duration")]
+    pub keep_alive: Duration,
+    /// A connection silent for this long is dead.
+    #[serde(deserialize_with = "duration")]
+    pub idle_timeout: Duration,
+    /// The first wait before dialling again is at most this; each further one at most twice the last.
+    #[serde(deserialize_with = "duration")]
+    pub backoff_first: Duration,
+    /// No wait is longer.
+    #[serde(deserialize_with = "duration")]
+    pub backoff_longest: Duration,
+    /// A report that is not acknowledged for this long is sent again, its files offered again.
+    #[serde(deserialize_with = "duration")]
+    pub report_retry: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/lorikeet-agent"),
+            name: None,
+            labels: BTreeMap::new(),
+            coordinator: None,
+            stop_workers_on_exit: false,
+            devices: Devices::default(),
+            worker: Worker::default(),
+            cache: Cache::default(),
+            link: Link::default(),
+        }
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self {
+            kind: Choice::Auto,
+            only: Vec::new(),
+            fake: Vec::new(),
+            probe: Duration::from_secs(5),
+            report: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            threads: None,
+            env: BTreeMap::new(),
+            memory_limit: None,
+            memory_slack: 2.0,
+            save_grace: Duration::from_secs(120),
+            discard_grace: Duration::from_secs(3),
+            start_grace: Duration::from_secs(30),
+            poll: Duration::from_millis(50),
+            memory_poll: Duration::from_secs(1),
+            progress: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { budget: 200 << 30, parallel: 4 }
+    }
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(15),
+            backoff_first: Duration::from_millis(500),
+            backoff_longest: Duration::from_secs(30),
+            report_retry: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why a config is none.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the agent's config {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// Not TOML, an unknown key or a wrong type; the text has line and column.
+    #[error("read the agent's config {}: {message}", path.display())]
+    Parse {
+        /// Which.
+        path: PathBuf,
+        /// With line and key.
+        message: String,
+    },
+    /// A value that cannot be.
+    #[error("read the agent's config: `{key}` must be {expected}, found {found}")]
+    Value {
+        /// Which.
+        key: &'static str,
+        /// What would do.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether every value, alone and beside the others, makes sense.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_timers()?;
+        let worker = &self.worker;
+        require(worker.memory_slack >= 1.0, "worker.memory_slack", "at least 1", worker.memory_slack)?;
+        require(worker.threads != Some(0), "worker.threads", "at least 1", 0)?;
+        let parallel = self.cache.parallel;
+        require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", parallel)?;
+        let (keep, idle) = (self.link.keep_alive, self.link.idle_timeout);
+        require(keep < idle, "link.idle_timeout", "longer than link.keep_alive", humantime::format_duration(idle))?;
+        let (first, longest) = (self.link.backoff_first, self.link.backoff_longest);
+        let found = humantime::format_duration(longest);
+        require(first <= longest, "link.backoff_longest", "no shorter than link.backoff_first", found)?;
+        for fake in &self.devices.fake {
+            require(!fake.id.is_empty(), "devices.fake.id", "a name", "nothing")?;
+            let same = self.devices.fake.iter().filter(|other| other.id == fake.id).count();
+            require(same == 1, "devices.fake.id", "unique", &fake.id)?;
+        }
+        Ok(())
+    }
+
+    fn check_timers(&self) -> Result<(), ConfigError> {
+        let timers = [
+            ("devices.probe", self.devices.probe),
+            ("devices.report", self.devices.report),
+            ("worker.save_grace", self.worker.save_grace),
+            ("worker.discard_grace", self.worker.discard_grace),
+            ("worker.start_grace", self.worker.start_grace),
+            ("worker.poll", self.worker.poll),
+            ("worker.memory_poll", self.worker.memory_poll),
+            ("worker.progress", self.worker.progress),
+            ("link.connect_timeout", self.link.connect_timeout),
+            ("link.keep_alive", self.link.keep_alive),
+            ("link.idle_timeout", self.link.idle_timeout),
+            ("link.backoff_first", self.link.backoff_first),
+            ("link.backoff_longest", self.link.backoff_longest),
+            ("link.report_retry", self.link.report_retry),
+        ];
+        for (key, timer) in timers {
+            let fits = Duration::from_millis(1) <= timer && timer <= Duration::from_secs(86_400);
+            require(fits, key, "from 1ms to 1day", humantime::format_duration(timer))?;
+        }
+        Ok(())
+    }
+}
+
+fn require(
+    holds: bool,
+    key: &'static str,
+    expected: &'static str,
+    found: impl std::fmt::Display,
+) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::Value { key, expected, found: found.to_string() }) }
+}
+
+/// `5s`, `200ms`, `2min`.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(|error| {
+        serde::de::Error::custom(format!("expected a duration like \"5s\", found \"{text}\": {error}"))
+    })
+}
+
+/// `200 GiB`, or a number of bytes.
+fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    match Size::deserialize(deserializer)? {
+        Size::Bytes(bytes) => Ok(bytes),
+        Size::Text(text) => text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|error| {
+            serde::de::Error::custom(format!("expected a size like \"200 GiB\", found \"{text}\": {error}"))
+        }),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Bytes(u64),
+    Text(String),
+}
+
+fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    bytes(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_the_default_said_aloud() {
+        let config: Config = toml::from_str(include_str!("../../configs/agent.toml")).unwrap();
+        config.check().unwrap();
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn an_empty_file_is_a_config() {
+        assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        std::fs::write(&path, "name = \"a\"\n[worker]\nspeed = 3\n").unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        assert!(error.contains("speed") && error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_what_would_do() {
+        for (text, key) in [
+            ("[worker]\nmemory_slack = 0.5", "worker.memory_slack"),
+            ("[worker]\npoll = \"0s\"", "worker.poll"),
+            ("[link]\nidle_timeout = \"1s\"", "link.idle_timeout"),
+            ("[cache]\nparallel = 0", "cache.parallel"),
+            (
+                "[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1\n[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1",
+                "devices.fake.id",
+            ),
+        ] {
+            let error = toml::from_str::<Config>(text).unwrap().check().unwrap_err().to_string();
+            assert!(error.contains(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        let config: Config =
+            toml::from_str("[cache]\nbudget = \"3 GiB\"\n[worker]\nsave_grace = \"2min\"\nmemory_limit = 4096")
+                .unwrap();
+        assert_eq!((config.cache.budget, config.worker.memory_limit), (3 << 30, Some(4096)));
+        assert_eq!(config.worker.save_grace, Duration::from_secs(120));
+        assert!(toml::from_str::<Config>("[worker]\nsave_grace = \"soon\"").is_err());
+    }
+}

@@ -1,0 +1,361 @@
+//! The task that owns the [`Host`] and carries out what it decides.
+//!
+//! A turn is: wait for something, give it and whatever else waits to the host, make reports and records last, and only then do
+//! the rest. It has a thread of its own, so that a slow disk under its commits slows nobody else: heartbeats are the
+//! link's, workers need no agent. When the disk cannot take a commit, the turn waits and tries again; what it would have
+//! done next is not done before.
+//!
+//! It ends when told to: workers are left alone, or, where the config says so, asked to save and waited for.
+
+mod conversation;
+mod effects;
+
+use crate::{
+    cache::Pin,
+    clock::Clock,
+    config::Config,
+    disk::DiskError,
+    gpu::{self, Look},
+    host::{Action, Event, Fault, Host},
+    link::{self, chain},
+    outbox::Outbox,
+    places::Places,
+    prepare::Preparer,
+    records::Records,
+    supervisor::{Supervisor, spool::Spool},
+    upload::Uploader,
+};
+use conversation::Conversation;
+use lorikeet_protocol::{
+    agent::{FromAgent, Hello, ReportBody, ToAgent, Welcome},
+    file::NamedFile,
+    id::{AttemptId, BootId, Hash},
+    job::{AttemptPhase, Device},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Events taken into one turn, and so into one sync of the disk.
+const TURN_EVENTS: usize = 256;
+/// Between two tries of a commit that failed.
+const COMMIT_AGAIN: Duration = Duration::from_secs(1);
+/// A hello names at most this many files of the cache.
+const HELLO_FILES: usize = 4096;
+
+/// Everything that outlives a turn.
+pub(crate) struct Driver {
+    pub(crate) config: Config,
+    pub(crate) name: String,
+    pub(crate) boot: BootId,
+    pub(crate) instance: BootId,
+    pub(crate) clock: Clock,
+    pub(crate) places: Places,
+    pub(crate) host: Host,
+    pub(crate) outbox: Outbox,
+    pub(crate) records: Records,
+    pub(crate) preparer: Preparer<link::blob::Blobs>,
+    pub(crate) uploader: Uploader,
+    pub(crate) supervisor: Supervisor,
+    /// Where each attempt's events go on from.
+    pub(crate) spools: BTreeMap<AttemptId, Spool>,
+    /// What keeps each attempt's inputs in the cache.
+    pub(crate) pins: BTreeMap<AttemptId, Vec<Pin>>,
+    /// Preparations and uploads, by attempt.
+    pub(crate) work: BTreeMap<AttemptId, CancellationToken>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) inbox: Inbox,
+    /// To `inbox`, for the tasks.
+    pub(crate) events: mpsc::Sender<Event>,
+    /// To `inbox`, for the tasks.
+    pub(crate) notes: mpsc::Sender<Note>,
+    /// Main memory of this machine.
+    pub(crate) machine_bytes: u64,
+    /// Ends what belongs to no attempt.
+    pub(crate) cancel: CancellationToken,
+    /// While there is a session.
+    pub(crate) conversation: Option<Conversation>,
+}
+
+/// Everything that comes in.
+pub(crate) struct Inbox {
+    pub(crate) link: mpsc::Receiver<link::News>,
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) notes: mpsc::Receiver<Note>,
+    pub(crate) looks: mpsc::Receiver<Look>,
+}
+
+/// What the driver's own tasks tell it.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// A preparation ended.
+    Prepared(AttemptId, Result<Vec<Pin>, Fault>),
+    /// The files of this report are with the coordinator, as far as that can be; asked in this session.
+    Cleared { session: u64, number: u64 },
+}
+
+/// What a turn begins with.
+enum Input {
+    Stop,
+    Link(link::News),
+    Event(Event),
+    Note(Note),
+    Look(Look),
+    /// The wire takes a message.
+    Room(mpsc::OwnedPermit<FromAgent>),
+    Tick,
+}
+
+impl Driver {
+    /// Until `cancel`; then in order: workers as the config says, tasks, watchers.
+    pub(crate) async fn run(mut self, first: Vec<Action>, cancel: CancellationToken) {
+        self.commit_and_act(first).await;
+        let mut leaving = false;
+        loop {
+            let input = self.next(&cancel, leaving).await;
+            if matches!(input, Input::Stop) {
+                if !self.config.stop_workers_on_exit {
+                    break;
+                }
+                leaving = true;
+            }
+            self.turn(input).await;
+            if leaving && !self.host.has_workers() {
+                break;
+            }
+        }
+        self.cancel.cancel();
+        self.work.values().for_each(CancellationToken::cancel);
+        self.tasks.close();
+        self.tasks.wait().await;
+        // The watchers' channel must not block them while they are waited for.
+        drop(self.inbox);
+        self.supervisor.leave().await;
+    }
+
+    async fn next(&mut self, cancel: &CancellationToken, leaving: bool) -> Input {
+        let deadline = self.deadline();
+        let room = self.conversation.as_ref().filter(|talk| talk.has_words(&self.outbox)).map(Conversation::outgoing);
+        let wants_room = room.is_some();
+        tokio::select! {
+            biased;
+            () = cancel.cancelled(), if !leaving => Input::Stop,
+            Some(news) = self.inbox.link.recv() => Input::Link(news),
+            Some(note) = self.inbox.notes.recv() => Input::Note(note),
+            Some(event) = self.inbox.events.recv() => Input::Event(event),
+            Some(look) = self.inbox.looks.recv() => Input::Look(look),
+            Some(permit) = reserve(room), if wants_room => Input::Room(permit),
+            () = tokio::time::sleep_until(deadline.into()) => Input::Tick,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let host = self.host.next_deadline().map(|mono| self.clock.instant(mono));
+        let retry = self.conversation.as_ref().and_then(|talk| talk.retry_at(self.config.link.report_retry));
+        [host, retry].into_iter().flatten().min().unwrap_or(far)
+    }
+
+    async fn turn(&mut self, input: Input) {
+        let actions = match input {
+            Input::Stop => self.ask(Event::Leave),
+            Input::Link(news) => self.link(news).await,
+            Input::Event(event) => self.batch(event),
+            Input::Note(note) => self.note(note),
+            Input::Look(look) => self.look(look),
+            Input::Room(permit) => {
+                self.speak(permit);
+                Vec::new()
+            }
+            Input::Tick => {
+                self.retry_reports();
+                self.ask(Event::Tick)
+            }
+        };
+        self.commit_and_act(actions).await;
+    }
+
+    fn ask(&mut self, event: Event) -> Vec<Action> {
+        if let (Event::Worker(id, _), Some(talk)) = (&event, &mut self.conversation) {
+            talk.has_events(*id);
+        }
+        self.host.handle(event, self.clock.now())
+    }
+
+    /// An event and those that wait behind it.
+    fn batch(&mut self, first: Event) -> Vec<Action> {
+        let mut actions = self.ask(first);
+        for _ in 1..TURN_EVENTS {
+            let Ok(event) = self.inbox.events.try_recv() else { break };
+            actions.extend(self.ask(event));
+        }
+        actions
+    }
+
+    async fn link(&mut self, news: link::News) -> Vec<Action> {
+        match news {
+            link::News::Dialled(answer) => {
+                // A link that gave up meanwhile dials again and asks again.
+                let _ = answer.send(self.hello());
+                Vec::new()
+            }
+            link::News::Welcomed(welcome, session) => self.welcomed(*welcome, session).await,
+            link::News::Heard(ToAgent::Acknowledged { through }) => self.acknowledged(through).await,
+            link::News::Heard(ToAgent::EventsAcknowledged { attempt, through }) => {
+                if let Some(spool) = self.spools.get_mut(&attempt) {
+                    spool.acknowledge(through);
+                }
+                self.ask(Event::Heard(ToAgent::EventsAcknowledged { attempt, through }))
+            }
+            link::News::Heard(message) => self.ask(Event::Heard(message)),
+            link::News::Lost => {
+                self.conversation = None;
+                Vec::new()
+            }
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            boot: self.boot,
+            instance: self.instance,
+            version: env!("CARGO_PKG_VERSION").into(),
+            name: self.name.clone(),
+            labels: self.config.labels.clone(),
+            devices: self.host.devices().to_vec(),
+            attempts: self.host.known(),
+            cached: self.preparer.cache.hashes(HELLO_FILES),
+            last_report: self.outbox.last(),
+        }
+    }
+
+    async fn welcomed(&mut self, welcome: Welcome, session: link::Session) -> Vec<Action> {
+        let mut delivered = self.until_done(|driver| driver.outbox.resume(welcome.last_report)).await;
+        self.conversation = Some(Conversation::new(welcome.session, session, self.spools.keys().copied()));
+        for (id, through) in &welcome.events {
+            if let Some(spool) = self.spools.get_mut(id) {
+                spool.rewind(*through);
+            }
+        }
+        let silent = self.spools.iter_mut().filter(|(id, _)| !welcome.events.iter().any(|(known, _)| known == *id));
+        silent.for_each(|(_, spool)| spool.rewind_to_acknowledged());
+        let mut actions = self.ask(Event::Heard(ToAgent::Welcome(Box::new(welcome))));
+        let waiting: BTreeSet<_> = self.outbox.waiting().map(|report| report.attempt).collect();
+        let over = self.host.known().into_iter().filter(|known| known.phase == AttemptPhase::Done);
+        delivered.extend(over.map(|known| known.id).filter(|id| !waiting.contains(id)));
+        for id in delivered {
+            actions.extend(self.ask(Event::Delivered(id)));
+        }
+        actions
+    }
+
+    async fn acknowledged(&mut self, through: u64) -> Vec<Action> {
+        let named = |report: &lorikeet_protocol::agent::Report| files_of(&report.body).to_vec();
+        let gone: Vec<_> = self
+            .outbox
+            .waiting()
+            .take_while(|report| report.number <= through)
+            .map(|report| (report.attempt, named(report)))
+            .collect();
+        let delivered = self.until_done(|driver| driver.outbox.acknowledge(through)).await;
+        if let Some(talk) = &mut self.conversation {
+            talk.acknowledged(through);
+        }
+        let still_named: BTreeSet<Hash> =
+            self.outbox.waiting().flat_map(|report| files_of(&report.body)).map(|file| file.manifest.hash).collect();
+        for (id, files) in gone {
+            self.uploader.drop_staged(id, &files, &still_named);
+        }
+        delivered.into_iter().flat_map(|id| self.ask(Event::Delivered(id))).collect()
+    }
+
+    fn note(&mut self, note: Note) -> Vec<Action> {
+        match note {
+            Note::Prepared(id, Ok(pins)) => {
+                self.pins.insert(id, pins);
+                self.ask(Event::Prepared(id))
+            }
+            Note::Prepared(id, Err(fault)) => self.ask(Event::PrepareFailed(id, fault)),
+            Note::Cleared { session, number } => {
+                if let Some(talk) = self.conversation.as_mut().filter(|talk| talk.session == session) {
+                    talk.cleared(number);
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn look(&mut self, look: Look) -> Vec<Action> {
+        let changed = gpu::changed(self.host.devices(), &look.devices);
+        if let Some(talk) = &mut self.conversation {
+            talk.looked(&look, changed, self.config.devices.report);
+        }
+        self.ask(Event::Devices(look.devices))
+    }
+
+    /// Reports and records first; nothing else happens before they are on the disk.
+    async fn commit_and_act(&mut self, actions: Vec<Action>) {
+        let mut records = BTreeMap::new();
+        let mut effects = Vec::new();
+        let time = self.clock.now().wall;
+        for action in actions {
+            match action {
+                Action::Report(id, body) => self.report(id, time, body),
+                Action::Keep(record) => drop(records.insert(record.id(), record)),
+                other => effects.push(other),
+            }
+        }
+        self.until_done(|driver| {
+            driver.outbox.commit()?;
+            records.values().try_for_each(|record| driver.records.keep(record))
+        })
+        .await;
+        for effect in effects {
+            self.act(effect);
+        }
+    }
+
+    fn report(&mut self, id: AttemptId, time: lorikeet_protocol::id::UnixMillis, body: ReportBody) {
+        let has_files = !files_of(&body).is_empty();
+        self.outbox.push(id, time, body);
+        if let Some(talk) = self.conversation.as_mut().filter(|_| has_files) {
+            // Its files were uploaded a moment ago.
+            talk.cleared(self.outbox.last());
+        }
+    }
+
+    /// Tries again for as long as the disk does not take it.
+    async fn until_done<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, DiskError>) -> T {
+        loop {
+            match attempt(self) {
+                Ok(done) => return done,
+                Err(error) => tracing::error!("nothing is reported or started: could not {}", chain(&error)),
+            }
+            tokio::time::sleep(COMMIT_AGAIN).await;
+        }
+    }
+
+    fn devices(&self) -> &[Device] {
+        self.host.devices()
+    }
+}
+
+async fn reserve(room: Option<mpsc::Sender<FromAgent>>) -> Option<mpsc::OwnedPermit<FromAgent>> {
+    // A session that just ended takes no more; the link's own news of it is on its way.
+    match room {
+        Some(room) => room.reserve_owned().await.ok(),
+        None => None,
+    }
+}
+
+/// The files that a report names.
+fn files_of(body: &ReportBody) -> &[NamedFile] {
+    match body {
+        ReportBody::Checkpoint(checkpoint) => &checkpoint.files,
+        ReportBody::Ended(ended) => &ended.files,
+        ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => &[],
+    }
+}

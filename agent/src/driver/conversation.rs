@@ -1,0 +1,167 @@
+//! What is said in one session, and in which order: answers to offers, then reports, then lines of events.
+//!
+//! A report that names files is held until the coordinator has said in this very session that it has them: it may have
+//! lost what was only staged when it was killed. A report that is not acknowledged in time is sent again the same way.
+
+use super::{Driver, Note, files_of};
+use crate::{gpu::Look, link::Session, outbox::Outbox};
+use lorikeet_protocol::{
+    agent::{FromAgent, Report},
+    id::AttemptId,
+};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+/// The state of one session.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(super) session: u64,
+    wire: Session,
+    tells: VecDeque<FromAgent>,
+    /// Attempts that may have lines to send.
+    events: BTreeSet<AttemptId>,
+    /// Reports whose files are with the coordinator.
+    cleared: BTreeSet<u64>,
+    /// The report whose files are being asked about.
+    clearing: Option<u64>,
+    /// Since when the oldest report that was sent waits for its acknowledgement.
+    waiting: Option<Instant>,
+    told_devices: Instant,
+}
+
+impl Conversation {
+    pub(super) fn new(session: u64, wire: Session, attempts: impl Iterator<Item = AttemptId>) -> Self {
+        Self {
+            session,
+            wire,
+            tells: VecDeque::new(),
+            events: attempts.collect(),
+            cleared: BTreeSet::new(),
+            clearing: None,
+            waiting: None,
+            told_devices: Instant::now(),
+        }
+    }
+
+    pub(super) fn outgoing(&self) -> mpsc::Sender<FromAgent> {
+        self.wire.outgoing.clone()
+    }
+
+    /// Whether something could be said now.
+    pub(super) fn has_words(&self, outbox: &Outbox) -> bool {
+        if self.wire.outgoing.is_closed() {
+            return false;
+        }
+        let report = outbox.next().is_some_and(|report| self.clearing != Some(report.number));
+        !self.tells.is_empty() || report || !self.events.is_empty()
+    }
+
+    pub(super) fn tell(&mut self, message: FromAgent) {
+        self.tells.push_back(message);
+    }
+
+    pub(super) fn has_events(&mut self, id: AttemptId) {
+        self.events.insert(id);
+    }
+
+    pub(super) fn cleared(&mut self, number: u64) {
+        self.cleared.insert(number);
+        if self.clearing == Some(number) {
+            self.clearing = None;
+        }
+    }
+
+    pub(super) fn acknowledged(&mut self, through: u64) {
+        self.cleared.retain(|number| *number > through);
+        self.waiting = None;
+    }
+
+    /// When reports are sent again.
+    pub(super) fn retry_at(&self, after: Duration) -> Option<Instant> {
+        self.waiting.map(|since| since + after)
+    }
+
+    pub(super) fn looked(&mut self, look: &Look, changed: bool, interval: Duration) {
+        for telemetry in &look.telemetry {
+            self.wire.telemetry(telemetry);
+        }
+        if changed || self.told_devices.elapsed() >= interval {
+            self.told_devices = Instant::now();
+            self.tell(FromAgent::Devices(look.devices.clone()));
+        }
+    }
+
+    fn is_clear(&self, report: &Report) -> bool {
+        files_of(&report.body).is_empty() || self.cleared.contains(&report.number)
+    }
+}
+
+impl Driver {
+    /// Says one thing, the most urgent.
+    pub(super) fn speak(&mut self, permit: mpsc::OwnedPermit<FromAgent>) {
+        let Some(talk) = &mut self.conversation else { return };
+        if let Some(message) = talk.tells.pop_front() {
+            permit.send(message);
+        } else if let Some(report) = self.next_report() {
+            permit.send(FromAgent::Report(report));
+        } else if let Some(lines) = self.next_lines() {
+            permit.send(lines);
+        }
+    }
+
+    /// A report was not acknowledged for too long: everything that waits is sent again, its files offered again.
+    pub(super) fn retry_reports(&mut self) {
+        let after = self.config.link.report_retry;
+        let Some(talk) = &mut self.conversation else { return };
+        if talk.retry_at(after).is_some_and(|at| at <= Instant::now()) {
+            tracing::warn!("reports are not acknowledged; they are sent again");
+            talk.cleared.clear();
+            talk.waiting = None;
+            self.outbox.rewind();
+        }
+    }
+
+    fn next_report(&mut self) -> Option<Report> {
+        let talk = self.conversation.as_mut()?;
+        let report = self.outbox.next().filter(|report| talk.clearing != Some(report.number))?.clone();
+        if talk.is_clear(&report) {
+            talk.waiting.get_or_insert_with(Instant::now);
+            self.outbox.sent();
+            return Some(report);
+        }
+        talk.clearing = Some(report.number);
+        self.clear(report);
+        None
+    }
+
+    /// Offers a report's files again. Whatever comes of it, the report is said: the coordinator judges it.
+    fn clear(&self, report: Report) {
+        let Some(session) = self.conversation.as_ref().map(|talk| talk.session) else { return };
+        let (uploader, notes) = (self.uploader.clone(), self.notes.clone());
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            let send = uploader.send(report.attempt, files_of(&report.body));
+            let Some(sent) = cancel.run_until_cancelled(send).await else { return };
+            if let Err(error) = sent {
+                tracing::warn!(attempt = %report.attempt, "could not {}", crate::link::chain(&error));
+            }
+            let _ = notes.send(Note::Cleared { session, number: report.number }).await;
+        });
+    }
+
+    fn next_lines(&mut self) -> Option<FromAgent> {
+        let talk = self.conversation.as_mut()?;
+        while let Some(id) = talk.events.first().copied() {
+            match self.spools.get_mut(&id).map_or(Ok(None), |spool| spool.next()) {
+                Ok(Some(lines)) => return Some(FromAgent::Events(lines)),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(attempt = %id, %error, "events cannot be read"),
+            }
+            talk.events.remove(&id);
+        }
+        None
+    }
+}

@@ -1,0 +1,138 @@
+//! Carrying out the host's actions, once what they rest on is on the disk.
+
+use super::{Driver, Note};
+use crate::{
+    disk, gpu,
+    host::{Action, CheckpointMade, Event},
+    link::chain,
+    supervisor::{spawn::Launch, spool::Spool},
+};
+use lorikeet_protocol::{
+    agent::{Checkpoint, Offer},
+    id::AttemptId,
+    job::DeviceKind,
+    worker::{EVENTS, WrittenFile},
+};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// Beside the planned tensors: the program, its threads, buffers of files.
+const PROGRAM_BYTES: u64 = 1 << 30;
+
+impl Driver {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Tell(message) => {
+                if let Some(talk) = &mut self.conversation {
+                    talk.tell(message);
+                }
+            }
+            Action::Prepare(offer) => self.prepare(offer),
+            Action::Abandon(id) => self.abandon(id),
+            Action::Start(offer) => self.start(&offer),
+            Action::Adopt(offer) => self.adopt(&offer),
+            Action::Ask(id, ask) => self.supervisor.ask(id, ask),
+            Action::Kill(id) => self.supervisor.kill(id),
+            Action::UploadCheckpoint(id, made) => self.upload_checkpoint(id, made),
+            Action::UploadAdapter(id, files) => self.upload_adapter(id, files),
+            Action::Forget(id) => self.forget(id),
+            // Taken out before: they are what the others wait for.
+            Action::Report(..) | Action::Keep(_) => unreachable!("reports and records are committed, not carried out"),
+        }
+    }
+
+    /// Runs until done or until the attempt's work is abandoned.
+    fn spawn(&mut self, id: AttemptId, work: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.work.entry(id).or_insert_with(CancellationToken::new).clone();
+        self.tasks.spawn(async move {
+            cancel.run_until_cancelled(work).await;
+        });
+    }
+
+    fn prepare(&mut self, offer: Arc<Offer>) {
+        let (preparer, notes) = (self.preparer.clone(), self.notes.clone());
+        self.spawn(offer.attempt, async move {
+            let prepared = preparer.prepare(&offer).await.map_err(|error| error.fault());
+            let _ = notes.send(Note::Prepared(offer.attempt, prepared)).await;
+        });
+    }
+
+    fn abandon(&mut self, id: AttemptId) {
+        if let Some(work) = self.work.remove(&id) {
+            work.cancel();
+        }
+    }
+
+    fn start(&mut self, offer: &Offer) {
+        let launch = Launch {
+            command: Launch::command(&self.config.worker),
+            directory: self.places.attempt(offer.attempt),
+            visible: gpu::visible(&offer.devices, self.devices()),
+            memory_limit: self.memory_limit(offer),
+        };
+        self.follow_events(offer.attempt);
+        self.supervisor.start(offer.attempt, launch);
+    }
+
+    fn adopt(&mut self, offer: &Offer) {
+        let id = offer.attempt;
+        self.pins.insert(id, self.preparer.pin_again(offer));
+        self.follow_events(id);
+        let limit = self.memory_limit(offer);
+        self.supervisor.adopt(id, self.places.attempt(id), limit);
+    }
+
+    fn follow_events(&mut self, id: AttemptId) {
+        let path = self.places.attempt(id).join(EVENTS);
+        self.spools.entry(id).or_insert_with(|| Spool::new(id, path));
+    }
+
+    /// Resident bytes that the worker's group may have.
+    fn memory_limit(&self, offer: &Offer) -> u64 {
+        if let Some(limit) = self.config.worker.memory_limit {
+            return limit;
+        }
+        let on_gpu = self.devices().iter().any(|device| {
+            offer.devices.contains(&device.id) && matches!(device.kind, DeviceKind::Cuda { .. })
+        });
+        let most = self.machine_bytes / 10 * 9;
+        let planned = (offer.planned_bytes as f64 * self.config.worker.memory_slack) as u64 + PROGRAM_BYTES;
+        if on_gpu { most } else { planned.min(most) }
+    }
+
+    fn upload_checkpoint(&mut self, id: AttemptId, made: CheckpointMade) {
+        let (uploader, events) = (self.uploader.clone(), self.events.clone());
+        self.spawn(id, async move {
+            let CheckpointMade { seq, step, loss, kind, path } = made;
+            let event = match uploader.checkpoint(id, path).await {
+                Ok(files) => Event::CheckpointUploaded(id, seq, Box::new(Checkpoint { step, loss, kind, files })),
+                Err(error) => Event::CheckpointGivenUp(id, seq, chain(&error)),
+            };
+            let _ = events.send(event).await;
+        });
+    }
+
+    fn upload_adapter(&mut self, id: AttemptId, files: Vec<WrittenFile>) {
+        let (uploader, events) = (self.uploader.clone(), self.events.clone());
+        self.spawn(id, async move {
+            let event = match uploader.adapter(id, files).await {
+                Ok((files, summary)) => Event::AdapterUploaded(id, files, summary),
+                Err(error) => Event::AdapterGivenUp(id, error.fault()),
+            };
+            let _ = events.send(event).await;
+        });
+    }
+
+    /// The record goes last: as long as it is there, a crash in between is made good by the next welcome.
+    fn forget(&mut self, id: AttemptId) {
+        self.abandon(id);
+        self.supervisor.forget(id);
+        self.spools.remove(&id);
+        self.pins.remove(&id);
+        let folders = [self.places.attempt(id), self.places.inputs(id), self.places.uploads(id)];
+        let removed = folders.iter().try_for_each(|folder| disk::remove_folder(folder));
+        if let Err(error) = removed.and_then(|()| self.records.remove(id)) {
+            tracing::warn!(attempt = %id, "could not {}", chain(&error));
+        }
+    }
+}

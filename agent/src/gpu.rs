@@ -1,0 +1,198 @@
+//! Which devices there are and how they feel.
+//!
+//! A machine without NVIDIA's library is a normal machine: it has one device, its CPU slot. Every device says whether this
+//! binary can train on it and, if not, why; only usable ones are offered work. [`Probe`] blocks for some milliseconds: it lives
+//! on a thread of its own.
+
+mod cpu;
+mod fake;
+mod nvml;
+
+use crate::{
+    clock,
+    config::{Choice, Devices},
+};
+use lorikeet_protocol::{
+    agent::Telemetry,
+    id::{DeviceId, UnixMillis},
+    job::{Device, DeviceKind},
+};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// One look at the devices.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    /// As they are offered.
+    pub devices: Vec<Device>,
+    /// How they feel.
+    pub telemetry: Vec<Telemetry>,
+}
+
+/// Looks at the devices that the config names.
+pub struct Probe {
+    config: Devices,
+    nvml: Option<nvml::Gpus>,
+    cpu: cpu::Slot,
+}
+
+impl std::fmt::Debug for Probe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probe").field("config", &self.config).field("nvml", &self.nvml.is_some()).finish()
+    }
+}
+
+impl Probe {
+    /// Opens NVIDIA's library where it is there and wanted.
+    pub fn new(config: &Devices) -> Self {
+        let wants_gpus = config.fake.is_empty() && config.kind != Choice::Cpu;
+        let nvml = wants_gpus.then(nvml::Gpus::open).flatten();
+        Self { config: config.clone(), nvml, cpu: cpu::Slot::default() }
+    }
+
+    /// The devices at this moment.
+    pub fn look(&mut self, time: UnixMillis) -> Look {
+        if !self.config.fake.is_empty() {
+            return fake::look(&self.config.fake, time);
+        }
+        let mut look = self.nvml.as_ref().map_or_else(Look::none, |gpus| gpus.look(time));
+        look.keep(&self.config.only);
+        if wants_cpu(self.config.kind, &look.devices) {
+            look.add(self.cpu.look(time));
+        }
+        look
+    }
+}
+
+impl Look {
+    fn none() -> Self {
+        Self { devices: Vec::new(), telemetry: Vec::new() }
+    }
+
+    fn keep(&mut self, only: &[String]) {
+        let named = |id: &DeviceId| only.is_empty() || only.contains(&id.0);
+        self.devices.retain(|device| named(&device.id));
+        self.telemetry.retain(|telemetry| named(&telemetry.device));
+    }
+
+    fn add(&mut self, other: Self) {
+        self.devices.extend(other.devices);
+        self.telemetry.extend(other.telemetry);
+    }
+}
+
+fn wants_cpu(kind: Choice, gpus: &[Device]) -> bool {
+    match kind {
+        Choice::Cpu => true,
+        Choice::Gpu => false,
+        Choice::Auto => !gpus.iter().any(|gpu| gpu.usable.is_ok()),
+    }
+}
+
+/// Looks again and again, until nobody wants to know or `cancel`.
+pub(crate) async fn watch(mut probe: Probe, every: Duration, looks: mpsc::Sender<Look>, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = probe.look(clock::wall());
+            (probe, look)
+        });
+        let Ok((again, look)) = looked.await else { return };
+        probe = again;
+        if looks.send(look).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Main memory of this machine.
+pub(crate) fn machine_bytes() -> u64 {
+    cpu::machine_bytes()
+}
+
+/// Whether two looks differ in something other than free memory.
+pub(crate) fn changed(old: &[Device], new: &[Device]) -> bool {
+    let still = |device: &Device| Device { free_bytes: 0, ..device.clone() };
+    !old.iter().map(still).eq(new.iter().map(still))
+}
+
+/// What a worker is told to see: GPUs by UUID, and none for the CPU slot.
+pub(crate) fn visible(devices: &[DeviceId], known: &[Device]) -> String {
+    let is_gpu =
+        |id: &&DeviceId| known.iter().any(|device| device.id == **id && matches!(device.kind, DeviceKind::Cuda { .. }));
+    devices.iter().filter(is_gpu).map(|id| id.0.as_str()).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Fake;
+
+    #[test]
+    fn a_machine_without_gpus_offers_its_cpu_slot() {
+        let look = Probe::new(&Devices { kind: Choice::Cpu, ..Devices::default() }).look(UnixMillis(1));
+        let [device] = &look.devices[..] else { panic!("expected one device, found {:?}", look.devices) };
+        assert_eq!((&device.id, device.kind, &device.usable), (&DeviceId::cpu(), DeviceKind::Cpu, &Ok(())));
+        assert!(0 < device.free_bytes && device.free_bytes <= device.memory_bytes);
+        assert_eq!(look.telemetry.len(), 1);
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_trained_on_leaves_the_cpu_slot_in_the_offer() {
+        let gpu = |usable| Device { usable, ..fake_gpu("GPU-0") };
+        assert!(wants_cpu(Choice::Auto, &[gpu(Err("no CUDA".into()))]));
+        assert!(!wants_cpu(Choice::Auto, &[gpu(Err("no CUDA".into())), gpu(Ok(()))]));
+        assert!(!wants_cpu(Choice::Gpu, &[]));
+    }
+
+    #[test]
+    fn declared_devices_take_the_place_of_real_ones() {
+        let fake = vec![
+            Fake {
+                id: "GPU-a".into(),
+                name: "NVIDIA H200".into(),
+                memory: 1 << 37,
+                compute: Some((9, 0)),
+                unusable: None,
+            },
+            Fake {
+                id: "cpu".into(),
+                name: "a CPU".into(),
+                memory: 1 << 30,
+                compute: None,
+                unusable: Some("why".into()),
+            },
+        ];
+        let look = Probe::new(&Devices { fake, ..Devices::default() }).look(UnixMillis(1));
+        assert_eq!(look.devices[0].kind, DeviceKind::Cuda { compute: (9, 0) });
+        assert_eq!(look.devices[1].usable, Err("why".into()));
+        assert_eq!(visible(&[DeviceId("GPU-a".into())], &look.devices), "GPU-a");
+        assert_eq!(visible(&[DeviceId::cpu()], &look.devices), "");
+    }
+
+    #[test]
+    fn free_memory_alone_is_no_change() {
+        let old = [fake_gpu("GPU-0")];
+        let less = [Device { free_bytes: 3, ..old[0].clone() }];
+        let broken = [Device { usable: Err("fell off the bus".into()), ..old[0].clone() }];
+        assert!(!changed(&old, &less));
+        assert!(changed(&old, &broken));
+        assert!(changed(&old, &[]));
+    }
+
+    fn fake_gpu(id: &str) -> Device {
+        Device {
+            id: DeviceId(id.into()),
+            name: "NVIDIA H200".into(),
+            kind: DeviceKind::Cuda { compute: (9, 0) },
+            memory_bytes: 10,
+            free_bytes: 10,
+            usable: Ok(()),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Which attempts should exist on this machine, what to start, stop, keep and report: every decision of the agent.
+//!
+//! Plain data: [`Host::handle`] takes one [`Event`] and the time and answers [`Action`]s; [`Host::next_deadline`] says when it wants
+//! to be asked again. No clock, socket or disk in here. The driver makes a batch's reports and records last before it carries
+//! out any of its other actions, so what the world sees never runs ahead of the disk.
+
+mod attempt;
+mod ending;
+mod meter;
+pub(crate) mod record;
+mod uploads;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+use crate::config::Worker;
+use attempt::Attempt;
+use lorikeet_protocol::{
+    agent::{Checkpoint, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
+    file::{NamedFile, is_plain_path},
+    id::{AttemptId, BootId, UnixMillis},
+    job::{Device, Outcome, StopCause},
+    worker::{EventLine, WrittenFile},
+};
+use record::Record;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+pub(crate) use uploads::CheckpointMade;
+
+/// The two times of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Now {
+    /// Since the machine booted: comparable over restarts of the agent, deaf to changes of the wall clock.
+    pub(crate) mono: Duration,
+    /// For records and people.
+    pub(crate) wall: UnixMillis,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event {
+    /// The coordinator said something.
+    Heard(ToAgent),
+    /// Every report of this attempt is acknowledged.
+    Delivered(AttemptId),
+    /// The attempt's files and directory are complete.
+    Prepared(AttemptId),
+    /// They never will be.
+    PrepareFailed(AttemptId, Fault),
+    /// News of a worker.
+    Worker(AttemptId, News),
+    /// The checkpoint of the event with this `seq` is uploaded whole.
+    CheckpointUploaded(AttemptId, u64, Box<Checkpoint>),
+    /// It never will be, and why.
+    CheckpointGivenUp(AttemptId, u64, String),
+    /// The adapter is uploaded whole; with its training summary.
+    AdapterUploaded(AttemptId, Vec<NamedFile>, Option<String>),
+    /// It never will be.
+    AdapterGivenUp(AttemptId, Fault),
+    /// The devices as they are.
+    Devices(Vec<Device>),
+    /// The agent is told to leave no work behind.
+    Leave,
+    /// A deadline passed.
+    Tick,
+}
+
+/// Why an attempt cannot go on, in the words of a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// In one word.
+    pub(crate) outcome: Outcome,
+    /// For people.
+    pub(crate) message: String,
+}
+
+/// News of one worker, in order; nothing follows `Gone`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum News {
+    /// It holds its lock.
+    Holds,
+    /// A line of its events file.
+    Event(Box<EventLine>),
+    /// Its process group is larger than allowed.
+    TooLarge {
+        /// Resident bytes.
+        resident: u64,
+        /// Allowed bytes.
+        limit: u64,
+    },
+    /// Its process group is no more; every event was told before.
+    Gone {
+        /// How, as far as known: `exit status: 3`.
+        how: String,
+    },
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Action {
+    /// Say this if there is a session; if not, the next welcome makes it needless.
+    Tell(FromAgent),
+    /// Queue a report.
+    Report(AttemptId, ReportBody),
+    /// Make the record last.
+    Keep(Box<Record>),
+    /// Fetch files and write the attempt directory.
+    Prepare(Arc<Offer>),
+    /// Stop preparing and uploading.
+    Abandon(AttemptId),
+    /// Start the worker.
+    Start(Arc<Offer>),
+    /// Follow a worker that an earlier agent started.
+    Adopt(Arc<Offer>),
+    /// Ask the worker for something.
+    Ask(AttemptId, Ask),
+    /// Kill its process group.
+    Kill(AttemptId),
+    /// Upload a checkpoint.
+    UploadCheckpoint(AttemptId, CheckpointMade),
+    /// Upload the adapter, which is these files.
+    UploadAdapter(AttemptId, Vec<WrittenFile>),
+    /// Remove whatever is left of it.
+    Forget(AttemptId),
+}
+
+/// What a worker can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// Save a checkpoint and go on.
+    SaveNow,
+    /// Leave.
+    Stop(StopHow, StopCause),
+}
+
+/// The timers and places that decisions need.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rules {
+    /// This start of the machine.
+    pub(crate) boot: BootId,
+    /// See [`Worker::save_grace`].
+    pub(crate) save_grace: Duration,
+    /// See [`Worker::discard_grace`].
+    pub(crate) discard_grace: Duration,
+    /// See [`Worker::start_grace`].
+    pub(crate) start_grace: Duration,
+    /// See [`Worker::progress`].
+    pub(crate) progress: Duration,
+}
+
+impl Rules {
+    /// Out of the config.
+    pub(crate) fn new(boot: BootId, worker: &Worker) -> Self {
+        Self {
+            boot,
+            save_grace: worker.save_grace,
+            discard_grace: worker.discard_grace,
+            start_grace: worker.start_grace,
+            progress: worker.progress,
+        }
+    }
+
+    fn grace(&self, how: StopHow) -> Duration {
+        match how {
+            StopHow::Save => self.save_grace,
+            StopHow::Discard => self.discard_grace,
+        }
+    }
+}
+
+/// Every attempt that this machine knows.
+#[derive(Debug)]
+pub(crate) struct Host {
+    rules: Rules,
+    devices: Vec<Device>,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    /// Set once no new work is wanted.
+    leaving: bool,
+}
+
+impl Host {
+    /// With what an earlier agent kept; the actions take up its work.
+    pub(crate) fn restore(rules: Rules, records: Vec<Record>, now: Now) -> (Self, Vec<Action>) {
+        let mut host = Self { rules, devices: Vec::new(), attempts: BTreeMap::new(), leaving: false };
+        let mut out = Vec::new();
+        for record in records {
+            let attempt = Attempt::restore(record, &host.rules, now, &mut out);
+            host.attempts.insert(attempt.id(), attempt);
+        }
+        (host, out)
+    }
+
+    /// The only way in.
+    pub(crate) fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
+        let mut out = Vec::new();
+        match event {
+            Event::Heard(message) => self.heard(message, now, &mut out),
+            Event::Delivered(id) => self.with(id, |attempt, _| attempt.delivered(now, &mut out)),
+            Event::Prepared(id) => self.with(id, |attempt, rules| attempt.prepared(rules, now, &mut out)),
+            Event::PrepareFailed(id, fault) => self.with(id, |attempt, _| attempt.prepare_failed(fault, now, &mut out)),
+            Event::Worker(id, news) => self.with(id, |attempt, _| attempt.news(news, now, &mut out)),
+            Event::CheckpointUploaded(id, seq, checkpoint) => {
+                self.with(id, |attempt, _| attempt.checkpoint_uploaded(seq, *checkpoint, now, &mut out));
+            }
+            Event::CheckpointGivenUp(id, seq, reason) => {
+                tracing::warn!(attempt = %id, seq, reason, "a checkpoint is not uploaded");
+                self.with(id, |attempt, _| attempt.checkpoint_given_up(seq, now, &mut out));
+            }
+            Event::AdapterUploaded(id, files, summary) => {
+                self.with(id, |attempt, _| attempt.adapter_uploaded(files, summary, now, &mut out));
+            }
+            Event::AdapterGivenUp(id, fault) => {
+                self.with(id, |attempt, _| attempt.adapter_given_up(fault, now, &mut out))
+            }
+            Event::Devices(devices) => self.devices = devices,
+            Event::Leave => self.leave(now, &mut out),
+            Event::Tick => {}
+        }
+        for attempt in self.attempts.values_mut() {
+            attempt.tick(&self.rules, now, &mut out);
+        }
+        self.attempts.retain(|_, attempt| !attempt.is_forgotten());
+        out
+    }
+
+    /// When something is due though nothing happens.
+    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+        self.attempts.values().filter_map(|attempt| attempt.deadline(&self.rules)).min()
+    }
+
+    /// For the hello.
+    pub(crate) fn known(&self) -> Vec<KnownAttempt> {
+        self.attempts.values().map(|attempt| KnownAttempt { id: attempt.id(), phase: attempt.phase() }).collect()
+    }
+
+    /// As last looked at.
+    pub(crate) fn devices(&self) -> &[Device] {
+        &self.devices
+    }
+
+    /// Whether a worker may be alive here.
+    pub(crate) fn has_workers(&self) -> bool {
+        self.attempts.values().any(Attempt::has_worker)
+    }
+
+    fn with(&mut self, id: AttemptId, change: impl FnOnce(&mut Attempt, &Rules)) {
+        match self.attempts.get_mut(&id) {
+            Some(attempt) => change(attempt, &self.rules),
+            None => tracing::debug!(attempt = %id, "news of an attempt that is not known here"),
+        }
+    }
+
+    fn heard(&mut self, message: ToAgent, now: Now, out: &mut Vec<Action>) {
+        match message {
+            ToAgent::Welcome(welcome) => self.welcomed(&welcome, now, out),
+            ToAgent::Offer(offer) => self.offered(*offer, now, out),
+            ToAgent::Stop { attempt, how, cause } => {
+                self.with(attempt, |attempt, rules| attempt.stop(how, cause, rules, now, out));
+            }
+            ToAgent::SaveNow(id) => self.with(id, |attempt, _| attempt.save_now(out)),
+            ToAgent::EventsAcknowledged { attempt, through } => {
+                self.with(attempt, |attempt, _| attempt.events_acknowledged(through));
+            }
+            ToAgent::Forget(id) => self.with(id, |attempt, _| attempt.forget(now, out)),
+            // The link's and the outbox's own affairs.
+            ToAgent::Acknowledged { .. } | ToAgent::Renewed(_) | ToAgent::Goodbye(_) => {}
+        }
+    }
+
+    fn welcomed(&mut self, welcome: &Welcome, now: Now, out: &mut Vec<Action>) {
+        for (id, through) in &welcome.events {
+            self.with(*id, |attempt, _| attempt.events_acknowledged(*through));
+        }
+        for (id, verdict) in &welcome.verdicts {
+            self.with(*id, |attempt, rules| match verdict {
+                Verdict::Adopt => {}
+                Verdict::Report | Verdict::Stop => attempt.disown(rules, now, out),
+                Verdict::Forget => attempt.disown_silently(rules, now, out),
+            });
+        }
+    }
+
+    fn offered(&mut self, offer: Offer, now: Now, out: &mut Vec<Action>) {
+        let id = offer.attempt;
+        match self.judge(&offer) {
+            Ok(Known::Yes) => out.push(Action::Tell(FromAgent::Accepted(id))),
+            Ok(Known::No) => {
+                out.push(Action::Tell(FromAgent::Accepted(id)));
+                self.attempts.insert(id, Attempt::accept(offer, &self.rules, now, out));
+            }
+            Err(reason) => out.push(Action::Tell(FromAgent::Declined { attempt: id, reason })),
+        }
+    }
+
+    fn judge(&self, offer: &Offer) -> Result<Known, String> {
+        if let Some(known) = self.attempts.get(&offer.attempt) {
+            return if known.is_live() { Ok(Known::Yes) } else { Err("this attempt is over here".into()) };
+        }
+        if self.leaving {
+            return Err("the agent is leaving".into());
+        }
+        self.judge_devices(offer)?;
+        judge_files(offer)?;
+        let newer = self.attempts.keys().find(|id| id.job == offer.attempt.job && id.token > offer.attempt.token);
+        newer.map_or(Ok(Known::No), |newer| Err(format!("attempt {newer} of the same job is newer")))
+    }
+
+    fn judge_devices(&self, offer: &Offer) -> Result<(), String> {
+        if offer.devices.is_empty() {
+            return Err("the offer names no device".into());
+        }
+        for id in &offer.devices {
+            let device = self.devices.iter().find(|device| device.id == *id);
+            let device = device.ok_or_else(|| format!("device {id} is not here"))?;
+            device.usable.clone().map_err(|why| format!("device {id} cannot be used: {why}"))?;
+            if let Some(holder) = self.attempts.values().find(|attempt| attempt.holds(id)) {
+                return Err(format!("device {id} is held by {}", holder.id()));
+            }
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, now: Now, out: &mut Vec<Action>) {
+        self.leaving = true;
+        for attempt in self.attempts.values_mut() {
+            attempt.stop(StopHow::Save, StopCause::Drain, &self.rules, now, out);
+        }
+    }
+
+    /// What must hold after every event, for tests.
+    #[cfg(test)]
+    pub(crate) fn check_invariants(&self) {
+        let mut held = std::collections::BTreeSet::new();
+        for (id, attempt) in &self.attempts {
+            assert_eq!(*id, attempt.id());
+            attempt.check_invariants();
+            for device in attempt.held() {
+                assert!(held.insert(device.clone()), "device {device} is held twice");
+            }
+        }
+    }
+}
+
+enum Known {
+    Yes,
+    No,
+}
+
+fn judge_files(offer: &Offer) -> Result<(), String> {
+    let resume = offer.resume.iter().flat_map(|checkpoint| &checkpoint.files);
+    for file in offer.base.iter().chain([&offer.dataset]).chain(resume) {
+        if !is_plain_path(&file.path) {
+            return Err(format!("`{}` is no name for a file", file.path));
+        }
+        if !file.manifest.is_consistent() {
+            return Err(format!("the manifest of {} has the wrong number of chunks", file.path));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! From steps to progress: the newest numbers, a speed over the last steps, and at most one report in an interval.
+
+use lorikeet_protocol::{agent::Progress, worker::Step};
+use std::{collections::VecDeque, time::Duration};
+
+/// Steps over which the speed is taken.
+const WINDOW: usize = 20;
+
+/// What is known of an attempt's course.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Meter {
+    total_steps: u64,
+    validation_loss: Option<f64>,
+    last: Option<Step>,
+    window: VecDeque<(u64, f64)>,
+    /// When progress was last reported; `None`: never.
+    reported: Option<Duration>,
+    /// Whether something happened since.
+    news: bool,
+}
+
+impl Meter {
+    /// The plan says how far the way is.
+    pub(crate) fn planned(&mut self, total_steps: u64) {
+        self.total_steps = total_steps;
+    }
+
+    /// The held-out split was evaluated.
+    pub(crate) fn evaluated(&mut self, loss: f64) {
+        self.validation_loss = Some(loss);
+        self.news = self.last.is_some();
+    }
+
+    /// A step was done.
+    pub(crate) fn stepped(&mut self, step: Step) {
+        self.last = Some(step);
+        self.news = true;
+        self.window.push_back((step.tokens, step.seconds));
+        if self.window.len() > WINDOW {
+            self.window.pop_front();
+        }
+    }
+
+    /// The last whole step.
+    pub(crate) fn step(&self) -> u64 {
+        self.last.map_or(0, |step| step.step)
+    }
+
+    /// When the next report is due, if there is something to say.
+    pub(crate) fn due(&self, interval: Duration) -> Option<Duration> {
+        self.news.then(|| self.reported.map_or(Duration::ZERO, |last| last + interval))
+    }
+
+    /// What is to be said now, if anything.
+    pub(crate) fn take(&mut self, now: Duration) -> Option<Progress> {
+        let step = self.last.filter(|_| self.news)?;
+        self.news = false;
+        self.reported = Some(now);
+        let (tokens, seconds) = self.window.iter().fold((0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        Some(Progress {
+            step: step.step,
+            total_steps: self.total_steps,
+            epoch: step.epoch,
+            loss: step.loss,
+            learning_rate: step.lr,
+            tokens_per_second: if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
+            validation_loss: self.validation_loss,
+        })
+    }
+}

@@ -1,0 +1,58 @@
+//! What of an attempt outlives the agent: enough to take it up again, and no more. One JSON file each, kept by `records`.
+
+use lorikeet_protocol::{
+    agent::{Offer, StopHow},
+    id::{AttemptId, BootId, UnixMillis},
+    job::{AttemptPhase, StopCause},
+};
+use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+
+/// One attempt, between two lives of the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// What is to be done.
+    #[serde(with = "shared")]
+    pub(crate) offer: Arc<Offer>,
+    /// The furthest phase that was reported.
+    pub(crate) phase: AttemptPhase,
+    /// When it was accepted, by the wall clock.
+    pub(crate) accepted_wall: UnixMillis,
+    /// The boot in which the two times below mean something.
+    pub(crate) boot: BootId,
+    /// When it was accepted, since boot.
+    pub(crate) accepted: Duration,
+    /// When its worker was first seen to hold the lock, since boot.
+    pub(crate) running: Option<Duration>,
+    /// Whether a worker was ever started: from then on its lock and its events tell the truth.
+    pub(crate) spawned: bool,
+    /// Whether it was asked to stop.
+    pub(crate) stop: Option<(StopHow, StopCause)>,
+    /// The `seq` of the last checkpoint event that was dealt with.
+    pub(crate) checkpoints_through: u64,
+    /// The `seq` up to which the coordinator keeps its events.
+    pub(crate) events_through: u64,
+}
+
+impl Record {
+    /// Whose.
+    pub(crate) fn id(&self) -> AttemptId {
+        self.offer.attempt
+    }
+}
+
+/// An `Arc` as what is in it.
+mod shared {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::sync::Arc;
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        T::serialize(value, serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<T>, D::Error> {
+        T::deserialize(deserializer).map(Arc::new)
+    }
+}

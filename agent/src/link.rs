@@ -1,0 +1,319 @@
+//! The way to the coordinator: one task that dials, says hello, carries messages both ways, and dials again for ever.
+//!
+//! It owns the socket, the identity in force and the heartbeat; the driver owns everything that is said. They meet in three
+//! places: [`News`] go up, a [`Session`] takes what goes down, and the watched [`LinkState`] tells everybody else how it
+//! stands. A slow disk slows the driver, never the heartbeat. Nobody else imports quinn.
+
+mod backoff;
+pub(crate) mod blob;
+mod dial;
+mod frame;
+pub(crate) mod identity;
+pub(crate) mod join;
+mod session;
+mod tls;
+
+#[cfg(test)]
+pub(crate) mod stand_in;
+#[cfg(test)]
+mod tests;
+
+pub use dial::DialError;
+pub use frame::FrameError;
+pub use identity::IdentityError;
+pub use join::JoinError;
+pub use tls::TlsError;
+
+use crate::config;
+use backoff::Backoff;
+use identity::{Identity, Shared};
+use lorikeet_protocol::{
+    agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Welcome},
+    codec,
+    id::NodeId,
+};
+use quinn::{Connection, Endpoint};
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How the link stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkState {
+    /// On its way, and what went wrong last.
+    Down {
+        /// For people.
+        why: Option<String>,
+    },
+    /// Welcomed.
+    Up {
+        /// Who we are there.
+        node: NodeId,
+        /// Which session of this node it is.
+        session: u64,
+    },
+    /// The coordinator does not let this node in. It is still asked, seldom: a person may change its mind.
+    Refused {
+        /// For people.
+        why: String,
+    },
+}
+
+/// What the link tells the driver.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// A connection stands: what shall be said first?
+    Dialled(oneshot::Sender<Hello>),
+    /// The coordinator answered.
+    Welcomed(Box<Welcome>, Session),
+    /// It said something.
+    Heard(ToAgent),
+    /// The session is over.
+    Lost,
+}
+
+/// Where messages of one session go; dead as soon as the session is.
+#[derive(Debug, Clone)]
+pub(crate) struct Session {
+    /// What is said, in order.
+    pub(crate) outgoing: mpsc::Sender<FromAgent>,
+    connection: Connection,
+}
+
+impl Session {
+    /// Says how a device feels; it may get lost.
+    pub(crate) fn telemetry(&self, telemetry: &Telemetry) {
+        if let Ok(frame) = codec::encode(telemetry) {
+            let body = frame[codec::HEADER_BYTES..].to_vec();
+            if body.len() <= TELEMETRY_BYTES {
+                let _ = self.connection.send_datagram(body.into());
+            }
+        }
+    }
+}
+
+/// What fits into one packet on every path.
+const TELEMETRY_BYTES: usize = 1100;
+/// Messages between driver and wire: enough to keep the wire busy, few enough that a stop is not behind a minute of logs.
+const OUTGOING: usize = 64;
+
+/// Why the link cannot begin, or why one session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// TLS cannot begin.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A message that is none, or a broken stream.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The connection broke.
+    #[error("keep the connection to the coordinator: {0}")]
+    Connection(#[from] quinn::ConnectionError),
+    /// The coordinator does not take this node's certificate.
+    #[error("be let in: the coordinator refuses this node's certificate ({0}); it was revoked, or is of another coordinator")]
+    CertificateRefused(String),
+    /// The coordinator's certificate is not of the CA that this node joined.
+    #[error("trust the coordinator: its certificate is not of the CA this node joined ({0})")]
+    Impostor(String),
+    /// The coordinator ended the session.
+    #[error("stay connected: {}", words(*.0))]
+    Farewell(Farewell),
+    /// It says what it must not say now.
+    #[error("understand the coordinator: it {0}")]
+    Misbehaved(&'static str),
+    /// No welcome in time.
+    #[error("be welcomed: the coordinator said nothing for {0:?}")]
+    Silence(Duration),
+    /// The agent itself leaves.
+    #[error("go on: the agent is stopping")]
+    Stopping,
+}
+
+impl LinkError {
+    /// Whether only a person can change it.
+    fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::CertificateRefused(_)
+                | Self::Impostor(_)
+                | Self::Farewell(Farewell::Revoked | Farewell::TwoMachines | Farewell::Superseded)
+        )
+    }
+}
+
+fn words(farewell: Farewell) -> &'static str {
+    match farewell {
+        Farewell::Superseded => "a newer session of the same identity took its place; is another agent using its key?",
+        Farewell::TwoMachines => "two machines alternate under this identity; both stay out until one of them joins anew",
+        Farewell::Revoked => "this node was revoked; join again with a new join string",
+        Farewell::ShuttingDown => "the coordinator is shutting down",
+        Farewell::Misbehaved => "the coordinator found a message that makes no sense",
+    }
+}
+
+/// The timers of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Timers {
+    connect_timeout: Duration,
+    keep_alive: Duration,
+    idle_timeout: Duration,
+    backoff_first: Duration,
+    backoff_longest: Duration,
+}
+
+impl Timers {
+    /// Out of the config.
+    pub(crate) fn new(link: &config::Link) -> Self {
+        Self {
+            connect_timeout: link.connect_timeout,
+            keep_alive: link.keep_alive,
+            idle_timeout: link.idle_timeout,
+            backoff_first: link.backoff_first,
+            backoff_longest: link.backoff_longest,
+        }
+    }
+
+    fn transport(&self) -> quinn::TransportConfig {
+        let mut transport = quinn::TransportConfig::default();
+        transport.keep_alive_interval(Some(self.keep_alive));
+        transport.max_idle_timeout(quinn::IdleTimeout::try_from(self.idle_timeout).ok());
+        // The coordinator opens no streams; a stranger shall not either.
+        transport.max_concurrent_bidi_streams(0u32.into());
+        transport.max_concurrent_uni_streams(0u32.into());
+        transport
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(self.backoff_first, self.backoff_longest)
+    }
+}
+
+/// Everything that dials: shared by the control connection and the blob connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    endpoint: Endpoint,
+    identity: Shared,
+    address: String,
+    timers: Timers,
+}
+
+impl Caller {
+    /// With a socket of its own.
+    pub(crate) fn new(identity: Identity, address: Option<String>, timers: Timers) -> Result<Self, DialError> {
+        let address = address.unwrap_or_else(|| identity.address.clone());
+        let identity = Arc::new(RwLock::new(Arc::new(identity)));
+        Ok(Self { endpoint: dial::endpoint()?, identity, address, timers })
+    }
+
+    fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.identity.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn replace_identity(&self, identity: Identity) {
+        *self.identity.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(identity);
+    }
+
+    async fn dial(&self, alpn: &[u8]) -> Result<Connection, LinkError> {
+        let config = tls::member(&self.identity(), alpn, &self.timers)?;
+        let dialled = dial::connect(&self.endpoint, &self.address, config, self.timers.connect_timeout).await;
+        dialled.map_err(|error| match error {
+            DialError::Handshake(_, error) => judge(error),
+            other @ (DialError::Name { .. }
+            | DialError::Socket(_)
+            | DialError::Address(..)
+            | DialError::Silence { .. }) => LinkError::Dial(other),
+        })
+    }
+}
+
+/// TLS alerts are told apart from a line that broke: the first need a person, the second patience.
+fn judge(error: quinn::ConnectionError) -> LinkError {
+    let is_alert = |code: u64| (0x100..0x200).contains(&code);
+    match &error {
+        quinn::ConnectionError::ConnectionClosed(close) if is_alert(close.error_code.into()) => {
+            LinkError::CertificateRefused(close.to_string())
+        }
+        quinn::ConnectionError::TransportError(ours) if is_alert(ours.code.into()) => {
+            LinkError::Impostor(ours.to_string())
+        }
+        _ => LinkError::Connection(error),
+    }
+}
+
+/// The task.
+pub(crate) struct Link {
+    /// Dials.
+    pub(crate) caller: Caller,
+    /// To the driver.
+    pub(crate) news: mpsc::Sender<News>,
+    /// To everybody.
+    pub(crate) state: watch::Sender<LinkState>,
+}
+
+impl Link {
+    /// Until cancelled.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        let mut backoff = self.caller.timers.backoff();
+        loop {
+            let error = tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                error = self.session(&mut backoff, &cancel) => error,
+            };
+            if cancel.is_cancelled() {
+                break;
+            }
+            self.tell(&error);
+            let _ = self.news.send(News::Lost).await;
+            let wait = if error.is_refusal() { self.caller.timers.backoff_longest } else { backoff.wait(random()) };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.caller.endpoint.close(0u32.into(), b"the agent is leaving");
+        self.caller.endpoint.wait_idle().await;
+    }
+
+    fn tell(&self, error: &LinkError) {
+        let why = chain(error);
+        let state = if error.is_refusal() {
+            tracing::error!(coordinator = self.caller.address, "could not {why}");
+            LinkState::Refused { why }
+        } else {
+            tracing::warn!(coordinator = self.caller.address, "could not {why}");
+            LinkState::Down { why: Some(why) }
+        };
+        self.state.send_replace(state);
+    }
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Evenly drawn. Where the system has no randomness, the middle: jitter is a courtesy.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_or(u64::MAX / 2, |()| u64::from_le_bytes(bytes))
+}

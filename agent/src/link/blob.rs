@@ -1,0 +1,151 @@
+//! The blob connection: bytes of files, one request per stream, on a connection of its own beside the control connection.
+//!
+//! What the line loses is asked for again, for as long as it takes: whoever waits here is cancelled from outside. What the
+//! coordinator refuses for good comes back as a [`Refusal`].
+
+use super::{Caller, LinkError, LinkState, chain, frame, random};
+use lorikeet_protocol::{
+    ALPN_BLOB,
+    blob::{BlobAnswer, BlobRequest, Refusal},
+    file::{CHUNK_BYTES, FileManifest},
+    id::{AttemptId, Hash},
+};
+use quinn::Connection;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{Mutex, watch};
+
+/// A chunk on a line of 1 Mbit/s takes 134 s.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// A chunk that arrives damaged this often is damaged at its source.
+const CORRUPT_TRIES: u32 = 4;
+
+/// Where chunks come from. The cache knows no more of the network than this.
+pub(crate) trait Source: Send + Sync {
+    /// One chunk, as it came: the caller verifies it.
+    fn chunk(&self, attempt: AttemptId, file: Hash, index: u32) -> impl Future<Output = Result<Vec<u8>, Refusal>> + Send;
+}
+
+/// A cheap handle.
+#[derive(Debug, Clone)]
+pub(crate) struct Blobs {
+    caller: Caller,
+    state: watch::Receiver<LinkState>,
+    connection: Arc<Mutex<Option<Connection>>>,
+}
+
+impl Source for Blobs {
+    async fn chunk(&self, attempt: AttemptId, file: Hash, index: u32) -> Result<Vec<u8>, Refusal> {
+        let request = BlobRequest::Fetch { attempt, file, chunk: index };
+        match self.ask(&request, &[]).await? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            Answer::Wanted(_) | Answer::Stored => Err(Refusal::Missing),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Answer {
+    Bytes(Vec<u8>),
+    Wanted(Vec<u32>),
+    Stored,
+}
+
+impl Blobs {
+    /// Dials once `state` says that the control connection is up.
+    pub(crate) fn new(caller: Caller, state: watch::Receiver<LinkState>) -> Self {
+        Self { caller, state, connection: Arc::new(Mutex::new(None)) }
+    }
+
+    /// Which chunks of a file are still wanted.
+    pub(crate) async fn offer(&self, attempt: AttemptId, manifest: FileManifest) -> Result<Vec<u32>, Refusal> {
+        match self.ask(&BlobRequest::Offer { attempt, manifest }, &[]).await? {
+            Answer::Wanted(chunks) => Ok(chunks),
+            Answer::Bytes(_) | Answer::Stored => Ok(Vec::new()),
+        }
+    }
+
+    /// One chunk of an offered file.
+    pub(crate) async fn put(&self, attempt: AttemptId, file: Hash, chunk: u32, bytes: &[u8]) -> Result<(), Refusal> {
+        self.ask(&BlobRequest::Put { attempt, file, chunk }, bytes).await.map(drop)
+    }
+
+    /// Every chunk is there.
+    pub(crate) async fn finish(&self, attempt: AttemptId, file: Hash) -> Result<(), Refusal> {
+        self.ask(&BlobRequest::Finish { attempt, file }, &[]).await.map(drop)
+    }
+
+    /// Asks until there is an answer that asking again would not change.
+    async fn ask(&self, request: &BlobRequest, bytes: &[u8]) -> Result<Answer, Refusal> {
+        let mut backoff = self.caller.timers.backoff();
+        let mut corrupt = 0;
+        loop {
+            match self.ask_once(request, bytes).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(Refusal::Corrupt)) if corrupt < CORRUPT_TRIES => corrupt += 1,
+                Ok(Err(refusal @ (Refusal::Busy | Refusal::NoSpace))) => {
+                    tracing::debug!(?refusal, "the coordinator cannot take or give bytes now");
+                }
+                Ok(Err(refusal)) => return Err(refusal),
+                Err(error) => tracing::debug!("could not {}", chain(&error)),
+            }
+            tokio::time::sleep(backoff.wait(random())).await;
+        }
+    }
+
+    async fn ask_once(&self, request: &BlobRequest, bytes: &[u8]) -> Result<Result<Answer, Refusal>, LinkError> {
+        let connection = self.connection().await?;
+        let asked = tokio::time::timeout(PATIENCE, exchange(&connection, request, bytes)).await;
+        let answer = asked.unwrap_or(Err(LinkError::Silence(PATIENCE)));
+        if answer.is_err() {
+            self.forget(&connection).await;
+        }
+        answer
+    }
+
+    /// The connection in use, or a new one; waits until the coordinator has welcomed this agent.
+    async fn connection(&self) -> Result<Connection, LinkError> {
+        let mut state = self.state.clone();
+        state.wait_for(|state| matches!(state, LinkState::Up { .. })).await.map_err(|_| LinkError::Stopping)?;
+        let mut held = self.connection.lock().await;
+        if let Some(connection) = held.as_ref().filter(|connection| connection.close_reason().is_none()) {
+            return Ok(connection.clone());
+        }
+        let connection = self.caller.dial(ALPN_BLOB).await?;
+        *held = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn forget(&self, connection: &Connection) {
+        let mut held = self.connection.lock().await;
+        if held.as_ref().is_some_and(|held| held.stable_id() == connection.stable_id()) {
+            *held = None;
+        }
+    }
+}
+
+async fn exchange(
+    connection: &Connection,
+    request: &BlobRequest,
+    bytes: &[u8],
+) -> Result<Result<Answer, Refusal>, LinkError> {
+    let (mut send, mut receive) = connection.open_bi().await?;
+    frame::write(&mut send, request).await?;
+    // A refusal may come before all bytes have left: then writing fails, and the answer says why.
+    let written = send.write_all(bytes).await;
+    let _ = send.finish();
+    let answer = match frame::read(&mut receive).await {
+        Ok(answer) => answer,
+        Err(error) => return Err(written.err().map_or(LinkError::Frame(error), |error| LinkError::Frame(error.into()))),
+    };
+    Ok(match answer {
+        BlobAnswer::Refused(refusal) => Err(refusal),
+        BlobAnswer::Wanted(chunks) => Ok(Answer::Wanted(chunks)),
+        BlobAnswer::Stored => Ok(Answer::Stored),
+        BlobAnswer::Bytes(length) if length <= CHUNK_BYTES => {
+            let mut bytes = vec![0; usize::try_from(length).expect("a chunk is 16 MiB at most")];
+            receive.read_exact(&mut bytes).await.map_err(frame::FrameError::Read)?;
+            Ok(Answer::Bytes(bytes))
+        }
+        BlobAnswer::Bytes(_) => return Err(LinkError::Misbehaved("announced more bytes than a chunk has")),
+    })
+}

@@ -1,0 +1,178 @@
+//! One session: dial, hello, welcome, then both directions until one of them ends.
+
+use super::{Backoff, Link, LinkError, LinkState, News, OUTGOING, Session, frame, judge};
+use lorikeet_protocol::{
+    ALPN_CONTROL,
+    agent::{FromAgent, ToAgent},
+};
+use quinn::{Connection, RecvStream, SendStream};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant, SystemTime},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+/// A renewal that is not answered is asked for again after this.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
+
+impl Link {
+    /// Lives one session; answers why it ended.
+    pub(super) async fn session(&self, backoff: &mut Backoff, cancel: &CancellationToken) -> LinkError {
+        let connection = match self.caller.dial(ALPN_CONTROL).await {
+            Ok(connection) => connection,
+            Err(error) => return error,
+        };
+        let ended = self.converse(&connection, backoff, cancel).await;
+        let Err(error) = ended;
+        let error = self.better(&connection, error).await;
+        connection.close(0u32.into(), b"");
+        error
+    }
+
+    /// A broken stream says less than the reason for which its connection was closed.
+    async fn better(&self, connection: &Connection, error: LinkError) -> LinkError {
+        if !matches!(error, LinkError::Frame(_) | LinkError::Connection(_)) {
+            return error;
+        }
+        match timeout(Duration::from_millis(200), connection.closed()).await {
+            Ok(reason) => judge(reason),
+            Err(_) => error,
+        }
+    }
+
+    async fn converse(
+        &self,
+        connection: &Connection,
+        backoff: &mut Backoff,
+        cancel: &CancellationToken,
+    ) -> Result<Infallible, LinkError> {
+        let (mut send, mut receive) = connection.open_bi().await?;
+        if self.is_expired() {
+            return self.renew_first(&mut send, &mut receive).await;
+        }
+        let limit = self.caller.timers.connect_timeout;
+        let (answer, hello) = oneshot::channel();
+        self.news.send(News::Dialled(answer)).await.map_err(|_| LinkError::Stopping)?;
+        let hello = hello.await.map_err(|_| LinkError::Stopping)?;
+        frame::write(&mut send, &FromAgent::Hello(Box::new(hello))).await?;
+        let first = timeout(limit, frame::read(&mut receive)).await.map_err(|_| LinkError::Silence(limit))??;
+        let welcome = match first {
+            ToAgent::Welcome(welcome) => welcome,
+            ToAgent::Goodbye(farewell) => return Err(LinkError::Farewell(farewell)),
+            ToAgent::Offer(_)
+            | ToAgent::Stop { .. }
+            | ToAgent::SaveNow(_)
+            | ToAgent::Acknowledged { .. }
+            | ToAgent::EventsAcknowledged { .. }
+            | ToAgent::Forget(_)
+            | ToAgent::Renewed(_) => return Err(LinkError::Misbehaved("answered a hello with something else")),
+        };
+        backoff.reset();
+        tracing::info!(node = %welcome.node, session = welcome.session, "connected to the coordinator");
+        let heartbeat = welcome.heartbeat.max(Duration::from_millis(10));
+        let (outgoing, messages) = mpsc::channel(OUTGOING);
+        let session = Session { outgoing, connection: connection.clone() };
+        self.state.send_replace(LinkState::Up { node: welcome.node, session: welcome.session });
+        self.news.send(News::Welcomed(welcome, session)).await.map_err(|_| LinkError::Stopping)?;
+        // Each lives until the session ends, so none is cut in the middle of a frame and begun again.
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => {
+                let _ = send.finish();
+                Err(LinkError::Stopping)
+            }
+            ended = self.listen(&mut receive) => ended,
+            ended = self.speak(&mut send, messages, heartbeat) => ended,
+        }
+    }
+
+    async fn listen(&self, receive: &mut RecvStream) -> Result<Infallible, LinkError> {
+        loop {
+            match frame::read::<ToAgent>(receive).await? {
+                ToAgent::Goodbye(farewell) => return Err(LinkError::Farewell(farewell)),
+                ToAgent::Welcome(_) => return Err(LinkError::Misbehaved("said welcome twice")),
+                ToAgent::Renewed(certificate) => self.renewed(certificate).await,
+                message @ (ToAgent::Offer(_)
+                | ToAgent::Stop { .. }
+                | ToAgent::SaveNow(_)
+                | ToAgent::Acknowledged { .. }
+                | ToAgent::EventsAcknowledged { .. }
+                | ToAgent::Forget(_)) => {
+                    self.news.send(News::Heard(message)).await.map_err(|_| LinkError::Stopping)?;
+                }
+            }
+        }
+    }
+
+    async fn speak(
+        &self,
+        send: &mut SendStream,
+        mut messages: mpsc::Receiver<FromAgent>,
+        heartbeat: Duration,
+    ) -> Result<Infallible, LinkError> {
+        let mut asked: Option<Instant> = None;
+        loop {
+            let due = self.renewal_is_due() && asked.is_none_or(|asked| asked.elapsed() >= RENEW_AGAIN);
+            let message = if due {
+                asked = Some(Instant::now());
+                FromAgent::Renew(self.caller.identity().signing_request()?)
+            } else {
+                match timeout(heartbeat, messages.recv()).await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => return Err(LinkError::Stopping),
+                    Err(_) => FromAgent::Heartbeat,
+                }
+            };
+            frame::write(send, &message).await?;
+        }
+    }
+
+    /// With a certificate that has run out, renewing is the only thing a node may ask for.
+    async fn renew_first(&self, send: &mut SendStream, receive: &mut RecvStream) -> Result<Infallible, LinkError> {
+        let limit = self.caller.timers.connect_timeout;
+        frame::write(send, &FromAgent::Renew(self.caller.identity().signing_request()?)).await?;
+        match timeout(limit, frame::read(receive)).await.map_err(|_| LinkError::Silence(limit))?? {
+            ToAgent::Renewed(certificate) => {
+                self.renewed(certificate).await;
+                Err(LinkError::Misbehaved("renewed the certificate, which had run out; dialling again"))
+            }
+            ToAgent::Goodbye(farewell) => Err(LinkError::Farewell(farewell)),
+            ToAgent::Welcome(_)
+            | ToAgent::Offer(_)
+            | ToAgent::Stop { .. }
+            | ToAgent::SaveNow(_)
+            | ToAgent::Acknowledged { .. }
+            | ToAgent::EventsAcknowledged { .. }
+            | ToAgent::Forget(_) => Err(LinkError::Misbehaved("answered a renewal with something else")),
+        }
+    }
+
+    async fn renewed(&self, certificate: Vec<u8>) {
+        let identity = self.caller.identity();
+        let renewed = tokio::task::spawn_blocking(move || identity.renew(certificate)).await;
+        match renewed {
+            Ok(Ok(identity)) => {
+                tracing::info!(node = %identity.node, "the node's certificate was renewed");
+                self.caller.replace_identity(identity);
+            }
+            Ok(Err(error)) => tracing::error!("could not keep the renewed certificate: {}", super::chain(&error)),
+            Err(error) => tracing::error!(%error, "keeping the renewed certificate failed"),
+        }
+    }
+
+    fn renewal_is_due(&self) -> bool {
+        self.caller.identity().half_life().is_ok_and(|half| half <= wall())
+    }
+
+    fn is_expired(&self) -> bool {
+        self.caller.identity().end_of_life().is_ok_and(|end| end <= wall())
+    }
+}
+
+fn wall() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}

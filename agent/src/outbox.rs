@@ -1,0 +1,242 @@
+//! Reports, kept on disk until the coordinator has acknowledged them.
+//!
+//! One file, `reports.log`:
+//! ```text
+//! "LKO1"  base: u64                      the number before the first entry; survives the last entry
+//! entry*: report (a protocol frame)  check: first 8 bytes of the frame's BLAKE3
+//! ```
+//! A report gets its number when it is pushed and leaves only after [`Outbox::commit`] synced it, so a number never means two
+//! things: an entry torn by a crash was never sent, and its number is free. A [`Progress`](ReportBody::Progress) that was not sent
+//! yet is replaced in memory by a newer one under the same number; if a crash brings the older one back, that is harmless, for
+//! the coordinator applies each number once.
+
+use crate::disk::{self, Access, At, DiskError};
+use lorikeet_protocol::{
+    agent::{Report, ReportBody},
+    codec,
+    id::{AttemptId, UnixMillis},
+};
+use std::{
+    collections::VecDeque,
+    fs::{File, OpenOptions},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+const MAGIC: &[u8; 4] = b"LKO1";
+const HEADER_BYTES: usize = 12;
+const CHECK_BYTES: usize = 8;
+/// The file is written anew when acknowledged entries make it longer than this.
+const COMPACT_BYTES: u64 = 1 << 20;
+
+/// The queue of reports.
+#[derive(Debug)]
+pub struct Outbox {
+    path: PathBuf,
+    file: File,
+    /// Bytes of the file that are whole entries.
+    length: u64,
+    /// Encoded since the last commit.
+    unwritten: Vec<u8>,
+    /// The highest number acknowledged, or the one before the first entry.
+    base: u64,
+    /// What is not acknowledged, numbers `base + 1` onwards.
+    queue: VecDeque<Report>,
+    /// The highest number that left in this session.
+    sent: u64,
+    /// The highest number that is synced; nothing above it may leave.
+    synced: u64,
+}
+
+impl Outbox {
+    /// Opens the outbox in `folder`, or begins one. A torn tail is cut off.
+    pub fn open(folder: &Path) -> Result<Self, DiskError> {
+        disk::create_folder(folder)?;
+        let path = folder.join("reports.log");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).at("read", &path),
+        };
+        let (base, queue, length) = parse(&bytes).unwrap_or_else(|| {
+            if !bytes.is_empty() {
+                tracing::warn!(path = %path.display(), "the outbox has no readable head; it begins anew");
+            }
+            (0, VecDeque::new(), 0)
+        });
+        if length == 0 {
+            disk::replace(&path, &header(0), Access::Plain)?;
+        }
+        let length = length.max(HEADER_BYTES as u64);
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).at("open", &path)?;
+        if file.metadata().at("read", &path)?.len() > length {
+            tracing::warn!(path = %path.display(), "the outbox ends in a torn entry, which was never sent; it is cut off");
+            file.set_len(length).and_then(|()| file.sync_all()).at("cut", &path)?;
+        }
+        file.seek(SeekFrom::Start(length)).at("seek in", &path)?;
+        let synced = base + queue.len() as u64;
+        Ok(Self { path, file, length, unwritten: Vec::new(), base, queue, sent: base, synced })
+    }
+
+    /// The number of the newest report.
+    pub fn last(&self) -> u64 {
+        self.base + self.queue.len() as u64
+    }
+
+    /// Queues a report; it is safe after [`commit`](Self::commit).
+    pub fn push(&mut self, attempt: AttemptId, time: UnixMillis, body: ReportBody) {
+        if matches!(body, ReportBody::Progress(_)) && self.replace_progress(attempt, time, &body) {
+            return;
+        }
+        let report = Report { number: self.last() + 1, attempt, time, body };
+        match entry(&report) {
+            Ok(bytes) => self.unwritten.extend_from_slice(&bytes),
+            // Offers are bounded by the frame size, and what is reported of an attempt is smaller than its offer.
+            Err(error) => {
+                tracing::error!(%attempt, %error, "a report is too long to be sent and is dropped");
+                return;
+            }
+        }
+        self.queue.push_back(report);
+    }
+
+    /// Makes every pushed report last.
+    pub fn commit(&mut self) -> Result<(), DiskError> {
+        if !self.unwritten.is_empty() {
+            self.append().at("append to", &self.path)?;
+            self.length += self.unwritten.len() as u64;
+            self.unwritten.clear();
+        }
+        self.synced = self.last();
+        Ok(())
+    }
+
+    /// The next report to send, without taking it.
+    pub fn next(&self) -> Option<&Report> {
+        if self.sent >= self.synced { None } else { self.queue.get((self.sent - self.base) as usize) }
+    }
+
+    /// The report that [`next`](Self::next) showed has left.
+    pub fn sent(&mut self) {
+        self.sent = (self.sent + 1).min(self.synced);
+    }
+
+    /// Everything that is not acknowledged leaves again.
+    pub fn rewind(&mut self) {
+        self.sent = self.base;
+    }
+
+    /// A new session begins: the coordinator has applied reports up to `last_report`. Numbers go on behind what either side knows.
+    /// Answers the attempts of which nothing waits any more.
+    pub fn resume(&mut self, last_report: u64) -> Result<Vec<AttemptId>, DiskError> {
+        self.commit()?;
+        let delivered = self.acknowledge(last_report)?;
+        if last_report > self.last() {
+            tracing::warn!(
+                last_report,
+                ours = self.last(),
+                "the coordinator knows more reports of this node than the node does"
+            );
+            self.base = last_report;
+            self.compact()?;
+        }
+        self.rewind();
+        Ok(delivered)
+    }
+
+    /// Forgets reports up to `through`; answers the attempts of which nothing waits any more.
+    pub fn acknowledge(&mut self, through: u64) -> Result<Vec<AttemptId>, DiskError> {
+        let mut gone = Vec::new();
+        while self.base < through.min(self.synced) {
+            gone.extend(self.queue.pop_front().map(|report| report.attempt));
+            self.base += 1;
+        }
+        self.sent = self.sent.max(self.base);
+        gone.sort_unstable();
+        gone.dedup();
+        gone.retain(|attempt| !self.queue.iter().any(|report| report.attempt == *attempt));
+        if self.length > COMPACT_BYTES || (self.queue.is_empty() && self.length > COMPACT_BYTES / 16) {
+            self.compact()?;
+        }
+        Ok(gone)
+    }
+
+    /// The reports that wait, oldest first.
+    pub fn waiting(&self) -> impl Iterator<Item = &Report> {
+        self.queue.iter()
+    }
+
+    fn replace_progress(&mut self, attempt: AttemptId, time: UnixMillis, body: &ReportBody) -> bool {
+        let unsent = (self.sent - self.base) as usize;
+        let old = self.queue.iter_mut().skip(unsent).rev().find(|report| report.attempt == attempt);
+        match old {
+            Some(report) if matches!(report.body, ReportBody::Progress(_)) => {
+                report.body = body.clone();
+                report.time = time;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn append(&mut self) -> std::io::Result<()> {
+        // After a failed write the file may hold half an entry: the next one begins where the last whole one ended.
+        self.file.seek(SeekFrom::Start(self.length))?;
+        self.file.write_all(&self.unwritten)?;
+        self.file.sync_data()
+    }
+
+    fn compact(&mut self) -> Result<(), DiskError> {
+        let mut bytes = header(self.base).to_vec();
+        for report in &self.queue {
+            bytes.extend(entry(report).unwrap_or_default());
+        }
+        disk::replace(&self.path, &bytes, Access::Plain)?;
+        self.file = OpenOptions::new().read(true).write(true).open(&self.path).at("open", &self.path)?;
+        self.length = bytes.len() as u64;
+        self.unwritten.clear();
+        self.synced = self.last();
+        Ok(())
+    }
+}
+
+fn header(base: u64) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
+    bytes[..4].copy_from_slice(MAGIC);
+    bytes[4..].copy_from_slice(&base.to_le_bytes());
+    bytes
+}
+
+fn entry(report: &Report) -> Result<Vec<u8>, codec::CodecError> {
+    let mut bytes = codec::encode(report)?;
+    let check = blake3::hash(&bytes);
+    bytes.extend_from_slice(&check.as_bytes()[..CHECK_BYTES]);
+    Ok(bytes)
+}
+
+/// Base, reports and the length of what is whole; `None` where not even the head is.
+fn parse(bytes: &[u8]) -> Option<(u64, VecDeque<Report>, u64)> {
+    let (head, mut rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+    let base = head.strip_prefix(MAGIC).and_then(|base| base.try_into().ok()).map(u64::from_le_bytes)?;
+    let mut queue = VecDeque::new();
+    while let Some((report, behind)) = parse_entry(rest) {
+        if report.number != base + queue.len() as u64 + 1 {
+            break;
+        }
+        queue.push_back(report);
+        rest = behind;
+    }
+    Some((base, queue, (bytes.len() - rest.len()) as u64))
+}
+
+fn parse_entry(bytes: &[u8]) -> Option<(Report, &[u8])> {
+    let body = codec::body_length(*bytes.first_chunk()?).ok()?;
+    let (frame, rest) = bytes.split_at_checked(codec::HEADER_BYTES + body)?;
+    let (check, rest) = rest.split_first_chunk::<CHECK_BYTES>()?;
+    let whole = blake3::hash(frame).as_bytes()[..CHECK_BYTES] == *check;
+    let report = whole.then(|| codec::decode(&frame[codec::HEADER_BYTES..]).ok()).flatten()?;
+    Some((report, rest))
+}
+
+#[cfg(test)]
+mod tests;

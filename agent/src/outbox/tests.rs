@@ -1,0 +1,198 @@
+//! What the outbox promises: numbers without gaps, nothing lost that was committed, nothing sent that was not.
+
+use super::*;
+use lorikeet_protocol::{
+    agent::{Ended, Progress},
+    id::{AttemptToken, JobId},
+    job::Outcome,
+};
+use proptest::prelude::*;
+use std::time::Duration;
+
+#[test]
+fn reports_are_numbered_without_gaps_over_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, ReportBody::Preparing);
+    push(&mut outbox, 1, ReportBody::Finalizing);
+    outbox.commit().unwrap();
+    outbox.acknowledge(2).unwrap();
+    drop(outbox);
+
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    assert_eq!(outbox.resume(2).unwrap(), [attempt(1)]);
+    push(&mut outbox, 1, ReportBody::Preparing);
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [3]);
+}
+
+#[test]
+fn nothing_leaves_before_it_is_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, ReportBody::Preparing);
+    assert_eq!(outbox.next(), None);
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [1]);
+    assert_eq!(outbox.next(), None);
+}
+
+#[test]
+fn what_is_not_acknowledged_leaves_again_after_a_welcome() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    for _ in 0..3 {
+        push(&mut outbox, 1, ReportBody::Preparing);
+    }
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [1, 2, 3]);
+    assert!(outbox.resume(1).unwrap().is_empty());
+    assert_eq!(drain(&mut outbox), [2, 3]);
+}
+
+#[test]
+fn a_newer_progress_replaces_one_that_was_not_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, progress(1));
+    push(&mut outbox, 2, progress(10));
+    push(&mut outbox, 1, progress(2));
+    outbox.commit().unwrap();
+    assert_eq!(outbox.last(), 2);
+    assert_eq!(step(outbox.next()), 2);
+    assert_eq!(drain(&mut outbox), [1, 2]);
+
+    push(&mut outbox, 1, progress(3));
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [3]);
+}
+
+#[test]
+fn progress_never_moves_in_front_of_another_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, progress(1));
+    push(&mut outbox, 1, ReportBody::Finalizing);
+    push(&mut outbox, 1, progress(2));
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [1, 2, 3]);
+}
+
+#[test]
+fn a_coordinator_that_knows_more_moves_the_numbers_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, ReportBody::Preparing);
+    outbox.commit().unwrap();
+    outbox.resume(41).unwrap();
+    push(&mut outbox, 1, ReportBody::Finalizing);
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [42]);
+    drop(outbox);
+    assert_eq!(Outbox::open(folder.path()).unwrap().last(), 42);
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_never_said_takes_nothing_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, ReportBody::Preparing);
+    outbox.acknowledge(7).unwrap();
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [1]);
+}
+
+#[test]
+fn a_long_log_is_written_anew_and_keeps_what_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    for _ in 0..300 {
+        push(&mut outbox, 1, ended("x".repeat(8 << 10)));
+    }
+    outbox.commit().unwrap();
+    let before = outbox.length;
+    outbox.acknowledge(299).unwrap();
+    assert!(outbox.length < before / 100);
+    drop(outbox);
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    outbox.resume(299).unwrap();
+    assert_eq!(drain(&mut outbox), [300]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_log_cut_anywhere_gives_back_its_whole_entries(cut in 0usize..600, noise in proptest::collection::vec(any::<u8>(), 0..20)) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut outbox = Outbox::open(folder.path()).unwrap();
+        for _ in 0..6 {
+            push(&mut outbox, 1, ended("why".into()));
+        }
+        outbox.commit().unwrap();
+        let path = outbox.path.clone();
+        drop(outbox);
+
+        let mut bytes = std::fs::read(&path).unwrap();
+        let cut = HEADER_BYTES + cut % (bytes.len() - HEADER_BYTES);
+        let whole = parse(&bytes[..cut]).unwrap().1.len() as u64;
+        bytes.truncate(cut);
+        bytes.extend(noise);
+        std::fs::write(&path, &bytes).unwrap();
+
+        let mut outbox = Outbox::open(folder.path()).unwrap();
+        prop_assert_eq!(outbox.last(), whole);
+        push(&mut outbox, 1, ReportBody::Finalizing);
+        outbox.commit().unwrap();
+        drop(outbox);
+        prop_assert_eq!(Outbox::open(folder.path()).unwrap().last(), whole + 1);
+    }
+}
+
+fn attempt(number: u32) -> AttemptId {
+    AttemptId { job: JobId(uuid::Uuid::from_u128(7)), token: AttemptToken { generation: 1, number } }
+}
+
+fn push(outbox: &mut Outbox, number: u32, body: ReportBody) {
+    outbox.push(attempt(number), UnixMillis(1), body);
+}
+
+fn progress(step: u64) -> ReportBody {
+    ReportBody::Progress(Progress {
+        step,
+        total_steps: 100,
+        epoch: 0.0,
+        loss: 1.0,
+        learning_rate: 1e-4,
+        tokens_per_second: 10.0,
+        validation_loss: None,
+    })
+}
+
+fn step(report: Option<&Report>) -> u64 {
+    match report.map(|report| &report.body) {
+        Some(ReportBody::Progress(progress)) => progress.step,
+        other => panic!("expected progress, found {other:?}"),
+    }
+}
+
+fn ended(message: String) -> ReportBody {
+    ReportBody::Ended(Ended {
+        outcome: Outcome::Lost,
+        class: None,
+        message: Some(message),
+        step: 0,
+        held: Duration::ZERO,
+        files: Vec::new(),
+        summary: None,
+    })
+}
+
+fn drain(outbox: &mut Outbox) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    while let Some(report) = outbox.next() {
+        numbers.push(report.number);
+        outbox.sent();
+    }
+    numbers
+}

@@ -1,0 +1,218 @@
+//! Everything a worker needs, before it starts: its inputs as links into the cache, and its attempt directory.
+//!
+//! Until the first start of its worker an attempt directory belongs to the agent, so preparing again begins it anew; what was
+//! fetched stays in the cache.
+
+use crate::{
+    cache::{Cache, CacheError, Pin},
+    disk::{self, Access, At, DiskError},
+    host::Fault,
+    link::{blob::Source, chain},
+    places::Places,
+};
+use lorikeet_protocol::{
+    agent::{Checkpoint, Offer},
+    blob::Refusal,
+    file::NamedFile,
+    id::AttemptId,
+    job::Outcome,
+    worker::{CHECKPOINTS, SPEC, Spec},
+};
+use std::path::{Path, PathBuf};
+
+/// Why an attempt cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    /// The disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A file cannot be had.
+    #[error("fetch {path}")]
+    Fetch {
+        /// Its name in the offer.
+        path: String,
+        /// Why.
+        #[source]
+        cause: CacheError,
+    },
+}
+
+impl PrepareError {
+    /// In the words of a report.
+    pub(crate) fn fault(&self) -> Fault {
+        Fault { outcome: self.outcome(), message: chain(self) }
+    }
+
+    fn outcome(&self) -> Outcome {
+        let disk = |error: &DiskError| if error.is_full() { Outcome::DiskFull } else { Outcome::PrepareFailed };
+        match self {
+            Self::Disk(error) => disk(error),
+            Self::Fetch { cause, .. } => match cause {
+                CacheError::Disk(error) => disk(error),
+                CacheError::NoRoom { .. } => Outcome::DiskFull,
+                CacheError::Refused { refusal: Refusal::NotYours, .. } => Outcome::Superseded,
+                CacheError::Refused { .. } | CacheError::Corrupt(_) | CacheError::Thread(_) => Outcome::PrepareFailed,
+            },
+        }
+    }
+}
+
+/// Fetches and writes.
+#[derive(Debug, Clone)]
+pub(crate) struct Preparer<S> {
+    pub(crate) places: Places,
+    pub(crate) cache: Cache,
+    pub(crate) source: S,
+    /// CPU threads of a worker.
+    pub(crate) threads: Option<u32>,
+}
+
+impl<S: Source> Preparer<S> {
+    /// Prepares the offer's attempt; the pins keep its inputs in the cache.
+    pub(crate) async fn prepare(&self, offer: &Offer) -> Result<Vec<Pin>, PrepareError> {
+        let id = offer.attempt;
+        let (directory, inputs) = (self.places.attempt(id), self.places.inputs(id));
+        for folder in [&directory, &inputs] {
+            disk::remove_folder(folder)?;
+            disk::create_folder(folder)?;
+        }
+        let base = inputs.join("base");
+        disk::create_folder(&base)?;
+        disk::create_folder(&self.places.tokens())?;
+        let mut pins = self.link_all(id, &offer.base, &base).await?;
+        pins.extend(self.link_all(id, std::slice::from_ref(&offer.dataset), &inputs.join("dataset")).await?);
+        if let Some(checkpoint) = &offer.resume {
+            self.resume(id, checkpoint, &directory).await?;
+        }
+        let spec = Spec {
+            attempt: Some(id),
+            job: offer.job.clone(),
+            base,
+            dataset: inputs.join("dataset").join(&offer.dataset.path),
+            init_adapter: None,
+            cache: self.places.tokens(),
+            devices: offer.devices.clone(),
+            threads: self.threads,
+        };
+        let json = serde_json::to_vec_pretty(&spec).expect("a spec has string keys only");
+        disk::replace(&directory.join(SPEC), &json, Access::Plain)?;
+        disk::sync_parent(&directory)?;
+        Ok(pins)
+    }
+
+    /// Pins again what a worker of an earlier agent uses.
+    pub(crate) fn pin_again(&self, offer: &Offer) -> Vec<Pin> {
+        let files = offer.base.iter().chain([&offer.dataset]);
+        files.filter_map(|file| self.cache.pin(file.manifest.hash)).collect()
+    }
+
+    /// The checkpoint to go on from. It appears under its name only when it is complete.
+    async fn resume(&self, id: AttemptId, checkpoint: &Checkpoint, directory: &Path) -> Result<(), PrepareError> {
+        let aside = directory.join("resume.aside");
+        self.link_all(id, &checkpoint.files, &aside).await?;
+        let folder = directory.join(CHECKPOINTS);
+        disk::create_folder(&folder)?;
+        let path = folder.join(format!("step-{:08}", checkpoint.step));
+        std::fs::rename(&aside, &path).at("keep", &path)?;
+        disk::sync_parent(&path)?;
+        Ok(())
+    }
+
+    async fn link_all(&self, id: AttemptId, files: &[NamedFile], folder: &Path) -> Result<Vec<Pin>, PrepareError> {
+        disk::create_folder(folder)?;
+        let mut pins = Vec::with_capacity(files.len());
+        for file in files {
+            let fetched = self.cache.get(&self.source, id, &file.manifest).await;
+            let pin = fetched.map_err(|cause| PrepareError::Fetch { path: file.path.clone(), cause })?;
+            link(pin.path(), &folder.join(&file.path))?;
+            pins.push(pin);
+        }
+        Ok(pins)
+    }
+}
+
+/// A hard link: the bytes stay as long as the attempt does, even if the cache lets them go.
+fn link(from: &Path, to: &PathBuf) -> Result<(), DiskError> {
+    if let Some(parent) = to.parent() {
+        disk::create_folder(parent)?;
+    }
+    std::fs::hard_link(from, to).at("link", to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, host::tests::offer_on};
+    use lorikeet_protocol::{
+        agent::CheckpointKind,
+        file::FileManifest,
+        id::{AttemptToken, Hash, JobId},
+    };
+
+    #[tokio::test]
+    async fn an_attempt_directory_holds_spec_inputs_and_the_checkpoint_to_go_on_from() {
+        let (folder, preparer) = preparer();
+        let offer = Offer {
+            base: vec![file("config.json", b"{}"), file("onnx/model.bin", b"weights")],
+            dataset: file("train.jsonl", b"[]"),
+            resume: Some(Checkpoint {
+                step: 40,
+                loss: 1.0,
+                kind: CheckpointKind::Periodic,
+                files: vec![file("manifest.json", b"m")],
+            }),
+            ..offer_on(attempt(), "cpu")
+        };
+        let pins = preparer.prepare(&offer).await.unwrap();
+        assert_eq!(pins.len(), 3);
+        let directory = folder.path().join("attempts").join(attempt().to_string());
+        let spec: Spec = serde_json::from_slice(&std::fs::read(directory.join(SPEC)).unwrap()).unwrap();
+        assert_eq!(std::fs::read(spec.base.join("onnx/model.bin")).unwrap(), b"weights");
+        assert_eq!(std::fs::read(&spec.dataset).unwrap(), b"[]");
+        assert_eq!(std::fs::read(directory.join("checkpoints/step-00000040/manifest.json")).unwrap(), b"m");
+        preparer.prepare(&offer).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_not_ours_ends_the_attempt_as_superseded() {
+        let (_folder, preparer) = preparer();
+        let mut offer = offer_on(attempt(), "cpu");
+        offer.dataset.manifest.chunks = vec![Hash([0; 32])];
+        offer.dataset.manifest.size = 5;
+        let fault = preparer.prepare(&offer).await.unwrap_err().fault();
+        assert_eq!(fault.outcome, Outcome::Superseded);
+        assert!(fault.message.contains("dataset.jsonl"), "{}", fault.message);
+    }
+
+    /// Gives what it holds by its hash, and refuses the rest.
+    #[derive(Clone)]
+    struct Shelf;
+
+    const SHELF: [&[u8]; 4] = [b"{}", b"weights", b"[]", b"m"];
+
+    impl Source for Shelf {
+        async fn chunk(&self, _attempt: AttemptId, file: Hash, _index: u32) -> Result<Vec<u8>, Refusal> {
+            let found = SHELF.iter().find(|bytes| *blake3::hash(bytes).as_bytes() == file.0);
+            found.map(|bytes| bytes.to_vec()).ok_or(Refusal::NotYours)
+        }
+    }
+
+    fn preparer() -> (tempfile::TempDir, Preparer<Shelf>) {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places::new(folder.path());
+        let cache = Cache::open(&places.cache(), &config::Cache::default()).unwrap();
+        (folder, Preparer { places, cache, source: Shelf, threads: None })
+    }
+
+    fn file(path: &str, bytes: &[u8]) -> NamedFile {
+        let hash = Hash(*blake3::hash(bytes).as_bytes());
+        NamedFile {
+            path: path.into(),
+            manifest: FileManifest { size: bytes.len() as u64, hash, chunks: vec![hash] },
+        }
+    }
+
+    fn attempt() -> AttemptId {
+        AttemptId { job: JobId(uuid::Uuid::from_u128(7)), token: AttemptToken { generation: 1, number: 1 } }
+    }
+}

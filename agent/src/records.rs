@@ -1,0 +1,59 @@
+//! The host's records on disk: one JSON file per attempt, replaced whole.
+
+use crate::{
+    disk::{self, Access, At, DiskError},
+    host::record::Record,
+};
+use lorikeet_protocol::id::AttemptId;
+use std::path::PathBuf;
+
+/// The folder of records.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    folder: PathBuf,
+}
+
+impl Records {
+    /// Makes the folder.
+    pub(crate) fn open(folder: PathBuf) -> Result<Self, DiskError> {
+        disk::create_folder(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Every record that can be read. One that cannot is set aside and named: an attempt without a record is unknown here, and
+    /// the coordinator learns it from the next hello.
+    pub(crate) fn load(&self) -> Result<Vec<Record>, DiskError> {
+        let mut records = Vec::new();
+        for entry in std::fs::read_dir(&self.folder).at("list", &self.folder)? {
+            let path = entry.at("list", &self.folder)?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let bytes = std::fs::read(&path).at("read", &path)?;
+            match serde_json::from_slice::<Record>(&bytes) {
+                Ok(record) => records.push(record),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "the record of an attempt cannot be read and is set aside");
+                    std::fs::rename(&path, path.with_extension("unreadable")).at("set aside", &path)?;
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// Makes a record last.
+    pub(crate) fn keep(&self, record: &Record) -> Result<(), DiskError> {
+        let json = serde_json::to_vec(record).expect("a record has string keys only");
+        disk::replace(&self.path(record.id()), &json, Access::Plain)
+    }
+
+    /// The attempt is forgotten.
+    pub(crate) fn remove(&self, id: AttemptId) -> Result<(), DiskError> {
+        disk::remove_file(&self.path(id))?;
+        disk::sync_parent(&self.path(id))
+    }
+
+    fn path(&self, id: AttemptId) -> PathBuf {
+        self.folder.join(format!("{id}.json"))
+    }
+}

@@ -1,0 +1,69 @@
+//! How a worker is started: a process group of its own, its output in `worker.log`, a chosen environment, its GPUs by UUID.
+
+use super::SupervisorError;
+use crate::{
+    config,
+    disk::{At, DiskError},
+};
+use lorikeet_protocol::worker::LOG;
+use std::{
+    fs::{File, OpenOptions},
+    path::PathBuf,
+    process::Stdio,
+};
+use tokio::process::{Child, Command};
+
+/// What a worker may see of the agent's own environment. Neither the agent's settings nor anybody's secrets are in it.
+const PASSED_ON: [&str; 9] =
+    ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE"];
+
+/// One worker to be started.
+#[derive(Debug, Clone)]
+pub(crate) struct Launch {
+    /// Program and arguments in front of the directory.
+    pub(crate) command: Vec<String>,
+    /// The attempt directory.
+    pub(crate) directory: PathBuf,
+    /// `CUDA_VISIBLE_DEVICES`: UUIDs, or nothing.
+    pub(crate) visible: String,
+    /// Resident bytes its group may have.
+    pub(crate) memory_limit: u64,
+}
+
+impl Launch {
+    /// The configured program, or this one.
+    pub(crate) fn command(config: &config::Worker) -> Vec<String> {
+        if !config.command.is_empty() {
+            return config.command.clone();
+        }
+        // The link outlives an upgrade that replaces the file: a new worker is of the same make as its agent.
+        vec!["/proc/self/exe".into(), "worker".into()]
+    }
+
+    /// Starts it. Dropping the child neither kills nor leaves a zombie behind the runtime's back.
+    pub(super) fn spawn(&self, config: &config::Worker) -> Result<Child, SupervisorError> {
+        let (program, arguments) = self.command.split_first().expect("a command has a program");
+        let log = self.log()?;
+        let copy = log.try_clone().at("open", &self.directory.join(LOG))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .arg(&self.directory)
+            .current_dir(&self.directory)
+            .env_clear()
+            .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .envs(&config.env)
+            .env("CUDA_VISIBLE_DEVICES", &self.visible)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(copy)
+            .process_group(0)
+            .kill_on_drop(false);
+        command.spawn().map_err(|cause| SupervisorError::Spawn { program: program.clone(), cause })
+    }
+
+    fn log(&self) -> Result<File, DiskError> {
+        let path = self.directory.join(LOG);
+        OpenOptions::new().create(true).append(true).open(&path).at("open", &path)
+    }
+}

@@ -1,0 +1,153 @@
+//! An attempt's events on their way to the coordinator. The events file itself is the spool: this is only a place in it.
+
+use super::tail::Tail;
+use lorikeet_protocol::{
+    agent::EventLines,
+    id::{AttemptId, UnixMillis},
+    worker::{EventLine, Level, WorkerEvent},
+};
+use serde::Deserialize;
+use std::{collections::VecDeque, io, path::PathBuf};
+
+/// Bytes of lines in one message.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// A place in an events file.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    attempt: AttemptId,
+    path: PathBuf,
+    tail: Tail,
+    read: VecDeque<(u64, String)>,
+    /// Lines up to this `seq` are with the coordinator.
+    through: u64,
+}
+
+/// What every line has.
+#[derive(Deserialize)]
+struct Head {
+    seq: u64,
+    time: UnixMillis,
+}
+
+impl Spool {
+    /// At the beginning of the attempt's events.
+    pub(crate) fn new(attempt: AttemptId, path: PathBuf) -> Self {
+        Self { attempt, tail: Tail::new(&path), path, read: VecDeque::new(), through: 0 }
+    }
+
+    /// A new session: what is not acknowledged is sent again.
+    pub(crate) fn rewind(&mut self, through: u64) {
+        self.through = through;
+        self.tail = Tail::new(&self.path);
+        self.read.clear();
+    }
+
+    /// A new session that says nothing of this attempt: as far as it is known.
+    pub(crate) fn rewind_to_acknowledged(&mut self) {
+        self.rewind(self.through);
+    }
+
+    /// Lines up to this `seq` are with the coordinator.
+    pub(crate) fn acknowledge(&mut self, through: u64) {
+        self.through = self.through.max(through);
+    }
+
+    /// The next message, if there are lines for one.
+    pub(crate) fn next(&mut self) -> io::Result<Option<EventLines>> {
+        while self.read.iter().map(|(_, line)| line.len()).sum::<usize>() < BATCH_BYTES {
+            let lines = self.tail.read()?;
+            if lines.is_empty() {
+                break;
+            }
+            let through = self.through;
+            self.read.extend(lines.into_iter().filter_map(numbered).filter(|(seq, _)| *seq > through));
+        }
+        Ok(self.batch())
+    }
+
+    fn batch(&mut self) -> Option<EventLines> {
+        let first = self.read.front()?.0;
+        let (mut lines, mut bytes) = (Vec::new(), 0);
+        while let Some((seq, line)) = self.read.front() {
+            let follows = *seq == first + lines.len() as u64;
+            if !follows || (!lines.is_empty() && bytes + line.len() > BATCH_BYTES) {
+                break;
+            }
+            bytes += line.len();
+            lines.extend(self.read.pop_front().map(|(_, line)| line));
+        }
+        Some(EventLines { attempt: self.attempt, first, lines })
+    }
+}
+
+/// A line with its number. One that is too long for a message is replaced, for numbers have no gaps.
+fn numbered(line: String) -> Option<(u64, String)> {
+    let head: Head = serde_json::from_str(&line).ok()?;
+    let line = if line.len() > BATCH_BYTES { placeholder(&head, line.len()) } else { line };
+    Some((head.seq, line))
+}
+
+fn placeholder(head: &Head, length: usize) -> String {
+    let message = format!("an event of {length} bytes is too long to be sent; it stands in events.jsonl on its node");
+    let event = WorkerEvent::Log { level: Level::Warning, message };
+    serde_json::to_string(&EventLine { seq: head.seq, time: head.time, event }).expect("a log line is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorikeet_protocol::id::{AttemptToken, JobId};
+
+    #[test]
+    fn lines_leave_in_order_without_gaps_and_again_after_a_rewind() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = spool(&folder, &[line(1, 10), line(2, 10), line(3, 10)]);
+        assert_eq!(firsts(&mut spool), [(1, 3)]);
+        spool.rewind(2);
+        assert_eq!(firsts(&mut spool), [(3, 1)]);
+        assert_eq!(firsts(&mut spool), []);
+    }
+
+    #[test]
+    fn a_message_holds_at_most_256_kib() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: Vec<_> = (1..=10).map(|seq| line(seq, 100 << 10)).collect();
+        let mut spool = spool(&folder, &lines);
+        assert_eq!(firsts(&mut spool), [(1, 2), (3, 2), (5, 2), (7, 2), (9, 2)]);
+    }
+
+    #[test]
+    fn a_line_that_fits_no_message_is_named_in_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = spool(&folder, &[line(1, 10), line(2, 400 << 10), line(3, 10)]);
+        let batch = spool.next().unwrap().unwrap();
+        assert_eq!((batch.first, batch.lines.len()), (1, 3));
+        let event: EventLine = serde_json::from_str(&batch.lines[1]).unwrap();
+        assert!(matches!(event.event, WorkerEvent::Log { level: Level::Warning, .. }), "{event:?}");
+    }
+
+    #[test]
+    fn what_is_no_event_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = spool(&folder, &["noise".into(), line(1, 1), "{}".into(), line(2, 1)]);
+        assert_eq!(firsts(&mut spool), [(1, 2)]);
+    }
+
+    fn spool(folder: &tempfile::TempDir, lines: &[String]) -> Spool {
+        let path = folder.path().join("events.jsonl");
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+        let job = JobId(uuid::Uuid::from_u128(7));
+        Spool::new(AttemptId { job, token: AttemptToken { generation: 1, number: 1 } }, path)
+    }
+
+    fn line(seq: u64, length: usize) -> String {
+        let event = WorkerEvent::Log { level: Level::Info, message: "x".repeat(length) };
+        serde_json::to_string(&EventLine { seq, time: UnixMillis(1), event }).unwrap()
+    }
+
+    fn firsts(spool: &mut Spool) -> Vec<(u64, usize)> {
+        let next = || spool.next().unwrap();
+        std::iter::from_fn(next).map(|batch| (batch.first, batch.lines.len())).collect()
+    }
+}

@@ -1,0 +1,301 @@
+//! One worker, followed from its start, or from where an earlier agent left it, to its end.
+//!
+//! Looked at every `poll`: has it taken its lock (`worker.json` is there), has it said something (`events.jsonl`), has it grown
+//! too large. A worker of our own is gone when it is reaped; an adopted one when its lock is free. The lock is tried only once
+//! its holder is known: trying it earlier could take it from a worker that is just starting. When nobody ever held it, it is
+//! taken and kept, so that a straggler that still comes finds it held and leaves.
+
+use super::{
+    Setting, SupervisorError,
+    group::{Group, Name},
+    spawn::Launch,
+    tail::Tail,
+};
+use crate::{
+    disk::{self, Access, At, DiskError},
+    host::{Ask, Event, News},
+    link::chain,
+};
+use lorikeet_protocol::{
+    agent::StopHow,
+    id::AttemptId,
+    worker::{EVENTS, EventLine, HOLDER, Holder, LOCK, STOP, StopRequest},
+};
+use rustix::process::Signal;
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tokio::{process::Child, sync::mpsc, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+/// What the host wants of a worker.
+#[derive(Debug)]
+pub(super) enum Order {
+    Ask(Ask),
+    Kill,
+}
+
+/// See the module.
+pub(super) struct Watch {
+    setting: Setting,
+    id: AttemptId,
+    directory: PathBuf,
+    memory_limit: u64,
+    orders: mpsc::Receiver<Order>,
+    worker: Worker,
+    /// The process that holds the lock, once it said so.
+    holder: Option<Name>,
+    tail: Tail,
+    measured: Option<Instant>,
+    /// Whether a kill was ordered: from then on the lock may be tried even if nobody ever said that he holds it.
+    killed: bool,
+}
+
+/// Whose child it is.
+enum Worker {
+    /// Ours, not reaped.
+    Own { child: Box<Child>, group: Group },
+    /// To be started.
+    New(Box<Launch>),
+    /// An earlier agent's.
+    Adopted,
+}
+
+/// How the worker was found to be gone.
+struct Gone {
+    how: String,
+    /// Kept until the attempt is forgotten.
+    _lock: Option<File>,
+}
+
+impl Watch {
+    pub(super) fn start(setting: Setting, id: AttemptId, launch: Launch, orders: mpsc::Receiver<Order>) -> Self {
+        let (directory, limit) = (launch.directory.clone(), launch.memory_limit);
+        Self::new(setting, id, directory, limit, Worker::New(Box::new(launch)), orders)
+    }
+
+    pub(super) fn adopt(
+        setting: Setting,
+        id: AttemptId,
+        directory: PathBuf,
+        memory_limit: u64,
+        orders: mpsc::Receiver<Order>,
+    ) -> Self {
+        Self::new(setting, id, directory, memory_limit, Worker::Adopted, orders)
+    }
+
+    fn new(
+        setting: Setting,
+        id: AttemptId,
+        directory: PathBuf,
+        memory_limit: u64,
+        worker: Worker,
+        orders: mpsc::Receiver<Order>,
+    ) -> Self {
+        let tail = Tail::new(&directory.join(EVENTS));
+        Self {
+            setting,
+            id,
+            directory,
+            memory_limit,
+            orders,
+            worker,
+            holder: None,
+            tail,
+            measured: None,
+            killed: false,
+        }
+    }
+
+    /// Until the worker is gone and the attempt forgotten, or until the agent leaves.
+    pub(super) async fn run(mut self, cancel: CancellationToken) {
+        let gone = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return,
+            gone = self.follow() => gone,
+        };
+        let Some(gone) = gone else { return };
+        self.tell(News::Gone { how: gone.how.clone() }).await;
+        // The lock, if it was taken, is held until nobody wants the directory any more.
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = async { while self.orders.recv().await.is_some() {} } => {}
+        }
+        drop(gone);
+    }
+
+    /// `None`: the attempt was forgotten before its worker was gone.
+    async fn follow(&mut self) -> Option<Gone> {
+        if let Err(error) = self.spawn() {
+            return Some(Gone { how: format!("could not {}", chain(&error)), _lock: None });
+        }
+        let mut poll = tokio::time::interval(self.setting.config.poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let exited = tokio::select! {
+                biased;
+                order = self.orders.recv() => {
+                    self.obey(order?);
+                    None
+                }
+                how = exit(&mut self.worker) => Some(how),
+                _ = poll.tick() => None,
+            };
+            self.look_for_holder().await;
+            if let Some(how) = exited {
+                return Some(self.bury(how, None).await);
+            }
+            // The order of these two matters: a line written before the lock was freed must not be overlooked.
+            let free = self.free_lock();
+            self.tell_events().await;
+            if let Some(lock) = free {
+                return Some(self.bury("its lock is free".into(), Some(lock)).await);
+            }
+            self.measure().await;
+        }
+    }
+
+    fn spawn(&mut self) -> Result<(), SupervisorError> {
+        if let Worker::New(launch) = &self.worker {
+            let child = launch.spawn(&self.setting.config)?;
+            let pid = child.id().expect("a child that was not waited for has a pid");
+            // Not reaped, so the pid is its own whatever became of it.
+            let group = Group::led_by(Name::of(pid)?);
+            self.worker = Worker::Own { child: Box::new(child), group };
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, news: News) {
+        // The driver drops the other end only when the agent leaves.
+        let _ = self.setting.events.send(Event::Worker(self.id, news)).await;
+    }
+
+    async fn tell_events(&mut self) {
+        loop {
+            let lines = match self.tail.read() {
+                Ok(lines) if lines.is_empty() => return,
+                Ok(lines) => lines,
+                Err(error) => {
+                    tracing::warn!(attempt = %self.id, %error, "the worker's events cannot be read");
+                    return;
+                }
+            };
+            for line in lines {
+                match serde_json::from_str::<EventLine>(&line) {
+                    Ok(line) => self.tell(News::Event(Box::new(line))).await,
+                    Err(error) => tracing::warn!(attempt = %self.id, %error, "a line of the worker is no event"),
+                }
+            }
+        }
+    }
+
+    async fn look_for_holder(&mut self) {
+        if self.holder.is_some() {
+            return;
+        }
+        let Ok(json) = std::fs::read(self.directory.join(HOLDER)) else { return };
+        let Ok(holder) = serde_json::from_slice::<Holder>(&json) else { return };
+        match Name::of_holder(&holder, self.setting.boot) {
+            Some(name) => {
+                self.holder = Some(name);
+                self.tell(News::Holds).await;
+            }
+            // The machine was started anew since: whoever it was is no more, and its lock may be tried.
+            None => self.killed = true,
+        }
+    }
+
+    /// The lock of an adopted worker, if it is free.
+    fn free_lock(&self) -> Option<File> {
+        if !matches!(self.worker, Worker::Adopted) || (self.holder.is_none() && !self.killed) {
+            return None;
+        }
+        match self.try_lock() {
+            Ok(lock) => lock,
+            Err(error) => {
+                tracing::warn!(attempt = %self.id, "could not {}", chain(&error));
+                None
+            }
+        }
+    }
+
+    fn try_lock(&self) -> Result<Option<File>, DiskError> {
+        let path = self.directory.join(LOCK);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("open", &path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).at("lock", &path),
+        }
+    }
+
+    async fn measure(&mut self) {
+        let due = self.measured.is_none_or(|last| last.elapsed() >= self.setting.config.memory_poll);
+        let Some(group) = self.group().filter(|_| due) else { return };
+        self.measured = Some(Instant::now());
+        let resident = group.resident_bytes();
+        if resident > self.memory_limit {
+            self.tell(News::TooLarge { resident, limit: self.memory_limit }).await;
+        }
+    }
+
+    fn group(&self) -> Option<Group> {
+        match &self.worker {
+            Worker::Own { group, .. } => Some(*group),
+            Worker::New(_) | Worker::Adopted => self.holder.map(Group::around),
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Kill => {
+                self.killed = true;
+                if let Some(group) = self.group() {
+                    group.kill();
+                }
+            }
+            Order::Ask(Ask::SaveNow) => self.signal(Signal::USR1),
+            Order::Ask(Ask::Stop(how, cause)) => {
+                // First the reason, then the wake-up: a worker that is only starting finds it as well.
+                let request = StopRequest { save: how == StopHow::Save, cause };
+                let json = serde_json::to_vec(&request).expect("plain data is JSON");
+                if let Err(error) = disk::replace(&self.directory.join(STOP), &json, Access::Plain) {
+                    tracing::warn!(attempt = %self.id, "could not {}", chain(&error));
+                }
+                self.signal(if how == StopHow::Save { Signal::TERM } else { Signal::USR2 });
+            }
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        // A worker that does not listen yet finds stop.json as soon as it does.
+        let reached = self.holder.is_some_and(|holder| holder.tell(signal));
+        if !reached {
+            tracing::debug!(attempt = %self.id, ?signal, "no worker to signal");
+        }
+    }
+
+    /// Nobody of the group stays, and nothing it said is overlooked.
+    async fn bury(&mut self, how: String, lock: Option<File>) -> Gone {
+        let group = self.group();
+        while group.is_some_and(Group::kill) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.tell_events().await;
+        Gone { how, _lock: lock }
+    }
+}
+
+/// When a child of ours ends; for others, never.
+async fn exit(worker: &mut Worker) -> String {
+    match worker {
+        Worker::Own { child, .. } => match child.wait().await {
+            Ok(status) => status.to_string(),
+            Err(error) => format!("waiting for it failed: {error}"),
+        },
+        Worker::New(_) | Worker::Adopted => std::future::pending().await,
+    }
+}
