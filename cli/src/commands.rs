@@ -1,11 +1,13 @@
 //! One file per command; here only who is called, and on what kind of runtime.
 
 mod adapter;
+mod agent;
 mod base;
 mod ca;
 mod coordinator;
 mod dataset;
 mod demo;
+mod dev;
 mod follow;
 mod inspect;
 mod job;
@@ -47,7 +49,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Login(args) => runtime()?.block_on(login::run(&context, args)),
         Command::Ca(args) => ca::run(&context, args),
         Command::Inspect(args) => inspect::run(output, &args),
-        _ => Err(Failure::bug("not here yet")),
+        Command::Agent(args) => agent::run(output, args),
+        Command::Dev(args) => dev::run(output, &args),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,64 @@
+//! `lorikeet agent` and `lorikeet agent join`: a machine of the cluster, as a service.
+
+use super::service::{self, Signals};
+use crate::{
+    args::{Agent as Args, AgentCommand},
+    failure::{Failure, chain},
+    logging,
+    output::Output,
+};
+use lorikeet_agent::{Agent, AgentError, Blame, Config, JoinError};
+use std::path::Path;
+
+/// Serves, or joins.
+pub(crate) fn run(output: Output, args: Args) -> Result<(), Failure> {
+    match (args.command, args.config) {
+        (Some(AgentCommand::Join { ticket, config }), _) => join(output, &ticket, config.as_deref()),
+        (None, Some(config)) => {
+            logging::start("info");
+            service::runtime()?.block_on(serve(output, load(&config)?))
+        }
+        (None, None) => Err(Failure::bug("an agent without a config is refused by its arguments")),
+    }
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path).map_err(|error| Failure::mistake(format!("failed to {}", chain(&error))))
+}
+
+fn join(output: Output, ticket: &str, config: Option<&Path>) -> Result<(), Failure> {
+    let config = config.map_or_else(|| Ok(Config::default()), load)?;
+    let node = service::runtime()?.block_on(Agent::join(ticket, &config)).map_err(failed)?;
+    output.note(&format!("this machine is {node}; start its agent with `lorikeet agent --config FILE`"));
+    Ok(())
+}
+
+async fn serve(output: Output, config: Config) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let mut agent = Agent::start(config).await.map_err(failed)?;
+    let ready = format!("ready node={}", agent.node());
+    output.line(&ready)?;
+    service::ready(&ready);
+    let ended = tokio::select! {
+        ended = agent.wait() => ended.map_err(failed),
+        () = signals.wait() => Ok(()),
+    };
+    service::stopping();
+    let left = signals.or_at_once(agent.shutdown()).await.map_err(failed);
+    ended.and(left)
+}
+
+/// Whose doing it was is the agent's to say; where nobody answered or somebody said no is told apart for scripts.
+pub(super) fn failed(error: AgentError) -> Failure {
+    let message = format!("failed to {}", chain(&error));
+    let failure = match (&error, error.blame()) {
+        (AgentError::Join(JoinError::Refused(_)), _) => Failure::refused(message),
+        (AgentError::Join(_), Blame::Machine) => Failure::unreachable(message),
+        (_, Blame::Person | Blame::Machine) => Failure::mistake(message),
+        (_, Blame::Bug) => Failure::bug(message),
+    };
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
