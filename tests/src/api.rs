@@ -82,9 +82,9 @@ impl Api {
     /// The steps that count, in order, with their losses to the last bit.
     pub fn steps(&self, id: &str) -> Vec<(u64, u64)> {
         let points = self.get(&format!("/api/jobs/{id}/metrics"));
-        let points = points.as_array().expect("a list").iter().filter(|point| point["loss"].is_number());
+        let points = points.as_array().expect("a list").iter().filter(|point| point["trainingLoss"].is_number());
         points
-            .map(|point| (point["step"].as_u64().expect("a step"), point["loss"].as_f64().expect("a loss").to_bits()))
+            .map(|point| (point["step"].as_u64().expect("a step"), point["trainingLoss"].as_f64().expect("a loss").to_bits()))
             .collect()
     }
 }
