@@ -112,6 +112,9 @@ enum Input {
 impl Driver {
     /// Until `cancel`; then in order: workers as the config says, tasks, watchers.
     pub(crate) async fn run(mut self, first: Vec<Action>, cancel: CancellationToken) {
+        for known in self.host.known() {
+            self.follow_events(known.id);
+        }
         self.commit_and_act(first).await;
         let mut leaving = false;
         loop {

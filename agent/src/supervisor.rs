@@ -12,6 +12,8 @@ pub(crate) mod tail;
 mod watch;
 
 #[cfg(test)]
+pub(crate) mod stand_in;
+#[cfg(test)]
 mod tests;
 
 use crate::{

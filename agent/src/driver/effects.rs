@@ -82,7 +82,7 @@ impl Driver {
         self.supervisor.adopt(id, self.places.attempt(id), limit);
     }
 
-    fn follow_events(&mut self, id: AttemptId) {
+    pub(super) fn follow_events(&mut self, id: AttemptId) {
         let path = self.places.attempt(id).join(EVENTS);
         self.spools.entry(id).or_insert_with(|| Spool::new(id, path));
     }

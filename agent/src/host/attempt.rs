@@ -40,8 +40,6 @@ pub(crate) struct Attempt {
     state: State,
     meter: Meter,
     uploads: Uploads,
-    /// The `seq` of the last event seen.
-    last_event: u64,
     /// When that was, by the wall clock.
     last_event_wall: Option<UnixMillis>,
     /// Whether the record's times since boot mean something.
@@ -92,6 +90,7 @@ impl Attempt {
             stop: None,
             checkpoints_through: 0,
             events_through: 0,
+            last_event: 0,
         };
         let mut attempt = Self::new(record, State::Preparing, rules);
         attempt.tell(AttemptPhase::Preparing, ReportBody::Preparing, out);
@@ -104,6 +103,10 @@ impl Attempt {
         let offer = Arc::clone(&record.offer);
         if record.boot != rules.boot {
             record.running = None;
+        }
+        if record.phase != AttemptPhase::Done {
+            // They are read again from the first.
+            record.last_event = 0;
         }
         let state = if record.phase == AttemptPhase::Done {
             State::Done
@@ -129,7 +132,6 @@ impl Attempt {
             state,
             meter: Meter::default(),
             uploads: Uploads::default(),
-            last_event: 0,
             last_event_wall: None,
             wanted: Wanted::Yes,
         }
@@ -311,7 +313,7 @@ impl Attempt {
         if self.is_live() {
             // Only what is over is ever forgotten; an order that came too early is given again at the next welcome.
             tracing::warn!(attempt = %self.id(), "told to forget an attempt that is alive");
-        } else if self.record.events_through >= self.last_event {
+        } else if self.record.events_through >= self.record.last_event {
             self.drop_now(out);
         } else {
             self.wanted = Wanted::UntilEvents { latest: now.mono + FORGET_GRACE };
@@ -397,10 +399,10 @@ impl Attempt {
     }
 
     fn event(&mut self, line: EventLine, now: Now, out: &mut Vec<Action>) {
-        if line.seq <= self.last_event {
+        if line.seq <= self.record.last_event {
             return;
         }
-        self.last_event = line.seq;
+        self.record.last_event = line.seq;
         self.last_event_wall = Some(line.time);
         match line.event {
             WorkerEvent::Plan(plan) => self.meter.planned(plan.total_steps),
@@ -549,7 +551,7 @@ impl Attempt {
 
     fn tick_wanted(&mut self, now: Now, out: &mut Vec<Action>) {
         if let Wanted::UntilEvents { latest } = self.wanted {
-            if latest <= now.mono || self.record.events_through >= self.last_event {
+            if latest <= now.mono || self.record.events_through >= self.record.last_event {
                 self.drop_now(out);
             }
         }

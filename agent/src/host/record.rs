@@ -30,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) stop: Option<(StopHow, StopCause)>,
     /// The `seq` of the last checkpoint event that was dealt with.
     pub(crate) checkpoints_through: u64,
+    /// The `seq` of the last event seen.
+    pub(crate) last_event: u64,
     /// The `seq` up to which the coordinator keeps its events.
     pub(crate) events_through: u64,
 }

@@ -1,0 +1,208 @@
+//! A worker for tests that obeys the attempt directory's rules and trains nothing.
+//!
+//! It is this very test program, started again with the variable [`PLAN`] and the one test below: so it is a real process with a real
+//! lock, and needs no second binary.
+
+use lorikeet_protocol::{
+    agent::CheckpointKind,
+    id::{BootId, Hash, UnixMillis},
+    job::{FailureClass, StopCause},
+    worker::{
+        ADAPTER, CHECKPOINTS, EVENTS, EventLine, HOLDER, Holder, LOCK, Plan, STOP, Step, StopRequest, WorkerEvent,
+        WrittenFile,
+    },
+};
+use signal_hook::consts::{SIGTERM, SIGUSR1, SIGUSR2};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+/// The variable with the [`Script`], in JSON.
+const PLAN: &str = "LORIKEET_STAND_IN";
+
+/// What the stand-in shall do.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Script {
+    pub(crate) steps: u64,
+    pub(crate) step_millis: u64,
+    pub(crate) end: End,
+    /// Memory taken at the start.
+    pub(crate) grow_bytes: usize,
+    pub(crate) deaf: bool,
+}
+
+/// How it ends if nobody stops it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) enum End {
+    Finish,
+    Vanish,
+    Fail,
+    /// Leaves a child behind that does not end by itself.
+    Orphan,
+}
+
+impl Script {
+    pub(crate) fn new(steps: u64, step_millis: u64) -> Self {
+        Self { steps, step_millis, end: End::Finish, grow_bytes: 0, deaf: false }
+    }
+
+    /// A worker config that starts the stand-in with this script.
+    pub(crate) fn config(&self) -> crate::config::Worker {
+        let program = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
+        let test = "supervisor::stand_in::a_stand_in_does_nothing_unless_asked";
+        crate::config::Worker {
+            command: vec![program, "--exact".into(), test.into(), "--nocapture".into()],
+            env: [(PLAN.to_owned(), serde_json::to_string(self).unwrap())].into(),
+            poll: Duration::from_millis(10),
+            memory_poll: Duration::from_millis(50),
+            progress: Duration::from_millis(20),
+            ..crate::config::Worker::default()
+        }
+    }
+}
+
+#[test]
+fn a_stand_in_does_nothing_unless_asked() {
+    if let Ok(script) = std::env::var(PLAN) {
+        run(&serde_json::from_str(&script).unwrap());
+    }
+}
+
+fn run(script: &Script) -> ! {
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(LOCK).unwrap();
+    if lock.try_lock().is_err() {
+        std::process::exit(22);
+    }
+    let flag = |signal| {
+        let flag = Arc::new(AtomicBool::new(false));
+        if !script.deaf {
+            signal_hook::flag::register(signal, Arc::clone(&flag)).unwrap();
+        }
+        flag
+    };
+    let (term, discard, save) = (flag(SIGTERM), flag(SIGUSR2), flag(SIGUSR1));
+    let ballast = vec![1u8; script.grow_bytes];
+    write_holder();
+    let mut journal = Journal::open();
+    let from_step = fs::read_dir(CHECKPOINTS).map_or(0, |folder| {
+        folder.filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse().ok()).max().unwrap_or(0)
+    });
+    journal.write(WorkerEvent::Plan(plan(script.steps, from_step)));
+    for step in from_step + 1..=script.steps {
+        std::thread::sleep(Duration::from_millis(script.step_millis));
+        let asked = fs::read(STOP).ok().map(|json| serde_json::from_slice::<StopRequest>(&json).unwrap());
+        if (discard.load(Ordering::Relaxed) || asked.as_ref().is_some_and(|asked| !asked.save)) && !script.deaf {
+            journal.end(WorkerEvent::Stopped { step: step - 1, checkpoint: None, cause: cause(asked) }, 21);
+        }
+        journal.write(WorkerEvent::Step(one_step(step)));
+        if term.load(Ordering::Relaxed) {
+            let path = journal.checkpoint(step, CheckpointKind::Emergency);
+            journal.end(WorkerEvent::Stopped { step, checkpoint: Some(path), cause: cause(asked) }, 20);
+        }
+        if save.swap(false, Ordering::Relaxed) || step % 5 == 0 {
+            journal.checkpoint(step, CheckpointKind::Periodic);
+        }
+    }
+    drop(ballast);
+    match script.end {
+        End::Finish => journal.finish(script.steps),
+        End::Vanish => std::process::exit(9),
+        End::Orphan => {
+            let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+            fs::write("orphan", child.id().to_string()).unwrap();
+            std::process::exit(9)
+        }
+        End::Fail => {
+            let hint = Some("use less".to_owned());
+            journal.end(WorkerEvent::Failed { class: FailureClass::Dataset, message: "bad".into(), hint }, 5)
+        }
+    }
+}
+
+fn cause(asked: Option<StopRequest>) -> StopCause {
+    asked.map_or(StopCause::Signal, |asked| asked.cause)
+}
+
+fn write_holder() {
+    let me = procfs::process::Process::myself().unwrap().stat().unwrap();
+    let BootId(boot) = crate::clock::boot_id();
+    let holder = Holder { pid: std::process::id(), start_ticks: me.starttime, boot: BootId(boot) };
+    fs::write("worker.aside", serde_json::to_vec(&holder).unwrap()).unwrap();
+    fs::rename("worker.aside", HOLDER).unwrap();
+}
+
+struct Journal {
+    file: File,
+    seq: u64,
+}
+
+impl Journal {
+    fn open() -> Self {
+        let seq = fs::read_to_string(EVENTS).map_or(0, |text| text.lines().count() as u64);
+        Self { file: OpenOptions::new().create(true).append(true).open(EVENTS).unwrap(), seq }
+    }
+
+    fn write(&mut self, event: WorkerEvent) {
+        self.seq += 1;
+        let line = serde_json::to_string(&EventLine { seq: self.seq, time: UnixMillis(1), event }).unwrap();
+        self.file.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    fn end(&mut self, event: WorkerEvent, code: i32) -> ! {
+        self.write(event);
+        std::process::exit(code)
+    }
+
+    fn checkpoint(&mut self, step: u64, kind: CheckpointKind) -> String {
+        let path = format!("{CHECKPOINTS}/step-{step:08}");
+        fs::create_dir_all(&path).unwrap();
+        let state = format!("state after step {step}");
+        fs::write(Path::new(&path).join("state.json"), &state).unwrap();
+        let hash = blake3::hash(state.as_bytes()).to_string();
+        let files = [serde_json::json!({ "path": "state.json", "size": state.len(), "blake3": hash })];
+        let manifest = serde_json::json!({ "version": 1, "step": step, "files": files });
+        fs::write(Path::new(&path).join("manifest.json"), manifest.to_string()).unwrap();
+        self.write(WorkerEvent::Checkpoint { step, loss: 1.0, kind, path: path.clone() });
+        path
+    }
+
+    fn finish(&mut self, step: u64) -> ! {
+        fs::create_dir_all(ADAPTER).unwrap();
+        let files = [("adapter_model.safetensors", "weights"), ("training_summary.json", "{\"steps\":1}")];
+        let files = files.map(|(name, text)| {
+            fs::write(Path::new(ADAPTER).join(name), text).unwrap();
+            WrittenFile { path: name.into(), size: text.len() as u64, hash: Hash(*blake3::hash(text.as_bytes()).as_bytes()) }
+        });
+        self.end(WorkerEvent::Finished { step, files: files.to_vec() }, 0)
+    }
+}
+
+fn one_step(step: u64) -> Step {
+    Step { step, epoch: 0.1, loss: 1.0, lr: 1e-4, grad_norm: 1.0, tokens: 10, supervised_tokens: 5, seconds: 0.01 }
+}
+
+fn plan(total_steps: u64, from_step: u64) -> Plan {
+    Plan {
+        examples: 1,
+        validation_examples: 0,
+        conversations: 1,
+        total_steps,
+        epoch_tokens: 1,
+        supervised_tokens: 1,
+        longest_tokens: 1,
+        cut_examples: 0,
+        cut_tokens: 0,
+        trainable_parameters: 1,
+        base_parameters: 1,
+        micro_tokens: 1,
+        memory_bytes: 1,
+        from_step,
+    }
+}
