@@ -137,8 +137,12 @@ impl Cache {
                 None => tracing::warn!(path = %entry.path().display(), "a stranger lies in the cache"),
             }
         }
-        let inner =
-            Inner { folder: folder.to_owned(), budget: config.budget, parallel: config.parallel, index: Mutex::new(index) };
+        let inner = Inner {
+            folder: folder.to_owned(),
+            budget: config.budget,
+            parallel: config.parallel,
+            index: Mutex::new(index),
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 

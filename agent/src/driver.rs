@@ -302,13 +302,14 @@ impl Driver {
     /// Reports and records first; nothing else happens before they are on the disk.
     async fn commit_and_act(&mut self, actions: Vec<Action>) {
         let mut records = BTreeMap::new();
-        let mut effects = Vec::new();
         let time = self.clock.now().wall;
-        for action in actions {
-            match action {
-                Action::Report(id, body) => self.report(id, time, body),
-                Action::Keep(record) => drop(records.insert(record.id(), record)),
-                other => effects.push(other),
+        let is_durable = |action: &Action| matches!(action, Action::Report(..) | Action::Keep(_));
+        let (durable, effects): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_durable);
+        for action in durable {
+            if let Action::Report(id, body) = action {
+                self.report(id, time, body);
+            } else if let Action::Keep(record) = action {
+                records.insert(record.id(), record);
             }
         }
         self.until_done(|driver| {

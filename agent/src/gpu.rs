@@ -23,15 +23,15 @@ use tokio_util::sync::CancellationToken;
 
 /// One look at the devices.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Look {
+pub(crate) struct Look {
     /// As they are offered.
-    pub devices: Vec<Device>,
+    pub(crate) devices: Vec<Device>,
     /// How they feel.
-    pub telemetry: Vec<Telemetry>,
+    pub(crate) telemetry: Vec<Telemetry>,
 }
 
 /// Looks at the devices that the config names.
-pub struct Probe {
+pub(crate) struct Probe {
     config: Devices,
     nvml: Option<nvml::Gpus>,
     cpu: cpu::Slot,
@@ -45,14 +45,14 @@ impl std::fmt::Debug for Probe {
 
 impl Probe {
     /// Opens NVIDIA's library where it is there and wanted.
-    pub fn new(config: &Devices) -> Self {
+    pub(crate) fn new(config: &Devices) -> Self {
         let wants_gpus = config.fake.is_empty() && config.kind != Choice::Cpu;
         let nvml = wants_gpus.then(nvml::Gpus::open).flatten();
         Self { config: config.clone(), nvml, cpu: cpu::Slot::default() }
     }
 
     /// The devices at this moment.
-    pub fn look(&mut self, time: UnixMillis) -> Look {
+    pub(crate) fn look(&mut self, time: UnixMillis) -> Look {
         if !self.config.fake.is_empty() {
             return fake::look(&self.config.fake, time);
         }

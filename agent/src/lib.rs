@@ -252,11 +252,7 @@ struct Parts {
 }
 
 /// Reads what an earlier agent left.
-fn assemble(
-    config: Config,
-    places: Places,
-    blobs: Blobs,
-) -> Result<(Host, Vec<host::Action>, Parts), AgentError> {
+fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<host::Action>, Parts), AgentError> {
     let (boot, clock) = (clock::boot_id(), Clock::new());
     let outbox = Outbox::open(&places.outbox())?;
     let records = Records::open(places.records())?;

@@ -119,7 +119,9 @@ pub enum LinkError {
     #[error("keep the connection to the coordinator: {0}")]
     Connection(#[from] quinn::ConnectionError),
     /// The coordinator does not take this node's certificate.
-    #[error("be let in: the coordinator refuses this node's certificate ({0}); it was revoked, or is of another coordinator")]
+    #[error(
+        "be let in: the coordinator refuses this node's certificate ({0}); it was revoked, or is of another coordinator"
+    )]
     CertificateRefused(String),
     /// The coordinator's certificate is not of the CA that this node joined.
     #[error("trust the coordinator: its certificate is not of the CA this node joined ({0})")]
@@ -153,7 +155,9 @@ impl LinkError {
 fn words(farewell: Farewell) -> &'static str {
     match farewell {
         Farewell::Superseded => "a newer session of the same identity took its place; is another agent using its key?",
-        Farewell::TwoMachines => "two machines alternate under this identity; both stay out until one of them joins anew",
+        Farewell::TwoMachines => {
+            "two machines alternate under this identity; both stay out until one of them joins anew"
+        }
         Farewell::Revoked => "this node was revoked; join again with a new join string",
         Farewell::ShuttingDown => "the coordinator is shutting down",
         Farewell::Misbehaved => "the coordinator found a message that makes no sense",
@@ -245,7 +249,14 @@ fn judge(error: quinn::ConnectionError) -> LinkError {
         quinn::ConnectionError::TransportError(ours) if is_alert(ours.code.into()) => {
             LinkError::Impostor(ours.to_string())
         }
-        _ => LinkError::Connection(error),
+        quinn::ConnectionError::ConnectionClosed(_)
+        | quinn::ConnectionError::TransportError(_)
+        | quinn::ConnectionError::ApplicationClosed(_)
+        | quinn::ConnectionError::VersionMismatch
+        | quinn::ConnectionError::Reset
+        | quinn::ConnectionError::TimedOut
+        | quinn::ConnectionError::LocallyClosed
+        | quinn::ConnectionError::CidsExhausted => LinkError::Connection(error),
     }
 }
 

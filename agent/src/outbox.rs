@@ -31,7 +31,7 @@ const COMPACT_BYTES: u64 = 1 << 20;
 
 /// The queue of reports.
 #[derive(Debug)]
-pub struct Outbox {
+pub(crate) struct Outbox {
     path: PathBuf,
     file: File,
     /// Bytes of the file that are whole entries.
@@ -50,7 +50,7 @@ pub struct Outbox {
 
 impl Outbox {
     /// Opens the outbox in `folder`, or begins one. A torn tail is cut off.
-    pub fn open(folder: &Path) -> Result<Self, DiskError> {
+    pub(crate) fn open(folder: &Path) -> Result<Self, DiskError> {
         disk::create_folder(folder)?;
         let path = folder.join("reports.log");
         let bytes = match std::fs::read(&path) {
@@ -79,12 +79,12 @@ impl Outbox {
     }
 
     /// The number of the newest report.
-    pub fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.base + self.queue.len() as u64
     }
 
     /// Queues a report; it is safe after [`commit`](Self::commit).
-    pub fn push(&mut self, attempt: AttemptId, time: UnixMillis, body: ReportBody) {
+    pub(crate) fn push(&mut self, attempt: AttemptId, time: UnixMillis, body: ReportBody) {
         if matches!(body, ReportBody::Progress(_)) && self.replace_progress(attempt, time, &body) {
             return;
         }
@@ -101,7 +101,7 @@ impl Outbox {
     }
 
     /// Makes every pushed report last.
-    pub fn commit(&mut self) -> Result<(), DiskError> {
+    pub(crate) fn commit(&mut self) -> Result<(), DiskError> {
         if !self.unwritten.is_empty() {
             self.append().at("append to", &self.path)?;
             self.length += self.unwritten.len() as u64;
@@ -112,23 +112,23 @@ impl Outbox {
     }
 
     /// The next report to send, without taking it.
-    pub fn next(&self) -> Option<&Report> {
+    pub(crate) fn next(&self) -> Option<&Report> {
         if self.sent >= self.synced { None } else { self.queue.get((self.sent - self.base) as usize) }
     }
 
     /// The report that [`next`](Self::next) showed has left.
-    pub fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         self.sent = (self.sent + 1).min(self.synced);
     }
 
     /// Everything that is not acknowledged leaves again.
-    pub fn rewind(&mut self) {
+    pub(crate) fn rewind(&mut self) {
         self.sent = self.base;
     }
 
     /// A new session begins: the coordinator has applied reports up to `last_report`. Numbers go on behind what either side knows.
     /// Answers the attempts of which nothing waits any more.
-    pub fn resume(&mut self, last_report: u64) -> Result<Vec<AttemptId>, DiskError> {
+    pub(crate) fn resume(&mut self, last_report: u64) -> Result<Vec<AttemptId>, DiskError> {
         self.commit()?;
         let delivered = self.acknowledge(last_report)?;
         if last_report > self.last() {
@@ -145,7 +145,7 @@ impl Outbox {
     }
 
     /// Forgets reports up to `through`; answers the attempts of which nothing waits any more.
-    pub fn acknowledge(&mut self, through: u64) -> Result<Vec<AttemptId>, DiskError> {
+    pub(crate) fn acknowledge(&mut self, through: u64) -> Result<Vec<AttemptId>, DiskError> {
         let mut gone = Vec::new();
         while self.base < through.min(self.synced) {
             gone.extend(self.queue.pop_front().map(|report| report.attempt));
@@ -162,7 +162,7 @@ impl Outbox {
     }
 
     /// The reports that wait, oldest first.
-    pub fn waiting(&self) -> impl Iterator<Item = &Report> {
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Report> {
         self.queue.iter()
     }
 

@@ -206,10 +206,7 @@ mod tests {
 
     fn file(path: &str, bytes: &[u8]) -> NamedFile {
         let hash = Hash(*blake3::hash(bytes).as_bytes());
-        NamedFile {
-            path: path.into(),
-            manifest: FileManifest { size: bytes.len() as u64, hash, chunks: vec![hash] },
-        }
+        NamedFile { path: path.into(), manifest: FileManifest { size: bytes.len() as u64, hash, chunks: vec![hash] } }
     }
 
     fn attempt() -> AttemptId {

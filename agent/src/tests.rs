@@ -1,5 +1,7 @@
 //! The whole agent against the stand-in coordinator and the stand-in worker: real sockets, real processes, a real disk.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it looks for")]
+
 use super::*;
 use crate::{
     config::{Choice, Devices, Fake},
@@ -9,7 +11,8 @@ use crate::{
 };
 use lorikeet_protocol::{
     agent::{
-        Checkpoint, CheckpointKind, Ended, FromAgent, Hello, Offer, Report, ReportBody, StopHow, ToAgent, Verdict, Welcome,
+        Checkpoint, CheckpointKind, Ended, FromAgent, Hello, Offer, Report, ReportBody, StopHow, ToAgent, Verdict,
+        Welcome,
     },
     blob::Refusal,
     id::{AttemptId, Hash},
@@ -26,8 +29,10 @@ async fn an_offer_becomes_an_adapter_at_the_coordinator() {
     let ended = talk.until_ended().await;
     assert_eq!((ended.outcome, ended.step), (Outcome::Ok, 12));
     assert_eq!(ended.summary.as_deref(), Some("{\"steps\":1}"));
-    let phases = talk.phases();
-    assert_eq!(phases, ["preparing", "running", "checkpoint 5", "checkpoint 10", "finalizing", "ended"]);
+    // A checkpoint may still be on its way when the worker says its last word.
+    let mut phases = talk.phases();
+    phases.retain(|phase| phase != "finalizing");
+    assert_eq!(phases, ["preparing", "running", "checkpoint 5", "checkpoint 10", "ended"]);
     assert!(talk.numbers_have_no_gaps());
     assert!(talk.reports.iter().any(|report| matches!(report.body, ReportBody::Progress(_))));
     scene.holds_every_file(&talk.reports);
@@ -51,7 +56,8 @@ async fn an_attempt_goes_on_from_a_checkpoint_made_elsewhere() {
     talk.until_ended().await;
     assert!(talk.reports.iter().any(|report| report.body == ReportBody::Running { from_step: 10 }));
     let steps = talk.until_lines(1).await;
-    let first = steps.iter().find_map(|line| if let WorkerEvent::Step(step) = &line.event { Some(step.step) } else { None });
+    let first =
+        steps.iter().find_map(|line| if let WorkerEvent::Step(step) = &line.event { Some(step.step) } else { None });
     assert_eq!(first, Some(11));
     scene.shutdown().await;
 }
@@ -73,7 +79,8 @@ async fn a_restarted_agent_finds_its_running_worker_and_goes_on() {
     let ended = talk.until_ended().await;
     assert_eq!(ended.outcome, Outcome::Preempted);
     assert_eq!(scene.holder(1), worker, "the same process to the end");
-    let emergency = |report: &Report| matches!(&report.body, ReportBody::Checkpoint(one) if one.kind == CheckpointKind::Emergency);
+    let emergency =
+        |report: &Report| matches!(&report.body, ReportBody::Checkpoint(one) if one.kind == CheckpointKind::Emergency);
     assert!(talk.reports.iter().any(emergency));
     assert!(!talk.phases().contains(&"running".to_owned()), "it was said before");
     scene.shutdown().await;
@@ -213,12 +220,13 @@ async fn an_attempt_that_is_not_current_is_stopped_and_forgotten() {
     talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
     let heard = talk.reports.last().unwrap().number;
     scene.shutdown().await;
-    let mut talk = scene.start_with(|hello| Welcome {
-        last_report: heard,
-        verdicts: hello.attempts.iter().map(|known| (known.id, Verdict::Stop)).collect(),
-        ..welcome(hello)
-    })
-    .await;
+    let mut talk = scene
+        .start_with(|hello| Welcome {
+            last_report: heard,
+            verdicts: hello.attempts.iter().map(|known| (known.id, Verdict::Stop)).collect(),
+            ..welcome(hello)
+        })
+        .await;
     assert_eq!(talk.until_ended().await.outcome, Outcome::Superseded);
     let through = talk.until_lines(1).await.len() as u64;
     talk.say(ToAgent::EventsAcknowledged { attempt: attempt(1), through }).await;
@@ -261,15 +269,14 @@ async fn a_busy_device_and_an_unusable_one_are_declined() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_refused_for_good_ends_the_attempt_with_its_reason() {
-    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    let mut scene = Scene::new(&Script::new(4, 100)).await;
     let mut talk = scene.start().await;
     talk.offer(&scene, 1, None).await;
-    talk.until(|report| matches!(report.body, ReportBody::Preparing)).await;
-    // The inputs are fetched by then, or are refused as well: either way the attempt is told to be too large or not ours.
     talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
     scene.coordinator.shelf.lock().unwrap().refuse = vec![Refusal::TooLarge; 8];
     let ended = talk.until_ended().await;
-    assert!(matches!(ended.outcome, Outcome::UserError | Outcome::Ok), "{ended:?}");
+    assert_eq!(ended.outcome, Outcome::UserError);
+    assert!(ended.message.unwrap().contains("TooLarge"));
     scene.shutdown().await;
 }
 

@@ -84,7 +84,9 @@ impl Api {
         let points = self.get(&format!("/api/jobs/{id}/metrics"));
         let points = points.as_array().expect("a list").iter().filter(|point| point["trainingLoss"].is_number());
         points
-            .map(|point| (point["step"].as_u64().expect("a step"), point["trainingLoss"].as_f64().expect("a loss").to_bits()))
+            .map(|point| {
+                (point["step"].as_u64().expect("a step"), point["trainingLoss"].as_f64().expect("a loss").to_bits())
+            })
             .collect()
     }
 }

@@ -60,7 +60,7 @@ impl Lab {
         let config = self.root().join(format!("{name}.toml"));
         let text = format!(
             "data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n\
-             [link]\nbackoff_first = \"50ms\"\nbackoff_longest = \"300ms\"\nidle_timeout = \"3s\"\nkeep_alive = \"500ms\"\nreport_retry = \"1s\"\n"
+             [link]\nbackoff_first = \"50ms\"\nbackoff_longest = \"300ms\"\nidle_timeout = \"1s\"\nkeep_alive = \"200ms\"\nreport_retry = \"1s\"\n"
         );
         fs::write(&config, text).expect("the folder is ours");
         let token: Value = serde_json::from_str(&self.cli(&["node", "token", "--output", "json"])).expect("JSON");

@@ -63,7 +63,8 @@ fn smollm2(folder: &Path, file: &Path) {
         "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
         "vocab_size": 49_152, "max_position_embeddings": 8_192, "rms_norm_eps": 1e-5, "rope_theta": 100_000.0, "tie_word_embeddings": true,
     });
-    lorikeet_trainer::export::init_base(folder, &config, 1, lorikeet_trainer::export::StoredAs::Bf16).unwrap();
+    lorikeet_trainer::export::init_base(folder, &config, 1, lorikeet_trainer::export::StoredAs::Bf16)
+        .expect("a base can be written");
     let texts = std::fs::read_to_string(file).expect("a base can be written");
     let entries = lorikeet_dataset::train_tokenizer(texts.lines(), 49_152, folder).expect("a tokenizer can be trained");
     assert!(entries < 49_152, "a small file yields fewer entries than the model has: {entries}");

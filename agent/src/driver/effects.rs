@@ -14,7 +14,6 @@ use lorikeet_protocol::{
     worker::{EVENTS, WrittenFile},
 };
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 /// Beside the planned tensors: the program, its threads, buffers of files.
 const PROGRAM_BYTES: u64 = 1 << 30;
@@ -43,7 +42,7 @@ impl Driver {
 
     /// Runs until done or until the attempt's work is abandoned.
     fn spawn(&mut self, id: AttemptId, work: impl Future<Output = ()> + Send + 'static) {
-        let cancel = self.work.entry(id).or_insert_with(CancellationToken::new).clone();
+        let cancel = self.work.entry(id).or_default().clone();
         self.tasks.spawn(async move {
             cancel.run_until_cancelled(work).await;
         });
@@ -92,9 +91,10 @@ impl Driver {
         if let Some(limit) = self.config.worker.memory_limit {
             return limit;
         }
-        let on_gpu = self.devices().iter().any(|device| {
-            offer.devices.contains(&device.id) && matches!(device.kind, DeviceKind::Cuda { .. })
-        });
+        let on_gpu = self
+            .devices()
+            .iter()
+            .any(|device| offer.devices.contains(&device.id) && matches!(device.kind, DeviceKind::Cuda { .. }));
         let most = self.machine_bytes / 10 * 9;
         let planned = (offer.planned_bytes as f64 * self.config.worker.memory_slack) as u64 + PROGRAM_BYTES;
         if on_gpu { most } else { planned.min(most) }

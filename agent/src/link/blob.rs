@@ -22,7 +22,12 @@ const CORRUPT_TRIES: u32 = 4;
 /// Where chunks come from. The cache knows no more of the network than this.
 pub(crate) trait Source: Send + Sync {
     /// One chunk, as it came: the caller verifies it.
-    fn chunk(&self, attempt: AttemptId, file: Hash, index: u32) -> impl Future<Output = Result<Vec<u8>, Refusal>> + Send;
+    fn chunk(
+        &self,
+        attempt: AttemptId,
+        file: Hash,
+        index: u32,
+    ) -> impl Future<Output = Result<Vec<u8>, Refusal>> + Send;
 }
 
 /// A cheap handle.
@@ -135,7 +140,9 @@ async fn exchange(
     let _ = send.finish();
     let answer = match frame::read(&mut receive).await {
         Ok(answer) => answer,
-        Err(error) => return Err(written.err().map_or(LinkError::Frame(error), |error| LinkError::Frame(error.into()))),
+        Err(error) => {
+            return Err(written.err().map_or(LinkError::Frame(error), |error| LinkError::Frame(error.into())));
+        }
     };
     Ok(match answer {
         BlobAnswer::Refused(refusal) => Err(refusal),

@@ -65,8 +65,7 @@ async fn any_of(endpoint: &Endpoint, address: &str, config: ClientConfig) -> Res
 }
 
 async fn one(endpoint: &Endpoint, socket: SocketAddr, config: ClientConfig) -> Result<Connection, DialError> {
-    let connecting = endpoint
-        .connect_with(config, socket, COORDINATOR_NAME)
-        .map_err(|error| DialError::Address(socket, error))?;
+    let connecting =
+        endpoint.connect_with(config, socket, COORDINATOR_NAME).map_err(|error| DialError::Address(socket, error))?;
     connecting.await.map_err(|error| DialError::Handshake(socket, error))
 }

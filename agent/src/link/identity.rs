@@ -113,7 +113,8 @@ struct NodeFile {
 impl Identity {
     /// Reads what joining left.
     pub(crate) fn load(folder: &Path) -> Result<Self, IdentityError> {
-        let NodeFile { node, address } = read_node(folder)?.ok_or_else(|| IdentityError::NotJoined(folder.to_owned()))?;
+        let NodeFile { node, address } =
+            read_node(folder)?.ok_or_else(|| IdentityError::NotJoined(folder.to_owned()))?;
         let read = |name: &str| {
             let path = folder.join(name);
             std::fs::read(&path).at("read", &path)

@@ -24,7 +24,9 @@ pub enum JoinError {
     #[error("read the join string: expected `{PREFIX}` and what `lorikeet node token` printed, {0}")]
     Malformed(String),
     /// Somebody else answers at that address, or the string is of another coordinator.
-    #[error("trust the coordinator at {address}: its CA has the hash {found}, the join string says {expected}; nothing was sent to it")]
+    #[error(
+        "trust the coordinator at {address}: its CA has the hash {found}, the join string says {expected}; nothing was sent to it"
+    )]
     WrongCa {
         /// Where.
         address: String,
@@ -70,8 +72,7 @@ pub(crate) async fn join(text: &str, name: &str, folder: &Path, timers: &Timers)
     let ticket = parse(text)?;
     Identity::refuse_existing(folder)?;
     let key = Key::load_or_create(folder)?;
-    let request =
-        JoinRequest { secret: ticket.secret, signing_request: key.signing_request()?, name: name.to_owned() };
+    let request = JoinRequest { secret: ticket.secret, signing_request: key.signing_request()?, name: name.to_owned() };
     let verifier = PinnedHash::new(ticket.ca_hash);
     let config = tls::stranger(verifier.clone(), ALPN_JOIN, timers)?;
     let answer = ask(&ticket.address, config, &request, &verifier, timers).await?;

@@ -1,5 +1,7 @@
 //! A coordinator for tests: the protocol's wire, a CA, a shelf of blobs, and no decision of its own.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it looks for")]
+
 use super::frame;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use lorikeet_protocol::{
@@ -136,7 +138,13 @@ impl Coordinator {
         let shelf = Arc::new(Mutex::new(shelf));
         let joins = Arc::new(Mutex::new(Vec::new()));
         let (send, peers) = mpsc::channel(16);
-        let serving = Serving { authority: Arc::clone(&authority), shelf: Arc::clone(&shelf), joins: Arc::clone(&joins), manner, peers: send };
+        let serving = Serving {
+            authority: Arc::clone(&authority),
+            shelf: Arc::clone(&shelf),
+            joins: Arc::clone(&joins),
+            manner,
+            peers: send,
+        };
         let listening = endpoint.clone();
         let server = tokio::spawn(async move {
             while let Some(incoming) = listening.accept().await {

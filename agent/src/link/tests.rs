@@ -1,5 +1,7 @@
 //! The link against the stand-in coordinator, over real sockets on loopback.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it looks for")]
+
 use super::{
     blob::{Blobs, Source},
     stand_in::{Authority, Coordinator, Manner, Peer, Shelf, attempt, join_string, node, welcome, within},
@@ -164,7 +166,10 @@ async fn a_coordinator_that_refuses_our_certificate_is_named() {
         state = link.until_lost() => state,
         _ = coordinator.peer() => panic!("it was let in"),
     };
-    assert!(matches!(&state, LinkState::Refused { why } if why.contains("refuses this node's certificate")), "{state:?}");
+    assert!(
+        matches!(&state, LinkState::Refused { why } if why.contains("refuses this node's certificate")),
+        "{state:?}"
+    );
 }
 
 #[tokio::test]

@@ -35,7 +35,11 @@ pub(super) fn member(identity: &Identity, alpn: &[u8], timers: &Timers) -> Resul
 }
 
 /// For a machine that joins: the coordinator proves that it holds the CA of the join string; the machine is nobody yet.
-pub(super) fn stranger(verifier: Arc<PinnedHash>, alpn: &[u8], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
+pub(super) fn stranger(
+    verifier: Arc<PinnedHash>,
+    alpn: &[u8],
+    timers: &Timers,
+) -> Result<quinn::ClientConfig, TlsError> {
     let config = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     quic(config, alpn, timers)
 }

@@ -92,7 +92,10 @@ fn run(script: &Script) -> ! {
     write_holder();
     let mut journal = Journal::open();
     let from_step = fs::read_dir(CHECKPOINTS).map_or(0, |folder| {
-        folder.filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse().ok()).max().unwrap_or(0)
+        folder
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_prefix("step-")?.parse().ok())
+            .max()
+            .unwrap_or(0)
     });
     journal.write(WorkerEvent::Plan(plan(script.steps, from_step)));
     for step in from_step + 1..=script.steps {
@@ -178,7 +181,11 @@ impl Journal {
         let files = [("adapter_model.safetensors", "weights"), ("training_summary.json", "{\"steps\":1}")];
         let files = files.map(|(name, text)| {
             fs::write(Path::new(ADAPTER).join(name), text).unwrap();
-            WrittenFile { path: name.into(), size: text.len() as u64, hash: Hash(*blake3::hash(text.as_bytes()).as_bytes()) }
+            WrittenFile {
+                path: name.into(),
+                size: text.len() as u64,
+                hash: Hash(*blake3::hash(text.as_bytes()).as_bytes()),
+            }
         });
         self.end(WorkerEvent::Finished { step, files: files.to_vec() }, 0)
     }

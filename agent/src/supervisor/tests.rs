@@ -1,11 +1,10 @@
 //! Real processes: the stand-in started, stopped, killed and found again.
 
-use super::{stand_in::{End, Script}, *};
-use crate::{
-    clock,
-    host::News,
-    supervisor::group::Name,
+use super::{
+    stand_in::{End, Script},
+    *,
 };
+use crate::{clock, host::News, supervisor::group::Name};
 use lorikeet_protocol::{
     agent::StopHow,
     id::{AttemptToken, JobId},

@@ -95,18 +95,7 @@ impl Watch {
         orders: mpsc::Receiver<Order>,
     ) -> Self {
         let tail = Tail::new(&directory.join(EVENTS));
-        Self {
-            setting,
-            id,
-            directory,
-            memory_limit,
-            orders,
-            worker,
-            holder: None,
-            tail,
-            measured: None,
-            killed: false,
-        }
+        Self { setting, id, directory, memory_limit, orders, worker, holder: None, tail, measured: None, killed: false }
     }
 
     /// Until the worker is gone and the attempt forgotten, or until the agent leaves.

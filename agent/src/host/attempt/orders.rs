@@ -1,0 +1,150 @@
+//! What others want of an attempt: that it stops, saves, ends in time, is forgotten.
+
+use super::{Attempt, FORGET_GRACE, LINGER, State, Wanted};
+use crate::host::{
+    Action, Ask, Fault, Now, Rules,
+    ending::{Adapter, Leave, Process, Word},
+    uploads::Uploads,
+};
+use lorikeet_protocol::{
+    agent::StopHow,
+    job::{Outcome, StopCause},
+};
+use std::time::Duration;
+
+impl Attempt {
+    /// Somebody wants it to end.
+    pub(in crate::host) fn stop(
+        &mut self,
+        how: StopHow,
+        cause: StopCause,
+        rules: &Rules,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        match &mut self.state {
+            State::Preparing => self.end(Word::cause(cause, self.meter.step()), Adapter::None, now, out),
+            State::Starting { leave, .. } | State::Running { leave, .. } => {
+                let kill_at = now.mono + rules.grace(how);
+                if let Some(leaving) = Leave::urged(leave.as_ref(), how, cause, kill_at) {
+                    *leave = Some(leaving);
+                    self.record.stop = Some((how, cause));
+                    self.keep(out);
+                    out.push(Action::Ask(self.id(), Ask::Stop(how, cause)));
+                }
+            }
+            State::Finalizing { word, adapter, .. } if how == StopHow::Discard => {
+                *word = Word::cause(cause, word.step);
+                *adapter = Adapter::None;
+                self.uploads = Uploads::default();
+                out.push(Action::Abandon(self.id()));
+                self.finish_if_through(now, out);
+            }
+            // It is leaving anyway, with everything it made.
+            State::Finalizing { .. } | State::Done => {}
+        }
+    }
+
+    /// A checkpoint is wanted now.
+    pub(in crate::host) fn save_now(&mut self, out: &mut Vec<Action>) {
+        if matches!(self.state, State::Running { leave: None, .. }) {
+            out.push(Action::Ask(self.id(), Ask::SaveNow));
+        }
+    }
+
+    /// The coordinator keeps its events up to `through`.
+    pub(in crate::host) fn events_acknowledged(&mut self, through: u64) {
+        self.record.events_through = self.record.events_through.max(through);
+    }
+
+    /// Every report of it is acknowledged.
+    pub(in crate::host) fn delivered(&mut self, now: Now, out: &mut Vec<Action>) {
+        if !self.is_live() && self.wanted == Wanted::UntilDelivered {
+            self.forget(now, out);
+        }
+    }
+
+    /// The coordinator has another attempt in its place, or none: how this one ends is still to be told.
+    pub(in crate::host) fn disown(&mut self, rules: &Rules, now: Now, out: &mut Vec<Action>) {
+        self.wanted = Wanted::UntilDelivered;
+        self.stop(StopHow::Discard, StopCause::Superseded, rules, now, out);
+    }
+
+    /// Nobody wants to hear how it ends.
+    pub(in crate::host) fn disown_silently(&mut self, rules: &Rules, now: Now, out: &mut Vec<Action>) {
+        self.wanted = Wanted::No;
+        self.stop(StopHow::Discard, StopCause::Superseded, rules, now, out);
+        if !self.is_live() {
+            self.drop_now(out);
+        }
+    }
+
+    /// Its end is recorded: it may go, once its last events are there as well.
+    pub(in crate::host) fn forget(&mut self, now: Now, out: &mut Vec<Action>) {
+        if self.is_live() {
+            // Only what is over is ever forgotten; an order that came too early is given again at the next welcome.
+            tracing::warn!(attempt = %self.id(), "told to forget an attempt that is alive");
+        } else if self.record.events_through >= self.record.last_event {
+            self.drop_now(out);
+        } else {
+            self.wanted = Wanted::UntilEvents { latest: now.mono + FORGET_GRACE };
+        }
+    }
+
+    /// Whatever is due.
+    pub(in crate::host) fn tick(&mut self, rules: &Rules, now: Now, out: &mut Vec<Action>) {
+        self.tick_wanted(now, out);
+        if self.meter.due(rules.progress).is_some_and(|due| due <= now.mono) {
+            self.report_progress(now, out);
+        }
+        let id = self.id();
+        match &mut self.state {
+            State::Starting { leave: Some(leave), .. } | State::Running { leave: Some(leave), .. } => {
+                leave.kill_if_due(id, now, out);
+            }
+            State::Starting { lock_by, leave } if *lock_by <= now.mono => {
+                let message = format!("the worker did not take its lock within {:?}", rules.start_grace);
+                *leave = Some(Leave::Killed(Fault { outcome: Outcome::PrepareFailed, message }));
+                out.push(Action::Kill(id));
+            }
+            State::Running { time_up, leave: None } if *time_up <= now.mono => {
+                self.stop(StopHow::Save, StopCause::TimeLimit, rules, now, out);
+            }
+            State::Finalizing { process: Process::Alive { kill_at }, .. } if *kill_at <= now.mono => {
+                *kill_at = now.mono + LINGER;
+                out.push(Action::Kill(id));
+            }
+            State::Preparing
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Finalizing { .. }
+            | State::Done => {}
+        }
+    }
+
+    /// When `tick` has something to do.
+    pub(in crate::host) fn deadline(&self, rules: &Rules) -> Option<Duration> {
+        let own = match &self.state {
+            State::Starting { leave: Some(leave), .. } | State::Running { leave: Some(leave), .. } => leave.deadline(),
+            State::Starting { lock_by, leave: None } => Some(*lock_by),
+            State::Running { time_up, leave: None } => Some(*time_up),
+            State::Finalizing { process: Process::Alive { kill_at }, .. } => Some(*kill_at),
+            State::Preparing | State::Finalizing { process: Process::Gone, .. } | State::Done => None,
+        };
+        let wanted = if let Wanted::UntilEvents { latest } = self.wanted { Some(latest) } else { None };
+        [own, wanted, self.meter.due(rules.progress)].into_iter().flatten().min()
+    }
+
+    pub(super) fn tick_wanted(&mut self, now: Now, out: &mut Vec<Action>) {
+        if let Wanted::UntilEvents { latest } = self.wanted
+            && (latest <= now.mono || self.record.events_through >= self.record.last_event)
+        {
+            self.drop_now(out);
+        }
+    }
+
+    pub(super) fn drop_now(&mut self, out: &mut Vec<Action>) {
+        self.wanted = Wanted::Forgotten;
+        out.push(Action::Forget(self.id()));
+    }
+}

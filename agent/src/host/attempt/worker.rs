@@ -1,0 +1,208 @@
+//! What an attempt's worker does, and what becomes of the files it made.
+
+use super::{Attempt, LINGER, State};
+use crate::host::{
+    Action, Fault, News, Now,
+    ending::{Adapter, Leave, Process, Word},
+    uploads::{CheckpointMade, Uploads},
+};
+use lorikeet_protocol::{
+    agent::{Checkpoint, ReportBody, StopHow},
+    file::NamedFile,
+    job::{AttemptPhase, Outcome, StopCause},
+    worker::{EventLine, WorkerEvent, WrittenFile},
+};
+
+impl Attempt {
+    /// News of its worker.
+    pub(in crate::host) fn news(&mut self, news: News, now: Now, out: &mut Vec<Action>) {
+        match news {
+            News::Holds => self.holds_lock(now, out),
+            News::Event(line) => self.event(*line, now, out),
+            News::TooLarge { resident, limit } => self.too_large(resident, limit, out),
+            News::Gone { how } => self.gone(&how, now, out),
+        }
+    }
+
+    /// A checkpoint is with the coordinator: now it counts.
+    pub(in crate::host) fn checkpoint_uploaded(
+        &mut self,
+        seq: u64,
+        checkpoint: Checkpoint,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let id = self.id();
+        let next = &mut Vec::new();
+        if self.uploads.through(id, seq, next) {
+            out.push(Action::Report(id, ReportBody::Checkpoint(checkpoint)));
+            self.checkpoint_through(seq, now, out);
+        }
+        out.append(next);
+    }
+
+    /// A checkpoint will never be with the coordinator.
+    pub(in crate::host) fn checkpoint_given_up(&mut self, seq: u64, now: Now, out: &mut Vec<Action>) {
+        if self.uploads.through(self.id(), seq, out) {
+            self.checkpoint_through(seq, now, out);
+        }
+    }
+
+    /// The result is with the coordinator.
+    pub(in crate::host) fn adapter_uploaded(
+        &mut self,
+        files: Vec<NamedFile>,
+        summary: Option<String>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        if let State::Finalizing { adapter: adapter @ Adapter::Uploading, .. } = &mut self.state {
+            *adapter = Adapter::Uploaded { files, summary };
+            self.finish_if_through(now, out);
+        }
+    }
+
+    /// The result will never be with the coordinator.
+    pub(in crate::host) fn adapter_given_up(&mut self, fault: Fault, now: Now, out: &mut Vec<Action>) {
+        if let State::Finalizing { word, adapter: adapter @ Adapter::Uploading, .. } = &mut self.state {
+            *word = Word::fault(fault, word.step);
+            *adapter = Adapter::None;
+            self.finish_if_through(now, out);
+        }
+    }
+
+    pub(super) fn holds_lock(&mut self, now: Now, out: &mut Vec<Action>) {
+        let State::Starting { leave, .. } = &mut self.state else { return };
+        let leave = leave.take();
+        let since = *self.record.running.get_or_insert(now.mono);
+        self.state = State::Running { time_up: since + self.record.offer.time_left, leave };
+        let from_step = self.record.offer.resume.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        self.tell(AttemptPhase::Running, ReportBody::Running { from_step }, out);
+    }
+
+    pub(super) fn event(&mut self, line: EventLine, now: Now, out: &mut Vec<Action>) {
+        if line.seq <= self.record.last_event {
+            return;
+        }
+        self.record.last_event = line.seq;
+        self.last_event_wall = Some(line.time);
+        match line.event {
+            WorkerEvent::Plan(plan) => self.meter.planned(plan.total_steps),
+            WorkerEvent::Step(step) => self.meter.stepped(step),
+            WorkerEvent::Eval { loss, .. } => self.meter.evaluated(loss),
+            WorkerEvent::Checkpoint { step, loss, kind, path } => {
+                self.checkpoint_made(CheckpointMade { seq: line.seq, step, loss, kind, path }, out);
+            }
+            WorkerEvent::Finished { step, files } => self.finished(step, files, now, out),
+            WorkerEvent::Stopped { step, cause, .. } => {
+                let word = Word::cause(self.asked().map_or(cause, |(_, cause)| cause), step);
+                self.last_word(word, Adapter::None, now, out);
+            }
+            WorkerEvent::Failed { class, message, hint } => {
+                let message = hint.map_or(message.clone(), |hint| format!("{message} ({hint})"));
+                let step = self.meter.step();
+                let word = Word { outcome: class.outcome(), class: Some(class), message: Some(message), step };
+                self.last_word(word, Adapter::None, now, out);
+            }
+            WorkerEvent::Stage { .. } | WorkerEvent::Log { .. } | WorkerEvent::Sample { .. } => {}
+        }
+    }
+
+    pub(super) fn asked(&self) -> Option<(StopHow, StopCause)> {
+        match &self.state {
+            State::Starting { leave, .. } | State::Running { leave, .. } => match leave {
+                Some(Leave::Asked { how, cause, .. }) => Some((*how, *cause)),
+                Some(Leave::Killed(_)) | None => None,
+            },
+            State::Preparing | State::Finalizing { .. } | State::Done => None,
+        }
+    }
+
+    pub(super) fn checkpoint_made(&mut self, made: CheckpointMade, out: &mut Vec<Action>) {
+        let id = self.id();
+        if made.seq > self.record.checkpoints_through && self.is_live() {
+            self.uploads.add(id, made, out);
+        }
+    }
+
+    pub(super) fn checkpoint_through(&mut self, seq: u64, now: Now, out: &mut Vec<Action>) {
+        self.record.checkpoints_through = seq;
+        self.keep(out);
+        self.finish_if_through(now, out);
+    }
+
+    pub(super) fn finished(&mut self, step: u64, files: Vec<WrittenFile>, now: Now, out: &mut Vec<Action>) {
+        if let Some((StopHow::Discard, cause)) = self.asked() {
+            self.last_word(Word::cause(cause, step), Adapter::None, now, out);
+        } else {
+            let word = Word { outcome: Outcome::Ok, class: None, message: None, step };
+            self.last_word(word, Adapter::Uploading, now, out);
+            if matches!(self.state, State::Finalizing { adapter: Adapter::Uploading, .. }) {
+                out.push(Action::UploadAdapter(self.id(), files));
+            }
+        }
+    }
+
+    pub(super) fn last_word(&mut self, word: Word, adapter: Adapter, now: Now, out: &mut Vec<Action>) {
+        if !matches!(self.state, State::Starting { .. } | State::Running { .. }) {
+            return;
+        }
+        self.report_progress(now, out);
+        if self.asked().is_some_and(|(how, _)| how == StopHow::Discard) {
+            self.uploads = Uploads::default();
+            out.push(Action::Abandon(self.id()));
+        }
+        self.state = State::Finalizing { word, adapter, process: Process::Alive { kill_at: now.mono + LINGER } };
+        self.tell(AttemptPhase::Finalizing, ReportBody::Finalizing, out);
+    }
+
+    pub(super) fn too_large(&mut self, resident: u64, limit: u64, out: &mut Vec<Action>) {
+        let id = self.id();
+        let (State::Starting { leave, .. } | State::Running { leave, .. }) = &mut self.state else { return };
+        if !matches!(leave, Some(Leave::Killed(_))) {
+            let message = format!("the worker used {resident} bytes of main memory, {limit} are allowed");
+            *leave = Some(Leave::Killed(Fault { outcome: Outcome::Oom, message }));
+            out.push(Action::Kill(id));
+        }
+    }
+
+    pub(super) fn gone(&mut self, how: &str, now: Now, out: &mut Vec<Action>) {
+        let step = self.meter.step();
+        match &mut self.state {
+            State::Starting { leave, .. } | State::Running { leave, .. } => {
+                let word = match leave.take() {
+                    Some(Leave::Killed(fault)) => Word::fault(fault, step),
+                    Some(Leave::Asked { cause, .. }) => Word::cause(cause, step),
+                    None => Word::fault(Fault { outcome: Outcome::Lost, message: format!("process: {how}") }, step),
+                };
+                self.report_progress(now, out);
+                // A checkpoint that was complete before the end still counts for the next attempt.
+                if !self.uploads.is_idle() && word.has_a_successor() {
+                    self.state = State::Finalizing { word, adapter: Adapter::None, process: Process::Gone };
+                    self.tell(AttemptPhase::Finalizing, ReportBody::Finalizing, out);
+                } else {
+                    self.end(word, Adapter::None, now, out);
+                }
+            }
+            State::Finalizing { process, .. } => {
+                *process = Process::Gone;
+                self.finish_if_through(now, out);
+            }
+            State::Preparing | State::Done => {}
+        }
+    }
+
+    pub(super) fn finish_if_through(&mut self, now: Now, out: &mut Vec<Action>) {
+        let State::Finalizing { word, adapter, process: Process::Gone } = &mut self.state else { return };
+        if *adapter != Adapter::Uploading && self.uploads.is_idle() {
+            let (word, adapter) = (word.clone(), std::mem::replace(adapter, Adapter::None));
+            self.end(word, adapter, now, out);
+        }
+    }
+
+    pub(super) fn report_progress(&mut self, now: Now, out: &mut Vec<Action>) {
+        if let Some(progress) = self.meter.take(now.mono) {
+            out.push(Action::Report(self.id(), ReportBody::Progress(progress)));
+        }
+    }
+}
