@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Every key but `base` and `dataset` is optional; the preset fills the rest. Unknown keys are refused, and so are keys that
-//! PLATFORM names and this version cannot honour yet: a setting is never ignored. Reading stands in [`read`], ranges and
-//! defaults in [`resolve`], presets in [`preset`].
+//! the job file names and this version cannot honour yet: a setting is never ignored. Reading stands in `read`, ranges and
+//! defaults in `resolve`, presets in `preset`.
 
 mod preset;
 mod range;

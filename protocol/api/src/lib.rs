@@ -1,6 +1,6 @@
 //! The HTTP API of Lorikeet as types, shared by the server and the command line: one file per resource.
 //!
-//! Every answer is an [`Envelope`](envelope::Envelope) or an [`ErrorEnvelope`](envelope::ErrorEnvelope); names are camelCase, enum values upper case, times RFC 3339 in UTC,
+//! Every answer is an [`Envelope`] or an [`ErrorEnvelope`]; names are camelCase, enum values upper case, times RFC 3339 in UTC,
 //! money integer micro-dollars. The one exception is the job file ([`jobfile`]): its keys are the same in TOML and in JSON.
 //! Nothing here does I/O; the paths of all routes stand in [`route`].
 
