@@ -230,12 +230,16 @@ impl Peer {
 
     /// The next message that is not a heartbeat or about devices.
     pub(crate) async fn hear_news(&mut self) -> FromAgent {
-        loop {
-            match self.hear().await {
-                FromAgent::Heartbeat | FromAgent::Devices(_) => {}
-                message => return message,
+        // Heartbeats go on for ever: the limit is on all of them together.
+        within(async {
+            loop {
+                match frame::read(&mut self.receive).await.unwrap() {
+                    FromAgent::Heartbeat | FromAgent::Devices(_) => {}
+                    message => return message,
+                }
             }
-        }
+        })
+        .await
     }
 
     pub(crate) async fn dismiss(mut self, farewell: Farewell) {
