@@ -184,6 +184,17 @@ mod tests {
         assert!(fault.message.contains("dataset.jsonl"), "{}", fault.message);
     }
 
+    #[tokio::test]
+    async fn a_cache_without_room_ends_the_attempt_as_a_full_disk() {
+        let (folder, mut preparer) = preparer();
+        let config = config::Cache { budget: 1, ..config::Cache::default() };
+        preparer.cache = Cache::open(&folder.path().join("small"), &config).unwrap();
+        let offer = Offer { dataset: file("train.jsonl", b"[]"), ..offer_on(attempt(), "cpu") };
+        let fault = preparer.prepare(&offer).await.unwrap_err().fault();
+        assert_eq!(fault.outcome, Outcome::DiskFull);
+        assert!(fault.message.contains("train.jsonl") && fault.message.contains("make room"), "{}", fault.message);
+    }
+
     /// Gives what it holds by its hash, and refuses the rest.
     #[derive(Clone)]
     struct Shelf;

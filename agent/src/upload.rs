@@ -87,7 +87,10 @@ pub(crate) struct Uploader {
 impl Uploader {
     /// A checkpoint's every file; `path` is relative to the attempt directory.
     pub(crate) async fn checkpoint(&self, id: AttemptId, path: String) -> Result<Vec<NamedFile>, UploadError> {
-        let (folder, staging) = (self.places.attempt(id).join(path), self.places.uploads(id));
+        let (folder, staging) = (self.places.attempt(id).join(&path), self.places.uploads(id));
+        if !is_plain_path(&path) {
+            return Err(UploadError::Unverified { path: folder, found: "its name is no plain path".into() });
+        }
         let files = spawn_blocking(move || stage_checkpoint(&folder, &staging)).await??;
         self.send(id, &files).await?;
         Ok(files)
