@@ -6,7 +6,7 @@
 //!  (QUIC)    │  preparations and uploads (tasks) ─► cache, blobs  probe: how the devices feel                  │
 //!            └───────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
-//! Every decision is in [`host`]; everything else carries out or brings news. Workers need neither this process nor the
+//! Every decision is in `host`; everything else carries out or brings news. Workers need neither this process nor the
 //! coordinator: an agent that is stopped leaves them alone and finds them again.
 
 mod cache;
