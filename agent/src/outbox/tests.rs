@@ -135,6 +135,8 @@ proptest! {
 
         let mut bytes = std::fs::read(&path).unwrap();
         let cut = HEADER_BYTES + cut % (bytes.len() - HEADER_BYTES);
+        // Noise that begins with the very byte that was cut off may make a torn entry whole again.
+        prop_assume!(noise.first() != Some(&bytes[cut]));
         let whole = parse(&bytes[..cut]).unwrap().1.len() as u64;
         bytes.truncate(cut);
         bytes.extend(noise);
