@@ -22,7 +22,6 @@ use lorikeet_protocol::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     time::Duration,
 };
 
@@ -177,14 +176,6 @@ impl Cluster {
             files.is_some_and(|(base, dataset)| Self::files(base, dataset).contains(&file))
                 || checkpoint.into_iter().any(|named| named.manifest.hash == file)
         })
-    }
-
-    pub(super) fn base_file(&self, hash: Hash) -> Option<PathBuf> {
-        let bases = self.bases.values();
-        bases
-            .flat_map(|base| base.files.iter().map(move |file| (base, file)))
-            .find(|(_, file)| file.manifest.hash == hash)
-            .map(|(base, file)| base.path.join(&file.path))
     }
 
     /// Moves the current attempt forward; never back.

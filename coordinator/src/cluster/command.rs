@@ -151,8 +151,6 @@ pub enum Query {
     MayFetch { node: NodeId, attempt: AttemptId, file: Hash },
     /// May this node bring files of this attempt?
     MayUpload { node: NodeId, attempt: AttemptId },
-    /// Where a base's files lie.
-    BaseOfFile(Hash),
 }
 
 /// An answer.
@@ -167,7 +165,6 @@ pub enum Answer {
     Resolved { base: Box<Base>, dataset: Box<Dataset> },
     Unreachable(Option<UnixMillis>),
     Allowed(bool),
-    File(Option<PathBuf>),
 }
 
 /// A node as it is now.
@@ -247,7 +244,6 @@ impl Cluster {
             Query::Unreachable(id) => Answer::Unreachable(self.visible(actor, id)?.unreachable_since),
             Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
             Query::MayUpload { node, attempt } => Answer::Allowed(self.current(node, attempt).is_some()),
-            Query::BaseOfFile(hash) => Answer::File(self.base_file(hash)),
         })
     }
 
