@@ -231,7 +231,7 @@ impl Driver {
             devices: self.host.devices().to_vec(),
             attempts: self.host.known(),
             cached: self.preparer.cache.hashes(HELLO_FILES),
-            last_report: self.outbox.last(),
+            acknowledged: self.outbox.acknowledged(),
         }
     }
 

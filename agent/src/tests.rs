@@ -69,10 +69,11 @@ async fn a_restarted_agent_finds_its_running_worker_and_goes_on() {
     talk.offer(&scene, 1, None).await;
     talk.until(|report| matches!(report.body, ReportBody::Checkpoint(_))).await;
     let worker = scene.holder(1);
+    let heard = talk.reports.last().unwrap().number;
     scene.shutdown().await;
     assert_eq!(scene.holder(1), worker);
 
-    let mut talk = scene.start().await;
+    let mut talk = scene.start_with(|hello| Welcome { last_report: heard, ..welcome(hello) }).await;
     assert_eq!(talk.known, [(attempt(1), AttemptPhase::Running)]);
     talk.until(|report| matches!(report.body, ReportBody::Progress(_))).await;
     talk.say(ToAgent::Stop { attempt: attempt(1), how: StopHow::Save, cause: StopCause::Pause }).await;
@@ -360,7 +361,7 @@ impl Scene {
     }
 
     async fn start(&mut self) -> Talk {
-        self.start_with(|hello| Welcome { last_report: hello.last_report, ..welcome(hello) }).await
+        self.start_with(|hello| Welcome { last_report: hello.acknowledged, ..welcome(hello) }).await
     }
 
     async fn start_with(&mut self, answer: impl FnOnce(&Hello) -> Welcome) -> Talk {

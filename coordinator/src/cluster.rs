@@ -4,31 +4,38 @@
 //! driver releases once those rows are durable. `Cluster` holds what decisions need: users, tokens, nodes, heads of live datasets and
 //! bases, and live jobs. A job that ends leaves memory in the event that ends it.
 
-pub mod attempt;
+mod attempt;
+mod checkpoint;
 pub mod command;
+mod event;
+mod intent;
 pub mod job;
+mod join;
 pub mod node;
-pub mod report;
+mod person;
+mod place;
+mod report;
 pub mod schedule;
+mod silence;
+mod submit;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "tests look for what they name")]
 mod tests;
 
 use crate::{
-    access::{Actor, Context, Refusal},
-    record::{Audit, Base, Dataset, Job, JoinSecret, Model, Receipt, Record, Replay, Token, User},
+    access::{Context, Refusal},
+    record::{Audit, Base, Dataset, Job, JoinSecret, Receipt, Record, Replay, StoredCheckpoint, Token, User},
 };
-use command::{Answer, Command, Query};
+use command::{Answer, Command};
+pub use event::{Action, Event, Inspect, Rows, Subject};
 use job::LiveJob;
 use lorikeet_protocol::{
-    agent::{Farewell, FromAgent, Hello, ToAgent},
-    file::FileManifest,
+    file::NamedFile,
     id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, UnixMillis, UserId},
-    inspect::{DatasetFormat, Inspection},
-    job::JobSpec,
+    inspect::Inspection,
 };
 use node::LiveNode;
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Both clocks, read once per batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,174 +77,6 @@ impl Default for Timers {
 /// Names the asker of an answer; the driver keeps what stands behind it.
 pub type ReplyKey = u64;
 
-/// What happened.
-#[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "events are moved once, from the queue into the turn")]
-pub enum Event {
-    /// Memory was rebuilt from the store: what was under way starts again.
-    Booted,
-    /// A request that changes something.
-    Requested {
-        /// Who waits.
-        reply: ReplyKey,
-        /// Who asks.
-        context: Context,
-        /// For what.
-        command: Command,
-        /// Rows of finished things that the command names.
-        rows: Rows,
-    },
-    /// A question that memory answers.
-    Asked {
-        /// Who waits.
-        reply: ReplyKey,
-        /// Who asks.
-        actor: Actor,
-        /// What.
-        query: Query,
-    },
-    /// An agent said hello.
-    SessionOpened {
-        /// Who waits.
-        reply: ReplyKey,
-        /// By its certificate.
-        node: NodeId,
-        /// The certificate's serial number.
-        serial: String,
-        /// What it said.
-        hello: Box<Hello>,
-    },
-    /// A connection ended.
-    SessionClosed {
-        /// Whose.
-        node: NodeId,
-        /// Which session.
-        session: u64,
-    },
-    /// An agent said something else.
-    Heard {
-        /// Who.
-        node: NodeId,
-        /// In which session.
-        session: u64,
-        /// What.
-        message: FromAgent,
-    },
-    /// `lorikeet inspect` has an answer.
-    Inspected {
-        /// About what.
-        subject: Subject,
-        /// What it printed, or why it printed nothing.
-        result: Result<Inspection, String>,
-        /// The files of a base model, hashed.
-        files: Vec<lorikeet_protocol::file::NamedFile>,
-    },
-    /// Time passed; comes at the end of every batch as well.
-    Ticked,
-}
-
-/// Rows that left memory and that a command names; the driver reads them right before the batch.
-#[derive(Debug, Clone, Default)]
-pub struct Rows {
-    /// A finished job.
-    pub job: Option<Job>,
-    /// A model.
-    pub model: Option<Model>,
-}
-
-/// What is inspected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Subject {
-    /// A dataset.
-    Dataset(DatasetId),
-    /// A base model.
-    Base(BaseId),
-    /// A job.
-    Job(JobId),
-}
-
-/// What `lorikeet inspect` is asked.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Inspect {
-    /// What is in a training file.
-    Dataset {
-        /// Its id.
-        id: DatasetId,
-        /// Its bytes.
-        file: Hash,
-        /// As declared.
-        format: Option<DatasetFormat>,
-    },
-    /// What a base model is; its files are hashed too.
-    Base {
-        /// Its id.
-        id: BaseId,
-        /// Where it lies.
-        path: PathBuf,
-    },
-    /// What a job comes to.
-    Job {
-        /// Its id.
-        id: JobId,
-        /// Its settings.
-        spec: Box<JobSpec>,
-        /// Where its base lies.
-        base: PathBuf,
-        /// Its training file.
-        dataset: FileManifest,
-    },
-}
-
-/// What follows.
-#[derive(Debug, Clone)]
-pub enum Action {
-    /// Write this row in the batch's transaction.
-    Put(Box<Record>),
-    /// Answer.
-    Reply {
-        /// Whom.
-        reply: ReplyKey,
-        /// With what.
-        result: Result<Answer, Refusal>,
-    },
-    /// Let an agent in.
-    Admit {
-        /// Who waits.
-        reply: ReplyKey,
-        /// Who it is.
-        node: NodeId,
-        /// Its session.
-        session: u64,
-    },
-    /// Do not let an agent in.
-    TurnAway {
-        /// Who waits.
-        reply: ReplyKey,
-        /// Why.
-        farewell: Farewell,
-    },
-    /// Tell an agent; lost if it is not connected, and said again in the next welcome.
-    Send {
-        /// Whom.
-        node: NodeId,
-        /// What.
-        message: ToAgent,
-    },
-    /// End a session.
-    Close {
-        /// Whose.
-        node: NodeId,
-        /// Which.
-        session: u64,
-        /// Why.
-        farewell: Farewell,
-    },
-    /// Run `lorikeet inspect`.
-    Inspect(Inspect),
-    /// A job's row changed: its watchers want to know.
-    JobChanged(JobId),
-}
-
 /// Who caused a change, for the audit record.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cause {
@@ -269,6 +108,7 @@ pub struct Loaded {
     pub bases: Vec<Base>,
     pub jobs: Vec<Job>,
     pub attempts: Vec<crate::record::Attempt>,
+    pub checkpoints: Vec<StoredCheckpoint>,
     pub replays: Vec<Replay>,
     pub audits: u64,
 }
@@ -301,6 +141,10 @@ impl Cluster {
     /// The cluster as the store remembers it. Leases start anew.
     pub fn new(loaded: Loaded, timers: Timers, now: Now) -> Self {
         let mut attempts: BTreeMap<_, _> = loaded.attempts.into_iter().map(|attempt| (attempt.id, attempt)).collect();
+        let mut checkpoints: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for row in loaded.checkpoints.into_iter().filter(|row| !row.orphan && row.removed_at.is_none()) {
+            checkpoints.entry(row.attempt.job).or_default().push(row);
+        }
         let live = loaded.jobs.into_iter().filter(|job| !job.phase().is_terminal());
         Self {
             timers,
@@ -319,7 +163,8 @@ impl Cluster {
             jobs: live
                 .map(|job| {
                     let attempt = job.current_attempt().and_then(|id| attempts.remove(&id));
-                    (job.id, LiveJob::new(job, attempt, now))
+                    let checkpoints = checkpoints.remove(&job.id).unwrap_or_default();
+                    (job.id, LiveJob::new(job, attempt, checkpoints, now))
                 })
                 .collect(),
             replays: loaded.replays.into_iter().map(|replay| ((replay.owner, replay.key.clone()), replay)).collect(),
@@ -356,7 +201,9 @@ impl Cluster {
     /// When something happens by itself, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Duration> {
         let of_jobs = self.jobs.values().filter_map(|job| self.deadline(job));
-        of_jobs.min().map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
+        let of_nodes = self.nodes.values().filter_map(|node| node.deadline(self.timers.lease));
+        let first = of_jobs.chain(of_nodes).min();
+        first.map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
     }
 
     /// A gap between two events longer than two heartbeats means that this process was paused: others may have spoken meanwhile.
@@ -412,7 +259,7 @@ impl Cluster {
         &mut self,
         subject: Subject,
         result: Result<Inspection, String>,
-        files: Vec<lorikeet_protocol::file::NamedFile>,
+        files: Vec<NamedFile>,
         now: Now,
         out: &mut Vec<Action>,
     ) {

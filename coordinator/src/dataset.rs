@@ -2,7 +2,7 @@
 
 use crate::{
     access::{Actor, Refusal},
-    cluster::{Action, Cluster, Inspect, Now, job, put},
+    cluster::{Action, Cluster, Inspect, Now, put},
     record::{Dataset, DatasetState, Receipt, Record},
 };
 use lorikeet_protocol::{
@@ -165,9 +165,9 @@ impl Cluster {
             Ok(Inspection::Refused { faults }) => (dataset.state, dataset.faults) = (DatasetState::Error, faults),
             Ok(Inspection::Base(_) | Inspection::Job(_)) => {
                 (dataset.state, dataset.faults) =
-                    (DatasetState::Error, vec![job::fault("the inspection answered another question")])
+                    (DatasetState::Error, vec![Fault::whole("the inspection answered another question")])
             }
-            Err(message) => (dataset.state, dataset.faults) = (DatasetState::Error, vec![job::fault(&message)]),
+            Err(message) => (dataset.state, dataset.faults) = (DatasetState::Error, vec![Fault::whole(message)]),
         }
         out.push(put(Record::Dataset(dataset.clone())));
         let broken = (dataset.state == DatasetState::Error).then(|| Fault {

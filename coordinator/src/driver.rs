@@ -430,6 +430,10 @@ fn load(store: &Store) -> Result<Loaded, StoreError> {
     for id in live.iter().filter_map(|job| job.current_attempt()) {
         attempts.extend(store.scan(&id.job.bytes(), |attempt: &crate::record::Attempt| attempt.id == id)?);
     }
+    let mut checkpoints = Vec::new();
+    for job in &live {
+        checkpoints.extend(store.scan(&job.id.bytes(), |_: &crate::record::StoredCheckpoint| true)?);
+    }
     let newest: (Vec<Audit>, usize) = store.page(0, 1, |_| true)?;
     Ok(Loaded {
         generation: store.generation()?,
@@ -441,6 +445,7 @@ fn load(store: &Store) -> Result<Loaded, StoreError> {
         bases: all(store)?,
         jobs: live,
         attempts,
+        checkpoints,
         replays: all::<Replay>(store)?,
         audits: newest.0.first().map_or(0, |audit| audit.number),
     })

@@ -140,6 +140,8 @@ pub enum BaseState {
     Ready,
     /// It cannot.
     Error,
+    /// Its files are no longer what was registered.
+    Changed,
 }
 
 /// A registered base model.
@@ -204,6 +206,9 @@ pub struct Job {
     pub held: Duration,
     /// When it was submitted.
     pub created: UnixMillis,
+    /// When it first waited for a device.
+    #[serde(default)]
+    pub queued_at: Option<UnixMillis>,
     /// When its first attempt ran.
     pub started_at: Option<UnixMillis>,
     /// When it ended.
@@ -272,6 +277,9 @@ pub struct StoredCheckpoint {
     pub at: UnixMillis,
     /// Made under a token that was no longer current: kept, never used.
     pub orphan: bool,
+    /// When newer ones took its place; its files go with the next sweep.
+    #[serde(default)]
+    pub removed_at: Option<UnixMillis>,
 }
 
 /// A finished adapter.

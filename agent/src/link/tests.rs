@@ -360,6 +360,6 @@ fn hello() -> Hello {
         devices: vec![],
         attempts: vec![],
         cached: vec![],
-        last_report: 0,
+        acknowledged: 0,
     }
 }

@@ -10,7 +10,7 @@ use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeS
 use crate::record::{Node, Record};
 use lorikeet_protocol::{
     agent::{Farewell, Hello, KnownAttempt, ToAgent, Verdict, Welcome},
-    id::{AttemptId, BootId, Hash, NodeId},
+    id::{AttemptId, BootId, Hash, NodeId, UnixMillis},
     job::{AttemptPhase, Device, Intent, Outcome},
 };
 use std::{
@@ -27,6 +27,8 @@ pub struct LiveNode {
     pub session: Option<Session>,
     /// When it was last heard.
     pub(super) heard: Duration,
+    /// Since when its lease is over.
+    pub(super) unreachable_since: Option<UnixMillis>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) devices: Vec<Device>,
     pub(super) cached: BTreeSet<Hash>,
@@ -49,11 +51,22 @@ impl LiveNode {
             record,
             session: None,
             heard: now.mono,
+            unreachable_since: None,
             labels: BTreeMap::new(),
             devices: vec![],
             cached: BTreeSet::new(),
             instances: vec![],
         }
+    }
+
+    /// How long it has said nothing.
+    pub(super) fn silence(&self, now: Now) -> Duration {
+        now.mono.saturating_sub(self.heard)
+    }
+
+    /// When its lease is over.
+    pub(super) fn deadline(&self, lease: Duration) -> Option<Duration> {
+        self.unreachable_since.is_none().then(|| self.heard + lease)
     }
 
     /// An instance that comes back after another one spoke: the key is on two machines.
@@ -78,7 +91,8 @@ impl Cluster {
             version: node.session.as_ref().map(|session| session.version.clone()),
             labels: node.labels.clone(),
             devices: node.devices.clone(),
-            attempts: self.placed_on(node.record.id).into_iter().collect(),
+            unreachable_since: node.unreachable_since,
+            attempts: self.held_on(node.record.id),
         }
     }
 
@@ -107,6 +121,7 @@ impl Cluster {
         }
         node.record.sessions = number;
         node.record.boot = Some(hello.boot);
+        node.record.last_report = node.record.last_report.max(hello.acknowledged);
         node.record.name = hello.name.clone();
         node.heard = now.mono;
         node.labels = hello.labels;
@@ -164,14 +179,6 @@ impl Cluster {
             }
         }
         self.clear_unreachable(node, out);
-    }
-
-    pub(super) fn clear_unreachable(&mut self, node: NodeId, out: &mut Vec<Action>) {
-        for job in self.jobs.values_mut().filter(|job| job.node() == Some(node)) {
-            if job.unreachable_since.take().is_some() {
-                out.push(Action::JobChanged(job.record.id));
-            }
-        }
     }
 
     pub(super) fn close_session(&mut self, node: NodeId, session: u64) {

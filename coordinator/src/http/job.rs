@@ -249,7 +249,7 @@ pub(super) async fn checkpoints(
     Id(id): Id<JobId>,
 ) -> Answered<Vec<CheckpointView>> {
     let rows = app.driver.checkpoints(caller.actor, id).await?;
-    one(rows.into_iter().filter(|row| !row.orphan).map(checkpoint_view).collect())
+    one(rows.into_iter().filter(|row| !row.orphan && row.removed_at.is_none()).map(checkpoint_view).collect())
 }
 
 pub(super) fn checkpoint_view(row: StoredCheckpoint) -> CheckpointView {

@@ -23,7 +23,7 @@ use lorikeet_api::{
 };
 use lorikeet_protocol::{
     codec,
-    id::{AttemptId, Hash, UnixMillis},
+    id::{AttemptId, DeviceId, Hash, UnixMillis},
     job::{Device, DeviceKind},
     join::{JoinTicket, PREFIX},
 };
@@ -46,7 +46,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answere
 
 /// Attempts that exist for the caller: what others run is not theirs to know.
 async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSet<AttemptId>, Failure> {
-    let all: Vec<AttemptId> = nodes.iter().flat_map(|node| node.attempts.iter().copied()).collect();
+    let all: Vec<AttemptId> = nodes.iter().flat_map(|node| node.attempts.iter().map(|(attempt, _)| *attempt)).collect();
     if actor.sees_everything() {
         return Ok(all.into_iter().collect());
     }
@@ -65,21 +65,24 @@ fn view(node: Live, own: &BTreeSet<AttemptId>) -> Node {
         (false, false) => NodeStatus::Unreachable,
         (false, true) => NodeStatus::Offline,
     };
-    let attempts: Vec<AttemptId> = node.attempts.into_iter().filter(|attempt| own.contains(attempt)).collect();
+    let mut held = node.attempts;
+    held.retain(|(attempt, _)| own.contains(attempt));
     Node {
         id: node.record.id,
         name: node.record.name,
         status,
         version: node.version,
         labels: node.labels,
-        devices: node.devices.into_iter().map(|device| device_view(device, &attempts)).collect(),
+        devices: node.devices.into_iter().map(|device| device_view(device, &held)).collect(),
         joined_at: Timestamp(node.record.joined),
         last_seen: node.connected.then(|| Timestamp(now())),
-        unreachable_since: None,
+        unreachable_since: node.unreachable_since.map(Timestamp),
     }
 }
 
-fn device_view(device: Device, attempts: &[AttemptId]) -> DeviceView {
+fn device_view(device: Device, held: &[(AttemptId, Vec<DeviceId>)]) -> DeviceView {
+    let here = held.iter().filter(|(_, devices)| devices.contains(&device.id));
+    let attempts = here.map(|(attempt, _)| *attempt).collect();
     DeviceView {
         kind: device.kind.into(),
         compute: match device.kind {
@@ -91,7 +94,7 @@ fn device_view(device: Device, attempts: &[AttemptId]) -> DeviceView {
         memory_bytes: device.memory_bytes,
         free_bytes: device.free_bytes,
         unusable: device.usable.err(),
-        attempts: attempts.to_vec(),
+        attempts,
     }
 }
 

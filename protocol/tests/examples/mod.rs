@@ -113,7 +113,7 @@ pub fn from_agent() -> Vec<FromAgent> {
             devices: devices(),
             attempts: vec![KnownAttempt { id: attempt(), phase: AttemptPhase::Running }],
             cached: vec![hash(6)],
-            last_report: 12,
+            acknowledged: 12,
         })),
         FromAgent::Heartbeat,
         FromAgent::Devices(devices()),

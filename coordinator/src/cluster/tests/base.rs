@@ -1,0 +1,69 @@
+//! A base model whose files change under the jobs that use it.
+
+use super::{world::*, *};
+use crate::record::BaseState;
+
+#[test]
+fn a_base_that_changed_holds_its_jobs_back_and_lets_them_go_when_it_is_whole_again() {
+    let mut world = World::ready();
+    let (running, attempt) = world.running(1);
+    let waiting = world.submit(2);
+    world.change_base();
+    assert_eq!(world.cluster.bases[&BASE].state, BaseState::Changed);
+    assert_eq!(world.phase(waiting), Some(Phase::Blocked));
+    assert_eq!(world.phase(running), Some(Phase::Running), "what has its files goes on");
+    let submit = Command::SubmitJob { id: JobId(uuid(900)), spec: Box::new(spec()) };
+    assert!(matches!(world.ask(submit).0, Err(Refusal::Invalid { field, .. }) if field == "base"));
+    world.report(attempt, ended(Outcome::PrepareFailed));
+    assert_eq!(world.phase(running), Some(Phase::Blocked));
+    world.register_base_again(30);
+    assert_eq!(world.phase(running), Some(Phase::Queued));
+    assert_ne!(world.phase(waiting), Some(Phase::Blocked));
+}
+
+#[test]
+fn other_files_under_the_same_name_are_judged_anew_and_never_mixed_with_old_checkpoints() {
+    let mut world = World::ready();
+    let (begun, attempt) = world.running(1);
+    let fresh = world.submit(2);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(5)));
+    world.change_base();
+    world.report(attempt, ended(Outcome::PrepareFailed));
+    let out = world.register_base_again(77);
+    assert_eq!(world.phase(begun), None);
+    let failed = row(&out, |r| matches!(r, Record::Job(job) if job.id == begun));
+    assert!(
+        matches!(failed, Some(Record::Job(job)) if matches!(&job.state, JobState::Failed(failure) if failure.class == FailureClass::Base))
+    );
+    assert_eq!(world.phase(fresh), Some(Phase::Validating));
+}
+
+#[test]
+fn a_name_stands_for_one_directory() {
+    let mut world = World::ready();
+    let elsewhere = Command::RegisterBase { id: BaseId(uuid(22)), name: "b".into(), path: "/other".into() };
+    assert!(world.ask(elsewhere).0.unwrap_err().to_string().contains("another directory"));
+    let again = Command::RegisterBase { id: BaseId(uuid(23)), name: "b".into(), path: "/b".into() };
+    assert_eq!(world.ask(again).0, Ok(Receipt::Base(BASE)));
+    assert_eq!(world.cluster.bases[&BASE].state, BaseState::Ready, "what is fine is not read again");
+}
+
+#[test]
+fn only_the_coordinator_itself_closes_a_base() {
+    let mut world = World::ready();
+    assert!(world.ask_as(user(), None, Command::MarkChanged { file: hash(30) }).0.is_err());
+    assert_eq!(world.ask_as(Actor::System, None, Command::MarkChanged { file: hash(99) }).0, Ok(Receipt::Done));
+    assert!(world.cluster.bases.values().all(|base| base.state == BaseState::Ready));
+}
+
+impl World {
+    fn change_base(&mut self) {
+        self.ask_as(Actor::System, None, Command::MarkChanged { file: hash(30) }).0.unwrap();
+    }
+
+    fn register_base_again(&mut self, byte: u8) -> Vec<Action> {
+        let again = Command::RegisterBase { id: BaseId(uuid(24)), name: "b".into(), path: "/b".into() };
+        assert_eq!(self.ask(again).0, Ok(Receipt::Base(BASE)));
+        self.base_found(byte)
+    }
+}
