@@ -312,7 +312,9 @@ impl Host {
             let device = self.devices.iter().find(|device| device.id == *id);
             let device = device.ok_or_else(|| format!("device {id} is not here"))?;
             device.usable.clone().map_err(|why| format!("device {id} cannot be used: {why}"))?;
-            if let Some(holder) = self.attempts.values().find(|attempt| attempt.holds(id)) {
+            // Two that do not mind may share it; the coordinator has seen to the memory.
+            let alone = |attempt: &&Attempt| offer.job.resources.exclusive || attempt.is_exclusive();
+            if let Some(holder) = self.attempts.values().filter(|attempt| attempt.holds(id)).find(alone) {
                 return Err(format!("device {id} is held by {}", holder.id()));
             }
         }
@@ -329,13 +331,14 @@ impl Host {
     /// What must hold after every event, for tests.
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        let mut held = std::collections::BTreeSet::new();
+        let mut held = BTreeMap::<_, Vec<_>>::new();
         for (id, attempt) in &self.attempts {
             assert_eq!(*id, attempt.id());
             attempt.check_invariants();
-            for device in attempt.held() {
-                assert!(held.insert(device.clone()), "device {device} is held twice");
-            }
+            attempt.held().iter().for_each(|device| held.entry(device).or_default().push(attempt.is_exclusive()));
+        }
+        for (device, holders) in held {
+            assert!(holders.len() == 1 || !holders.contains(&true), "device {device} is held twice");
         }
     }
 }

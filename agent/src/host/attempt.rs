@@ -177,6 +177,11 @@ impl Attempt {
         self.held().contains(device)
     }
 
+    /// Whether it wants its devices for itself.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.record.offer.job.resources.exclusive
+    }
+
     /// The devices kept for it.
     pub(super) fn held(&self) -> &[DeviceId] {
         if self.is_live() { &self.record.offer.devices } else { &[] }

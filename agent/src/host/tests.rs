@@ -694,6 +694,7 @@ fn spec() -> JobSpec {
             gpus: 1,
             gpu: GpuRequest::Any,
             labels: BTreeMap::new(),
+            exclusive: true,
             max_runtime: Duration::from_secs(3600),
         },
         policy: Policy {

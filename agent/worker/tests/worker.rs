@@ -272,6 +272,7 @@ fn job() -> JobSpec {
             gpus: 1,
             gpu: GpuRequest::Any,
             labels: BTreeMap::new(),
+            exclusive: true,
             max_runtime: Duration::from_secs(60),
         },
         policy: Policy {
