@@ -52,6 +52,7 @@ pub fn config(dir: &Path, spec: &Spec) -> Config {
             job::MicroTokens::Tokens(tokens) => MicroTokens::Tokens(tokens as usize),
         },
         threads: spec.threads.map(|threads| threads as usize),
+        memory_limit: None,
     }
 }
 
