@@ -21,7 +21,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// `host:port` of the coordinator's link, where it is no longer the one of the join string.
     pub coordinator: Option<String>,
-    /// Whether workers are asked to save and leave when the agent stops. For `lorikeet dev`; a service leaves them alone.
+    /// Whether workers are asked to save and leave when the agent stops, and do so by themselves when it is killed. For `lorikeet
+    /// dev`; a service leaves them alone.
     pub stop_workers_on_exit: bool,
     /// Which devices are offered.
     pub devices: Devices,
