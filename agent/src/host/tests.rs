@@ -9,6 +9,7 @@ mod ending;
 mod forgetting;
 mod offer;
 mod order;
+mod quarantine;
 mod restart;
 mod scene;
 

@@ -219,7 +219,7 @@ impl Scene {
     }
 
     async fn until_holds(&mut self) {
-        self.until(|news| *news == News::Holds).await;
+        self.until(|news| matches!(news, News::Holds { .. })).await;
     }
 
     async fn until_event(&mut self, wanted: impl Fn(&WorkerEvent) -> bool) {

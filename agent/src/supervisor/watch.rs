@@ -200,7 +200,7 @@ impl Watch {
         match Name::of_holder(&holder, self.setting.boot) {
             Some(name) => {
                 self.holder = Some(name);
-                self.tell(News::Holds).await;
+                self.tell(News::Holds { pid: name.pid }).await;
             }
             // The machine was started anew since: whoever it was is no more, and its lock may be tried.
             None => self.killed = true,

@@ -138,6 +138,29 @@ async fn a_busy_device_and_an_unusable_one_are_declined() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_memory_a_dead_worker_holds_is_out_until_it_lets_go() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let held = scene.folder.path().join("held");
+    let devices = &mut scene.config.devices;
+    devices.fake[0].held_by = Some(held.clone());
+    devices.probe = Duration::from_millis(20);
+    devices.release_grace = Duration::from_millis(100);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    std::fs::write(&held, scene.holder(1).pid.to_string()).unwrap();
+    scene.kill(1);
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Lost);
+    let quarantined = |why: &String| why.contains("quarantined: its memory is still held by process");
+    talk.until_device("cpu", |usable| usable.as_ref().is_err_and(quarantined)).await;
+    talk.offer(&scene, 2, None).await;
+    assert!(quarantined(&talk.until_declined().await));
+    std::fs::remove_file(&held).unwrap();
+    talk.until_device("cpu", Result::is_ok).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_refused_for_good_ends_the_attempt_with_its_reason() {
     let mut scene = Scene::new(&Script::new(4, 100)).await;
     let mut talk = scene.start().await;

@@ -30,6 +30,7 @@ impl Scene {
             memory: 1 << 34,
             compute: None,
             unusable: unusable.map(str::to_owned),
+            held_by: None,
         };
         let config = Config {
             data_dir: folder.path().join("data"),
@@ -212,6 +213,20 @@ impl Talk {
             self.hear().await;
         }
         self.declined.remove(0)
+    }
+
+    /// Until a device is said to be so. What else is said on the way is of no interest any more.
+    pub(super) async fn until_device(&mut self, id: &str, wanted: impl Fn(&Result<(), String>) -> bool) {
+        within(async {
+            loop {
+                if let FromAgent::Devices(devices) = self.peer.hear().await
+                    && devices.iter().any(|device| device.id.0 == id && wanted(&device.usable))
+                {
+                    return;
+                }
+            }
+        })
+        .await;
     }
 
     /// Every line of an attempt, up to its outcome.

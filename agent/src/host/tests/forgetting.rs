@@ -58,6 +58,6 @@ fn an_attempt_that_is_alive_is_never_forgotten() {
 fn news_of_strangers_change_nothing() {
     let mut scene = Scene::running();
     assert!(scene.event(Event::Prepared(id(77))).is_empty());
-    assert!(scene.news(77, News::Holds).is_empty());
+    assert!(scene.news(77, News::Holds { pid: 42 }).is_empty());
     assert!(scene.heard(ToAgent::Forget(id(77))).is_empty());
 }

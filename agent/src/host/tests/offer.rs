@@ -13,7 +13,7 @@ fn an_offer_is_accepted_prepared_started_and_runs() {
     let out = scene.event(Event::Prepared(id(1)));
     assert!(matches!(out[..], [Action::Keep(_), Action::Start(_)]), "{out:?}");
 
-    let out = scene.news(1, News::Holds);
+    let out = scene.news(1, News::Holds { pid: 42 });
     assert_eq!(bodies(&out), [&ReportBody::Running { from_step: 0 }]);
     assert_eq!(scene.phase(1), AttemptPhase::Running);
 }

@@ -10,7 +10,7 @@ fn an_agent_that_restarts_takes_up_its_running_worker_and_says_nothing_twice() {
     let out = scene.restart();
     assert!(matches!(out[..], [Action::Adopt(_)]), "{out:?}");
     assert_eq!(scene.host.known(), [KnownAttempt { id: id(1), phase: AttemptPhase::Running }]);
-    assert!(bodies(&scene.news(1, News::Holds)).is_empty());
+    assert!(bodies(&scene.news(1, News::Holds { pid: 42 })).is_empty());
     assert!(scene.line(4, checkpoint_event(10, CheckpointKind::Periodic)).is_empty());
     assert_eq!(scene.phase(1), AttemptPhase::Running);
     let out = scene.wait(3600);
@@ -26,7 +26,7 @@ fn a_restart_between_order_and_signal_gives_the_order_again() {
     scene.heard(stop(StopHow::Discard, StopCause::Cancel));
     let out = scene.restart();
     assert!(out.contains(&Action::Ask(id(1), Ask::Stop(StopHow::Discard, StopCause::Cancel))), "{out:?}");
-    scene.news(1, News::Holds);
+    scene.news(1, News::Holds { pid: 42 });
     assert_eq!(scene.wait(3), [Action::Kill(id(1))]);
 }
 

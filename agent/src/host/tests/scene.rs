@@ -13,11 +13,11 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn new() -> Self {
-        let rules = Rules::new(BootId(uuid::Uuid::from_u128(1)), &Worker::default());
+        let rules = Rules::new(BootId(uuid::Uuid::from_u128(1)), &Worker::default(), &Devices::default());
         let now = Now { mono: Duration::from_secs(1000), wall: UnixMillis(1_000_000) };
         let (host, _) = Host::restore(rules.clone(), vec![], now);
         let mut scene = Self { host, rules, now, records: BTreeMap::new(), accepted: 0 };
-        scene.event(Event::Devices(devices()));
+        scene.event(Event::Looked(seen(&[])));
         scene
     }
 
@@ -25,7 +25,7 @@ impl Scene {
         let mut scene = Self::new();
         scene.heard(offer(1));
         scene.event(Event::Prepared(id(1)));
-        scene.news(1, News::Holds);
+        scene.news(1, News::Holds { pid: 42 });
         scene
     }
 
@@ -93,7 +93,7 @@ impl Scene {
         let event = match kind {
             0 | 1 => return self.heard(offer(number as u32 % 3)),
             2 => Event::Prepared(attempt),
-            3 => Event::Worker(attempt, News::Holds),
+            3 => Event::Worker(attempt, News::Holds { pid: 42 }),
             4 => return self.line(seq, checkpoint_event(number, CheckpointKind::Periodic)),
             5 => Event::CheckpointUploaded(attempt, seq.saturating_sub(number), Box::new(checkpoint(number))),
             6 => return self.line(seq, WorkerEvent::Finished { step: number, files: vec![] }),
@@ -134,7 +134,12 @@ pub(super) fn stop(how: StopHow, cause: StopCause) -> ToAgent {
     ToAgent::Stop { attempt: id(1), how, cause }
 }
 
-pub(super) fn devices() -> Vec<Device> {
+/// The devices, and who holds memory of the first.
+pub(super) fn seen(pids: &[u32]) -> Seen {
+    Seen { devices: devices(), holders: [(DeviceId::cpu(), pids.to_vec())].into() }
+}
+
+fn devices() -> Vec<Device> {
     let device = |id: &str, usable| Device {
         id: DeviceId(id.into()),
         name: id.into(),
