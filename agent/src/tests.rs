@@ -4,6 +4,7 @@
 
 mod absence;
 mod attempt;
+mod full_disk;
 mod scene;
 mod start;
 
