@@ -106,6 +106,10 @@ fn an_inspection_is_always_one_object() {
     let (base, data) = (base.to_str().unwrap(), data.to_str().unwrap());
     assert_eq!(inspect(&["dataset", data])["conversations"], 20);
     assert_eq!(inspect(&["base", base])["architecture"], "LlamaForCausalLM");
+    // As Hugging Face's cache keeps a base: links to files that lie elsewhere.
+    let (inside, outside) = (place.path("base/model.safetensors"), place.path("blob"));
+    fs::rename(&inside, &outside).and_then(|()| std::os::unix::fs::symlink(&outside, &inside)).unwrap();
+    assert_eq!(inspect(&["base", base])["architecture"], "LlamaForCausalLM");
     assert_eq!(inspect(&["dataset", "/nonexistent"])["kind"], "refused");
     assert_eq!(inspect(&["base", "/nonexistent"])["kind"], "refused");
     fs::write(place.path("base/model.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\x7f{}").unwrap();
