@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: numbers worth comparing, so always from the release profile.
+//! `cargo xtask bench`: numbers worth comparing, so from the release profile unless it is told which program to measure.
 
 mod start;
 
