@@ -261,7 +261,7 @@ impl Talk {
 pub(super) async fn until(holds: impl Fn() -> bool) {
     within(async {
         while !holds() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::task::yield_now().await;
         }
     })
     .await;
