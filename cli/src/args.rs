@@ -429,6 +429,9 @@ pub(crate) struct Service {
     /// Its configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+    /// Leave in order when standard input, a pipe, ends: whoever started this is gone
+    #[arg(long)]
+    pub(crate) until_eof: bool,
 }
 
 #[derive(Debug, Args)]
@@ -438,6 +441,9 @@ pub(crate) struct Agent {
     /// Its configuration
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) config: Option<PathBuf>,
+    /// Leave in order when standard input, a pipe, ends: whoever started this is gone
+    #[arg(long)]
+    pub(crate) until_eof: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -459,6 +465,12 @@ pub(crate) struct Worker {
     /// Attempt directories
     #[arg(required = true, value_name = "DIR")]
     pub(crate) directories: Vec<PathBuf>,
+    /// Save and leave when standard input ends: whoever started this is gone
+    #[arg(long)]
+    pub(crate) until_eof: bool,
+    /// Resident memory above which whoever started this ends it
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory_limit: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,7 @@
 use super::{follow, submit};
 use crate::{
     args::{self, CancelReason, Job as Args},
-    client::Client,
+    client::{Client, events::Told},
     failure::Failure,
     output::{Output, table::job::log_line},
 };
@@ -75,7 +75,18 @@ async fn cancel(client: &Client, output: Output, id: JobId, reason: CancelReason
 async fn logs(client: &Client, output: Output, id: JobId) -> Result<(), Failure> {
     let mut events = client.events(id);
     loop {
-        match events.next().await? {
+        let event = match events.next().await? {
+            Told::Event(event) => *event,
+            Told::Broken(why) => {
+                output.note(&follow::broken(&why));
+                continue;
+            }
+            Told::Back => {
+                output.note(follow::BACK);
+                continue;
+            }
+        };
+        match event {
             JobEvent::Log(line) => output.item(&line, log_line)?,
             JobEvent::Complete(_) => return Ok(()),
             JobEvent::Progress(_)
