@@ -15,7 +15,8 @@ pub mod config;
 mod disk;
 mod driver;
 mod gpu;
-mod host;
+#[doc(hidden)]
+pub mod host;
 mod link;
 mod outbox;
 mod places;

@@ -304,6 +304,7 @@ impl Loop {
 
     async fn turn(&mut self, batch: Vec<Event>) -> Result<(), DriverError> {
         let outcome = self.turn.run(batch, self.clock.now());
+        outcome.early.into_iter().for_each(|effect| self.release(effect));
         if !outcome.records.is_empty() {
             match self.writer.commit(outcome.records).await {
                 Ok(()) => {}

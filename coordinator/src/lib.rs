@@ -18,6 +18,7 @@ pub mod cluster;
 pub mod config;
 mod dataset;
 pub mod driver;
+pub mod guard;
 pub mod history;
 pub mod http;
 pub mod inspector;

@@ -6,6 +6,7 @@ use crate::{
     cluster::{Settings, Timers, command::Command, schedule::Rules},
     config::{self, ConfigError},
     driver::Handle,
+    guard::Guards,
     http::{self, HttpError},
     inspector::InspectError,
     link::{
@@ -141,6 +142,7 @@ pub(crate) fn settings(config: &config::Config) -> Settings {
             devices_per_user: scheduler.gpus_per_user,
             preemption_margin: scheduler.preemption_margin,
         },
+        guards: Guards::default(),
     }
 }
 

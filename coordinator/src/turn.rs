@@ -1,4 +1,4 @@
-//! One batch of events in; the rows of the whole batch, and the effects that their commit releases, out. Pure: the driver and a
+//! One batch of events in; the rows of the whole batch, and the effects that their commit releases, out. Pure: the driver and the
 //! simulation run this same code.
 
 use crate::{
@@ -14,6 +14,8 @@ pub struct Outcome {
     pub records: Vec<Record>,
     /// Not before that transaction is durable.
     pub effects: Vec<Action>,
+    /// Before it; nothing, unless a test took the guard away.
+    pub early: Vec<Action>,
 }
 
 /// The cluster and its way of taking events.
@@ -45,11 +47,20 @@ impl Turn {
                 }
             }
         }
+        if !self.cluster.guards.commit_first() {
+            outcome.early = std::mem::take(&mut outcome.effects);
+        }
         outcome
     }
 
     /// When the next batch must come, if no event brings one.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.cluster.next_deadline()
+    }
+
+    /// For the simulation, after every batch.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.cluster.check_invariants();
     }
 }

@@ -157,8 +157,10 @@ impl Cluster {
         job.attempt = Some(attempt.clone());
         job.offered = now.mono;
         let after = job.record.phase();
-        put_job(&job.record, out);
-        out.push(put(Record::Attempt(attempt)));
+        if self.guards.token_first() {
+            put_job(&job.record, out);
+            out.push(put(Record::Attempt(attempt)));
+        }
         self.hold_devices(placement.job, now);
         self.file(placement.job, now);
         self.audit(
@@ -195,7 +197,8 @@ impl Cluster {
     /// The job that this attempt is the current placement of, on this node.
     pub(super) fn current(&self, node: NodeId, attempt: AttemptId) -> Option<&LiveJob> {
         let job = self.jobs.get(&attempt.job)?;
-        (job.record.current_attempt() == Some(attempt) && job.node() == Some(node)).then_some(job)
+        let is_current = job.record.current_attempt() == Some(attempt) && job.node() == Some(node);
+        (is_current || !self.guards.fence() && job.attempt.is_some()).then_some(job)
     }
 
     pub(super) fn may_fetch(&self, node: NodeId, attempt: AttemptId, file: Hash) -> bool {
