@@ -137,8 +137,8 @@ pub enum StoredAs {
     Bf16,
 }
 
-/// Writes `config.json` and `model.safetensors` of a base whose weights are drawn as transformers draws them: norms 1, all
-/// else normal with standard deviation `initializer_range` (0.02 if the config names none). The same config, seed and type give the same bytes.
+/// Writes `config.json` and `model.safetensors` of a base whose weights are drawn as transformers draws them: gains 1, biases
+/// 0, all else normal with standard deviation `initializer_range` (0.02 if the config names none). The same config, seed and type give the same bytes.
 pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Result<ModelConfig, TrainError> {
     let bad = |reason: String| TrainError::Base { path: dir.join("config.json"), reason };
     let parsed = ModelConfig::parse(&config.to_string()).map_err(|error| bad(error.to_string()))?;
@@ -155,8 +155,12 @@ pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Res
         .enumerate()
         .map(|(index, spec)| {
             let len = spec.shape.iter().product();
-            // the only vectors are the norms
-            let numbers = if spec.shape.len() == 1 { vec![1.0; len] } else { normal(seed, index, len, deviation) };
+            // vectors are gains and biases
+            let numbers = match spec.shape.len() {
+                1 if spec.name.ends_with(".bias") || parsed.norm_offset => vec![0.0; len],
+                1 => vec![1.0; len],
+                _ => normal(seed, index, len, deviation),
+            };
             bytes(&numbers, stored)
         })
         .collect();

@@ -7,12 +7,17 @@
 //! loss = −ln softmax(norm(x_L) headᵀ)[target]     over supervised rows                      ops/head.rs
 //! ```
 //!
+//! There is one decoder. What a family does otherwise (a window, a cap, norms over heads or behind a half, another activation,
+//! a factor on the embedding, a bias) is a field of [`ModelConfig`] that one of these lines reads; no line asks for a family.
+//!
 //! The tape is written by hand. Forward keeps, per layer: x, q, k, v, the attention's output and log-sum-exp, mid, gate, up and
-//! the adapters' `u`; norms and `silu(gate) · up` are made again. Backward goes from the head down to the lowest adapted layer
+//! the adapters' `u` (and what goes into norms over heads or behind a half); other norms and `silu(gate) · up` are made again. Backward goes from the head down to the lowest adapted layer
 //! and no further; frozen weights get no gradient. Sequences lie one after another without padding (`model/pass.rs`).
 
 mod attention;
 mod block;
+mod ends;
+mod linear;
 mod mlp;
 mod pass;
 mod weights;
@@ -23,10 +28,10 @@ use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::lora::AdapterView;
 use crate::ops::buffer::Buffers;
-use crate::ops::head::{self, Wanted};
-use crate::ops::linear::{self, Weight};
+use crate::ops::head::{self, Head, Wanted};
+use crate::ops::linear::Weight;
+use crate::ops::norm;
 use crate::ops::profile::{Op, Profile};
-use crate::ops::{norm, rope};
 
 use block::{Block, Kept};
 use pass::Pass;
@@ -40,8 +45,6 @@ pub struct Model {
     norm: Vec<f32>,
     /// None when the head is the embedding.
     head: Option<Weight>,
-    /// Angular frequencies of the rotary positions.
-    frequencies: Vec<f32>,
     buffers: Buffers,
     profile: Profile,
 }
@@ -110,7 +113,7 @@ impl Model {
     pub fn logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
         let hidden = self.hidden(tokens, adapter)?;
         let mut logits = vec![0.0; tokens.len() * self.config.vocab_size];
-        linear::forward(&hidden, self.head_weight(), &mut logits);
+        self.head().logits(&hidden, &mut logits);
         Ok(logits)
     }
 
@@ -119,7 +122,7 @@ impl Model {
         let hidden = self.hidden(tokens, adapter)?;
         let last = &hidden[hidden.len().saturating_sub(self.config.hidden_size)..];
         let mut logits = vec![0.0; self.config.vocab_size];
-        linear::forward(last, self.head_weight(), &mut logits);
+        self.head().logits(last, &mut logits);
         Ok(logits)
     }
 
@@ -136,8 +139,9 @@ impl Model {
         Ok(hidden)
     }
 
-    fn head_weight(&self) -> &Weight {
-        self.head.as_ref().unwrap_or(&self.embedding)
+    fn head(&self) -> Head<'_> {
+        let softcap = self.config.logit_softcap.map(|cap| cap as f32);
+        Head { weight: self.head.as_ref().unwrap_or(&self.embedding), softcap }
     }
 
     /// The last layer's output. What each layer's backward will need is handed to `keep`.
@@ -162,6 +166,9 @@ impl Model {
         let mut x = self.buffers.take(tokens.len() * width);
         for (row, token) in x.chunks_mut(width).zip(tokens) {
             row.copy_from_slice(self.embedding.row(*token as usize));
+        }
+        if self.config.embedding_scale != 1.0 {
+            x.iter_mut().for_each(|x| *x *= self.config.embedding_scale as f32);
         }
         x
     }
@@ -210,10 +217,10 @@ impl Model {
             .map(|(row, target)| Wanted { target: target.token, weight: weight(row) })
             .collect();
         let losses = match gradient {
-            None => head::loss(&hidden, self.head_weight(), &wanted, &self.buffers),
+            None => head::loss(&hidden, self.head(), &wanted, &self.buffers),
             Some((_, dx)) => {
                 let mut dhidden = self.buffers.take(seen.len());
-                let losses = head::loss_and_gradient(&hidden, self.head_weight(), &wanted, &self.buffers, &mut dhidden);
+                let losses = head::loss_and_gradient(&hidden, self.head(), &wanted, &self.buffers, &mut dhidden);
                 // `hidden` is done with and receives the gradient of the gathered rows
                 hidden.fill(0.0);
                 norm::backward(&seen, &self.norm, eps, &dhidden, &mut hidden);
@@ -238,9 +245,4 @@ impl Model {
 
 fn go_on(stop: &dyn Fn() -> bool) -> Result<(), TrainError> {
     if stop() { Err(TrainError::Stopped) } else { Ok(()) }
-}
-
-/// The rotary table for the longest segment of a pass.
-fn rope_table(frequencies: &[f32], segments: &[Segment]) -> rope::Table {
-    rope::Table::new(frequencies, segments.iter().map(|segment| segment.len).max().unwrap_or(0))
 }

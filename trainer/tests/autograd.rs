@@ -159,7 +159,7 @@ impl Oracle {
 
     fn turned(&self, x: &Tensor) -> Result<Tensor> {
         let (tokens, half) = (x.dim(0)?, self.config.head_dim / 2);
-        let frequency = |i: usize| self.config.rope_theta.powf(-(i as f64) / half as f64) as f32;
+        let frequency = |i: usize| self.config.ropes[0].theta.powf(-(i as f64) / half as f64) as f32;
         let angle = |i: usize| f64::from((i / half) as f32 * frequency(i % half));
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f64> = (0..tokens * half).map(|i| f(angle(i))).collect();

@@ -1,7 +1,8 @@
 //! Memory of a training step, from shapes alone: printed before loading, used by the scheduler, compared with what was used.
 //!
 //! Counted is what the tape keeps per layer (layer input, q, k, v, attention output, log-sum-exp, middle residual, gate, up,
-//! and `x·A` of every adapted module); norms and `silu(gate)·up` are computed again in the backward pass.
+//! and `x·A` of every adapted module; q and k before their norm, and what goes into a norm behind a half, where the model has
+//! such); other norms and the activation are computed again in the backward pass.
 
 use serde::{Deserialize, Serialize};
 
@@ -117,14 +118,16 @@ fn weight_bytes(config: &ModelConfig, dtype: BaseDtype) -> u64 {
     (linear as f64 * dtype.linear_bits() / 8.0).ceil() as u64 + rest * dtype.plain_bytes()
 }
 
-/// Numbers in the seven projections of one layer.
+/// Numbers in the projections of one layer.
 pub(crate) fn linear_parameters(config: &ModelConfig) -> u64 {
-    Module::ALL.iter().map(|module| (module.in_features(config) * module.out_features(config)) as u64).sum()
+    Module::of(config).iter().map(|module| (module.in_features(config) * module.out_features(config)) as u64).sum()
 }
 
 fn activation_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
-    let kept =
+    let plain =
         2 * config.hidden_size + 2 * config.query_size() + 2 * config.key_value_size() + 2 * config.intermediate_size;
+    let unnormed = if config.qk_norm { config.query_size() + config.key_value_size() } else { 0 };
+    let kept = plain + unnormed + if config.post_norms { 2 * config.hidden_size } else { 0 };
     let products: usize =
         settings.adapters.iter().map(|adapter| adapter.rank * adapter.modules.len()).max().unwrap_or(0);
     let plain = kept as u64 * settings.base_dtype.plain_bytes();
@@ -140,7 +143,8 @@ fn head_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
 
 /// The widest moment of a layer's backward: gradients of gate, up and their product beside two of hidden width.
 fn workspace_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
-    let mlp = 3 * config.intermediate_size + 3 * config.hidden_size;
-    let attention = 3 * config.query_size() + 4 * config.key_value_size() + 3 * config.hidden_size;
+    let hidden = if config.post_norms { 4 } else { 3 } * config.hidden_size;
+    let mlp = 3 * config.intermediate_size + hidden;
+    let attention = 3 * config.query_size() + 4 * config.key_value_size() + hidden;
     settings.tokens_per_micro as u64 * mlp.max(attention) as u64 * 4
 }

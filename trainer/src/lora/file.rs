@@ -111,7 +111,13 @@ fn config_json(layout: &LoraLayout, meta: &AdapterMeta) -> Value {
 /// Readers other than PEFT know no `all-linear`: it is spelled out.
 fn target_modules(layout: &LoraLayout) -> Value {
     match &layout.config().target_modules {
-        Targets::AllLinear => json!(lorikeet_plan::Module::ALL.map(|module| module.name())),
+        Targets::AllLinear => {
+            let (mut seen, first) = (Vec::new(), layout.entries()[0].layer);
+            seen.extend(
+                layout.entries().iter().take_while(|entry| entry.layer == first).map(|entry| entry.module.name()),
+            );
+            json!(seen)
+        }
         Targets::Names(names) => json!(names),
         Targets::Pattern(text) => json!(text),
     }

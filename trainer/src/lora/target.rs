@@ -56,7 +56,8 @@ pub(super) fn matched(model: &ModelConfig, targets: &Targets) -> Result<Vec<(usi
     if let Some(module) = other_modules(model).into_iter().find(|path| rule.matches(path)) {
         return Err(LoraError::CannotCarry { targets: shown(targets), module });
     }
-    let linear = (0..model.num_hidden_layers).flat_map(|layer| Module::ALL.map(|module| (layer, module)));
+    let modules = Module::of(model);
+    let linear = (0..model.num_hidden_layers).flat_map(|layer| modules.iter().map(move |module| (layer, *module)));
     let found: Vec<_> = linear.filter(|(layer, module)| rule.matches(&module.path(*layer))).collect();
     if found.is_empty() {
         return Err(LoraError::NothingMatched { targets: shown(targets) });
@@ -95,18 +96,23 @@ fn ends_in(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
 
-/// Every module path of the model that is not one of the seven projections.
+/// Every module path of the model that is not one of the projections.
 fn other_modules(model: &ModelConfig) -> Vec<String> {
     let mut paths: Vec<String> =
         ["model", "model.embed_tokens", "model.layers", "model.norm", "model.rotary_emb", "lm_head"]
             .map(String::from)
             .into();
+    let mut parts = vec!["self_attn", "mlp", "input_layernorm", "post_attention_layernorm"];
+    parts.extend(if model.fused {
+        &["mlp.activation_fn", "resid_attn_dropout", "resid_mlp_dropout"][..]
+    } else {
+        &["mlp.act_fn"]
+    });
+    parts.extend(["self_attn.q_norm", "self_attn.k_norm"].iter().filter(|_| model.qk_norm));
+    parts.extend(["pre_feedforward_layernorm", "post_feedforward_layernorm"].iter().filter(|_| model.post_norms));
     for layer in 0..model.num_hidden_layers {
         paths.push(format!("model.layers.{layer}"));
-        paths.extend(
-            ["self_attn", "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm"]
-                .map(|part| format!("model.layers.{layer}.{part}")),
-        );
+        paths.extend(parts.iter().map(|part| format!("model.layers.{layer}.{part}")));
     }
     paths
 }

@@ -2,7 +2,7 @@
 
 use crate::ops::buffer::Buffers;
 
-use super::attention::{Attention, AttentionKept};
+use super::attention::{self, Attention, AttentionKept};
 use super::mlp::{Mlp, MlpKept};
 use super::pass::Pass;
 
@@ -50,7 +50,7 @@ impl Block {
         grads: &mut [&mut [f32]],
     ) {
         self.mlp.backward(pass, layer, (&kept.mid, &mut kept.mlp), dx, grads);
-        if pass.reaches(layer, &lorikeet_plan::Module::ALL[..4]) {
+        if pass.reaches(layer, &attention::MODULES) {
             self.attention.backward(pass, layer, (&kept.x, &kept.attention), dx, grads);
         }
         kept.give(pass.buffers);

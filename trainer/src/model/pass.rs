@@ -11,7 +11,7 @@ use crate::ops::buffer::Buffers;
 use crate::ops::lora::{self, Columns, Input, Pair, PairGradient};
 use crate::ops::profile::{Op, Profile};
 use crate::ops::random::Masks;
-use crate::ops::rope::Table;
+use crate::ops::rope::Rotations;
 
 use super::Model;
 
@@ -20,11 +20,10 @@ pub(super) struct Pass<'a> {
     pub(super) config: &'a ModelConfig,
     pub(super) buffers: &'a Buffers,
     profile: &'a Profile,
-    pub(super) rope: Table,
+    /// One for every rope of the model.
+    rotations: Vec<Rotations>,
     /// Rows of every segment.
     pub(super) ranges: Vec<Range<usize>>,
-    /// Place of every row in its example.
-    pub(super) positions: Vec<u32>,
     batch: &'a MicroBatch,
     adapters: &'a [AdapterView<'a>],
     runs: Vec<Run>,
@@ -64,14 +63,15 @@ impl<'a> Pass<'a> {
         }
         assert_eq!(end, batch.tokens.len(), "segments cover every row");
         assert!(adapters.iter().all(|view| view.params.len() == view.layout.len()), "an adapter fits its layout");
-        check_tokens(batch, model.config.vocab_size)?;
+        let config = &model.config;
+        check_tokens(batch, config.vocab_size)?;
+        let lengths: Vec<usize> = batch.segments.iter().map(|segment| segment.len).collect();
         Ok(Pass {
-            config: &model.config,
+            config,
             buffers: &model.buffers,
             profile: &model.profile,
-            rope: super::rope_table(&model.frequencies, &batch.segments),
+            rotations: config.ropes.iter().map(|rope| Rotations::new(rope, config.rotary_dim, &lengths)).collect(),
             ranges: batch.segments.iter().map(|segment| segment.start..segment.start + segment.len).collect(),
-            positions: batch.segments.iter().flat_map(|segment| 0..segment.len as u32).collect(),
             batch,
             adapters,
             runs: if adapters.is_empty() { Vec::new() } else { runs(&batch.segments) },
@@ -85,6 +85,11 @@ impl<'a> Pass<'a> {
 
     pub(super) fn tokens(&self) -> &[u32] {
         &self.batch.tokens
+    }
+
+    /// How the rows of a layer turn.
+    pub(super) fn rotations(&self, layer: usize) -> &Rotations {
+        &self.rotations[self.config.layers[layer].rope]
     }
 
     pub(super) fn rows(&self) -> usize {

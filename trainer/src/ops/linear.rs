@@ -1,4 +1,7 @@
-//! The frozen linear layer `y = x Wᵀ`, W: [out, in]. Its weight gets no gradient and none is computed.
+//! The frozen linear layer `y = x Wᵀ + b`, W: [out, in], b only where the model has one. Weight and bias get no gradient and none
+//! is computed.
+
+use rayon::prelude::*;
 
 use super::matmul::{View, ViewMut};
 use super::real::Real;
@@ -7,6 +10,8 @@ use super::real::Real;
 #[derive(Debug, Clone)]
 pub struct Weight {
     data: Vec<f32>,
+    /// One number per row, or none at all.
+    bias: Vec<f32>,
     rows: usize,
     cols: usize,
 }
@@ -15,7 +20,13 @@ impl Weight {
     /// From consecutive rows.
     pub fn new(data: Vec<f32>, rows: usize, cols: usize) -> Weight {
         assert_eq!(data.len(), rows * cols, "a weight of {rows} × {cols}");
-        Weight { data, rows, cols }
+        Weight { data, bias: Vec::new(), rows, cols }
+    }
+
+    /// With a bias; an empty one is none.
+    pub fn with_bias(self, bias: Vec<f32>) -> Weight {
+        assert!(bias.is_empty() || bias.len() == self.rows, "a bias of {} numbers for {} rows", bias.len(), self.rows);
+        Weight { bias, ..self }
     }
 
     /// Outputs.
@@ -61,15 +72,25 @@ pub fn backward_plain<R: Real>(dy: &[R], weight: &[R], inputs: usize, dx: &mut [
     }
 }
 
-/// `y = x Wᵀ`.
+/// `y = x Wᵀ + b`.
 pub fn forward(x: &[f32], weight: &Weight, y: &mut [f32]) {
     let tokens = x.len() / weight.cols;
-    ViewMut::new(y, tokens, weight.rows).set(View::new(x, tokens, weight.cols).times(weight.view().t()));
+    let product = View::new(x, tokens, weight.cols).times(weight.view().t());
+    if weight.bias.is_empty() {
+        ViewMut::new(y, tokens, weight.rows).set(product);
+    } else {
+        y.par_chunks_mut(weight.rows).for_each(|row| row.copy_from_slice(&weight.bias));
+        let mut y = ViewMut::new(y, tokens, weight.rows);
+        y += product;
+    }
 }
 
-/// `y += x Wᵀ`: a residual branch ends in it.
+/// `y += x Wᵀ + b`: a residual branch ends in it.
 pub fn forward_add(x: &[f32], weight: &Weight, y: &mut [f32]) {
     let tokens = x.len() / weight.cols;
+    if !weight.bias.is_empty() {
+        y.par_chunks_mut(weight.rows).for_each(|row| row.iter_mut().zip(&weight.bias).for_each(|(y, b)| *y += b));
+    }
     let mut y = ViewMut::new(y, tokens, weight.rows);
     y += View::new(x, tokens, weight.cols).times(weight.view().t());
 }
@@ -115,5 +136,15 @@ mod tests {
         backward(&dy, &weight, &mut dx);
         backward_plain(&dy, &w, inputs, &mut expected);
         assert_close("dx", &dx, &expected, 1e-5);
+    }
+
+    #[test]
+    fn a_bias_is_added_to_every_row() {
+        let weight = Weight::new(vec![0.0; 6], 2, 3).with_bias(vec![1.0, -2.0]);
+        let mut y = vec![f32::NAN; 4];
+        forward(&[0.5; 6], &weight, &mut y);
+        assert_eq!(y, [1.0, -2.0, 1.0, -2.0]);
+        forward_add(&[0.5; 6], &weight, &mut y);
+        assert_eq!(y, [2.0, -4.0, 2.0, -4.0]);
     }
 }

@@ -39,42 +39,58 @@ fn rho<R: Real>(x: &[R], eps: f64) -> R {
 
 /// `y = norm(x)`.
 pub fn forward(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
-    let width = gain.len();
-    y.par_chunks_mut(width).zip(x.par_chunks(width)).with_min_len(16).for_each(|(y, x)| {
-        simd::wide(
-            #[inline(always)]
-            || {
-                let rho = rho_of(x, eps);
-                for ((y, x), g) in y.iter_mut().zip(x).zip(gain) {
-                    *y = *x * rho * *g;
-                }
-            },
-        );
-    });
+    let rows = y.par_chunks_mut(gain.len()).zip(x.par_chunks(gain.len()));
+    rows.with_min_len(16).for_each(|(y, x)| forward_row(x, gain, eps, y));
+}
+
+/// `y += norm(x)`: a residual branch ends in it.
+pub fn forward_add(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
+    let rows = y.par_chunks_mut(gain.len()).zip(x.par_chunks(gain.len()));
+    rows.with_min_len(16).for_each(|(y, x)| each(x, gain, eps, y, |y, normed| *y += normed));
+}
+
+/// One row of [`forward`].
+#[inline(always)]
+pub(super) fn forward_row(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32]) {
+    each(x, gain, eps, y, |y, normed| *y = normed);
+}
+
+#[inline(always)]
+fn each(x: &[f32], gain: &[f32], eps: f64, y: &mut [f32], put: impl Fn(&mut f32, f32)) {
+    simd::wide(
+        #[inline(always)]
+        || {
+            let rho = rho_of(x, eps);
+            for ((y, x), g) in y.iter_mut().zip(x).zip(gain) {
+                put(y, *x * rho * *g);
+            }
+        },
+    );
 }
 
 /// Adds the gradient for `x` to `dx`.
 pub fn backward(x: &[f32], gain: &[f32], eps: f64, dy: &[f32], dx: &mut [f32]) {
     let width = gain.len();
     let rows = dx.par_chunks_mut(width).zip(x.par_chunks(width)).zip(dy.par_chunks(width));
-    rows.with_min_len(16).for_each(|((dx, x), dy)| {
-        simd::wide(
-            #[inline(always)]
-            || backward_row(x, gain, eps, dy, dx),
-        );
-    });
+    rows.with_min_len(16).for_each(|((dx, x), dy)| backward_row(x, gain, eps, dy, dx));
 }
 
+/// One row of [`backward`].
 #[inline(always)]
-fn backward_row(x: &[f32], gain: &[f32], eps: f64, dy: &[f32], dx: &mut [f32]) {
-    let rho = rho_of(x, eps);
-    let along = simd::sum([x, dy, gain], |[x, dy, g]| x * dy * g);
-    let back = rho * rho * rho * along / gain.len() as f32;
-    for (((dx, x), dy), g) in dx.iter_mut().zip(x).zip(dy).zip(gain) {
-        let mut step = rho * *g * *dy;
-        step -= back * *x; // mutate: flip
-        *dx += step; // mutate: flip
-    }
+pub(super) fn backward_row(x: &[f32], gain: &[f32], eps: f64, dy: &[f32], dx: &mut [f32]) {
+    simd::wide(
+        #[inline(always)]
+        || {
+            let rho = rho_of(x, eps);
+            let along = simd::sum([x, dy, gain], |[x, dy, g]| x * dy * g);
+            let back = rho * rho * rho * along / gain.len() as f32;
+            for (((dx, x), dy), g) in dx.iter_mut().zip(x).zip(dy).zip(gain) {
+                let mut step = rho * *g * *dy;
+                step -= back * *x; // mutate: flip
+                *dx += step; // mutate: flip
+            }
+        },
+    );
 }
 
 #[inline(always)]
@@ -112,6 +128,9 @@ mod tests {
             forward(&x, &gain, EPS, &mut y);
             forward_plain(&x, &gain, EPS, &mut expected);
             assert_close("y", &y, &expected, 1e-6);
+            forward_add(&x, &gain, EPS, &mut y);
+            expected.iter_mut().for_each(|y| *y *= 2.0);
+            assert_close("y twice", &y, &expected, 1e-6);
             let (mut dx, mut expected) = (numbers32(4, n), numbers32(4, n));
             backward(&x, &gain, EPS, &dy, &mut dx);
             backward_plain(&x, &gain, EPS, &dy, &mut expected);

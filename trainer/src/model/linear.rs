@@ -1,0 +1,84 @@
+//! A linear layer of a block and whatever adapters sit on it. One frozen weight may hold several modules, one below the other
+//! (q, k and v; gate and up): one product makes all of them, and each module's adapter adds to its own columns.
+
+use std::ops::Range;
+
+use lorikeet_plan::Module;
+
+use crate::ops::buffer::Buffers;
+use crate::ops::linear::{self, Weight};
+use crate::ops::lora::Columns;
+use crate::ops::profile::Op;
+
+use super::pass::{Pass, Products};
+
+/// A frozen weight and the modules it is made of.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Weight,
+    parts: Vec<(Module, Range<usize>)>,
+}
+
+/// What its backward needs beside its input.
+#[derive(Debug)]
+pub(super) struct LinearKept(Vec<Products>);
+
+impl LinearKept {
+    pub(super) fn give(self, buffers: &Buffers) {
+        self.0.into_iter().for_each(|products| products.give(buffers));
+    }
+}
+
+impl Linear {
+    /// `parts` are the modules and the rows of the weight that are theirs.
+    pub(super) fn new(weight: Weight, parts: Vec<(Module, Range<usize>)>) -> Linear {
+        Linear { weight, parts }
+    }
+
+    /// Numbers in a row of the output.
+    pub(super) fn outputs(&self) -> usize {
+        self.weight.rows()
+    }
+
+    /// `y = layer(x)`.
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
+        pass.time(Op::Linear, || linear::forward(x, &self.weight, y));
+        self.add_adapters(pass, layer, x, y)
+    }
+
+    /// `y += layer(x)`.
+    pub(super) fn forward_add(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
+        pass.time(Op::Linear, || linear::forward_add(x, &self.weight, y));
+        self.add_adapters(pass, layer, x, y)
+    }
+
+    fn add_adapters(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
+        let add = |(module, rows): &(Module, Range<usize>)| {
+            pass.time(Op::Lora, || pass.lora_forward((layer, *module), x, y, self.columns(rows)))
+        };
+        LinearKept(self.parts.iter().map(add).collect())
+    }
+
+    /// Adds the adapters' gradients to `grads`; overwrites `dx` where the gradient for x is wanted.
+    pub(super) fn backward(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        (x, kept): (&[f32], &LinearKept),
+        dy: &[f32],
+        mut dx: Option<&mut [f32]>,
+        grads: &mut [&mut [f32]],
+    ) {
+        if let Some(dx) = dx.as_deref_mut() {
+            pass.time(Op::Linear, || linear::backward(dy, &self.weight, dx));
+        }
+        for ((module, rows), products) in self.parts.iter().zip(&kept.0) {
+            let (dy, dx) = ((dy, self.columns(rows)), dx.as_deref_mut());
+            pass.time(Op::Lora, || pass.lora_backward((layer, *module), (x, products), dy, dx, grads));
+        }
+    }
+
+    fn columns(&self, rows: &Range<usize>) -> Columns {
+        Columns { first: rows.start, count: rows.len(), stride: self.weight.rows() }
+    }
+}
