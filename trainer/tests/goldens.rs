@@ -11,7 +11,19 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
 
-const CASES: [&str; 3] = ["untied_all_f32", "tied_qv_llama3_bf16", "mistral_pattern_linear_f16"];
+const CASES: [&str; 11] = [
+    "untied_all_f32",
+    "tied_qv_llama3_bf16",
+    "mistral_pattern_linear_f16",
+    "llama_dynamic_bias",
+    "llama_yarn",
+    "mistral_window",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+];
 
 #[test]
 fn logits_equal_the_reference() {

@@ -1,6 +1,6 @@
 """Makes the golden cases beside this file with the reference implementation (transformers and PEFT on the CPU, f32).
 
-    python make.py            # needs torch, transformers 5.23, peft 0.21.2
+    python make.py [CASE…]    # needs torch, transformers 5.23, peft 0.21.2
 
 Each case is a directory:
     base/                 a tiny random model as `save_pretrained` writes it
@@ -8,12 +8,14 @@ Each case is a directory:
     case.json             sequences, their supervised tokens, and the settings of the run
     expected.safetensors  logits [all tokens, vocabulary] of every sequence, one after another;
                           loss [1] and grad.<tensor> of the first batch; run.loss, run.lr, run.norm of 20 AdamW steps
-Sequences of a batch are padded here; the tests lay them flat. A step's loss is the sum over its supervised tokens, of all its
+Sequences of a batch are padded here; the tests lay them flat. Where the rotary positions of a padded batch would depend on its
+longest sequence (dynamic, longrope), sequences are passed one by one instead, each to the positions of a fresh model. A step's loss is the sum over its supervised tokens, of all its
 micro-batches, divided by their number. A step takes the next `batch` sequences, beginning again at the end of the list.
 """
 
 import json
 import os
+import sys
 import shutil
 from pathlib import Path
 
@@ -21,6 +23,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import Phi3Config, Phi3ForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers import get_cosine_schedule_with_warmup
 
 STEPS = 20
@@ -56,6 +60,47 @@ CASES = {
         lengths=[11, 6, 14], run=dict(batch=3, accumulate=1, lr=5e-3, warmup=4, weight_decay=0.0, max_grad_norm=2.5),
     ),
 }
+# the families: short windows, short first training lengths, low caps, so that sequences of a few dozen tokens pass them
+RUN = dict(batch=3, accumulate=1, lr=1e-2, warmup=3, weight_decay=0.0, max_grad_norm=0.3)
+SMALL = dict(SHAPE, vocab_size=48, hidden_size=24, intermediate_size=32, num_attention_heads=3, num_key_value_heads=1,
+             head_dim=8, max_position_embeddings=16)
+SEVEN_OF_RANK_2 = dict(r=2, lora_alpha=4, target_modules=SEVEN)
+
+
+def family(seed, config, model, extra, lengths=(25, 9, 18), lora=SEVEN_OF_RANK_2, **more):
+    """A case whose gains and biases are random too."""
+    return dict(seed=seed, model=(config, model, extra), shape=SMALL, dtype=torch.bfloat16, shard="1GB", lora=lora,
+                lengths=list(lengths), run=RUN, shake=True) | more
+
+
+CASES |= {
+    # every linear layer has a bias; the base grows with each sequence longer than 16
+    "llama_dynamic_bias": family(4, LlamaConfig, LlamaForCausalLM, dict(
+        attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+        rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, factor=2.0)), alone=True),
+    "llama_yarn": family(5, LlamaConfig, LlamaForCausalLM, dict(
+        rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=8,
+            beta_fast=2.0, beta_slow=0.5))),
+    "mistral_window": family(6, MistralConfig, MistralForCausalLM, dict(sliding_window=5)),
+    # a window in the upper layer only
+    "qwen2": family(7, Qwen2Config, Qwen2ForCausalLM, dict(
+        use_sliding_window=True, sliding_window=6, max_window_layers=1, tie_word_embeddings=True)),
+    "qwen3": family(8, Qwen3Config, Qwen3ForCausalLM, dict(attention_bias=True)),
+    "gemma2": family(9, Gemma2Config, Gemma2ForCausalLM, dict(
+        sliding_window=5, query_pre_attn_scalar=12, attn_logit_softcapping=1.5, final_logit_softcapping=2.0)),
+    # five layers with a window, the sixth without and with a stretched rope
+    "gemma3": family(10, Gemma3TextConfig, Gemma3ForCausalLM, dict(
+        num_hidden_layers=6, sliding_window=4, query_pre_attn_scalar=12, rope_parameters=dict(
+            full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=8.0),
+            sliding_attention=dict(rope_type="default", rope_theta=10000.0))), lengths=(25, 9)),
+    # three quarters of each head turn; two of the three sequences are longer than the first training length
+    "phi3": family(11, Phi3Config, Phi3ForCausalLM, dict(
+        num_attention_heads=3, original_max_position_embeddings=12, max_position_embeddings=48, sliding_window=7,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75,
+            short_factor=[1.0, 1.1, 1.3], long_factor=[1.2, 2.5, 4.0])), alone=True,
+        lora=dict(r=2, lora_alpha=4, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
+}
 
 
 def make(name, case):
@@ -63,22 +108,30 @@ def make(name, case):
     shutil.rmtree(out, ignore_errors=True)
     torch.manual_seed(case["seed"])
     config_class, model_class, extra = case["model"]
-    model = model_class(config_class(**SHAPE, **extra))
+    model = model_class(config_class(**case.get("shape", SHAPE) | extra))
+    if case.get("shake"):
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.data += 0.3 * torch.randn_like(parameter)
     model.to(case["dtype"]).save_pretrained(out / "base", max_shard_size=case["shard"])
     base = AutoModelForCausalLM.from_pretrained(out / "base", dtype=torch.float32, attn_implementation="eager")
     peft = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **case["lora"]))
     for parameter in trained(peft).values():
         torch.nn.init.normal_(parameter, std=0.15)
     peft.save_pretrained(out / "adapter")
-    sequences = [sequence(i, length) for i, length in enumerate(case["lengths"])]
+    vocabulary = case.get("shape", SHAPE)["vocab_size"]
+    sequences = [sequence(i, length, vocabulary) for i, length in enumerate(case["lengths"])]
+    if case.get("alone"):
+        forget_lengths(base)
     expected = {"logits": torch.cat([peft(torch.tensor([s["tokens"]])).logits[0] for s in sequences]).detach()}
-    run = case["run"]
+    run = dict(case["run"], batch=min(case["run"]["batch"], len(sequences)))
+    alone = case.get("alone", False)
     first = sequences[: run["batch"]]
-    loss = batch_loss(peft, first) / supervised(first)
+    loss = batch_loss(peft, first, alone) / supervised(first)
     loss.backward()
     expected["loss"] = loss.detach().reshape(1)
     expected |= {f"grad.{key}": p.grad.clone() for key, p in trained(peft).items()}
-    expected |= train(peft, sequences, run)
+    expected |= train(peft, sequences, run, alone)
     save_file({key: value.contiguous() for key, value in expected.items()}, out / "expected.safetensors")
     (out / "case.json").write_text(json.dumps(dict(sequences=sequences, run=run, steps=STEPS)) + "\n")
     for extra_file in ["base/generation_config.json", "adapter/README.md"]:
@@ -92,10 +145,21 @@ def trained(peft):
     return {key.replace(".default.", "."): p for key, p in named if p.requires_grad}
 
 
-def sequence(i, length):
+def forget_lengths(model):
+    """Every call begins as a fresh model would: the positions remember the longest sequence they have seen."""
+    rotary = model.model.rotary_emb
+
+    def forget(*_):
+        rotary.max_seq_len_cached = rotary.original_max_seq_len
+        rotary.inv_freq = rotary.original_inv_freq.clone()
+
+    rotary.register_forward_pre_hook(forget)
+
+
+def sequence(i, length, vocabulary):
     """About half of the tokens are supervised, in pieces; the first never counts and is sometimes marked."""
     generator = torch.Generator().manual_seed(100 + i)
-    tokens = torch.randint(0, SHAPE["vocab_size"], (length,), generator=generator)
+    tokens = torch.randint(0, vocabulary, (length,), generator=generator)
     marks = [(j // 3 + i) % 2 == 0 for j in range(length)]
     marks[-1] = True
     return dict(tokens=tokens.tolist(), supervised=marks)
@@ -105,8 +169,10 @@ def supervised(sequences):
     return sum(sum(s["supervised"][1:]) for s in sequences)
 
 
-def batch_loss(peft, sequences):
-    """Sum over supervised tokens, of one padded batch."""
+def batch_loss(peft, sequences, alone):
+    """Sum over supervised tokens, of one padded batch or one sequence after another."""
+    if alone and len(sequences) > 1:
+        return sum(batch_loss(peft, [s], alone) for s in sequences)
     longest = max(len(s["tokens"]) for s in sequences)
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -122,7 +188,7 @@ def batch_loss(peft, sequences):
     return torch.nn.functional.cross_entropy(flat, wanted, ignore_index=-100, reduction="sum")
 
 
-def train(peft, sequences, run):
+def train(peft, sequences, run, alone):
     parameters = list(trained(peft).values())
     optimizer = torch.optim.AdamW(parameters, lr=run["lr"], betas=(0.9, 0.999), eps=1e-8, weight_decay=run["weight_decay"])
     schedule = get_cosine_schedule_with_warmup(optimizer, run["warmup"], STEPS)
@@ -134,7 +200,7 @@ def train(peft, sequences, run):
         optimizer.zero_grad()
         total = 0.0
         for micro in [chosen[i : i + size] for i in range(0, run["batch"], size)]:
-            loss = batch_loss(peft, micro) / supervised(chosen)
+            loss = batch_loss(peft, micro, alone) / supervised(chosen)
             loss.backward()
             total += loss.item()
         norms.append(torch.nn.utils.clip_grad_norm_(parameters, run["max_grad_norm"]).item())
@@ -151,6 +217,7 @@ def train(peft, sequences, run):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     os.chdir(Path(__file__).parent)  # so that no path of this machine enters a file
-    for name, case in CASES.items():
+    for name in sys.argv[1:] or CASES:
+        case = CASES[name]
         print(name)
         make(name, case)
