@@ -68,7 +68,7 @@ pub struct Identity {
 }
 
 /// Settings that may differ between a checkpoint and the run that takes it up: the numbers change, the state still fits.
-const FREE: [&str; 14] = [
+const FREE: [&str; 15] = [
     "learning_rate",
     "schedule",
     "warmup_ratio",
@@ -81,6 +81,7 @@ const FREE: [&str; 14] = [
     "eval_every",
     "checkpoint_every",
     "lora.dropout",
+    "plus_ratio",
     "supervise",      // decided by `data`, which holds the examples themselves
     "max_seq_length", // likewise
 ];
@@ -238,11 +239,11 @@ fn read_moments(path: &Path, layout: &LoraLayout) -> Result<(Vec<f32>, Vec<f32>)
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(format!("{OPTIMIZER_FILE}: {error}")))?;
     let moment = |name: &str| {
         let tensor = tensors.tensor(name).map_err(|error| wrong(format!("{OPTIMIZER_FILE}: {error}")))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != [layout.len()] {
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != [layout.trained()] {
             return Err(wrong(format!(
                 "{OPTIMIZER_FILE}: {name} has shape {:?}, expected {}",
                 tensor.shape(),
-                layout.len()
+                layout.trained()
             )));
         }
         Ok(tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())

@@ -79,7 +79,7 @@ fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
     json!({
         "generator": concat!("lorikeet ", env!("CARGO_PKG_VERSION")),
         "base_model": config.base_name,
-        "trainable_parameters": run.layout.len(),
+        "trainable_parameters": run.layout.trained(),
         "settings": config.settings,
         "dataset": report,
     })
@@ -102,7 +102,7 @@ fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
     );
     let rows = [
         ("rank, alpha, dropout", format!("{}, {}, {}", settings.lora.rank, settings.lora.alpha, settings.lora.dropout)),
-        ("trainable parameters", run.layout.len().to_string()),
+        ("trainable parameters", run.layout.trained().to_string()),
         ("steps", state.step.to_string()),
         ("examples per step", settings.batch_size.to_string()),
         ("peak learning rate", settings.learning_rate.to_string()),

@@ -22,19 +22,22 @@ mod mlp;
 mod pass;
 mod weights;
 
+use std::ops::Range;
+
 use lorikeet_plan::ModelConfig;
 
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
-use crate::lora::AdapterView;
+use crate::lora::{self, AdapterView, LoraLayout, Site};
 use crate::ops::buffer::Buffers;
-use crate::ops::head::{self, Head, Wanted};
+use crate::ops::head::{self, Beside, Head, Wanted};
 use crate::ops::linear::Weight;
+use crate::ops::lora::Columns;
 use crate::ops::norm;
 use crate::ops::profile::{Op, Profile};
 
 use block::{Block, Kept};
-use pass::Pass;
+use pass::{Adapted, Pass, Products, Rows};
 
 /// A base model in memory, frozen.
 #[derive(Debug)]
@@ -64,6 +67,20 @@ impl Model {
         &self.config
     }
 
+    /// A fresh adapter for this model: what follows from the seed, and what follows from the weights under it.
+    pub fn start(&self, layout: &LoraLayout, seed: u64) -> Vec<f32> {
+        let mut params = lora::init(layout, seed);
+        for entry in layout.entries() {
+            let weight = match entry.site {
+                Site::Embedding => continue,
+                Site::Block(layer, module) => self.blocks[layer].weight_of(module),
+                Site::Head => self.head().weight.rows_of(0..self.config.vocab_size),
+            };
+            lora::complete(layout, entry, weight, seed, &mut params);
+        }
+        params
+    }
+
     /// Where the time of its passes went.
     pub fn profile(&self) -> &Profile {
         &self.profile
@@ -87,8 +104,8 @@ impl Model {
         let mut kept = Vec::with_capacity(self.blocks.len());
         let last = self.forward(&pass, stop, |layer| kept.push(layer))?;
         let mut dx = self.buffers.zeros(last.len());
-        let head = || self.head_loss(&pass, batch, &last, Some((scale, &mut dx)));
-        let losses = self.profile.time(Op::Head, head);
+        let gradient = Gradient { scale, dx: &mut dx, grads };
+        let losses = self.profile.time(Op::Head, || self.head_loss(&pass, batch, &last, Some(gradient)));
         self.buffers.give(last);
         self.backward(&pass, kept, dx, grads, stop)?;
         Ok(losses)
@@ -111,37 +128,47 @@ impl Model {
 
     /// Logits of every position of one sequence, `[tokens, vocabulary]`, without dropout.
     pub fn logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
-        let hidden = self.hidden(tokens, adapter)?;
-        let mut logits = vec![0.0; tokens.len() * self.config.vocab_size];
-        self.head().logits(&hidden, &mut logits);
-        Ok(logits)
+        self.logits_of(tokens, 0, adapter)
     }
 
     /// Logits of what follows the last token.
     pub fn next_logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
-        let hidden = self.hidden(tokens, adapter)?;
-        let last = &hidden[hidden.len().saturating_sub(self.config.hidden_size)..];
-        let mut logits = vec![0.0; self.config.vocab_size];
-        self.head().logits(last, &mut logits);
-        Ok(logits)
+        self.logits_of(tokens, tokens.len() - 1, adapter)
     }
 
-    /// What the head sees of one sequence: the last layer's output, normed.
-    fn hidden(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
+    /// Logits of the positions from `first` on.
+    fn logits_of(
+        &self,
+        tokens: &[u32],
+        first: usize,
+        adapter: Option<&AdapterView<'_>>,
+    ) -> Result<Vec<f32>, TrainError> {
         let adapters: Vec<_> = adapter.iter().map(|view| AdapterView { dropout: None, ..**view }).collect();
         let segment = Segment { start: 0, len: tokens.len(), adapter: 0, example: 0, epoch: 0 };
         let batch = MicroBatch { tokens: tokens.to_vec(), segments: vec![segment], targets: Vec::new() };
         let pass = Pass::new(self, &batch, &adapters)?;
         let last = self.forward(&pass, &|| false, |kept| kept.give(&self.buffers))?;
-        let mut hidden = vec![0.0; last.len()];
-        norm::forward(&last, &self.norm, self.config.rms_norm_eps, &mut hidden);
+        let seen = &last[first * self.config.hidden_size..];
+        let mut hidden = vec![0.0; seen.len()];
+        norm::forward(seen, &self.norm, self.config.rms_norm_eps, &mut hidden);
+        let rows = tokens.len() - first;
+        let mut logits = vec![0.0; rows * self.config.vocab_size];
+        let mut beside =
+            BesideHead { model: self, pass: &pass, rows: (first..tokens.len()).collect(), kept: None, grads: None };
+        self.head().logits(0..rows, &hidden, &mut beside, &mut logits);
         self.buffers.give(last);
-        Ok(hidden)
+        Ok(logits)
     }
 
     fn head(&self) -> Head<'_> {
         let softcap = self.config.logit_softcap.map(|cap| cap as f32);
         Head { weight: self.head.as_ref().unwrap_or(&self.embedding), softcap }
+    }
+
+    fn adapted_head(&self) -> Adapted<'_> {
+        let count = self.config.vocab_size;
+        let columns = Columns { first: 0, count, stride: count };
+        Adapted { site: Site::Head, weight: self.head().weight.rows_of(0..count), columns }
     }
 
     /// The last layer's output. What each layer's backward will need is handed to `keep`.
@@ -151,7 +178,7 @@ impl Model {
         stop: &dyn Fn() -> bool,
         mut keep: impl FnMut(Kept),
     ) -> Result<Vec<f32>, TrainError> {
-        let mut x = self.embed(pass.tokens());
+        let mut x = self.embed(pass);
         for (layer, block) in self.blocks.iter().enumerate() {
             go_on(stop)?;
             let kept;
@@ -161,8 +188,8 @@ impl Model {
         Ok(x)
     }
 
-    fn embed(&self, tokens: &[u32]) -> Vec<f32> {
-        let width = self.config.hidden_size;
+    fn embed(&self, pass: &Pass<'_>) -> Vec<f32> {
+        let (tokens, width) = (pass.tokens(), self.config.hidden_size);
         let mut x = self.buffers.take(tokens.len() * width);
         for (row, token) in x.chunks_mut(width).zip(tokens) {
             row.copy_from_slice(self.embedding.row(*token as usize));
@@ -170,6 +197,7 @@ impl Model {
         if self.config.embedding_scale != 1.0 {
             x.iter_mut().for_each(|x| *x *= self.config.embedding_scale as f32);
         }
+        pass.lookup_forward(&mut x);
         x
     }
 
@@ -188,18 +216,19 @@ impl Model {
             let kept = kept.pop().expect("forward kept one per layer");
             block.backward(pass, layer, kept, &mut dx, grads);
         }
+        pass.lookup_backward(&dx, grads);
         kept.into_iter().for_each(|kept| kept.give(&self.buffers));
         self.buffers.give(dx);
         Ok(())
     }
 
-    /// Losses by adapter; with scales, writes the gradient for `last` into the (zeroed) buffer beside them.
+    /// Losses by adapter; where the gradient is wanted, that for `last` goes to the (zeroed) buffer for it.
     fn head_loss(
         &self,
         pass: &Pass<'_>,
         batch: &MicroBatch,
         last: &[f32],
-        gradient: Option<(&[f32], &mut [f32])>,
+        gradient: Option<Gradient<'_, '_>>,
     ) -> Vec<LossSum> {
         let (width, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
         let rows: Vec<usize> = batch.targets.iter().map(|target| target.row as usize).collect();
@@ -210,17 +239,20 @@ impl Model {
         }
         let mut hidden = self.buffers.take(seen.len());
         norm::forward(&seen, &self.norm, eps, &mut hidden);
-        let weight = |row: &usize| gradient.as_ref().map_or(0.0, |(scale, _)| scale[adapter_of(row)]);
+        let weight = |row: &usize| gradient.as_ref().map_or(0.0, |gradient| gradient.scale[adapter_of(row)]);
         let wanted: Vec<Wanted> = rows
             .iter()
             .zip(&batch.targets)
             .map(|(row, target)| Wanted { target: target.token, weight: weight(row) })
             .collect();
+        let mut beside = BesideHead { model: self, pass, rows: rows.clone(), kept: None, grads: None };
         let losses = match gradient {
-            None => head::loss(&hidden, self.head(), &wanted, &self.buffers),
-            Some((_, dx)) => {
+            None => head::loss(&hidden, self.head(), &wanted, &mut beside, &self.buffers),
+            Some(Gradient { dx, grads, .. }) => {
                 let mut dhidden = self.buffers.take(seen.len());
-                let losses = head::loss_and_gradient(&hidden, self.head(), &wanted, &self.buffers, &mut dhidden);
+                beside.grads = Some(grads);
+                let (head, buffers) = (self.head(), &self.buffers);
+                let losses = head::loss_and_gradient(&hidden, head, &wanted, &mut beside, buffers, &mut dhidden);
                 // `hidden` is done with and receives the gradient of the gathered rows
                 hidden.fill(0.0);
                 norm::backward(&seen, &self.norm, eps, &dhidden, &mut hidden);
@@ -240,6 +272,47 @@ impl Model {
             sum.count += 1;
         }
         sums
+    }
+}
+
+/// Where the gradients of a pass go.
+struct Gradient<'a, 'g> {
+    /// What each adapter's loss sum counts.
+    scale: &'a [f32],
+    /// The last layer's output.
+    dx: &'a mut [f32],
+    /// Every adapter's flat gradient.
+    grads: &'a mut [&'g mut [f32]],
+}
+
+/// Adapters on the head, chunk by chunk of the rows that it sees.
+struct BesideHead<'a, 'g> {
+    model: &'a Model,
+    pass: &'a Pass<'a>,
+    /// Which rows of the batch they are.
+    rows: Vec<usize>,
+    /// Of the chunk in progress.
+    kept: Option<(Rows, Products)>,
+    grads: Option<&'a mut [&'g mut [f32]]>,
+}
+
+impl Beside for BesideHead<'_, '_> {
+    fn forward(&mut self, rows: Range<usize>, x: &[f32], logits: &mut [f32]) {
+        let rows = self.pass.some(self.rows[rows].to_vec());
+        let products = self.pass.lora_forward(self.model.adapted_head(), &rows, x, logits);
+        match self.grads {
+            None => products.give(&self.model.buffers),
+            Some(_) => self.kept = Some((rows, products)),
+        }
+    }
+
+    fn backward(&mut self, _: Range<usize>, x: &[f32], dlogits: &[f32], dx: &mut [f32]) {
+        let (rows, products) = self.kept.take().expect("the chunk went forward just before");
+        let model = self.model;
+        if let Some(grads) = self.grads.as_deref_mut() {
+            self.pass.lora_backward(model.adapted_head(), &rows, (x, &products), dlogits, Some(dx), grads);
+        }
+        products.give(&model.buffers);
     }
 }
 

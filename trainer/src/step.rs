@@ -129,7 +129,8 @@ fn update(run: &mut Run, count: Count, sum: f64, began: Instant) -> Taken {
     }
     let lr = run.schedule.rate(run.state.step);
     let clip = clip_factor(grad_norm, run.clip);
-    run.optimizer.update(&mut run.params, &run.grads, run.state.step + 1, lr, clip);
+    let trained = run.layout.trained();
+    run.optimizer.update(&mut run.params[..trained], &run.grads, run.state.step + 1, lr, clip);
     run.advance(loss, count.tokens, count.supervised, began.elapsed().as_secs_f64());
     Taken::Done(Step {
         step: run.state.step,

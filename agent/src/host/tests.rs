@@ -10,7 +10,7 @@ use lorikeet_protocol::{
     id::{AttemptToken, DeviceId, Hash, JobId, NodeId},
     job::{
         AttemptPhase, BaseDtype, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, MicroTokens, OnLost,
-        Policy, Resources, Schedule, Supervise, TargetModules, Task, Train, Training, TrainingLength,
+        Policy, Resources, Schedule, Supervise, Task, Train, Training, TrainingLength,
     },
     worker::{Plan, Step, WorkerEvent},
 };
@@ -682,7 +682,7 @@ fn spec() -> JobSpec {
         checkpoint_every: Every::Steps(5),
         base_dtype: BaseDtype::Auto,
     };
-    let lora = Lora { rank: 4, alpha: 8.0, dropout: 0.0, target_modules: TargetModules::AllLinear, rslora: false };
+    let lora = Lora::plain(4, 8.0, 0.0);
     JobSpec {
         name: "test".into(),
         base: "base".into(),

@@ -9,7 +9,7 @@ use lorikeet_protocol::job::{self, Task};
 use lorikeet_protocol::worker::{SPEC, Spec};
 use lorikeet_trainer::Config;
 use lorikeet_trainer::config::{DataConfig, Every, Length, MicroTokens, Settings};
-use lorikeet_trainer::lora::{LoraConfig, Targets};
+use lorikeet_trainer::lora::{Init, LoraConfig, Targets};
 use lorikeet_trainer::schedule::Curve;
 
 /// A checkpoint is made at the latest after this long, whatever the steps.
@@ -63,6 +63,7 @@ fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
             job::Schedule::Cosine => Curve::Cosine,
             job::Schedule::Linear => Curve::Linear,
             job::Schedule::Constant => Curve::Constant,
+            job::Schedule::Wsd => Curve::Wsd { decay_ratio: 0.1 },
         },
         warmup_ratio: training.warmup_ratio,
         length: match training.length {
@@ -87,20 +88,35 @@ fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
         validation_fraction: training.validation_fraction,
         eval_every: every(training.eval_every),
         checkpoint_every: every(training.checkpoint_every),
+        plus_ratio: adapter.plus_ratio,
     }
 }
 
-fn lora(adapter: &job::Lora) -> LoraConfig {
+/// The adapter's shape in the trainer's words.
+pub fn lora(adapter: &job::Lora) -> LoraConfig {
     LoraConfig {
         rank: adapter.rank as usize,
         alpha: adapter.alpha,
         dropout: adapter.dropout,
-        target_modules: match &adapter.target_modules {
-            job::TargetModules::AllLinear => Targets::AllLinear,
-            job::TargetModules::Names(names) => Targets::Names(names.clone()),
-            job::TargetModules::Pattern(pattern) => Targets::Pattern(pattern.clone()),
-        },
+        target_modules: targets(&adapter.target_modules),
+        exclude_modules: adapter.exclude_modules.as_ref().map(targets),
+        layers_to_transform: adapter.layers_to_transform.iter().map(|layer| *layer as usize).collect(),
+        rank_pattern: adapter.rank_pattern.iter().map(|(name, rank)| (name.clone(), *rank as usize)).collect(),
+        alpha_pattern: adapter.alpha_pattern.clone(),
         rslora: adapter.rslora,
+        dora: adapter.dora,
+        init: match adapter.init {
+            job::LoraInit::Default => Init::Default,
+            job::LoraInit::Pissa => Init::Pissa,
+        },
+    }
+}
+
+fn targets(targets: &job::TargetModules) -> Targets {
+    match targets {
+        job::TargetModules::AllLinear => Targets::AllLinear,
+        job::TargetModules::Names(names) => Targets::Names(names.clone()),
+        job::TargetModules::Pattern(pattern) => Targets::Pattern(pattern.clone()),
     }
 }
 

@@ -308,7 +308,7 @@ fn training() -> Training {
 }
 
 fn lora() -> Lora {
-    Lora { rank: 4, alpha: 8.0, dropout: 0.1, target_modules: TargetModules::AllLinear, rslora: false }
+    Lora::plain(4, 8.0, 0.1)
 }
 
 /// More steps than any test waits for, with neither evaluation nor checkpoint on the way.

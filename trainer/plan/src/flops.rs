@@ -26,7 +26,7 @@ impl Flops {
 pub fn flops_per_token(config: &ModelConfig, settings: &Settings) -> Flops {
     let layers = config.num_hidden_layers as u64;
     let linear = 2 * layers * linear_parameters(config);
-    let adapters = 2 * settings.adapters.iter().map(|adapter| adapter.parameters(config)).sum::<u64>();
+    let adapters = 2 * settings.adapters.iter().map(|adapter| adapter.operations).sum::<u64>();
     // scores and their product with the values: two GEMMs of 2·d·s/2 each; the backward does five such
     let attention = config.query_size() as u64
         * config.layers.iter().map(|layer| seen(*layer, settings.longest_segment)).sum::<u64>();

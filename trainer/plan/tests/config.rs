@@ -127,7 +127,7 @@ fn training_costs_about_four_operations_per_weight_and_token() {
 
 fn settings() -> Settings {
     Settings {
-        adapters: vec![AdapterShape { rank: 16, modules: Module::of(&parse(&smollm2())) }],
+        adapters: vec![AdapterShape::uniform(&parse(&smollm2()), 16, &Module::of(&parse(&smollm2())))],
         base_dtype: BaseDtype::F32,
         tokens_per_micro: 1024,
         longest_segment: 256,

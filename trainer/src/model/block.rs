@@ -1,5 +1,7 @@
 //! One decoder block: attention, then MLP, and what both keep for their backward.
 
+use lorikeet_plan::Module;
+
 use crate::ops::buffer::Buffers;
 
 use super::attention::{self, Attention, AttentionKept};
@@ -33,6 +35,15 @@ impl Kept {
 }
 
 impl Block {
+    /// The frozen weight of one projection.
+    pub(super) fn weight_of(&self, module: Module) -> &[f32] {
+        let (attention, mlp) = (&self.attention, &self.mlp);
+        [&attention.entry.linear, &attention.exit.linear, &mlp.entry.linear, &mlp.exit.linear]
+            .into_iter()
+            .find_map(|linear| linear.weight_of(module))
+            .expect("a layout names modules of its model only")
+    }
+
     /// The next layer's input.
     pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: Vec<f32>) -> (Vec<f32>, Kept) {
         let (mid, attention) = self.attention.forward(pass, layer, &x);

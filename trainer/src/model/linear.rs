@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use lorikeet_plan::Module;
 
+use crate::lora::Site;
 use crate::ops::buffer::Buffers;
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::Columns;
 use crate::ops::profile::Op;
 
-use super::pass::{Pass, Products};
+use super::pass::{Adapted, Pass, Products};
 
 /// A frozen weight and the modules it is made of.
 #[derive(Debug)]
@@ -54,7 +55,8 @@ impl Linear {
 
     fn add_adapters(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
         let add = |(module, rows): &(Module, Range<usize>)| {
-            pass.time(Op::Lora, || pass.lora_forward((layer, *module), x, y, self.columns(rows)))
+            let adapted = self.adapted(Site::Block(layer, *module), rows);
+            pass.time(Op::Lora, || pass.lora_forward(adapted, &pass.all, x, y))
         };
         LinearKept(self.parts.iter().map(add).collect())
     }
@@ -73,12 +75,19 @@ impl Linear {
             pass.time(Op::Linear, || linear::backward(dy, &self.weight, dx));
         }
         for ((module, rows), products) in self.parts.iter().zip(&kept.0) {
-            let (dy, dx) = ((dy, self.columns(rows)), dx.as_deref_mut());
-            pass.time(Op::Lora, || pass.lora_backward((layer, *module), (x, products), dy, dx, grads));
+            let (adapted, dx) = (self.adapted(Site::Block(layer, *module), rows), dx.as_deref_mut());
+            pass.time(Op::Lora, || pass.lora_backward(adapted, &pass.all, (x, products), dy, dx, grads));
         }
     }
 
-    fn columns(&self, rows: &Range<usize>) -> Columns {
-        Columns { first: rows.start, count: rows.len(), stride: self.weight.rows() }
+    /// The weight under one module, if it is here.
+    pub(super) fn weight_of(&self, module: Module) -> Option<&[f32]> {
+        let (_, rows) = self.parts.iter().find(|(part, _)| *part == module)?;
+        Some(self.weight.rows_of(rows.clone()))
+    }
+
+    fn adapted(&self, site: Site, rows: &Range<usize>) -> Adapted<'_> {
+        let columns = Columns { first: rows.start, count: rows.len(), stride: self.weight.rows() };
+        Adapted { site, weight: self.weight.rows_of(rows.clone()), columns }
     }
 }

@@ -4,6 +4,8 @@
 //! Logits of a chunk of rows exist at a time, are turned into their own gradient `w · (softmax − onehot)` and multiplied back:
 //! memory is chunk × vocabulary, whatever the number of rows. W is frozen, also where it is the embedding.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::buffer::Buffers;
@@ -21,10 +23,25 @@ pub struct Head<'a> {
     pub softcap: Option<f32>,
 }
 
+/// What adapters do beside the head's weight, chunk by chunk of rows.
+pub trait Beside {
+    /// Adds to the products of `rows`, before they are capped.
+    fn forward(&mut self, rows: Range<usize>, x: &[f32], logits: &mut [f32]);
+    /// Takes its gradients from that of the products and adds to that of x; asked right after the chunk's forward.
+    fn backward(&mut self, rows: Range<usize>, x: &[f32], dlogits: &[f32], dx: &mut [f32]);
+}
+
+/// Nothing.
+impl Beside for () {
+    fn forward(&mut self, _: Range<usize>, _: &[f32], _: &mut [f32]) {}
+    fn backward(&mut self, _: Range<usize>, _: &[f32], _: &[f32], _: &mut [f32]) {}
+}
+
 impl Head<'_> {
-    /// Logits of every row of `x`.
-    pub fn logits(&self, x: &[f32], logits: &mut [f32]) {
+    /// Logits of `rows`, whose inputs are `x`.
+    pub fn logits(&self, rows: Range<usize>, x: &[f32], beside: &mut dyn Beside, logits: &mut [f32]) {
         super::linear::forward(x, self.weight, logits);
+        beside.forward(rows, x, logits);
         if let Some(cap) = self.softcap {
             logits.par_chunks_mut(self.weight.rows()).for_each(|row| capped(row, cap));
         }
@@ -53,41 +70,49 @@ pub struct Wanted {
 }
 
 /// −ln p of every row's target. `x` is [rows, width].
-pub fn loss(x: &[f32], head: Head<'_>, wanted: &[Wanted], buffers: &Buffers) -> Vec<f64> {
-    chunked(x, head, wanted, buffers, |_, _| ())
+pub fn loss(x: &[f32], head: Head<'_>, wanted: &[Wanted], beside: &mut dyn Beside, buffers: &Buffers) -> Vec<f64> {
+    chunked(x, head, wanted, (beside, None), buffers)
 }
 
 /// The same, and `dx` is overwritten with the weighted gradient.
-pub fn loss_and_gradient(x: &[f32], head: Head<'_>, wanted: &[Wanted], buffers: &Buffers, dx: &mut [f32]) -> Vec<f64> {
-    let (weight, width) = (head.weight, head.weight.cols());
-    chunked(x, head, wanted, buffers, |first, logits| {
-        let rows = logits.len() / weight.rows();
-        let dx = &mut dx[first * width..(first + rows) * width];
-        ViewMut::new(dx, rows, width).set(View::new(logits, rows, weight.rows()).times(weight.view()));
-    })
+pub fn loss_and_gradient(
+    x: &[f32],
+    head: Head<'_>,
+    wanted: &[Wanted],
+    beside: &mut dyn Beside,
+    buffers: &Buffers,
+    dx: &mut [f32],
+) -> Vec<f64> {
+    chunked(x, head, wanted, (beside, Some(dx)), buffers)
 }
 
-/// Runs over chunks of rows: logits, losses, then `then(first row, gradient of the logits)`.
+/// Runs over chunks of rows: logits, losses, and the gradient where one is wanted.
 fn chunked(
     x: &[f32],
     head: Head<'_>,
     wanted: &[Wanted],
+    (beside, mut dx): (&mut dyn Beside, Option<&mut [f32]>),
     buffers: &Buffers,
-    mut then: impl FnMut(usize, &[f32]),
 ) -> Vec<f64> {
     let (width, vocabulary, chunk) = (head.weight.cols(), head.weight.rows(), lorikeet_plan::HEAD_CHUNK_ROWS);
     let mut losses = Vec::with_capacity(wanted.len());
     let mut logits = buffers.take(chunk.min(wanted.len()) * vocabulary);
     for (i, wanted) in wanted.chunks(chunk).enumerate() {
-        let (first, rows) = (i * chunk, wanted.len());
-        let logits = &mut logits[..rows * vocabulary];
-        head.logits(&x[first * width..(first + rows) * width], logits);
-        let rows = logits.par_chunks_mut(vocabulary).zip(wanted);
-        losses.par_extend(rows.map_init(Vec::new, |scratch, (row, wanted)| match head.softcap {
+        let rows = i * chunk..i * chunk + wanted.len();
+        let logits = &mut logits[..rows.len() * vocabulary];
+        let x = &x[rows.start * width..rows.end * width];
+        head.logits(rows.clone(), x, beside, logits);
+        let pairs = logits.par_chunks_mut(vocabulary).zip(wanted);
+        losses.par_extend(pairs.map_init(Vec::new, |scratch, (row, wanted)| match head.softcap {
             None => row_loss(row, *wanted),
             Some(cap) => capped_row_loss(row, *wanted, cap, scratch),
         }));
-        then(first, logits);
+        if let Some(dx) = dx.as_deref_mut() {
+            let dx = &mut dx[rows.start * width..rows.end * width];
+            ViewMut::new(dx, rows.len(), width)
+                .set(View::new(logits, rows.len(), vocabulary).times(head.weight.view()));
+            beside.backward(rows, x, logits, dx);
+        }
     }
     buffers.give(logits);
     losses
@@ -155,8 +180,8 @@ mod tests {
         for softcap in [None, Some(0.7)] {
             let head = Head { weight: &weight, softcap };
             let mut dx = vec![f32::NAN; rows * width];
-            let losses = loss_and_gradient(&x, head, &wanted, &buffers, &mut dx);
-            assert_eq!(losses, loss(&x, head, &wanted, &buffers));
+            let losses = loss_and_gradient(&x, head, &wanted, &mut (), &buffers, &mut dx);
+            assert_eq!(losses, loss(&x, head, &wanted, &mut (), &buffers));
             let mut dx_plain = vec![0.0; rows * width];
             for (row, wanted) in wanted.iter().enumerate() {
                 let place = row * width..(row + 1) * width;
@@ -182,7 +207,7 @@ mod tests {
         let wanted: Vec<_> = (0..rows).map(|row| Wanted { target: row as u32, weight: 1.0 }).collect();
         assert_same_bits_on_any_threads(|| {
             let mut dx = vec![0.0; rows * width];
-            let losses = loss_and_gradient(&x, head, &wanted, &Buffers::default(), &mut dx);
+            let losses = loss_and_gradient(&x, head, &wanted, &mut (), &Buffers::default(), &mut dx);
             dx.extend(losses.into_iter().map(|x| x as f32));
             dx
         });

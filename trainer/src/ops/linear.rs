@@ -1,6 +1,8 @@
 //! The frozen linear layer `y = x Wᵀ + b`, W: [out, in], b only where the model has one. Weight and bias get no gradient and none
 //! is computed.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::matmul::{View, ViewMut};
@@ -42,6 +44,11 @@ impl Weight {
     /// One row.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.cols..(row + 1) * self.cols]
+    }
+
+    /// Consecutive rows.
+    pub fn rows_of(&self, rows: Range<usize>) -> &[f32] {
+        &self.data[rows.start * self.cols..rows.end * self.cols]
     }
 
     /// The whole matrix.

@@ -5,9 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
-use lorikeet_plan::{
-    AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Module, Settings as PlanSettings, parameters, plan,
-};
+use lorikeet_plan::{BaseDtype, MemoryPlan, ModelConfig, Settings as PlanSettings, parameters, plan};
 
 use super::{Events, Run, Session};
 use crate::TrainError;
@@ -41,7 +39,11 @@ pub(super) fn session<'a, 'e>(
     let (micro_tokens, memory) = plan_memory(config, &shape, &layout, &data, planned)?;
 
     tell(Event::Stage(Stage::Loading))?;
-    let params = config.init_adapter.as_deref().map(|dir| lora::load(dir, &layout)).transpose()?;
+    let model = Model::load(&config.base)?;
+    let params = match config.init_adapter.as_deref() {
+        Some(dir) => lora::load(dir, &layout)?,
+        None => model.start(&layout, config.settings.seed),
+    };
     let mut run = Run::new(&config.settings, layout, params, data.train.clone());
     let identity = Identity {
         settings: config.settings.clone(),
@@ -53,7 +55,6 @@ pub(super) fn session<'a, 'e>(
         let message = [vec![format!("goes on from {}", found.name())], differing].concat().join("; ");
         tell(Event::Log { level: Level::Info, message })?;
     }
-    let model = Model::load(&config.base)?;
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
@@ -140,10 +141,8 @@ fn plan_memory(
 }
 
 fn memory(shape: &ModelConfig, layout: &LoraLayout, tokens: usize, longest: usize) -> MemoryPlan {
-    let sits_on = |module: &Module| layout.entries().iter().any(|entry| entry.module == *module);
-    let modules = Module::ALL.into_iter().filter(sits_on).collect();
     let settings = PlanSettings {
-        adapters: vec![AdapterShape { rank: layout.config().rank, modules }],
+        adapters: vec![layout.shape()],
         base_dtype: BaseDtype::F32,
         tokens_per_micro: tokens,
         longest_segment: longest,
@@ -185,7 +184,7 @@ fn what_will_be_done(run: &Run, data: &Prepared, shape: &ModelConfig, micro_toke
         longest_tokens: report.longest_example,
         cut_examples: report.cut.examples,
         cut_tokens: report.cut.tokens,
-        trainable_parameters: run.layout.len() as u64,
+        trainable_parameters: run.layout.trained() as u64,
         base_parameters: parameters(shape),
         micro_tokens: micro_tokens as u64,
         memory_bytes: memory.total,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::config::{Numbers, Settings};
 use crate::data::cursor::{Cursor, Order};
-use crate::lora::{self, AdapterView, Dropout, LoraLayout};
+use crate::lora::{AdapterView, Dropout, LoraLayout};
 use crate::optim::Optimizer;
 use crate::schedule::Schedule;
 
@@ -71,15 +71,15 @@ impl State {
 }
 
 impl Run {
-    /// A run at its beginning, with fresh weights or given ones.
-    pub fn new(settings: &Settings, layout: LoraLayout, params: Option<Vec<f32>>, examples: Examples) -> Run {
-        let params = params.unwrap_or_else(|| lora::init(&layout, settings.seed));
+    /// A run at its beginning, with the weights that it starts from.
+    pub fn new(settings: &Settings, layout: LoraLayout, params: Vec<f32>, examples: Examples) -> Run {
         assert_eq!(params.len(), layout.len(), "weights come with their layout");
         let numbers = Numbers::new(settings, examples.len() as u64);
         let p = settings.lora.dropout;
         Run {
-            grads: vec![0.0; params.len()],
-            optimizer: Optimizer::new(params.len(), settings.adamw()),
+            grads: vec![0.0; layout.trained()],
+            optimizer: Optimizer::new(layout.trained(), settings.adamw())
+                .with_rates(layout.rates(settings.plus_ratio, settings.learning_rate)),
             schedule: numbers.schedule(settings),
             clip: settings.clip(),
             order: Order::new(numbers.examples, settings.shuffle.then_some(settings.seed)),
@@ -142,8 +142,8 @@ impl Run {
         v: Vec<f32>,
         state: State,
     ) -> Result<(), TrainError> {
-        let len = self.layout.len();
-        if [params.len(), m.len(), v.len()] != [len; 3] {
+        let (len, trained) = (self.layout.len(), self.layout.trained());
+        if [params.len(), m.len(), v.len()] != [len, trained, trained] {
             let found =
                 format!("{} weights, {} and {} moments for an adapter of {len}", params.len(), m.len(), v.len());
             return Err(TrainError::Internal(found));

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
@@ -102,6 +103,26 @@ CASES |= {
         lora=dict(r=2, lora_alpha=4, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
 }
 
+CASES |= {
+    # DoRA over biases and on the head
+    "dora": family(12, Qwen2Config, Qwen2ForCausalLM, dict(),
+        lora=dict(r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj", "v_proj", "o_proj", "up_proj", "lm_head"])),
+    # every rule for choosing modules, and ranks and alphas of their own
+    "patterns_rslora": family(13, LlamaConfig, LlamaForCausalLM, dict(num_hidden_layers=3), lora=dict(
+        r=3, lora_alpha=6, use_rslora=True, target_modules=["q_proj", "v_proj", "mlp.up_proj", "model.layers.2.mlp.down_proj"],
+        exclude_modules=r".*\.0\.self_attn\.v_proj", layers_to_transform=[0, 1],
+        rank_pattern={"up_proj": 1, r"layers\.1\.self_attn\.q_proj": 2}, alpha_pattern={"self_attn.q_proj": 5})),
+    # LoRA+, on embedding and head too, where the embedding has a factor and the logits a cap
+    "plus_ends": family(14, Gemma2Config, Gemma2ForCausalLM, dict(
+        tie_word_embeddings=False, pad_token_id=None, sliding_window=8, query_pre_attn_scalar=8, attn_logit_softcapping=None,
+        final_logit_softcapping=4.0),
+        lora=dict(r=2, lora_alpha=4, target_modules=["embed_tokens", "q_proj", "down_proj", "lm_head"]),
+        run=dict(RUN, plus_ratio=8.0, weight_decay=0.1)),
+    # the run alone is compared: the sign of a singular vector is nobody's choice
+    "pissa": family(15, LlamaConfig, LlamaForCausalLM, dict(), pissa=True,
+        lora=dict(r=2, lora_alpha=3, init_lora_weights="pissa", target_modules=["q_proj", "o_proj", "down_proj"])),
+}
+
 
 def make(name, case):
     out = Path(name)
@@ -116,9 +137,13 @@ def make(name, case):
     model.to(case["dtype"]).save_pretrained(out / "base", max_shard_size=case["shard"])
     base = AutoModelForCausalLM.from_pretrained(out / "base", dtype=torch.float32, attn_implementation="eager")
     peft = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, **case["lora"]))
-    for parameter in trained(peft).values():
-        torch.nn.init.normal_(parameter, std=0.15)
-    peft.save_pretrained(out / "adapter")
+    if not case.get("pissa"):
+        for key, parameter in trained(peft).items():
+            if "magnitude" in key:
+                parameter.data *= 1 + 0.3 * torch.randn_like(parameter)
+            else:
+                torch.nn.init.normal_(parameter, std=0.15)
+    peft.save_pretrained(out / "adapter", save_embedding_layers=False)
     vocabulary = case.get("shape", SHAPE)["vocab_size"]
     sequences = [sequence(i, length, vocabulary) for i, length in enumerate(case["lengths"])]
     if case.get("alone"):
@@ -130,8 +155,12 @@ def make(name, case):
     loss = batch_loss(peft, first, alone) / supervised(first)
     loss.backward()
     expected["loss"] = loss.detach().reshape(1)
-    expected |= {f"grad.{key}": p.grad.clone() for key, p in trained(peft).items()}
+    if not case.get("pissa"):
+        expected |= {f"grad.{key}": p.grad.clone() for key, p in trained(peft).items()}
     expected |= train(peft, sequences, run, alone)
+    if case.get("pissa"):
+        expected["logits.after"] = peft(torch.tensor([sequences[0]["tokens"]])).logits[0].detach()
+        (out / "adapter/adapter_model.safetensors").unlink()
     save_file({key: value.contiguous() for key, value in expected.items()}, out / "expected.safetensors")
     (out / "case.json").write_text(json.dumps(dict(sequences=sequences, run=run, steps=STEPS)) + "\n")
     for extra_file in ["base/generation_config.json", "adapter/README.md"]:
@@ -141,8 +170,12 @@ def make(name, case):
 
 
 def trained(peft):
-    named = peft.named_parameters()
-    return {key.replace(".default.", "."): p for key, p in named if p.requires_grad}
+    return {saved_name(key): p for key, p in peft.named_parameters() if p.requires_grad}
+
+
+def saved_name(key):
+    key = key.replace(".default", "")
+    return key.removesuffix(".weight") if "magnitude" in key else key
 
 
 def forget_lengths(model):
@@ -190,7 +223,12 @@ def batch_loss(peft, sequences, alone):
 
 def train(peft, sequences, run, alone):
     parameters = list(trained(peft).values())
-    optimizer = torch.optim.AdamW(parameters, lr=run["lr"], betas=(0.9, 0.999), eps=1e-8, weight_decay=run["weight_decay"])
+    settings = dict(lr=run["lr"], betas=(0.9, 0.999), eps=1e-8)
+    if "plus_ratio" in run:
+        plus = dict(loraplus_lr_ratio=run["plus_ratio"], loraplus_weight_decay=run["weight_decay"])
+        optimizer = create_loraplus_optimizer(peft, torch.optim.AdamW, **settings, **plus)
+    else:
+        optimizer = torch.optim.AdamW(parameters, weight_decay=run["weight_decay"], **settings)
     schedule = get_cosine_schedule_with_warmup(optimizer, run["warmup"], STEPS)
     losses, rates, norms = [], [], []
     for step in range(STEPS):

@@ -168,17 +168,20 @@ fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
 }
 
 fn lora(table: &mut Table, faults: &mut Vec<FieldError>) -> LoraKeys {
-    let keys = LoraKeys {
+    LoraKeys {
         rank: table.take("rank", &range::RANK.expected(), faults),
         alpha: table.take("alpha", &range::ALPHA.expected(), faults),
         dropout: table.take("dropout", &range::DROPOUT.expected(), faults),
         target_modules: table.take("target_modules", range::TARGET_MODULES, faults),
+        exclude_modules: table.take("exclude_modules", range::EXCLUDE_MODULES, faults),
+        layers_to_transform: table.take("layers_to_transform", range::LAYERS_TO_TRANSFORM, faults),
+        rank_pattern: table.take("rank_pattern", range::RANK_PATTERN, faults),
+        alpha_pattern: table.take("alpha_pattern", range::ALPHA_PATTERN, faults),
         rslora: table.take("rslora", "true or false", faults),
         dora: table.take("dora", "true or false", faults),
-    };
-    let later = ["exclude_modules", "rank_pattern", "alpha_pattern", "layers_to_transform", "init", "plus_ratio"];
-    table.refuse(&later, faults);
-    keys
+        init: table.take("init", range::INIT, faults),
+        plus_ratio: table.take("plus_ratio", &range::PLUS_RATIO.expected(), faults),
+    }
 }
 
 fn resources(table: &mut Table, faults: &mut Vec<FieldError>) -> ResourceKeys {

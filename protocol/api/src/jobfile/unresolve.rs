@@ -2,7 +2,7 @@
 
 use super::{GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber};
 use lorikeet_protocol::job::{
-    BaseDtype, Every, GpuRequest, JobSpec, Lora, MicroTokens, OnLost, Policy, Resources, Schedule, Supervise,
+    BaseDtype, Every, GpuRequest, JobSpec, Lora, LoraInit, MicroTokens, OnLost, Policy, Resources, Schedule, Supervise,
     TargetModules, Task, Training, TrainingLength,
 };
 use std::time::Duration;
@@ -59,6 +59,7 @@ fn schedule(schedule: Schedule) -> &'static str {
         Schedule::Cosine => "cosine",
         Schedule::Linear => "linear",
         Schedule::Constant => "constant",
+        Schedule::Wsd => "wsd",
     }
 }
 
@@ -90,13 +91,30 @@ fn lora(lora: &Lora) -> LoraKeys {
         rank: Some(lora.rank.into()),
         alpha: Some(lora.alpha),
         dropout: Some(lora.dropout),
-        target_modules: Some(match &lora.target_modules {
-            TargetModules::AllLinear => Targets::Pattern("all-linear".into()),
-            TargetModules::Names(names) => Targets::Names(names.clone()),
-            TargetModules::Pattern(text) => Targets::Pattern(text.clone()),
-        }),
+        target_modules: Some(targets(&lora.target_modules)),
+        exclude_modules: Some(lora.exclude_modules.as_ref().map_or_else(|| Targets::Names(Vec::new()), targets)),
+        layers_to_transform: Some(lora.layers_to_transform.clone()),
+        rank_pattern: Some(lora.rank_pattern.iter().map(|(name, rank)| (name.clone(), (*rank).into())).collect()),
+        alpha_pattern: Some(lora.alpha_pattern.clone()),
         rslora: Some(lora.rslora),
-        dora: Some(false),
+        dora: Some(lora.dora),
+        init: Some(init(lora.init).into()),
+        plus_ratio: lora.plus_ratio,
+    }
+}
+
+fn init(init: LoraInit) -> &'static str {
+    match init {
+        LoraInit::Default => "default",
+        LoraInit::Pissa => "pissa",
+    }
+}
+
+fn targets(targets: &TargetModules) -> Targets {
+    match targets {
+        TargetModules::AllLinear => Targets::Pattern("all-linear".into()),
+        TargetModules::Names(names) => Targets::Names(names.clone()),
+        TargetModules::Pattern(text) => Targets::Pattern(text.clone()),
     }
 }
 
