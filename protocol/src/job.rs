@@ -47,6 +47,8 @@ pub struct Train {
 /// How to train. Ranges stand in `lorikeet-api`, where a job file becomes this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
+    /// What is trained.
+    pub method: Method,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Examples per optimizer step, over all GPUs.
@@ -85,6 +87,16 @@ pub struct Training {
     pub checkpoint_every: Every,
     /// How the frozen weights are held.
     pub base_dtype: BaseDtype,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// An adapter.
+    Lora,
+    /// Every weight of the model.
+    Full,
 }
 
 /// Tokens per forward pass.

@@ -52,6 +52,8 @@ pub struct DataConfig {
 /// Everything that decides the numbers of a run; stored in its checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
+    /// What is trained.
+    pub method: Method,
     /// The adapter's shape.
     pub lora: LoraConfig,
     /// Peak learning rate.
@@ -90,6 +92,16 @@ pub struct Settings {
     pub checkpoint_every: Every,
     /// LoRA+: how many times A's learning rate B has.
     pub plus_ratio: Option<f64>,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// An adapter.
+    Lora,
+    /// Every weight of the model; settings of the adapter mean nothing.
+    Full,
 }
 
 /// Tokens per forward pass.
@@ -163,6 +175,12 @@ impl Config {
         if s.lora.rank == 0 || s.lora.rank_pattern.values().any(|rank| *rank == 0) {
             return refused("lora.rank", "or one of rank_pattern is 0, expected at least 1");
         }
+        if s.method == Method::Full && self.init_adapter.is_some() {
+            return refused(
+                "training.method",
+                "full trains the model itself: there is no adapter that init_adapter could begin",
+            );
+        }
         if s.lora.init == Init::Pissa && s.lora.dora {
             return refused(
                 "lora.init",
@@ -208,6 +226,7 @@ impl Config {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
+            method: Method::Lora,
             lora: LoraConfig::plain(16, 32.0, 0.1),
             learning_rate: 2e-4,
             schedule: Curve::Cosine,

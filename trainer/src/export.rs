@@ -9,13 +9,13 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use crate::TrainError;
 use crate::config::Config;
 use crate::event::FileRecord;
-use crate::lora::{self, AdapterMeta};
+use crate::lora::AdapterMeta;
 use crate::random::Stream;
 use crate::run::Run;
 use crate::staged::StagedDir;
+use crate::{TrainError, Trained};
 
 /// The files of a base model that make its tokenizer.
 const TOKENIZER_FILES: [&str; 8] = [
@@ -29,11 +29,14 @@ const TOKENIZER_FILES: [&str; 8] = [
     "merges.txt",
 ];
 
-/// Writes `adapter/` whole, or not at all; answers its files.
+/// Writes `adapter/` whole, or not at all; answers its files. Where the model itself was trained, they are a model's.
 pub(crate) fn write_adapter(config: &Config, run: &Run, report: &PrepareReport) -> Result<Vec<FileRecord>, TrainError> {
     let staged = StagedDir::create(&config.out.join("adapter"))?;
     let meta = AdapterMeta { base_model: Some(config.base_name.clone()) };
-    lora::save(staged.path(), &run.layout, &run.params, &meta)?;
+    run.trained.save(staged.path(), &run.params, &meta)?;
+    if let Trained::Model(_) = run.trained {
+        staged.write("config.json", &pretty(&config_in_f32(&config.base)?))?;
+    }
     for name in TOKENIZER_FILES {
         let from = config.base.join(name);
         if from.exists() {
@@ -47,6 +50,20 @@ pub(crate) fn write_adapter(config: &Config, run: &Run, report: &PrepareReport) 
     let files = staged.records()?;
     staged.publish()?;
     Ok(files)
+}
+
+/// The base's config, of a model that is stored in f32.
+fn config_in_f32(base: &Path) -> Result<Value, TrainError> {
+    let path = base.join("config.json");
+    let text = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
+    let mut config: Value = serde_json::from_slice(&text)
+        .map_err(|error| TrainError::Base { path: path.clone(), reason: error.to_string() })?;
+    for key in ["torch_dtype", "dtype"] {
+        if config.get(key).is_some() {
+            config[key] = "float32".into();
+        }
+    }
+    Ok(config)
 }
 
 /// How the training went.
@@ -79,7 +96,7 @@ fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
     json!({
         "generator": concat!("lorikeet ", env!("CARGO_PKG_VERSION")),
         "base_model": config.base_name,
-        "trainable_parameters": run.layout.trained(),
+        "trainable_parameters": run.trained.trained(),
         "settings": config.settings,
         "dataset": report,
     })
@@ -89,9 +106,13 @@ fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
 fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
     let (settings, state) = (&config.settings, &run.state);
     let base = &config.base_name;
+    let (library, tag, what, class) = match run.trained {
+        Trained::Adapter(_) => ("peft", "lora", "LoRA adapter for", "peft import AutoPeftModelForCausalLM"),
+        Trained::Model(_) => ("transformers", "full", "Fine-tuned", "transformers import AutoModelForCausalLM"),
+    };
     let mut text = format!(
-        "---\nbase_model: {}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- lorikeet\n---\n\n\
-         # LoRA adapter for {base}\n\n\
+        "---\nbase_model: {}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- {tag}\n- lorikeet\n---\n\n\
+         # {what} {base}\n\n\
          Trained with lorikeet {} on {} examples from {} conversations ({}), {} of them held out.\n\n",
         Value::from(base.as_str()),
         env!("CARGO_PKG_VERSION"),
@@ -100,9 +121,11 @@ fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
         report.format,
         report.validation_conversations,
     );
+    let lora = &settings.lora;
+    let shape = format!("{}, {}, {}", lora.rank, lora.alpha, lora.dropout);
+    let shape = matches!(run.trained, Trained::Adapter(_)).then_some(("rank, alpha, dropout", shape));
     let rows = [
-        ("rank, alpha, dropout", format!("{}, {}, {}", settings.lora.rank, settings.lora.alpha, settings.lora.dropout)),
-        ("trainable parameters", run.layout.trained().to_string()),
+        ("trainable parameters", run.trained.trained().to_string()),
         ("steps", state.step.to_string()),
         ("examples per step", settings.batch_size.to_string()),
         ("peak learning rate", settings.learning_rate.to_string()),
@@ -115,9 +138,10 @@ fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
         ("seed", settings.seed.to_string()),
     ];
     text.push_str("| | |\n|---|---|\n");
-    text.extend(rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")));
-    text.push_str("\n```python\nfrom peft import AutoPeftModelForCausalLM\n\n");
-    text.push_str("model = AutoPeftModelForCausalLM.from_pretrained(\"path/to/this/directory\")\n```\n");
+    text.extend(shape.iter().chain(&rows).map(|(name, value)| format!("| {name} | {value} |\n")));
+    let name = class.rsplit(' ').next().unwrap_or(class);
+    text.push_str(&format!("\n```python\nfrom {class}\n\n"));
+    text.push_str(&format!("model = {name}.from_pretrained(\"path/to/this/directory\")\n```\n"));
     text
 }
 

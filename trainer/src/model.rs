@@ -12,40 +12,42 @@
 //!
 //! The tape is written by hand. Forward keeps, per layer: x, q, k, v, the attention's output and log-sum-exp, mid, gate, up and
 //! the adapters' `u` (and what goes into norms over heads or behind a half); other norms and `silu(gate) · up` are made again. Backward goes from the head down to the lowest adapted layer
-//! and no further; frozen weights get no gradient. Sequences lie one after another without padding (`model/pass.rs`).
+//! and no further; frozen weights get no gradient. Where the model itself is trained, the same backward is told so by its
+//! [`Pass`] and takes the gradients of all weights on its way down. Sequences lie one after another without padding
+//! (`model/pass.rs`).
 
 mod attention;
 mod block;
 mod ends;
+mod gain;
 mod linear;
+mod loss;
 mod mlp;
 mod pass;
 mod weights;
-
-use std::ops::Range;
 
 use lorikeet_plan::ModelConfig;
 
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
+use crate::full::WeightLayout;
 use crate::lora::{self, AdapterView, LoraLayout, Site};
 use crate::ops::buffer::Buffers;
-use crate::ops::head::{self, Beside, Head, Wanted};
 use crate::ops::linear::Weight;
-use crate::ops::lora::Columns;
-use crate::ops::norm;
-use crate::ops::profile::{Op, Profile};
+use crate::ops::profile::Profile;
 
 use block::{Block, Kept};
-use pass::{Adapted, Pass, Products, Rows};
+use gain::Gain;
+use loss::{BesideHead, Gradient};
+use pass::Pass;
 
-/// A base model in memory, frozen.
+/// A model in memory. A pass never changes it; [`Model::set_weights`] does.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
     embedding: Weight,
     blocks: Vec<Block>,
-    norm: Vec<f32>,
+    norm: Gain,
     /// None when the head is the embedding.
     head: Option<Weight>,
     buffers: Buffers,
@@ -81,6 +83,48 @@ impl Model {
         params
     }
 
+    /// Every number of the model as its files hold them, in the order of `layout`.
+    pub fn weights(&mut self, layout: &WeightLayout) -> Vec<f32> {
+        let mut params = vec![0.0; layout.len()];
+        let offset = self.gain_offset();
+        self.visit(&mut |tensor, numbers| params[layout.place(tensor)].copy_from_slice(numbers));
+        self.visit_gains(&mut |tensor, gain| {
+            params[layout.place(tensor)].iter_mut().zip(gain).for_each(|(param, g)| *param = *g - offset);
+        });
+        params
+    }
+
+    /// Puts those numbers in the place of its own.
+    pub fn set_weights(&mut self, layout: &WeightLayout, params: &[f32]) {
+        let offset = self.gain_offset();
+        self.visit(&mut |tensor, numbers| numbers.copy_from_slice(&params[layout.place(tensor)]));
+        self.visit_gains(&mut |tensor, gain| {
+            gain.iter_mut().zip(&params[layout.place(tensor)]).for_each(|(g, param)| *g = param + offset);
+        });
+    }
+
+    fn gain_offset(&self) -> f32 {
+        if self.config.norm_offset { 1.0 } else { 0.0 }
+    }
+
+    /// Hands every weight and bias to `visit`.
+    fn visit(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        let rows = 0..self.config.vocab_size;
+        visit("model.embed_tokens.weight", self.embedding.rows_mut(rows.clone()).0);
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            block.visit(layer, visit);
+        }
+        if let Some(head) = &mut self.head {
+            visit("lm_head.weight", head.rows_mut(rows).0);
+        }
+    }
+
+    /// Hands the gain of every norm to `visit`.
+    fn visit_gains(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        self.blocks.iter_mut().for_each(|block| block.visit_gains(visit));
+        visit(&self.norm.tensor, &mut self.norm.values);
+    }
+
     /// Where the time of its passes went.
     pub fn profile(&self) -> &Profile {
         &self.profile
@@ -100,14 +144,38 @@ impl Model {
             scale.len() == adapters.len() && grads.len() == adapters.len(),
             "one scale and one gradient per adapter"
         );
-        let pass = Pass::new(self, batch, adapters)?;
+        self.there_and_back(&Pass::new(self, batch, adapters)?, batch, scale, grads, stop)
+    }
+
+    /// Loss of the model itself; adds the gradient of `scale · sum` for every weight to `grads`, which `layout` maps.
+    pub fn forward_backward_weights(
+        &self,
+        batch: &MicroBatch,
+        layout: &WeightLayout,
+        scale: f32,
+        grads: &mut [f32],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<LossSum, TrainError> {
+        let pass = Pass::of_weights(self, batch, layout)?;
+        let sums = self.there_and_back(&pass, batch, &[scale], &mut [grads], stop)?;
+        Ok(sums[0])
+    }
+
+    fn there_and_back(
+        &self,
+        pass: &Pass<'_>,
+        batch: &MicroBatch,
+        scale: &[f32],
+        grads: &mut [&mut [f32]],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<LossSum>, TrainError> {
         let mut kept = Vec::with_capacity(self.blocks.len());
-        let last = self.forward(&pass, stop, |layer| kept.push(layer))?;
+        let last = self.forward(pass, stop, |layer| kept.push(layer))?;
         let mut dx = self.buffers.zeros(last.len());
         let gradient = Gradient { scale, dx: &mut dx, grads };
-        let losses = self.profile.time(Op::Head, || self.head_loss(&pass, batch, &last, Some(gradient)));
+        let losses = self.head_loss(pass, batch, &last, Some(gradient));
         self.buffers.give(last);
-        self.backward(&pass, kept, dx, grads, stop)?;
+        self.backward(pass, kept, dx, grads, stop)?;
         Ok(losses)
     }
 
@@ -121,7 +189,7 @@ impl Model {
         let adapters: Vec<_> = adapters.iter().map(|view| AdapterView { dropout: None, ..*view }).collect();
         let pass = Pass::new(self, batch, &adapters)?;
         let last = self.forward(&pass, stop, |kept| kept.give(&self.buffers))?;
-        let losses = self.profile.time(Op::Head, || self.head_loss(&pass, batch, &last, None));
+        let losses = self.head_loss(&pass, batch, &last, None);
         self.buffers.give(last);
         Ok(losses)
     }
@@ -150,7 +218,7 @@ impl Model {
         let last = self.forward(&pass, &|| false, |kept| kept.give(&self.buffers))?;
         let seen = &last[first * self.config.hidden_size..];
         let mut hidden = vec![0.0; seen.len()];
-        norm::forward(seen, &self.norm, self.config.rms_norm_eps, &mut hidden);
+        self.norm.forward(&pass, seen, &mut hidden);
         let rows = tokens.len() - first;
         let mut logits = vec![0.0; rows * self.config.vocab_size];
         let mut beside =
@@ -158,17 +226,6 @@ impl Model {
         self.head().logits(0..rows, &hidden, &mut beside, &mut logits);
         self.buffers.give(last);
         Ok(logits)
-    }
-
-    fn head(&self) -> Head<'_> {
-        let softcap = self.config.logit_softcap.map(|cap| cap as f32);
-        Head { weight: self.head.as_ref().unwrap_or(&self.embedding), softcap }
-    }
-
-    fn adapted_head(&self) -> Adapted<'_> {
-        let count = self.config.vocab_size;
-        let columns = Columns { first: 0, count, stride: count };
-        Adapted { site: Site::Head, weight: self.head().weight.rows_of(0..count), columns }
     }
 
     /// The last layer's output. What each layer's backward will need is handed to `keep`.
@@ -220,99 +277,6 @@ impl Model {
         kept.into_iter().for_each(|kept| kept.give(&self.buffers));
         self.buffers.give(dx);
         Ok(())
-    }
-
-    /// Losses by adapter; where the gradient is wanted, that for `last` goes to the (zeroed) buffer for it.
-    fn head_loss(
-        &self,
-        pass: &Pass<'_>,
-        batch: &MicroBatch,
-        last: &[f32],
-        gradient: Option<Gradient<'_, '_>>,
-    ) -> Vec<LossSum> {
-        let (width, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
-        let rows: Vec<usize> = batch.targets.iter().map(|target| target.row as usize).collect();
-        let adapter_of = |row: &usize| pass.segment_of(*row).adapter;
-        let mut seen = self.buffers.take(rows.len() * width);
-        for (to, row) in seen.chunks_mut(width).zip(&rows) {
-            to.copy_from_slice(&last[row * width..][..width]);
-        }
-        let mut hidden = self.buffers.take(seen.len());
-        norm::forward(&seen, &self.norm, eps, &mut hidden);
-        let weight = |row: &usize| gradient.as_ref().map_or(0.0, |gradient| gradient.scale[adapter_of(row)]);
-        let wanted: Vec<Wanted> = rows
-            .iter()
-            .zip(&batch.targets)
-            .map(|(row, target)| Wanted { target: target.token, weight: weight(row) })
-            .collect();
-        let mut beside = BesideHead { model: self, pass, rows: rows.clone(), kept: None, grads: None };
-        let losses = match gradient {
-            None => head::loss(&hidden, self.head(), &wanted, &mut beside, &self.buffers),
-            Some(Gradient { dx, grads, .. }) => {
-                let mut dhidden = self.buffers.take(seen.len());
-                beside.grads = Some(grads);
-                let (head, buffers) = (self.head(), &self.buffers);
-                let losses = head::loss_and_gradient(&hidden, head, &wanted, &mut beside, buffers, &mut dhidden);
-                // `hidden` is done with and receives the gradient of the gathered rows
-                hidden.fill(0.0);
-                norm::backward(&seen, &self.norm, eps, &dhidden, &mut hidden);
-                for (from, row) in hidden.chunks(width).zip(&rows) {
-                    dx[row * width..][..width].copy_from_slice(from);
-                }
-                self.buffers.give(dhidden);
-                losses
-            }
-        };
-        self.buffers.give(hidden);
-        self.buffers.give(seen);
-        let mut sums = vec![LossSum::default(); pass.adapters()];
-        for (loss, row) in losses.iter().zip(&rows) {
-            let sum = &mut sums[adapter_of(row)];
-            sum.sum += loss;
-            sum.count += 1;
-        }
-        sums
-    }
-}
-
-/// Where the gradients of a pass go.
-struct Gradient<'a, 'g> {
-    /// What each adapter's loss sum counts.
-    scale: &'a [f32],
-    /// The last layer's output.
-    dx: &'a mut [f32],
-    /// Every adapter's flat gradient.
-    grads: &'a mut [&'g mut [f32]],
-}
-
-/// Adapters on the head, chunk by chunk of the rows that it sees.
-struct BesideHead<'a, 'g> {
-    model: &'a Model,
-    pass: &'a Pass<'a>,
-    /// Which rows of the batch they are.
-    rows: Vec<usize>,
-    /// Of the chunk in progress.
-    kept: Option<(Rows, Products)>,
-    grads: Option<&'a mut [&'g mut [f32]]>,
-}
-
-impl Beside for BesideHead<'_, '_> {
-    fn forward(&mut self, rows: Range<usize>, x: &[f32], logits: &mut [f32]) {
-        let rows = self.pass.some(self.rows[rows].to_vec());
-        let products = self.pass.lora_forward(self.model.adapted_head(), &rows, x, logits);
-        match self.grads {
-            None => products.give(&self.model.buffers),
-            Some(_) => self.kept = Some((rows, products)),
-        }
-    }
-
-    fn backward(&mut self, _: Range<usize>, x: &[f32], dlogits: &[f32], dx: &mut [f32]) {
-        let (rows, products) = self.kept.take().expect("the chunk went forward just before");
-        let model = self.model;
-        if let Some(grads) = self.grads.as_deref_mut() {
-            self.pass.lora_backward(model.adapted_head(), &rows, (x, &products), dlogits, Some(dx), grads);
-        }
-        products.give(&model.buffers);
     }
 }
 

@@ -31,7 +31,7 @@ pub use state::{EvalPoint, Run, State};
 /// Where events go. An event that cannot be delivered ends the run: what is not recorded must not go on.
 pub type Events<'a> = dyn FnMut(Event) -> io::Result<()> + Send + 'a;
 
-/// Trains one adapter, from the newest whole checkpoint in `config.out` or from the start. Blocks until it is finished, told to stop, or
+/// Trains one adapter, or the model itself, from the newest whole checkpoint in `config.out` or from the start. Blocks until it is finished, told to stop, or
 /// cannot go on.
 pub fn train(config: &Config, stop: &Stop, events: &mut Events<'_>) -> Result<Outcome, TrainError> {
     config.check()?;
@@ -73,7 +73,10 @@ impl Session<'_, '_> {
             }
             let (stop, runs) = (self.stop, std::slice::from_mut(&mut self.run));
             match step(&self.model, runs, self.micro_tokens, &|| stop.is_asked()) {
-                Ok(taken) => self.report(taken[0])?,
+                Ok(taken) => {
+                    self.run.put_into(&mut self.model);
+                    self.report(taken[0])?;
+                }
                 Err(TrainError::Stopped) => return self.stopped(),
                 Err(error) => return Err(error),
             }
@@ -99,7 +102,7 @@ impl Session<'_, '_> {
         }
         self.tell(Event::Stage(Stage::Validating))?;
         let (began, stop) = (Instant::now(), self.stop);
-        let view = Some(self.run.view());
+        let view = self.run.view();
         let sum = eval::evaluate(&self.model, view, &self.data.validation, self.micro_tokens, &|| stop.is_asked())?;
         let loss = sum.sum / sum.count as f64;
         if !loss.is_finite() {

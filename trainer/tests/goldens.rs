@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use lorikeet_trainer::data::MicroBatch;
+use lorikeet_trainer::full::WeightLayout;
 use lorikeet_trainer::lora::{self, AdapterMeta, AdapterView, Init, LoraConfig, LoraLayout, Targets};
 use lorikeet_trainer::model::Model;
 use lorikeet_trainer::ops::adamw::{clip_factor, norm};
@@ -96,6 +97,25 @@ fn a_pissa_start_is_the_base_itself_trains_as_the_reference_and_is_saved_as_a_pl
     let layout = LoraLayout::new(case.model.config(), &plain).expect("targets match");
     let wide = lora::load(dir.path(), &layout).expect("a plain adapter");
     case.assert_within("logits of the plain adapter", &logits(&wide, &layout), &after, 1e-5);
+}
+
+#[test]
+fn the_gradient_of_every_weight_equals_the_reference() {
+    for mut case in ["llama_dynamic_bias", "qwen3", "gemma2", "phi3"].map(Golden::open) {
+        case.expected = std::fs::read(case.dir.join("full.safetensors")).expect("expected numbers");
+        let layout = WeightLayout::new(case.model.config());
+        let weights = case.model.weights(&layout);
+        case.model.set_weights(&layout, &weights);
+        let batch = batch(case.sequences.iter().take(case.run.batch));
+        let scale = 1.0 / batch.targets.len() as f32;
+        let mut grads = vec![0.0; layout.len()];
+        let passed = case.model.forward_backward_weights(&batch, &layout, scale, &mut grads, &|| false);
+        let sum = passed.expect("a pass");
+        case.assert_near("loss", &[(sum.sum / sum.count as f64) as f32], &case.expected("loss"));
+        for (tensor, place) in layout.tensors() {
+            case.assert_near(&tensor.name, &grads[place], &case.expected(&tensor.name));
+        }
+    }
 }
 
 #[test]

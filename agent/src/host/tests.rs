@@ -9,8 +9,8 @@ use lorikeet_protocol::{
     file::FileManifest,
     id::{AttemptToken, DeviceId, Hash, JobId, NodeId},
     job::{
-        AttemptPhase, BaseDtype, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, MicroTokens, OnLost,
-        Policy, Resources, Schedule, Supervise, Task, Train, Training, TrainingLength,
+        AttemptPhase, BaseDtype, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, Method, MicroTokens,
+        OnLost, Policy, Resources, Schedule, Supervise, Task, Train, Training, TrainingLength,
     },
     worker::{Plan, Step, WorkerEvent},
 };
@@ -662,6 +662,7 @@ pub(crate) fn offer_on(attempt: AttemptId, device: &str) -> Offer {
 
 fn spec() -> JobSpec {
     let training = Training {
+        method: Method::Lora,
         learning_rate: 1e-4,
         batch_size: 1,
         micro_tokens: MicroTokens::Auto,

@@ -36,7 +36,7 @@ use signal::Listener;
 
 pub use hold::HoldError;
 pub use journal::JournalError;
-pub use spec::{config, lora};
+pub use spec::{config, settings};
 
 /// How a worker ended; each has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use lorikeet_dataset::{Filters, OnFault, Supervise};
 use lorikeet_protocol::job::{self, Task};
 use lorikeet_protocol::worker::{SPEC, Spec};
 use lorikeet_trainer::Config;
-use lorikeet_trainer::config::{DataConfig, Every, Length, MicroTokens, Settings};
+use lorikeet_trainer::config::{DataConfig, Every, Length, Method, MicroTokens, Settings};
 use lorikeet_trainer::lora::{Init, LoraConfig, Targets};
 use lorikeet_trainer::schedule::Curve;
 
@@ -55,8 +55,10 @@ pub fn config(dir: &Path, spec: &Spec) -> Config {
     }
 }
 
-fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
+/// Everything that decides the numbers, in the trainer's words.
+pub fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
     Settings {
+        method: method(training.method),
         lora: lora(adapter),
         learning_rate: training.learning_rate,
         schedule: match training.schedule {
@@ -92,8 +94,14 @@ fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
     }
 }
 
-/// The adapter's shape in the trainer's words.
-pub fn lora(adapter: &job::Lora) -> LoraConfig {
+fn method(method: job::Method) -> Method {
+    match method {
+        job::Method::Lora => Method::Lora,
+        job::Method::Full => Method::Full,
+    }
+}
+
+fn lora(adapter: &job::Lora) -> LoraConfig {
     LoraConfig {
         rank: adapter.rank as usize,
         alpha: adapter.alpha,

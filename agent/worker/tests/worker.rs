@@ -285,6 +285,7 @@ fn job() -> JobSpec {
 
 fn training() -> Training {
     Training {
+        method: Method::Lora,
         learning_rate: 5e-3,
         batch_size: 3,
         micro_tokens: MicroTokens::Auto,

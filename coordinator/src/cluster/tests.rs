@@ -576,6 +576,7 @@ fn spec() -> JobSpec {
         priority: 50,
         task: Task::Train(Train {
             training: Training {
+                method: Method::Lora,
                 learning_rate: 1e-4,
                 batch_size: 4,
                 micro_tokens: MicroTokens::Auto,

@@ -58,6 +58,8 @@ pub struct JobFile {
 #[expect(missing_docs, reason = "each key is explained where it ends up: protocol's `Training`")]
 pub struct TrainingKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<i64>,

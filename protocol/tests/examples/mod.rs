@@ -41,6 +41,7 @@ pub fn job() -> JobSpec {
         priority: 50,
         task: Task::Train(Train {
             training: Training {
+                method: Method::Lora,
                 learning_rate: 2e-4,
                 batch_size: 8,
                 micro_tokens: MicroTokens::Auto,

@@ -64,6 +64,8 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// First token of a text, where the config names one.
     pub bos_token_id: Option<u32>,
+    /// Its place in the embedding gets no gradient where it is looked up, as with PyTorch's `padding_idx`.
+    pub pad_token_id: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
 }

@@ -103,6 +103,7 @@ struct Defaults {
     head_dim: Option<usize>,
     rms_norm_eps: f64,
     tie_word_embeddings: bool,
+    pad_token_id: Option<u32>,
 }
 
 /// A Llama of these sizes: the start of every page.
@@ -114,6 +115,7 @@ fn plain(keys: &Keys<'_>, family: Family, defaults: &Defaults) -> Result<ModelCo
         None => default_head_dim(hidden_size, heads)?,
     };
     let num_hidden_layers = keys.size("num_hidden_layers", 1 << 12)?;
+    let vocab_size = keys.size("vocab_size", 1 << 24)?;
     Ok(ModelConfig {
         family,
         hidden_size,
@@ -122,7 +124,7 @@ fn plain(keys: &Keys<'_>, family: Family, defaults: &Defaults) -> Result<ModelCo
         num_attention_heads: heads,
         num_key_value_heads: keys.optional_size("num_key_value_heads", 1 << 12)?.unwrap_or(heads),
         head_dim,
-        vocab_size: keys.size("vocab_size", 1 << 24)?,
+        vocab_size,
         max_position_embeddings: keys.size("max_position_embeddings", 1 << 30)?,
         rms_norm_eps: keys.positive("rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
         norm_offset: false,
@@ -140,6 +142,7 @@ fn plain(keys: &Keys<'_>, family: Family, defaults: &Defaults) -> Result<ModelCo
         layers: vec![Layer::default(); num_hidden_layers],
         tie_word_embeddings: keys.flag_or("tie_word_embeddings", defaults.tie_word_embeddings)?,
         bos_token_id: keys.token_ids("bos_token_id")?.first().copied(),
+        pad_token_id: keys.token("pad_token_id", defaults.pad_token_id, vocab_size)?,
         eos_token_ids: keys.token_ids("eos_token_id")?,
     })
 }

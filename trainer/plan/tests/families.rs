@@ -123,6 +123,17 @@ fn yarn_fills_in_what_is_not_said() {
     assert!((ratio - (0.2 * 4f64.ln() + 1.0) / grown).abs() < 1e-12);
 }
 
+#[test]
+fn the_padding_token_is_the_files_the_familys_or_none() {
+    let pad = |config: &Value| parse(config).pad_token_id;
+    assert_eq!([pad(&llama_32_1b()), pad(&gemma_2_2b()), pad(&phi_3_mini())], [None, Some(0), Some(32_000)]);
+    assert_eq!(pad(&with(gemma_2_2b(), "pad_token_id", Value::Null)), None);
+    assert_eq!(pad(&with(llama_32_1b(), "pad_token_id", json!(128_001))), Some(128_001));
+    assert_eq!(pad(&with(llama_32_1b(), "pad_token_id", json!(-1))), Some(128_255));
+    assert_eq!(pad(&with(llama_32_1b(), "pad_token_id", json!(128_256))), None);
+    assert!(fails(&with(llama_32_1b(), "pad_token_id", json!("<pad>"))).contains("pad_token_id"));
+}
+
 fn rope(theta: f64) -> Rope {
     Rope { theta, scaling: None }
 }

@@ -10,6 +10,7 @@ use crate::ops::qk_norm::{self, Gains};
 use crate::ops::rope::{self, Turn};
 
 use super::ends::{Entry, Exit, ExitKept};
+use super::gain::Gain;
 use super::linear::LinearKept;
 use super::pass::Pass;
 
@@ -22,8 +23,8 @@ const QKV: [Module; 4] = [Module::QProj, Module::KProj, Module::VProj, Module::Q
 pub(super) struct Attention {
     /// q, k and v.
     pub(super) entry: Entry,
-    /// Gains of the norms over query and key heads.
-    pub(super) qk_norm: Option<[Vec<f32>; 2]>,
+    /// The norms over query and key heads.
+    pub(super) qk_norm: Option<[Gain; 2]>,
     /// o_proj.
     pub(super) exit: Exit,
 }
@@ -79,7 +80,7 @@ impl Attention {
         let mut dout = buffers.take(kept.out.len());
         self.exit.backward(pass, layer, (&kept.out, &kept.exit), dx, below.then_some(&mut dout[..]), grads);
         if below {
-            let dqkv = self.attend_back(pass, layer, kept, &dout);
+            let dqkv = self.attend_back(pass, layer, kept, &dout, grads);
             let below = pass.reaches(layer, &[]);
             self.entry.backward(pass, layer, (x, &kept.entry), &dqkv, (dx, below), grads);
             buffers.give(dqkv);
@@ -88,7 +89,14 @@ impl Attention {
     }
 
     /// From the gradient of the heads' output to that of the projections.
-    fn attend_back(&self, pass: &Pass<'_>, layer: usize, kept: &AttentionKept, dout: &[f32]) -> Vec<f32> {
+    fn attend_back(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        kept: &AttentionKept,
+        dout: &[f32],
+        grads: &mut [&mut [f32]],
+    ) -> Vec<f32> {
         let heads = heads(pass, layer);
         let mut dqkv = pass.buffers.take(kept.qkv.len());
         pass.time(Op::Attention, || {
@@ -96,13 +104,22 @@ impl Attention {
         });
         pass.time(Op::Rope, || rope::turn(heads, pass.rotations(layer), &mut dqkv, Turn::Back));
         if let (Some(gains), Some(raw)) = (self.gains(), &kept.unnormed) {
+            self.gains_backward(pass, heads, raw, &dqkv, grads);
             pass.time(Op::Norm, || qk_norm::backward(heads, gains, pass.config.rms_norm_eps, raw, &mut dqkv));
         }
         dqkv
     }
 
     fn gains(&self) -> Option<Gains<'_, f32>> {
-        self.qk_norm.as_ref().map(|[queries, keys]| Gains { queries, keys })
+        self.qk_norm.as_ref().map(|[queries, keys]| Gains { queries: &queries.values, keys: &keys.values })
+    }
+
+    /// Where the model itself is trained: the gradients of both gains.
+    fn gains_backward(&self, pass: &Pass<'_>, heads: Heads, raw: &[f32], dqkv: &[f32], grads: &mut [&mut [f32]]) {
+        let (Some(layout), Some([queries, keys])) = (pass.weights, &self.qk_norm) else { return };
+        let [queries, keys] = [queries, keys].map(|gain| layout.place(&gain.tensor));
+        let [dq, dk] = grads[0].get_disjoint_mut([queries, keys]).expect("two tensors have two places");
+        qk_norm::gains_backward(heads, pass.config.rms_norm_eps, raw, dqkv, [dq, dk]);
     }
 }
 

@@ -44,6 +44,28 @@ impl Block {
             .expect("a layout names modules of its model only")
     }
 
+    /// Hands every weight and bias to `visit`.
+    pub(super) fn visit(&mut self, layer: usize, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        let (attention, mlp) = (&mut self.attention, &mut self.mlp);
+        for linear in [&mut attention.entry.linear, &mut attention.exit.linear] {
+            linear.visit(layer, visit);
+        }
+        for linear in [&mut mlp.entry.linear, &mut mlp.exit.linear] {
+            linear.visit(layer, visit);
+        }
+    }
+
+    /// Hands the gain of every norm to `visit`.
+    pub(super) fn visit_gains(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        let (attention, mlp) = (&mut self.attention, &mut self.mlp);
+        let inner = attention.qk_norm.iter_mut().flatten();
+        let ends = [Some(&mut attention.entry.norm), attention.exit.norm.as_mut()];
+        let others = [Some(&mut mlp.entry.norm), mlp.exit.norm.as_mut()];
+        for gain in ends.into_iter().chain(others).flatten().chain(inner) {
+            visit(&gain.tensor, &mut gain.values);
+        }
+    }
+
     /// The next layer's input.
     pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: Vec<f32>) -> (Vec<f32>, Kept) {
         let (mid, attention) = self.attention.forward(pass, layer, &x);

@@ -5,17 +5,16 @@
 //! ```
 
 use crate::ops::buffer::Buffers;
-use crate::ops::norm;
-use crate::ops::profile::Op;
 
+use super::gain::Gain;
 use super::linear::{Linear, LinearKept};
 use super::pass::Pass;
 
 /// Projections of the normed residual stream.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Gain of the norm.
-    pub(super) norm: Vec<f32>,
+    /// The norm.
+    pub(super) norm: Gain,
     /// The projections, side by side.
     pub(super) linear: Linear,
 }
@@ -43,7 +42,7 @@ impl Entry {
         let mut dh = pass.buffers.take(x.len());
         self.linear.backward(pass, layer, (&h, kept), dy, below.then_some(&mut dh[..]), grads);
         if below {
-            pass.time(Op::Norm, || norm::backward(x, &self.norm, pass.config.rms_norm_eps, &dh, dx));
+            self.norm.backward(pass, x, &dh, dx, grads);
         }
         pass.buffers.give(h);
         pass.buffers.give(dh);
@@ -51,7 +50,7 @@ impl Entry {
 
     fn normed(&self, pass: &Pass<'_>, x: &[f32]) -> Vec<f32> {
         let mut h = pass.buffers.take(x.len());
-        pass.time(Op::Norm, || norm::forward(x, &self.norm, pass.config.rms_norm_eps, &mut h));
+        self.norm.forward(pass, x, &mut h);
         h
     }
 }
@@ -60,8 +59,8 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Exit {
     pub(super) linear: Linear,
-    /// Gain of the norm behind it, where there is one.
-    pub(super) norm: Option<Vec<f32>>,
+    /// The norm behind it, where there is one.
+    pub(super) norm: Option<Gain>,
 }
 
 /// What its backward needs beside its input.
@@ -84,13 +83,13 @@ impl Exit {
     pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, a: &[f32], x: &[f32]) -> (Vec<f32>, ExitKept) {
         let mut next = pass.buffers.take(x.len());
         next.copy_from_slice(x);
-        let Some(gain) = &self.norm else {
+        let Some(norm) = &self.norm else {
             let linear = self.linear.forward_add(pass, layer, a, &mut next);
             return (next, ExitKept { linear, unnormed: None });
         };
         let mut y = pass.buffers.take(x.len());
         let linear = self.linear.forward(pass, layer, a, &mut y);
-        pass.time(Op::Norm, || norm::forward_add(&y, gain, pass.config.rms_norm_eps, &mut next));
+        norm.forward_add(pass, &y, &mut next);
         (next, ExitKept { linear, unnormed: Some(y) })
     }
 
@@ -104,11 +103,11 @@ impl Exit {
         da: Option<&mut [f32]>,
         grads: &mut [&mut [f32]],
     ) {
-        let (Some(gain), Some(y)) = (&self.norm, &kept.unnormed) else {
+        let (Some(norm), Some(y)) = (&self.norm, &kept.unnormed) else {
             return self.linear.backward(pass, layer, (a, &kept.linear), dx, da, grads);
         };
         let mut dy = pass.buffers.zeros(dx.len());
-        pass.time(Op::Norm, || norm::backward(y, gain, pass.config.rms_norm_eps, dx, &mut dy));
+        norm.backward(pass, y, dx, &mut dy, grads);
         self.linear.backward(pass, layer, (a, &kept.linear), &dy, da, grads);
         pass.buffers.give(dy);
     }

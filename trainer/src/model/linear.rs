@@ -61,7 +61,7 @@ impl Linear {
         LinearKept(self.parts.iter().map(add).collect())
     }
 
-    /// Adds the adapters' gradients to `grads`; overwrites `dx` where the gradient for x is wanted.
+    /// Adds the gradients of adapters, or of weight and bias, to `grads`; overwrites `dx` where the gradient for x is wanted.
     pub(super) fn backward(
         &self,
         pass: &Pass<'_>,
@@ -74,9 +74,42 @@ impl Linear {
         if let Some(dx) = dx.as_deref_mut() {
             pass.time(Op::Linear, || linear::backward(dy, &self.weight, dx));
         }
+        for (module, rows) in &self.parts {
+            self.weights_backward(pass, (layer, *module), self.columns(rows), (x, dy), grads);
+        }
         for ((module, rows), products) in self.parts.iter().zip(&kept.0) {
             let (adapted, dx) = (self.adapted(Site::Block(layer, *module), rows), dx.as_deref_mut());
             pass.time(Op::Lora, || pass.lora_backward(adapted, &pass.all, (x, products), dy, dx, grads));
+        }
+    }
+
+    /// Where the model itself is trained: the gradients of one module's weight and bias.
+    fn weights_backward(
+        &self,
+        pass: &Pass<'_>,
+        (layer, module): (usize, Module),
+        columns: Columns,
+        (x, dy): (&[f32], &[f32]),
+        grads: &mut [&mut [f32]],
+    ) {
+        let Some(layout) = pass.weights else { return };
+        let path = module.path(layer);
+        let dw = &mut grads[0][layout.place(&format!("{path}.weight"))];
+        pass.time(Op::Linear, || linear::weight_backward(x, self.weight.cols(), (dy, columns), dw));
+        if module.has_bias(pass.config) {
+            linear::bias_backward((dy, columns), &mut grads[0][layout.place(&format!("{path}.bias"))]);
+        }
+    }
+
+    /// Hands every tensor to `visit`.
+    pub(super) fn visit(&mut self, layer: usize, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        for (module, rows) in &self.parts {
+            let path = module.path(layer);
+            let (weight, bias) = self.weight.rows_mut(rows.clone());
+            visit(&format!("{path}.weight"), weight);
+            if !bias.is_empty() {
+                visit(&format!("{path}.bias"), bias);
+            }
         }
     }
 
@@ -87,7 +120,10 @@ impl Linear {
     }
 
     fn adapted(&self, site: Site, rows: &Range<usize>) -> Adapted<'_> {
-        let columns = Columns { first: rows.start, count: rows.len(), stride: self.weight.rows() };
-        Adapted { site, weight: self.weight.rows_of(rows.clone()), columns }
+        Adapted { site, weight: self.weight.rows_of(rows.clone()), columns: self.columns(rows) }
+    }
+
+    fn columns(&self, rows: &Range<usize>) -> Columns {
+        Columns { first: rows.start, count: rows.len(), stride: self.weight.rows() }
     }
 }

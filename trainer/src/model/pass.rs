@@ -6,6 +6,7 @@ use lorikeet_plan::{ModelConfig, Module};
 
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
+use crate::full::WeightLayout;
 use crate::lora::{AdapterView, Dropout, LoraEntry, Site};
 use crate::ops::buffer::Buffers;
 use crate::ops::dora::{self, Dora, DoraGradient};
@@ -28,6 +29,8 @@ pub(super) struct Pass<'a> {
     pub(super) ranges: Vec<Range<usize>>,
     batch: &'a MicroBatch,
     adapters: &'a [AdapterView<'a>],
+    /// The model itself is trained, no adapter: every gradient is wanted, and the one flat gradient is that of all weights.
+    pub(super) weights: Option<&'a WeightLayout>,
     /// All rows.
     pub(super) all: Rows,
 }
@@ -101,8 +104,18 @@ impl<'a> Pass<'a> {
             ranges: batch.segments.iter().map(|segment| segment.start..segment.start + segment.len).collect(),
             batch,
             adapters,
+            weights: None,
             all: Rows { of_batch: None, len: end, runs },
         })
+    }
+
+    /// A pass that trains the model itself.
+    pub(super) fn of_weights(
+        model: &'a Model,
+        batch: &'a MicroBatch,
+        layout: &'a WeightLayout,
+    ) -> Result<Pass<'a>, TrainError> {
+        Ok(Pass { weights: Some(layout), ..Pass::new(model, batch, &[])? })
     }
 
     /// Some rows of the batch, gathered.
@@ -151,13 +164,15 @@ impl<'a> Pass<'a> {
             Site::Block(layer, _) => layer,
             Site::Head => usize::MAX,
         };
-        self.adapters.iter().map(layer).min().unwrap_or(usize::MAX)
+        let none = if self.weights.is_some() { 0 } else { usize::MAX };
+        self.adapters.iter().map(layer).min().unwrap_or(none)
     }
 
-    /// Whether any adapter sits on one of `modules` of `layer`, or below that layer: a gradient has to reach them.
+    /// Whether something is trained in one of `modules` of `layer`, or below that layer: a gradient has to reach them.
     pub(super) fn reaches(&self, layer: usize, modules: &[Module]) -> bool {
         let first = Site::Block(layer, Module::QProj);
-        self.adapters.iter().any(|view| view.layout.lowest() < first)
+        self.weights.is_some()
+            || self.adapters.iter().any(|view| view.layout.lowest() < first)
             || modules.iter().any(|module| self.has(Site::Block(layer, *module)))
     }
 
@@ -258,15 +273,26 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Adds the gradients of adapters on the embedding, from that of the first layer's input.
+    /// Adds the gradients of adapters on the embedding, or of its table, from that of the first layer's input.
     pub(super) fn lookup_backward(&self, dx: &[f32], grads: &mut [&mut [f32]]) {
         let width = self.config.hidden_size;
+        if let Some(layout) = self.weights {
+            let table = &mut grads[0][layout.place("model.embed_tokens.weight")];
+            lookup::table_backward(
+                (&self.batch.tokens, self.config.pad_token_id),
+                dx,
+                self.config.embedding_scale as f32,
+                width,
+                table,
+            );
+        }
         for (run, view, entry) in self.adapted(&self.all, Site::Embedding) {
             let rows = run.rows.clone();
             let dy = &dx[rows.start * width..rows.end * width];
             let (mut gradient, _) = gradients(entry, grads[run.adapter]);
             self.time(Op::Lora, || {
-                lookup::backward(self.lookup_pair(view, entry), &self.batch.tokens[rows], dy, &mut gradient)
+                let tokens = (&self.batch.tokens[rows], self.config.pad_token_id);
+                lookup::backward(self.lookup_pair(view, entry), tokens, dy, &mut gradient)
             });
         }
     }

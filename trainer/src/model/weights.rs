@@ -15,6 +15,7 @@ use super::Model;
 use super::attention::Attention;
 use super::block::Block;
 use super::ends::{Entry, Exit};
+use super::gain::Gain;
 use super::linear::Linear;
 use super::mlp::Mlp;
 use crate::TrainError;
@@ -93,12 +94,13 @@ impl Files {
     }
 
     /// The gain of a norm as it multiplies, whatever the files hold.
-    fn gain(&self, config: &ModelConfig, module: &str) -> Result<Vec<f32>, TrainError> {
-        let mut gain = self.vector(&format!("{module}.weight"))?;
+    fn gain(&self, config: &ModelConfig, module: &str) -> Result<Gain, TrainError> {
+        let tensor = format!("{module}.weight");
+        let mut values = self.vector(&tensor)?;
         if config.norm_offset {
-            gain.iter_mut().for_each(|g| *g += 1.0);
+            values.iter_mut().for_each(|g| *g += 1.0);
         }
-        Ok(gain)
+        Ok(Gain { tensor, values })
     }
 
     fn linear(&self, config: &ModelConfig, layer: usize, modules: &[Module]) -> Result<Linear, TrainError> {

@@ -1,14 +1,15 @@
-//! The frozen linear layer `y = x Wᵀ + b`, W: [out, in], b only where the model has one. Weight and bias get no gradient and none
-//! is computed.
+//! The linear layer `y = x Wᵀ + b`, W: [out, in], b only where the model has one. Frozen, weight and bias get no gradient and none
+//! is computed; where the model itself is trained, `dW = dyᵀ x` and `db = Σ dy`.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::lora::Columns;
 use super::matmul::{View, ViewMut};
 use super::real::Real;
 
-/// A frozen weight, `[rows, cols]` as Hugging Face stores it: rows are outputs.
+/// A weight, `[rows, cols]` as Hugging Face stores it: rows are outputs.
 #[derive(Debug, Clone)]
 pub struct Weight {
     data: Vec<f32>,
@@ -51,6 +52,12 @@ impl Weight {
         &self.data[rows.start * self.cols..rows.end * self.cols]
     }
 
+    /// Consecutive rows, to be changed, and their part of the bias.
+    pub fn rows_mut(&mut self, rows: Range<usize>) -> (&mut [f32], &mut [f32]) {
+        let bias = if self.bias.is_empty() { &mut [][..] } else { &mut self.bias[rows.clone()] };
+        (&mut self.data[rows.start * self.cols..rows.end * self.cols], bias)
+    }
+
     /// The whole matrix.
     pub fn view(&self) -> View<'_> {
         View::new(&self.data, self.rows, self.cols)
@@ -74,6 +81,18 @@ pub fn backward_plain<R: Real>(dy: &[R], weight: &[R], inputs: usize, dx: &mut [
         for (dy, w) in dy.iter().zip(weight.chunks(inputs)) {
             for (dx, w) in dx.iter_mut().zip(w) {
                 *dx += *dy * *w; // mutate: flip
+            }
+        }
+    }
+}
+
+/// Adds to the gradients of weight and bias, plainly.
+pub fn weights_backward_plain<R: Real>(x: &[R], dy: &[R], inputs: usize, dw: &mut [R], db: &mut [R]) {
+    for (x, dy) in x.chunks(inputs).zip(dy.chunks(db.len())) {
+        for (o, dy) in dy.iter().enumerate() {
+            db[o] += *dy; // mutate: flip
+            for (dw, x) in dw[o * inputs..][..inputs].iter_mut().zip(x) {
+                *dw += *dy * *x; // mutate: flip
             }
         }
     }
@@ -106,6 +125,23 @@ pub fn forward_add(x: &[f32], weight: &Weight, y: &mut [f32]) {
 pub fn backward(dy: &[f32], weight: &Weight, dx: &mut [f32]) {
     let tokens = dy.len() / weight.rows;
     ViewMut::new(dx, tokens, weight.cols).set(View::new(dy, tokens, weight.rows).times(weight.view()));
+}
+
+/// Adds to the gradient of the rows of a weight whose outputs are those columns of `dy`.
+pub fn weight_backward(x: &[f32], inputs: usize, (dy, columns): (&[f32], Columns), dw: &mut [f32]) {
+    let tokens = x.len() / inputs;
+    let dy = View::strided(&dy[columns.first..], tokens, columns.count, columns.stride);
+    let mut dw = ViewMut::new(dw, columns.count, inputs);
+    dw += dy.t().times(View::new(x, tokens, inputs)); // mutate: flip
+}
+
+/// Adds to the gradient of their bias.
+pub fn bias_backward((dy, columns): (&[f32], Columns), db: &mut [f32]) {
+    for row in dy.chunks(columns.stride) {
+        for (db, dy) in db.iter_mut().zip(&row[columns.first..][..columns.count]) {
+            *db += dy; // mutate: flip
+        }
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +179,33 @@ mod tests {
         backward(&dy, &weight, &mut dx);
         backward_plain(&dy, &w, inputs, &mut expected);
         assert_close("dx", &dx, &expected, 1e-5);
+    }
+
+    #[test]
+    fn the_gradients_of_weight_and_bias_equal_finite_differences_and_the_cpu_form_them() {
+        let (tokens, inputs, outputs) = (3, 4, 5);
+        let (x, w, b) = (numbers(1, tokens * inputs), numbers(2, outputs * inputs), numbers(3, outputs));
+        let dy = numbers(4, tokens * outputs);
+        let loss = |w: &[f64], b: &[f64]| {
+            let mut y: Vec<f64> = b.repeat(tokens);
+            forward_plain(&x, w, inputs, &mut y);
+            dot(&dy, &y)
+        };
+        let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; b.len()]);
+        weights_backward_plain(&x, &dy, inputs, &mut dw, &mut db);
+        assert_gradient("dW", |w| loss(w, &b), &w, &dw);
+        assert_gradient("db", |b| loss(&w, b), &b, &db);
+
+        let columns = Columns { first: 2, count: outputs, stride: 9 };
+        let (x, wide) = (numbers32(1, tokens * inputs), numbers32(4, tokens * columns.stride));
+        let narrow: Vec<f32> = wide.chunks(9).flat_map(|row| row[2..7].to_vec()).collect();
+        let (mut dw, mut db) = (numbers32(8, outputs * inputs), numbers32(9, outputs));
+        let (mut dw_plain, mut db_plain) = (dw.clone(), db.clone());
+        weight_backward(&x, inputs, (&wide, columns), &mut dw);
+        bias_backward((&wide, columns), &mut db);
+        weights_backward_plain(&x, &narrow, inputs, &mut dw_plain, &mut db_plain);
+        assert_close("dW", &dw, &dw_plain, 1e-6);
+        assert_close("db", &db, &db_plain, 1e-6);
     }
 
     #[test]

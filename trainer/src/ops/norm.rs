@@ -1,4 +1,5 @@
-//! RMSNorm: `y = x · g / √(mean(x²) + ε)`, row by row. The gain is frozen and gets no gradient.
+//! RMSNorm: `y = x · g / √(mean(x²) + ε)`, row by row. Frozen, the gain gets no gradient; where the model itself is trained,
+//! `dg = Σ ρ x · dy`.
 //!
 //! With `ρ = 1 / √(mean(x²) + ε)` and `t = g · dy`: `dx = ρ t − ρ³ x · mean(x · t)`. Nothing is saved: ρ is made again.
 
@@ -28,6 +29,17 @@ pub fn backward_plain<R: Real>(x: &[R], gain: &[R], eps: f64, dy: &[R], dx: &mut
         for (((dx, x), dy), g) in dx.iter_mut().zip(x).zip(dy).zip(gain) {
             *dx += rho * *g * *dy; // mutate: flip
             *dx -= back * *x; // mutate: flip
+        }
+    }
+}
+
+/// Adds to the gradient of the gain, plainly.
+pub fn gain_backward_plain<R: Real>(x: &[R], eps: f64, dy: &[R], dgain: &mut [R]) {
+    let width = dgain.len();
+    for (x, dy) in x.chunks(width).zip(dy.chunks(width)) {
+        let rho = rho(x, eps);
+        for ((dg, x), dy) in dgain.iter_mut().zip(x).zip(dy) {
+            *dg += rho * *x * *dy; // mutate: flip
         }
     }
 }
@@ -93,6 +105,39 @@ pub(super) fn backward_row(x: &[f32], gain: &[f32], eps: f64, dy: &[f32], dx: &m
     );
 }
 
+/// Adds to the gradient of the gain: fixed blocks of rows, added in order.
+pub fn gain_backward(x: &[f32], eps: f64, dy: &[f32], dgain: &mut [f32]) {
+    const ROWS: usize = 64;
+    let width = dgain.len();
+    let blocks = x.par_chunks(ROWS * width).zip(dy.par_chunks(ROWS * width));
+    let parts: Vec<Vec<f32>> = blocks
+        .map(|(x, dy)| {
+            let mut part = vec![0.0; width];
+            for (x, dy) in x.chunks(width).zip(dy.chunks(width)) {
+                gain_backward_row(x, eps, dy, &mut part);
+            }
+            part
+        })
+        .collect();
+    for part in parts {
+        dgain.iter_mut().zip(part).for_each(|(dg, part)| *dg += part); // mutate: flip
+    }
+}
+
+/// One row of it.
+#[inline(always)]
+pub(super) fn gain_backward_row(x: &[f32], eps: f64, dy: &[f32], dgain: &mut [f32]) {
+    simd::wide(
+        #[inline(always)]
+        || {
+            let rho = rho_of(x, eps);
+            for ((dg, x), dy) in dgain.iter_mut().zip(x).zip(dy) {
+                *dg += rho * *x * *dy; // mutate: flip
+            }
+        },
+    );
+}
+
 #[inline(always)]
 fn rho_of(x: &[f32], eps: f64) -> f32 {
     let square = simd::sum([x], |[x]| x * x);
@@ -117,6 +162,24 @@ mod tests {
         let mut dx = vec![0.0; 24];
         backward_plain(&x, &gain, EPS, &dy, &mut dx);
         assert_gradient("dx", loss, &x, &dx);
+    }
+
+    #[test]
+    fn the_gradient_of_the_gain_equals_finite_differences_and_the_cpu_form_it() {
+        let (x, gain, dy) = (numbers(1, 24), numbers(2, 8), numbers(3, 24));
+        let loss = |gain: &[f64]| {
+            let mut y = vec![0.0; 24];
+            forward_plain(&x, gain, EPS, &mut y);
+            dot(&dy, &y)
+        };
+        let mut dgain = vec![0.0; 8];
+        gain_backward_plain(&x, EPS, &dy, &mut dgain);
+        assert_gradient("dgain", loss, &gain, &dgain);
+        let (x, dy) = (numbers32(1, 150 * 8), numbers32(3, 150 * 8));
+        let (mut ours, mut expected) = (numbers32(4, 8), numbers32(4, 8));
+        gain_backward(&x, EPS, &dy, &mut ours);
+        gain_backward_plain(&x, EPS, &dy, &mut expected);
+        assert_close("dgain", &ours, &expected, 1e-5);
     }
 
     #[test]

@@ -76,6 +76,16 @@ pub fn backward(heads: Heads, gains: Gains<'_, f32>, eps: f64, raw: &[f32], dqkv
     );
 }
 
+/// Adds to the gradients of both gains, queries' and keys', from that of the normed heads.
+pub fn gains_backward(heads: Heads, eps: f64, raw: &[f32], dqkv: &[f32], [queries, keys]: [&mut [f32]; 2]) {
+    for (raw, row) in raw.chunks(heads.turned()).zip(dqkv.chunks(heads.stride())) {
+        for (head, (x, dy)) in raw.chunks(heads.width).zip(row.chunks(heads.width)).enumerate() {
+            let dgain = if head < heads.queries { &mut *queries } else { &mut *keys };
+            norm::gain_backward_row(x, eps, dy, dgain);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::check::*;
@@ -114,6 +124,21 @@ mod tests {
         backward(HEADS, gains, EPS, &kept, &mut dx);
         backward_plain(HEADS, gains, EPS, &kept, &mut expected);
         assert_close("dx", &dx, &expected, 1e-5);
+    }
+
+    #[test]
+    fn the_gradients_of_the_gains_are_those_of_the_norm_head_by_head() {
+        let n = 9 * HEADS.stride();
+        let (x, dy) = (numbers32(1, n), numbers32(2, n));
+        let [mut queries, mut keys] = [numbers32(3, 6), numbers32(4, 6)];
+        let [mut of_queries, mut of_keys] = [queries.clone(), keys.clone()];
+        gains_backward(HEADS, EPS, &raw(&x), &dy, [&mut queries, &mut keys]);
+        for (x, dy) in x.chunks(HEADS.stride()).zip(dy.chunks(HEADS.stride())) {
+            norm::gain_backward_plain(&x[..12], EPS, &dy[..12], &mut of_queries);
+            norm::gain_backward_plain(&x[12..18], EPS, &dy[12..18], &mut of_keys);
+        }
+        assert_close("queries", &queries, &of_queries, 1e-5);
+        assert_close("keys", &keys, &of_keys, 1e-5);
     }
 
     fn raw<R: Copy>(qkv: &[R]) -> Vec<R> {

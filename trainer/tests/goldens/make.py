@@ -8,6 +8,7 @@ Each case is a directory:
     case.json             sequences, their supervised tokens, and the settings of the run
     expected.safetensors  logits [all tokens, vocabulary] of every sequence, one after another;
                           loss [1] and grad.<tensor> of the first batch; run.loss, run.lr, run.norm of 20 AdamW steps
+    full.safetensors      of some: loss [1] and the gradient of every weight of the base, without an adapter
 Sequences of a batch are padded here; the tests lay them flat. Where the rotary positions of a padded batch would depend on its
 longest sequence (dynamic, longrope), sequences are passed one by one instead, each to the positions of a fresh model. A step's loss is the sum over its supervised tokens, of all its
 micro-batches, divided by their number. A step takes the next `batch` sequences, beginning again at the end of the list.
@@ -78,7 +79,7 @@ CASES |= {
     # every linear layer has a bias; the base grows with each sequence longer than 16
     "llama_dynamic_bias": family(4, LlamaConfig, LlamaForCausalLM, dict(
         attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
-        rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, factor=2.0)), alone=True),
+        rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, factor=2.0)), alone=True, full=True),
     "llama_yarn": family(5, LlamaConfig, LlamaForCausalLM, dict(
         rope_parameters=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=8,
             beta_fast=2.0, beta_slow=0.5))),
@@ -86,9 +87,10 @@ CASES |= {
     # a window in the upper layer only
     "qwen2": family(7, Qwen2Config, Qwen2ForCausalLM, dict(
         use_sliding_window=True, sliding_window=6, max_window_layers=1, tie_word_embeddings=True)),
-    "qwen3": family(8, Qwen3Config, Qwen3ForCausalLM, dict(attention_bias=True)),
+    "qwen3": family(8, Qwen3Config, Qwen3ForCausalLM, dict(attention_bias=True), full=True),
     "gemma2": family(9, Gemma2Config, Gemma2ForCausalLM, dict(
-        sliding_window=5, query_pre_attn_scalar=12, attn_logit_softcapping=1.5, final_logit_softcapping=2.0)),
+        sliding_window=5, query_pre_attn_scalar=12, attn_logit_softcapping=1.5, final_logit_softcapping=2.0),
+        full=True),
     # five layers with a window, the sixth without and with a stretched rope
     "gemma3": family(10, Gemma3TextConfig, Gemma3ForCausalLM, dict(
         num_hidden_layers=6, sliding_window=4, query_pre_attn_scalar=12, rope_parameters=dict(
@@ -99,7 +101,7 @@ CASES |= {
         num_attention_heads=3, original_max_position_embeddings=12, max_position_embeddings=48, sliding_window=7,
         pad_token_id=0, bos_token_id=1, eos_token_id=2,
         rope_parameters=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75,
-            short_factor=[1.0, 1.1, 1.3], long_factor=[1.2, 2.5, 4.0])), alone=True,
+            short_factor=[1.0, 1.1, 1.3], long_factor=[1.2, 2.5, 4.0])), alone=True, full=True,
         lora=dict(r=2, lora_alpha=4, target_modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"])),
 }
 
@@ -163,10 +165,22 @@ def make(name, case):
         (out / "adapter/adapter_model.safetensors").unlink()
     save_file({key: value.contiguous() for key, value in expected.items()}, out / "expected.safetensors")
     (out / "case.json").write_text(json.dumps(dict(sequences=sequences, run=run, steps=STEPS)) + "\n")
+    if case.get("full"):
+        save_file(full_gradients(out / "base", first, alone), out / "full.safetensors")
     for extra_file in ["base/generation_config.json", "adapter/README.md"]:
         (out / extra_file).unlink(missing_ok=True)
     for file in out.rglob("*.safetensors"):
         file.chmod(0o644)
+
+
+def full_gradients(base, sequences, alone):
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    if alone:
+        forget_lengths(model)
+    loss = batch_loss(model, sequences, alone) / supervised(sequences)
+    loss.backward()
+    gradients = {key: parameter.grad.contiguous() for key, parameter in model.named_parameters()}
+    return gradients | {"loss": loss.detach().reshape(1)}
 
 
 def trained(peft):

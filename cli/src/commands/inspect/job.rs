@@ -6,9 +6,9 @@ use lorikeet_dataset::{Filters, JobCheck, OnFault, PrepareConfig, Supervise, Tok
 use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Settings, plan};
 use lorikeet_protocol::{
     inspect::{Fault, JobFindings, JobQuestion, RenderedExample, RenderedPart},
-    job::{self, Lora, MicroTokens, Task, Training, TrainingLength},
+    job::{self, MicroTokens, Task, Train, Training, TrainingLength},
 };
-use lorikeet_trainer::lora::LoraLayout;
+use lorikeet_trainer::Trained;
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},
@@ -30,10 +30,10 @@ pub(super) fn inspect(base: &Path, dataset: &Path, question: &JobQuestion) -> Re
     let Task::Train(train) = &question.job.task;
     let config = base::config(base)?;
     let tokenizer = Tokenizer::load(base).map_err(|error| vec![tokenizer_fault(&error)])?;
-    let adapter = adapter(&config, &train.lora)?;
+    let trained = trained(&config, train)?;
     let prepare = prepare(&train.training, dataset);
     let check = check_job(&prepare, &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
-    let memory = |dtype| memory(&config, adapter, &train.training, &check, dtype).total;
+    let memory = |dtype| memory(&config, trained, &train.training, &check, dtype).total;
     Ok(JobFindings {
         total_steps: steps(&train.training, &check),
         cpu_bytes: memory(BaseDtype::F32),
@@ -91,16 +91,16 @@ fn prepare(training: &Training, dataset: &Path) -> PrepareConfig {
     }
 }
 
-/// What the adapter adds, module by module as the trainer would place it.
-fn adapter(config: &ModelConfig, lora: &Lora) -> Result<AdapterShape, Vec<Fault>> {
-    let layout = LoraLayout::new(config, &lorikeet_worker::lora(lora));
-    let layout = layout.map_err(|error| vec![fault("lora.target_modules", crate::failure::chain(&error))])?;
-    Ok(layout.shape())
+/// What is trained, module by module as the trainer would place it.
+fn trained(config: &ModelConfig, train: &Train) -> Result<AdapterShape, Vec<Fault>> {
+    let trained = Trained::new(config, &lorikeet_worker::settings(&train.training, &train.lora));
+    let trained = trained.map_err(|error| vec![fault("lora.target_modules", crate::failure::chain(&error))])?;
+    Ok(trained.shape())
 }
 
 fn memory(
     config: &ModelConfig,
-    adapter: AdapterShape,
+    trained: AdapterShape,
     training: &Training,
     check: &JobCheck,
     base_dtype: BaseDtype,
@@ -111,7 +111,7 @@ fn memory(
         MicroTokens::Auto => longest.max(AUTO_MICRO_TOKENS),
     };
     let settings = Settings {
-        adapters: vec![adapter],
+        adapters: vec![trained],
         base_dtype,
         tokens_per_micro: tokens,
         longest_segment: longest,

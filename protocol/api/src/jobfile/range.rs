@@ -4,6 +4,7 @@ use super::{FieldError, WordOrNumber};
 use std::{fmt, time::Duration};
 
 pub(super) const NAME: &str = "a text of 1…200 characters";
+pub(super) const METHOD: &str = "lora or full";
 pub(super) const SCHEDULE: &str = "cosine, linear, constant or wsd";
 pub(super) const SUPERVISE: &str = "assistant, last, completion or all";
 pub(super) const BASE_DTYPE: &str = "auto or f32";

@@ -141,6 +141,7 @@ fn read_top(mut top: Table, faults: &mut Vec<FieldError>) -> JobFile {
 
 fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
     let keys = TrainingKeys {
+        method: table.take("method", range::METHOD, faults),
         learning_rate: table.take("learning_rate", &range::LEARNING_RATE.expected(), faults),
         batch_size: table.take("batch_size", &range::BATCH_SIZE.expected(), faults),
         micro_tokens: table.take("micro_tokens", &range::MICRO_TOKENS.or_word("auto"), faults),
@@ -162,8 +163,7 @@ fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
         checkpoint_every: table.take("checkpoint_every", &range::CHECKPOINT_EVERY.or_word("epoch"), faults),
         base_dtype: table.take("base_dtype", range::BASE_DTYPE, faults),
     };
-    table.drop_value("method", "lora");
-    table.refuse(&["method", "validation_dataset", "early_stopping", "sample_prompts"], faults);
+    table.refuse(&["validation_dataset", "early_stopping", "sample_prompts"], faults);
     keys
 }
 
@@ -245,12 +245,6 @@ impl Table {
     }
 
     /// A key of a later version that says nothing but what is so anyway.
-    fn drop_value(&mut self, key: &str, value: &str) {
-        if self.left.get(key).and_then(Value::as_str) == Some(value) {
-            self.left.remove(key);
-        }
-    }
-
     fn drop_empty_list(&mut self, key: &str) {
         if self.left.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty) {
             self.left.remove(key);

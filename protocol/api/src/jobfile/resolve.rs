@@ -7,8 +7,8 @@ use super::{
 };
 use bytesize::ByteSize;
 use lorikeet_protocol::job::{
-    BaseDtype, Every, GpuRequest, JobSpec, Lora, LoraInit, MicroTokens, OnLost, Policy, Resources, Schedule, Supervise,
-    TargetModules, Task, Train, Training, TrainingLength,
+    BaseDtype, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
+    Supervise, TargetModules, Task, Train, Training, TrainingLength,
 };
 use std::collections::BTreeMap;
 
@@ -53,6 +53,7 @@ fn fill(file: &JobFile, preset: &str, presets: &Presets, faults: &mut Faults) ->
         file.training,
         training,
         TrainingKeys {
+            method,
             learning_rate,
             batch_size,
             micro_tokens,
@@ -117,6 +118,7 @@ fn training(keys: &TrainingKeys, faults: &mut Faults) -> Training {
     let checkpoint_every = keys.checkpoint_every.as_ref().unwrap_or(&WordOrNumber::Number(100));
     let micro_tokens = keys.micro_tokens.as_ref().unwrap_or(&auto);
     Training {
+        method: method(keys.method.as_deref().unwrap_or("lora"), faults),
         learning_rate: range::LEARNING_RATE.check(keys.learning_rate.unwrap_or(2e-4), faults),
         batch_size: range::BATCH_SIZE.check(keys.batch_size.unwrap_or(8), faults),
         micro_tokens: range::MICRO_TOKENS.check_or_word(
@@ -158,6 +160,14 @@ fn length(keys: &TrainingKeys, faults: &mut Faults) -> TrainingLength {
         }
         (None, Some(steps)) => TrainingLength::Steps(range::MAX_STEPS.check(steps, faults)),
         (epochs, None) => TrainingLength::Epochs(range::EPOCHS.check(epochs.unwrap_or(5), faults)),
+    }
+}
+
+fn method(word: &str, faults: &mut Faults) -> Method {
+    match word {
+        "lora" => Method::Lora,
+        "full" => Method::Full,
+        _ => wrong_word("training.method", word, &[], range::METHOD, Method::Lora, faults),
     }
 }
 

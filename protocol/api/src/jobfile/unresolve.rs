@@ -2,8 +2,8 @@
 
 use super::{GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber};
 use lorikeet_protocol::job::{
-    BaseDtype, Every, GpuRequest, JobSpec, Lora, LoraInit, MicroTokens, OnLost, Policy, Resources, Schedule, Supervise,
-    TargetModules, Task, Training, TrainingLength,
+    BaseDtype, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
+    Supervise, TargetModules, Task, Training, TrainingLength,
 };
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ fn training(training: &Training) -> TrainingKeys {
         TrainingLength::Steps(steps) => (None, Some(steps.into())),
     };
     TrainingKeys {
+        method: Some(method(training.method).into()),
         learning_rate: Some(training.learning_rate),
         batch_size: Some(training.batch_size.into()),
         micro_tokens: Some(match training.micro_tokens {
@@ -51,6 +52,13 @@ fn training(training: &Training) -> TrainingKeys {
         eval_every: Some(every(training.eval_every)),
         checkpoint_every: Some(every(training.checkpoint_every)),
         base_dtype: Some(base_dtype(training.base_dtype).into()),
+    }
+}
+
+fn method(method: Method) -> &'static str {
+    match method {
+        Method::Lora => "lora",
+        Method::Full => "full",
     }
 }
 

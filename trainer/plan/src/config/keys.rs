@@ -113,6 +113,21 @@ impl<'a> Keys<'a> {
         texts.map(Some).ok_or_else(|| wrong_type(&self.full(key), "a list of strings", value))
     }
 
+    /// A token of the vocabulary; a negative one counts from its end, as in PyTorch. One that is not there is none.
+    pub(crate) fn token(&self, key: &str, default: Option<u32>, vocabulary: usize) -> Result<Option<u32>, PlanError> {
+        let id = match self.get(key) {
+            Some(value) => value.as_i64().ok_or_else(|| wrong_type(&self.full(key), "a token id", value))?,
+            None if self.map.contains_key(key) => return Ok(None),
+            None => match default {
+                Some(id) => i64::from(id),
+                None => return Ok(None),
+            },
+        };
+        let from_end = if id < 0 { vocabulary as i64 } else { 0 };
+        let place = u32::try_from(id.saturating_add(from_end)).ok();
+        Ok(place.filter(|id| (*id as usize) < vocabulary))
+    }
+
     /// One id or a list of ids.
     pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>, PlanError> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };

@@ -9,7 +9,8 @@ use crate::config::keys::{Keys, unsupported};
 use crate::rope::{RopeBounds, read_nested};
 use crate::{Activation, Biases, Family, ModelConfig, PlanError, Rope};
 
-const DEFAULTS: Defaults = Defaults { head_dim: Some(256), rms_norm_eps: 1e-6, tie_word_embeddings: true };
+const DEFAULTS: Defaults =
+    Defaults { head_dim: Some(256), rms_norm_eps: 1e-6, tie_word_embeddings: true, pad_token_id: Some(0) };
 
 pub(super) fn read_2(keys: &Keys<'_>) -> Result<ModelConfig, PlanError> {
     let mut model = read(keys, Family::Gemma2)?;

@@ -5,7 +5,7 @@ use crate::config::keys::Keys;
 use crate::{Activation, Biases, Family, ModelConfig, PlanError};
 
 pub(super) fn read(keys: &Keys<'_>) -> Result<ModelConfig, PlanError> {
-    let defaults = Defaults { head_dim: None, rms_norm_eps: 1e-6, tie_word_embeddings: false };
+    let defaults = Defaults { head_dim: None, rms_norm_eps: 1e-6, tie_word_embeddings: false, pad_token_id: None };
     let mut model = plain(keys, Family::Llama, &defaults)?;
     let attention = keys.flag("attention_bias")?;
     model.biases = Biases { qkv: attention, out: attention, mlp: keys.flag("mlp_bias")? };

@@ -7,7 +7,8 @@ use crate::rope::{kind, read_rope};
 use crate::{Activation, Family, ModelConfig, PlanError};
 
 pub(super) fn read(keys: &Keys<'_>) -> Result<ModelConfig, PlanError> {
-    let defaults = Defaults { head_dim: None, rms_norm_eps: 1e-5, tie_word_embeddings: false };
+    let defaults =
+        Defaults { head_dim: None, rms_norm_eps: 1e-5, tie_word_embeddings: false, pad_token_id: Some(32_000) };
     let mut model = plain(keys, Family::Phi3, &defaults)?;
     model.fused = true;
     model.activation = activation(keys, "hidden_act", Activation::Silu)?;

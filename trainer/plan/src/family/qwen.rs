@@ -6,14 +6,14 @@ use crate::config::keys::Keys;
 use crate::{Activation, Biases, Family, ModelConfig, PlanError};
 
 pub(super) fn read_2(keys: &Keys<'_>) -> Result<ModelConfig, PlanError> {
-    let defaults = Defaults { head_dim: None, rms_norm_eps: 1e-6, tie_word_embeddings: false };
+    let defaults = Defaults { head_dim: None, rms_norm_eps: 1e-6, tie_word_embeddings: false, pad_token_id: None };
     let mut model = read(keys, Family::Qwen2, &defaults)?;
     model.biases = Biases { qkv: true, out: false, mlp: false };
     Ok(model)
 }
 
 pub(super) fn read_3(keys: &Keys<'_>) -> Result<ModelConfig, PlanError> {
-    let defaults = Defaults { head_dim: Some(128), rms_norm_eps: 1e-6, tie_word_embeddings: false };
+    let defaults = Defaults { head_dim: Some(128), rms_norm_eps: 1e-6, tie_word_embeddings: false, pad_token_id: None };
     let mut model = read(keys, Family::Qwen3, &defaults)?;
     let attention = keys.flag("attention_bias")?;
     model.biases = Biases { qkv: attention, out: attention, mlp: false };
