@@ -13,7 +13,7 @@
 //! The tape is written by hand. Forward keeps, per layer: x, q, k, v, the attention's output and log-sum-exp, mid, gate, up and
 //! the adapters' `u` (and what goes into norms over heads or behind a half); other norms and `silu(gate) · up` are made again. Backward goes from the head down to the lowest adapted layer
 //! and no further; frozen weights get no gradient. Where the model itself is trained, the same backward is told so by its
-//! [`Pass`] and takes the gradients of all weights on its way down. Sequences lie one after another without padding
+//! pass and takes the gradients of all weights on its way down. Sequences lie one after another without padding
 //! (`model/pass.rs`).
 
 mod attention;

@@ -1,6 +1,6 @@
 //! RMSNorm over every query head and every key head, each kind with a gain of its own; values stay as they are.
 //!
-//! The norm is that of [`norm`](super::norm), on heads instead of rows, in place. Its backward needs the heads as they were.
+//! The norm is that of `norm.rs`, on heads instead of rows, in place. Its backward needs the heads as they were.
 
 use rayon::prelude::*;
 
