@@ -78,6 +78,11 @@ impl Outbox {
         Ok(Self { path, file, length, unwritten: Vec::new(), base, queue, sent: base, synced })
     }
 
+    /// Reports through this one are the coordinator's, and no longer here.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.base
+    }
+
     /// The number of the newest report.
     pub(crate) fn last(&self) -> u64 {
         self.base + self.queue.len() as u64

@@ -2,12 +2,16 @@
 
 use crate::{
     access::{Actor, Refusal},
-    cluster::{Action, Cluster, Inspect, Now, job, put},
+    cluster::{
+        Action, Cause, Cluster, Inspect, Now,
+        job::{JobState, Obstacle},
+        put,
+    },
     record::{Base, BaseState, Receipt, Record},
 };
 use lorikeet_protocol::{
     file::NamedFile,
-    id::BaseId,
+    id::{BaseId, Hash, JobId},
     inspect::{Fault, Inspection},
 };
 use std::path::PathBuf;
@@ -15,6 +19,23 @@ use std::path::PathBuf;
 impl Base {
     pub(crate) fn inspection(&self) -> Option<Inspect> {
         (self.state == BaseState::Validating).then(|| Inspect::Base { id: self.id, path: self.path.clone() })
+    }
+}
+
+impl Base {
+    /// What its files are.
+    pub(crate) fn hashes(&self) -> Vec<Hash> {
+        self.files.iter().map(|file| file.manifest.hash).collect()
+    }
+
+    /// The same directory registered anew: what could not be used, or changed, is read again. One that is fine stays as it is.
+    fn judge_again(&mut self, out: &mut Vec<Action>) -> Receipt {
+        if matches!(self.state, BaseState::Error | BaseState::Changed) {
+            self.state = BaseState::Validating;
+            out.push(put(Record::Base(self.clone())));
+            out.extend(self.inspection().map(Action::Inspect));
+        }
+        Receipt::Base(self.id)
     }
 }
 
@@ -29,8 +50,8 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         actor.require_admin("register base models")?;
-        if self.bases.values().any(|base| base.name == name) {
-            return Err(Refusal::conflict(format!("a base model named `{name}` is registered")));
+        if let Some(known) = self.bases.values_mut().find(|base| base.name == name) {
+            return if known.path == path { Ok(known.judge_again(out)) } else { Err(taken(&name)) };
         }
         let base = Base {
             id,
@@ -76,6 +97,8 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) {
         let Some(base) = self.bases.get_mut(&id).filter(|base| base.state == BaseState::Validating) else { return };
+        let before = base.hashes();
+        base.faults = vec![];
         match result {
             Ok(Inspection::Base(findings)) => {
                 base.state = BaseState::Ready;
@@ -85,9 +108,9 @@ impl Cluster {
             Ok(Inspection::Refused { faults }) => (base.state, base.faults) = (BaseState::Error, faults),
             Ok(Inspection::Dataset(_) | Inspection::Job(_)) => {
                 (base.state, base.faults) =
-                    (BaseState::Error, vec![job::fault("the inspection answered another question")])
+                    (BaseState::Error, vec![Fault::whole("the inspection answered another question")])
             }
-            Err(message) => (base.state, base.faults) = (BaseState::Error, vec![job::fault(&message)]),
+            Err(message) => (base.state, base.faults) = (BaseState::Error, vec![Fault::whole(message)]),
         }
         out.push(put(Record::Base(base.clone())));
         let broken = (base.state == BaseState::Error).then(|| Fault {
@@ -95,6 +118,55 @@ impl Cluster {
             path: base.name.clone(),
             message: "the base model cannot be used".into(),
         });
+        let same = before.is_empty() || before == base.hashes();
+        if base.state == BaseState::Ready {
+            self.unblock(id, same, now, out);
+        }
         self.wake_submitted(|job| job.base == id, broken, now, out);
     }
+
+    /// A chunk did not match its hash. Every base that names the file is closed, and its waiting jobs with it.
+    pub(crate) fn mark_changed(
+        &mut self,
+        actor: Actor,
+        file: Hash,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        actor.require_admin("close base models")?;
+        let names = |base: &&mut Base| base.files.iter().any(|named| named.manifest.hash == file);
+        let ready = self.bases.values_mut().filter(|base| base.state == BaseState::Ready);
+        let closed = ready.filter(names).map(|base| {
+            base.state = BaseState::Changed;
+            base.faults = vec![Fault::whole(format!(
+                "the files in {} are no longer what was registered; restore them and register the directory again",
+                base.path.display()
+            ))];
+            out.push(put(Record::Base(base.clone())));
+            base.id
+        });
+        let closed: Vec<BaseId> = closed.collect();
+        for id in closed.iter().flat_map(|base| self.jobs_in(*base, &JobState::Queued)).collect::<Vec<_>>() {
+            self.settle(id, JobState::Queued, &Cause::default(), now, out);
+        }
+        Ok(closed.first().map_or(Receipt::Done, |id| Receipt::Base(*id)))
+    }
+
+    /// What waited for the files: goes on if they are the same again, else begins anew.
+    fn unblock(&mut self, base: BaseId, same: bool, now: Now, out: &mut Vec<Action>) {
+        for id in self.jobs_in(base, &JobState::Blocked(Obstacle::BaseChanged)) {
+            let begun = self.jobs[&id].record.checkpoint.is_some();
+            let state = if same || begun { JobState::Queued } else { JobState::Submitted };
+            self.settle(id, state, &Cause::default(), now, out);
+        }
+    }
+
+    fn jobs_in(&self, base: BaseId, state: &JobState) -> Vec<JobId> {
+        let there = self.jobs.values().filter(|job| job.record.base == base && job.record.state == *state);
+        there.map(|job| job.record.id).collect()
+    }
+}
+
+fn taken(name: &str) -> Refusal {
+    Refusal::conflict(format!("a base model named `{name}` lies in another directory"))
 }

@@ -4,31 +4,46 @@
 //! driver releases once those rows are durable. `Cluster` holds what decisions need: users, tokens, nodes, heads of live datasets and
 //! bases, and live jobs. A job that ends leaves memory in the event that ends it.
 
-pub mod attempt;
+mod alarm;
+mod attempt;
+mod checkpoint;
 pub mod command;
+mod event;
+mod fair;
+mod file;
+mod inspection;
+mod intent;
 pub mod job;
+mod join;
+mod ledger;
+mod life;
 pub mod node;
-pub mod report;
+mod person;
+mod place;
+mod report;
 pub mod schedule;
+mod silence;
+mod submit;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "tests look for what they name")]
 mod tests;
 
 use crate::{
-    access::{Actor, Context, Refusal},
-    record::{Audit, Base, Dataset, Job, JoinSecret, Model, Receipt, Record, Replay, Token, User},
+    access::{Context, Refusal},
+    record::{
+        Attempt, Audit, Base, Dataset, Job, JoinSecret, Receipt, Record, Replay, StoredCheckpoint, Token, Usage, User,
+    },
 };
-use command::{Answer, Command, Query};
+use alarm::Alarms;
+use command::{Answer, Command};
+pub use event::{Action, Event, Inspect, Rows, Subject};
+use fair::FairShare;
+use inspection::Unanswered;
 use job::LiveJob;
-use lorikeet_protocol::{
-    agent::{Farewell, FromAgent, Hello, ToAgent},
-    file::FileManifest,
-    id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, UnixMillis, UserId},
-    inspect::{DatasetFormat, Inspection},
-    job::JobSpec,
-};
+use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, UnixMillis, UserId};
 use node::LiveNode;
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use schedule::{Queue, Rules};
+use std::{collections::BTreeMap, time::Duration};
 
 /// Both clocks, read once per batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,176 +82,16 @@ impl Default for Timers {
     }
 }
 
+impl Timers {
+    /// How long to wait after so many failures in a row.
+    fn wait(&self, failures: u32) -> Duration {
+        let doubled = self.back_off * 2u32.saturating_pow(failures.clamp(1, 16) - 1);
+        doubled.min(self.back_off_most)
+    }
+}
+
 /// Names the asker of an answer; the driver keeps what stands behind it.
 pub type ReplyKey = u64;
-
-/// What happened.
-#[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "events are moved once, from the queue into the turn")]
-pub enum Event {
-    /// Memory was rebuilt from the store: what was under way starts again.
-    Booted,
-    /// A request that changes something.
-    Requested {
-        /// Who waits.
-        reply: ReplyKey,
-        /// Who asks.
-        context: Context,
-        /// For what.
-        command: Command,
-        /// Rows of finished things that the command names.
-        rows: Rows,
-    },
-    /// A question that memory answers.
-    Asked {
-        /// Who waits.
-        reply: ReplyKey,
-        /// Who asks.
-        actor: Actor,
-        /// What.
-        query: Query,
-    },
-    /// An agent said hello.
-    SessionOpened {
-        /// Who waits.
-        reply: ReplyKey,
-        /// By its certificate.
-        node: NodeId,
-        /// The certificate's serial number.
-        serial: String,
-        /// What it said.
-        hello: Box<Hello>,
-    },
-    /// A connection ended.
-    SessionClosed {
-        /// Whose.
-        node: NodeId,
-        /// Which session.
-        session: u64,
-    },
-    /// An agent said something else.
-    Heard {
-        /// Who.
-        node: NodeId,
-        /// In which session.
-        session: u64,
-        /// What.
-        message: FromAgent,
-    },
-    /// `lorikeet inspect` has an answer.
-    Inspected {
-        /// About what.
-        subject: Subject,
-        /// What it printed, or why it printed nothing.
-        result: Result<Inspection, String>,
-        /// The files of a base model, hashed.
-        files: Vec<lorikeet_protocol::file::NamedFile>,
-    },
-    /// Time passed; comes at the end of every batch as well.
-    Ticked,
-}
-
-/// Rows that left memory and that a command names; the driver reads them right before the batch.
-#[derive(Debug, Clone, Default)]
-pub struct Rows {
-    /// A finished job.
-    pub job: Option<Job>,
-    /// A model.
-    pub model: Option<Model>,
-}
-
-/// What is inspected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Subject {
-    /// A dataset.
-    Dataset(DatasetId),
-    /// A base model.
-    Base(BaseId),
-    /// A job.
-    Job(JobId),
-}
-
-/// What `lorikeet inspect` is asked.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Inspect {
-    /// What is in a training file.
-    Dataset {
-        /// Its id.
-        id: DatasetId,
-        /// Its bytes.
-        file: Hash,
-        /// As declared.
-        format: Option<DatasetFormat>,
-    },
-    /// What a base model is; its files are hashed too.
-    Base {
-        /// Its id.
-        id: BaseId,
-        /// Where it lies.
-        path: PathBuf,
-    },
-    /// What a job comes to.
-    Job {
-        /// Its id.
-        id: JobId,
-        /// Its settings.
-        spec: Box<JobSpec>,
-        /// Where its base lies.
-        base: PathBuf,
-        /// Its training file.
-        dataset: FileManifest,
-    },
-}
-
-/// What follows.
-#[derive(Debug, Clone)]
-pub enum Action {
-    /// Write this row in the batch's transaction.
-    Put(Box<Record>),
-    /// Answer.
-    Reply {
-        /// Whom.
-        reply: ReplyKey,
-        /// With what.
-        result: Result<Answer, Refusal>,
-    },
-    /// Let an agent in.
-    Admit {
-        /// Who waits.
-        reply: ReplyKey,
-        /// Who it is.
-        node: NodeId,
-        /// Its session.
-        session: u64,
-    },
-    /// Do not let an agent in.
-    TurnAway {
-        /// Who waits.
-        reply: ReplyKey,
-        /// Why.
-        farewell: Farewell,
-    },
-    /// Tell an agent; lost if it is not connected, and said again in the next welcome.
-    Send {
-        /// Whom.
-        node: NodeId,
-        /// What.
-        message: ToAgent,
-    },
-    /// End a session.
-    Close {
-        /// Whose.
-        node: NodeId,
-        /// Which.
-        session: u64,
-        /// Why.
-        farewell: Farewell,
-    },
-    /// Run `lorikeet inspect`.
-    Inspect(Inspect),
-    /// A job's row changed: its watchers want to know.
-    JobChanged(JobId),
-}
 
 /// Who caused a change, for the audit record.
 #[derive(Debug, Clone, Default)]
@@ -268,15 +123,33 @@ pub struct Loaded {
     pub datasets: Vec<Dataset>,
     pub bases: Vec<Base>,
     pub jobs: Vec<Job>,
-    pub attempts: Vec<crate::record::Attempt>,
+    pub attempts: Vec<Attempt>,
+    pub checkpoints: Vec<StoredCheckpoint>,
     pub replays: Vec<Replay>,
+    pub usages: Vec<Usage>,
     pub audits: u64,
+}
+
+/// What the config decides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings {
+    /// How long things take.
+    pub timers: Timers,
+    /// What holds for everybody's jobs.
+    pub rules: Rules,
+}
+
+impl From<Timers> for Settings {
+    fn from(timers: Timers) -> Self {
+        Self { timers, ..Self::default() }
+    }
 }
 
 /// The state of the whole cluster.
 #[derive(Debug)]
 pub struct Cluster {
     pub(crate) timers: Timers,
+    rules: Rules,
     pub(crate) generation: u32,
     pub(crate) users: BTreeMap<UserId, User>,
     pub(crate) tokens: BTreeMap<Hash, Token>,
@@ -290,6 +163,10 @@ pub struct Cluster {
     /// Nothing expires before this moment: a coordinator that was away listens first.
     listen_until: Duration,
     last_event: Duration,
+    unanswered: Unanswered,
+    queue: Queue,
+    alarms: Alarms,
+    fair: FairShare,
     /// Something changed that a waiting job may have waited for.
     pub(crate) unsettled: bool,
 }
@@ -299,35 +176,31 @@ const REPLAY_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 impl Cluster {
     /// The cluster as the store remembers it. Leases start anew.
-    pub fn new(loaded: Loaded, timers: Timers, now: Now) -> Self {
-        let mut attempts: BTreeMap<_, _> = loaded.attempts.into_iter().map(|attempt| (attempt.id, attempt)).collect();
-        let live = loaded.jobs.into_iter().filter(|job| !job.phase().is_terminal());
-        Self {
+    pub fn new(loaded: Loaded, settings: impl Into<Settings>, now: Now) -> Self {
+        let Settings { timers, rules } = settings.into();
+        let mut cluster = Self {
             timers,
+            rules,
             generation: loaded.generation,
-            users: loaded.users.into_iter().map(|user| (user.id, user)).collect(),
-            tokens: loaded.tokens.into_iter().map(|token| (token.hash, token)).collect(),
-            secrets: loaded.secrets.into_iter().map(|secret| (secret.hash, secret)).collect(),
+            users: by(loaded.users, |user| user.id),
+            tokens: by(loaded.tokens, |token| token.hash),
+            secrets: by(loaded.secrets, |secret| secret.hash),
             nodes: loaded.nodes.into_iter().map(|node| (node.id, LiveNode::new(node, now))).collect(),
-            datasets: loaded
-                .datasets
-                .into_iter()
-                .filter(|dataset| dataset.deleted_at.is_none())
-                .map(|row| (row.id, row))
-                .collect(),
-            bases: loaded.bases.into_iter().filter(|base| base.deleted_at.is_none()).map(|row| (row.id, row)).collect(),
-            jobs: live
-                .map(|job| {
-                    let attempt = job.current_attempt().and_then(|id| attempts.remove(&id));
-                    (job.id, LiveJob::new(job, attempt, now))
-                })
-                .collect(),
-            replays: loaded.replays.into_iter().map(|replay| ((replay.owner, replay.key.clone()), replay)).collect(),
+            datasets: by(loaded.datasets.into_iter().filter(|row| row.deleted_at.is_none()), |row| row.id),
+            bases: by(loaded.bases.into_iter().filter(|row| row.deleted_at.is_none()), |row| row.id),
+            jobs: live_jobs(loaded.jobs, loaded.attempts, loaded.checkpoints, now),
+            replays: by(loaded.replays, |replay| (replay.owner, replay.key.clone())),
             audits: loaded.audits,
             listen_until: now.mono + timers.heartbeat,
             last_event: now.mono,
+            unanswered: Unanswered::default(),
+            queue: Queue::default(),
+            alarms: Alarms::default(),
+            fair: FairShare::new(loaded.usages),
             unsettled: true,
-        }
+        };
+        cluster.file_all(now);
+        cluster
     }
 
     /// What follows from an event.
@@ -355,8 +228,8 @@ impl Cluster {
 
     /// When something happens by itself, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let of_jobs = self.jobs.values().filter_map(|job| self.deadline(job));
-        of_jobs.min().map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
+        let first = self.alarms.next().into_iter().chain(self.unanswered.deadline()).min();
+        first.map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
     }
 
     /// A gap between two events longer than two heartbeats means that this process was paused: others may have spoken meanwhile.
@@ -373,6 +246,7 @@ impl Cluster {
 
     fn tick(&mut self, now: Now, out: &mut Vec<Action>) {
         self.expire(now, out);
+        self.ask_unanswered(now, out);
         self.replays.retain(|_, replay| replay.expires > now.wall);
         if self.unsettled {
             self.unsettled = false;
@@ -408,29 +282,6 @@ impl Cluster {
         out.push(Action::Reply { reply, result: result.map(Answer::Receipt) });
     }
 
-    fn inspected(
-        &mut self,
-        subject: Subject,
-        result: Result<Inspection, String>,
-        files: Vec<lorikeet_protocol::file::NamedFile>,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
-        match subject {
-            Subject::Dataset(id) => self.dataset_inspected(id, result, now, out),
-            Subject::Base(id) => self.base_inspected(id, result, files, now, out),
-            Subject::Job(id) => self.job_inspected(id, result, now, out),
-        }
-    }
-
-    /// Children of the last process died with it: what they were asked is asked again.
-    fn begin_again(&mut self, out: &mut Vec<Action>) {
-        out.extend(self.datasets.values().filter_map(Dataset::inspection).map(Action::Inspect));
-        out.extend(self.bases.values().filter_map(Base::inspection).map(Action::Inspect));
-        let jobs = self.jobs.values().filter_map(|job| self.job_inspection(&job.record));
-        out.extend(jobs.map(Action::Inspect));
-    }
-
     /// Records one change.
     pub(crate) fn audit(
         &mut self,
@@ -455,10 +306,9 @@ impl Cluster {
         })));
     }
 
-    /// What must hold after every event; S1–S4 of the fault list, and the ledger.
+    /// What must hold after every event: a live job has at most one attempt, the last one; what is indexed is what is recorded.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
-        let mut held = std::collections::BTreeMap::new();
         for (id, job) in &self.jobs {
             assert_eq!(*id, job.record.id);
             assert!(!job.record.phase().is_terminal(), "{id} is over and still in memory");
@@ -467,19 +317,36 @@ impl Cluster {
             if let Some(attempt) = &job.attempt {
                 assert_eq!(attempt.id.token.number, job.record.attempts, "{id}: the current attempt is not the last");
                 assert!(attempt.end.is_none(), "{id}: its attempt is over");
-                for device in attempt
-                    .members
-                    .iter()
-                    .flat_map(|member| member.devices.iter().map(|device| (member.node, device.clone())))
-                {
-                    assert!(held.insert(device.clone(), attempt.id).is_none(), "{device:?} is held twice");
-                }
             }
         }
-        for replay in self.replays.values() {
-            assert!(!matches!(replay.answer, Err(Refusal::IdempotencyMismatch)));
-        }
+        self.nodes.values().for_each(|node| node.ledger.check_invariants());
+        self.check_filed(self.last_event);
     }
+}
+
+fn by<K: Ord, T>(rows: impl IntoIterator<Item = T>, key: impl Fn(&T) -> K) -> BTreeMap<K, T> {
+    rows.into_iter().map(|row| (key(&row), row)).collect()
+}
+
+/// Jobs that are not over, with what belongs to them.
+fn live_jobs(
+    jobs: Vec<Job>,
+    attempts: Vec<Attempt>,
+    checkpoints: Vec<StoredCheckpoint>,
+    now: Now,
+) -> BTreeMap<JobId, LiveJob> {
+    let mut attempts = by(attempts, |attempt| attempt.id);
+    let mut kept: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for row in checkpoints.into_iter().filter(|row| !row.orphan && row.removed_at.is_none()) {
+        kept.entry(row.attempt.job).or_default().push(row);
+    }
+    let live = jobs.into_iter().filter(|job| !job.phase().is_terminal());
+    live.map(|job| {
+        let attempt = job.current_attempt().and_then(|id| attempts.remove(&id));
+        let checkpoints = kept.remove(&job.id).unwrap_or_default();
+        (job.id, LiveJob::new(job, attempt, checkpoints, now))
+    })
+    .collect()
 }
 
 /// Write this row.

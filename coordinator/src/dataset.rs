@@ -2,7 +2,7 @@
 
 use crate::{
     access::{Actor, Refusal},
-    cluster::{Action, Cluster, Inspect, Now, job, put},
+    cluster::{Action, Cluster, Inspect, Now, put},
     record::{Dataset, DatasetState, Receipt, Record},
 };
 use lorikeet_protocol::{
@@ -131,7 +131,8 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         self.own_dataset(actor, id)?;
         if let Some(job) = self.jobs.values().find(|job| job.record.dataset == id) {
-            return Err(Refusal::conflict(format!("job {} needs the dataset", job.record.id)));
+            let job = if actor.sees(job.record.owner) { format!("job {}", job.record.id) } else { "a job".into() };
+            return Err(Refusal::conflict(format!("{job} needs the dataset")));
         }
         let mut dataset = self.datasets.remove(&id).expect("it was there a line ago");
         dataset.deleted_at = Some(now.wall);
@@ -165,9 +166,9 @@ impl Cluster {
             Ok(Inspection::Refused { faults }) => (dataset.state, dataset.faults) = (DatasetState::Error, faults),
             Ok(Inspection::Base(_) | Inspection::Job(_)) => {
                 (dataset.state, dataset.faults) =
-                    (DatasetState::Error, vec![job::fault("the inspection answered another question")])
+                    (DatasetState::Error, vec![Fault::whole("the inspection answered another question")])
             }
-            Err(message) => (dataset.state, dataset.faults) = (DatasetState::Error, vec![job::fault(&message)]),
+            Err(message) => (dataset.state, dataset.faults) = (DatasetState::Error, vec![Fault::whole(message)]),
         }
         out.push(put(Record::Dataset(dataset.clone())));
         let broken = (dataset.state == DatasetState::Error).then(|| Fault {

@@ -10,7 +10,7 @@ use lorikeet_protocol::{
         UnixMillis, UserId,
     },
     inspect::{BaseFindings, DatasetFindings, DatasetFormat, Fault, JobFindings},
-    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome},
+    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome, StopCause},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -81,6 +81,34 @@ pub struct Node {
     pub sessions: u64,
     /// The last report applied.
     pub last_report: u64,
+    /// Why it takes nothing new, if a person wants it so.
+    #[serde(default)]
+    pub closed: Option<Closed>,
+}
+
+/// What a person has decided about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Closed {
+    /// What is there goes on; nothing new comes.
+    Cordoned,
+    /// What is there saves its state and goes elsewhere.
+    Draining {
+        /// What has not left by then is stopped.
+        until: UnixMillis,
+    },
+    /// It will not come back.
+    Retired,
+}
+
+/// What a user has used of the devices, for fair share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Who.
+    pub user: UserId,
+    /// Device-milliseconds; every seven days they count half.
+    pub device_millis: u64,
+    /// As of when.
+    pub at: UnixMillis,
 }
 
 /// Where a dataset is.
@@ -140,6 +168,8 @@ pub enum BaseState {
     Ready,
     /// It cannot.
     Error,
+    /// Its files are no longer what was registered.
+    Changed,
 }
 
 /// A registered base model.
@@ -200,10 +230,16 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// Where the next attempt goes on.
     pub checkpoint: Option<Checkpoint>,
+    /// The base's files that this checkpoint was made on.
+    #[serde(default)]
+    pub base_files: Vec<Hash>,
     /// Time its devices were held.
     pub held: Duration,
     /// When it was submitted.
     pub created: UnixMillis,
+    /// When it first waited for a device.
+    #[serde(default)]
+    pub queued_at: Option<UnixMillis>,
     /// When its first attempt ran.
     pub started_at: Option<UnixMillis>,
     /// When it ended.
@@ -240,8 +276,18 @@ pub struct Attempt {
     pub offered_at: UnixMillis,
     /// When its worker started.
     pub running_at: Option<UnixMillis>,
+    /// Why it was asked to leave, if it was.
+    #[serde(default)]
+    pub leave: Option<StopCause>,
     /// How it ended.
     pub end: Option<AttemptEnd>,
+}
+
+impl Attempt {
+    /// How many it holds.
+    pub(crate) fn devices(&self) -> u32 {
+        self.members.iter().map(|member| member.devices.len() as u32).sum()
+    }
 }
 
 /// How an attempt ended.
@@ -257,6 +303,9 @@ pub struct AttemptEnd {
     pub at: UnixMillis,
     /// Time its devices were held.
     pub held: Duration,
+    /// The `seq` of its last event.
+    #[serde(default)]
+    pub last_event: u64,
 }
 
 /// A checkpoint whose every file is here.
@@ -272,6 +321,9 @@ pub struct StoredCheckpoint {
     pub at: UnixMillis,
     /// Made under a token that was no longer current: kept, never used.
     pub orphan: bool,
+    /// When newer ones took its place; its files go with the next sweep.
+    #[serde(default)]
+    pub removed_at: Option<UnixMillis>,
 }
 
 /// A finished adapter.
@@ -396,4 +448,5 @@ pub enum Record {
     Orphan(Orphan),
     Audit(Audit),
     Replay(Replay),
+    Usage(Usage),
 }

@@ -72,7 +72,7 @@ fn named(store: &Store, now: SystemTime) -> Result<HashSet<Hash>, StoreError> {
     for row in store.scan::<Model>(&[], |row| counts(row.deleted_at))? {
         named.extend(row.files.iter().map(|file| file.manifest.hash));
     }
-    for row in store.scan::<StoredCheckpoint>(&[], |_| true)? {
+    for row in store.scan::<StoredCheckpoint>(&[], |row| row.removed_at.is_none() && !(row.orphan && row.at <= cut))? {
         named.extend(row.checkpoint.files.iter().map(|file| file.manifest.hash));
     }
     for row in store.scan::<Orphan>(&[], |row| counts(Some(row.at)))? {

@@ -57,8 +57,9 @@ pub struct Hello {
     pub attempts: Vec<KnownAttempt>,
     /// Hashes of the files in its cache, at most 4,096, for placement near the data.
     pub cached: Vec<Hash>,
-    /// The last report it remembers sending; the coordinator never waits for one it has seen.
-    pub last_report: u64,
+    /// Reports through this one were acknowledged to it and are gone. A coordinator that knows fewer was restored from an older
+    /// copy, and does not wait for them.
+    pub acknowledged: u64,
 }
 
 /// An attempt that an agent knows.
@@ -166,6 +167,8 @@ pub struct Ended {
     pub files: Vec<NamedFile>,
     /// `training_summary.json` of the adapter, for the model's record; only with `Outcome::Ok`.
     pub summary: Option<String>,
+    /// The `seq` of its last event, 0 without any: lines up to this one may still be on their way.
+    pub last_event: u64,
 }
 
 /// A run of an attempt's events.

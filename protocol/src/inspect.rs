@@ -37,6 +37,13 @@ pub struct Fault {
     pub message: String,
 }
 
+impl Fault {
+    /// About the whole, not one place in it.
+    pub fn whole(message: impl Into<String>) -> Self {
+        Self { line: None, path: String::new(), message: message.into() }
+    }
+}
+
 /// Training file formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

@@ -15,6 +15,7 @@ use std::path::Path;
 /// Judges and prints. A file that cannot be used is a finding, not a failure of this command.
 pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     limits::set()?;
+    limits::fence(output, args)?;
     let found = match args {
         Args::Dataset { file } => dataset::inspect(file, None).map(Inspection::Dataset),
         Args::Base { directory } => base::inspect(directory).map(Inspection::Base),

@@ -1,17 +1,17 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
-use super::{Action, Cause, Cluster, Now, Rows, put, schedule::Why};
+use super::{Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, put, schedule::Why};
 use crate::{
     access::{Actor, Context, Refusal, Role},
     record::{Base, Dataset, Job, JoinSecret, Node, Receipt, Record, Token, User},
 };
 use lorikeet_protocol::{
     file::FileManifest,
-    id::{AttemptId, BaseId, DatasetId, Hash, JobId, ModelId, NodeId, TokenId, UnixMillis, UserId},
+    id::{AttemptId, BaseId, DatasetId, DeviceId, Hash, JobId, ModelId, NodeId, TokenId, UnixMillis, UserId},
     inspect::{DatasetFormat, JobFindings},
     job::{Device, Intent, JobSpec},
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// A change. New ids and the hashes of new secrets come with it.
 #[derive(Debug, Clone)]
@@ -47,6 +47,19 @@ pub enum Command {
         node: NodeId,
         serial: String,
     },
+    OpenNode {
+        id: NodeId,
+    },
+    CordonNode {
+        id: NodeId,
+    },
+    DrainNode {
+        id: NodeId,
+        patience: Duration,
+    },
+    RetireNode {
+        id: NodeId,
+    },
     CreateDataset {
         id: DatasetId,
         name: String,
@@ -72,6 +85,10 @@ pub enum Command {
     },
     RemoveBase {
         id: BaseId,
+    },
+    /// Bytes of a base model are no longer what was registered.
+    MarkChanged {
+        file: Hash,
     },
     SubmitJob {
         id: JobId,
@@ -112,12 +129,17 @@ impl Command {
             Self::CreateJoinSecret { .. } => "node.invite",
             Self::Join { .. } => "node.join",
             Self::RecordCertificate { .. } => "node.certify",
+            Self::OpenNode { .. } => "node.open",
+            Self::CordonNode { .. } => "node.cordon",
+            Self::DrainNode { .. } => "node.drain",
+            Self::RetireNode { .. } => "node.retire",
             Self::CreateDataset { .. } => "dataset.create",
             Self::ConfirmDataset { .. } => "dataset.confirm",
             Self::ValidateDataset { .. } => "dataset.validate",
             Self::DeleteDataset { .. } => "dataset.delete",
             Self::RegisterBase { .. } => "base.register",
             Self::RemoveBase { .. } => "base.remove",
+            Self::MarkChanged { .. } => "base.changed",
             Self::SubmitJob { .. } => "job.submit",
             Self::RetryJob { .. } => "job.retry",
             Self::CancelJob { .. } => "job.cancel",
@@ -180,8 +202,12 @@ pub struct NodeStatus {
     pub labels: BTreeMap<String, String>,
     /// As last reported.
     pub devices: Vec<Device>,
-    /// Attempts placed on it.
-    pub attempts: Vec<AttemptId>,
+    /// When it was last heard, since this process started.
+    pub seen: Option<UnixMillis>,
+    /// Since when its lease is over.
+    pub unreachable_since: Option<UnixMillis>,
+    /// Attempts placed on it, with the devices they hold.
+    pub attempts: Vec<(AttemptId, Vec<DeviceId>)>,
 }
 
 impl Cluster {
@@ -208,6 +234,10 @@ impl Cluster {
             }
             Command::Join { secret, key, name, node } => self.join(actor, secret, key, name, node, now, out),
             Command::RecordCertificate { node, serial } => self.certify(actor, node, serial, out),
+            Command::OpenNode { id } => self.open_node(actor, id, now, out),
+            Command::CordonNode { id } => self.cordon_node(actor, id, now, out),
+            Command::DrainNode { id, patience } => self.drain_node(actor, id, patience, now, out),
+            Command::RetireNode { id } => self.retire_node(actor, id, now, out),
             Command::CreateDataset { id, name, description, file_name, size, format } => {
                 self.create_dataset(actor, Dataset::new(id, name, description, file_name, size, format, now), out)
             }
@@ -216,6 +246,7 @@ impl Cluster {
             Command::DeleteDataset { id } => self.delete_dataset(actor, id, now, out),
             Command::RegisterBase { id, name, path } => self.register_base(actor, id, name, path, now, out),
             Command::RemoveBase { id } => self.remove_base(actor, id, now, out),
+            Command::MarkChanged { file } => self.mark_changed(actor, file, now, out),
             Command::SubmitJob { id, spec } => self.submit(actor, id, *spec, None, now, out),
             Command::RetryJob { old, new } => self.retry(actor, old, new, rows.job, now, out),
             Command::CancelJob { id, reason } => self.cancel(actor, id, reason, &cause, now, out),
@@ -234,120 +265,17 @@ impl Cluster {
         Ok(match query {
             Query::Barrier => Answer::Barrier,
             Query::Authenticate(hash) => Answer::Actor(self.authenticate(hash, now)),
-            Query::Nodes => Answer::Nodes(self.nodes.values().map(|node| self.status(node)).collect()),
-            Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?, now)),
+            Query::Nodes => Answer::Nodes(self.present_nodes().map(LiveNode::status).collect()),
+            Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?.record.id, now)),
             Query::Resolve(spec) => {
                 let (base, dataset) = self.resolve(actor, &spec)?;
                 Answer::Resolved { base: Box::new(base.clone()), dataset: Box::new(dataset.clone()) }
             }
             Query::DryRun { spec, findings } => Answer::Why(self.dry_run(actor, &spec, &findings, now)?),
-            Query::Unreachable(id) => Answer::Unreachable(self.visible(actor, id)?.unreachable_since),
+            Query::Unreachable(id) => Answer::Unreachable(self.unreachable_since(self.visible(actor, id)?)),
             Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
             Query::MayUpload { node, attempt } => Answer::Allowed(self.current(node, attempt).is_some()),
         })
-    }
-
-    fn authenticate(&self, hash: Hash, now: Now) -> Option<Actor> {
-        let token = self
-            .tokens
-            .get(&hash)
-            .filter(|token| token.deleted_at.is_none() && token.expires.is_none_or(|end| end > now.wall))?;
-        let user = self.users.get(&token.owner)?;
-        Some(Actor::User { id: user.id, role: user.role, token: token.id })
-    }
-
-    fn create_user(&mut self, actor: Actor, user: User, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
-        actor.require_admin("add users")?;
-        if self.users.values().any(|other| other.email == user.email) {
-            return Err(Refusal::conflict(format!("a user with the email {} exists", user.email)));
-        }
-        out.push(put(Record::User(user.clone())));
-        let receipt = Receipt::User(user.id);
-        self.users.insert(user.id, user);
-        Ok(receipt)
-    }
-
-    fn create_token(&mut self, actor: Actor, token: Token, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
-        if !actor.sees(token.owner) || !self.users.contains_key(&token.owner) {
-            return Err(Refusal::not_found("user"));
-        }
-        out.push(put(Record::Token(token.clone())));
-        let receipt = Receipt::Token(token.id);
-        self.tokens.insert(token.hash, token);
-        Ok(receipt)
-    }
-
-    fn revoke_token(&mut self, actor: Actor, id: TokenId, now: Now, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
-        let found = self.tokens.values_mut().find(|token| token.id == id && token.deleted_at.is_none());
-        let token = actor.find(found, |token| token.owner, "token")?;
-        token.deleted_at = Some(now.wall);
-        out.push(put(Record::Token(token.clone())));
-        Ok(Receipt::Token(id))
-    }
-
-    fn invite(&mut self, actor: Actor, secret: JoinSecret, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
-        actor.require_admin("invite nodes")?;
-        out.push(put(Record::JoinSecret(secret.clone())));
-        self.secrets.insert(secret.hash, secret);
-        Ok(Receipt::Done)
-    }
-
-    /// The same key may ask again: its answer may have been lost. Another key never.
-    #[expect(clippy::too_many_arguments, reason = "one joining is these values")]
-    fn join(
-        &mut self,
-        actor: Actor,
-        secret: Hash,
-        key: Hash,
-        name: String,
-        node: NodeId,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) -> Result<Receipt, Refusal> {
-        actor.require_admin("let nodes join")?;
-        let refused = |message: &str| Err(Refusal::conflict(message));
-        let Some(found) = self.secrets.get_mut(&secret) else {
-            return refused("this join secret is unknown; ask for a new join string");
-        };
-        match found.used {
-            Some((first, node)) if first == key => return Ok(Receipt::Node(node)),
-            Some(_) => return refused("this join secret was used by another key; ask for a new join string"),
-            None if found.expires <= now.wall => {
-                return refused("this join secret has expired; ask for a new join string");
-            }
-            None => found.used = Some((key, node)),
-        }
-        out.push(put(Record::JoinSecret(found.clone())));
-        let record = Node {
-            id: node,
-            name,
-            joined: now.wall,
-            serials: vec![],
-            quarantine: None,
-            boot: None,
-            sessions: 0,
-            last_report: 0,
-        };
-        out.push(put(Record::Node(record.clone())));
-        self.nodes.insert(node, super::LiveNode::new(record, now));
-        Ok(Receipt::Node(node))
-    }
-
-    fn certify(
-        &mut self,
-        actor: Actor,
-        node: NodeId,
-        serial: String,
-        out: &mut Vec<Action>,
-    ) -> Result<Receipt, Refusal> {
-        actor.require_admin("certify nodes")?;
-        let found = self.nodes.get_mut(&node).ok_or_else(|| Refusal::not_found("node"))?;
-        found.record.serials.push(serial);
-        // The one in use and its successor: an older one has no business any more.
-        let surplus = found.record.serials.len().saturating_sub(2);
-        found.record.serials.drain(..surplus);
-        out.push(put(Record::Node(found.record.clone())));
-        Ok(Receipt::Node(node))
     }
 
     pub(super) fn resolve(&self, actor: Actor, spec: &JobSpec) -> Result<(&Base, &Dataset), Refusal> {
@@ -357,21 +285,22 @@ impl Cluster {
         })?;
         let visible = |dataset: &&Dataset| actor.sees(dataset.owner);
         let named = |dataset: &&Dataset| dataset.id.to_string() == spec.dataset || dataset.name == spec.dataset;
-        // Of several with one name the newest is meant.
-        let dataset = self.datasets.values().rev().find(|dataset| visible(dataset) && named(dataset));
+        // Of several with one name the newest is meant, and one's own before another's.
+        let found = || self.datasets.values().filter(|dataset| visible(dataset) && named(dataset));
+        let dataset = found().rfind(|dataset| Some(dataset.owner) == actor.user()).or_else(|| found().next_back());
         let dataset = dataset.ok_or_else(|| {
             Refusal::invalid("dataset", format!("no dataset `{}`; `lorikeet dataset list` names them", spec.dataset))
         })?;
         Ok((base, dataset))
     }
 
-    pub(super) fn visible(&self, actor: Actor, id: JobId) -> Result<&super::LiveJob, Refusal> {
-        actor.find(self.jobs.get(&id), |job: &&super::LiveJob| job.record.owner, "job")
+    pub(super) fn visible(&self, actor: Actor, id: JobId) -> Result<&LiveJob, Refusal> {
+        actor.find(self.jobs.get(&id), |job: &&LiveJob| job.record.owner, "job")
     }
 
     /// The job as it is, for commands.
-    pub(super) fn visible_mut(&mut self, actor: Actor, id: JobId) -> Result<&mut super::LiveJob, Refusal> {
-        actor.find(self.jobs.get_mut(&id), |job: &&mut super::LiveJob| job.record.owner, "job")
+    pub(super) fn visible_mut(&mut self, actor: Actor, id: JobId) -> Result<&mut LiveJob, Refusal> {
+        actor.find(self.jobs.get_mut(&id), |job: &&mut LiveJob| job.record.owner, "job")
     }
 }
 

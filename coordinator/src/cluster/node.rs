@@ -6,11 +6,11 @@
 //! ```
 //! Every hello is reconciled with desired state: per attempt adopt, stop, report or forget; offers and stops that may have been lost are said again.
 
-use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, put};
-use crate::record::{Node, Record};
+use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, ledger::Ledger, put};
+use crate::record::{Closed, Node, Record};
 use lorikeet_protocol::{
     agent::{Farewell, Hello, KnownAttempt, ToAgent, Verdict, Welcome},
-    id::{AttemptId, BootId, Hash, NodeId},
+    id::{AttemptId, BootId, Hash, NodeId, UnixMillis},
     job::{AttemptPhase, Device, Intent, Outcome},
 };
 use std::{
@@ -27,9 +27,15 @@ pub struct LiveNode {
     pub session: Option<Session>,
     /// When it was last heard.
     pub(super) heard: Duration,
+    /// The same for people; `None`: not since this process started.
+    pub(super) seen: Option<UnixMillis>,
+    /// Since when its lease is over.
+    pub(super) unreachable_since: Option<UnixMillis>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) devices: Vec<Device>,
     pub(super) cached: BTreeSet<Hash>,
+    /// What attempts hold of its devices.
+    pub(super) ledger: Ledger,
     /// Starts of the agent seen lately, newest last: two that alternate are two machines.
     instances: Vec<BootId>,
 }
@@ -49,11 +55,41 @@ impl LiveNode {
             record,
             session: None,
             heard: now.mono,
+            seen: None,
+            unreachable_since: None,
             labels: BTreeMap::new(),
             devices: vec![],
             cached: BTreeSet::new(),
+            ledger: Ledger::default(),
             instances: vec![],
         }
+    }
+
+    pub(super) fn status(&self) -> NodeStatus {
+        NodeStatus {
+            record: self.record.clone(),
+            connected: self.session.is_some(),
+            version: self.session.as_ref().map(|session| session.version.clone()),
+            labels: self.labels.clone(),
+            devices: self.devices.clone(),
+            seen: self.seen,
+            unreachable_since: self.unreachable_since,
+            attempts: self.ledger.attempts().into_iter().collect(),
+        }
+    }
+
+    pub(super) fn spoke(&mut self, now: Now) {
+        (self.heard, self.seen) = (now.mono, Some(now.wall));
+    }
+
+    /// How long it has said nothing.
+    pub(super) fn silence(&self, now: Now) -> Duration {
+        now.mono.saturating_sub(self.heard)
+    }
+
+    /// Whoever speaks next is the one machine.
+    pub(super) fn forget_instances(&mut self) {
+        self.instances.clear();
     }
 
     /// An instance that comes back after another one spoke: the key is on two machines.
@@ -71,15 +107,9 @@ impl LiveNode {
 }
 
 impl Cluster {
-    pub(super) fn status(&self, node: &LiveNode) -> NodeStatus {
-        NodeStatus {
-            record: node.record.clone(),
-            connected: node.session.is_some(),
-            version: node.session.as_ref().map(|session| session.version.clone()),
-            labels: node.labels.clone(),
-            devices: node.devices.clone(),
-            attempts: self.placed_on(node.record.id).into_iter().collect(),
-        }
+    /// All but the retired.
+    pub(super) fn present_nodes(&self) -> impl Iterator<Item = &LiveNode> {
+        self.nodes.values().filter(|node| node.record.closed != Some(Closed::Retired))
     }
 
     pub(super) fn open_session(
@@ -93,8 +123,13 @@ impl Cluster {
     ) {
         let known = self.nodes.get_mut(&id).filter(|node| node.record.serials.iter().any(|known| known == serial));
         let Some(node) = known else { return out.push(Action::TurnAway { reply, farewell: Farewell::Revoked }) };
+        if node.record.quarantine.is_some() {
+            return out.push(Action::TurnAway { reply, farewell: Farewell::TwoMachines });
+        }
         if node.alternates(hello.instance) {
-            node.record.quarantine = Some("two machines use this node's key; remove one, then let it join anew".into());
+            let why =
+                "two machines use this node's key; stop one of them, then `lorikeet node release` lets the other in";
+            node.record.quarantine = Some(why.into());
             out.push(put(Record::Node(node.record.clone())));
             if let Some(session) = node.session.take() {
                 out.push(Action::Close { node: id, session: session.number, farewell: Farewell::TwoMachines });
@@ -106,9 +141,11 @@ impl Cluster {
             out.push(Action::Close { node: id, session: old.number, farewell: Farewell::Superseded });
         }
         node.record.sessions = number;
+        node.record.retire_serials_before(serial);
         node.record.boot = Some(hello.boot);
+        node.record.last_report = node.record.last_report.max(hello.acknowledged);
         node.record.name = hello.name.clone();
-        node.heard = now.mono;
+        node.spoke(now);
         node.labels = hello.labels;
         node.devices = hello.devices;
         node.cached = hello.cached.into_iter().collect();
@@ -126,6 +163,7 @@ impl Cluster {
         };
         out.push(Action::Send { node: id, message: ToAgent::Welcome(Box::new(welcome)) });
         self.reconcile(id, &hello.attempts, now, out);
+        self.wake_node(id, now);
         self.unsettled = true;
     }
 
@@ -163,15 +201,7 @@ impl Cluster {
                 ),
             }
         }
-        self.clear_unreachable(node, out);
-    }
-
-    pub(super) fn clear_unreachable(&mut self, node: NodeId, out: &mut Vec<Action>) {
-        for job in self.jobs.values_mut().filter(|job| job.node() == Some(node)) {
-            if job.unreachable_since.take().is_some() {
-                out.push(Action::JobChanged(job.record.id));
-            }
-        }
+        self.clear_unreachable(node, now, out);
     }
 
     pub(super) fn close_session(&mut self, node: NodeId, session: u64) {

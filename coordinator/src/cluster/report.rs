@@ -2,9 +2,9 @@
 //! current token.
 
 use super::{Action, Cause, Cluster, Now, attempt::orphan, command::put_job, put};
-use crate::record::{Record, StoredCheckpoint};
+use crate::record::Record;
 use lorikeet_protocol::{
-    agent::{Checkpoint, Ended, FromAgent, Progress, Report, ReportBody, StopHow, ToAgent},
+    agent::{Ended, FromAgent, Progress, Report, ReportBody, StopHow, ToAgent},
     id::{AttemptId, NodeId},
     job::{AttemptPhase, Device, Outcome, StopCause},
 };
@@ -14,8 +14,8 @@ impl Cluster {
         let live =
             self.nodes.get_mut(&id).filter(|node| node.session.as_ref().is_some_and(|live| live.number == session));
         let Some(node) = live else { return };
-        node.heard = now.mono;
-        self.clear_unreachable(id, out);
+        node.spoke(now);
+        self.clear_unreachable(id, now, out);
         match message {
             FromAgent::Devices(devices) => self.devices_changed(id, devices),
             FromAgent::Accepted(attempt) => self.accepted(id, attempt, now, out),
@@ -35,6 +35,9 @@ impl Cluster {
 
     fn accepted(&mut self, node: NodeId, attempt: AttemptId, now: Now, out: &mut Vec<Action>) {
         if self.current(node, attempt).is_some() {
+            if let Some(job) = self.jobs.get_mut(&attempt.job) {
+                (job.refusals, job.refused_by) = (0, Default::default());
+            }
             self.advance(attempt, AttemptPhase::Accepted, now, out);
         } else {
             out.push(Action::Send {
@@ -94,31 +97,6 @@ impl Cluster {
     fn progressed(&mut self, attempt: AttemptId, progress: Progress, out: &mut Vec<Action>) {
         if let Some(job) = self.jobs.get_mut(&attempt.job) {
             job.record.progress = Some(progress);
-            put_job(&job.record, out);
-        }
-    }
-
-    /// The pointer to the latest moves only under the current token, and only forward.
-    fn checkpointed(
-        &mut self,
-        attempt: AttemptId,
-        checkpoint: Checkpoint,
-        current: bool,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
-        let row = StoredCheckpoint {
-            attempt,
-            owner: job.record.owner,
-            checkpoint: checkpoint.clone(),
-            at: now.wall,
-            orphan: !current,
-        };
-        out.push(put(Record::Checkpoint(row)));
-        if current && job.record.checkpoint.as_ref().is_none_or(|latest| latest.step <= checkpoint.step) {
-            job.record.checkpoint = Some(checkpoint);
-            job.record.infrastructure_failures = 0;
             put_job(&job.record, out);
         }
     }

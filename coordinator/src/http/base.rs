@@ -112,6 +112,7 @@ fn view(row: Base, actor: Actor) -> BaseModel {
             BaseState::Validating => BaseStatus::Validating,
             BaseState::Ready => BaseStatus::Ready,
             BaseState::Error => BaseStatus::Error,
+            BaseState::Changed => BaseStatus::Changed,
         },
         architecture: found.map(|found| found.architecture.clone()),
         parameters: found.map(|found| found.parameters),

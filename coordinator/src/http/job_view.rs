@@ -2,7 +2,7 @@
 
 use super::failure::Failure;
 use crate::{
-    cluster::job::JobState,
+    cluster::job::{JobState, Obstacle},
     driver::Handle,
     record::{Attempt, Base, Dataset, Job, Node},
     store::{Store, StoreError},
@@ -89,7 +89,7 @@ fn assemble(job: Job, names: Names) -> api::Job {
         priority: job.spec.priority,
         spec: JobFile::from(&job.spec),
         created_at: Timestamp(job.created),
-        queued_at: None,
+        queued_at: job.queued_at.map(Timestamp),
         started_at: job.started_at.map(Timestamp),
         completed_at: job.completed_at.map(Timestamp),
     }
@@ -120,7 +120,9 @@ fn seconds_left(job: &Job, progress: &Progress) -> Option<f64> {
 pub(super) fn reason(job: &Job) -> Option<String> {
     match &job.state {
         JobState::Submitted => Some("it waits for its dataset and base model to be judged".into()),
-        JobState::Blocked { reason } => Some(reason.clone()),
+        JobState::Blocked(Obstacle::BaseChanged) => {
+            Some("the files of its base model changed; an administrator has to restore and register them again".into())
+        }
         JobState::Failed(_) | JobState::Rejected { .. } | JobState::Expired => error(job).map(|error| error.message),
         JobState::Cancelled => job.cancel_reason.as_ref().map(|reason| format!("cancelled: {reason}")),
         JobState::Validating
@@ -158,7 +160,7 @@ fn error(job: &Job) -> Option<JobError> {
         JobState::Submitted
         | JobState::Validating
         | JobState::Queued
-        | JobState::Blocked { .. }
+        | JobState::Blocked(_)
         | JobState::Paused
         | JobState::Placed { .. }
         | JobState::Succeeded { .. }

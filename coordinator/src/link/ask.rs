@@ -41,6 +41,14 @@ impl Services {
         self.driver.heard(node, session, message).await;
     }
 
+    /// A file that was registered in place is no longer what it was.
+    pub(super) async fn mark_changed(&self, file: Hash) {
+        let command = Command::MarkChanged { file };
+        if let Err(error) = self.driver.command(system("blob".into()), command).await {
+            tracing::error!(%file, %error, "a base model that changed could not be closed");
+        }
+    }
+
     /// Whether the node's attempt, under its current token, names the file.
     pub(super) async fn may_fetch(&self, node: NodeId, attempt: AttemptId, file: Hash) -> bool {
         self.allowed(Query::MayFetch { node, attempt, file }).await

@@ -102,8 +102,15 @@ impl Exchange {
         if !services.may_fetch(self.certificate.node, attempt, file).await {
             return Err(Refusal::NotYours);
         }
-        let bytes = services.blobs.chunk(file, chunk).await.map_err(refusal)?;
-        Ok((BlobAnswer::Bytes(bytes.len() as u64), bytes))
+        match services.blobs.chunk(file, chunk).await {
+            Ok(bytes) => Ok((BlobAnswer::Bytes(bytes.len() as u64), bytes)),
+            Err(error) => {
+                if matches!(error, BlobError::Changed { .. }) {
+                    services.mark_changed(file).await;
+                }
+                Err(refusal(error))
+            }
+        }
     }
 
     async fn offer(&self, attempt: AttemptId, manifest: FileManifest) -> Result<Reply, Refusal> {

@@ -135,7 +135,7 @@ fn hello(instance: u128) -> Hello {
         devices: vec![],
         attempts: vec![],
         cached: vec![],
-        last_report: 0,
+        acknowledged: 0,
     }
 }
 

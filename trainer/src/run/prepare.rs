@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
-use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Settings as PlanSettings, parameters, plan};
+use lorikeet_plan::{AdapterShape, MemoryPlan, ModelConfig, parameters};
 
-use super::{Events, Run, Session};
+use super::{Events, Run, Session, memory};
 use crate::checkpoint::{self, Found, Identity};
 use crate::config::{Config, MicroTokens};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
@@ -39,7 +39,7 @@ pub(super) fn session<'a, 'e>(
     let (micro_tokens, memory) = plan_memory(config, &shape, trained.shape(), &data, planned)?;
 
     tell(Event::Stage(Stage::Loading))?;
-    let mut model = Model::load(&config.base)?;
+    let mut model = Model::load_unless(&config.base, &|| stop.is_asked())?;
     let params = match (&trained, config.init_adapter.as_deref()) {
         (Trained::Adapter(layout), Some(dir)) => lora::load(dir, layout)?,
         (Trained::Adapter(layout), None) => model.start(layout, config.settings.seed),
@@ -123,12 +123,12 @@ fn plan_memory(
     planned: Option<usize>,
 ) -> Result<(usize, MemoryPlan), TrainError> {
     let longest = data.report.longest_example as usize;
-    let cost = |tokens: usize| memory(shape, trained, tokens.max(longest), longest);
+    let cost = |tokens: usize| memory::plan_for(shape, trained, tokens.max(longest), longest);
     let fixed = planned.or(match config.micro_tokens {
         MicroTokens::Tokens(tokens) => Some(tokens),
         MicroTokens::Auto => None,
     });
-    let available = available_bytes();
+    let available = memory::allowed_bytes(config.memory_limit);
     let fits = |tokens: &usize| available.is_none_or(|bytes| cost(*tokens).total <= bytes);
     let tokens = fixed.or_else(|| MICRO_TOKENS.into_iter().find(fits)).unwrap_or(1);
     let memory = cost(tokens);
@@ -140,24 +140,6 @@ fn plan_memory(
         }),
         Some(_) | None => Ok((tokens, memory)),
     }
-}
-
-fn memory(shape: &ModelConfig, trained: AdapterShape, tokens: usize, longest: usize) -> MemoryPlan {
-    let settings = PlanSettings {
-        adapters: vec![trained],
-        base_dtype: BaseDtype::F32,
-        tokens_per_micro: tokens,
-        longest_segment: longest,
-        supervised_rows: tokens,
-    };
-    plan(shape, &settings)
-}
-
-/// Memory that could be had without swapping, where the system says so.
-fn available_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Names a base by its config and the names and sizes of its weights: enough to tell models apart without reading them.

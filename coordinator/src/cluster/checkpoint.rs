@@ -1,0 +1,81 @@
+//! Checkpoints: which one the next attempt goes on from, and which are kept.
+//!
+//! The pointer to the latest moves only under the current token, and only forward. Kept are the last three, the best and the
+//! final one; the rows of the others stay, marked, and their files go with the next sweep.
+
+use super::{Action, Cluster, Now, command::put_job, job::LiveJob, put};
+use crate::record::{Record, StoredCheckpoint};
+use lorikeet_protocol::{
+    agent::{Checkpoint, CheckpointKind},
+    id::AttemptId,
+};
+
+/// Enough to go back behind a bad stretch; more would fill the disk.
+const KEPT: usize = 3;
+
+impl Cluster {
+    pub(super) fn checkpointed(
+        &mut self,
+        attempt: AttemptId,
+        checkpoint: Checkpoint,
+        current: bool,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
+        let twin = |row: &&StoredCheckpoint| row.attempt == attempt && row.checkpoint.step == checkpoint.step;
+        let kind = job
+            .checkpoints
+            .iter()
+            .find(twin)
+            .map_or(checkpoint.kind, |row| weightier(row.checkpoint.kind, checkpoint.kind));
+        let checkpoint = Checkpoint { kind, ..checkpoint };
+        job.checkpoints.retain(|row| !twin(&row));
+        let row = StoredCheckpoint {
+            attempt,
+            owner: job.record.owner,
+            checkpoint: checkpoint.clone(),
+            at: now.wall,
+            orphan: !current,
+            removed_at: None,
+        };
+        out.push(put(Record::Checkpoint(row.clone())));
+        if current && job.record.checkpoint.as_ref().is_none_or(|latest| latest.step <= checkpoint.step) {
+            job.record.checkpoint = Some(checkpoint);
+            job.record.infrastructure_failures = 0;
+            put_job(&job.record, out);
+        }
+        if current {
+            job.checkpoints.push(row);
+            out.extend(job.thin_checkpoints(now).map(|row| put(Record::Checkpoint(row))));
+        }
+    }
+}
+
+/// Two of one step are one row: the reason that keeps it longer counts.
+fn weightier(one: CheckpointKind, other: CheckpointKind) -> CheckpointKind {
+    let weight = |kind| match kind {
+        CheckpointKind::Periodic => 0,
+        CheckpointKind::Emergency => 1,
+        CheckpointKind::Best => 2,
+        CheckpointKind::Final => 3,
+    };
+    if weight(one) > weight(other) { one } else { other }
+}
+
+impl LiveJob {
+    /// Takes out those that newer ones replace.
+    fn thin_checkpoints(&mut self, now: Now) -> impl Iterator<Item = StoredCheckpoint> + use<> {
+        let newest = |kind| self.checkpoints.iter().rposition(|row| row.checkpoint.kind == kind);
+        let marked = [newest(CheckpointKind::Best), newest(CheckpointKind::Final)];
+        let recent = self.checkpoints.len().saturating_sub(KEPT);
+        let mut index = 0;
+        let stays = |_: &mut StoredCheckpoint| {
+            index += 1;
+            index > recent || marked.contains(&Some(index - 1))
+        };
+        let mut stays = stays;
+        let gone: Vec<_> = self.checkpoints.extract_if(.., |row| !stays(row)).collect();
+        gone.into_iter().map(move |row| StoredCheckpoint { removed_at: Some(now.wall), ..row })
+    }
+}

@@ -1,0 +1,92 @@
+//! How a machine becomes a node: a single-use secret, then a certificate whose serial number is on record.
+
+use super::{Action, Cluster, LiveNode, Now, put};
+use crate::{
+    access::{Actor, Refusal},
+    record::{JoinSecret, Node, Receipt, Record},
+};
+use lorikeet_protocol::id::{Hash, NodeId};
+
+/// Certificates of one node that are let in at once: the one in use, and successors whose delivery may have failed.
+const SERIALS: usize = 8;
+
+impl Cluster {
+    pub(super) fn invite(
+        &mut self,
+        actor: Actor,
+        secret: JoinSecret,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        actor.require_admin("invite nodes")?;
+        out.push(put(Record::JoinSecret(secret.clone())));
+        self.secrets.insert(secret.hash, secret);
+        Ok(Receipt::Done)
+    }
+
+    /// The same key may ask again: its answer may have been lost. Another key never.
+    #[expect(clippy::too_many_arguments, reason = "one joining is these values")]
+    pub(super) fn join(
+        &mut self,
+        actor: Actor,
+        secret: Hash,
+        key: Hash,
+        name: String,
+        node: NodeId,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        actor.require_admin("let nodes join")?;
+        let refused = |message: &str| Err(Refusal::conflict(message));
+        let Some(found) = self.secrets.get_mut(&secret) else {
+            return refused("this join secret is unknown; ask for a new join string");
+        };
+        match found.used {
+            Some((first, node)) if first == key => return Ok(Receipt::Node(node)),
+            Some(_) => return refused("this join secret was used by another key; ask for a new join string"),
+            None if found.expires <= now.wall => {
+                return refused("this join secret has expired; ask for a new join string");
+            }
+            None => found.used = Some((key, node)),
+        }
+        out.push(put(Record::JoinSecret(found.clone())));
+        let record = Node {
+            id: node,
+            name,
+            joined: now.wall,
+            serials: vec![],
+            quarantine: None,
+            boot: None,
+            sessions: 0,
+            last_report: 0,
+            closed: None,
+        };
+        out.push(put(Record::Node(record.clone())));
+        self.nodes.insert(node, LiveNode::new(record, now));
+        Ok(Receipt::Node(node))
+    }
+
+    pub(super) fn certify(
+        &mut self,
+        actor: Actor,
+        node: NodeId,
+        serial: String,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        actor.require_admin("certify nodes")?;
+        let found = self.nodes.get_mut(&node).ok_or_else(|| Refusal::not_found("node"))?;
+        found.record.serials.push(serial);
+        // An older one goes when a newer one has spoken; answers that were lost must not shut the node out.
+        let surplus = found.record.serials.len().saturating_sub(SERIALS);
+        found.record.serials.drain(1..=surplus);
+        out.push(put(Record::Node(found.record.clone())));
+        Ok(Receipt::Node(node))
+    }
+}
+
+impl Node {
+    /// The certificate with this serial number has spoken: older ones have no business any more.
+    pub(super) fn retire_serials_before(&mut self, serial: &str) {
+        let spoken = self.serials.iter().position(|known| known == serial).unwrap_or(0);
+        self.serials.drain(..spoken);
+    }
+}

@@ -1,0 +1,59 @@
+//! Users and their tokens.
+
+use super::{Action, Cluster, Now, put};
+use crate::{
+    access::{Actor, Refusal},
+    record::{Receipt, Record, Token, User},
+};
+use lorikeet_protocol::id::{Hash, TokenId};
+
+impl Cluster {
+    pub(super) fn authenticate(&self, hash: Hash, now: Now) -> Option<Actor> {
+        let token = self
+            .tokens
+            .get(&hash)
+            .filter(|token| token.deleted_at.is_none() && token.expires.is_none_or(|end| end > now.wall))?;
+        let user = self.users.get(&token.owner)?;
+        Some(Actor::User { id: user.id, role: user.role, token: token.id })
+    }
+
+    pub(super) fn create_user(&mut self, actor: Actor, user: User, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
+        actor.require_admin("add users")?;
+        if self.users.values().any(|other| other.email == user.email) {
+            return Err(Refusal::conflict(format!("a user with the email {} exists", user.email)));
+        }
+        out.push(put(Record::User(user.clone())));
+        let receipt = Receipt::User(user.id);
+        self.users.insert(user.id, user);
+        Ok(receipt)
+    }
+
+    pub(super) fn create_token(
+        &mut self,
+        actor: Actor,
+        token: Token,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        if !actor.sees(token.owner) || !self.users.contains_key(&token.owner) {
+            return Err(Refusal::not_found("user"));
+        }
+        out.push(put(Record::Token(token.clone())));
+        let receipt = Receipt::Token(token.id);
+        self.tokens.insert(token.hash, token);
+        Ok(receipt)
+    }
+
+    pub(super) fn revoke_token(
+        &mut self,
+        actor: Actor,
+        id: TokenId,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        let found = self.tokens.values_mut().find(|token| token.id == id && token.deleted_at.is_none());
+        let token = actor.find(found, |token| token.owner, "token")?;
+        token.deleted_at = Some(now.wall);
+        out.push(put(Record::Token(token.clone())));
+        Ok(Receipt::Token(id))
+    }
+}

@@ -1,0 +1,112 @@
+//! Silence: unreachable after a lease, over after `lost_after`; an offer without an answer is withdrawn.
+
+use super::{
+    Action, Cause, Cluster, Now,
+    alarm::Sleeper,
+    attempt::over,
+    job::{JobState, LiveJob},
+};
+use lorikeet_protocol::{
+    agent::{Ended, StopHow, ToAgent},
+    id::{AttemptId, JobId, NodeId, UnixMillis},
+    job::{AttemptPhase, FailureClass, Intent, OnLost, Outcome, StopCause},
+};
+use std::time::Duration;
+
+impl Cluster {
+    /// What time alone changes. A coordinator that was away listens before it judges anybody.
+    pub(super) fn expire(&mut self, now: Now, out: &mut Vec<Action>) {
+        while !self.is_listening(now)
+            && let Some(sleeper) = self.alarms.ring(now.mono)
+        {
+            match sleeper {
+                Sleeper::Job(id) => {
+                    self.expire_job(id, now, out);
+                    self.file(id, now);
+                }
+                Sleeper::Node(id) => {
+                    self.mark_if_silent(id, now, out);
+                    self.end_drain(id, now, out);
+                    self.wake_node(id, now);
+                }
+            }
+        }
+    }
+
+    fn mark_if_silent(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) {
+        let lease = self.timers.lease;
+        let silent =
+            self.nodes.get_mut(&id).filter(|node| node.unreachable_since.is_none() && node.silence(now) >= lease);
+        if let Some(node) = silent {
+            node.unreachable_since = Some(now.wall);
+            self.tell_watchers(id, out);
+        }
+    }
+
+    /// The node spoke: its jobs are reachable again.
+    pub(super) fn clear_unreachable(&mut self, node: NodeId, now: Now, out: &mut Vec<Action>) {
+        let live = self.nodes.get_mut(&node);
+        if live.is_some_and(|live| live.unreachable_since.take().is_some()) {
+            self.wake_node(node, now);
+            self.tell_watchers(node, out);
+            self.unsettled = true;
+        }
+    }
+
+    /// Since when the node that holds a job has been silent longer than a lease.
+    pub(super) fn unreachable_since(&self, job: &LiveJob) -> Option<UnixMillis> {
+        job.node().and_then(|node| self.nodes.get(&node)).and_then(|node| node.unreachable_since)
+    }
+
+    fn tell_watchers(&self, node: NodeId, out: &mut Vec<Action>) {
+        out.extend(self.placed_on(node).into_iter().map(|attempt| Action::JobChanged(attempt.job)));
+    }
+
+    fn expire_job(&mut self, id: JobId, now: Now, out: &mut Vec<Action>) {
+        let (lease, offer) = (self.timers.lease, self.timers.offer);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some((attempt, node, phase)) = job.attempt.as_ref().map(|row| (row.id, row.members[0].node, row.phase))
+        else {
+            return;
+        };
+        if phase == AttemptPhase::Offered && now.mono.saturating_sub(job.offered) >= offer {
+            out.push(Action::Send {
+                node,
+                message: ToAgent::Stop { attempt, how: StopHow::Discard, cause: StopCause::Superseded },
+            });
+            return self.end(attempt, over(Outcome::Withdrawn, "no answer to the offer"), &Cause::default(), now, out);
+        }
+        let silence = self.nodes.get(&node).map_or(now.mono, |node| node.silence(now));
+        if silence >= job.record.spec.policy.lost_after.max(lease) {
+            self.lose(attempt, node, now, out);
+        }
+    }
+
+    fn lose(&mut self, attempt: AttemptId, node: NodeId, now: Now, out: &mut Vec<Action>) {
+        let job = &self.jobs[&attempt.job];
+        let ended = over(Outcome::Lost, "its node was silent for longer than `lost_after`");
+        match (job.record.intent, job.record.spec.policy.on_lost) {
+            (Intent::Run | Intent::Pause, OnLost::Wait) => {}
+            (Intent::Run | Intent::Pause, OnLost::Fail) => {
+                let ended = Ended { outcome: Outcome::UserError, class: Some(FailureClass::Hardware), ..ended };
+                self.end(attempt, ended, &Cause::node(node), now, out);
+            }
+            (Intent::Cancel, _) | (_, OnLost::Requeue) => self.end(attempt, ended, &Cause::node(node), now, out),
+        }
+    }
+
+    /// When this job changes by itself.
+    pub(super) fn deadline(&self, job: &LiveJob, now: Now) -> Option<Duration> {
+        let Some(attempt) = &job.attempt else {
+            let backs_off = job.record.state == JobState::Queued && job.retry_at > now.mono;
+            return backs_off.then_some(job.retry_at);
+        };
+        if attempt.phase == AttemptPhase::Offered {
+            return Some(job.offered + self.timers.offer);
+        }
+        let heard = self.nodes.get(&attempt.members[0].node).map_or(Duration::ZERO, |node| node.heard);
+        let policy = &job.record.spec.policy;
+        let waits = policy.on_lost == OnLost::Wait && job.record.intent != Intent::Cancel;
+        (!waits).then(|| heard + policy.lost_after.max(self.timers.lease))
+    }
+}

@@ -1,0 +1,128 @@
+//! Who may what, and what is written down about it.
+
+use super::{world::*, *};
+
+#[test]
+fn a_repeated_request_is_answered_and_not_done_again() {
+    let mut world = World::ready();
+    let key = |body| Some(Idempotency { key: "k".into(), body: hash(body) });
+    let submit = |n| Command::SubmitJob { id: JobId(uuid(n)), spec: Box::new(spec()) };
+    let first = world.ask_as(admin(), key(1), submit(900)).0.unwrap();
+    assert_eq!(world.ask_as(admin(), key(1), submit(901)).0.unwrap(), first);
+    assert_eq!(world.ask_as(admin(), key(2), submit(902)).0, Err(Refusal::IdempotencyMismatch));
+    assert_eq!(world.cluster.jobs.len(), 1);
+    assert!(world.ask_as(user(), key(1), submit(903)).0.is_err(), "another's key is another key");
+}
+
+#[test]
+fn what_is_anothers_does_not_exist() {
+    let mut world = World::ready();
+    let job = world.submit(1);
+    let dataset = *world.cluster.datasets.keys().next().unwrap();
+    let model = crate::record::Model {
+        id: ModelId(uuid(70)),
+        owner: ADMIN,
+        job,
+        token: AttemptToken { generation: 1, number: 1 },
+        name: "m".into(),
+        version: "1.0.0".into(),
+        description: None,
+        files: vec![],
+        summary: None,
+        dataset,
+        base: BaseId(uuid(20)),
+        created: UnixMillis(1),
+        deleted_at: None,
+    };
+    let absent = JobId(uuid(999));
+    let finished =
+        crate::record::Job { id: JobId(uuid(71)), state: JobState::Expired, ..world.cluster.jobs[&job].record.clone() };
+    let pairs = [
+        (Command::CancelJob { id: job, reason: None }, Command::CancelJob { id: absent, reason: None }),
+        (
+            Command::SetIntent { id: job, intent: Intent::Pause },
+            Command::SetIntent { id: absent, intent: Intent::Pause },
+        ),
+        (Command::SaveNow { id: job }, Command::SaveNow { id: absent }),
+        (
+            Command::RetryJob { old: finished.id, new: JobId(uuid(72)) },
+            Command::RetryJob { old: absent, new: JobId(uuid(73)) },
+        ),
+        (Command::DeleteDataset { id: dataset }, Command::DeleteDataset { id: DatasetId(uuid(999)) }),
+        (Command::ValidateDataset { id: dataset }, Command::ValidateDataset { id: DatasetId(uuid(999)) }),
+        (
+            Command::ConfirmDataset { id: dataset, manifest: manifest() },
+            Command::ConfirmDataset { id: DatasetId(uuid(999)), manifest: manifest() },
+        ),
+        (Command::DeleteModel { id: model.id }, Command::DeleteModel { id: ModelId(uuid(999)) }),
+        (
+            Command::PatchModel { id: model.id, name: None, description: None },
+            Command::PatchModel { id: ModelId(uuid(999)), name: None, description: None },
+        ),
+        (Command::RevokeToken { id: TOKEN }, Command::RevokeToken { id: TokenId(uuid(999)) }),
+    ];
+    for (anothers, absent) in pairs {
+        let rows = Rows { job: Some(finished.clone()), model: Some(model.clone()) };
+        let refused = world.request(user(), None, anothers.clone(), rows).0.unwrap_err();
+        assert!(matches!(refused, Refusal::NotFound { .. }), "{anothers:?}: {refused}");
+        assert_eq!(world.request(user(), None, absent, Rows::default()).0.unwrap_err(), refused, "word for word");
+    }
+    for question in [Query::Why(job), Query::Unreachable(job)] {
+        assert!(matches!(world.cluster.answer(user(), question, world.now), Err(Refusal::NotFound { .. })));
+    }
+    let foreign = world
+        .request(user(), None, Command::SubmitJob { id: JobId(uuid(74)), spec: Box::new(spec()) }, Rows::default())
+        .0
+        .unwrap_err();
+    assert!(matches!(foreign, Refusal::Invalid { field, .. } if field == "dataset"));
+}
+
+#[test]
+fn only_an_administrator_adds_users_bases_and_nodes() {
+    let mut world = World::ready();
+    for command in [
+        Command::CreateUser {
+            id: UserId(uuid(80)),
+            email: "x@example.org".into(),
+            name: "x".into(),
+            role: Role::Admin,
+        },
+        Command::RegisterBase { id: BaseId(uuid(81)), name: "b2".into(), path: "/b2".into() },
+        Command::RemoveBase { id: BaseId(uuid(20)) },
+        Command::CreateJoinSecret { hash: hash(9), expires: UnixMillis(u64::MAX) },
+        Command::RecordCertificate { node: NODE, serial: "s".into() },
+        Command::CreateToken { id: TokenId(uuid(82)), user: ADMIN, name: "t".into(), hash: hash(9), expires: None },
+    ] {
+        assert!(world.ask_as(user(), None, command).0.is_err());
+    }
+}
+
+#[test]
+fn every_change_leaves_one_audit_record() {
+    let mut world = World::ready();
+    let job = world.submit(1);
+    let numbers: Vec<u64> = world
+        .history
+        .iter()
+        .filter_map(|action| match action {
+            Action::Put(record) => {
+                if let Record::Audit(audit) = &**record {
+                    Some(audit.number)
+                } else {
+                    None
+                }
+            }
+            Action::Reply { .. }
+            | Action::Admit { .. }
+            | Action::TurnAway { .. }
+            | Action::Send { .. }
+            | Action::Close { .. }
+            | Action::Inspect(_)
+            | Action::JobChanged(_) => None,
+        })
+        .collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+    let out = world.ask(Command::CancelJob { id: job, reason: None }).1;
+    let audits = out.iter().filter(|action| matches!(action, Action::Put(record) if matches!(&**record, Record::Audit(audit) if audit.action == "job.cancel")));
+    assert_eq!(audits.count(), 1);
+}

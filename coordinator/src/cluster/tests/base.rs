@@ -1,0 +1,101 @@
+//! A base model whose files change under the jobs that use it.
+
+use super::{world::*, *};
+use crate::record::BaseState;
+
+#[test]
+fn a_base_that_changed_holds_its_jobs_back_and_lets_them_go_when_it_is_whole_again() {
+    let mut world = World::ready();
+    let (running, attempt) = world.running(1);
+    let waiting = world.submit(2);
+    world.change_base();
+    assert_eq!(world.cluster.bases[&BASE].state, BaseState::Changed);
+    assert_eq!(world.phase(waiting), Some(Phase::Blocked));
+    assert_eq!(world.phase(running), Some(Phase::Running), "what has its files goes on");
+    let submit = Command::SubmitJob { id: JobId(uuid(900)), spec: Box::new(spec()) };
+    assert!(matches!(world.ask(submit).0, Err(Refusal::Invalid { field, .. }) if field == "base"));
+    world.report(attempt, ended(Outcome::PrepareFailed));
+    assert_eq!(world.phase(running), Some(Phase::Blocked));
+    world.register_base_again(30);
+    assert_eq!(world.phase(running), Some(Phase::Queued));
+    assert_ne!(world.phase(waiting), Some(Phase::Blocked));
+}
+
+#[test]
+fn other_files_under_the_same_name_are_judged_anew_and_never_mixed_with_old_checkpoints() {
+    let mut world = World::ready();
+    let (begun, attempt) = world.running(1);
+    let fresh = world.submit(2);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(5)));
+    world.change_base();
+    world.report(attempt, ended(Outcome::PrepareFailed));
+    let out = world.register_base_again(77);
+    assert_eq!(world.phase(begun), None);
+    let failed = row(&out, |r| matches!(r, Record::Job(job) if job.id == begun));
+    assert!(
+        matches!(failed, Some(Record::Job(job)) if matches!(&job.state, JobState::Failed(failure) if failure.class == FailureClass::Base))
+    );
+    assert_eq!(world.phase(fresh), Some(Phase::Validating));
+}
+
+#[test]
+fn a_registration_that_failed_in_between_does_not_make_other_files_the_same() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(5)));
+    world.change_base();
+    let again = Command::RegisterBase { id: BaseId(uuid(24)), name: "b".into(), path: "/b".into() };
+    world.ask(again).0.unwrap();
+    let faults = vec![Fault::whole("a shard is missing")];
+    world.handle(Event::Inspected {
+        subject: Subject::Base(BASE),
+        result: Ok(Inspection::Refused { faults }),
+        files: vec![],
+    });
+    world.report(attempt, ended(Outcome::PrepareFailed));
+    assert_eq!(world.phase(job), Some(Phase::Blocked), "nothing is placed on a base that is not whole");
+    world.register_base_again(77);
+    assert_eq!(world.phase(job), None);
+}
+
+#[test]
+fn a_checkpoint_of_a_job_that_ran_through_the_change_never_goes_on_over_other_weights() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.change_base();
+    world.register_base_again(77);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(5)));
+    let out = world.report(attempt, ended(Outcome::Lost));
+    let failed = row(&out, |r| matches!(r, Record::Job(record) if record.id == job));
+    assert!(matches!(failed, Some(Record::Job(job)) if job.phase() == Phase::Failed));
+}
+
+#[test]
+fn a_name_stands_for_one_directory() {
+    let mut world = World::ready();
+    let elsewhere = Command::RegisterBase { id: BaseId(uuid(22)), name: "b".into(), path: "/other".into() };
+    assert!(world.ask(elsewhere).0.unwrap_err().to_string().contains("another directory"));
+    let again = Command::RegisterBase { id: BaseId(uuid(23)), name: "b".into(), path: "/b".into() };
+    assert_eq!(world.ask(again).0, Ok(Receipt::Base(BASE)));
+    assert_eq!(world.cluster.bases[&BASE].state, BaseState::Ready, "what is fine is not read again");
+}
+
+#[test]
+fn only_the_coordinator_itself_closes_a_base() {
+    let mut world = World::ready();
+    assert!(world.ask_as(user(), None, Command::MarkChanged { file: hash(30) }).0.is_err());
+    assert_eq!(world.ask_as(Actor::System, None, Command::MarkChanged { file: hash(99) }).0, Ok(Receipt::Done));
+    assert!(world.cluster.bases.values().all(|base| base.state == BaseState::Ready));
+}
+
+impl World {
+    fn change_base(&mut self) {
+        self.ask_as(Actor::System, None, Command::MarkChanged { file: hash(30) }).0.unwrap();
+    }
+
+    fn register_base_again(&mut self, byte: u8) -> Vec<Action> {
+        let again = Command::RegisterBase { id: BaseId(uuid(24)), name: "b".into(), path: "/b".into() };
+        assert_eq!(self.ask(again).0, Ok(Receipt::Base(BASE)));
+        self.base_found(byte)
+    }
+}

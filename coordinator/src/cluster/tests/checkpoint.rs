@@ -1,0 +1,78 @@
+//! Which checkpoints are kept.
+
+use super::{world::*, *};
+
+#[test]
+fn the_last_three_the_best_and_the_final_one_are_kept() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    let mut out = vec![];
+    for (step, kind) in [
+        (1, CheckpointKind::Best),
+        (2, CheckpointKind::Best),
+        (3, CheckpointKind::Periodic),
+        (4, CheckpointKind::Periodic),
+        (5, CheckpointKind::Emergency),
+        (6, CheckpointKind::Final),
+        (7, CheckpointKind::Periodic),
+        (8, CheckpointKind::Periodic),
+        (9, CheckpointKind::Periodic),
+    ] {
+        let body = ReportBody::Checkpoint(Checkpoint { kind, ..checkpoint(step) });
+        out.extend(world.report(attempt, body));
+    }
+    assert_eq!(steps(&world.cluster.jobs[&job].checkpoints), [2, 6, 7, 8, 9]);
+    let removed: Vec<_> = rows(&out).filter(|row| row.removed_at.is_some()).cloned().collect();
+    assert_eq!(steps(&removed), [1, 3, 4, 5]);
+}
+
+#[test]
+fn what_was_removed_stays_removed_after_a_restart_and_the_rest_is_remembered() {
+    let mut world = World::ready();
+    let (_, attempt) = world.running(1);
+    let mut written = vec![];
+    for step in 1..=5 {
+        let out = world.report(attempt, ReportBody::Checkpoint(checkpoint(step)));
+        for row in rows(&out) {
+            written.retain(|known: &crate::record::StoredCheckpoint| known.checkpoint.step != row.checkpoint.step);
+            written.push(row.clone());
+        }
+    }
+    written.sort_by_key(|row| row.checkpoint.step);
+    let live = &world.cluster.jobs[&attempt.job];
+    let loaded = Loaded {
+        generation: 1,
+        jobs: vec![live.record.clone()],
+        attempts: live.attempt.iter().cloned().collect(),
+        checkpoints: written,
+        ..Loaded::default()
+    };
+    let again = Cluster::new(loaded, Timers::default(), world.now);
+    assert_eq!(steps(&again.jobs[&attempt.job].checkpoints), [3, 4, 5]);
+}
+
+#[test]
+fn two_of_one_step_are_one_and_the_better_reason_stays() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    for (step, kind) in [(4, CheckpointKind::Best), (4, CheckpointKind::Periodic), (5, CheckpointKind::Periodic)] {
+        world.report(attempt, ReportBody::Checkpoint(Checkpoint { kind, ..checkpoint(step) }));
+    }
+    let kept = &world.cluster.jobs[&job].checkpoints;
+    assert_eq!(steps(kept), [4, 5]);
+    assert_eq!(kept[0].checkpoint.kind, CheckpointKind::Best);
+}
+
+fn steps(rows: &[crate::record::StoredCheckpoint]) -> Vec<u64> {
+    rows.iter().map(|row| row.checkpoint.step).collect()
+}
+
+fn rows(out: &[Action]) -> impl Iterator<Item = &crate::record::StoredCheckpoint> {
+    out.iter().filter_map(|action| match action {
+        Action::Put(record) => match &**record {
+            Record::Checkpoint(row) => Some(row),
+            _ => None,
+        },
+        _ => None,
+    })
+}

@@ -1,0 +1,95 @@
+//! Nodes: joining, sessions, and what a returning agent is told.
+
+use super::{world::*, *};
+
+#[test]
+fn an_attempt_that_a_returning_agent_does_not_know_is_over_at_once() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.hello(NODE, boot(2), vec![]);
+    assert_ne!(world.cluster.jobs[&job].record.current_attempt(), Some(attempt));
+}
+
+#[test]
+fn a_newer_session_supersedes_and_two_machines_with_one_key_stay_out() {
+    let mut world = World::ready();
+    let out = world.hello_as(NODE, boot(1), boot(11), vec![]);
+    assert!(out.iter().any(|action| matches!(action, Action::Close { farewell: Farewell::Superseded, .. })));
+    let out = world.hello_as(NODE, boot(1), boot(1), vec![]);
+    assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::TwoMachines, .. })));
+    assert!(world.cluster.nodes[&NODE].record.quarantine.is_some());
+    let out = world.hello_as(NODE, boot(1), boot(12), vec![]);
+    assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::TwoMachines, .. })));
+    assert!(world.ask_as(user(), None, Command::OpenNode { id: NODE }).0.is_err());
+    world.ask(Command::OpenNode { id: NODE }).0.unwrap();
+    let out = world.hello_as(NODE, boot(1), boot(12), vec![]);
+    assert!(out.iter().any(|action| matches!(action, Action::Admit { .. })));
+}
+
+#[test]
+fn a_certificate_that_is_not_on_record_is_turned_away() {
+    let mut world = World::ready();
+    let hello = world.hello_message(boot(1), boot(1), vec![]);
+    let out =
+        world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "another".into(), hello: Box::new(hello) });
+    assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::Revoked, .. })));
+}
+
+#[test]
+fn a_join_secret_works_for_one_key_and_again_for_that_key_only() {
+    let mut world = World::new();
+    let join = |key: u8, node: u128| Command::Join {
+        secret: hash(1),
+        key: hash(key),
+        name: "n".into(),
+        node: NodeId(uuid(node)),
+    };
+    world.ask(Command::CreateJoinSecret { hash: hash(1), expires: UnixMillis(world.now.wall.0 + 1_000) }).0.unwrap();
+    let first = world.ask_as(Actor::System, None, join(2, 50)).0.unwrap();
+    assert_eq!(world.ask_as(Actor::System, None, join(2, 51)).0.unwrap(), first);
+    assert!(world.ask_as(Actor::System, None, join(3, 52)).0.unwrap_err().to_string().contains("another key"));
+    world.ask(Command::CreateJoinSecret { hash: hash(4), expires: UnixMillis(world.now.wall.0 + 1_000) }).0.unwrap();
+    world.pass(Duration::from_secs(2));
+    let late = Command::Join { secret: hash(4), key: hash(2), name: "n".into(), node: NodeId(uuid(53)) };
+    assert!(world.ask_as(Actor::System, None, late).0.unwrap_err().to_string().contains("expired"));
+}
+
+#[test]
+fn a_coordinator_from_an_older_copy_does_not_wait_for_reports_that_are_gone() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    let known = world.cluster.nodes[&NODE].record.last_report;
+    let mut hello =
+        world.hello_message(boot(1), boot(1), vec![KnownAttempt { id: attempt, phase: AttemptPhase::Running }]);
+    hello.acknowledged = known + 40;
+    world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "s".into(), hello: Box::new(hello) });
+    let next = Report { number: known + 41, attempt, time: UnixMillis(0), body: ended(Outcome::Ok) };
+    let out = world.hear(FromAgent::Report(next));
+    assert!(sent(&out).any(|message| *message == ToAgent::Acknowledged { through: known + 41 }));
+    assert_eq!(world.phase(job), None, "its end was applied");
+}
+
+#[test]
+fn a_silent_node_is_unreachable_even_when_nothing_runs_there() {
+    let mut world = World::ready();
+    world.pass_in_steps(Duration::from_secs(40));
+    assert!(world.cluster.nodes[&NODE].unreachable_since.is_some());
+    world.heartbeat();
+    assert!(world.cluster.nodes[&NODE].unreachable_since.is_none());
+}
+
+#[test]
+fn a_lost_renewal_does_not_shut_a_node_out_and_a_used_one_retires_the_old() {
+    let mut world = World::ready();
+    for n in 0..20 {
+        world
+            .ask_as(Actor::System, None, Command::RecordCertificate { node: NODE, serial: format!("n{n}") })
+            .0
+            .unwrap();
+    }
+    let serials = &world.cluster.nodes[&NODE].record.serials;
+    assert!(serials.len() <= 9 && serials[0] == "s" && serials.last().unwrap() == "n19");
+    let hello = world.hello_message(boot(1), boot(1), vec![]);
+    world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "n19".into(), hello: Box::new(hello) });
+    assert_eq!(world.cluster.nodes[&NODE].record.serials, ["n19"]);
+}
