@@ -136,7 +136,7 @@ impl Run {
     /// All zero, whatever became of the step before.
     pub(crate) fn clear_grads(&mut self) {
         self.grads.clear();
-        self.grads.resize(self.params.len(), 0.0);
+        self.grads.resize(self.trained.trained(), 0.0);
     }
 
     /// Counts a step that was taken.
