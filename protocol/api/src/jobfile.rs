@@ -58,6 +58,8 @@ pub struct JobFile {
 #[expect(missing_docs, reason = "each key is explained where it ends up: protocol's `Training`")]
 pub struct TrainingKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_size: Option<i64>,
@@ -112,9 +114,21 @@ pub struct LoraKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_modules: Option<Targets>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_modules: Option<Targets>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_pattern: Option<BTreeMap<String, i64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_pattern: Option<BTreeMap<String, f64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rslora: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dora: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plus_ratio: Option<f64>,
 }
 
 /// `[resources]`

@@ -224,7 +224,7 @@ impl Base {
             .map(|(name, place)| (name.clone(), place.file.clone()))
             .collect();
         for (name, file) in biases {
-            self.fault(&file, format!("tensor {name:?} is a bias, expected linear layers without bias"));
+            self.fault(&file, format!("tensor {name:?} is a bias, config.json calls for none"));
         }
         let keep = |name: &String, _: &mut TensorPlace| wanted.contains(name);
         self.places.retain(keep);

@@ -5,7 +5,7 @@ use crate::failure::{Failure, chain};
 use lorikeet_dataset::{Item, Message, Role, Tokenizer, read};
 use lorikeet_trainer::{
     generate::greedy,
-    lora::{self, AdapterView, LoraConfig, LoraLayout},
+    lora::{self, AdapterView, LoraLayout},
     model::Model,
 };
 use serde::Serialize;
@@ -62,31 +62,8 @@ fn adapter(directory: &Path, model: &Model) -> Result<(LoraLayout, Vec<f32>), Fa
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::bug(format!("read the adapter in {}: {}", directory.display(), chain(error)))
     };
-    let config: LoraConfig = lora_config(directory)?;
+    let config = lora::read_config(directory).map_err(|error| failed(&error))?;
     let layout = LoraLayout::new(model.config(), &config).map_err(|error| failed(&error))?;
     let params = lora::load(directory, &layout).map_err(|error| failed(&error))?;
     Ok((layout, params))
-}
-
-/// What `adapter_config.json` says, in the trainer's words.
-fn lora_config(directory: &Path) -> Result<LoraConfig, Failure> {
-    #[derive(serde::Deserialize)]
-    struct Peft {
-        r: usize,
-        lora_alpha: f64,
-        target_modules: lora::Targets,
-        #[serde(default)]
-        use_rslora: bool,
-    }
-    let path = directory.join(lora::CONFIG_FILE);
-    let text = std::fs::read(&path).map_err(|error| Failure::file("read", &path, &error))?;
-    let peft: Peft =
-        serde_json::from_slice(&text).map_err(|error| Failure::bug(format!("read {}: {error}", path.display())))?;
-    Ok(LoraConfig {
-        rank: peft.r,
-        alpha: peft.lora_alpha,
-        dropout: 0.0,
-        target_modules: peft.target_modules,
-        rslora: peft.use_rslora,
-    })
 }

@@ -4,10 +4,16 @@ use super::{FieldError, WordOrNumber};
 use std::{fmt, time::Duration};
 
 pub(super) const NAME: &str = "a text of 1…200 characters";
-pub(super) const SCHEDULE: &str = "cosine, linear or constant";
+pub(super) const METHOD: &str = "lora or full";
+pub(super) const SCHEDULE: &str = "cosine, linear, constant or wsd";
 pub(super) const SUPERVISE: &str = "assistant, last, completion or all";
 pub(super) const BASE_DTYPE: &str = "auto or f32";
 pub(super) const TARGET_MODULES: &str = "a list of names, a regular expression or \"all-linear\"";
+pub(super) const EXCLUDE_MODULES: &str = "a list of names or a regular expression";
+pub(super) const LAYERS_TO_TRANSFORM: &str = "a list of layers, counted from 0";
+pub(super) const RANK_PATTERN: &str = "a table of ranks by the end of a module's name";
+pub(super) const ALPHA_PATTERN: &str = "a table of alphas by the end of a module's name";
+pub(super) const INIT: &str = "default or pissa";
 pub(super) const GPU: &str = "\"any\", a name, or { min_memory = \"40GiB\", min_compute = \"8.0\" }";
 pub(super) const ON_LOST: &str = "requeue, wait or fail";
 
@@ -31,6 +37,9 @@ pub(super) const CHECKPOINT_EVERY: Whole = Whole("training.checkpoint_every", 1,
 pub(super) const RANK: Whole = Whole("lora.rank", 1, 256);
 pub(super) const ALPHA: Real = Real("lora.alpha", 1e-3, 65_536.0);
 pub(super) const DROPOUT: Real = Real("lora.dropout", 0.0, 0.5);
+pub(super) const PATTERN_RANK: Whole = Whole("lora.rank_pattern", 1, 256);
+pub(super) const PATTERN_ALPHA: Real = Real("lora.alpha_pattern", 1e-3, 65_536.0);
+pub(super) const PLUS_RATIO: Real = Real("lora.plus_ratio", 1.0, 1_000.0);
 pub(super) const GPUS: Whole = Whole("resources.gpus", 1, 8);
 pub(super) const MAX_RUNTIME: Span =
     Span("resources.max_runtime", Duration::from_secs(1), Duration::from_secs(72 * 3600));

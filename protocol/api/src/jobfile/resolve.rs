@@ -7,8 +7,8 @@ use super::{
 };
 use bytesize::ByteSize;
 use lorikeet_protocol::job::{
-    BaseDtype, Every, GpuRequest, JobSpec, Lora, MicroTokens, OnLost, Policy, Resources, Schedule, Supervise,
-    TargetModules, Task, Train, Training, TrainingLength,
+    BaseDtype, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
+    Supervise, TargetModules, Task, Train, Training, TrainingLength,
 };
 use std::collections::BTreeMap;
 
@@ -53,6 +53,7 @@ fn fill(file: &JobFile, preset: &str, presets: &Presets, faults: &mut Faults) ->
         file.training,
         training,
         TrainingKeys {
+            method,
             learning_rate,
             batch_size,
             micro_tokens,
@@ -75,7 +76,24 @@ fn fill(file: &JobFile, preset: &str, presets: &Presets, faults: &mut Faults) ->
             base_dtype,
         }
     );
-    let lora = overlay!(file.lora, lora, LoraKeys { rank, alpha, dropout, target_modules, rslora, dora });
+    let lora = overlay!(
+        file.lora,
+        lora,
+        LoraKeys {
+            rank,
+            alpha,
+            dropout,
+            target_modules,
+            exclude_modules,
+            layers_to_transform,
+            rank_pattern,
+            alpha_pattern,
+            rslora,
+            dora,
+            init,
+            plus_ratio,
+        }
+    );
     (training, lora)
 }
 
@@ -100,6 +118,7 @@ fn training(keys: &TrainingKeys, faults: &mut Faults) -> Training {
     let checkpoint_every = keys.checkpoint_every.as_ref().unwrap_or(&WordOrNumber::Number(100));
     let micro_tokens = keys.micro_tokens.as_ref().unwrap_or(&auto);
     Training {
+        method: method(keys.method.as_deref().unwrap_or("lora"), faults),
         learning_rate: range::LEARNING_RATE.check(keys.learning_rate.unwrap_or(2e-4), faults),
         batch_size: range::BATCH_SIZE.check(keys.batch_size.unwrap_or(8), faults),
         micro_tokens: range::MICRO_TOKENS.check_or_word(
@@ -144,12 +163,21 @@ fn length(keys: &TrainingKeys, faults: &mut Faults) -> TrainingLength {
     }
 }
 
+fn method(word: &str, faults: &mut Faults) -> Method {
+    match word {
+        "lora" => Method::Lora,
+        "full" => Method::Full,
+        _ => wrong_word("training.method", word, &[], range::METHOD, Method::Lora, faults),
+    }
+}
+
 fn schedule(word: &str, faults: &mut Faults) -> Schedule {
     match word {
         "cosine" => Schedule::Cosine,
         "linear" => Schedule::Linear,
         "constant" => Schedule::Constant,
-        _ => wrong_word("training.schedule", word, &["wsd"], range::SCHEDULE, Schedule::Cosine, faults),
+        "wsd" => Schedule::Wsd,
+        _ => wrong_word("training.schedule", word, &[], range::SCHEDULE, Schedule::Cosine, faults),
     }
 }
 
@@ -183,15 +211,41 @@ fn wrong_word<T>(field: &str, word: &str, later: &[&str], expected: &str, fallba
 }
 
 fn lora(keys: &LoraKeys, faults: &mut Faults) -> Lora {
-    if keys.dora == Some(true) {
-        faults.push(FieldError::not_yet("lora.dora", true));
-    }
+    let (ranks, alphas) = (keys.rank_pattern.iter().flatten(), keys.alpha_pattern.iter().flatten());
     Lora {
         rank: range::RANK.check(keys.rank.unwrap_or(16), faults),
         alpha: range::ALPHA.check(keys.alpha.unwrap_or(32.0), faults),
         dropout: range::DROPOUT.check(keys.dropout.unwrap_or(0.1), faults),
         target_modules: targets(keys.target_modules.as_ref(), faults),
+        exclude_modules: excluded(keys.exclude_modules.as_ref(), faults),
+        layers_to_transform: keys.layers_to_transform.clone().unwrap_or_default(),
+        rank_pattern: ranks.map(|(name, rank)| (name.clone(), range::PATTERN_RANK.check(*rank, faults))).collect(),
+        alpha_pattern: alphas.map(|(name, alpha)| (name.clone(), range::PATTERN_ALPHA.check(*alpha, faults))).collect(),
         rslora: keys.rslora.unwrap_or(false),
+        dora: keys.dora.unwrap_or(false),
+        init: init(keys.init.as_deref().unwrap_or("default"), faults),
+        plus_ratio: keys.plus_ratio.map(|ratio| range::PLUS_RATIO.check(ratio, faults)),
+    }
+}
+
+fn init(word: &str, faults: &mut Faults) -> LoraInit {
+    match word {
+        "default" => LoraInit::Default,
+        "pissa" => LoraInit::Pissa,
+        _ => wrong_word("lora.init", word, &[], range::INIT, LoraInit::Default, faults),
+    }
+}
+
+fn excluded(keys: Option<&Targets>, faults: &mut Faults) -> Option<TargetModules> {
+    match keys? {
+        Targets::Pattern(text) if !text.is_empty() => Some(TargetModules::Pattern(text.clone())),
+        Targets::Names(names) if names.is_empty() => None,
+        Targets::Names(names) if names.iter().all(|name| !name.is_empty()) => Some(TargetModules::Names(names.clone())),
+        empty @ (Targets::Names(_) | Targets::Pattern(_)) => {
+            let value = serde_json::to_string(empty).unwrap_or_default();
+            faults.push(FieldError::new("lora.exclude_modules", value, range::EXCLUDE_MODULES));
+            None
+        }
     }
 }
 

@@ -150,19 +150,12 @@ fn keys_of_a_later_version_are_refused_and_never_ignored() {
         ("hold", "true"),
         ("not_before", "2030-01-01"),
         ("sweep", "{}"),
-        ("training.schedule", "wsd"),
         ("training.base_dtype", "nf4"),
         ("training.base_dtype", "int8"),
         ("training.base_dtype", "bf16"),
-        ("training.method", "full"),
         ("training.validation_dataset", "v"),
         ("training.early_stopping", "3"),
         ("training.sample_prompts", "['a']"),
-        ("lora.dora", "true"),
-        ("lora.exclude_modules", "['q_proj']"),
-        ("lora.rank_pattern", "{ q_proj = 4 }"),
-        ("lora.layers_to_transform", "[1]"),
-        ("lora.init", "pissa"),
         ("resources.gpus", "2"),
         ("resources.exclusive", "false"),
     ] {
@@ -170,9 +163,24 @@ fn keys_of_a_later_version_are_refused_and_never_ignored() {
         assert_eq!(faults.len(), 1, "{key}: {faults:?}");
         assert!(faults[0].field == key && faults[0].message.ends_with("is not available yet"), "{key}: {faults:?}");
     }
-    for (key, value) in [("lora.dora", "false"), ("training.method", "lora"), ("after", "[]"), ("resources.gpus", "1")]
-    {
+    for (key, value) in [("after", "[]"), ("resources.gpus", "1")] {
         assert!(resolve(&in_toml(key, value)).is_ok(), "{key} = {value} asks for nothing new");
+    }
+}
+
+#[test]
+fn what_is_out_of_range_in_a_pattern_is_named() {
+    for (key, value) in [
+        ("lora.rank_pattern", "{ q_proj = 0 }"),
+        ("lora.rank_pattern", "{ q_proj = 'four' }"),
+        ("lora.alpha_pattern", "{ q_proj = -1.0 }"),
+        ("lora.layers_to_transform", "[-1]"),
+        ("lora.exclude_modules", "['']"),
+        ("lora.init", "olora"),
+        ("lora.plus_ratio", "0.5"),
+    ] {
+        let faults = with(key, value).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].field == key, "{key} = {value}: {faults:?}");
     }
 }
 
@@ -239,6 +247,9 @@ fn a_resolved_job_written_out_resolves_to_itself() {
     for extra in [
         "",
         "preset = \"aggressive\"\n[training]\nmax_steps = 7\nlearning_rate = 0.0011\n[policy]\nmax_cost = 0.07\nlost_after = \"1s 200ms\"",
+        "[training]\nmethod = \"full\"\nschedule = \"wsd\"\n[lora]\ntarget_modules = [\"q_proj\", \"up_proj\"]\nexclude_modules = \".*0.mlp.up_proj\"\n\
+            layers_to_transform = [0, 2]\nrank_pattern = { q_proj = 4 }\nalpha_pattern = { \"1.mlp.up_proj\" = 2.5 }\n\
+            dora = true\ninit = \"pissa\"\nplus_ratio = 16",
         "[resources]\ngpu = { min_memory = \"1537MiB\" }\nmax_runtime = \"90m\"\n[lora]\ntarget_modules = \".*q_proj\"",
     ] {
         let spec = resolve(&format!("{LEAST}{extra}")).unwrap();
