@@ -9,8 +9,8 @@ use lorikeet_protocol::{
     file::FileManifest,
     id::{AttemptToken, DeviceId, Hash, JobId, NodeId},
     job::{
-        AttemptPhase, BaseDtype, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, MicroTokens, OnLost,
-        Policy, Resources, Schedule, Supervise, TargetModules, Task, Train, Training, TrainingLength,
+        AttemptPhase, BaseDtype, DataFilter, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, MicroTokens,
+        OnLost, Policy, Resources, Schedule, Supervise, TargetModules, Task, Train, Training, TrainingLength,
     },
     worker::{Plan, Step, WorkerEvent},
 };
@@ -689,7 +689,7 @@ fn spec() -> JobSpec {
         dataset: "data".into(),
         preset: "standard".into(),
         priority: 50,
-        task: Task::Train(Train { training, lora }),
+        task: Task::Train(Train { training, data: DataFilter::default(), lora }),
         resources: Resources {
             gpus: 1,
             gpu: GpuRequest::Any,

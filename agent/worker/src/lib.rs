@@ -36,7 +36,7 @@ use signal::Listener;
 
 pub use hold::HoldError;
 pub use journal::JournalError;
-pub use spec::config;
+pub use spec::{config, filters};
 
 /// How a worker ended; each has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

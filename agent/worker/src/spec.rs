@@ -41,7 +41,7 @@ pub fn config(dir: &Path, spec: &Spec) -> Config {
         data: DataConfig {
             file: spec.dataset.clone(),
             validation_file: None,
-            filters: Filters::default(),
+            filters: filters(&train.data),
             on_fault: OnFault::Refuse,
             cache: spec.cache.clone(),
         },
@@ -52,6 +52,18 @@ pub fn config(dir: &Path, spec: &Spec) -> Config {
             job::MicroTokens::Tokens(tokens) => MicroTokens::Tokens(tokens as usize),
         },
         threads: spec.threads.map(|threads| threads as usize),
+    }
+}
+
+/// Which records are used, in the dataset's words.
+pub fn filters(data: &job::DataFilter) -> Filters {
+    Filters {
+        quality_min: data.quality_min,
+        tiers: data.tiers.clone(),
+        human_reviewed: data.human_reviewed,
+        personas: data.personas.clone(),
+        arcs: data.arcs.clone(),
+        topics: data.topics.clone(),
     }
 }
 

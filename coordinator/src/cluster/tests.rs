@@ -596,6 +596,7 @@ fn spec() -> JobSpec {
                 checkpoint_every: Every::Steps(100),
                 base_dtype: BaseDtype::Auto,
             },
+            data: DataFilter::default(),
             lora: Lora { rank: 8, alpha: 16.0, dropout: 0.0, target_modules: TargetModules::AllLinear, rslora: false },
         }),
         resources: Resources {

@@ -61,6 +61,14 @@ pub fn job() -> JobSpec {
                 checkpoint_every: Every::Steps(100),
                 base_dtype: BaseDtype::Auto,
             },
+            data: DataFilter {
+                quality_min: Some(3.5),
+                tiers: vec!["production".into()],
+                human_reviewed: Some(true),
+                personas: vec!["anxious_planner".into()],
+                arcs: Vec::new(),
+                topics: Vec::new(),
+            },
             lora: Lora { rank: 16, alpha: 32.0, dropout: 0.1, target_modules: TargetModules::AllLinear, rslora: false },
         }),
         resources: Resources {

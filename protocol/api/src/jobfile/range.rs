@@ -9,6 +9,9 @@ pub(super) const SUPERVISE: &str = "assistant, last, completion or all";
 pub(super) const BASE_DTYPE: &str = "auto or f32";
 pub(super) const TARGET_MODULES: &str = "a list of names, a regular expression or \"all-linear\"";
 pub(super) const GPU: &str = "\"any\", a name, or { min_memory = \"40GiB\", min_compute = \"8.0\" }";
+pub(super) const TIER_NAMES: [&str; 4] = ["seed_dataset", "production", "experimental", "rejected"];
+pub(super) const TIERS: &str = "a list of seed_dataset, production, experimental, rejected";
+pub(super) const MARKS: &str = "a list of 1…100 names";
 pub(super) const ON_LOST: &str = "requeue, wait or fail";
 
 pub(super) const PRIORITY: Whole = Whole("priority", 0, 100);
@@ -28,6 +31,7 @@ pub(super) const SEED: Whole = Whole("training.seed", 0, i64::MAX);
 pub(super) const VALIDATION_FRACTION: Real = Real("training.validation_fraction", 0.0, 0.5);
 pub(super) const EVAL_EVERY: Whole = Whole("training.eval_every", 1, 1_000_000);
 pub(super) const CHECKPOINT_EVERY: Whole = Whole("training.checkpoint_every", 1, 1_000_000);
+pub(super) const QUALITY_MIN: Real = Real("data.quality_min", 1.0, 5.0);
 pub(super) const RANK: Whole = Whole("lora.rank", 1, 256);
 pub(super) const ALPHA: Real = Real("lora.alpha", 1e-3, 65_536.0);
 pub(super) const DROPOUT: Real = Real("lora.dropout", 0.0, 0.5);
