@@ -285,6 +285,23 @@ pub(crate) enum Dataset {
         #[arg(long, value_name = "DIR")]
         base: Option<PathBuf>,
     },
+    /// Show the first three examples as the model will see them, with what it learns marked; needs no server
+    #[command(
+        after_help = "Example:\n  lorikeet dataset preview chats.jsonl --base models/smollm2-135m\n\nWhat is learnt is coloured on a terminal and stands in ⟦ ⟧ elsewhere; --output json gives the text with spans."
+    )]
+    Preview {
+        /// The training file
+        file: PathBuf,
+        /// The base model's directory, whose chat template and tokenizer are used
+        #[arg(long, value_name = "DIR")]
+        base: PathBuf,
+        /// What is learnt: assistant, last, completion or all
+        #[arg(long, value_name = "WHAT", default_value = "assistant", value_parser = ["assistant", "last", "completion", "all"])]
+        supervise: String,
+        /// Cut examples to this many tokens, as training.max_seq_length does
+        #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=131_072))]
+        max_seq_length: u32,
+    },
     /// Upload a file; an upload that broke off goes on where it stopped
     #[command(after_help = "Example:\n  lorikeet dataset add chats.jsonl --name support-chats")]
     Add {

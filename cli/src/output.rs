@@ -10,7 +10,7 @@ pub(crate) mod table;
 
 use crate::{args::Form, failure::Failure};
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Something that can be answered.
 pub(crate) trait View: Serialize {
@@ -38,6 +38,12 @@ impl Output {
     /// Whether a program reads.
     pub(crate) fn is_json(&self) -> bool {
         self.form == Form::Json
+    }
+
+    /// Whether a person reads at a terminal that shows colours.
+    pub(crate) fn has_colour(&self) -> bool {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        self.form == Form::Table && io::stdout().is_terminal() && !refused
     }
 
     /// The answer.

@@ -40,8 +40,27 @@ pub enum Task {
 pub struct Train {
     /// The optimisation.
     pub training: Training,
+    /// Which records of the dataset are used.
+    pub data: DataFilter,
     /// The adapter.
     pub lora: Lora,
+}
+
+/// Which records are used; every filter that is set has to admit one. For datasets that mark their pairs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataFilter {
+    /// The lowest score.
+    pub quality_min: Option<f64>,
+    /// Tiers; empty admits all, as in the lists below.
+    pub tiers: Vec<String>,
+    /// Whether a person must have looked at it, or must not.
+    pub human_reviewed: Option<bool>,
+    /// Personas, by key or name.
+    pub personas: Vec<String>,
+    /// Emotional arcs, by key or name.
+    pub arcs: Vec<String>,
+    /// Topics, by key or name.
+    pub topics: Vec<String>,
 }
 
 /// How to train. Ranges stand in `lorikeet-api`, where a job file becomes this.

@@ -48,7 +48,7 @@ pub fn step(
     let mut sums = vec![0.0; runs.len()];
     runs.iter_mut().for_each(Run::clear_grads);
     for members in pack::first_fit(&lengths, micro_tokens) {
-        let batch = micro_batch(runs, members.iter().map(|member| &places[*member]));
+        let batch = micro_batch(runs, members.iter().map(|member| &places[*member]))?;
         accumulate(model, runs, &batch, &scales, &mut sums, stop)?;
     }
     let taken = runs.iter_mut().zip(counts).zip(sums);
@@ -88,15 +88,15 @@ impl Count {
     }
 }
 
-fn micro_batch<'a>(runs: &[Run], places: impl Iterator<Item = &'a Place>) -> MicroBatch {
+fn micro_batch<'a>(runs: &[Run], places: impl Iterator<Item = &'a Place>) -> Result<MicroBatch, TrainError> {
     let mut batch = MicroBatch::default();
     for place in places {
         let run = &runs[place.run];
-        let example = run.examples.get(place.index);
+        let example = run.examples.get(place.index)?;
         let id = run.examples.id(place.index);
         batch.push(&example.tokens, &example.supervised, place.run, id, run.state.cursor.epoch);
     }
-    batch
+    Ok(batch)
 }
 
 fn accumulate(

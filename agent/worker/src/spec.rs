@@ -41,7 +41,7 @@ pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
         data: DataConfig {
             file: spec.dataset.clone(),
             validation_file: None,
-            filters: Filters::default(),
+            filters: filters(&train.data),
             on_fault: OnFault::Refuse,
             cache: spec.cache.clone(),
         },
@@ -53,6 +53,18 @@ pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
         },
         threads: spec.threads.map(|threads| threads as usize),
         memory_limit,
+    }
+}
+
+/// Which records are used, in the dataset's words.
+pub fn filters(data: &job::DataFilter) -> Filters {
+    Filters {
+        quality_min: data.quality_min,
+        tiers: data.tiers.clone(),
+        human_reviewed: data.human_reviewed,
+        personas: data.personas.clone(),
+        arcs: data.arcs.clone(),
+        topics: data.topics.clone(),
     }
 }
 

@@ -7,6 +7,8 @@ mod dataset;
 mod job;
 mod limits;
 
+pub(super) use dataset::format as dataset_format;
+
 use crate::{args::Inspect as Args, failure::Failure, output::Output};
 use lorikeet_dataset::{DatasetError, Tokenizer, TokenizerError};
 use lorikeet_protocol::inspect::{DatasetFindings, Fault, Inspection, NAMED_FAULTS};
@@ -46,6 +48,7 @@ fn dataset_faults(error: DatasetError) -> Vec<Fault> {
     vec![fault("$", crate::failure::chain(&error))]
 }
 
-fn line_fault(found: lorikeet_dataset::Fault) -> Fault {
+/// In the wire's words.
+pub(super) fn line_fault(found: lorikeet_dataset::Fault) -> Fault {
     Fault { line: Some(found.line), path: found.path, message: found.message }
 }

@@ -42,6 +42,9 @@ pub struct JobFile {
     /// How to train.
     #[serde(skip_serializing_if = "is_empty")]
     pub training: TrainingKeys,
+    /// Which records are used.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub data: DataKeys,
     /// The adapter's shape.
     #[serde(skip_serializing_if = "is_empty")]
     pub lora: LoraKeys,
@@ -99,6 +102,24 @@ pub struct TrainingKeys {
     pub checkpoint_every: Option<WordOrNumber>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
+}
+
+/// `[data]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[expect(missing_docs, reason = "each key is explained where it ends up: protocol's `DataFilter`")]
+pub struct DataKeys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality_min: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiers: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub human_reviewed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personas: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arcs: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topics: Option<Vec<String>>,
 }
 
 /// `[lora]`

@@ -62,6 +62,14 @@ pub fn job() -> JobSpec {
                 checkpoint_every: Every::Steps(100),
                 base_dtype: BaseDtype::Auto,
             },
+            data: DataFilter {
+                quality_min: Some(3.5),
+                tiers: vec!["production".into()],
+                human_reviewed: Some(true),
+                personas: vec!["anxious_planner".into()],
+                arcs: Vec::new(),
+                topics: Vec::new(),
+            },
             lora: Lora::plain(16, 32.0, 0.1),
         }),
         resources: Resources {

@@ -105,7 +105,7 @@ impl From<DatasetError> for TrainError {
             DatasetError::Stopped => TrainError::Stopped,
             DatasetError::Read { path, source } => TrainError::Io { verb: "read", path, source },
             DatasetError::UnknownFormat { .. }
-            | DatasetError::UnsupportedFormat { .. }
+            | DatasetError::Filters { .. }
             | DatasetError::Faulty { .. }
             | DatasetError::Empty { .. }
             | DatasetError::Split { .. }

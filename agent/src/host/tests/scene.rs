@@ -260,7 +260,7 @@ pub(super) fn spec() -> JobSpec {
         dataset: "data".into(),
         preset: "standard".into(),
         priority: 50,
-        task: Task::Train(Train { training, lora }),
+        task: Task::Train(Train { training, data: DataFilter::default(), lora }),
         resources: Resources {
             gpus: 1,
             gpu: GpuRequest::Any,

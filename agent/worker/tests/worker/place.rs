@@ -80,7 +80,7 @@ pub(crate) fn job() -> JobSpec {
         dataset: "counting".into(),
         preset: "balanced".into(),
         priority: 50,
-        task: Task::Train(Train { training: training(), lora: lora() }),
+        task: Task::Train(Train { training: training(), data: DataFilter::default(), lora: lora() }),
         resources: Resources {
             gpus: 1,
             gpu: GpuRequest::Any,

@@ -38,7 +38,7 @@ pub(super) fn both(files: &Files) -> Result<Samples, Failure> {
         let words: Vec<u32> = tokens.into_iter().filter(|token| !tokenizer.eos_ids().contains(token)).collect();
         tokenizer.decode(&words).map_err(|error| failed(&error))
     };
-    let prompt = messages.last().map(|message| message.content.clone()).unwrap_or_default();
+    let prompt = messages.last().map(|message| message.text().to_owned()).unwrap_or_default();
     Ok(Samples { prompt, before: answer(None)?, after: answer(Some(&view))? })
 }
 
@@ -47,7 +47,7 @@ fn question(file: &Path) -> Result<Vec<Message>, Failure> {
     let mut found = Vec::new();
     let summary = read(file, &mut |item, _| {
         if let Item::Record(record) = item {
-            found = record.messages.into_iter().take_while(|message| message.role != Role::Assistant).collect();
+            found = record.messages().iter().take_while(|message| message.role != Role::Assistant).cloned().collect();
         }
         if found.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });

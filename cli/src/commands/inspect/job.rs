@@ -2,7 +2,7 @@
 
 use super::{base, dataset_faults, fault, tokenizer_fault};
 use crate::failure::Failure;
-use lorikeet_dataset::{Filters, JobCheck, OnFault, PrepareConfig, Supervise, Tokenizer, check_job};
+use lorikeet_dataset::{JobCheck, OnFault, PrepareConfig, Supervise, Tokenizer, check_job};
 use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Settings, plan};
 use lorikeet_protocol::{
     inspect::{Fault, JobFindings, JobQuestion, RenderedExample, RenderedPart},
@@ -31,7 +31,7 @@ pub(super) fn inspect(base: &Path, dataset: &Path, question: &JobQuestion) -> Re
     let config = base::config(base)?;
     let tokenizer = Tokenizer::load(base).map_err(|error| vec![tokenizer_fault(&error)])?;
     let trained = trained(&config, train)?;
-    let prepare = prepare(&train.training, dataset);
+    let prepare = prepare(train, dataset);
     let check = check_job(&prepare, &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
     let memory = |dtype| memory(&config, trained, &train.training, &check, dtype).total;
     Ok(JobFindings {
@@ -72,7 +72,8 @@ fn steps(training: &Training, check: &JobCheck) -> u64 {
     }
 }
 
-fn prepare(training: &Training, dataset: &Path) -> PrepareConfig {
+fn prepare(train: &Train, dataset: &Path) -> PrepareConfig {
+    let training = &train.training;
     PrepareConfig {
         file: dataset.to_owned(),
         validation_file: None,
@@ -85,7 +86,7 @@ fn prepare(training: &Training, dataset: &Path) -> PrepareConfig {
             job::Supervise::All => Supervise::All,
         },
         seed: training.seed,
-        filters: Filters::default(),
+        filters: lorikeet_worker::filters(&train.data),
         on_fault: OnFault::Refuse,
         cache_dir: PathBuf::new(),
     }

@@ -103,6 +103,7 @@ pub(super) fn spec() -> JobSpec {
                 checkpoint_every: Every::Steps(100),
                 base_dtype: BaseDtype::Auto,
             },
+            data: DataFilter::default(),
             lora: Lora::plain(8, 16.0, 0.0),
         }),
         resources: Resources {

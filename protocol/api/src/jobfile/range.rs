@@ -15,6 +15,9 @@ pub(super) const RANK_PATTERN: &str = "a table of ranks by the end of a module's
 pub(super) const ALPHA_PATTERN: &str = "a table of alphas by the end of a module's name";
 pub(super) const INIT: &str = "default or pissa";
 pub(super) const GPU: &str = "\"any\", a name, or { min_memory = \"40GiB\", min_compute = \"8.0\" }";
+pub(super) const TIER_NAMES: [&str; 4] = ["seed_dataset", "production", "experimental", "rejected"];
+pub(super) const TIERS: &str = "a list of seed_dataset, production, experimental, rejected";
+pub(super) const MARKS: &str = "a list of 1…100 names";
 pub(super) const ON_LOST: &str = "requeue, wait or fail";
 
 pub(super) const PRIORITY: Whole = Whole("priority", 0, 100);
@@ -34,6 +37,7 @@ pub(super) const SEED: Whole = Whole("training.seed", 0, i64::MAX);
 pub(super) const VALIDATION_FRACTION: Real = Real("training.validation_fraction", 0.0, 0.5);
 pub(super) const EVAL_EVERY: Whole = Whole("training.eval_every", 1, 1_000_000);
 pub(super) const CHECKPOINT_EVERY: Whole = Whole("training.checkpoint_every", 1, 1_000_000);
+pub(super) const QUALITY_MIN: Real = Real("data.quality_min", 1.0, 5.0);
 pub(super) const RANK: Whole = Whole("lora.rank", 1, 256);
 pub(super) const ALPHA: Real = Real("lora.alpha", 1e-3, 65_536.0);
 pub(super) const DROPOUT: Real = Real("lora.dropout", 0.0, 0.5);

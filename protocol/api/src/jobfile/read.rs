@@ -1,6 +1,6 @@
 //! From text to [`JobFile`]: types and names of keys. TOML and JSON become the same tree first, so that they cannot differ.
 
-use super::{FieldError, JobFile, LoraKeys, PolicyKeys, ResourceKeys, TrainingKeys, range};
+use super::{DataKeys, FieldError, JobFile, LoraKeys, PolicyKeys, ResourceKeys, TrainingKeys, range};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use std::{collections::BTreeMap, ops::Range};
@@ -130,12 +130,13 @@ fn read_top(mut top: Table, faults: &mut Vec<FieldError>) -> JobFile {
         preset: top.take("preset", "the name of a preset", faults),
         priority: top.take("priority", &range::PRIORITY.expected(), faults),
         training: section(&mut top, "training", training, faults),
+        data: section(&mut top, "data", data, faults),
         lora: section(&mut top, "lora", lora, faults),
         resources: section(&mut top, "resources", resources, faults),
         policy: section(&mut top, "policy", policy, faults),
     };
     top.drop_empty_list("after");
-    top.close(&["after", "init_adapter", "data", "hold", "not_before", "sweep"], faults);
+    top.close(&["after", "init_adapter", "hold", "not_before", "sweep"], faults);
     file
 }
 
@@ -164,6 +165,19 @@ fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
         base_dtype: table.take("base_dtype", range::BASE_DTYPE, faults),
     };
     table.refuse(&["validation_dataset", "early_stopping", "sample_prompts"], faults);
+    keys
+}
+
+fn data(table: &mut Table, faults: &mut Vec<FieldError>) -> DataKeys {
+    let keys = DataKeys {
+        quality_min: table.take("quality_min", &range::QUALITY_MIN.expected(), faults),
+        tiers: table.take("tiers", range::TIERS, faults),
+        human_reviewed: table.take("human_reviewed", "true or false", faults),
+        personas: table.take("personas", range::MARKS, faults),
+        arcs: table.take("arcs", range::MARKS, faults),
+        topics: table.take("topics", range::MARKS, faults),
+    };
+    table.refuse(&["validation_dataset"], faults);
     keys
 }
 

@@ -2,12 +2,12 @@
 //! is told, not only the first.
 
 use super::{
-    FieldError, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, Presets, ResourceKeys, Targets, TrainingKeys,
-    WordOrNumber, preset, range, range::quoted,
+    DataKeys, FieldError, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, Presets, ResourceKeys, Targets,
+    TrainingKeys, WordOrNumber, preset, range, range::quoted,
 };
 use bytesize::ByteSize;
 use lorikeet_protocol::job::{
-    BaseDtype, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
+    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
     Supervise, TargetModules, Task, Train, Training, TrainingLength,
 };
 use std::collections::BTreeMap;
@@ -25,7 +25,11 @@ pub(super) fn resolve(file: &JobFile, presets: &Presets) -> Result<JobSpec, Faul
         dataset: text("dataset", &file.dataset, faults),
         preset: preset.to_owned(),
         priority: range::PRIORITY.check(file.priority.unwrap_or(50), faults),
-        task: Task::Train(Train { training: training(&training_keys, faults), lora: lora(&lora_keys, faults) }),
+        task: Task::Train(Train {
+            training: training(&training_keys, faults),
+            data: data(&file.data, faults),
+            lora: lora(&lora_keys, faults),
+        }),
         resources: resources(&file.resources, faults),
         policy: policy(&file.policy, faults),
     };
@@ -208,6 +212,31 @@ fn wrong_word<T>(field: &str, word: &str, later: &[&str], expected: &str, fallba
     let value = quoted(word);
     faults.push(if not_yet { FieldError::not_yet(field, value) } else { FieldError::new(field, value, expected) });
     fallback
+}
+
+fn data(keys: &DataKeys, faults: &mut Faults) -> DataFilter {
+    let tiers = marks("data.tiers", keys.tiers.as_deref(), range::TIERS, faults);
+    for tier in tiers.iter().filter(|tier| !range::TIER_NAMES.contains(&tier.as_str())) {
+        faults.push(FieldError::new("data.tiers", quoted(tier), range::TIERS));
+    }
+    DataFilter {
+        quality_min: keys.quality_min.map(|least| range::QUALITY_MIN.check(least, faults)),
+        tiers,
+        human_reviewed: keys.human_reviewed,
+        personas: marks("data.personas", keys.personas.as_deref(), range::MARKS, faults),
+        arcs: marks("data.arcs", keys.arcs.as_deref(), range::MARKS, faults),
+        topics: marks("data.topics", keys.topics.as_deref(), range::MARKS, faults),
+    }
+}
+
+/// A list of names; an empty one would leave out everything or nothing, depending on who reads it.
+fn marks(field: &str, names: Option<&[String]>, expected: &str, faults: &mut Faults) -> Vec<String> {
+    let names = names.map(<[String]>::to_vec);
+    let fits = |name: &String| !name.trim().is_empty() && name.chars().count() <= 200;
+    if names.as_ref().is_some_and(|names| names.is_empty() || names.len() > 100 || !names.iter().all(fits)) {
+        faults.push(FieldError::new(field, serde_json::to_string(&names).unwrap_or_default(), expected));
+    }
+    names.unwrap_or_default()
 }
 
 fn lora(keys: &LoraKeys, faults: &mut Faults) -> Lora {

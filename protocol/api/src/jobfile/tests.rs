@@ -8,7 +8,7 @@ const LEAST: &str = "base = \"b\"\ndataset = \"d\"\n";
 #[test]
 fn the_shortest_file_is_filled_by_the_balanced_preset() {
     let spec = resolve(LEAST).unwrap();
-    let Task::Train(Train { training, lora }) = &spec.task;
+    let Task::Train(Train { training, lora, .. }) = &spec.task;
     assert_eq!((spec.name.as_str(), spec.preset.as_str(), spec.priority), ("d on b", "balanced", 50));
     assert_eq!((training.learning_rate, training.batch_size), (2e-4, 8));
     assert_eq!(training.length, TrainingLength::Epochs(5));
@@ -27,7 +27,7 @@ fn the_three_presets_hold_the_platforms_numbers() {
     ];
     for (preset, rate, batch, epochs, rank, alpha, dropout, every) in table {
         let spec = resolve(&format!("{LEAST}preset = \"{preset}\"")).unwrap();
-        let Task::Train(Train { training, lora }) = spec.task;
+        let Task::Train(Train { training, lora, .. }) = spec.task;
         assert_eq!((training.learning_rate, training.batch_size), (rate, batch), "{preset}");
         assert_eq!(training.length, TrainingLength::Epochs(epochs), "{preset}");
         assert_eq!((lora.rank, lora.alpha, lora.dropout), (rank, alpha, dropout), "{preset}");
@@ -56,6 +56,7 @@ fn every_range_is_kept_at_both_ends_and_named_beyond_them() {
         ("training.validation_fraction", "0", "0.5", "-0.1", "0.6", "a number 0…0.5"),
         ("training.eval_every", "1", "1000000", "0", "1000001", "a whole number 1…1000000"),
         ("training.checkpoint_every", "1", "1000000", "0", "1000001", "a whole number 1…1000000"),
+        ("data.quality_min", "1", "5", "0.9", "5.1", "a number 1…5"),
         ("lora.rank", "1", "256", "0", "257", "a whole number 1…256"),
         ("lora.alpha", "0.001", "65536", "0", "65537", "a number 0.001…65536"),
         ("lora.dropout", "0", "0.5", "-0.1", "0.51", "a number 0…0.5"),
@@ -146,7 +147,7 @@ fn keys_of_a_later_version_are_refused_and_never_ignored() {
     for (key, value) in [
         ("after", "['job_x:ok']"),
         ("init_adapter", "x"),
-        ("data", "{ quality_min = 3 }"),
+        ("data.validation_dataset", "\"held-out\""),
         ("hold", "true"),
         ("not_before", "2030-01-01"),
         ("sweep", "{}"),
@@ -295,4 +296,24 @@ fn in_toml(key: &str, value: &str) -> String {
         Some((table, key)) => format!("{LEAST}[{table}]\n{key} = {value}\n"),
         None => format!("{LEAST}{key} = {value}\n"),
     }
+}
+
+#[test]
+fn filters_of_the_data_are_kept_and_strange_ones_refused() {
+    let data = "[data]\nquality_min = 3.5\ntiers = [\"production\"]\nhuman_reviewed = true\npersonas = [\"anxious_planner\"]\narcs = []\n";
+    let faults = resolve(&format!("{LEAST}{data}")).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert_eq!(faults[0].field, "data.arcs", "an empty list says neither all nor none");
+    let data = data.replace("arcs = []", "topics = [\"Estate planning\"]");
+    let spec = resolve(&format!("{LEAST}{data}")).unwrap();
+    let Task::Train(train) = &spec.task;
+    let filter = &train.data;
+    assert_eq!((filter.quality_min, filter.human_reviewed), (Some(3.5), Some(true)));
+    assert_eq!(
+        (filter.tiers.concat(), filter.personas.concat(), filter.topics.concat()),
+        ("production".into(), "anxious_planner".into(), "Estate planning".into())
+    );
+    assert_eq!(JobFile::from(&spec).resolve(&Presets::embedded()).unwrap(), spec, "and back again");
+    let faults = resolve(&format!("{LEAST}[data]\ntiers = [\"best\"]\n")).unwrap_err();
+    assert!(faults[0].message.contains("expected a list of seed_dataset"), "{faults:?}");
 }

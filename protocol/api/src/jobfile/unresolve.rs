@@ -1,8 +1,10 @@
 //! From `JobSpec` back to a [`JobFile`] with every key filled: what the API shows of a job, and what can be submitted again.
 
-use super::{GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber};
+use super::{
+    DataKeys, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber,
+};
 use lorikeet_protocol::job::{
-    BaseDtype, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
+    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
     Supervise, TargetModules, Task, Training, TrainingLength,
 };
 use std::time::Duration;
@@ -16,6 +18,7 @@ pub(super) fn job_file(spec: &JobSpec) -> JobFile {
         preset: Some(spec.preset.clone()),
         priority: Some(spec.priority.into()),
         training: training(&train.training),
+        data: data(&train.data),
         lora: lora(&train.lora),
         resources: resources(&spec.resources),
         policy: policy(&spec.policy),
@@ -59,6 +62,18 @@ fn method(method: Method) -> &'static str {
     match method {
         Method::Lora => "lora",
         Method::Full => "full",
+    }
+}
+
+fn data(data: &DataFilter) -> DataKeys {
+    let some = |names: &[String]| Some(names.to_vec()).filter(|names| !names.is_empty());
+    DataKeys {
+        quality_min: data.quality_min,
+        tiers: some(&data.tiers),
+        human_reviewed: data.human_reviewed,
+        personas: some(&data.personas),
+        arcs: some(&data.arcs),
+        topics: some(&data.topics),
     }
 }
 
