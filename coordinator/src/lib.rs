@@ -25,6 +25,7 @@ pub mod link;
 mod model;
 pub mod record;
 pub mod series;
+pub mod space;
 mod start;
 pub mod store;
 mod sweep;

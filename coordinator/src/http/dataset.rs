@@ -11,7 +11,7 @@ use super::{
 use crate::{
     blob::BlobError,
     cluster::command::Command,
-    history::Page,
+    history::{Keep, Page},
     record::{Dataset, DatasetState, Receipt},
 };
 use axum::{Json, extract::State, http::StatusCode};
@@ -111,10 +111,12 @@ pub(super) async fn list(
 ) -> Answered<Vec<api::Dataset>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
     let (status, search) = (filter.status, filter.search.map(|text| text.to_lowercase()));
+    let wants_all = status.is_none() && search.is_none();
     let keep = move |row: &Dataset| {
         status.is_none_or(|status| status == status_of(&row.state))
             && search.as_ref().is_none_or(|text| row.name.to_lowercase().contains(text))
     };
+    let keep: Option<Keep<Dataset>> = (!wants_all).then(|| Box::new(keep) as _);
     match filter.sort.unwrap_or(Sort::Newest) {
         Sort::Newest => {
             let listed = app.driver.datasets(caller.actor, paging.rows(), keep).await?;

@@ -14,6 +14,7 @@ use crate::{
         command::{Answer, Command, Query},
         schedule::{self, WhyNot},
     },
+    history::Keep,
     record::{BaseState, DatasetState, Job, Receipt, StoredCheckpoint},
 };
 use axum::{
@@ -135,7 +136,8 @@ pub(super) async fn list(
     Params(filter): Params<Filter>,
 ) -> Answered<Vec<api::Job>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
-    let keep = move |job: &Job| filter.status.is_none_or(|status| status == JobStatus::of(job.phase()));
+    let wanted = |status| Box::new(move |job: &Job| status == JobStatus::of(job.phase())) as Keep<Job>;
+    let keep = filter.status.map(wanted);
     let listed = app.driver.jobs(caller.actor, paging.rows(), keep).await?;
     Ok(paging.answer(job_view::views(&app.driver, listed.rows).await?, listed.total))
 }
