@@ -4,7 +4,7 @@ use crate::{
     access::{Actor, Refusal},
     cluster::{
         Action, Cause, Cluster, Inspect, Now,
-        job::{Failure, JobState, Obstacle},
+        job::{JobState, Obstacle},
         put,
     },
     record::{Base, BaseState, Receipt, Record},
@@ -13,7 +13,6 @@ use lorikeet_protocol::{
     file::NamedFile,
     id::{BaseId, Hash, JobId},
     inspect::{Fault, Inspection},
-    job::FailureClass,
 };
 use std::path::PathBuf;
 
@@ -24,6 +23,11 @@ impl Base {
 }
 
 impl Base {
+    /// What its files are.
+    pub(crate) fn hashes(&self) -> Vec<Hash> {
+        self.files.iter().map(|file| file.manifest.hash).collect()
+    }
+
     /// The same directory registered anew: what could not be used, or changed, is read again. One that is fine stays as it is.
     fn judge_again(&mut self, out: &mut Vec<Action>) -> Receipt {
         if matches!(self.state, BaseState::Error | BaseState::Changed) {
@@ -93,7 +97,7 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) {
         let Some(base) = self.bases.get_mut(&id).filter(|base| base.state == BaseState::Validating) else { return };
-        let before = std::mem::take(&mut base.files);
+        let before = base.hashes();
         base.faults = vec![];
         match result {
             Ok(Inspection::Base(findings)) => {
@@ -114,7 +118,7 @@ impl Cluster {
             path: base.name.clone(),
             message: "the base model cannot be used".into(),
         });
-        let same = before.is_empty() || before == base.files;
+        let same = before.is_empty() || before == base.hashes();
         if base.state == BaseState::Ready {
             self.unblock(id, same, now, out);
         }
@@ -148,18 +152,11 @@ impl Cluster {
         Ok(closed.first().map_or(Receipt::Done, |id| Receipt::Base(*id)))
     }
 
-    /// What waited for the files: goes on if they are the same again; else begins anew, unless it has begun on others.
+    /// What waited for the files: goes on if they are the same again, else begins anew.
     fn unblock(&mut self, base: BaseId, same: bool, now: Now, out: &mut Vec<Action>) {
         for id in self.jobs_in(base, &JobState::Blocked(Obstacle::BaseChanged)) {
             let begun = self.jobs[&id].record.checkpoint.is_some();
-            let state = match (same, begun) {
-                (true, _) => JobState::Queued,
-                (false, false) => JobState::Submitted,
-                (false, true) => JobState::Failed(Failure {
-                    class: FailureClass::Base,
-                    message: "its base model is no longer the one that its checkpoints were made on".into(),
-                }),
-            };
+            let state = if same || begun { JobState::Queued } else { JobState::Submitted };
             self.settle(id, state, &Cause::default(), now, out);
         }
     }

@@ -8,6 +8,7 @@ mod attempt;
 mod checkpoint;
 pub mod command;
 mod event;
+mod inspection;
 mod intent;
 pub mod job;
 mod join;
@@ -28,12 +29,9 @@ use crate::{
 };
 use command::{Answer, Command};
 pub use event::{Action, Event, Inspect, Rows, Subject};
+use inspection::Unanswered;
 use job::LiveJob;
-use lorikeet_protocol::{
-    file::NamedFile,
-    id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, UnixMillis, UserId},
-    inspect::Inspection,
-};
+use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, UnixMillis, UserId};
 use node::LiveNode;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -71,6 +69,14 @@ impl Default for Timers {
             back_off: seconds(1),
             back_off_most: seconds(60),
         }
+    }
+}
+
+impl Timers {
+    /// How long to wait after so many failures in a row.
+    fn wait(&self, failures: u32) -> Duration {
+        let doubled = self.back_off * 2u32.saturating_pow(failures.clamp(1, 16) - 1);
+        doubled.min(self.back_off_most)
     }
 }
 
@@ -130,6 +136,7 @@ pub struct Cluster {
     /// Nothing expires before this moment: a coordinator that was away listens first.
     listen_until: Duration,
     last_event: Duration,
+    unanswered: Unanswered,
     /// Something changed that a waiting job may have waited for.
     pub(crate) unsettled: bool,
 }
@@ -171,6 +178,7 @@ impl Cluster {
             audits: loaded.audits,
             listen_until: now.mono + timers.heartbeat,
             last_event: now.mono,
+            unanswered: Unanswered::default(),
             unsettled: true,
         }
     }
@@ -202,7 +210,7 @@ impl Cluster {
     pub fn next_deadline(&self) -> Option<Duration> {
         let of_jobs = self.jobs.values().filter_map(|job| self.deadline(job));
         let of_nodes = self.nodes.values().filter_map(|node| node.deadline(self.timers.lease));
-        let first = of_jobs.chain(of_nodes).min();
+        let first = of_jobs.chain(of_nodes).chain(self.unanswered.deadline()).min();
         first.map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
     }
 
@@ -220,6 +228,7 @@ impl Cluster {
 
     fn tick(&mut self, now: Now, out: &mut Vec<Action>) {
         self.expire(now, out);
+        self.ask_unanswered(now, out);
         self.replays.retain(|_, replay| replay.expires > now.wall);
         if self.unsettled {
             self.unsettled = false;
@@ -253,29 +262,6 @@ impl Cluster {
             result
         });
         out.push(Action::Reply { reply, result: result.map(Answer::Receipt) });
-    }
-
-    fn inspected(
-        &mut self,
-        subject: Subject,
-        result: Result<Inspection, String>,
-        files: Vec<NamedFile>,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) {
-        match subject {
-            Subject::Dataset(id) => self.dataset_inspected(id, result, now, out),
-            Subject::Base(id) => self.base_inspected(id, result, files, now, out),
-            Subject::Job(id) => self.job_inspected(id, result, now, out),
-        }
-    }
-
-    /// Children of the last process died with it: what they were asked is asked again.
-    fn begin_again(&mut self, out: &mut Vec<Action>) {
-        out.extend(self.datasets.values().filter_map(Dataset::inspection).map(Action::Inspect));
-        out.extend(self.bases.values().filter_map(Base::inspection).map(Action::Inspect));
-        let jobs = self.jobs.values().filter_map(|job| self.job_inspection(&job.record));
-        out.extend(jobs.map(Action::Inspect));
     }
 
     /// Records one change.

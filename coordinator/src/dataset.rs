@@ -131,7 +131,8 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         self.own_dataset(actor, id)?;
         if let Some(job) = self.jobs.values().find(|job| job.record.dataset == id) {
-            return Err(Refusal::conflict(format!("job {} needs the dataset", job.record.id)));
+            let job = if actor.sees(job.record.owner) { format!("job {}", job.record.id) } else { "a job".into() };
+            return Err(Refusal::conflict(format!("{job} needs the dataset")));
         }
         let mut dataset = self.datasets.remove(&id).expect("it was there a line ago");
         dataset.deleted_at = Some(now.wall);

@@ -202,6 +202,9 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// Where the next attempt goes on.
     pub checkpoint: Option<Checkpoint>,
+    /// The base's files that this checkpoint was made on.
+    #[serde(default)]
+    pub base_files: Vec<Hash>,
     /// Time its devices were held.
     pub held: Duration,
     /// When it was submitted.
@@ -262,6 +265,9 @@ pub struct AttemptEnd {
     pub at: UnixMillis,
     /// Time its devices were held.
     pub held: Duration,
+    /// The `seq` of its last event.
+    #[serde(default)]
+    pub last_event: u64,
 }
 
 /// A checkpoint whose every file is here.

@@ -167,6 +167,8 @@ pub struct Ended {
     pub files: Vec<NamedFile>,
     /// `training_summary.json` of the adapter, for the model's record; only with `Outcome::Ok`.
     pub summary: Option<String>,
+    /// The `seq` of its last event, 0 without any: lines up to this one may still be on their way.
+    pub last_event: u64,
 }
 
 /// A run of an attempt's events.

@@ -230,7 +230,16 @@ impl Attempt {
             Adapter::None | Adapter::Uploading => (Vec::new(), None),
         };
         let Word { outcome, class, message, step } = word;
-        let ended = Ended { outcome, class, message, step, held: self.held_for(now), files, summary };
+        let ended = Ended {
+            outcome,
+            class,
+            message,
+            step,
+            held: self.held_for(now),
+            files,
+            summary,
+            last_event: self.record.last_event,
+        };
         self.uploads = Uploads::default();
         self.state = State::Done;
         out.push(Action::Abandon(self.id()));

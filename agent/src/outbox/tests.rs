@@ -187,6 +187,7 @@ fn ended(message: String) -> ReportBody {
         held: Duration::ZERO,
         files: Vec::new(),
         summary: None,
+        last_event: 0,
     })
 }
 

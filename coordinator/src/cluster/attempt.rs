@@ -70,6 +70,7 @@ impl Cluster {
             message: ended.message.clone(),
             at: now.wall,
             held: ended.held,
+            last_event: ended.last_event,
         });
         out.push(put(Record::Attempt(row.clone())));
         job.record.held += ended.held;
@@ -112,12 +113,14 @@ impl Cluster {
                     failed(ended, class)
                 }
             }
-            (Intent::Pause, _) => JobState::Paused,
-            (Intent::Run, Outcome::Preempted | Outcome::Superseded | Outcome::Cancelled) => {
-                requeue(job, now, Duration::ZERO)
+            (_, Outcome::Preempted | Outcome::Superseded | Outcome::Cancelled) => requeue(job, now, Duration::ZERO),
+            (_, Outcome::Withdrawn) => {
+                job.refusals += 1;
+                job.refused_by.extend(node);
+                let wait = timers.wait(job.refusals);
+                requeue(job, now, wait)
             }
-            (Intent::Run, Outcome::Withdrawn) => requeue(job, now, timers.back_off),
-            (Intent::Run, Outcome::PrepareFailed | Outcome::Lost | Outcome::Hardware | Outcome::DiskFull) => {
+            (_, Outcome::PrepareFailed | Outcome::Lost | Outcome::Hardware | Outcome::DiskFull) => {
                 // What the coordinator itself declares over has held nothing: silence is nobody's crash.
                 if ended.held > Duration::ZERO {
                     record.infrastructure_failures += 1;
@@ -134,8 +137,8 @@ impl Cluster {
                     );
                     return JobState::Failed(Failure { class: FailureClass::Internal, message });
                 }
-                let wait = timers.back_off * 2u32.saturating_pow(record.infrastructure_failures.clamp(1, 16) - 1);
-                requeue(job, now, wait.min(timers.back_off_most))
+                let wait = timers.wait(record.infrastructure_failures);
+                requeue(job, now, wait)
             }
         }
     }
@@ -176,6 +179,7 @@ pub(super) fn over(outcome: Outcome, message: &str) -> Ended {
         held: Duration::ZERO,
         files: vec![],
         summary: None,
+        last_event: 0,
     }
 }
 

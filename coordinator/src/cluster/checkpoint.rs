@@ -23,6 +23,14 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) {
         let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
+        let twin = |row: &&StoredCheckpoint| row.attempt == attempt && row.checkpoint.step == checkpoint.step;
+        let kind = job
+            .checkpoints
+            .iter()
+            .find(twin)
+            .map_or(checkpoint.kind, |row| weightier(row.checkpoint.kind, checkpoint.kind));
+        let checkpoint = Checkpoint { kind, ..checkpoint };
+        job.checkpoints.retain(|row| !twin(&row));
         let row = StoredCheckpoint {
             attempt,
             owner: job.record.owner,
@@ -42,6 +50,17 @@ impl Cluster {
             out.extend(job.thin_checkpoints(now).map(|row| put(Record::Checkpoint(row))));
         }
     }
+}
+
+/// Two of one step are one row: the reason that keeps it longer counts.
+fn weightier(one: CheckpointKind, other: CheckpointKind) -> CheckpointKind {
+    let weight = |kind| match kind {
+        CheckpointKind::Periodic => 0,
+        CheckpointKind::Emergency => 1,
+        CheckpointKind::Best => 2,
+        CheckpointKind::Final => 3,
+    };
+    if weight(one) > weight(other) { one } else { other }
 }
 
 impl LiveJob {

@@ -47,6 +47,9 @@ pub enum Command {
         node: NodeId,
         serial: String,
     },
+    ReleaseNode {
+        id: NodeId,
+    },
     CreateDataset {
         id: DatasetId,
         name: String,
@@ -116,6 +119,7 @@ impl Command {
             Self::CreateJoinSecret { .. } => "node.invite",
             Self::Join { .. } => "node.join",
             Self::RecordCertificate { .. } => "node.certify",
+            Self::ReleaseNode { .. } => "node.release",
             Self::CreateDataset { .. } => "dataset.create",
             Self::ConfirmDataset { .. } => "dataset.confirm",
             Self::ValidateDataset { .. } => "dataset.validate",
@@ -185,6 +189,8 @@ pub struct NodeStatus {
     pub labels: BTreeMap<String, String>,
     /// As last reported.
     pub devices: Vec<Device>,
+    /// When it was last heard, since this process started.
+    pub seen: Option<UnixMillis>,
     /// Since when its lease is over.
     pub unreachable_since: Option<UnixMillis>,
     /// Attempts placed on it, with the devices they hold.
@@ -215,6 +221,7 @@ impl Cluster {
             }
             Command::Join { secret, key, name, node } => self.join(actor, secret, key, name, node, now, out),
             Command::RecordCertificate { node, serial } => self.certify(actor, node, serial, out),
+            Command::ReleaseNode { id } => self.release_node(actor, id, out),
             Command::CreateDataset { id, name, description, file_name, size, format } => {
                 self.create_dataset(actor, Dataset::new(id, name, description, file_name, size, format, now), out)
             }
@@ -262,8 +269,9 @@ impl Cluster {
         })?;
         let visible = |dataset: &&Dataset| actor.sees(dataset.owner);
         let named = |dataset: &&Dataset| dataset.id.to_string() == spec.dataset || dataset.name == spec.dataset;
-        // Of several with one name the newest is meant.
-        let dataset = self.datasets.values().rev().find(|dataset| visible(dataset) && named(dataset));
+        // Of several with one name the newest is meant, and one's own before another's.
+        let found = || self.datasets.values().filter(|dataset| visible(dataset) && named(dataset));
+        let dataset = found().rfind(|dataset| Some(dataset.owner) == actor.user()).or_else(|| found().next_back());
         let dataset = dataset.ok_or_else(|| {
             Refusal::invalid("dataset", format!("no dataset `{}`; `lorikeet dataset list` names them", spec.dataset))
         })?;

@@ -12,7 +12,7 @@
 use super::{Action, Cause, Cluster, Now, command::put_job, schedule};
 use crate::{
     access::{Actor, Refusal},
-    record::{Attempt, BaseState, Job, Member, StoredCheckpoint},
+    record::{Attempt, Base, BaseState, Job, Member, StoredCheckpoint},
 };
 use lorikeet_protocol::{
     id::{AttemptId, AttemptToken, JobId, ModelId, NodeId, UnixMillis},
@@ -20,7 +20,7 @@ use lorikeet_protocol::{
     job::{AttemptPhase, FailureClass, Intent, JobSpec, Phase},
 };
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// What is observed of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,6 +129,10 @@ pub struct LiveJob {
     pub attempt: Option<Attempt>,
     /// Its checkpoints that are kept, oldest first.
     pub(super) checkpoints: Vec<StoredCheckpoint>,
+    /// Offers that were declined or not answered, since the last that was taken.
+    pub(super) refusals: u32,
+    /// By whom.
+    pub(super) refused_by: BTreeSet<NodeId>,
     /// When the offer went out.
     pub(super) offered: Duration,
     /// Not placed before this moment.
@@ -137,7 +141,15 @@ pub struct LiveJob {
 
 impl LiveJob {
     pub(super) fn new(record: Job, attempt: Option<Attempt>, checkpoints: Vec<StoredCheckpoint>, now: Now) -> Self {
-        Self { record, attempt, checkpoints, offered: now.mono, retry_at: Duration::ZERO }
+        Self {
+            record,
+            attempt,
+            checkpoints,
+            refusals: 0,
+            refused_by: BTreeSet::new(),
+            offered: now.mono,
+            retry_at: Duration::ZERO,
+        }
     }
 
     /// The node that holds it.
@@ -152,9 +164,8 @@ impl Cluster {
         let job = self.jobs.get_mut(&id).expect("only live jobs settle");
         assert!(job.attempt.is_none(), "{id} still holds devices");
         let before = job.record.phase();
-        let changed = self.bases.get(&job.record.base).is_some_and(|base| base.state == BaseState::Changed);
-        let blocked = changed && state == JobState::Queued;
-        job.record.state = if blocked { JobState::Blocked(Obstacle::BaseChanged) } else { state };
+        let base = self.bases.get(&job.record.base);
+        job.record.state = if state == JobState::Queued { waiting(&job.record, base) } else { state };
         let after = job.record.phase();
         if after == Phase::Queued {
             job.record.queued_at = job.record.queued_at.or(Some(now.wall));
@@ -198,6 +209,22 @@ impl Cluster {
         let mut queue = self.queue(None);
         queue.push(candidate);
         Ok(schedule::schedule(queue, &self.views(now)).waiting.remove(&id))
+    }
+}
+
+/// A job that could be placed, unless somebody or something holds it back. A checkpoint never goes on over other weights.
+fn waiting(job: &Job, base: Option<&Base>) -> JobState {
+    let ready = base.filter(|base| base.state == BaseState::Ready);
+    match (job.intent, ready) {
+        (Intent::Pause, _) => JobState::Paused,
+        (Intent::Run | Intent::Cancel, None) => JobState::Blocked(Obstacle::BaseChanged),
+        (Intent::Run | Intent::Cancel, Some(base)) if job.checkpoint.is_some() && job.base_files != base.hashes() => {
+            JobState::Failed(Failure {
+                class: FailureClass::Base,
+                message: "its base model is no longer the one that its checkpoints were made on".into(),
+            })
+        }
+        (Intent::Run | Intent::Cancel, Some(_)) => JobState::Queued,
     }
 }
 

@@ -7,6 +7,9 @@ use crate::{
 };
 use lorikeet_protocol::id::{Hash, NodeId};
 
+/// Certificates of one node that are let in at once: the one in use, and successors whose delivery may have failed.
+const SERIALS: usize = 8;
+
 impl Cluster {
     pub(super) fn invite(
         &mut self,
@@ -71,10 +74,18 @@ impl Cluster {
         actor.require_admin("certify nodes")?;
         let found = self.nodes.get_mut(&node).ok_or_else(|| Refusal::not_found("node"))?;
         found.record.serials.push(serial);
-        // The one in use and its successor: an older one has no business any more.
-        let surplus = found.record.serials.len().saturating_sub(2);
-        found.record.serials.drain(..surplus);
+        // An older one goes when a newer one has spoken; answers that were lost must not shut the node out.
+        let surplus = found.record.serials.len().saturating_sub(SERIALS);
+        found.record.serials.drain(1..=surplus);
         out.push(put(Record::Node(found.record.clone())));
         Ok(Receipt::Node(node))
+    }
+}
+
+impl Node {
+    /// The certificate with this serial number has spoken: older ones have no business any more.
+    pub(super) fn retire_serials_before(&mut self, serial: &str) {
+        let spoken = self.serials.iter().position(|known| known == serial).unwrap_or(0);
+        self.serials.drain(..spoken);
     }
 }

@@ -7,7 +7,10 @@
 //! Every hello is reconciled with desired state: per attempt adopt, stop, report or forget; offers and stops that may have been lost are said again.
 
 use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, put};
-use crate::record::{Node, Record};
+use crate::{
+    access::{Actor, Refusal},
+    record::{Node, Receipt, Record},
+};
 use lorikeet_protocol::{
     agent::{Farewell, Hello, KnownAttempt, ToAgent, Verdict, Welcome},
     id::{AttemptId, BootId, Hash, NodeId, UnixMillis},
@@ -27,6 +30,8 @@ pub struct LiveNode {
     pub session: Option<Session>,
     /// When it was last heard.
     pub(super) heard: Duration,
+    /// The same for people; `None`: not since this process started.
+    pub(super) seen: Option<UnixMillis>,
     /// Since when its lease is over.
     pub(super) unreachable_since: Option<UnixMillis>,
     pub(super) labels: BTreeMap<String, String>,
@@ -51,12 +56,17 @@ impl LiveNode {
             record,
             session: None,
             heard: now.mono,
+            seen: None,
             unreachable_since: None,
             labels: BTreeMap::new(),
             devices: vec![],
             cached: BTreeSet::new(),
             instances: vec![],
         }
+    }
+
+    pub(super) fn spoke(&mut self, now: Now) {
+        (self.heard, self.seen) = (now.mono, Some(now.wall));
     }
 
     /// How long it has said nothing.
@@ -91,6 +101,7 @@ impl Cluster {
             version: node.session.as_ref().map(|session| session.version.clone()),
             labels: node.labels.clone(),
             devices: node.devices.clone(),
+            seen: node.seen,
             unreachable_since: node.unreachable_since,
             attempts: self.held_on(node.record.id),
         }
@@ -107,8 +118,13 @@ impl Cluster {
     ) {
         let known = self.nodes.get_mut(&id).filter(|node| node.record.serials.iter().any(|known| known == serial));
         let Some(node) = known else { return out.push(Action::TurnAway { reply, farewell: Farewell::Revoked }) };
+        if node.record.quarantine.is_some() {
+            return out.push(Action::TurnAway { reply, farewell: Farewell::TwoMachines });
+        }
         if node.alternates(hello.instance) {
-            node.record.quarantine = Some("two machines use this node's key; remove one, then let it join anew".into());
+            let why =
+                "two machines use this node's key; stop one of them, then `lorikeet node release` lets the other in";
+            node.record.quarantine = Some(why.into());
             out.push(put(Record::Node(node.record.clone())));
             if let Some(session) = node.session.take() {
                 out.push(Action::Close { node: id, session: session.number, farewell: Farewell::TwoMachines });
@@ -120,10 +136,11 @@ impl Cluster {
             out.push(Action::Close { node: id, session: old.number, farewell: Farewell::Superseded });
         }
         node.record.sessions = number;
+        node.record.retire_serials_before(serial);
         node.record.boot = Some(hello.boot);
         node.record.last_report = node.record.last_report.max(hello.acknowledged);
         node.record.name = hello.name.clone();
-        node.heard = now.mono;
+        node.spoke(now);
         node.labels = hello.labels;
         node.devices = hello.devices;
         node.cached = hello.cached.into_iter().collect();
@@ -142,6 +159,17 @@ impl Cluster {
         out.push(Action::Send { node: id, message: ToAgent::Welcome(Box::new(welcome)) });
         self.reconcile(id, &hello.attempts, now, out);
         self.unsettled = true;
+    }
+
+    /// A person has seen to it: the node may come back.
+    pub(super) fn release_node(&mut self, actor: Actor, id: NodeId, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
+        actor.require_admin("release nodes")?;
+        let node = self.nodes.get_mut(&id).ok_or_else(|| Refusal::not_found("node"))?;
+        node.record.quarantine = None;
+        node.instances.clear();
+        out.push(put(Record::Node(node.record.clone())));
+        self.unsettled = true;
+        Ok(Receipt::Node(id))
     }
 
     fn verdicts(&self, node: NodeId, known: &[KnownAttempt]) -> Vec<(AttemptId, Verdict)> {

@@ -37,16 +37,12 @@ impl Cluster {
             cpu_bytes: findings.cpu_bytes,
             cuda_bytes: findings.cuda_bytes,
             files: Self::files(base, dataset),
-            avoid: job.record.blamed.keys().copied().collect(),
+            avoid: job.record.blamed.keys().chain(&job.refused_by).copied().collect(),
         })
     }
 
     pub(super) fn files(base: &Base, dataset: &Dataset) -> Vec<Hash> {
-        base.files
-            .iter()
-            .map(|file| file.manifest.hash)
-            .chain(dataset.manifest.iter().map(|manifest| manifest.hash))
-            .collect()
+        base.hashes().into_iter().chain(dataset.manifest.iter().map(|manifest| manifest.hash)).collect()
     }
 
     /// The nodes as the scheduler sees them.
@@ -95,6 +91,9 @@ impl Cluster {
         let job = self.jobs.get_mut(&placement.job).expect("the scheduler places live jobs");
         let before = job.record.phase();
         job.record.attempts += 1;
+        if job.record.checkpoint.is_none() {
+            job.record.base_files = self.bases[&job.record.base].hashes();
+        }
         let token = AttemptToken { generation, number: job.record.attempts };
         let member = Member { node: placement.node, devices: placement.devices };
         job.record.state = JobState::Placed { token, member: member.clone(), phase: AttemptPhase::Offered };

@@ -14,7 +14,7 @@ impl Cluster {
         let live =
             self.nodes.get_mut(&id).filter(|node| node.session.as_ref().is_some_and(|live| live.number == session));
         let Some(node) = live else { return };
-        node.heard = now.mono;
+        node.spoke(now);
         self.clear_unreachable(id, out);
         match message {
             FromAgent::Devices(devices) => self.devices_changed(id, devices),
@@ -35,6 +35,9 @@ impl Cluster {
 
     fn accepted(&mut self, node: NodeId, attempt: AttemptId, now: Now, out: &mut Vec<Action>) {
         if self.current(node, attempt).is_some() {
+            if let Some(job) = self.jobs.get_mut(&attempt.job) {
+                (job.refusals, job.refused_by) = (0, Default::default());
+            }
             self.advance(attempt, AttemptPhase::Accepted, now, out);
         } else {
             out.push(Action::Send {

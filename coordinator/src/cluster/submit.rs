@@ -56,6 +56,7 @@ impl Cluster {
             findings: None,
             progress: None,
             checkpoint: None,
+            base_files: vec![],
             held: Duration::ZERO,
             created: now.wall,
             queued_at: None,
@@ -155,13 +156,18 @@ impl Cluster {
     }
 }
 
-/// "tone" → "tone (retry 2)" → "tone (retry 3)".
+/// The most characters of a job's name.
+const NAME: usize = 200;
+
+/// "tone" → "tone (retry 2)" → "tone (retry 3)", shortened where it would grow too long.
 fn next_name(name: &str) -> String {
     let counted = name.strip_suffix(')').and_then(|rest| rest.rsplit_once(" (retry "));
-    match counted.and_then(|(stem, number)| Some((stem, number.parse::<u32>().ok()?))) {
-        Some((stem, number)) => format!("{stem} (retry {})", number.saturating_add(1)),
-        None => format!("{name} (retry 2)"),
-    }
+    let (stem, number) = counted
+        .and_then(|(stem, number)| Some((stem, number.parse::<u32>().ok()?.saturating_add(1))))
+        .unwrap_or((name, 2));
+    let suffix = format!(" (retry {number})");
+    let stem: String = stem.chars().take(NAME - suffix.len()).collect();
+    stem + &suffix
 }
 
 #[cfg(test)]
@@ -170,5 +176,6 @@ mod tests {
     fn a_retry_says_which_one_it_is() {
         assert_eq!(super::next_name("tone"), "tone (retry 2)");
         assert_eq!(super::next_name("tone (retry 2)"), "tone (retry 3)");
+        assert_eq!(super::next_name(&"ä".repeat(200)).chars().count(), 200);
     }
 }

@@ -6,7 +6,7 @@ use lorikeet_protocol::{
     agent::*,
     file::{FileManifest, NamedFile},
     id::*,
-    inspect::{DatasetFindings, JobFindings},
+    inspect::{DatasetFindings, Fault, Inspection, JobFindings},
     job::*,
 };
 use proptest::prelude::*;

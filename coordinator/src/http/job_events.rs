@@ -32,7 +32,11 @@ use lorikeet_protocol::{
     id::{AttemptId, AttemptToken, JobId},
     worker::{EventLine, Stage, WorkerEvent},
 };
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -42,6 +46,8 @@ const WAITING: usize = 64;
 const READ_LINES: usize = 500;
 /// Even without news the row is looked at: a change whose announcement was missed is seen then.
 const LOOK: Duration = Duration::from_secs(1);
+/// The last lines of an attempt come behind its end; those of an agent that is gone never do.
+const LAST_LINES: Duration = Duration::from_secs(10);
 /// A comment line, so that proxies and clients know the stream is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -68,6 +74,7 @@ pub(super) async fn follow(
         cursor: cursor.unwrap_or_default(),
         shown: None,
         checkpoints: None,
+        over_since: None,
         events,
         _permit: permit,
     };
@@ -103,6 +110,8 @@ struct Follower {
     shown: Option<Job>,
     /// Checkpoints that the client knows, or that were there before it came.
     checkpoints: Option<usize>,
+    /// When the job was first seen to be over.
+    over_since: Option<Instant>,
     events: mpsc::Sender<Result<Event, Infallible>>,
     _permit: OwnedSemaphorePermit,
 }
@@ -127,10 +136,14 @@ impl Follower {
 
     /// Says what is new; true: the job is over and everything was said.
     async fn look(&mut self) -> Result<bool, Ended> {
-        // The row first: when it says that the job is over, no line comes any more that is not here.
         let job = self.app.driver.job(self.actor, self.id).await.map_err(Failure::from)?;
-        self.say_lines().await?;
         let over = job.phase().is_terminal();
+        // The row and then the lines: a line that the row's end names is here, or is waited for.
+        let complete = !over || self.has_every_line().await?;
+        self.say_lines().await?;
+        if !complete {
+            return Ok(false);
+        }
         if self.shown.as_ref() != Some(&job) {
             self.say_checkpoints().await?;
             let view = Box::new(job_view::view(&self.app.driver, job.clone()).await?);
@@ -139,6 +152,17 @@ impl Follower {
             self.send(&event, None).await?;
         }
         Ok(over)
+    }
+
+    /// An agent reports an end before its last lines are through; they are what a person wants to read. One that has gone for
+    /// good is not waited for longer than `LAST_LINES`.
+    async fn has_every_line(&mut self) -> Result<bool, Ended> {
+        let patience_ends = *self.over_since.get_or_insert_with(Instant::now) + LAST_LINES;
+        let attempts = self.app.driver.attempts(self.actor, self.id).await.map_err(Failure::from)?;
+        let ended = attempts.last().and_then(|attempt| Some((attempt.id, attempt.end.as_ref()?.last_event)));
+        let Some((attempt, last)) = ended else { return Ok(true) };
+        let through = self.app.series.through(attempt).await.map_err(Failure::from)?;
+        Ok(through >= last || Instant::now() >= patience_ends)
     }
 
     async fn say_lines(&mut self) -> Result<(), Ended> {

@@ -75,7 +75,7 @@ fn view(node: Live, own: &BTreeSet<AttemptId>) -> Node {
         labels: node.labels,
         devices: node.devices.into_iter().map(|device| device_view(device, &held)).collect(),
         joined_at: Timestamp(node.record.joined),
-        last_seen: node.connected.then(|| Timestamp(now())),
+        last_seen: node.seen.map(Timestamp),
         unreachable_since: node.unreachable_since.map(Timestamp),
     }
 }

@@ -15,7 +15,7 @@ pub const MAX_SIZE_BYTES: u64 = 10 << 30;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateDataset {
-    /// 1–200 characters; unique among the owner's.
+    /// 1–200 characters; of several with one name a job means the newest.
     pub name: String,
     /// At most 255 bytes; never used as a path.
     pub file_name: String,

@@ -145,6 +145,7 @@ pub fn from_agent() -> Vec<FromAgent> {
                 held: Duration::from_millis(61_500),
                 files: vec![file("adapter_model.safetensors")],
                 summary: Some("{}".into()),
+                last_event: 17,
             }),
         ),
         FromAgent::Events(EventLines { attempt: attempt(), first: 7, lines: vec!["{\"seq\":7}".into()] }),

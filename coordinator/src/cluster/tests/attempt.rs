@@ -86,3 +86,24 @@ fn an_offer_lost_on_the_way_is_made_again_under_the_same_token() {
     let out = world.hello(NODE, boot(1), vec![]);
     assert!(sent(&out).any(|message| matches!(message, ToAgent::Offer(offer) if offer.attempt == attempt)));
 }
+
+#[test]
+fn an_agent_that_always_declines_is_asked_ever_more_seldom_and_another_goes_first() {
+    let mut world = World::ready();
+    let job = world.submit(1);
+    let mut offers = 0;
+    for _ in 0..600 {
+        if let Some(offer) = world.offer_of(job) {
+            offers += 1;
+            world.hear(FromAgent::Declined { attempt: offer.attempt, reason: "no".into() });
+        }
+        world.pass_talking(Duration::from_secs(1));
+    }
+    assert!((8..=16).contains(&offers), "{offers} offers in ten minutes");
+    world.join(OTHER);
+    world.hello(OTHER, boot(2), vec![]);
+    let attempt = world.until_offered(job).unwrap();
+    assert_eq!(world.cluster.jobs[&job].node(), Some(OTHER));
+    world.hear_from(OTHER, FromAgent::Accepted(attempt));
+    assert_eq!(world.cluster.jobs[&job].refusals, 0);
+}

@@ -39,6 +39,38 @@ fn other_files_under_the_same_name_are_judged_anew_and_never_mixed_with_old_chec
 }
 
 #[test]
+fn a_registration_that_failed_in_between_does_not_make_other_files_the_same() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(5)));
+    world.change_base();
+    let again = Command::RegisterBase { id: BaseId(uuid(24)), name: "b".into(), path: "/b".into() };
+    world.ask(again).0.unwrap();
+    let faults = vec![Fault::whole("a shard is missing")];
+    world.handle(Event::Inspected {
+        subject: Subject::Base(BASE),
+        result: Ok(Inspection::Refused { faults }),
+        files: vec![],
+    });
+    world.report(attempt, ended(Outcome::PrepareFailed));
+    assert_eq!(world.phase(job), Some(Phase::Blocked), "nothing is placed on a base that is not whole");
+    world.register_base_again(77);
+    assert_eq!(world.phase(job), None);
+}
+
+#[test]
+fn a_checkpoint_of_a_job_that_ran_through_the_change_never_goes_on_over_other_weights() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.change_base();
+    world.register_base_again(77);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(5)));
+    let out = world.report(attempt, ended(Outcome::Lost));
+    let failed = row(&out, |r| matches!(r, Record::Job(record) if record.id == job));
+    assert!(matches!(failed, Some(Record::Job(job)) if job.phase() == Phase::Failed));
+}
+
+#[test]
 fn a_name_stands_for_one_directory() {
     let mut world = World::ready();
     let elsewhere = Command::RegisterBase { id: BaseId(uuid(22)), name: "b".into(), path: "/other".into() };

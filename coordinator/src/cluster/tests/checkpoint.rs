@@ -51,6 +51,18 @@ fn what_was_removed_stays_removed_after_a_restart_and_the_rest_is_remembered() {
     assert_eq!(steps(&again.jobs[&attempt.job].checkpoints), [3, 4, 5]);
 }
 
+#[test]
+fn two_of_one_step_are_one_and_the_better_reason_stays() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    for (step, kind) in [(4, CheckpointKind::Best), (4, CheckpointKind::Periodic), (5, CheckpointKind::Periodic)] {
+        world.report(attempt, ReportBody::Checkpoint(Checkpoint { kind, ..checkpoint(step) }));
+    }
+    let kept = &world.cluster.jobs[&job].checkpoints;
+    assert_eq!(steps(kept), [4, 5]);
+    assert_eq!(kept[0].checkpoint.kind, CheckpointKind::Best);
+}
+
 fn steps(rows: &[crate::record::StoredCheckpoint]) -> Vec<u64> {
     rows.iter().map(|row| row.checkpoint.step).collect()
 }

@@ -72,9 +72,8 @@ fn a_job_that_always_crashes_stops_by_itself() {
     let (job, mut attempt) = world.running(1);
     for _ in 0..20 {
         world.report(attempt, ended(Outcome::Lost));
-        world.pass_talking(Duration::from_secs(61));
-        match world.offer_of(job) {
-            Some(offer) => attempt = offer.attempt,
+        match world.until_offered(job) {
+            Some(next) => attempt = next,
             None => break,
         }
         world.accept(attempt);
@@ -88,4 +87,52 @@ fn a_dataset_that_a_job_needs_stays() {
     world.submit(1);
     let dataset = *world.cluster.datasets.keys().next().unwrap();
     assert!(world.ask(Command::DeleteDataset { id: dataset }).0.unwrap_err().to_string().contains("needs the dataset"));
+}
+
+#[test]
+fn a_paused_job_that_fails_stays_paused() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.ask(Command::SetIntent { id: job, intent: Intent::Pause }).0.unwrap();
+    world.report(attempt, failed(FailureClass::Internal));
+    assert_eq!(world.phase(job), Some(Phase::Paused));
+}
+
+#[test]
+fn an_inspection_that_could_not_run_is_asked_again_and_rejects_only_in_the_end() {
+    let mut world = World::ready();
+    let job = JobId(uuid(150));
+    world.ask(Command::SubmitJob { id: job, spec: Box::new(spec()) }).0.unwrap();
+    let broken = || Event::Inspected { subject: Subject::Job(job), result: Err("killed".into()), files: vec![] };
+    for _ in 0..4 {
+        world.handle(broken());
+        assert_eq!(world.phase(job), Some(Phase::Validating));
+        let seen = world.history.len();
+        world.pass_talking(Duration::from_secs(9));
+        let asked = |action: &Action| matches!(action, Action::Inspect(Inspect::Job { id, .. }) if *id == job);
+        assert_eq!(world.history[seen..].iter().filter(|action| asked(action)).count(), 1);
+    }
+    world.handle(broken());
+    assert_eq!(world.phase(job), None, "five times is enough");
+}
+
+#[test]
+fn a_dataset_of_ones_own_is_meant_before_anothers_of_the_same_name() {
+    let mut world = World::ready();
+    let theirs = DatasetId(uuid(91));
+    let create = Command::CreateDataset {
+        id: theirs,
+        name: "d".into(),
+        description: None,
+        file_name: "d.jsonl".into(),
+        size: 10,
+        format: None,
+    };
+    world.ask_as(user(), None, create).0.unwrap();
+    let Ok(Answer::Resolved { dataset, .. }) =
+        world.cluster.answer(admin(), Query::Resolve(Box::new(spec())), world.now)
+    else {
+        panic!("it resolves")
+    };
+    assert_eq!(dataset.owner, ADMIN);
 }

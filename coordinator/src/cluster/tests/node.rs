@@ -18,6 +18,12 @@ fn a_newer_session_supersedes_and_two_machines_with_one_key_stay_out() {
     let out = world.hello_as(NODE, boot(1), boot(1), vec![]);
     assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::TwoMachines, .. })));
     assert!(world.cluster.nodes[&NODE].record.quarantine.is_some());
+    let out = world.hello_as(NODE, boot(1), boot(12), vec![]);
+    assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::TwoMachines, .. })));
+    assert!(world.ask_as(user(), None, Command::ReleaseNode { id: NODE }).0.is_err());
+    world.ask(Command::ReleaseNode { id: NODE }).0.unwrap();
+    let out = world.hello_as(NODE, boot(1), boot(12), vec![]);
+    assert!(out.iter().any(|action| matches!(action, Action::Admit { .. })));
 }
 
 #[test]
@@ -70,4 +76,20 @@ fn a_silent_node_is_unreachable_even_when_nothing_runs_there() {
     assert!(world.cluster.nodes[&NODE].unreachable_since.is_some());
     world.heartbeat();
     assert!(world.cluster.nodes[&NODE].unreachable_since.is_none());
+}
+
+#[test]
+fn a_lost_renewal_does_not_shut_a_node_out_and_a_used_one_retires_the_old() {
+    let mut world = World::ready();
+    for n in 0..20 {
+        world
+            .ask_as(Actor::System, None, Command::RecordCertificate { node: NODE, serial: format!("n{n}") })
+            .0
+            .unwrap();
+    }
+    let serials = &world.cluster.nodes[&NODE].record.serials;
+    assert!(serials.len() <= 9 && serials[0] == "s" && serials.last().unwrap() == "n19");
+    let hello = world.hello_message(boot(1), boot(1), vec![]);
+    world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "n19".into(), hello: Box::new(hello) });
+    assert_eq!(world.cluster.nodes[&NODE].record.serials, ["n19"]);
 }

@@ -46,6 +46,7 @@ pub(super) fn ended(outcome: Outcome) -> ReportBody {
         held: Duration::from_secs(5),
         files,
         summary: None,
+        last_event: 9,
     })
 }
 
@@ -58,6 +59,7 @@ pub(super) fn failed(class: FailureClass) -> ReportBody {
         held: Duration::from_secs(5),
         files: vec![],
         summary: None,
+        last_event: 9,
     })
 }
 
@@ -304,6 +306,21 @@ impl World {
             self.pass(Duration::from_secs(1));
             self.heartbeat();
         }
+    }
+
+    /// Every connected node talks until the job is offered, for two minutes at most.
+    pub(super) fn until_offered(&mut self, job: JobId) -> Option<AttemptId> {
+        for _ in 0..120 {
+            if let Some(offer) = self.offer_of(job) {
+                return Some(offer.attempt);
+            }
+            self.pass(Duration::from_secs(1));
+            let connected = self.cluster.nodes.iter().filter(|(_, node)| node.session.is_some());
+            for node in connected.map(|(id, _)| *id).collect::<Vec<_>>() {
+                self.hear_from(node, FromAgent::Heartbeat);
+            }
+        }
+        None
     }
 
     pub(super) fn heartbeat(&mut self) {
