@@ -122,7 +122,7 @@ pub(crate) enum Command {
     Worker(Worker),
     /// Judge a user's file as one JSON object; started by the coordinator
     #[command(subcommand)]
-    Inspect(Inspect),
+    Inspect(Inspection),
 }
 
 #[derive(Debug, Args)]
@@ -424,6 +424,18 @@ pub(crate) struct Worker {
     /// Attempt directories
     #[arg(required = true, value_name = "DIR")]
     pub(crate) directories: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspection {
+    #[command(subcommand)]
+    pub(crate) what: Inspect,
+    /// Memory it may use
+    #[arg(long, global = true, hide = true, value_name = "BYTES", default_value_t = 4 << 30)]
+    pub(crate) memory_bytes: u64,
+    /// Processor time it may use
+    #[arg(long, global = true, hide = true, value_name = "SECONDS", default_value_t = 3_600)]
+    pub(crate) seconds: u64,
 }
 
 #[derive(Debug, Subcommand)]

@@ -31,7 +31,7 @@ use crate::{
 use lorikeet_protocol::{
     agent::{Farewell, FromAgent, Hello, ToAgent},
     file::NamedFile,
-    id::{JobId, NodeId},
+    id::{JobId, NodeId, RequestId},
     inspect::Inspection,
 };
 use run::{Clock, Loop};
@@ -90,6 +90,12 @@ impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Input")
     }
+}
+
+/// What the coordinator itself does; `from` says where in it.
+pub(crate) fn as_system(from: impl Into<String>) -> Context {
+    let request = RequestId(uuid::Uuid::now_v7());
+    Context { actor: Actor::System, request, from: from.into(), idempotency: None }
 }
 
 impl Handle {

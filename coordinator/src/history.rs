@@ -3,7 +3,7 @@
 use crate::{
     access::{Actor, Refusal},
     driver::Handle,
-    record::{Base, Dataset, Job, Model, StoredCheckpoint, Token, User},
+    record::{Attempt, Base, Dataset, Job, Model, StoredCheckpoint, Token, User},
     store::{self, Row},
 };
 use lorikeet_protocol::id::{BaseId, DatasetId, JobId, ModelId, UserId};
@@ -66,6 +66,12 @@ impl Handle {
     pub async fn job(&self, actor: Actor, id: JobId) -> Result<Job, Refusal> {
         let row = self.row(id.bytes().to_vec()).await?;
         actor.find(row, |row: &Job| row.owner, "job")
+    }
+
+    /// A job's attempts, oldest first.
+    pub async fn attempts(&self, actor: Actor, id: JobId) -> Result<Vec<Attempt>, Refusal> {
+        self.job(actor, id).await?;
+        self.read(move |store| store.scan(&id.bytes(), |_: &Attempt| true)).await
     }
 
     /// A job's checkpoints, oldest first.

@@ -32,7 +32,15 @@ pub(crate) use node::join_string;
 pub(crate) use sign::Signer;
 pub(crate) use token::new_secret;
 
-use crate::{blob::Blobs, config::Config, driver::Handle, inspector::Inspector, link::tls::Authority, series::Series};
+use crate::{
+    blob::Blobs,
+    config::Config,
+    driver::Handle,
+    inspector::Inspector,
+    link::{telemetry::Newest, tls::Authority},
+    series::Series,
+    space::Space,
+};
 use axum::{Router, middleware};
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
 use lorikeet_api::Presets;
@@ -53,6 +61,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 const MAX_BODY: usize = 1 << 20;
 /// Open event streams: each holds a task and wakes once a second at most.
 const STREAMS: usize = 256;
+/// Downloads at once: each holds two chunks of 16 MiB.
+const DOWNLOADS: usize = 32;
 /// A TLS handshake is two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -77,6 +87,9 @@ pub enum HttpError {
 pub(crate) struct App {
     pub(crate) driver: Handle,
     pub(crate) blobs: Blobs,
+    /// Of the data directory.
+    pub(crate) space: Space,
+    pub(crate) telemetry: Newest,
     pub(crate) series: Series,
     pub(crate) inspector: Inspector,
     pub(crate) authority: Arc<Authority>,
@@ -88,6 +101,7 @@ pub(crate) struct App {
     /// Work that goes on when its client has gone.
     pub(crate) tasks: TaskTracker,
     pub(crate) streams: Arc<Semaphore>,
+    pub(crate) downloads: Arc<Semaphore>,
     /// Cancelled when the coordinator goes down.
     pub(crate) leaving: CancellationToken,
 }
@@ -96,6 +110,11 @@ impl App {
     /// How many streams may be open.
     pub(crate) fn streams() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(STREAMS))
+    }
+
+    /// How many downloads may be under way.
+    pub(crate) fn downloads() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(DOWNLOADS))
     }
 }
 
@@ -225,4 +244,4 @@ impl Http {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,13 +3,14 @@
 use super::{Answering, DriverError, Input, Session, load::load, writer::Writer};
 use crate::{
     access::Refusal,
+    clock,
     cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Timers, command::Command},
     store::{Store, StoreError},
     turn::Turn,
 };
 use lorikeet_protocol::{
     agent::{Farewell, ToAgent},
-    id::{JobId, NodeId, UnixMillis},
+    id::{JobId, NodeId},
 };
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -45,8 +46,7 @@ impl Clock {
     }
 
     pub(super) fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono: self.started.elapsed(), wall: UnixMillis(wall.as_millis() as u64) }
+        Now { mono: self.started.elapsed(), wall: clock::now() }
     }
 }
 
@@ -119,11 +119,16 @@ impl Loop {
                 self.answer_only(input);
                 continue;
             }
-            let alone = matches!(&input, Input::Command { command, .. } if names_finished(command));
             let rows = match &input {
-                Input::Command { command, .. } if alone => self.rows(command).map_err(DriverError::Commit)?,
-                _ => Rows::default(),
+                Input::Command { command, .. } if names_finished(command) => Some(self.rows(command)),
+                Input::Command { .. }
+                | Input::Query { .. }
+                | Input::Session { .. }
+                | Input::Closed { .. }
+                | Input::Heard { .. }
+                | Input::Inspected { .. } => None,
             };
+            let (alone, rows) = (rows.is_some(), rows.transpose().map_err(DriverError::Commit)?.unwrap_or_default());
             batch.push(self.event(input, rows));
             if alone {
                 self.turn(std::mem::take(&mut batch)).await?;

@@ -35,9 +35,7 @@ pub(super) async fn create(
     Ask { context, caller, body }: Ask<CreateDataset>,
 ) -> Result<(StatusCode, Json<Envelope<DatasetCreated>>), Failure> {
     check(&body)?;
-    if app.blobs.free_bytes()? < app.config.storage.keep_free.saturating_add(body.size_bytes) {
-        return Err(Failure::new(ErrorCode::InsufficientStorage, "the coordinator's disk has no room for this file"));
-    }
+    app.space.check(body.size_bytes)?;
     let CreateDataset { name, file_name, size_bytes, format, description } = body;
     let id = DatasetId(Uuid::now_v7());
     let command = Command::CreateDataset { id, name, description, file_name, size: size_bytes, format };
@@ -154,10 +152,10 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Id(id): Id
     responses((status = 204)))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    caller: Caller,
     Id(id): Id<DatasetId>,
+    Ask { context, .. }: Ask<Nothing>,
 ) -> Result<StatusCode, Failure> {
-    app.driver.command(caller.context(), Command::DeleteDataset { id }).await?;
+    app.driver.command(context, Command::DeleteDataset { id }).await?;
     match app.blobs.drop_upload(id).await {
         // A writer that is at it right now finds no dataset when it returns; the sweep takes what it leaves.
         Ok(()) | Err(BlobError::Busy { .. }) => Ok(StatusCode::NO_CONTENT),

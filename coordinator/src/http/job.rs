@@ -57,9 +57,7 @@ pub(super) async fn submit(
     if submission.dry_run {
         return Ok(one(dry_run(&app, caller.actor, spec).await?).into_response());
     }
-    if app.blobs.free_bytes()? < app.config.storage.keep_free {
-        return Err(Failure::new(ErrorCode::InsufficientStorage, "the coordinator's disk is nearly full"));
-    }
+    app.space.check(0)?;
     let command = Command::SubmitJob { id: JobId(Uuid::now_v7()), spec: Box::new(spec) };
     let job = made(&app, caller.actor, app.driver.command(context, command).await?).await?;
     Ok((StatusCode::CREATED, job).into_response())
@@ -87,7 +85,7 @@ async fn dry_run(app: &App, actor: Actor, spec: JobSpec) -> Result<DryRun, Failu
         return Ok(not_fitting(file, vec![Fault { line: None, path: String::new(), message }]));
     };
     let path = app.blobs.path(manifest.hash).await?;
-    match app.inspector.job(&base.path, &path, spec.clone()).await? {
+    match app.inspector.dry_run(actor.owner()?, &base.path, &path, spec.clone()).await? {
         Inspection::Job(findings) => placed(app, actor, spec, file, findings).await,
         Inspection::Refused { faults } => Ok(not_fitting(file, faults)),
         Inspection::Dataset(_) | Inspection::Base(_) => {

@@ -17,7 +17,7 @@ async fn told(world: &World) -> JobId {
     let queued = world.job().await;
     let (job, _) = world.finished(queued).await;
     let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
-    let (series, thread) = Series::open(&world.data().join("series")).unwrap();
+    let (series, thread) = Series::open(&world.data().join("series"), 0).unwrap();
     let lines = LINES.map(str::to_owned).to_vec();
     assert_eq!(series.append(EventLines { attempt, first: 1, lines }).await.unwrap(), 5);
     drop(series);
@@ -74,15 +74,16 @@ async fn a_stream_goes_on_behind_the_last_event_its_client_has() {
 async fn a_stream_of_a_waiting_job_ends_soon_after_its_cancel() {
     let world = World::new().await;
     let job = world.job().await;
-    let cancel = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        world.call(Method::POST, &route::with_id(route::JOB_CANCEL, job), json!({})).await;
-        Instant::now()
-    };
-    let ((names, last), cancelled) = tokio::join!(stream(&world, job, None), cancel);
+    let request = world.ask(Method::GET, &route::with_id(route::JOB_EVENTS, job), &world.admin);
+    let mut open = request.send().await.unwrap();
+    let first = open.chunk().await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&first).contains("event: progress"), "{first:?}");
+    world.call(Method::POST, &route::with_id(route::JOB_CANCEL, job), json!({})).await;
+    let cancelled = Instant::now();
+    let rest = tokio::time::timeout(Duration::from_secs(20), open.text()).await.unwrap().unwrap();
     assert!(cancelled.elapsed() < Duration::from_secs(1), "{:?}", cancelled.elapsed());
-    assert_eq!(names.last().unwrap().0, "complete");
-    assert_eq!(last["status"], "CANCELLED");
+    let last = rest.split("\n\n").filter(|block| block.contains("data")).last().unwrap();
+    assert!(last.contains("event: complete") && last.contains("\"status\":\"CANCELLED\""), "{last}");
 }
 
 #[tokio::test]
@@ -94,6 +95,8 @@ async fn metrics_and_logs_come_from_the_lines() {
     assert_eq!(metrics[1]["validationLoss"], 2.0);
     let later = world.get(&format!("{}?from=2", route::with_id(route::JOB_METRICS, job))).await;
     assert_eq!(later, json!([]));
+    let short = world.get(&format!("{}?limit=1", route::with_id(route::JOB_METRICS, job))).await;
+    assert_eq!(short, json!([metrics[0]]));
     let logs = world.get(&route::with_id(route::JOB_LOGS, job)).await;
     assert_eq!((logs[0]["message"].as_str(), &logs[0]["seq"]), (Some("here we go"), &json!(2)));
 }
