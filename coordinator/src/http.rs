@@ -11,6 +11,7 @@
 mod ask;
 mod base;
 mod caller;
+mod crowd;
 mod dataset;
 mod download;
 mod failure;
@@ -19,6 +20,7 @@ mod job;
 mod job_events;
 mod job_series;
 mod job_view;
+mod log_places;
 mod model;
 mod node;
 mod page;
@@ -28,6 +30,7 @@ mod token;
 mod upload;
 
 pub(crate) use caller::hash_of;
+pub(crate) use log_places::LogPlaces;
 pub(crate) use node::join_string;
 pub(crate) use sign::Signer;
 pub(crate) use token::new_secret;
@@ -42,7 +45,11 @@ use crate::{
     space::Space,
 };
 use axum::{Router, middleware};
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{
+    accept::DefaultAcceptor,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
+use crowd::Crowd;
 use lorikeet_api::Presets;
 use std::{
     io,
@@ -61,6 +68,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 const MAX_BODY: usize = 1 << 20;
 /// Open event streams: each holds a task and wakes once a second at most.
 const STREAMS: usize = 256;
+/// Open connections; a dashboard or a script needs a handful.
+const CONNECTIONS: usize = 1_024;
 /// Downloads at once: each holds two chunks of 16 MiB.
 const DOWNLOADS: usize = 32;
 /// A TLS handshake is two round trips.
@@ -91,6 +100,7 @@ pub(crate) struct App {
     pub(crate) space: Space,
     pub(crate) telemetry: Newest,
     pub(crate) series: Series,
+    pub(crate) log_places: LogPlaces,
     pub(crate) inspector: Inspector,
     pub(crate) authority: Arc<Authority>,
     pub(crate) signer: Signer,
@@ -207,11 +217,11 @@ impl Http {
         let make = service(app).into_make_service_with_connect_info::<SocketAddr>();
         let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
         let task = match tls {
-            None => tokio::spawn(server.serve(make)),
+            None => tokio::spawn(server.acceptor(Crowd::new(DefaultAcceptor::new(), CONNECTIONS)).serve(make)),
             Some(config) => {
                 let config = RustlsConfig::from_config(Arc::new(config));
                 let acceptor = RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE);
-                tokio::spawn(server.acceptor(acceptor).serve(make))
+                tokio::spawn(server.acceptor(Crowd::new(acceptor, CONNECTIONS)).serve(make))
             }
         };
         Ok(Self { address, handle, task })

@@ -37,7 +37,7 @@ pub use start::StartError;
 use blob::Blobs;
 use config::Config;
 use driver::{Driver, DriverError, Handle};
-use http::{App, Http, HttpError, Signer};
+use http::{App, Http, HttpError, LogPlaces, Signer};
 use inspector::Inspector;
 use link::{Link, Services, telemetry::Newest, tls::Authority};
 use lorikeet_protocol::{id::Hash, join::JoinTicket};
@@ -144,6 +144,7 @@ impl Coordinator {
             space,
             telemetry,
             series: series.clone(),
+            log_places: LogPlaces::default(),
             inspector,
             authority: Arc::clone(&authority),
             signer,

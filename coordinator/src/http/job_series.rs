@@ -25,7 +25,7 @@ use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Lines read at once: some 100 KiB.
-const READ_LINES: usize = 500;
+pub(super) const READ_LINES: usize = 500;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,17 +73,7 @@ pub(super) async fn logs(
     paging: Paging,
 ) -> Answered<Vec<LogLine>> {
     app.driver.job(caller.actor, id).await?;
-    let page = paging.rows();
-    let (mut rows, mut total) = (Vec::new(), 0);
-    each_line(&app.series, id, |attempt, line| {
-        if let Some(word) = log_line(attempt, line) {
-            if total >= page.offset && rows.len() < page.limit {
-                rows.push(word);
-            }
-            total += 1;
-        }
-    })
-    .await?;
+    let (rows, total) = app.log_places.page(&app.series, id, paging.rows()).await?;
     Ok(paging.answer(rows, total))
 }
 

@@ -125,7 +125,11 @@ fn what_was_committed_is_there_after_reopening_and_nothing_else() {
     let (_folder, path) = place();
     let store = Store::open(&path).unwrap();
     store.commit(&[Record::User(user(1)), Record::User(user(2))]).unwrap();
-    store.with(|database| Ok(drop(database.begin_write()?))).unwrap();
+    let unfinished = |database: &Database| {
+        database.begin_write()?;
+        Ok(())
+    };
+    store.with(unfinished).unwrap();
     drop(store);
     let store = Store::open(&path).unwrap();
     assert_eq!(store.scan::<User>(&[], |_| true).unwrap(), [user(1), user(2)]);
