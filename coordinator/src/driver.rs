@@ -21,7 +21,7 @@ mod writer;
 use crate::{
     access::{Actor, Context, Refusal},
     cluster::{
-        Cluster, Inspect, Subject, Timers,
+        Cluster, Inspect, Settings, Subject,
         command::{Answer, Command, Query},
     },
     record::Receipt,
@@ -193,14 +193,14 @@ pub struct Driver {
 
 impl Driver {
     /// Rebuilds the cluster from the store and starts.
-    pub fn start(store: Store, timers: Timers, stop: CancellationToken) -> Result<Self, StoreError> {
-        let clock = Clock::start();
+    pub fn start(store: Store, settings: impl Into<Settings>, stop: CancellationToken) -> Result<Self, StoreError> {
+        let (clock, settings) = (Clock::start(), settings.into());
         match store.expire(clock.now().wall) {
             // The loop will find that out as well, and knows what to do.
             Ok(_) | Err(StoreError::NoSpace) => {}
             Err(error) => return Err(error),
         }
-        let cluster = Cluster::new(load::load(&store)?, timers, clock.now());
+        let cluster = Cluster::new(load::load(&store)?, settings, clock.now());
         let (inputs, received) = mpsc::channel(QUEUE);
         let (inspect, inspections) = mpsc::unbounded_channel();
         let (changes, _) = broadcast::channel(1_024);
@@ -217,7 +217,7 @@ impl Driver {
             next_expiry: clock.now().mono + run::EXPIRE_EVERY,
             turn: Turn::new(cluster),
             clock,
-            timers,
+            settings,
             writer: Writer::start(store.clone()),
             store,
             replies: BTreeMap::new(),

@@ -115,7 +115,7 @@ impl Coordinator {
         let (telemetry, space) = (Newest::default(), Space::new(&config.data, config.storage.keep_free));
 
         let Driver { handle: driver, inspections, task: deciding } =
-            Driver::start(store, start::timers(&config.timers), stop.clone())?;
+            Driver::start(store, start::settings(&config), stop.clone())?;
         start::first_admin(&driver, &config.admin_email, &folders.admin_token()).await?;
         let mut parts = JoinSet::new();
         let inspecting = inspector.clone().serve(inspections, driver.clone(), leaving.clone());

@@ -20,6 +20,7 @@ use std::path::Path;
 pub(crate) fn run(output: Output, limited: &Limited) -> Result<(), Failure> {
     limits::set(limited.memory_bytes, limited.seconds)?;
     let args = &limited.what;
+    limits::fence(output, args)?;
     let found = match args {
         Args::Dataset { file } => dataset::inspect(file, None).map(Inspection::Dataset),
         Args::Base { directory } => base::inspect(directory).map(Inspection::Base),

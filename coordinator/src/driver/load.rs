@@ -30,6 +30,7 @@ pub(super) fn load(store: &Store) -> Result<Loaded, StoreError> {
         attempts,
         checkpoints,
         replays: all(store)?,
+        usages: all(store)?,
         audits: newest.0.first().map_or(0, |audit| audit.number),
     })
 }

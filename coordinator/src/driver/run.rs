@@ -4,7 +4,7 @@ use super::{Answering, DriverError, Input, Session, load::load, writer::Writer};
 use crate::{
     access::Refusal,
     clock,
-    cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Timers, command::Command},
+    cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, command::Command},
     store::{Store, StoreError},
     turn::Turn,
 };
@@ -54,7 +54,7 @@ impl Clock {
 pub(super) struct Loop {
     pub(super) turn: Turn,
     pub(super) clock: Clock,
-    pub(super) timers: Timers,
+    pub(super) settings: Settings,
     pub(super) writer: Writer,
     pub(super) store: Store,
     pub(super) replies: BTreeMap<ReplyKey, Answering>,
@@ -97,9 +97,9 @@ impl Loop {
 
     fn wait(&self) -> Duration {
         let now = self.clock.now().mono;
-        let of_turn = self.turn.next_deadline().unwrap_or(now + self.timers.heartbeat);
+        let of_turn = self.turn.next_deadline().unwrap_or(now + self.settings.timers.heartbeat);
         let next = if self.is_reading_only() { self.next_look } else { of_turn };
-        next.saturating_sub(now).min(self.timers.heartbeat)
+        next.saturating_sub(now).min(self.settings.timers.heartbeat)
     }
 
     fn is_reading_only(&self) -> bool {
@@ -206,7 +206,7 @@ impl Loop {
         read: impl FnOnce(&Store) -> Result<Loaded, StoreError> + Send + 'static,
     ) -> Result<(), DriverError> {
         let loaded = self.writer.run(read).await?;
-        self.turn = Turn::new(Cluster::new(loaded, self.timers, self.clock.now()));
+        self.turn = Turn::new(Cluster::new(loaded, self.settings, self.clock.now()));
         Ok(())
     }
 

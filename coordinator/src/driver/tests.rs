@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     access::Role,
-    cluster::Subject,
+    cluster::{Subject, Timers},
     record::{DatasetState, Record},
     store::tests::full::Full,
 };
@@ -103,6 +103,7 @@ async fn a_row_that_does_not_read_stops_the_start_and_is_named() {
         joined: lorikeet_protocol::id::UnixMillis(1),
         serials: vec![],
         quarantine: None,
+        closed: None,
         boot: None,
         sessions: 0,
         last_report: 0,

@@ -14,9 +14,10 @@ use lorikeet_api::{
     dataset::{ConfirmDataset, CreateDataset},
     job::CancelJob,
     model::PatchModel,
+    node::DrainNode,
     token::{CreateJoinToken, CreateToken},
 };
-use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId};
+use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId, NodeId};
 use serde::de::DeserializeOwned;
 use std::{str::FromStr, sync::Arc};
 use tokio::time::timeout;
@@ -65,7 +66,7 @@ macro_rules! json_bodies {
     )*};
 }
 
-json_bodies!(CreateDataset, ConfirmDataset, AddBase, CancelJob, PatchModel, CreateJoinToken, CreateToken);
+json_bodies!(CreateDataset, ConfirmDataset, AddBase, CancelJob, DrainNode, PatchModel, CreateJoinToken, CreateToken);
 
 /// No body at all is an object without keys.
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Vec<FieldError>> {
@@ -135,6 +136,10 @@ impl Named for JobId {
 
 impl Named for ModelId {
     const WHAT: &'static str = "model";
+}
+
+impl Named for NodeId {
+    const WHAT: &'static str = "node";
 }
 
 impl<T: Named> FromRequestParts<Arc<App>> for Id<T> {

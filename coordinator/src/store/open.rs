@@ -10,7 +10,7 @@ use super::{
     tables::{self, Definition, Index, META, Row, SCHEMA},
 };
 use crate::record::{Base, Dataset, Job, Model, Token};
-use redb::{Database, ReadableDatabase, ReadableTable, TableError, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction};
 use std::path::Path;
 
 /// Opens or makes the file; afterwards it has this program's layout.
@@ -19,8 +19,8 @@ pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
     let database = disk.database(path).map_err(|error| failed(error.into()))?;
     match version(&database)? {
         Some(found) if found > SCHEMA => Err(StoreError::Newer { path: path.into(), found }),
-        Some(SCHEMA) => Ok(database),
-        None => {
+        Some(SCHEMA) if has_every_table(&database)? => Ok(database),
+        Some(SCHEMA) | None => {
             let transaction = begin(&database)?;
             prepare(&transaction)?;
             transaction.commit()?;
@@ -43,6 +43,13 @@ fn version(database: &Database) -> Result<Option<u64>, StoreError> {
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
         meta => Ok(meta?.get("schema")?.map(|value| value.value())),
     }
+}
+
+/// A table that came with a later program of the same layout is made when that first opens the store.
+fn has_every_table(database: &Database) -> Result<bool, StoreError> {
+    let transaction = database.begin_read()?;
+    let there: Vec<_> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
+    Ok(tables::ALL.iter().all(|table| there.iter().any(|name| name == table)))
 }
 
 fn prepare(transaction: &WriteTransaction) -> Result<(), StoreError> {

@@ -251,6 +251,18 @@ fn a_store_of_the_first_layout_gets_its_indexes_and_a_copy_of_it_stays() {
     assert!(path.with_extension("redb.1").exists());
 }
 
+#[test]
+fn a_table_that_is_new_in_this_program_is_made() {
+    let (_folder, path) = place();
+    drop(Store::open(&path).unwrap());
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.delete_table(Definition::new(User::TABLE)).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    assert_eq!(Store::open(&path).unwrap().scan::<User>(&[], |_| true).unwrap(), []);
+}
+
 fn owner(n: u128) -> UserId {
     UserId(uuid::Uuid::from_u128(n + 1_000))
 }
