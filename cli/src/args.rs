@@ -121,7 +121,6 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lorikeet worker /var/lib/lorikeet/attempts/job_…-1.1")]
     Worker(Worker),
     /// Judge a user's file as one JSON object; started by the coordinator
-    #[command(subcommand)]
     Inspect(Inspection),
 }
 
