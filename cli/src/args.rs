@@ -121,8 +121,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lorikeet worker /var/lib/lorikeet/attempts/job_…-1.1")]
     Worker(Worker),
     /// Judge a user's file as one JSON object; started by the coordinator
-    #[command(subcommand)]
-    Inspect(Inspect),
+    Inspect(Inspection),
 }
 
 #[derive(Debug, Args)]
@@ -488,6 +487,18 @@ pub(crate) struct Worker {
     /// Resident memory above which whoever started this ends it
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspection {
+    #[command(subcommand)]
+    pub(crate) what: Inspect,
+    /// Memory it may use
+    #[arg(long, global = true, hide = true, value_name = "BYTES", default_value_t = 4 << 30)]
+    pub(crate) memory_bytes: u64,
+    /// Processor time it may use
+    #[arg(long, global = true, hide = true, value_name = "SECONDS", default_value_t = 3_600)]
+    pub(crate) seconds: u64,
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,7 +21,8 @@ pub use error::BlobError;
 pub use incoming::Limit;
 pub use upload::Upload;
 
-use incoming::Incoming;
+use crate::space::Space;
+use incoming::Arrival;
 use lorikeet_protocol::{
     file::FileManifest,
     id::{AttemptId, Hash},
@@ -68,10 +69,12 @@ struct Inner {
     claims: Mutex<HashSet<String>>,
     /// What agents are uploading.
     incoming: Mutex<Arrivals>,
+    /// Asked before every byte that comes from outside.
+    space: Space,
 }
 
-/// Files on their way in, by who brings them; each has a lock of its own, because hashing takes a while.
-type Arrivals = HashMap<(AttemptId, Hash), Arc<Mutex<Incoming>>>;
+/// Files on their way in, by who brings them.
+type Arrivals = HashMap<(AttemptId, Hash), Arc<Arrival>>;
 
 /// The right to write under a name; given back when dropped.
 #[derive(Debug)]
@@ -92,13 +95,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Blobs {
-    /// Makes the folders if they are missing.
-    pub fn open(blobs: &Path, staging: &Path) -> Result<Self, BlobError> {
+    /// Makes the folders if they are missing; what comes from outside leaves `keep_free` bytes of their disk.
+    pub fn open(blobs: &Path, staging: &Path, keep_free: u64) -> Result<Self, BlobError> {
         for folder in [blobs, staging] {
             std::fs::create_dir_all(folder).map_err(BlobError::disk("make", folder))?;
         }
-        let (blobs, staging) = (blobs.to_owned(), staging.to_owned());
-        Ok(Self { inner: Arc::new(Inner { blobs, staging, claims: Mutex::default(), incoming: Mutex::default() }) })
+        let (blobs, staging, space) = (blobs.to_owned(), staging.to_owned(), Space::new(staging, keep_free));
+        let (claims, incoming) = (Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { blobs, staging, claims, incoming, space }) })
     }
 
     /// The manifest of a file that is here whole.
@@ -134,7 +138,8 @@ impl Blobs {
     }
 
     /// Copies a file in.
-    pub async fn put(&self, file: PathBuf) -> Result<FileManifest, BlobError> {
+    #[cfg(test)]
+    pub(crate) async fn put(&self, file: PathBuf) -> Result<FileManifest, BlobError> {
         self.work(move |inner| {
             let aside = inner.staging.join(format!("put-{}.part", uuid::Uuid::now_v7().simple()));
             std::fs::copy(&file, &aside).map_err(BlobError::disk("copy", &file))?;
@@ -188,7 +193,11 @@ impl Blobs {
                 disk::remove(path)?;
             }
             for folder in disk::list(&inner.blobs)? {
-                let bare = |path: &&PathBuf| path.extension().is_none() && !path.with_extension("json").exists();
+                let bare = |path: &&PathBuf| match path.extension() {
+                    None => !path.with_extension("json").exists(),
+                    // What a crash left of a manifest.
+                    Some(kind) => kind == disk::ASIDE,
+                };
                 for path in disk::list(&folder)?.iter().filter(bare).filter(|path| old(path)) {
                     disk::remove(path)?;
                 }
@@ -196,13 +205,6 @@ impl Blobs {
             Ok(())
         })
         .await
-    }
-
-    /// Bytes free on the disk.
-    pub fn free_bytes(&self) -> Result<u64, BlobError> {
-        let looked = rustix::fs::statvfs(&self.inner.blobs).map_err(io::Error::from);
-        let disk = looked.map_err(BlobError::disk("look at", &self.inner.blobs))?;
-        Ok(disk.f_bavail * disk.f_frsize)
     }
 
     async fn work<T, F>(&self, work: F) -> Result<T, BlobError>

@@ -11,6 +11,7 @@
 mod ask;
 mod base;
 mod caller;
+mod crowd;
 mod dataset;
 mod download;
 mod failure;
@@ -19,6 +20,7 @@ mod job;
 mod job_events;
 mod job_series;
 mod job_view;
+mod log_places;
 mod model;
 mod node;
 mod page;
@@ -28,13 +30,26 @@ mod token;
 mod upload;
 
 pub(crate) use caller::hash_of;
+pub(crate) use log_places::LogPlaces;
 pub(crate) use node::join_string;
 pub(crate) use sign::Signer;
 pub(crate) use token::new_secret;
 
-use crate::{blob::Blobs, config::Config, driver::Handle, inspector::Inspector, link::tls::Authority, series::Series};
+use crate::{
+    blob::Blobs,
+    config::Config,
+    driver::Handle,
+    inspector::Inspector,
+    link::{telemetry::Newest, tls::Authority},
+    series::Series,
+    space::Space,
+};
 use axum::{Router, middleware};
-use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use axum_server::{
+    accept::DefaultAcceptor,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
+use crowd::Crowd;
 use lorikeet_api::Presets;
 use std::{
     io,
@@ -53,6 +68,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 const MAX_BODY: usize = 1 << 20;
 /// Open event streams: each holds a task and wakes once a second at most.
 const STREAMS: usize = 256;
+/// Open connections; a dashboard or a script needs a handful.
+const CONNECTIONS: usize = 1_024;
+/// Downloads at once: each holds two chunks of 16 MiB.
+const DOWNLOADS: usize = 32;
 /// A TLS handshake is two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -77,7 +96,11 @@ pub enum HttpError {
 pub(crate) struct App {
     pub(crate) driver: Handle,
     pub(crate) blobs: Blobs,
+    /// Of the data directory.
+    pub(crate) space: Space,
+    pub(crate) telemetry: Newest,
     pub(crate) series: Series,
+    pub(crate) log_places: LogPlaces,
     pub(crate) inspector: Inspector,
     pub(crate) authority: Arc<Authority>,
     pub(crate) signer: Signer,
@@ -88,6 +111,7 @@ pub(crate) struct App {
     /// Work that goes on when its client has gone.
     pub(crate) tasks: TaskTracker,
     pub(crate) streams: Arc<Semaphore>,
+    pub(crate) downloads: Arc<Semaphore>,
     /// Cancelled when the coordinator goes down.
     pub(crate) leaving: CancellationToken,
 }
@@ -96,6 +120,11 @@ impl App {
     /// How many streams may be open.
     pub(crate) fn streams() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(STREAMS))
+    }
+
+    /// How many downloads may be under way.
+    pub(crate) fn downloads() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(DOWNLOADS))
     }
 }
 
@@ -195,11 +224,11 @@ impl Http {
         let make = service(app).into_make_service_with_connect_info::<SocketAddr>();
         let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
         let task = match tls {
-            None => tokio::spawn(server.serve(make)),
+            None => tokio::spawn(server.acceptor(Crowd::new(DefaultAcceptor::new(), CONNECTIONS)).serve(make)),
             Some(config) => {
                 let config = RustlsConfig::from_config(Arc::new(config));
                 let acceptor = RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE);
-                tokio::spawn(server.acceptor(acceptor).serve(make))
+                tokio::spawn(server.acceptor(Crowd::new(acceptor, CONNECTIONS)).serve(make))
             }
         };
         Ok(Self { address, handle, task })
@@ -232,4 +261,4 @@ impl Http {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

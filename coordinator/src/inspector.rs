@@ -1,9 +1,9 @@
 //! Judging users' files: every question goes to a child process, `lorikeet inspect …`, because the coordinator never opens such a
 //! file itself.
 //!
-//! The child has an empty environment, no inherited handles, a limit on memory, processor time, open files and files written
-//! (none), set on it from outside as soon as it exists; it is killed when it takes too long or says too much. What it prints is
-//! one JSON object, read as data. A bounded number run at once; the rest wait in line.
+//! The child has an empty environment and no inherited handles. The limits on its memory and processor time are arguments; it sets
+//! them, and those on files, on itself before it opens anything. It is killed when it takes too long or says too much. What it
+//! prints is one JSON object, read as data. A bounded number run at once; the rest wait in line, and dry runs in another one.
 
 use crate::{
     blob::{BlobError, Blobs},
@@ -13,15 +13,16 @@ use crate::{
 };
 use lorikeet_protocol::{
     file::NamedFile,
+    id::UserId,
     inspect::{DatasetFormat, Fault, Inspection, JobQuestion},
     job::JobSpec,
 };
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -37,8 +38,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_OUTPUT: u64 = 8 << 20;
 /// What is kept of its complaints.
 const MAX_COMPLAINT: u64 = 4 << 10;
-/// Shards of a base model, libraries, pipes.
-const OPEN_FILES: u64 = 512;
+/// Dry runs that wait or run: each is a request that is held open.
+const DRY_RUNS: usize = 32;
 
 /// Why there is no answer. A person reads it as a fault of the thing inspected.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,11 @@ pub enum InspectError {
         /// What it complained of.
         complaint: String,
     },
+    /// Too many ask at once, or this user does already.
+    #[error(
+        "inspect the job: a dry run of yours is under way already, or too many of others are; try again in a moment"
+    )]
+    Crowded,
     /// Its files are not here.
     #[error(transparent)]
     Blob(#[from] BlobError),
@@ -75,7 +81,36 @@ pub struct Inspector {
     memory: u64,
     timeout: Duration,
     running: Arc<Semaphore>,
+    dry_running: Arc<Semaphore>,
+    curious: Curious,
     blobs: Blobs,
+}
+
+/// Users who wait for a dry run or have one running.
+#[derive(Debug, Clone, Default)]
+struct Curious(Arc<Mutex<BTreeSet<UserId>>>);
+
+/// A place among them; given back when dropped.
+struct Place {
+    among: Curious,
+    user: UserId,
+}
+
+impl Curious {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<UserId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, user: UserId) -> Option<Place> {
+        let mut users = self.lock();
+        (users.len() < DRY_RUNS && users.insert(user)).then(|| Place { among: self.clone(), user })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.among.lock().remove(&self.user);
+    }
 }
 
 impl Inspector {
@@ -87,8 +122,16 @@ impl Inspector {
             .clone()
             .map_or_else(own, Ok)
             .map_err(|source| InspectError::Start { program: PathBuf::from("lorikeet"), source })?;
-        let running = Arc::new(Semaphore::new(config.at_once));
-        Ok(Self { program: Arc::new(program), memory: config.memory, timeout: config.timeout, running, blobs })
+        let permits = || Arc::new(Semaphore::new(config.at_once));
+        Ok(Self {
+            program: Arc::new(program),
+            memory: config.memory,
+            timeout: config.timeout,
+            running: permits(),
+            dry_running: permits(),
+            curious: Curious::default(),
+            blobs,
+        })
     }
 
     /// Answers the cluster's questions until it stops asking; what still runs then is killed, and asked again at the next start.
@@ -176,10 +219,27 @@ impl Inspector {
 
     /// What a job comes to.
     pub async fn job(&self, base: &Path, dataset: &Path, job: JobSpec) -> Result<Inspection, InspectError> {
+        self.run(self.job_command(base, dataset), &question(job)).await
+    }
+
+    /// The same for somebody who only wants to know. It has a line of its own, a short one, and each user one place in it, so that
+    /// nobody's curiosity keeps others waiting.
+    pub async fn dry_run(
+        &self,
+        user: UserId,
+        base: &Path,
+        dataset: &Path,
+        job: JobSpec,
+    ) -> Result<Inspection, InspectError> {
+        let _place = self.curious.enter(user).ok_or(InspectError::Crowded)?;
+        let _turn = self.dry_running.acquire().await.expect("the semaphore is never closed");
+        self.child(self.job_command(base, dataset), &question(job)).await
+    }
+
+    fn job_command(&self, base: &Path, dataset: &Path) -> Command {
         let mut command = self.command("job");
         command.arg("--base").arg(base).arg("--dataset").arg(dataset);
-        let question = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
-        self.run(command, &question).await
+        command
     }
 
     fn command(&self, what: &str) -> Command {
@@ -189,11 +249,17 @@ impl Inspector {
         command
     }
 
-    async fn run(&self, mut command: Command, input: &[u8]) -> Result<Inspection, InspectError> {
+    /// In its turn.
+    async fn run(&self, command: Command, input: &[u8]) -> Result<Inspection, InspectError> {
         let _turn = self.running.acquire().await.expect("the semaphore is never closed");
+        self.child(command, input).await
+    }
+
+    async fn child(&self, mut command: Command, input: &[u8]) -> Result<Inspection, InspectError> {
+        command.arg("--memory-bytes").arg(self.memory.to_string());
+        command.arg("--seconds").arg(self.timeout.as_secs().max(1).to_string());
         let start = |source| InspectError::Start { program: self.program.to_path_buf(), source };
         let mut child = command.spawn().map_err(start)?;
-        self.limit(&child).map_err(start)?;
         match timeout(self.timeout, converse(&mut child, input)).await {
             Ok(answer) => answer.map_err(start)?,
             // Dropping it kills it; waiting here leaves no zombie behind.
@@ -203,26 +269,10 @@ impl Inspector {
             }
         }
     }
+}
 
-    /// From outside, because code between fork and exec would be unsafe. The child is still being loaded when this runs.
-    fn limit(&self, child: &Child) -> io::Result<()> {
-        let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return Ok(()) };
-        let seconds = self.timeout.as_secs().max(1);
-        let limits = [
-            (Resource::As, self.memory),
-            (Resource::Cpu, seconds),
-            (Resource::Nofile, OPEN_FILES),
-            (Resource::Fsize, 0),
-        ];
-        for (resource, most) in limits {
-            match prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
-                // It has ended already; what it said is judged as ever.
-                Ok(_) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
+fn question(job: JobSpec) -> Vec<u8> {
+    serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data")
 }
 
 /// Question in, answer and complaints out, all at once: a full pipe must not stop either side.

@@ -69,3 +69,22 @@ async fn a_data_directory_in_use_is_refused() {
     assert!(error.contains("state.redb"), "{error}");
     first.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_data_directory_that_others_can_read_is_closed_to_them() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let coordinator = Coordinator::bind(config(folder.path())).await.unwrap();
+    assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    coordinator.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_part_that_ends_takes_the_whole_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::bind(config(folder.path())).await.unwrap();
+    coordinator.parts.spawn(async { panic!("a part dies") });
+    let error = tokio::time::timeout(Duration::from_secs(10), coordinator.join()).await.unwrap();
+    assert!(matches!(error, RunError::Part(_)), "{error}");
+    coordinator.shutdown().await;
+}

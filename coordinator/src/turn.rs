@@ -2,7 +2,8 @@
 //! simulation run this same code.
 
 use crate::{
-    cluster::{Action, Cluster, Event, Now},
+    access::Actor,
+    cluster::{Action, Cluster, Event, Now, ReplyKey, command::Query},
     record::Record,
 };
 use std::time::Duration;
@@ -51,6 +52,11 @@ impl Turn {
             outcome.early = std::mem::take(&mut outcome.effects);
         }
         outcome
+    }
+
+    /// Answers a question and lets no time pass, so that nothing is to be written: for a driver that cannot write.
+    pub fn ask(&mut self, reply: ReplyKey, actor: Actor, query: Query, now: Now) -> Vec<Action> {
+        self.cluster.handle(Event::Asked { reply, actor, query }, now)
     }
 
     /// When the next batch must come, if no event brings one.

@@ -24,7 +24,7 @@ async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Fa
     output.line(&ready)?;
     service::ready(&ready);
     let ended = tokio::select! {
-        error = coordinator.join() => Err(Failure::bug(format!("failed to {}", chain(&error)))),
+        error = coordinator.join() => Err(blamed(error.is_ours(), format!("failed to {}", chain(&error)))),
         () = signals.wait() => Ok(()),
     };
     service::stopping();
@@ -32,10 +32,16 @@ async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Fa
     ended
 }
 
-/// A coordinator that does not start was told something that cannot be: a port that is taken, a folder that is not writable.
+/// A coordinator that does not start was mostly told something that cannot be: a port that is taken, a folder that is not writable.
 pub(super) async fn start(config: Config) -> Result<Coordinator, Failure> {
-    Coordinator::bind(config).await.map_err(|error| {
-        Failure::mistake(format!("failed to start the coordinator: {}", chain(&error)))
-            .hint("its addresses and its data directory are said in its config")
-    })
+    Coordinator::bind(config)
+        .await
+        .map_err(|error| blamed(error.is_ours(), format!("failed to start the coordinator: {}", chain(&error))))
+}
+
+fn blamed(ours: bool, message: String) -> Failure {
+    if ours {
+        return Failure::bug(message);
+    }
+    Failure::mistake(message).hint("its addresses and its data directory are said in its config")
 }

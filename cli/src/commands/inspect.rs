@@ -9,14 +9,19 @@ mod limits;
 
 pub(super) use dataset::format as dataset_format;
 
-use crate::{args::Inspect as Args, failure::Failure, output::Output};
+use crate::{
+    args::{Inspect as Args, Inspection as Limited},
+    failure::Failure,
+    output::Output,
+};
 use lorikeet_dataset::{DatasetError, Tokenizer, TokenizerError};
 use lorikeet_protocol::inspect::{DatasetFindings, Fault, Inspection, NAMED_FAULTS};
 use std::path::Path;
 
 /// Judges and prints. A file that cannot be used is a finding, not a failure of this command.
-pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
-    limits::set()?;
+pub(crate) fn run(output: Output, limited: &Limited) -> Result<(), Failure> {
+    limits::set(limited.memory_bytes, limited.seconds)?;
+    let args = &limited.what;
     limits::fence(output, args)?;
     let found = match args {
         Args::Dataset { file } => dataset::inspect(file, None).map(Inspection::Dataset),

@@ -12,6 +12,9 @@ use std::{
     time::SystemTime,
 };
 
+/// The ending of files that are not whole yet.
+pub(super) const ASIDE: &str = "aside";
+
 /// BLAKE3 of some bytes.
 pub(super) fn hash(bytes: &[u8]) -> Hash {
     Hash(*blake3::hash(bytes).as_bytes())
@@ -54,7 +57,8 @@ pub(super) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, BlobError> {
 
 /// A small file that is there whole or as it was before.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BlobError> {
-    let aside = path.with_extension("aside");
+    // A name of its own: two writers of one entry must not share it.
+    let aside = path.with_extension(format!("{}.{ASIDE}", uuid::Uuid::now_v7().simple()));
     let folder = make_folder_of(path)?;
     let mut file = File::create(&aside).map_err(BlobError::disk("make", &aside))?;
     file.write_all(bytes).map_err(BlobError::disk("write", &aside))?;

@@ -30,7 +30,7 @@ impl Place {
 }
 
 fn open(folder: &Path) -> Blobs {
-    Blobs::open(&folder.join("blobs"), &folder.join("staging")).unwrap()
+    Blobs::open(&folder.join("blobs"), &folder.join("staging"), 0).unwrap()
 }
 
 const ROOM: Limit = Limit(1 << 30);
@@ -227,4 +227,29 @@ async fn what_was_deleted_is_gone_and_what_nobody_finished_is_swept() {
     let later = SystemTime::now() + std::time::Duration::from_secs(60);
     place.blobs.sweep(later).await.unwrap();
     assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_chunk_that_would_take_what_is_kept_free_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging"), u64::MAX).unwrap();
+    let file = manifest(b"bytes");
+    blobs.offer(attempt(), file.clone(), ROOM).await.unwrap();
+    let refused = blobs.put_chunk(attempt(), file.hash, 0, b"bytes".to_vec()).await;
+    assert!(matches!(refused, Err(BlobError::NoSpace { .. })), "{refused:?}");
+}
+
+#[test]
+fn many_writers_of_one_small_file_do_not_tear_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("entry.json");
+    std::thread::scope(|scope| {
+        for letter in b'a'..b'i' {
+            let path = &path;
+            scope.spawn(move || (0..25).for_each(|_| disk::write_whole(path, &[letter; 4_096]).unwrap()));
+        }
+    });
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.len() == 4_096 && bytes.iter().all(|byte| *byte == bytes[0]));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
 }

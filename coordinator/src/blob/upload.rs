@@ -119,9 +119,16 @@ impl Upload {
 
     async fn flush(&mut self) -> Result<(), BlobError> {
         let bytes = std::mem::take(&mut self.gathered);
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let (length, file) = (bytes.len() as u64, Arc::clone(&self.file));
         let path = self.claim.inner.staged(self.id, "part");
-        let work = move || (&*file).write_all(&bytes).map_err(BlobError::disk("write", &path));
+        let space = self.claim.inner.space.clone();
+        let work = move || {
+            let written = space.check(length).map_err(Into::into).and_then(|()| (&*file).write_all(&bytes));
+            written.map_err(BlobError::disk("write", &path))
+        };
         tokio::task::spawn_blocking(work).await.map_err(|_| BlobError::Closed)??;
         self.offset += length;
         Ok(())

@@ -1,4 +1,4 @@
-//! What is asked: the body of a POST or PATCH with its caller and its `Idempotency-Key`, an id in the path, a query string.
+//! What is asked: the body of a POST, PATCH or DELETE with its caller and its `Idempotency-Key`, an id in the path, a query string.
 
 use super::{App, MAX_BODY, caller::Caller, failure::Failure};
 use crate::access::{Context, Idempotency};
@@ -20,6 +20,7 @@ use lorikeet_api::{
 use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId, NodeId};
 use serde::de::DeserializeOwned;
 use std::{str::FromStr, sync::Arc};
+use tokio::time::timeout;
 
 /// Longer keys are no keys of any client library.
 const MAX_KEY: usize = 255;
@@ -86,7 +87,9 @@ impl<T: Body> FromRequest<Arc<App>> for Ask<T> {
         let caller = parts.extract_with_state::<Caller, _>(app).await?;
         let key = key(&parts.headers)?;
         let too_large = |_| Failure::new(ErrorCode::PayloadTooLarge, format!("a body is {MAX_BODY} bytes at most"));
-        let bytes = to_bytes(body, MAX_BODY).await.map_err(too_large)?;
+        let slow = |_| Failure::new(ErrorCode::Unavailable, "the body took too long to come");
+        let bytes =
+            timeout(app.config.http.timeout, to_bytes(body, MAX_BODY)).await.map_err(slow)?.map_err(too_large)?;
         let idempotency = key.map(|key| Idempotency { key, body: hash(&parts, &bytes) });
         let body = T::read(&bytes).map_err(Failure::fields)?;
         Ok(Self { context: caller.context_with(idempotency), caller, body })

@@ -2,7 +2,7 @@
 
 use super::{
     App,
-    ask::{Ask, Id, Params},
+    ask::{Ask, Id, Nothing},
     caller::Caller,
     failure::Failure,
     page::{Answered, Paging, one},
@@ -20,7 +20,6 @@ use lorikeet_api::{
     route,
 };
 use lorikeet_protocol::id::BaseId;
-use serde::Deserialize;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -62,22 +61,10 @@ fn under_root(roots: &[PathBuf], path: &Path) -> Result<PathBuf, Failure> {
     if real.is_dir() { Ok(real) } else { Err(wrong("a directory")) }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Filter {
-    page: Option<u32>,
-    page_size: Option<u32>,
-}
-
 /// Base models that jobs may name.
 #[utoipa::path(get, path = route::BASES, tag = "base models", params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
     responses((status = 200, body = Envelope<Vec<BaseModel>>)))]
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Params(filter): Params<Filter>,
-) -> Answered<Vec<BaseModel>> {
-    let paging = Paging::new(filter.page, filter.page_size)?;
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Paging) -> Answered<Vec<BaseModel>> {
     let listed = app.driver.bases(paging.rows()).await?;
     let rows = listed.rows.into_iter().map(|row| view(row, caller.actor)).collect();
     Ok(paging.answer(rows, listed.total))
@@ -94,10 +81,10 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Id(id): Id
 #[utoipa::path(delete, path = route::BASE, tag = "base models", params(("id" = String, Path)), responses((status = 204)))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    caller: Caller,
     Id(id): Id<BaseId>,
+    Ask { context, .. }: Ask<Nothing>,
 ) -> Result<StatusCode, Failure> {
-    app.driver.command(caller.context(), Command::RemoveBase { id }).await?;
+    app.driver.command(context, Command::RemoveBase { id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -26,11 +26,6 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// A request of this caller that can be made once only by itself.
-    pub(super) fn context(&self) -> Context {
-        self.context_with(None)
-    }
-
     pub(super) fn context_with(&self, idempotency: Option<Idempotency>) -> Context {
         Context { actor: self.actor, request: self.request, from: self.from.clone(), idempotency }
     }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     blob::BlobError,
     cluster::command::Command,
-    history::Page,
+    history::{Keep, Page},
     record::{Dataset, DatasetState, Receipt},
 };
 use axum::{Json, extract::State, http::StatusCode};
@@ -35,9 +35,7 @@ pub(super) async fn create(
     Ask { context, caller, body }: Ask<CreateDataset>,
 ) -> Result<(StatusCode, Json<Envelope<DatasetCreated>>), Failure> {
     check(&body)?;
-    if app.blobs.free_bytes()? < app.config.storage.keep_free.saturating_add(body.size_bytes) {
-        return Err(Failure::new(ErrorCode::InsufficientStorage, "the coordinator's disk has no room for this file"));
-    }
+    app.space.check(body.size_bytes)?;
     let CreateDataset { name, file_name, size_bytes, format, description } = body;
     let id = DatasetId(Uuid::now_v7());
     let command = Command::CreateDataset { id, name, description, file_name, size: size_bytes, format };
@@ -111,10 +109,12 @@ pub(super) async fn list(
 ) -> Answered<Vec<api::Dataset>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
     let (status, search) = (filter.status, filter.search.map(|text| text.to_lowercase()));
+    let wants_all = status.is_none() && search.is_none();
     let keep = move |row: &Dataset| {
         status.is_none_or(|status| status == status_of(&row.state))
             && search.as_ref().is_none_or(|text| row.name.to_lowercase().contains(text))
     };
+    let keep: Option<Keep<Dataset>> = (!wants_all).then(|| Box::new(keep) as _);
     match filter.sort.unwrap_or(Sort::Newest) {
         Sort::Newest => {
             let listed = app.driver.datasets(caller.actor, paging.rows(), keep).await?;
@@ -152,10 +152,10 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Id(id): Id
     responses((status = 204)))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    caller: Caller,
     Id(id): Id<DatasetId>,
+    Ask { context, .. }: Ask<Nothing>,
 ) -> Result<StatusCode, Failure> {
-    app.driver.command(caller.context(), Command::DeleteDataset { id }).await?;
+    app.driver.command(context, Command::DeleteDataset { id }).await?;
     match app.blobs.drop_upload(id).await {
         // A writer that is at it right now finds no dataset when it returns; the sweep takes what it leaves.
         Ok(()) | Err(BlobError::Busy { .. }) => Ok(StatusCode::NO_CONTENT),

@@ -2,13 +2,13 @@
 
 use super::{
     App,
-    ask::{Ask, Params},
+    ask::Ask,
     caller::{Caller, TOKEN_PREFIX, hash_of},
     failure::Failure,
     page::{Answered, Paging},
-    server::now,
 };
 use crate::{
+    clock::now,
     cluster::command::Command,
     record::{self, Receipt},
 };
@@ -19,7 +19,6 @@ use lorikeet_api::{
     token::{CreateToken, Token},
 };
 use lorikeet_protocol::id::{TokenId, UnixMillis};
-use serde::Deserialize;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -67,22 +66,10 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(Envelope::one(Token { secret, ..view(row) }))))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Filter {
-    page: Option<u32>,
-    page_size: Option<u32>,
-}
-
 /// The caller's tokens, without their secrets.
 #[utoipa::path(get, path = route::TOKENS, tag = "tokens", params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
     responses((status = 200, body = Envelope<Vec<Token>>)))]
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Params(filter): Params<Filter>,
-) -> Answered<Vec<Token>> {
-    let paging = Paging::new(filter.page, filter.page_size)?;
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Paging) -> Answered<Vec<Token>> {
     let listed = app.driver.tokens(caller.actor, paging.rows()).await?;
     Ok(paging.answer(listed.rows.into_iter().map(view).collect(), listed.total))
 }

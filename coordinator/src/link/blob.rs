@@ -89,6 +89,7 @@ impl Exchange {
         if !self.shared.admitted.holds(&self.certificate) {
             return Ok(Err(Refusal::Busy));
         }
+        self.shared.beat(self.certificate.node).await;
         Ok(match request {
             BlobRequest::Fetch { attempt, file, chunk } => self.fetch(attempt, file, chunk).await,
             BlobRequest::Offer { attempt, manifest } => self.offer(attempt, manifest).await,
@@ -131,6 +132,7 @@ impl Exchange {
         };
         let mut bytes = vec![0; usize::try_from(length).expect("a chunk is 16 MiB at most")];
         self.receive.read_exact(&mut bytes).await.map_err(LinkError::Cut)?;
+        self.shared.beat(self.certificate.node).await;
         let stored = blobs.put_chunk(attempt, file, chunk, bytes).await.map_err(refusal);
         Ok(stored.map(|()| (BlobAnswer::Stored, Vec::new())))
     }
