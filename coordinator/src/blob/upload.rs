@@ -169,7 +169,7 @@ impl Inner {
         }
         let part = self.staged(id, "part");
         self.open_part(id, size)?;
-        let manifest = disk::manifest_of(&part)?;
+        let manifest = disk::manifest_at(&part)?;
         check_size(&part, manifest.size, size)?;
         disk::write_whole(&self.staged(id, "done"), manifest.hash.to_string().as_bytes())?;
         self.keep(&part, &manifest)?;
