@@ -2,6 +2,7 @@
 
 use super::{
     Action, Cause, Cluster, LiveNode, Now,
+    attempt::over,
     command::put_job,
     job::{JobState, LiveJob, word},
     put,
@@ -9,12 +10,19 @@ use super::{
 };
 use crate::record::{Attempt, Base, Dataset, Member, Record};
 use lorikeet_protocol::{
-    agent::{Offer, ToAgent},
+    agent::{Ended, Offer, ToAgent},
+    codec,
     file::NamedFile,
     id::{AttemptId, AttemptToken, DeviceId, Hash, JobId, NodeId},
-    job::AttemptPhase,
+    job::{AttemptPhase, FailureClass, Outcome},
 };
 use std::collections::BTreeMap;
+
+/// What no agent could be told would be told for ever.
+fn unsayable() -> Ended {
+    let message = "the job, its base model and its checkpoint are too much for one message to a node";
+    Ended { class: Some(FailureClass::Settings), ..over(Outcome::UserError, message) }
+}
 
 impl Cluster {
     /// Queued jobs whose back-off is over, for the scheduler; `now` of `None` takes all.
@@ -108,11 +116,12 @@ impl Cluster {
             running_at: None,
             end: None,
         };
-        job.attempt = Some(attempt.clone());
+        let (row, attempt) = (attempt.clone(), attempt.id);
+        job.attempt = Some(row.clone());
         job.offered = now.mono;
         let after = job.record.phase();
         put_job(&job.record, out);
-        out.push(put(Record::Attempt(attempt)));
+        out.push(put(Record::Attempt(row)));
         self.audit(
             &Cause::default(),
             "job.phase",
@@ -121,7 +130,13 @@ impl Cluster {
             now,
             out,
         );
+        let said = out.len();
         self.offer(placement.job, out);
+        let too_long = |action: &Action| matches!(action, Action::Send { message, .. } if !codec::fits(message));
+        if out[said..].iter().any(too_long) {
+            out.truncate(said);
+            self.end(attempt, unsayable(), &Cause::default(), now, out);
+        }
     }
 
     /// The offer, as often as it takes: it follows from the job's row.

@@ -40,3 +40,16 @@ fn higher_priority_goes_first_then_age() {
     assert!(world.offer_of(third).is_some());
     assert!(world.offer_of(second).is_none());
 }
+
+#[test]
+fn a_job_that_fits_no_message_fails_with_a_reason_and_is_never_offered() {
+    let mut world = World::ready();
+    let job = world.submit_with(1, |spec| {
+        let lorikeet_protocol::job::Task::Train(train) = &mut spec.task;
+        train.lora.target_modules = lorikeet_protocol::job::TargetModules::Names(vec!["abcdefgh".into(); 80_000]);
+    });
+    assert!(world.offer_of(job).is_none());
+    assert_eq!(world.phase(job), None, "a job that is over is not among the live ones");
+    let next = world.submit(2);
+    assert!(world.offer_of(next).is_some(), "its device is free");
+}

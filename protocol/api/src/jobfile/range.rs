@@ -3,11 +3,17 @@
 use super::{FieldError, WordOrNumber};
 use std::{fmt, time::Duration};
 
-pub(super) const NAME: &str = "a text of 1…200 characters";
+pub(super) use crate::name::NAME;
 pub(super) const SCHEDULE: &str = "cosine, linear or constant";
 pub(super) const SUPERVISE: &str = "assistant, last, completion or all";
 pub(super) const BASE_DTYPE: &str = "auto or f32";
 pub(super) const TARGET_MODULES: &str = "a list of names, a regular expression or \"all-linear\"";
+/// Every projection of a model of 128 layers, each by its full name.
+pub(super) const TARGETS: usize = 1_024;
+/// `model.layers.127.self_attn.q_proj` has 33.
+pub(super) const TARGET_BYTES: usize = 128;
+/// A pattern that lists what is meant is as long as the list would be.
+pub(super) const PATTERN_BYTES: usize = 4_096;
 pub(super) const GPU: &str = "\"any\", a name, or { min_memory = \"40GiB\", min_compute = \"8.0\" }";
 pub(super) const ON_LOST: &str = "requeue, wait or fail";
 
