@@ -5,6 +5,7 @@ mod base;
 pub(crate) mod dataset;
 pub(crate) mod job;
 mod node;
+mod token;
 
 use bytesize::ByteSize;
 use comfy_table::{Table, presets};

@@ -6,5 +6,6 @@ mod answers;
 mod demo;
 mod exit_codes;
 mod help;
+mod inspect;
 mod support;
 mod train;
