@@ -21,7 +21,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     /// `host:port` of the coordinator's link, where it is no longer the one of the join string.
     pub coordinator: Option<String>,
-    /// Whether workers are asked to save and leave when the agent stops. For `lorikeet dev`; a service leaves them alone.
+    /// Whether workers are asked to save and leave when the agent stops, and do so by themselves when it is killed. For `lorikeet
+    /// dev`; a service leaves them alone.
     pub stop_workers_on_exit: bool,
     /// Which devices are offered.
     pub devices: Devices,
@@ -49,6 +50,9 @@ pub struct Devices {
     /// How often their state is sent even if nothing changed.
     #[serde(deserialize_with = "duration")]
     pub report: Duration,
+    /// A device whose memory a dead worker of ours still holds after this long is not offered until it lets go.
+    #[serde(deserialize_with = "duration")]
+    pub release_grace: Duration,
 }
 
 /// What kind of device is offered.
@@ -80,6 +84,9 @@ pub struct Fake {
     /// Why it cannot be trained on; absent: it can.
     #[serde(default)]
     pub unusable: Option<String>,
+    /// A file with the ids of the processes that hold its memory, one a line, read at every look.
+    #[serde(default)]
+    pub held_by: Option<PathBuf>,
 }
 
 /// How workers run.
@@ -177,6 +184,7 @@ impl Default for Devices {
             fake: Vec::new(),
             probe: Duration::from_secs(5),
             report: Duration::from_secs(60),
+            release_grace: Duration::from_secs(30),
         }
     }
 }
@@ -285,6 +293,7 @@ impl Config {
         let timers = [
             ("devices.probe", self.devices.probe),
             ("devices.report", self.devices.report),
+            ("devices.release_grace", self.devices.release_grace),
             ("worker.save_grace", self.worker.save_grace),
             ("worker.discard_grace", self.worker.discard_grace),
             ("worker.start_grace", self.worker.start_grace),

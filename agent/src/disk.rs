@@ -23,9 +23,10 @@ pub struct DiskError {
 }
 
 impl DiskError {
-    /// Whether the disk, or a quota on it, is full.
+    /// Whether the disk, or a quota or limit on it, is full.
     pub fn is_full(&self) -> bool {
-        matches!(self.cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        matches!(self.cause.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
 
     /// Whether the path does not exist.

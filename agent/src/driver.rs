@@ -292,11 +292,14 @@ impl Driver {
     }
 
     fn look(&mut self, look: Look) -> Vec<Action> {
-        let changed = gpu::changed(self.host.devices(), &look.devices);
+        let Look { seen, telemetry } = look;
+        let before = self.devices().to_vec();
+        let actions = self.ask(Event::Looked(seen));
+        let changed = gpu::changed(&before, self.host.devices());
         if let Some(talk) = &mut self.conversation {
-            talk.looked(&look, changed, self.config.devices.report);
+            talk.looked(&telemetry, self.host.devices(), changed, self.config.devices.report);
         }
-        self.ask(Event::Devices(look.devices))
+        actions
     }
 
     /// Reports and records first; nothing else happens before they are on the disk.

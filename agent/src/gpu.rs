@@ -11,6 +11,7 @@ mod nvml;
 use crate::{
     clock,
     config::{Choice, Devices},
+    host::Seen,
 };
 use lorikeet_protocol::{
     agent::Telemetry,
@@ -24,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 /// One look at the devices.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Look {
-    /// As they are offered.
-    pub(crate) devices: Vec<Device>,
+    /// What there is, and who holds memory of it.
+    pub(crate) seen: Seen,
     /// How they feel.
     pub(crate) telemetry: Vec<Telemetry>,
 }
@@ -58,7 +59,7 @@ impl Probe {
         }
         let mut look = self.nvml.as_ref().map_or_else(Look::none, |gpus| gpus.look(time));
         look.keep(&self.config.only);
-        if wants_cpu(self.config.kind, &look.devices) {
+        if wants_cpu(self.config.kind, &look.seen.devices) {
             look.add(self.cpu.look(time));
         }
         look
@@ -67,17 +68,18 @@ impl Probe {
 
 impl Look {
     fn none() -> Self {
-        Self { devices: Vec::new(), telemetry: Vec::new() }
+        Self { seen: Seen::default(), telemetry: Vec::new() }
     }
 
     fn keep(&mut self, only: &[String]) {
         let named = |id: &DeviceId| only.is_empty() || only.contains(&id.0);
-        self.devices.retain(|device| named(&device.id));
+        self.seen.devices.retain(|device| named(&device.id));
         self.telemetry.retain(|telemetry| named(&telemetry.device));
     }
 
     fn add(&mut self, other: Self) {
-        self.devices.extend(other.devices);
+        self.seen.devices.extend(other.seen.devices);
+        self.seen.holders.extend(other.seen.holders);
         self.telemetry.extend(other.telemetry);
     }
 }
@@ -136,7 +138,7 @@ mod tests {
     #[test]
     fn a_machine_without_gpus_offers_its_cpu_slot() {
         let look = Probe::new(&Devices { kind: Choice::Cpu, ..Devices::default() }).look(UnixMillis(1));
-        let [device] = &look.devices[..] else { panic!("expected one device, found {:?}", look.devices) };
+        let [device] = &look.seen.devices[..] else { panic!("expected one device, found {look:?}") };
         assert_eq!((&device.id, device.kind, &device.usable), (&DeviceId::cpu(), DeviceKind::Cpu, &Ok(())));
         assert!(0 < device.free_bytes && device.free_bytes <= device.memory_bytes);
         assert_eq!(look.telemetry.len(), 1);
@@ -159,6 +161,7 @@ mod tests {
                 memory: 1 << 37,
                 compute: Some((9, 0)),
                 unusable: None,
+                held_by: None,
             },
             Fake {
                 id: "cpu".into(),
@@ -166,9 +169,10 @@ mod tests {
                 memory: 1 << 30,
                 compute: None,
                 unusable: Some("why".into()),
+                held_by: None,
             },
         ];
-        let look = Probe::new(&Devices { fake, ..Devices::default() }).look(UnixMillis(1));
+        let look = Probe::new(&Devices { fake, ..Devices::default() }).look(UnixMillis(1)).seen;
         assert_eq!(look.devices[0].kind, DeviceKind::Cuda { compute: (9, 0) });
         assert_eq!(look.devices[1].usable, Err("why".into()));
         assert_eq!(visible(&[DeviceId("GPU-a".into())], &look.devices), "GPU-a");

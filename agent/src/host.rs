@@ -7,13 +7,14 @@
 mod attempt;
 mod ending;
 mod meter;
+mod quarantine;
 pub(crate) mod record;
 mod uploads;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-use crate::config::Worker;
+use crate::config::{Devices, Worker};
 use attempt::Attempt;
 use lorikeet_protocol::{
     agent::{Checkpoint, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
@@ -22,6 +23,8 @@ use lorikeet_protocol::{
     job::{Device, Outcome, StopCause},
     worker::{EventLine, WrittenFile},
 };
+use quarantine::Quarantine;
+pub(crate) use quarantine::Seen;
 use record::Record;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 pub(crate) use uploads::CheckpointMade;
@@ -57,7 +60,7 @@ pub(crate) enum Event {
     /// It never will be.
     AdapterGivenUp(AttemptId, Fault),
     /// The devices as they are.
-    Devices(Vec<Device>),
+    Looked(Seen),
     /// The agent is told to leave no work behind.
     Leave,
     /// A deadline passed.
@@ -77,7 +80,10 @@ pub(crate) struct Fault {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum News {
     /// It holds its lock.
-    Holds,
+    Holds {
+        /// The process that does.
+        pid: u32,
+    },
     /// A line of its events file.
     Event(Box<EventLine>),
     /// Its process group is larger than allowed.
@@ -145,17 +151,20 @@ pub(crate) struct Rules {
     pub(crate) start_grace: Duration,
     /// See [`Worker::progress`].
     pub(crate) progress: Duration,
+    /// See [`Devices::release_grace`].
+    pub(crate) release_grace: Duration,
 }
 
 impl Rules {
     /// Out of the config.
-    pub(crate) fn new(boot: BootId, worker: &Worker) -> Self {
+    pub(crate) fn new(boot: BootId, worker: &Worker, devices: &Devices) -> Self {
         Self {
             boot,
             save_grace: worker.save_grace,
             discard_grace: worker.discard_grace,
             start_grace: worker.start_grace,
             progress: worker.progress,
+            release_grace: devices.release_grace,
         }
     }
 
@@ -173,6 +182,7 @@ pub(crate) struct Host {
     rules: Rules,
     devices: Vec<Device>,
     attempts: BTreeMap<AttemptId, Attempt>,
+    quarantine: Quarantine,
     /// Set once no new work is wanted.
     leaving: bool,
 }
@@ -180,7 +190,8 @@ pub(crate) struct Host {
 impl Host {
     /// With what an earlier agent kept; the actions take up its work.
     pub(crate) fn restore(rules: Rules, records: Vec<Record>, now: Now) -> (Self, Vec<Action>) {
-        let mut host = Self { rules, devices: Vec::new(), attempts: BTreeMap::new(), leaving: false };
+        let (devices, attempts, quarantine) = (Vec::new(), BTreeMap::new(), Quarantine::default());
+        let mut host = Self { rules, devices, attempts, quarantine, leaving: false };
         let mut out = Vec::new();
         for record in records {
             let attempt = Attempt::restore(record, &host.rules, now, &mut out);
@@ -197,7 +208,10 @@ impl Host {
             Event::Delivered(id) => self.with(id, |attempt, _| attempt.delivered(now, &mut out)),
             Event::Prepared(id) => self.with(id, |attempt, rules| attempt.prepared(rules, now, &mut out)),
             Event::PrepareFailed(id, fault) => self.with(id, |attempt, _| attempt.prepare_failed(fault, now, &mut out)),
-            Event::Worker(id, news) => self.with(id, |attempt, _| attempt.news(news, now, &mut out)),
+            Event::Worker(id, news) => {
+                self.bury(id, &news, now);
+                self.with(id, |attempt, _| attempt.news(news, now, &mut out));
+            }
             Event::CheckpointUploaded(id, seq, checkpoint) => {
                 self.with(id, |attempt, _| attempt.checkpoint_uploaded(seq, *checkpoint, now, &mut out));
             }
@@ -211,7 +225,7 @@ impl Host {
             Event::AdapterGivenUp(id, fault) => {
                 self.with(id, |attempt, _| attempt.adapter_given_up(fault, now, &mut out))
             }
-            Event::Devices(devices) => self.devices = devices,
+            Event::Looked(seen) => self.devices = self.quarantine.judge(seen, self.rules.release_grace, now.mono),
             Event::Leave => self.leave(now, &mut out),
             Event::Tick => {}
         }
@@ -232,7 +246,7 @@ impl Host {
         self.attempts.values().map(|attempt| KnownAttempt { id: attempt.id(), phase: attempt.phase() }).collect()
     }
 
-    /// As last looked at.
+    /// As last looked at, and whether they may be used.
     pub(crate) fn devices(&self) -> &[Device] {
         &self.devices
     }
@@ -246,6 +260,13 @@ impl Host {
         match self.attempts.get_mut(&id) {
             Some(attempt) => change(attempt, &self.rules),
             None => tracing::debug!(attempt = %id, "news of an attempt that is not known here"),
+        }
+    }
+
+    fn bury(&mut self, id: AttemptId, news: &News, now: Now) {
+        let worker = self.attempts.get(&id).and_then(|attempt| Some((attempt.pid()?, attempt.devices())));
+        if let (News::Gone { .. }, Some((pid, devices))) = (news, worker) {
+            self.quarantine.bury(id, pid, devices, now.mono);
         }
     }
 
@@ -312,7 +333,9 @@ impl Host {
             let device = self.devices.iter().find(|device| device.id == *id);
             let device = device.ok_or_else(|| format!("device {id} is not here"))?;
             device.usable.clone().map_err(|why| format!("device {id} cannot be used: {why}"))?;
-            if let Some(holder) = self.attempts.values().find(|attempt| attempt.holds(id)) {
+            // Two that do not mind may share it; the coordinator has seen to the memory.
+            let alone = |attempt: &&Attempt| offer.job.resources.exclusive || attempt.is_exclusive();
+            if let Some(holder) = self.attempts.values().filter(|attempt| attempt.holds(id)).find(alone) {
                 return Err(format!("device {id} is held by {}", holder.id()));
             }
         }
@@ -329,13 +352,14 @@ impl Host {
     /// What must hold after every event, for tests.
     #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
-        let mut held = std::collections::BTreeSet::new();
+        let mut held = BTreeMap::<_, Vec<_>>::new();
         for (id, attempt) in &self.attempts {
             assert_eq!(*id, attempt.id());
             attempt.check_invariants();
-            for device in attempt.held() {
-                assert!(held.insert(device.clone()), "device {device} is held twice");
-            }
+            attempt.held().iter().for_each(|device| held.entry(device).or_default().push(attempt.is_exclusive()));
+        }
+        for (device, holders) in held {
+            assert!(holders.len() == 1 || !holders.contains(&true), "device {device} is held twice");
         }
     }
 }

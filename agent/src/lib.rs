@@ -181,7 +181,7 @@ impl Agent {
             (probe, look)
         })
         .await?;
-        host.handle(Event::Devices(look.devices), clock.now());
+        host.handle(Event::Looked(look.seen), clock.now());
 
         let mut tasks = JoinSet::new();
         let (running, cancel) = (parts.into_driver(host, link, received_looks), driver.clone());
@@ -258,7 +258,7 @@ fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<h
     let records = Records::open(places.records())?;
     let cache = Cache::open(&places.cache(), &config.cache)?;
     let known = records.load()?;
-    let (host, first) = Host::restore(Rules::new(boot, &config.worker), known, clock.now());
+    let (host, first) = Host::restore(Rules::new(boot, &config.worker, &config.devices), known, clock.now());
     let threads = config.worker.threads;
     let preparer = Preparer { places: places.clone(), cache, source: blobs.clone(), threads };
     let uploader = Uploader { places: places.clone(), blobs };

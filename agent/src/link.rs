@@ -4,7 +4,6 @@
 //! places: [`News`] go up, a [`Session`] takes what goes down, and the watched [`LinkState`] tells everybody else how it
 //! stands. A slow disk slows the driver, never the heartbeat. Nobody else imports quinn.
 
-mod backoff;
 pub(crate) mod blob;
 mod dial;
 mod frame;
@@ -25,10 +24,10 @@ pub use join::JoinError;
 pub use tls::TlsError;
 
 use crate::config;
-use backoff::Backoff;
 use identity::{Identity, Shared};
 use lorikeet_protocol::{
     agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Welcome},
+    backoff::Backoff,
     codec,
     id::NodeId,
 };
@@ -271,7 +270,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Until cancelled.
+    /// Until cancelled, or until the driver is gone.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let mut backoff = self.caller.timers.backoff();
         loop {
@@ -280,7 +279,8 @@ impl Link {
                 () = cancel.cancelled() => break,
                 error = self.session(&mut backoff, &cancel) => error,
             };
-            if cancel.is_cancelled() {
+            // Whether it was told so or finds the driver gone: the agent leaves, and that is nobody's fault.
+            if cancel.is_cancelled() || matches!(error, LinkError::Stopping) {
                 break;
             }
             self.tell(&error);

@@ -2,7 +2,7 @@
 //!
 //! Every worker has a task of its own ([`watch`]) that follows its directory and tells [`News`](crate::host::News) in order. Nothing here
 //! decides: the host says what to do, this carries it out. A worker is the agent's child but not its dependent: it leads its
-//! own process group, nothing ties its life to ours, and when this is dropped it goes on. The next agent knows it by its
+//! own process group, nothing ties its life to ours, and when this is dropped it goes on (an agent that shall leave no work behind ties it by a pipe instead). The next agent knows it by its
 //! directory: the lock says whether it lives, `worker.json` who it is, `events.jsonl` what it did.
 
 pub(crate) mod group;

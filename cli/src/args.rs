@@ -219,6 +219,15 @@ pub(crate) enum Job {
         #[arg(long, value_enum, default_value_t = CancelReason::Other)]
         reason: CancelReason,
     },
+    /// It saves its state, gives its device back and waits
+    #[command(after_help = "Example:\n  lorikeet job pause job_0192…")]
+    Pause(OneJob),
+    /// A paused job goes on
+    #[command(after_help = "Example:\n  lorikeet job resume job_0192…")]
+    Resume(OneJob),
+    /// It saves a checkpoint now and goes on
+    #[command(after_help = "Example:\n  lorikeet job checkpoint job_0192…")]
+    Checkpoint(OneJob),
     /// The same again, as a new job
     #[command(after_help = "Example:\n  lorikeet job retry job_0192… --follow")]
     Retry {
@@ -360,6 +369,32 @@ pub(crate) enum Node {
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         ttl: Option<std::time::Duration>,
     },
+    /// It takes nothing new; what is there goes on
+    #[command(after_help = "Example:\n  lorikeet node cordon node_0192…")]
+    Cordon(OneNode),
+    /// What is there saves its state and goes elsewhere
+    #[command(after_help = "Example:\n  lorikeet node drain node_0192… --within 10m")]
+    Drain {
+        #[command(flatten)]
+        node: OneNode,
+        /// What has not left by then is stopped
+        #[arg(long, default_value = "10m", value_name = "TIME", value_parser = humantime::parse_duration)]
+        within: std::time::Duration,
+    },
+    /// It takes work again; a quarantine ends as well
+    #[command(after_help = "Example:\n  lorikeet node open node_0192…")]
+    Open(OneNode),
+    /// For ever: its certificates are worth nothing any more
+    #[command(after_help = "Example:\n  lorikeet node retire node_0192…")]
+    Retire(OneNode),
+}
+
+/// Which node.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OneNode {
+    /// Its id
+    #[arg(value_name = "NODE")]
+    pub(crate) id: lorikeet_protocol::id::NodeId,
 }
 
 #[derive(Debug, Subcommand)]
@@ -420,6 +455,9 @@ pub(crate) struct Service {
     /// Its configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+    /// Leave in order when standard input, a pipe, ends: whoever started this is gone
+    #[arg(long)]
+    pub(crate) until_eof: bool,
 }
 
 #[derive(Debug, Args)]
@@ -429,6 +467,9 @@ pub(crate) struct Agent {
     /// Its configuration
     #[arg(long, value_name = "FILE", required = true)]
     pub(crate) config: Option<PathBuf>,
+    /// Leave in order when standard input, a pipe, ends: whoever started this is gone
+    #[arg(long)]
+    pub(crate) until_eof: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -450,6 +491,12 @@ pub(crate) struct Worker {
     /// Attempt directories
     #[arg(required = true, value_name = "DIR")]
     pub(crate) directories: Vec<PathBuf>,
+    /// Save and leave when standard input ends: whoever started this is gone
+    #[arg(long)]
+    pub(crate) until_eof: bool,
+    /// Resident memory above which whoever started this ends it
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory_limit: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

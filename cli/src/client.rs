@@ -12,15 +12,18 @@ use crate::{
     profile::Connection,
 };
 use lorikeet_api::{Envelope, ErrorEnvelope, Pagination};
+use lorikeet_protocol::backoff::Backoff;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// How often a request is sent when nobody answers: a coordinator that restarts is back within a second or two.
-const ATTEMPTS: u32 = 4;
-/// Before the second time; doubled before each further one.
+const ATTEMPTS: u32 = 5;
+/// Before the second time at most; the most is doubled before each further one.
 const BACK_OFF: Duration = Duration::from_millis(200);
+/// No pause is longer: whoever follows a job wants to see soon that the coordinator is back.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(10);
 /// No byte for so long: the connection is dead. Event streams are kept alive by the server every 15 s.
 const SILENCE: Duration = Duration::from_secs(60);
 
@@ -105,14 +108,13 @@ impl Client {
 
     /// Asks; again when nobody answers; a refusal is a failure.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Failure> {
-        let mut wait = BACK_OFF;
+        let mut back_off = Backoff::new(BACK_OFF, LONGEST_BACK_OFF);
         for attempt in 1.. {
             match request().send().await {
                 Ok(answer) if answer.status().is_success() => return Ok(answer),
                 Ok(answer) => return Err(refusal(answer).await),
                 Err(error) if attempt < ATTEMPTS && is_transport(&error) => {
-                    tokio::time::sleep(wait).await;
-                    wait *= 2;
+                    tokio::time::sleep(back_off.wait(jitter())).await;
                 }
                 Err(error) => return Err(self.unreachable(&error)),
             }
@@ -190,6 +192,11 @@ fn is_loopback(host: &str) -> bool {
 /// Whether the request may not have been understood at all, so that asking again makes sense.
 fn is_transport(error: &reqwest::Error) -> bool {
     error.is_connect() || error.is_timeout() || error.is_request()
+}
+
+/// Evenly drawn. Where the system has no randomness, the middle: jitter is a courtesy.
+fn jitter() -> u64 {
+    getrandom::u64().unwrap_or(u64::MAX / 2)
 }
 
 /// What a bad answer says.

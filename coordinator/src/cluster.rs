@@ -4,14 +4,19 @@
 //! driver releases once those rows are durable. `Cluster` holds what decisions need: users, tokens, nodes, heads of live datasets and
 //! bases, and live jobs. A job that ends leaves memory in the event that ends it.
 
+mod alarm;
 mod attempt;
 mod checkpoint;
 pub mod command;
 mod event;
+mod fair;
+mod file;
 mod inspection;
 mod intent;
 pub mod job;
 mod join;
+mod ledger;
+mod life;
 pub mod node;
 mod person;
 mod place;
@@ -25,14 +30,19 @@ mod tests;
 
 use crate::{
     access::{Context, Refusal},
-    record::{Audit, Base, Dataset, Job, JoinSecret, Receipt, Record, Replay, StoredCheckpoint, Token, User},
+    record::{
+        Attempt, Audit, Base, Dataset, Job, JoinSecret, Receipt, Record, Replay, StoredCheckpoint, Token, Usage, User,
+    },
 };
+use alarm::Alarms;
 use command::{Answer, Command};
 pub use event::{Action, Event, Inspect, Rows, Subject};
+use fair::FairShare;
 use inspection::Unanswered;
 use job::LiveJob;
 use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, UnixMillis, UserId};
 use node::LiveNode;
+use schedule::{Queue, Rules};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Both clocks, read once per batch.
@@ -113,16 +123,33 @@ pub struct Loaded {
     pub datasets: Vec<Dataset>,
     pub bases: Vec<Base>,
     pub jobs: Vec<Job>,
-    pub attempts: Vec<crate::record::Attempt>,
+    pub attempts: Vec<Attempt>,
     pub checkpoints: Vec<StoredCheckpoint>,
     pub replays: Vec<Replay>,
+    pub usages: Vec<Usage>,
     pub audits: u64,
+}
+
+/// What the config decides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings {
+    /// How long things take.
+    pub timers: Timers,
+    /// What holds for everybody's jobs.
+    pub rules: Rules,
+}
+
+impl From<Timers> for Settings {
+    fn from(timers: Timers) -> Self {
+        Self { timers, ..Self::default() }
+    }
 }
 
 /// The state of the whole cluster.
 #[derive(Debug)]
 pub struct Cluster {
     pub(crate) timers: Timers,
+    rules: Rules,
     pub(crate) generation: u32,
     pub(crate) users: BTreeMap<UserId, User>,
     pub(crate) tokens: BTreeMap<Hash, Token>,
@@ -137,6 +164,9 @@ pub struct Cluster {
     listen_until: Duration,
     last_event: Duration,
     unanswered: Unanswered,
+    queue: Queue,
+    alarms: Alarms,
+    fair: FairShare,
     /// Something changed that a waiting job may have waited for.
     pub(crate) unsettled: bool,
 }
@@ -146,41 +176,31 @@ const REPLAY_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
 impl Cluster {
     /// The cluster as the store remembers it. Leases start anew.
-    pub fn new(loaded: Loaded, timers: Timers, now: Now) -> Self {
-        let mut attempts: BTreeMap<_, _> = loaded.attempts.into_iter().map(|attempt| (attempt.id, attempt)).collect();
-        let mut checkpoints: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for row in loaded.checkpoints.into_iter().filter(|row| !row.orphan && row.removed_at.is_none()) {
-            checkpoints.entry(row.attempt.job).or_default().push(row);
-        }
-        let live = loaded.jobs.into_iter().filter(|job| !job.phase().is_terminal());
-        Self {
+    pub fn new(loaded: Loaded, settings: impl Into<Settings>, now: Now) -> Self {
+        let Settings { timers, rules } = settings.into();
+        let mut cluster = Self {
             timers,
+            rules,
             generation: loaded.generation,
-            users: loaded.users.into_iter().map(|user| (user.id, user)).collect(),
-            tokens: loaded.tokens.into_iter().map(|token| (token.hash, token)).collect(),
-            secrets: loaded.secrets.into_iter().map(|secret| (secret.hash, secret)).collect(),
+            users: by(loaded.users, |user| user.id),
+            tokens: by(loaded.tokens, |token| token.hash),
+            secrets: by(loaded.secrets, |secret| secret.hash),
             nodes: loaded.nodes.into_iter().map(|node| (node.id, LiveNode::new(node, now))).collect(),
-            datasets: loaded
-                .datasets
-                .into_iter()
-                .filter(|dataset| dataset.deleted_at.is_none())
-                .map(|row| (row.id, row))
-                .collect(),
-            bases: loaded.bases.into_iter().filter(|base| base.deleted_at.is_none()).map(|row| (row.id, row)).collect(),
-            jobs: live
-                .map(|job| {
-                    let attempt = job.current_attempt().and_then(|id| attempts.remove(&id));
-                    let checkpoints = checkpoints.remove(&job.id).unwrap_or_default();
-                    (job.id, LiveJob::new(job, attempt, checkpoints, now))
-                })
-                .collect(),
-            replays: loaded.replays.into_iter().map(|replay| ((replay.owner, replay.key.clone()), replay)).collect(),
+            datasets: by(loaded.datasets.into_iter().filter(|row| row.deleted_at.is_none()), |row| row.id),
+            bases: by(loaded.bases.into_iter().filter(|row| row.deleted_at.is_none()), |row| row.id),
+            jobs: live_jobs(loaded.jobs, loaded.attempts, loaded.checkpoints, now),
+            replays: by(loaded.replays, |replay| (replay.owner, replay.key.clone())),
             audits: loaded.audits,
             listen_until: now.mono + timers.heartbeat,
             last_event: now.mono,
             unanswered: Unanswered::default(),
+            queue: Queue::default(),
+            alarms: Alarms::default(),
+            fair: FairShare::new(loaded.usages),
             unsettled: true,
-        }
+        };
+        cluster.file_all(now);
+        cluster
     }
 
     /// What follows from an event.
@@ -208,9 +228,7 @@ impl Cluster {
 
     /// When something happens by itself, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Duration> {
-        let of_jobs = self.jobs.values().filter_map(|job| self.deadline(job));
-        let of_nodes = self.nodes.values().filter_map(|node| node.deadline(self.timers.lease));
-        let first = of_jobs.chain(of_nodes).chain(self.unanswered.deadline()).min();
+        let first = self.alarms.next().into_iter().chain(self.unanswered.deadline()).min();
         first.map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
     }
 
@@ -288,10 +306,9 @@ impl Cluster {
         })));
     }
 
-    /// What must hold after every event; S1–S4 of the fault list, and the ledger.
+    /// What must hold after every event: a live job has at most one attempt, the last one; what is indexed is what is recorded.
     #[doc(hidden)]
     pub fn check_invariants(&self) {
-        let mut held = std::collections::BTreeMap::new();
         for (id, job) in &self.jobs {
             assert_eq!(*id, job.record.id);
             assert!(!job.record.phase().is_terminal(), "{id} is over and still in memory");
@@ -300,19 +317,36 @@ impl Cluster {
             if let Some(attempt) = &job.attempt {
                 assert_eq!(attempt.id.token.number, job.record.attempts, "{id}: the current attempt is not the last");
                 assert!(attempt.end.is_none(), "{id}: its attempt is over");
-                for device in attempt
-                    .members
-                    .iter()
-                    .flat_map(|member| member.devices.iter().map(|device| (member.node, device.clone())))
-                {
-                    assert!(held.insert(device.clone(), attempt.id).is_none(), "{device:?} is held twice");
-                }
             }
         }
-        for replay in self.replays.values() {
-            assert!(!matches!(replay.answer, Err(Refusal::IdempotencyMismatch)));
-        }
+        self.nodes.values().for_each(|node| node.ledger.check_invariants());
+        self.check_filed(self.last_event);
     }
+}
+
+fn by<K: Ord, T>(rows: impl IntoIterator<Item = T>, key: impl Fn(&T) -> K) -> BTreeMap<K, T> {
+    rows.into_iter().map(|row| (key(&row), row)).collect()
+}
+
+/// Jobs that are not over, with what belongs to them.
+fn live_jobs(
+    jobs: Vec<Job>,
+    attempts: Vec<Attempt>,
+    checkpoints: Vec<StoredCheckpoint>,
+    now: Now,
+) -> BTreeMap<JobId, LiveJob> {
+    let mut attempts = by(attempts, |attempt| attempt.id);
+    let mut kept: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for row in checkpoints.into_iter().filter(|row| !row.orphan && row.removed_at.is_none()) {
+        kept.entry(row.attempt.job).or_default().push(row);
+    }
+    let live = jobs.into_iter().filter(|job| !job.phase().is_terminal());
+    live.map(|job| {
+        let attempt = job.current_attempt().and_then(|id| attempts.remove(&id));
+        let checkpoints = kept.remove(&job.id).unwrap_or_default();
+        (job.id, LiveJob::new(job, attempt, checkpoints, now))
+    })
+    .collect()
 }
 
 /// Write this row.

@@ -36,6 +36,8 @@ pub struct Config {
     pub timers: Timers,
     /// The child process that reads users' files.
     pub inspect: Inspect,
+    /// Whose jobs start, and how many.
+    pub scheduler: Scheduler,
     /// What may be stored.
     pub storage: Storage,
 }
@@ -106,6 +108,18 @@ pub struct Timers {
     pub shutdown: Duration,
 }
 
+/// `[scheduler]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scheduler {
+    /// Jobs of one user that may hold devices at once; without it, any number.
+    pub jobs_per_user: Option<u32>,
+    /// Devices that one user may hold at once; without it, any number.
+    pub gpus_per_user: Option<u32>,
+    /// A job makes another save its state and leave when its priority is higher by this or more; without it, never.
+    pub preemption_margin: Option<u8>,
+}
+
 /// `[inspect]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -147,6 +161,7 @@ impl Default for Config {
             link: Link::default(),
             timers: Timers::default(),
             inspect: Inspect::default(),
+            scheduler: Scheduler::default(),
             storage: Storage::default(),
         }
     }

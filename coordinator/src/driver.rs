@@ -7,7 +7,7 @@
 use crate::{
     access::{Actor, Context, Refusal},
     cluster::{
-        Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Subject, Timers,
+        Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, Subject,
         command::{Answer, Command, Query},
     },
     record::{Audit, Receipt, Record, Replay},
@@ -168,9 +168,10 @@ pub struct Driver {
 
 impl Driver {
     /// Rebuilds the cluster from the store and starts.
-    pub fn start(store: Store, timers: Timers, stop: CancellationToken) -> Result<Self, StoreError> {
+    pub fn start(store: Store, settings: impl Into<Settings>, stop: CancellationToken) -> Result<Self, StoreError> {
         let clock = Clock { started: Instant::now() };
-        let cluster = Cluster::new(load(&store)?, timers, clock.now());
+        let settings = settings.into();
+        let cluster = Cluster::new(load(&store)?, settings, clock.now());
         let (inputs, received) = mpsc::channel(QUEUE);
         let (inspect, inspections) = mpsc::unbounded_channel();
         let (changes, _) = broadcast::channel(1_024);
@@ -183,7 +184,7 @@ impl Driver {
         let worker = Loop {
             turn: Turn::new(cluster),
             clock,
-            timers,
+            settings,
             writer: Writer::start(store.clone()),
             store,
             replies: BTreeMap::new(),
@@ -212,7 +213,7 @@ impl Clock {
 struct Loop {
     turn: Turn,
     clock: Clock,
-    timers: Timers,
+    settings: Settings,
     writer: Writer,
     store: Store,
     replies: BTreeMap<ReplyKey, Answering>,
@@ -231,8 +232,8 @@ impl Loop {
             let wait = self
                 .turn
                 .next_deadline()
-                .map_or(self.timers.heartbeat, |at| at.saturating_sub(self.clock.now().mono))
-                .min(self.timers.heartbeat);
+                .map_or(self.settings.timers.heartbeat, |at| at.saturating_sub(self.clock.now().mono))
+                .min(self.settings.timers.heartbeat);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -318,7 +319,7 @@ impl Loop {
     fn start_over(&mut self) -> Result<(), DriverError> {
         tracing::error!("the store's disk is full: nothing new is accepted until there is space");
         let loaded = load(&self.store).map_err(DriverError::Commit)?;
-        self.turn = Turn::new(Cluster::new(loaded, self.timers, self.clock.now()));
+        self.turn = Turn::new(Cluster::new(loaded, self.settings, self.clock.now()));
         self.outboxes.clear();
         self.arrivals.clear();
         for (_, answer) in std::mem::take(&mut self.replies) {
@@ -447,6 +448,7 @@ fn load(store: &Store) -> Result<Loaded, StoreError> {
         attempts,
         checkpoints,
         replays: all::<Replay>(store)?,
+        usages: all(store)?,
         audits: newest.0.first().map_or(0, |audit| audit.number),
     })
 }

@@ -95,7 +95,7 @@ impl Coordinator {
         let (stop, leaving, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
 
         let Driver { handle: driver, inspections, task: deciding } =
-            Driver::start(store, start::timers(&config.timers), stop.clone())?;
+            Driver::start(store, start::settings(&config), stop.clone())?;
         start::first_admin(&driver, &config.admin_email, &folders.admin_token()).await?;
         tasks.spawn(inspector.clone().serve(inspections, driver.clone(), leaving.clone()));
         let unreferenced = config.storage.unreferenced;

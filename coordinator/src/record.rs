@@ -10,7 +10,7 @@ use lorikeet_protocol::{
         UnixMillis, UserId,
     },
     inspect::{BaseFindings, DatasetFindings, DatasetFormat, Fault, JobFindings},
-    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome},
+    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome, StopCause},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -81,6 +81,34 @@ pub struct Node {
     pub sessions: u64,
     /// The last report applied.
     pub last_report: u64,
+    /// Why it takes nothing new, if a person wants it so.
+    #[serde(default)]
+    pub closed: Option<Closed>,
+}
+
+/// What a person has decided about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Closed {
+    /// What is there goes on; nothing new comes.
+    Cordoned,
+    /// What is there saves its state and goes elsewhere.
+    Draining {
+        /// What has not left by then is stopped.
+        until: UnixMillis,
+    },
+    /// It will not come back.
+    Retired,
+}
+
+/// What a user has used of the devices, for fair share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Who.
+    pub user: UserId,
+    /// Device-milliseconds; every seven days they count half.
+    pub device_millis: u64,
+    /// As of when.
+    pub at: UnixMillis,
 }
 
 /// Where a dataset is.
@@ -248,8 +276,18 @@ pub struct Attempt {
     pub offered_at: UnixMillis,
     /// When its worker started.
     pub running_at: Option<UnixMillis>,
+    /// Why it was asked to leave, if it was.
+    #[serde(default)]
+    pub leave: Option<StopCause>,
     /// How it ended.
     pub end: Option<AttemptEnd>,
+}
+
+impl Attempt {
+    /// How many it holds.
+    pub(crate) fn devices(&self) -> u32 {
+        self.members.iter().map(|member| member.devices.len() as u32).sum()
+    }
 }
 
 /// How an attempt ended.
@@ -410,4 +448,5 @@ pub enum Record {
     Orphan(Orphan),
     Audit(Audit),
     Replay(Replay),
+    Usage(Usage),
 }

@@ -3,7 +3,7 @@
 use crate::{
     access::{Actor, Context, Refusal, Role},
     blob::BlobError,
-    cluster::{Timers, command::Command},
+    cluster::{Settings, Timers, command::Command, schedule::Rules},
     config::{self, ConfigError},
     driver::Handle,
     http::{self, HttpError},
@@ -125,14 +125,22 @@ impl Folders {
     }
 }
 
-/// The cluster's timers, from the config's.
-pub(crate) fn timers(config: &config::Timers) -> Timers {
-    Timers {
-        heartbeat: config.heartbeat,
-        lease: config.lease,
-        offer: config.offer,
-        back_off: config.back_off,
-        back_off_most: config.back_off_limit,
+/// What the cluster goes by, from the config.
+pub(crate) fn settings(config: &config::Config) -> Settings {
+    let (timers, scheduler) = (&config.timers, &config.scheduler);
+    Settings {
+        timers: Timers {
+            heartbeat: timers.heartbeat,
+            lease: timers.lease,
+            offer: timers.offer,
+            back_off: timers.back_off,
+            back_off_most: timers.back_off_limit,
+        },
+        rules: Rules {
+            jobs_per_user: scheduler.jobs_per_user,
+            devices_per_user: scheduler.gpus_per_user,
+            preemption_margin: scheduler.preemption_margin,
+        },
     }
 }
 

@@ -185,6 +185,8 @@ pub struct Resources {
     pub gpu: GpuRequest,
     /// Labels that a node must have.
     pub labels: BTreeMap<String, String>,
+    /// Whether it wants its devices for itself.
+    pub exclusive: bool,
     /// Time running, over all attempts.
     pub max_runtime: Duration,
 }

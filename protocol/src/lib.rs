@@ -13,9 +13,11 @@
 //!
 //! Nothing said under an older [`AttemptToken`](id::AttemptToken) is ever applied: the token fences.
 //!
+//! Whoever is not answered asks again, later and later ([`backoff`]).
 //! Frames are a length and one encoded message ([`codec`]); the version of the conversation is in the ALPN names below.
 
 pub mod agent;
+pub mod backoff;
 pub mod blob;
 pub mod codec;
 pub mod file;

@@ -106,16 +106,17 @@ pub fn name(step: u64) -> String {
     format!("{PREFIX}{step:08}")
 }
 
-/// Writes the run's state to `dir/step-…`.
+/// Writes the run's state to `dir/step-…`. Once `abandon` says true, nothing is left of it and it ends with [`TrainError::Stopped`].
 pub fn save(
     dir: &Path,
     run: &Run,
     micro_tokens: usize,
     identity: &Identity,
     kind: CheckpointKind,
+    abandon: &dyn Fn() -> bool,
 ) -> Result<Found, TrainError> {
     let path = dir.join(name(run.state.step));
-    let staged = StagedDir::create(&path)?;
+    let staged = StagedDir::create(&path, abandon)?;
     lora::save(staged.path(), &run.layout, &run.params, &AdapterMeta::default())?;
     staged.write(OPTIMIZER_FILE, &moments(&run.optimizer.m, &run.optimizer.v))?;
     let saved = Saved { state: run.state.clone(), micro_tokens, identity: identity.clone() };

@@ -32,6 +32,8 @@ pub struct Config {
     pub micro_tokens: MicroTokens,
     /// CPU threads; `None`: all cores. Changes speed and no bit.
     pub threads: Option<usize>,
+    /// Main memory that this process may hold, where somebody watches it; micro-batches are chosen, and halved, to fit.
+    pub memory_limit: Option<u64>,
 }
 
 /// The data's files.
@@ -139,6 +141,7 @@ impl Config {
             save_interval: Duration::from_secs(30 * 60),
             micro_tokens: MicroTokens::Auto,
             threads: None,
+            memory_limit: None,
         }
     }
 

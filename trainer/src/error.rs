@@ -149,7 +149,8 @@ impl TrainError {
 
 fn io_class(error: &std::io::Error) -> FailureClass {
     let is = |kinds: &[ErrorKind]| kinds.contains(&error.kind());
-    if is(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) {
+    // a limit on the size of files is room that is not there, too
+    if is(&[ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge]) {
         FailureClass::DiskFull
     } else if is(&[ErrorKind::OutOfMemory]) {
         FailureClass::OutOfMemory

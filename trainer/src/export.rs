@@ -29,9 +29,14 @@ const TOKENIZER_FILES: [&str; 8] = [
     "merges.txt",
 ];
 
-/// Writes `adapter/` whole, or not at all; answers its files.
-pub(crate) fn write_adapter(config: &Config, run: &Run, report: &PrepareReport) -> Result<Vec<FileRecord>, TrainError> {
-    let staged = StagedDir::create(&config.out.join("adapter"))?;
+/// Writes `adapter/` whole, or not at all, as when `abandon` says true on the way; answers its files.
+pub(crate) fn write_adapter(
+    config: &Config,
+    run: &Run,
+    report: &PrepareReport,
+    abandon: &dyn Fn() -> bool,
+) -> Result<Vec<FileRecord>, TrainError> {
+    let staged = StagedDir::create(&config.out.join("adapter"), abandon)?;
     let meta = AdapterMeta { base_model: Some(config.base_name.clone()) };
     lora::save(staged.path(), &run.layout, &run.params, &meta)?;
     for name in TOKENIZER_FILES {

@@ -7,9 +7,11 @@
 //!                                                  Stopped ◄───┘ Finished ◄─┘       ├─► told to stop inside: undone, Stopped
 //!                                                                                   └─► not finite: undone, saved, failed
 //! ```
+//! A pass for which memory is refused is done again with half the micro-batch (`run/memory.rs`).
 //! What is due after a step is decided from the state alone, so a run that was killed anywhere between two steps does what
 //! it had not done yet, and nothing twice.
 
+mod memory;
 mod prepare;
 mod state;
 
@@ -61,22 +63,25 @@ struct Session<'a, 'e> {
 
 impl Session<'_, '_> {
     fn go(&mut self) -> Result<Outcome, TrainError> {
+        match self.course() {
+            Err(TrainError::Stopped) => self.stopped(),
+            ended => ended,
+        }
+    }
+
+    fn course(&mut self) -> Result<Outcome, TrainError> {
         self.tell(Event::Stage(Stage::Training))?;
         loop {
-            match self.between_steps() {
-                Ok(()) => {}
-                Err(TrainError::Stopped) => return self.stopped(),
-                Err(error) => return Err(error),
-            }
+            self.between_steps()?;
             if self.run.is_done() {
                 return self.finish();
             }
-            let (stop, runs) = (self.stop, std::slice::from_mut(&mut self.run));
-            match step(&self.model, runs, self.micro_tokens, &|| stop.is_asked()) {
-                Ok(taken) => self.report(taken[0])?,
-                Err(TrainError::Stopped) => return self.stopped(),
-                Err(error) => return Err(error),
-            }
+            self.fit()?;
+            let taken = self.in_memory(|session| {
+                let (stop, runs) = (session.stop, std::slice::from_mut(&mut session.run));
+                step(&session.model, runs, session.micro_tokens, &|| stop.is_asked())
+            })?;
+            self.report(taken[0])?;
         }
     }
 
@@ -99,8 +104,10 @@ impl Session<'_, '_> {
         }
         self.tell(Event::Stage(Stage::Validating))?;
         let (began, stop) = (Instant::now(), self.stop);
-        let view = Some(self.run.view());
-        let sum = eval::evaluate(&self.model, view, &self.data.validation, self.micro_tokens, &|| stop.is_asked())?;
+        let sum = self.in_memory(|session| {
+            let (view, examples) = (Some(session.run.view()), &session.data.validation);
+            eval::evaluate(&session.model, view, examples, session.micro_tokens, &|| stop.is_asked())
+        })?;
         let loss = sum.sum / sum.count as f64;
         if !loss.is_finite() {
             let step = self.run.state.step;
@@ -137,8 +144,9 @@ impl Session<'_, '_> {
     }
 
     fn save(&mut self, kind: CheckpointKind) -> Result<String, TrainError> {
-        let dir = self.config.out.join("checkpoints");
-        let found = checkpoint::save(&dir, &self.run, self.micro_tokens, &self.identity, kind)?;
+        let (dir, stop) = (self.config.out.join("checkpoints"), self.stop);
+        let abandon = || stop.is_discarded();
+        let found = checkpoint::save(&dir, &self.run, self.micro_tokens, &self.identity, kind, &abandon)?;
         let state = &self.run.state;
         let (step, loss, best) = (state.step, state.last_loss.unwrap_or_default(), state.best());
         (self.saved, self.saved_at) = (Some(step), Instant::now());
@@ -162,7 +170,11 @@ impl Session<'_, '_> {
     fn stopped(&mut self) -> Result<Outcome, TrainError> {
         let checkpoint = match self.stop.wish() {
             Wish::Discard => None,
-            Wish::Run | Wish::SaveAndStop => self.saved_now()?,
+            Wish::Run | Wish::SaveAndStop => match self.saved_now() {
+                // Told to discard while it was saving.
+                Err(TrainError::Stopped) => None,
+                saved => saved?,
+            },
         };
         Ok(Outcome::Stopped { step: self.run.state.step, checkpoint })
     }
@@ -179,7 +191,8 @@ impl Session<'_, '_> {
 
     fn finish(&mut self) -> Result<Outcome, TrainError> {
         self.tell(Event::Stage(Stage::Saving))?;
-        let files = export::write_adapter(self.config, &self.run, &self.data.report)?;
+        let stop = self.stop;
+        let files = export::write_adapter(self.config, &self.run, &self.data.report, &|| stop.is_discarded())?;
         Ok(Outcome::Finished { step: self.run.state.step, files })
     }
 

@@ -45,7 +45,7 @@ pub fn step(
     let scales: Vec<f32> = counts.iter().map(|count| (1.0 / count.supervised as f64) as f32).collect();
     let lengths: Vec<usize> = places.iter().map(|place| runs[place.run].examples.tokens_in(place.index)).collect();
     let mut sums = vec![0.0; runs.len()];
-    runs.iter_mut().for_each(|run| run.grads.fill(0.0));
+    runs.iter_mut().for_each(Run::clear_grads);
     for members in pack::first_fit(&lengths, micro_tokens) {
         let batch = micro_batch(runs, members.iter().map(|member| &places[*member]));
         accumulate(model, runs, &batch, &scales, &mut sums, stop)?;

@@ -50,6 +50,11 @@ impl Stop {
         self.wish() != Wish::Run
     }
 
+    /// Whether nothing that is being written is wanted any more.
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.wish() == Wish::Discard
+    }
+
     pub(crate) fn take_save_now(&self) -> bool {
         self.save_now.swap(false, Ordering::SeqCst)
     }

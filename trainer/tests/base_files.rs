@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lorikeet_trainer::TrainError;
 use lorikeet_trainer::data::MicroBatch;
@@ -23,6 +24,22 @@ fn shards_and_a_single_file_make_the_same_model() {
         fs::remove_file(dir.path().join(name)).expect("removed");
     }
     assert_eq!(logits(&Model::load(dir.path()).expect("sound")), sharded);
+}
+
+#[test]
+fn loading_is_given_up_between_two_pieces() {
+    let dir = copy("untied_all_f32");
+    let asked = AtomicUsize::new(0);
+    let loaded = Model::load_unless(dir.path(), &|| asked.fetch_add(1, Ordering::Relaxed) >= 3);
+    assert!(matches!(loaded, Err(TrainError::Stopped)), "{:?}", loaded.err());
+    let all = AtomicUsize::new(0);
+    let count = || {
+        all.fetch_add(1, Ordering::Relaxed);
+        false
+    };
+    Model::load_unless(dir.path(), &count).expect("sound");
+    assert!(all.into_inner() >= 20, "every tensor of two layers, head, embedding and norm");
+    assert!(asked.into_inner() < 10, "it went on for long");
 }
 
 #[test]

@@ -225,6 +225,25 @@ fn everything_that_comes_out_lies_in_the_adapter_directory() {
 }
 
 #[test]
+fn a_memory_limit_makes_the_micro_batch_smaller_and_the_losses_stay() {
+    let place = Place::new(14);
+    let config = |name: &str, memory_limit| {
+        let config = place.config(name);
+        Config { micro_tokens: MicroTokens::Auto, memory_limit, ..config }
+    };
+    let free = run(&config("free", None)).expect("trains");
+    let limit = free.plan().memory_bytes - 1;
+    let limited = run(&config("limited", Some(limit))).expect("trains");
+    assert!(limited.plan().micro_tokens < free.plan().micro_tokens, "{:?}", limited.plan());
+    assert!(limited.plan().memory_bytes <= limit);
+    for (a, b) in free.steps.iter().zip(&limited.steps) {
+        assert!((a.loss - b.loss).abs() <= 1e-5 * a.loss, "{a:?} and {b:?}");
+    }
+    let error = run(&config("refused", Some(1000))).expect_err("nothing fits into a kilobyte");
+    assert_eq!(error.class(), FailureClass::OutOfMemory);
+}
+
+#[test]
 fn an_event_that_cannot_be_recorded_ends_the_run() {
     let place = Place::new(3);
     let config = place.config("a");

@@ -1,4 +1,6 @@
-//! `cargo xtask bench`: numbers worth comparing, so always from the release profile.
+//! `cargo xtask bench`: numbers worth comparing, so from the release profile unless it is told which program to measure.
+
+mod start;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -9,14 +11,20 @@ use crate::tree::Tree;
 /// What can be measured.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Part {
-    /// Optimizer steps of a SmolLM2-shaped base: tokens per second and peak memory
+    /// Optimizer steps of a SmolLM2-shaped base: tokens per second and peak memory. Flags: sequences, tokens of each
     Trainer,
+    /// How soon a coordinator is ready, what it holds when idle, and how long a job waits for its first step. Flag: a
+    /// `lorikeet` that is built already
+    Start,
 }
 
 /// Builds and runs the benchmark of one part; `rest` are its own flags.
 pub(crate) fn run(tree: &Tree, part: Part, rest: &[String]) -> Result<()> {
-    let line = match part {
-        Part::Trainer => "cargo run --release --package lorikeet-trainer --example step --",
-    };
-    Program::new(tree.root(), line).args(rest).run()
+    match part {
+        Part::Trainer => {
+            let line = "cargo run --release --package lorikeet-trainer --example step --";
+            Program::new(tree.root(), line).args(rest).run()
+        }
+        Part::Start => start::run(tree, rest),
+    }
 }

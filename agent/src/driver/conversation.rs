@@ -4,10 +4,11 @@
 //! lost what was only staged when it was killed. A report that is not acknowledged in time is sent again the same way.
 
 use super::{Driver, Note, files_of};
-use crate::{gpu::Look, link::Session, outbox::Outbox};
+use crate::{link::Session, outbox::Outbox};
 use lorikeet_protocol::{
-    agent::{FromAgent, Report},
+    agent::{FromAgent, Report, Telemetry},
     id::AttemptId,
+    job::Device,
 };
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -84,13 +85,13 @@ impl Conversation {
         self.waiting.map(|since| since + after)
     }
 
-    pub(super) fn looked(&mut self, look: &Look, changed: bool, interval: Duration) {
-        for telemetry in &look.telemetry {
+    pub(super) fn looked(&mut self, telemetry: &[Telemetry], devices: &[Device], changed: bool, interval: Duration) {
+        for telemetry in telemetry {
             self.wire.telemetry(telemetry);
         }
         if changed || self.told_devices.elapsed() >= interval {
             self.told_devices = Instant::now();
-            self.tell(FromAgent::Devices(look.devices.clone()));
+            self.tell(FromAgent::Devices(devices.to_vec()));
         }
     }
 

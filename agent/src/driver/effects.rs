@@ -63,11 +63,13 @@ impl Driver {
     }
 
     fn start(&mut self, offer: &Offer) {
+        let (tied, memory_limit) = (self.config.stop_workers_on_exit, self.memory_limit(offer));
         let launch = Launch {
-            command: Launch::command(&self.config.worker),
+            command: Launch::command(&self.config.worker, tied, memory_limit),
+            tied,
             directory: self.places.attempt(offer.attempt),
             visible: gpu::visible(&offer.devices, self.devices()),
-            memory_limit: self.memory_limit(offer),
+            memory_limit,
         };
         self.follow_events(offer.attempt);
         self.supervisor.start(offer.attempt, launch);

@@ -1,6 +1,6 @@
 //! The CPU slot: the processor and the machine's memory as one device.
 
-use super::Look;
+use super::{Look, Seen};
 use lorikeet_protocol::{
     agent::Telemetry,
     id::{DeviceId, UnixMillis},
@@ -43,7 +43,7 @@ impl Slot {
             temperature_celsius: None,
             power_watts: None,
         };
-        Look { devices: vec![device], telemetry: vec![telemetry] }
+        Look { seen: Seen { devices: vec![device], ..Seen::default() }, telemetry: vec![telemetry] }
     }
 
     fn utilization(&mut self) -> f32 {

@@ -1,6 +1,6 @@
 //! Devices that the config declares: for tests, and for trying a cluster on a machine without them.
 
-use super::Look;
+use super::{Look, Seen};
 use crate::config::Fake;
 use lorikeet_protocol::{
     agent::Telemetry,
@@ -10,7 +10,14 @@ use lorikeet_protocol::{
 
 /// What was declared, all memory free, half busy.
 pub(super) fn look(fakes: &[Fake], time: UnixMillis) -> Look {
-    Look { devices: fakes.iter().map(device).collect(), telemetry: fakes.iter().map(|fake| feel(fake, time)).collect() }
+    let devices = fakes.iter().map(device).collect();
+    let holders = fakes.iter().map(|fake| (DeviceId(fake.id.clone()), holders(fake))).collect();
+    Look { seen: Seen { devices, holders }, telemetry: fakes.iter().map(|fake| feel(fake, time)).collect() }
+}
+
+fn holders(fake: &Fake) -> Vec<u32> {
+    let text = fake.held_by.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    text.lines().filter_map(|line| line.trim().parse().ok()).collect()
 }
 
 fn device(fake: &Fake) -> Device {

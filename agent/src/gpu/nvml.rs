@@ -28,8 +28,9 @@ impl Gpus {
         let mut look = Look::none();
         for index in 0..self.0.device_count().unwrap_or(0) {
             match self.0.device_by_index(index).and_then(|gpu| one(&gpu, time)) {
-                Ok((device, telemetry)) => {
-                    look.devices.push(device);
+                Ok((device, telemetry, holders)) => {
+                    look.seen.holders.insert(device.id.clone(), holders);
+                    look.seen.devices.push(device);
                     look.telemetry.push(telemetry);
                 }
                 Err(error) => tracing::warn!(index, %error, "a GPU does not answer"),
@@ -39,7 +40,8 @@ impl Gpus {
     }
 }
 
-fn one(gpu: &Gpu<'_>, time: UnixMillis) -> Result<(Device, Telemetry), NvmlError> {
+/// The device, how it feels, and which processes compute on it.
+fn one(gpu: &Gpu<'_>, time: UnixMillis) -> Result<(Device, Telemetry, Vec<u32>), NvmlError> {
     let memory = gpu.memory_info()?;
     let compute = gpu.cuda_compute_capability()?;
     let compute = (u8::try_from(compute.major).unwrap_or(0), u8::try_from(compute.minor).unwrap_or(0));
@@ -61,7 +63,9 @@ fn one(gpu: &Gpu<'_>, time: UnixMillis) -> Result<(Device, Telemetry), NvmlError
         temperature_celsius: gpu.temperature(TemperatureSensor::Gpu).ok().map(|celsius| celsius as f32),
         power_watts: gpu.power_usage().ok().map(|milliwatts| milliwatts as f32 / 1000.0),
     };
-    Ok((device, telemetry))
+    // Where the driver does not say (another user's process in a container), nobody is blamed.
+    let holders = gpu.running_compute_processes().unwrap_or_default();
+    Ok((device, telemetry, holders.into_iter().map(|process| process.pid).collect()))
 }
 
 fn usable() -> Result<(), String> {

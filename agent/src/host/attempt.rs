@@ -45,6 +45,8 @@ pub(crate) struct Attempt {
     last_event_wall: Option<UnixMillis>,
     /// Whether the record's times since boot mean something.
     same_boot: bool,
+    /// The process that holds its lock, or held it last.
+    pid: Option<u32>,
     wanted: Wanted,
 }
 
@@ -134,6 +136,7 @@ impl Attempt {
             meter: Meter::default(),
             uploads: Uploads::default(),
             last_event_wall: None,
+            pid: None,
             wanted: Wanted::Yes,
         }
     }
@@ -177,9 +180,24 @@ impl Attempt {
         self.held().contains(device)
     }
 
+    /// Whether it wants its devices for itself.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.record.offer.job.resources.exclusive
+    }
+
     /// The devices kept for it.
     pub(super) fn held(&self) -> &[DeviceId] {
-        if self.is_live() { &self.record.offer.devices } else { &[] }
+        if self.is_live() { self.devices() } else { &[] }
+    }
+
+    /// The devices it was offered.
+    pub(super) fn devices(&self) -> &[DeviceId] {
+        &self.record.offer.devices
+    }
+
+    /// Its worker's process, once it said who it is.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.pid
     }
 
     /// Files and directory are complete.

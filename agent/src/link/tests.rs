@@ -134,6 +134,18 @@ async fn a_lost_coordinator_is_dialled_until_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_link_whose_driver_leaves_ends_without_a_complaint() {
+    let (folder, mut coordinator) = joined().await;
+    let mut link = Running::start(folder.path());
+    let _peer = link.welcomed(&mut coordinator).await;
+    link.session = None;
+    link.news.close();
+    // The sender goes with the link.
+    within(async { while link.state.changed().await.is_ok() {} }).await;
+    assert_eq!(*link.state.borrow(), LinkState::Up { node: node(), session: 1 });
+}
+
+#[tokio::test]
 async fn a_goodbye_ends_the_session_and_is_told_in_words() {
     let (folder, mut coordinator) = joined().await;
     let mut link = Running::start(folder.path());

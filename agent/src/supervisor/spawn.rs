@@ -28,16 +28,20 @@ pub(crate) struct Launch {
     pub(crate) visible: String,
     /// Resident bytes its group may have.
     pub(crate) memory_limit: u64,
+    /// Whether it shall not outlive this process, however that ends: its standard input is a pipe of ours.
+    pub(crate) tied: bool,
 }
 
 impl Launch {
-    /// The configured program, or this one.
-    pub(crate) fn command(config: &config::Worker) -> Vec<String> {
+    /// The configured program, or this one, which is told the terms.
+    pub(crate) fn command(config: &config::Worker, tied: bool, memory_limit: u64) -> Vec<String> {
         if !config.command.is_empty() {
             return config.command.clone();
         }
         // The link outlives an upgrade that replaces the file: a new worker is of the same make as its agent.
-        vec!["/proc/self/exe".into(), "worker".into()]
+        let limit = memory_limit.to_string();
+        let words = ["/proc/self/exe", "worker", "--memory-limit", &limit].into_iter();
+        words.chain(tied.then_some("--until-eof")).map(str::to_owned).collect()
     }
 
     /// Starts it. Dropping the child neither kills nor leaves a zombie behind the runtime's back.
@@ -54,7 +58,7 @@ impl Launch {
             .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
             .envs(&config.env)
             .env("CUDA_VISIBLE_DEVICES", &self.visible)
-            .stdin(Stdio::null())
+            .stdin(if self.tied { Stdio::piped() } else { Stdio::null() })
             .stdout(log)
             .stderr(copy)
             .process_group(0)

@@ -180,10 +180,11 @@ impl Scene {
 
     fn start(&mut self) {
         let launch = Launch {
-            command: Launch::command(&self.setting.config),
+            command: Launch::command(&self.setting.config, false, self.memory_limit),
             directory: self.folder.path().to_owned(),
             visible: String::new(),
             memory_limit: self.memory_limit,
+            tied: false,
         };
         self.supervisor.start(id(), launch);
     }
@@ -218,7 +219,7 @@ impl Scene {
     }
 
     async fn until_holds(&mut self) {
-        self.until(|news| *news == News::Holds).await;
+        self.until(|news| matches!(news, News::Holds { .. })).await;
     }
 
     async fn until_event(&mut self, wanted: impl Fn(&WorkerEvent) -> bool) {

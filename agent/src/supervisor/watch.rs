@@ -27,7 +27,11 @@ use std::{
     path::PathBuf,
     time::{Duration, Instant},
 };
-use tokio::{process::Child, sync::mpsc, time::MissedTickBehavior};
+use tokio::{
+    process::{Child, ChildStdin},
+    sync::mpsc,
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 
 /// What the host wants of a worker.
@@ -56,7 +60,12 @@ pub(super) struct Watch {
 /// Whose child it is.
 enum Worker {
     /// Ours, not reaped.
-    Own { child: Box<Child>, group: Group },
+    Own {
+        child: Box<Child>,
+        group: Group,
+        /// Taken out of the child, which would close it as soon as it is waited for.
+        _tie: Option<ChildStdin>,
+    },
     /// To be started.
     New(Box<Launch>),
     /// An earlier agent's.
@@ -148,11 +157,12 @@ impl Watch {
 
     fn spawn(&mut self) -> Result<(), SupervisorError> {
         if let Worker::New(launch) = &self.worker {
-            let child = launch.spawn(&self.setting.config)?;
+            let mut child = launch.spawn(&self.setting.config)?;
             let pid = child.id().expect("a child that was not waited for has a pid");
             // Not reaped, so the pid is its own whatever became of it.
             let group = Group::led_by(Name::of(pid)?);
-            self.worker = Worker::Own { child: Box::new(child), group };
+            let tie = child.stdin.take();
+            self.worker = Worker::Own { child: Box::new(child), group, _tie: tie };
         }
         Ok(())
     }
@@ -190,7 +200,7 @@ impl Watch {
         match Name::of_holder(&holder, self.setting.boot) {
             Some(name) => {
                 self.holder = Some(name);
-                self.tell(News::Holds).await;
+                self.tell(News::Holds { pid: name.pid }).await;
             }
             // The machine was started anew since: whoever it was is no more, and its lock may be tried.
             None => self.killed = true,

@@ -1,11 +1,13 @@
 //! The process that trains: an attempt directory in, events and an adapter out. The one place where protocol meets trainer.
 //!
 //! ```text
-//! every lock ─► worker.json ─► per directory: outcome already there? ─► its exit code
+//! every lock ─► worker.json ─► fence ─► per directory: outcome already there? ─► its exit code
 //!      │                                       └► spec.json ─► train ─► finished | stopped | failed, synced, last
 //!      └► held by another: Exit::Held at once, nothing is touched
 //! ```
-//! The lock is taken before anything else and held for life; a free lock without an outcome means that the process was lost.
+//! The lock is taken before anything else and held for life. Then, in a process of its own, a worker fences itself in ([`Fence`]):
+//! its attempt directory and token cache to write, the inputs that its spec names to read, no TCP. Of all files only locks and
+//! specs, the agent's own, were read before. A free lock without an outcome means that the process was lost.
 //! Started again in the same directory, a worker goes on from the newest checkpoint that verifies, whoever put it there.
 //!
 //! **Signals**, for every attempt served: SIGTERM and SIGINT save the state after the last whole step and leave (a second
@@ -13,8 +15,12 @@
 //! directory obeys that, every other saves now and goes on. A `stop.json` that is there at the start is obeyed as well, so
 //! the wake-up cannot come too early. The cause of a stop is the one `stop.json` names, else `signal`.
 //!
+//! An agent whose workers shall not outlive it holds a pipe to their standard input ([`Bond::Stdin`]): its end is a SIGTERM.
+//!
 //! What the process prints belongs in `worker.log`: whoever starts it points its standard error there.
 
+mod exit;
+mod fence;
 mod hold;
 mod journal;
 mod report;
@@ -23,10 +29,8 @@ mod spec;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lorikeet_protocol::job::FailureClass;
 use lorikeet_protocol::worker::{EventLine, Level, WorkerEvent};
 use lorikeet_trainer::{Stop, TrainError, Wish};
 
@@ -34,104 +38,68 @@ use hold::Hold;
 use journal::Journal;
 use signal::Listener;
 
+pub use exit::Exit;
+pub use fence::{Fence, FenceError, Raised};
 pub use hold::HoldError;
 pub use journal::JournalError;
 pub use spec::config;
 
-/// How a worker ended; each has its own exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// 0: every adapter is complete.
-    Finished,
-    /// 2: a directory is missing or cannot be used.
-    Unusable,
-    /// 5: data, settings or base are at fault.
-    Failed,
-    /// 20: stopped, the state is saved.
-    Stopped,
-    /// 21: stopped, nothing was saved.
-    Discarded,
-    /// 22: another worker holds the lock.
-    Held,
-    /// 23: out of memory.
-    OutOfMemory,
-    /// 24: the disk is full, or events could not be written.
-    DiskFull,
-    /// 25: the device failed.
-    Hardware,
-    /// 70: our bug.
-    Internal,
-}
-
-impl Exit {
-    /// The number the process ends with.
-    pub const fn code(self) -> u8 {
-        match self {
-            Exit::Finished => 0,
-            Exit::Unusable => 2,
-            Exit::Failed => 5,
-            Exit::Stopped => 20,
-            Exit::Discarded => 21,
-            Exit::Held => 22,
-            Exit::OutOfMemory => 23,
-            Exit::DiskFull => 24,
-            Exit::Hardware => 25,
-            Exit::Internal => 70,
-        }
-    }
-
-    fn of(outcome: &WorkerEvent) -> Exit {
-        match outcome {
-            WorkerEvent::Finished { .. } => Exit::Finished,
-            WorkerEvent::Stopped { checkpoint: Some(_), .. } => Exit::Stopped,
-            WorkerEvent::Stopped { checkpoint: None, .. } => Exit::Discarded,
-            WorkerEvent::Failed { class, .. } => match class {
-                FailureClass::OutOfMemory => Exit::OutOfMemory,
-                FailureClass::DiskFull => Exit::DiskFull,
-                FailureClass::Hardware => Exit::Hardware,
-                FailureClass::Internal => Exit::Internal,
-                FailureClass::NonFinite | FailureClass::Dataset | FailureClass::Base | FailureClass::Settings => {
-                    Exit::Failed
-                }
-            },
-            WorkerEvent::Stage { .. }
-            | WorkerEvent::Plan(_)
-            | WorkerEvent::Log { .. }
-            | WorkerEvent::Step(_)
-            | WorkerEvent::Eval { .. }
-            | WorkerEvent::Checkpoint { .. }
-            | WorkerEvent::Sample { .. } => Exit::Internal,
-        }
-    }
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit.code())
-    }
-}
-
 /// Sees every line right after it was written; for whoever shows progress in the same process.
 pub type Watch<'a> = dyn FnMut(&Path, &EventLine) + Send + 'a;
 
-/// Serves the attempts in `dirs` until each has an outcome. Takes over the process's signals.
-pub fn run(dirs: &[PathBuf]) -> Exit {
-    run_watched(dirs, &mut |_, _| {})
+/// Whether a worker outlives whoever started it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Bond {
+    /// It does: an agent that restarts finds it again.
+    #[default]
+    None,
+    /// It saves and leaves when its standard input ends.
+    Stdin,
 }
 
-/// As [`run`], with a witness.
+/// What whoever starts a worker process decides about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// Whether it outlives them.
+    pub bond: Bond,
+    /// Main memory above which it is killed; it keeps its micro-batches small enough.
+    pub memory_limit: Option<u64>,
+}
+
+/// Serves the attempts in `dirs` until each has an outcome, in a process of its own: takes over its signals and gives up
+/// whatever else it could reach.
+pub fn run(dirs: &[PathBuf], terms: Terms) -> Exit {
+    serve(dirs, terms, Some(fenced), &mut |_, _| {})
+}
+
+/// As [`run`] in a process that does other things as well, with a witness.
 pub fn run_watched(dirs: &[PathBuf], watch: &mut Watch<'_>) -> Exit {
+    serve(dirs, Terms::default(), None, watch)
+}
+
+/// How a process gives up what it does not need.
+type Enclose = fn(&[PathBuf]) -> Result<(), FenceError>;
+
+fn serve(dirs: &[PathBuf], terms: Terms, fence: Option<Enclose>, watch: &mut Watch<'_>) -> Exit {
     let mut attempts = Vec::new();
     for dir in dirs {
         match Hold::take(dir) {
-            Ok(hold) => attempts.push(Arc::new(Attempt { dir: dir.clone(), stop: Stop::new(), _hold: hold })),
+            Ok(hold) => {
+                let (dir, memory_limit) = (dir.clone(), terms.memory_limit);
+                attempts.push(Arc::new(Attempt { dir, stop: Stop::new(), memory_limit, _hold: hold }));
+            }
             Err(error) => return refused(&error),
         }
     }
     if attempts.is_empty() {
         return Exit::Unusable;
     }
-    let listener = match Listener::start(attempts.clone()) {
+    // before any other thread is started: it would not be behind the fence
+    if let Some(Err(error)) = fence.map(|fence| fence(dirs)) {
+        tracing::error!("failed to {error}: {}", error.0);
+        return Exit::Internal;
+    }
+    let listener = match Listener::start(attempts.clone(), terms.bond) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!("failed to listen for signals: {error}");
@@ -147,6 +115,25 @@ pub fn run_watched(dirs: &[PathBuf], watch: &mut Watch<'_>) -> Exit {
     exits.into_iter().find(|exit| *exit != Exit::Finished).unwrap_or(Exit::Finished)
 }
 
+/// Leaves in reach what the attempts in `dirs` need. A spec that cannot be read allows nothing, and its attempt says so later.
+fn fenced(dirs: &[PathBuf]) -> Result<(), FenceError> {
+    let mut fence = Fence::new();
+    for dir in dirs {
+        fence = fence.may_write(dir);
+        if let Ok(spec) = spec::read(dir) {
+            // only what is there can be left in reach; what is wrong with it the dataset's reader tells
+            let _made = std::fs::create_dir_all(&spec.cache);
+            fence = fence.may_read(spec.base).may_read(spec.dataset).may_write(spec.cache);
+            fence = spec.init_adapter.into_iter().fold(fence, Fence::may_read);
+        }
+    }
+    match fence.raise()? {
+        Raised::FilesAndTcp => tracing::info!("this process reaches {}", Raised::FilesAndTcp),
+        less @ (Raised::Files | Raised::Nothing) => tracing::warn!("this process reaches {less}"),
+    }
+    Ok(())
+}
+
 fn refused(error: &HoldError) -> Exit {
     tracing::error!("failed to {error}");
     match error {
@@ -159,6 +146,7 @@ fn refused(error: &HoldError) -> Exit {
 struct Attempt {
     dir: PathBuf,
     stop: Stop,
+    memory_limit: Option<u64>,
     _hold: Hold,
 }
 
@@ -199,7 +187,7 @@ impl Attempt {
     /// Trains to an outcome; whatever goes wrong is one.
     fn train(&self, tell: &(dyn Fn(WorkerEvent) -> Result<(), JournalError> + Sync)) -> WorkerEvent {
         let config = match spec::read(&self.dir) {
-            Ok(spec) => spec::config(&self.dir, &spec),
+            Ok(spec) => spec::config(&self.dir, &spec, self.memory_limit),
             Err(error) => return report::unreadable(&error),
         };
         let mut events = |event| match report::event(event) {

@@ -1,6 +1,7 @@
 //! Signals and `stop.json`, turned into wishes for the runs.
 //!
 //! A handler only sets a bit and writes a byte into a socket; a thread reads the byte and does what cannot be done inside one.
+//! Another thread, where that is wanted, waits for the end of standard input and does as if SIGTERM had come.
 
 use std::fs;
 use std::io::{self, Read};
@@ -17,7 +18,7 @@ use lorikeet_trainer::Wish;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::{SigId, low_level};
 
-use crate::Attempt;
+use crate::{Attempt, Bond};
 
 const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGUSR1, SIGUSR2];
 const TERM: u8 = 1 << 0;
@@ -33,7 +34,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn start(attempts: Vec<Arc<Attempt>>) -> io::Result<Listener> {
+    pub(crate) fn start(attempts: Vec<Arc<Attempt>>, bond: Bond) -> io::Result<Listener> {
         let (wake, mut read) = UnixStream::pair()?;
         let pending = Arc::new(AtomicU8::new(0));
         let mut registered = Vec::new();
@@ -47,6 +48,9 @@ impl Listener {
             // handlers run in the order of their registration: the bit is set before the byte is sent
             registered.push(low_level::pipe::register(signal, wake.try_clone()?)?);
         }
+        if bond == Bond::Stdin {
+            watch_stdin(attempts.clone())?;
+        }
         let thread = std::thread::Builder::new().name("signals".into()).spawn(move || {
             let (mut interrupted, mut byte) = (false, [0]);
             while matches!(read.read(&mut byte), Ok(1)) {
@@ -58,6 +62,16 @@ impl Listener {
         })?;
         Ok(Listener { registered, wake, thread: Some(thread) })
     }
+}
+
+/// Nobody waits for this thread: a read cannot be called back. It ends with the process, of which nothing is left to do then.
+fn watch_stdin(attempts: Vec<Arc<Attempt>>) -> io::Result<()> {
+    let wait = move || {
+        // an input that cannot be read has ended as well
+        let _noise = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        attempts.iter().for_each(|attempt| attempt.hear(TERM, false));
+    };
+    std::thread::Builder::new().name("parent".into()).spawn(wait).map(drop)
 }
 
 impl Drop for Listener {

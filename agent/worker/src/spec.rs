@@ -31,7 +31,7 @@ pub(crate) fn read(dir: &Path) -> Result<Spec, SpecError> {
 }
 
 /// What the trainer shall do in the attempt directory `dir`.
-pub fn config(dir: &Path, spec: &Spec) -> Config {
+pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
     let Task::Train(train) = &spec.job.task;
     Config {
         base: spec.base.clone(),
@@ -52,6 +52,7 @@ pub fn config(dir: &Path, spec: &Spec) -> Config {
             job::MicroTokens::Tokens(tokens) => MicroTokens::Tokens(tokens as usize),
         },
         threads: spec.threads.map(|threads| threads as usize),
+        memory_limit,
     }
 }
 

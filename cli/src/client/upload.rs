@@ -1,8 +1,9 @@
 //! Uploads: the core of tus 1.0. HEAD asks how much is there, PATCH adds to it; what broke off goes on where it stopped.
 
-use super::{ATTEMPTS, BACK_OFF, Client, is_transport, refusal};
+use super::{ATTEMPTS, BACK_OFF, Client, LONGEST_BACK_OFF, is_transport, jitter, refusal};
 use crate::failure::Failure;
 use bytes::Bytes;
+use lorikeet_protocol::backoff::Backoff;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use std::path::Path;
 use tokio::{
@@ -26,6 +27,7 @@ impl Client {
         let mut offset = self.offset(url).await?;
         // Counts broken connections since the last part that arrived.
         let mut broken = 0;
+        let mut back_off = Backoff::new(BACK_OFF, LONGEST_BACK_OFF);
         while offset < size {
             progress(offset);
             let part =
@@ -34,6 +36,7 @@ impl Client {
                 Ok(answer) if answer.status().is_success() => {
                     offset = upload_offset(&answer)?;
                     broken = 0;
+                    back_off.reset();
                 }
                 // Another writer, or an answer that was lost: the server knows best how much it has.
                 Ok(answer) if answer.status() == StatusCode::CONFLICT && broken < ATTEMPTS => {
@@ -42,7 +45,7 @@ impl Client {
                 }
                 Ok(answer) => return Err(refusal(answer).await),
                 Err(error) if broken < ATTEMPTS && is_transport(&error) => {
-                    tokio::time::sleep(BACK_OFF * 2_u32.pow(broken)).await;
+                    tokio::time::sleep(back_off.wait(jitter())).await;
                     broken += 1;
                     offset = self.offset(url).await?;
                 }

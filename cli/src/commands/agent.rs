@@ -16,7 +16,7 @@ pub(crate) fn run(output: Output, args: Args) -> Result<(), Failure> {
         (Some(AgentCommand::Join { ticket, config }), _) => join(output, &ticket, config.as_deref()),
         (None, Some(config)) => {
             logging::start("info");
-            service::runtime()?.block_on(serve(output, load(&config)?))
+            service::runtime()?.block_on(serve(output, load(&config)?, args.until_eof))
         }
         (None, None) => Err(Failure::bug("an agent without a config is refused by its arguments")),
     }
@@ -33,8 +33,8 @@ fn join(output: Output, ticket: &str, config: Option<&Path>) -> Result<(), Failu
     Ok(())
 }
 
-async fn serve(output: Output, config: Config) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?.until_eof(until_eof)?;
     let mut agent = Agent::start(config).await.map_err(failed)?;
     let ready = format!("ready node={}", agent.node());
     output.line(&ready)?;

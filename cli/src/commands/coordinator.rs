@@ -14,11 +14,11 @@ pub(crate) fn run(output: Output, args: &Service) -> Result<(), Failure> {
     logging::start("info");
     let config =
         Config::load(&args.config).map_err(|error| Failure::mistake(format!("failed to {}", chain(&error))))?;
-    service::runtime()?.block_on(serve(output, config))
+    service::runtime()?.block_on(serve(output, config, args.until_eof))
 }
 
-async fn serve(output: Output, config: Config) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?.until_eof(until_eof)?;
     let mut coordinator = start(config).await?;
     let ready = format!("ready http={} link={}", coordinator.http_url(), coordinator.link_address());
     output.line(&ready)?;

@@ -5,7 +5,8 @@
 //!                                      └── worker, started by the agent
 //! ```
 //! The children are this program; nothing here reaches around HTTP into them. Ctrl-C, a failure and the end all lead to the
-//! same place: the agent stops its worker, then the children end, and what does not end is killed.
+//! same place: the agent stops its worker, then the children end, and what does not end is killed. A demo that is itself killed
+//! takes them along: each holds the end of a pipe that ends with it.
 
 mod child;
 mod cluster;

@@ -1,6 +1,6 @@
 //! `lorikeet dev`: coordinator and one agent in this process, on free ports of the loopback, for trying things out.
 //!
-//! Workers are real processes, and end with it.
+//! Workers are real processes, and end with it, even if it is killed: they hold the end of a pipe that ends with it.
 
 use super::{
     agent, coordinator,

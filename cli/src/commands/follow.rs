@@ -1,7 +1,7 @@
 //! Following a job: its events become a progress display, or lines of JSON.
 
 use crate::{
-    client::Client,
+    client::{Client, events::Told},
     failure::Failure,
     output::{
         Output,
@@ -17,15 +17,29 @@ pub(crate) async fn to_the_end(client: &Client, job: JobId, output: Output) -> R
     let mut events = client.events(job);
     let mut display = Display::new(output);
     let done = loop {
-        let event = events.next().await?;
-        if let JobEvent::Complete(done) = event {
-            break *done;
+        match events.next().await? {
+            Told::Event(event) => {
+                let event = *event;
+                if let JobEvent::Complete(done) = event {
+                    break *done;
+                }
+                display.show(event)?;
+            }
+            Told::Broken(why) => display.progress.note(&broken(&why)),
+            Told::Back => display.progress.note(BACK),
         }
-        display.show(event)?;
     };
     display.progress.finish();
     Ok(done)
 }
+
+/// Said once when the connection breaks; the job does not need us.
+pub(super) fn broken(why: &str) -> String {
+    format!("the connection to the coordinator broke ({why}); trying until it is back, the job goes on meanwhile")
+}
+
+/// Said when it is back.
+pub(super) const BACK: &str = "the coordinator is back; nothing was missed";
 
 /// How a job's end is told by exit code.
 pub(crate) fn verdict(job: &Job) -> Result<(), Failure> {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     parent::end_with()?;
     limits::set()?;
+    limits::fence(output, args)?;
     let found = match args {
         Args::Dataset { file } => dataset::inspect(file, None).map(Inspection::Dataset),
         Args::Base { directory } => base::inspect(directory).map(Inspection::Base),

@@ -3,7 +3,7 @@
 use super::{follow, submit};
 use crate::{
     args::{self, CancelReason, Job as Args},
-    client::Client,
+    client::{Client, events::Told},
     failure::Failure,
     output::{Output, table::job::log_line},
 };
@@ -18,6 +18,9 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
     match args {
         Args::Show(args::OneJob { id }) => output.answer(&show(client, id).await?),
         Args::Cancel { job, reason } => cancel(client, output, job.id, reason).await,
+        Args::Pause(args::OneJob { id }) => order(client, output, route::JOB_PAUSE, id).await,
+        Args::Resume(args::OneJob { id }) => order(client, output, route::JOB_RESUME, id).await,
+        Args::Checkpoint(args::OneJob { id }) => order(client, output, route::JOB_CHECKPOINT, id).await,
         Args::Retry { job, follow } => {
             let again: Job = client.post(&with_id(route::JOB_RETRY, job.id), &[], &NoBody {}).await?;
             submit::show(client, output, again, follow).await
@@ -51,6 +54,11 @@ pub(crate) async fn show(client: &Client, id: JobId) -> Result<Job, Failure> {
     client.get(&with_id(route::JOB, id), &[]).await
 }
 
+async fn order(client: &Client, output: Output, route: &str, id: JobId) -> Result<(), Failure> {
+    let job: Job = client.post(&with_id(route, id), &[], &NoBody {}).await?;
+    output.answer(&job)
+}
+
 async fn cancel(client: &Client, output: Output, id: JobId, reason: CancelReason) -> Result<(), Failure> {
     let reason = match reason {
         CancelReason::CostConcern => job::CancelReason::CostConcern,
@@ -67,7 +75,18 @@ async fn cancel(client: &Client, output: Output, id: JobId, reason: CancelReason
 async fn logs(client: &Client, output: Output, id: JobId) -> Result<(), Failure> {
     let mut events = client.events(id);
     loop {
-        match events.next().await? {
+        let event = match events.next().await? {
+            Told::Event(event) => *event,
+            Told::Broken(why) => {
+                output.note(&follow::broken(&why));
+                continue;
+            }
+            Told::Back => {
+                output.note(follow::BACK);
+                continue;
+            }
+        };
+        match event {
             JobEvent::Log(line) => output.item(&line, log_line)?,
             JobEvent::Complete(_) => return Ok(()),
             JobEvent::Progress(_)

@@ -1,20 +1,39 @@
-//! `lorikeet nodes` and `lorikeet node token`.
+//! `lorikeet nodes` and `lorikeet node …`.
 
+use super::job::NoBody;
 use crate::{args::Node as Args, client::Client, failure::Failure, output::Output};
 use lorikeet_api::{
-    node::Node,
-    route,
+    node::{DrainNode, Node},
+    route::{self, with_id},
     token::{CreateJoinToken, JoinToken},
 };
+use std::time::Duration;
 
 /// All machines: they are few enough for one list.
 pub(crate) async fn list(client: &Client, output: Output) -> Result<(), Failure> {
     output.answer(&client.all::<Node>(route::NODES, &[]).await?)
 }
 
-/// A join string for the next machine.
+/// Does what was asked of one machine, or for the next one.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
-    let Args::Token { ttl } = args;
+    match args {
+        Args::Token { ttl } => invite(client, output, ttl).await,
+        Args::Cordon(node) => output.answer(&order(client, &with_id(route::NODE_CORDON, node.id), &NoBody {}).await?),
+        Args::Open(node) => output.answer(&order(client, &with_id(route::NODE_OPEN, node.id), &NoBody {}).await?),
+        Args::Drain { node, within } => {
+            let body = DrainNode { within_seconds: Some(within.as_secs()) };
+            output.answer(&order(client, &with_id(route::NODE_DRAIN, node.id), &body).await?)
+        }
+        Args::Retire(node) => client.delete(&with_id(route::NODE, node.id)).await,
+    }
+}
+
+/// The node as it is afterwards, as a list of one.
+async fn order(client: &Client, path: &str, body: &(impl serde::Serialize + Sync)) -> Result<Vec<Node>, Failure> {
+    Ok(vec![client.post(path, &[], body).await?])
+}
+
+async fn invite(client: &Client, output: Output, ttl: Option<Duration>) -> Result<(), Failure> {
     let body = CreateJoinToken { ttl_seconds: ttl.map(|ttl| ttl.as_secs()) };
     let token: JoinToken = client.post(route::JOIN_TOKENS, &[], &body).await?;
     output.answer(&token)

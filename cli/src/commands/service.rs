@@ -1,8 +1,9 @@
 //! What `coordinator` and `agent` have in common as services: a runtime, signals, and words for the service manager.
 
 use crate::failure::Failure;
-use std::{future::Future, process};
+use std::{fs::File, future::Future, io, os::fd::AsFd, process};
 use tokio::{
+    net::unix::pipe,
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
@@ -15,35 +16,74 @@ pub(super) fn runtime() -> Result<Runtime, Failure> {
         .map_err(|error| Failure::bug(format!("start the runtime: {error}")))
 }
 
-/// SIGTERM and SIGINT: the first asks, the second ends.
+/// SIGTERM and SIGINT: the first asks, the second ends. The end of standard input, where it is listened for, asks as well.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Whoever started us holds its other end.
+    parent: Option<pipe::Receiver>,
 }
 
 impl Signals {
     /// From now on neither ends the process by itself.
     pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(|error| Failure::bug(format!("listen for signals: {error}")));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            parent: None,
+        })
+    }
+
+    /// Listens for the end of standard input too, if `wanted`.
+    pub(super) fn until_eof(mut self, wanted: bool) -> Result<Self, Failure> {
+        if wanted {
+            let pipe =
+                io::stdin().as_fd().try_clone_to_owned().and_then(|stdin| pipe::Receiver::from_file(File::from(stdin)));
+            let pipe = pipe.map_err(|error| Failure::mistake(format!("wait for the end of standard input: {error}")));
+            self.parent = Some(pipe.map_err(|failure| failure.hint("--until-eof needs a pipe there"))?);
+        }
+        Ok(self)
     }
 
     /// Until one comes.
     pub(super) async fn wait(&mut self) {
+        let parent = end(self.parent.as_ref());
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            () = either(&mut self.terminate, &mut self.interrupt) => {}
+            () = parent => tracing::warn!("standard input ended: whoever started this is gone"),
         }
     }
 
-    /// Lets `work` end in order, unless a second signal comes: then the process ends at once, as if it had been killed.
+    /// Lets `work` end in order, unless a second signal comes: then the process ends at once, as if it had been killed. A
+    /// parent that dies meanwhile is no reason for that.
     pub(super) async fn or_at_once<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             done = work => done,
-            () = self.wait() => {
+            () = either(&mut self.terminate, &mut self.interrupt) => {
                 tracing::warn!("a second signal: ending at once");
                 process::exit(130);
             }
+        }
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Until nobody holds the other end of a pipe; without a pipe, for ever. What is written into it is for nobody.
+async fn end(pipe: Option<&pipe::Receiver>) {
+    let Some(pipe) = pipe else { return std::future::pending().await };
+    let mut noise = [0; 64];
+    while pipe.readable().await.is_ok() {
+        match pipe.try_read(&mut noise) {
+            Ok(0) => return,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+            Ok(_) | Err(_) => {}
         }
     }
 }

@@ -114,6 +114,7 @@ fn following_survives_a_broken_stream_and_ends_with_the_job() {
     assert_eq!(code, 0, "{notes}");
     assert!(answer.contains("COMPLETED (succeeded)"), "{answer}");
     assert!(notes.contains("step 1") && notes.contains("loss 5.5000"), "{notes}");
+    assert!(notes.contains("the connection to the coordinator broke") && notes.contains("is back"), "{notes}");
     let asked = server.asked();
     assert_eq!((asked[0].header("last-event-id"), asked[1].header("last-event-id")), (None, Some("2")));
 }

@@ -1,15 +1,16 @@
 //! `lorikeet demo` and `lorikeet dev` on a tiny base: everything is real but the size. Nothing may be left running, ever.
 
 use crate::{
-    support::{lorikeet, run},
+    support::{file, lorikeet, run},
     train::{Place, interrupt},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -47,10 +48,40 @@ fn ctrl_c_in_the_demo_stops_everything() {
 }
 
 #[test]
+fn a_demo_that_is_killed_takes_everything_along() {
+    let place = Place::new();
+    let mut demo = demo(&place).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let notes = BufReader::new(demo.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(notes.into_iter().any(|line| line.starts_with("submitted")), "it came as far as the job");
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    until_nothing_runs(&place.path("demo"));
+}
+
+#[test]
+fn a_dev_that_is_killed_takes_its_worker_along() {
+    let place = Place::new();
+    let mut dev = Dev::start(&place);
+    let node = dev.online_node();
+    assert_eq!(node["status"], "ONLINE");
+    dev.train_for_ever(&place);
+    let folder = place.path("dev");
+    until("a worker", || running(&folder).iter().any(|line| line.contains(" worker ")));
+    dev.process.kill().unwrap();
+    dev.process.wait().unwrap();
+    until_nothing_runs(&folder);
+    let attempts = fs::read_dir(folder.join("agent/attempts")).unwrap();
+    let events = attempts.map(|attempt| fs::read_to_string(attempt.unwrap().path().join("events.jsonl")).unwrap());
+    let last = |text: String| text.lines().last().unwrap().to_owned();
+    let last: Vec<String> = events.map(last).collect();
+    assert!(matches!(&last[..], [one] if one.contains("\"type\":\"stopped\"")), "it left in order: {last:?}");
+}
+
+#[test]
 fn dev_runs_a_node_and_finds_its_data_again() {
     let place = Place::new();
-    let node = with_dev(&place, |nodes| nodes["id"].clone());
-    assert_eq!(with_dev(&place, |nodes| nodes["id"].clone()), node, "the machine stays the node it was");
+    let node = Dev::ask(&place, |dev| dev.online_node()["id"].clone());
+    assert_eq!(Dev::ask(&place, |dev| dev.online_node()["id"].clone()), node, "the machine stays the node it was");
     assert_eq!(running(&place.path("dev")), [""; 0]);
 }
 
@@ -61,35 +92,83 @@ fn demo(place: &Place) -> Command {
     command
 }
 
-/// Starts `lorikeet dev`, waits until its node is online, asks, and stops it with SIGTERM.
-fn with_dev<T>(place: &Place, ask: impl FnOnce(&Value) -> T) -> T {
-    let mut dev = lorikeet().arg("dev").arg("--dir").arg(place.path("dev")).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let server = lines.find_map(|line| line.trim().strip_prefix("export LORIKEET_SERVER=").map(str::to_owned)).unwrap();
-    let token = fs::read_to_string(place.path("dev/coordinator/admin.token")).unwrap();
-    let answer = ask(&online_node(&server, token.trim()));
-    stop(&mut dev);
-    answer
+/// A running `lorikeet dev`.
+struct Dev {
+    process: Child,
+    /// Held open: whom nobody reads any more need not go on.
+    _words: BufReader<ChildStdout>,
+    server: String,
+    token: String,
 }
 
-fn online_node(server: &str, token: &str) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let (code, nodes, complaint) =
-            run(lorikeet().args(["--server", server, "--token", token, "nodes", "--output", "json"]));
+impl Dev {
+    fn start(place: &Place) -> Self {
+        let mut command = lorikeet();
+        command.arg("dev").arg("--dir").arg(place.path("dev")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut words = BufReader::new(process.stdout.take().unwrap());
+        let server = |line: String| line.trim().strip_prefix("export LORIKEET_SERVER=").map(str::to_owned);
+        let server = words.by_ref().lines().map_while(Result::ok).find_map(server).unwrap();
+        let token = fs::read_to_string(place.path("dev/coordinator/admin.token")).unwrap().trim().to_owned();
+        Self { process, _words: words, server, token }
+    }
+
+    /// Starts it, asks, and stops it with SIGTERM, of which it makes no words.
+    fn ask<T>(place: &Place, question: impl FnOnce(&Self) -> T) -> T {
+        let mut dev = Self::start(place);
+        let answer = question(&dev);
+        kill_process(Pid::from_child(&dev.process), Signal::TERM).unwrap();
+        assert_eq!(dev.process.wait().unwrap().code(), Some(0));
+        let mut notes = String::new();
+        dev.process.stderr.take().unwrap().read_to_string(&mut notes).unwrap();
+        assert_eq!(notes, "stopping\n", "a clean end is nothing to warn of");
+        answer
+    }
+
+    fn client(&self, words: &[&str]) -> String {
+        let (code, answer, complaint) =
+            run(lorikeet().args(["--server", &self.server, "--token", &self.token, "--output", "json"]).args(words));
         assert_eq!(code, 0, "{complaint}");
-        let nodes: Value = serde_json::from_str(&nodes).unwrap();
-        if nodes[0]["status"] == "ONLINE" {
-            return nodes[0].clone();
-        }
-        assert!(Instant::now() < deadline, "{nodes}");
+        answer
+    }
+
+    fn online_node(&self) -> Value {
+        let mut node = Value::Null;
+        until("the node to be online", || {
+            node = serde_json::from_str::<Value>(&self.client(&["nodes"])).unwrap()[0].take();
+            node["status"] == "ONLINE"
+        });
+        node
+    }
+
+    /// Submits a job that does not end by itself.
+    fn train_for_ever(&self, place: &Place) {
+        let (base, data) = (place.path("base"), place.path("data.jsonl"));
+        self.client(&["base", "add", "tiny", base.to_str().unwrap()]);
+        self.client(&["dataset", "add", data.to_str().unwrap(), "--name", "chats"]);
+        let job = "base = \"tiny\"\ndataset = \"chats\"\n[training]\nmax_steps = 100000\ncheckpoint_every = 10000\n";
+        let job = file(&place.path(""), "job.toml", job);
+        self.client(&["submit", job.to_str().unwrap()]);
     }
 }
 
-fn stop(dev: &mut Child) {
-    let pid = rustix::process::Pid::from_raw(dev.id().cast_signed()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    assert_eq!(dev.wait().unwrap().code(), Some(0));
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn until_nothing_runs(folder: &Path) {
+    until(&format!("nothing to run in {}", folder.display()), || running(folder).is_empty());
+}
+
+/// Looks again and again; each look costs a few milliseconds itself.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited a minute for {what}");
+    }
 }
 
 /// Command lines of processes that name this folder.

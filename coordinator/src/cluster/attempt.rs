@@ -13,13 +13,13 @@ use super::{
     job::{Failure, JobState, LiveJob, word},
     model_of, put,
 };
-use crate::record::{AttemptEnd, Job, Record};
+use crate::record::{Attempt, AttemptEnd, Job, Record};
 use lorikeet_protocol::{
     agent::Ended,
-    id::{AttemptId, DeviceId, NodeId},
+    id::{AttemptId, NodeId, UserId},
     job::{AttemptPhase, FailureClass, Intent, Outcome},
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 /// A job whose process crashed this often in a row without a new checkpoint is the cause itself.
 const CRASHES_IN_A_ROW: u32 = 8;
@@ -44,8 +44,9 @@ impl Cluster {
             let (row, after) = (current.clone(), job.record.phase());
             put_job(&job.record, out);
             out.push(put(Record::Attempt(row)));
+            self.file(attempt.job, now);
             if before != after {
-                let node = job.node();
+                let node = self.jobs[&attempt.job].node();
                 let cause = node.map_or_else(Cause::default, Cause::node);
                 self.audit(
                     &cause,
@@ -57,6 +58,24 @@ impl Cluster {
                 );
             }
         }
+    }
+
+    fn give_back(
+        &mut self,
+        row: &Attempt,
+        owner: UserId,
+        since: Duration,
+        held: Duration,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        for member in &row.members {
+            if let Some(node) = self.nodes.get_mut(&member.node) {
+                node.ledger.release(&member.devices, row.id);
+            }
+        }
+        let usage = self.fair.release(owner, row.devices(), since, held, now);
+        out.extend(usage.map(|usage| put(Record::Usage(usage))));
     }
 
     /// The agent's word, or the coordinator's, that the current attempt is over: frees its devices and decides what the job does next.
@@ -74,6 +93,9 @@ impl Cluster {
         });
         out.push(put(Record::Attempt(row.clone())));
         job.record.held += ended.held;
+        let owner = job.record.owner;
+        let since = job.offered;
+        self.give_back(&row, owner, since, ended.held, now, out);
         let node = row.members.first().map(|member| member.node);
         let state = self.after(attempt, &ended, node, now, out);
         self.settle(attempt.job, state, by, now, out);
@@ -143,17 +165,9 @@ impl Cluster {
         }
     }
 
-    /// What is placed on a node, for reconciliation.
-    pub(super) fn placed_on(&self, node: NodeId) -> BTreeSet<AttemptId> {
-        let there = self.jobs.values().filter(|job| job.node() == Some(node));
-        there.filter_map(|job| job.record.current_attempt()).collect()
-    }
-
-    /// The devices of a node that attempts hold.
-    pub(super) fn held_on(&self, node: NodeId) -> Vec<(AttemptId, Vec<DeviceId>)> {
-        let attempts = self.jobs.values().filter_map(|job| job.attempt.as_ref());
-        let held = attempts.flat_map(|attempt| attempt.members.iter().map(|member| (attempt.id, member)));
-        held.filter(|(_, member)| member.node == node).map(|(id, member)| (id, member.devices.clone())).collect()
+    /// What is placed on a node.
+    pub(super) fn placed_on(&self, node: NodeId) -> Vec<AttemptId> {
+        self.nodes.get(&node).map(|node| node.ledger.attempts().into_keys().collect()).unwrap_or_default()
     }
 }
 

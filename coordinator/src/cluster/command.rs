@@ -1,6 +1,6 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
-use super::{Action, Cause, Cluster, LiveJob, Now, Rows, put, schedule::Why};
+use super::{Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, put, schedule::Why};
 use crate::{
     access::{Actor, Context, Refusal, Role},
     record::{Base, Dataset, Job, JoinSecret, Node, Receipt, Record, Token, User},
@@ -11,7 +11,7 @@ use lorikeet_protocol::{
     inspect::{DatasetFormat, JobFindings},
     job::{Device, Intent, JobSpec},
 };
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// A change. New ids and the hashes of new secrets come with it.
 #[derive(Debug, Clone)]
@@ -47,7 +47,17 @@ pub enum Command {
         node: NodeId,
         serial: String,
     },
-    ReleaseNode {
+    OpenNode {
+        id: NodeId,
+    },
+    CordonNode {
+        id: NodeId,
+    },
+    DrainNode {
+        id: NodeId,
+        patience: Duration,
+    },
+    RetireNode {
         id: NodeId,
     },
     CreateDataset {
@@ -119,7 +129,10 @@ impl Command {
             Self::CreateJoinSecret { .. } => "node.invite",
             Self::Join { .. } => "node.join",
             Self::RecordCertificate { .. } => "node.certify",
-            Self::ReleaseNode { .. } => "node.release",
+            Self::OpenNode { .. } => "node.open",
+            Self::CordonNode { .. } => "node.cordon",
+            Self::DrainNode { .. } => "node.drain",
+            Self::RetireNode { .. } => "node.retire",
             Self::CreateDataset { .. } => "dataset.create",
             Self::ConfirmDataset { .. } => "dataset.confirm",
             Self::ValidateDataset { .. } => "dataset.validate",
@@ -221,7 +234,10 @@ impl Cluster {
             }
             Command::Join { secret, key, name, node } => self.join(actor, secret, key, name, node, now, out),
             Command::RecordCertificate { node, serial } => self.certify(actor, node, serial, out),
-            Command::ReleaseNode { id } => self.release_node(actor, id, out),
+            Command::OpenNode { id } => self.open_node(actor, id, now, out),
+            Command::CordonNode { id } => self.cordon_node(actor, id, now, out),
+            Command::DrainNode { id, patience } => self.drain_node(actor, id, patience, now, out),
+            Command::RetireNode { id } => self.retire_node(actor, id, now, out),
             Command::CreateDataset { id, name, description, file_name, size, format } => {
                 self.create_dataset(actor, Dataset::new(id, name, description, file_name, size, format, now), out)
             }
@@ -249,8 +265,8 @@ impl Cluster {
         Ok(match query {
             Query::Barrier => Answer::Barrier,
             Query::Authenticate(hash) => Answer::Actor(self.authenticate(hash, now)),
-            Query::Nodes => Answer::Nodes(self.nodes.values().map(|node| self.status(node)).collect()),
-            Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?, now)),
+            Query::Nodes => Answer::Nodes(self.present_nodes().map(LiveNode::status).collect()),
+            Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?.record.id, now)),
             Query::Resolve(spec) => {
                 let (base, dataset) = self.resolve(actor, &spec)?;
                 Answer::Resolved { base: Box::new(base.clone()), dataset: Box::new(dataset.clone()) }

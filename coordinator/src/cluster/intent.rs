@@ -1,9 +1,9 @@
 //! What the owner of a job wants of it: run, pause, cancel, save now. Said to the agent, and said again at every reconnect.
 
-use super::{Action, Cause, Cluster, Now, command::put_job, job::JobState};
+use super::{Action, Cause, Cluster, Now, command::put_job, job::JobState, put};
 use crate::{
     access::{Actor, Refusal},
-    record::Receipt,
+    record::{Receipt, Record},
 };
 use lorikeet_protocol::{
     agent::{StopHow, ToAgent},
@@ -49,6 +49,7 @@ impl Cluster {
             (Intent::Run, None, JobState::Paused) => self.settle(id, JobState::Queued, cause, now, out),
             (_, Some(attempt), _) => {
                 self.tell_intent(id, attempt, out);
+                self.file(id, now);
                 put_job(&self.jobs[&id].record, out);
             }
             _ => put_job(&job.record, out),
@@ -59,13 +60,24 @@ impl Cluster {
     /// What the owner wants of a placed job, said to its agent; said again in every welcome.
     pub(super) fn tell_intent(&self, id: JobId, attempt: AttemptId, out: &mut Vec<Action>) {
         let job = &self.jobs[&id];
+        let leave = job.attempt.as_ref().and_then(|attempt| attempt.leave);
         let stop = match job.record.intent {
-            Intent::Run => None,
+            Intent::Run => leave.map(|cause| (StopHow::Save, cause)),
             Intent::Pause => Some((StopHow::Save, StopCause::Pause)),
             Intent::Cancel => Some((StopHow::Discard, StopCause::Cancel)),
         };
         if let Some(((how, cause), node)) = stop.zip(job.node()) {
             out.push(Action::Send { node, message: ToAgent::Stop { attempt, how, cause } });
+        }
+    }
+
+    /// An attempt saves its state and makes room; its job is queued again.
+    pub(super) fn ask_to_leave(&mut self, attempt: AttemptId, cause: StopCause, out: &mut Vec<Action>) {
+        let job = self.jobs.get_mut(&attempt.job).and_then(|job| job.attempt.as_mut());
+        if let Some(row) = job.filter(|row| row.id == attempt && row.leave.is_none()) {
+            row.leave = Some(cause);
+            out.push(put(Record::Attempt(row.clone())));
+            self.tell_intent(attempt.job, attempt, out);
         }
     }
 

@@ -9,15 +9,12 @@
 //! ```
 //! A terminal state is never left: another try is another job, with this one as its parent.
 
-use super::{Action, Cause, Cluster, Now, command::put_job, schedule};
-use crate::{
-    access::{Actor, Refusal},
-    record::{Attempt, Base, BaseState, Job, Member, StoredCheckpoint},
-};
+use super::{Action, Cause, Cluster, Now, command::put_job, schedule::Standing};
+use crate::record::{Attempt, Base, BaseState, Job, Member, StoredCheckpoint};
 use lorikeet_protocol::{
-    id::{AttemptId, AttemptToken, JobId, ModelId, NodeId, UnixMillis},
-    inspect::{Fault, JobFindings},
-    job::{AttemptPhase, FailureClass, Intent, JobSpec, Phase},
+    id::{AttemptId, AttemptToken, JobId, ModelId, NodeId},
+    inspect::Fault,
+    job::{AttemptPhase, FailureClass, Intent, Phase},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, time::Duration};
@@ -137,6 +134,8 @@ pub struct LiveJob {
     pub(super) offered: Duration,
     /// Not placed before this moment.
     pub(super) retry_at: Duration,
+    /// Where it stands in the queue, if it does.
+    pub(super) standing: Option<Standing>,
 }
 
 impl LiveJob {
@@ -149,6 +148,7 @@ impl LiveJob {
             refused_by: BTreeSet::new(),
             offered: now.mono,
             retry_at: Duration::ZERO,
+            standing: None,
         }
     }
 
@@ -175,40 +175,13 @@ impl Cluster {
         }
         put_job(&job.record, out);
         if after.is_terminal() {
+            self.unfile(id);
             self.jobs.remove(&id);
+        } else {
+            self.file(id, now);
         }
         self.unsettled = true;
         self.audit(cause, "job.phase", id.to_string(), (Some(word(before)), Some(word(after))), now, out);
-    }
-
-    /// Why a job waits; `None` when it does not.
-    pub(super) fn why(&self, job: &LiveJob, now: Now) -> Option<schedule::Why> {
-        let schedule = schedule::schedule(self.queue(None), &self.views(now));
-        schedule.waiting.get(&job.record.id).cloned()
-    }
-
-    pub(super) fn dry_run(
-        &self,
-        actor: Actor,
-        spec: &JobSpec,
-        findings: &JobFindings,
-        now: Now,
-    ) -> Result<Option<schedule::Why>, Refusal> {
-        let (base, dataset) = self.resolve(actor, spec)?;
-        let id = JobId(uuid::Uuid::max());
-        let candidate = schedule::Candidate {
-            job: id,
-            priority: spec.priority,
-            since: UnixMillis(u64::MAX),
-            resources: &spec.resources,
-            cpu_bytes: findings.cpu_bytes,
-            cuda_bytes: findings.cuda_bytes,
-            files: Self::files(base, dataset),
-            avoid: Default::default(),
-        };
-        let mut queue = self.queue(None);
-        queue.push(candidate);
-        Ok(schedule::schedule(queue, &self.views(now)).waiting.remove(&id))
     }
 }
 

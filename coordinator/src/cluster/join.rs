@@ -58,6 +58,7 @@ impl Cluster {
             boot: None,
             sessions: 0,
             last_report: 0,
+            closed: None,
         };
         out.push(put(Record::Node(record.clone())));
         self.nodes.insert(node, LiveNode::new(record, now));

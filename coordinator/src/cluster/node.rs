@@ -6,11 +6,8 @@
 //! ```
 //! Every hello is reconciled with desired state: per attempt adopt, stop, report or forget; offers and stops that may have been lost are said again.
 
-use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, put};
-use crate::{
-    access::{Actor, Refusal},
-    record::{Node, Receipt, Record},
-};
+use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, ledger::Ledger, put};
+use crate::record::{Closed, Node, Record};
 use lorikeet_protocol::{
     agent::{Farewell, Hello, KnownAttempt, ToAgent, Verdict, Welcome},
     id::{AttemptId, BootId, Hash, NodeId, UnixMillis},
@@ -37,6 +34,8 @@ pub struct LiveNode {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) devices: Vec<Device>,
     pub(super) cached: BTreeSet<Hash>,
+    /// What attempts hold of its devices.
+    pub(super) ledger: Ledger,
     /// Starts of the agent seen lately, newest last: two that alternate are two machines.
     instances: Vec<BootId>,
 }
@@ -61,7 +60,21 @@ impl LiveNode {
             labels: BTreeMap::new(),
             devices: vec![],
             cached: BTreeSet::new(),
+            ledger: Ledger::default(),
             instances: vec![],
+        }
+    }
+
+    pub(super) fn status(&self) -> NodeStatus {
+        NodeStatus {
+            record: self.record.clone(),
+            connected: self.session.is_some(),
+            version: self.session.as_ref().map(|session| session.version.clone()),
+            labels: self.labels.clone(),
+            devices: self.devices.clone(),
+            seen: self.seen,
+            unreachable_since: self.unreachable_since,
+            attempts: self.ledger.attempts().into_iter().collect(),
         }
     }
 
@@ -74,9 +87,9 @@ impl LiveNode {
         now.mono.saturating_sub(self.heard)
     }
 
-    /// When its lease is over.
-    pub(super) fn deadline(&self, lease: Duration) -> Option<Duration> {
-        self.unreachable_since.is_none().then(|| self.heard + lease)
+    /// Whoever speaks next is the one machine.
+    pub(super) fn forget_instances(&mut self) {
+        self.instances.clear();
     }
 
     /// An instance that comes back after another one spoke: the key is on two machines.
@@ -94,17 +107,9 @@ impl LiveNode {
 }
 
 impl Cluster {
-    pub(super) fn status(&self, node: &LiveNode) -> NodeStatus {
-        NodeStatus {
-            record: node.record.clone(),
-            connected: node.session.is_some(),
-            version: node.session.as_ref().map(|session| session.version.clone()),
-            labels: node.labels.clone(),
-            devices: node.devices.clone(),
-            seen: node.seen,
-            unreachable_since: node.unreachable_since,
-            attempts: self.held_on(node.record.id),
-        }
+    /// All but the retired.
+    pub(super) fn present_nodes(&self) -> impl Iterator<Item = &LiveNode> {
+        self.nodes.values().filter(|node| node.record.closed != Some(Closed::Retired))
     }
 
     pub(super) fn open_session(
@@ -158,18 +163,8 @@ impl Cluster {
         };
         out.push(Action::Send { node: id, message: ToAgent::Welcome(Box::new(welcome)) });
         self.reconcile(id, &hello.attempts, now, out);
+        self.wake_node(id, now);
         self.unsettled = true;
-    }
-
-    /// A person has seen to it: the node may come back.
-    pub(super) fn release_node(&mut self, actor: Actor, id: NodeId, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
-        actor.require_admin("release nodes")?;
-        let node = self.nodes.get_mut(&id).ok_or_else(|| Refusal::not_found("node"))?;
-        node.record.quarantine = None;
-        node.instances.clear();
-        out.push(put(Record::Node(node.record.clone())));
-        self.unsettled = true;
-        Ok(Receipt::Node(id))
     }
 
     fn verdicts(&self, node: NodeId, known: &[KnownAttempt]) -> Vec<(AttemptId, Verdict)> {
@@ -206,7 +201,7 @@ impl Cluster {
                 ),
             }
         }
-        self.clear_unreachable(node, out);
+        self.clear_unreachable(node, now, out);
     }
 
     pub(super) fn close_session(&mut self, node: NodeId, session: u64) {

@@ -4,19 +4,24 @@ use super::{
     Action, Cause, Cluster, LiveNode, Now,
     attempt::over,
     command::put_job,
+    fair::Load,
     job::{JobState, LiveJob, word},
     put,
-    schedule::{self, Candidate, NodeView, Placement, WhyNot},
+    schedule::{self, Candidate, Holder, Lookup, NodeView, Placement, Queue, Schedule, Standing, Why, WhyNot},
 };
-use crate::record::{Attempt, Base, Dataset, Member, Record};
+use crate::{
+    access::{Actor, Refusal},
+    record::{Attempt, Base, Dataset, Member, Record},
+};
 use lorikeet_protocol::{
     agent::{Ended, Offer, ToAgent},
     codec,
     file::NamedFile,
-    id::{AttemptId, AttemptToken, DeviceId, Hash, JobId, NodeId},
-    job::{AttemptPhase, FailureClass, Outcome},
+    id::{AttemptId, AttemptToken, Hash, JobId, NodeId, UnixMillis, UserId},
+    inspect::JobFindings,
+    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome, StopCause},
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeSet, time::Duration};
 
 /// What no agent could be told would be told for ever.
 fn unsayable() -> Ended {
@@ -24,29 +29,89 @@ fn unsayable() -> Ended {
     Ended { class: Some(FailureClass::Settings), ..over(Outcome::UserError, message) }
 }
 
-impl Cluster {
-    /// Queued jobs whose back-off is over, for the scheduler; `now` of `None` takes all.
-    pub(super) fn queue(&self, now: Option<Now>) -> Vec<Candidate<'_>> {
-        let waiting = self.jobs.values().filter(|job| job.record.state == JobState::Queued);
-        waiting
-            .filter(|job| now.is_none_or(|now| job.retry_at <= now.mono))
-            .filter_map(|job| self.candidate(job))
-            .collect()
+/// What the scheduler looks up: the cluster as it is, and the job of a dry run.
+struct Books<'a> {
+    cluster: &'a Cluster,
+    now: Now,
+    extra: Option<Candidate<'a>>,
+}
+
+impl Lookup for Books<'_> {
+    fn candidate(&self, job: JobId) -> Option<Candidate<'_>> {
+        self.extra
+            .clone()
+            .filter(|extra| extra.job == job)
+            .or_else(|| self.cluster.candidate(self.cluster.jobs.get(&job)?))
     }
 
+    fn holder(&self, attempt: AttemptId) -> Option<Holder> {
+        self.cluster.jobs.get(&attempt.job).and_then(|job| job.holder(self.now))
+    }
+
+    fn user(&self, user: UserId) -> (Load, u64) {
+        (self.cluster.fair.load(user), self.cluster.fair.used(user, self.now))
+    }
+}
+
+impl Cluster {
     fn candidate<'a>(&'a self, job: &'a LiveJob) -> Option<Candidate<'a>> {
         let findings = job.record.findings.as_ref()?;
         let (base, dataset) = (self.bases.get(&job.record.base)?, self.datasets.get(&job.record.dataset)?);
         Some(Candidate {
             job: job.record.id,
+            owner: job.record.owner,
             priority: job.record.spec.priority,
-            since: job.record.created,
             resources: &job.record.spec.resources,
             cpu_bytes: findings.cpu_bytes,
             cuda_bytes: findings.cuda_bytes,
             files: Self::files(base, dataset),
             avoid: job.record.blamed.keys().chain(&job.refused_by).copied().collect(),
+            lasts: job.time_left(),
         })
+    }
+
+    /// Why a job waits; `None` when it does not.
+    pub(super) fn why(&self, id: JobId, now: Now) -> Option<Why> {
+        let job = &self.jobs[&id];
+        let waits = job.record.state == JobState::Queued;
+        // One that backs off is asked about as if it were over.
+        let mut queue = self.queue.clone();
+        if waits && job.standing.is_none() {
+            queue.insert(id, job.standing_when_ready());
+        }
+        let books = Books { cluster: self, now, extra: None };
+        waits.then(|| self.run(&queue, &books, now, Some(id)).why).flatten()
+    }
+
+    pub(super) fn dry_run(
+        &self,
+        actor: Actor,
+        spec: &JobSpec,
+        findings: &JobFindings,
+        now: Now,
+    ) -> Result<Option<Why>, Refusal> {
+        let owner = actor.owner()?;
+        let (base, dataset) = self.resolve(actor, spec)?;
+        let id = JobId(uuid::Uuid::max());
+        let candidate = Candidate {
+            job: id,
+            owner,
+            priority: spec.priority,
+            resources: &spec.resources,
+            cpu_bytes: findings.cpu_bytes,
+            cuda_bytes: findings.cuda_bytes,
+            files: Self::files(base, dataset),
+            avoid: BTreeSet::new(),
+            lasts: spec.resources.max_runtime,
+        };
+        let mut queue = self.queue.clone();
+        queue.insert(id, Standing { priority: spec.priority, owner, since: UnixMillis(u64::MAX) });
+        let books = Books { cluster: self, now, extra: Some(candidate) };
+        Ok(self.run(&queue, &books, now, Some(id)).why)
+    }
+
+    fn run(&self, queue: &Queue, books: &Books<'_>, now: Now, about: Option<JobId>) -> Schedule {
+        schedule::schedule(queue, &self.views(now), books, &self.rules, (now.mono, now.wall), about)
     }
 
     pub(super) fn files(base: &Base, dataset: &Dataset) -> Vec<Hash> {
@@ -54,43 +119,23 @@ impl Cluster {
     }
 
     /// The nodes as the scheduler sees them.
-    pub(super) fn views(&self, now: Now) -> Vec<NodeView<'_>> {
-        let mut ledgers: BTreeMap<NodeId, BTreeMap<DeviceId, Vec<(AttemptId, u64)>>> = BTreeMap::new();
-        for attempt in self.jobs.values().filter_map(|job| job.attempt.as_ref()) {
-            for member in &attempt.members {
-                let ledger = ledgers.entry(member.node).or_default();
-                for device in &member.devices {
-                    ledger.entry(device.clone()).or_default().push((attempt.id, attempt.planned_bytes));
-                }
-            }
-        }
-        let closed = |node: &LiveNode| {
-            let quarantined = node.record.quarantine.clone().map(WhyNot::Quarantined);
-            let silent = node.session.is_none() || node.silence(now) >= self.timers.lease;
-            quarantined.or_else(|| silent.then_some(WhyNot::Unreachable))
-        };
-        self.nodes
-            .values()
-            .map(|node| NodeView {
-                id: node.record.id,
-                name: &node.record.name,
-                closed: closed(node),
-                labels: &node.labels,
-                devices: &node.devices,
-                ledger: ledgers.remove(&node.record.id).unwrap_or_default(),
-                cached: &node.cached,
-            })
-            .collect()
+    fn views(&self, now: Now) -> Vec<NodeView<'_>> {
+        let view = |node| LiveNode::view(node, self.timers.lease, now);
+        self.present_nodes().map(view).collect()
     }
 
-    /// Starts what can start.
+    /// Starts what can start, and asks those to leave who have to.
     pub(super) fn place(&mut self, now: Now, out: &mut Vec<Action>) {
-        let queue = self.queue(Some(now));
-        if queue.is_empty() {
+        if self.queue.is_empty() {
             return;
         }
-        for placement in schedule::schedule(queue, &self.views(now)).placements {
+        let books = Books { cluster: self, now, extra: None };
+        let schedule = self.run(&self.queue, &books, now, None);
+        for placement in schedule.placements {
             self.assign(placement, now, out);
+        }
+        for victim in schedule.victims {
+            self.ask_to_leave(victim, StopCause::Preempt, out);
         }
     }
 
@@ -114,6 +159,7 @@ impl Cluster {
             from_step: None,
             offered_at: now.wall,
             running_at: None,
+            leave: None,
             end: None,
         };
         let (row, attempt) = (attempt.clone(), attempt.id);
@@ -122,6 +168,8 @@ impl Cluster {
         let after = job.record.phase();
         put_job(&job.record, out);
         out.push(put(Record::Attempt(row)));
+        self.hold_devices(placement.job, now);
+        self.file(placement.job, now);
         self.audit(
             &Cause::default(),
             "job.phase",
@@ -173,4 +221,51 @@ impl Cluster {
                 || checkpoint.into_iter().any(|named| named.manifest.hash == file)
         })
     }
+}
+
+impl LiveNode {
+    fn view(&self, lease: Duration, now: Now) -> NodeView<'_> {
+        let quarantined = || self.record.quarantine.clone().map(WhyNot::Quarantined);
+        let closed = || self.record.closed.map(|_| WhyNot::Cordoned);
+        let silent = || (self.session.is_none() || self.silence(now) >= lease).then_some(WhyNot::Unreachable);
+        NodeView {
+            id: self.record.id,
+            name: &self.record.name,
+            closed: quarantined().or_else(closed).or_else(silent),
+            labels: &self.labels,
+            devices: &self.devices,
+            ledger: &self.ledger,
+            cached: &self.cached,
+        }
+    }
+}
+
+impl LiveJob {
+    /// What its time limit leaves it.
+    fn time_left(&self) -> Duration {
+        self.record.spec.resources.max_runtime.saturating_sub(self.record.held)
+    }
+
+    /// Its attempt, as somebody sees it who waits for the devices.
+    fn holder(&self, now: Now) -> Option<Holder> {
+        let attempt = self.attempt.as_ref()?;
+        let running = attempt.running_at.map_or(Duration::ZERO, |since| elapsed(since, now));
+        let steps = self.record.progress.map(|progress| (progress.step, progress.total_steps));
+        let done = steps.map(|(step, _)| step.saturating_sub(attempt.from_step.unwrap_or(0))).filter(|done| *done > 0);
+        let left = steps.zip(done).map(|((step, total), done)| {
+            Duration::from_secs_f64(running.as_secs_f64() / done as f64 * total.saturating_sub(step) as f64)
+        });
+        let saved = self.checkpoints.iter().rev().find(|row| row.attempt == attempt.id);
+        let at_stake = saved.map_or(running, |row| elapsed(row.at, now));
+        Some(Holder {
+            priority: self.record.spec.priority,
+            ends: now.mono + left.unwrap_or_else(|| self.time_left().saturating_sub(running)),
+            at_stake: at_stake * attempt.devices(),
+            leaving: attempt.leave.is_some() || self.record.intent != Intent::Run,
+        })
+    }
+}
+
+fn elapsed(since: UnixMillis, now: Now) -> Duration {
+    Duration::from_millis(now.wall.0.saturating_sub(since.0))
 }

@@ -15,7 +15,7 @@ impl Cluster {
             self.nodes.get_mut(&id).filter(|node| node.session.as_ref().is_some_and(|live| live.number == session));
         let Some(node) = live else { return };
         node.spoke(now);
-        self.clear_unreachable(id, out);
+        self.clear_unreachable(id, now, out);
         match message {
             FromAgent::Devices(devices) => self.devices_changed(id, devices),
             FromAgent::Accepted(attempt) => self.accepted(id, attempt, now, out),

@@ -1,23 +1,37 @@
-//! Which attempt goes on which devices, and why the others wait: a pure function of queue and nodes.
+//! Which attempt goes on which devices, and why the others wait: a pure function of queue, nodes and rules.
 //!
-//! Order: priority, then age. A job takes the node where it fits best: a bonus where base model and dataset already lie, then the
-//! least free memory that suffices. A dry run asks the same function, so its answer is the one `job why` would give.
+//! Order: priority, then fair share, then age. A job takes the node where it fits best: not blamed, near its files, then the least
+//! free memory that suffices. All its devices lie on one node, all or nothing. The first job that has to wait for devices gets a
+//! reservation where they are free soonest; a job behind it may go before it only if it ends in time. Where priority allows it,
+//! attempts are asked to make room: those of least priority, then of least work lost.
+//! A dry run and `job why` ask this same function.
 
+mod fit;
+mod order;
+mod room;
+
+use super::{fair::Load, ledger::Ledger};
+pub use fit::WhyNot;
+use fit::{Fit, Place};
 use lorikeet_protocol::{
-    id::{AttemptId, DeviceId, Hash, JobId, NodeId, UnixMillis},
-    job::{Device, DeviceKind, GpuRequest, Resources},
+    id::{AttemptId, DeviceId, Hash, JobId, NodeId, UnixMillis, UserId},
+    job::{Device, Resources},
 };
-use std::collections::{BTreeMap, BTreeSet};
+pub use order::{Queue, Standing};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// A job that could start now.
 #[derive(Debug, Clone)]
 pub struct Candidate<'a> {
     /// Which.
     pub job: JobId,
-    /// Higher goes first.
+    /// Whose.
+    pub owner: UserId,
+    /// Higher goes first, and may make others leave.
     pub priority: u8,
-    /// Older goes first.
-    pub since: UnixMillis,
     /// What it needs.
     pub resources: &'a Resources,
     /// Planned memory on a CPU slot.
@@ -26,8 +40,33 @@ pub struct Candidate<'a> {
     pub cuda_bytes: u64,
     /// The files it reads: near them is better.
     pub files: Vec<Hash>,
-    /// Nodes that it failed on last: tried only when no other fits.
+    /// Nodes that it failed on, or that declined it: tried only when no other fits.
     pub avoid: BTreeSet<NodeId>,
+    /// How long it will hold its devices, at most.
+    pub lasts: Duration,
+}
+
+/// An attempt that holds devices.
+#[derive(Debug, Clone, Copy)]
+pub struct Holder {
+    /// Of its job.
+    pub priority: u8,
+    /// When it gives them back, as far as anybody knows, since the process started.
+    pub ends: Duration,
+    /// Device time since its last checkpoint.
+    pub at_stake: Duration,
+    /// Whether it was asked to make room already.
+    pub leaving: bool,
+}
+
+/// Where the scheduler looks things up.
+pub trait Lookup {
+    /// A queued job.
+    fn candidate(&self, job: JobId) -> Option<Candidate<'_>>;
+    /// An attempt that holds devices.
+    fn holder(&self, attempt: AttemptId) -> Option<Holder>;
+    /// A user's jobs and devices, and the device-milliseconds that count against them.
+    fn user(&self, user: UserId) -> (Load, u64);
 }
 
 /// A node as the scheduler sees it.
@@ -43,10 +82,21 @@ pub struct NodeView<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// As last reported.
     pub devices: &'a [Device],
-    /// What is placed on each device, with its planned bytes.
-    pub ledger: BTreeMap<DeviceId, Vec<(AttemptId, u64)>>,
+    /// What is placed on each device.
+    pub ledger: &'a Ledger,
     /// Files in its cache.
     pub cached: &'a BTreeSet<Hash>,
+}
+
+/// What holds for everybody; from the config.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rules {
+    /// Jobs of one user that may hold devices at once.
+    pub jobs_per_user: Option<u32>,
+    /// Devices that one user may hold at once.
+    pub devices_per_user: Option<u32>,
+    /// A job may make another leave whose priority is lower by this or more.
+    pub preemption_margin: Option<u8>,
 }
 
 /// Where a job goes.
@@ -62,168 +112,181 @@ pub struct Placement {
     pub planned_bytes: u64,
 }
 
-/// Why a node does not take a job.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WhyNot {
-    /// Its agent is not connected.
-    Unreachable,
-    /// A person or a fault has closed it.
-    Quarantined(String),
-    /// It lacks a label.
-    Label {
-        /// Which.
-        key: String,
-        /// What it would have to be.
-        value: String,
-    },
-    /// None of its devices is of the kind asked for.
-    NoSuchDevice,
-    /// Its program cannot train on them.
-    Unusable(String),
-    /// They are taken.
-    Busy,
-    /// They have too little free memory.
-    Memory {
-        /// What the plan needs.
-        needed_bytes: u64,
-        /// What the best device has.
-        free_bytes: u64,
-    },
-    /// It could take the job, and a job before this one got it.
-    Outrun,
-}
-
 /// Why a job waits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Why {
     /// Place in the queue, from 1.
     pub position: usize,
+    /// What keeps it from every node, if something does.
+    pub limit: Option<Limit>,
     /// One reason per node.
     pub nodes: Vec<(NodeId, String, WhyNot)>,
+    /// When devices are free for it, if nobody else takes them and attempts last as long as they say.
+    pub expected: Option<UnixMillis>,
 }
 
-/// What follows from queue and nodes.
+/// A limit of the job's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// So many jobs at once.
+    Jobs(u32),
+    /// So many devices at once.
+    Devices(u32),
+}
+
+/// What follows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Schedule {
     /// What starts.
     pub placements: Vec<Placement>,
-    /// What waits, and why.
-    pub waiting: BTreeMap<JobId, Why>,
+    /// What is asked to make room.
+    pub victims: Vec<AttemptId>,
+    /// Why the job that was asked about waits; `None`: it starts, or is not in the queue.
+    pub why: Option<Why>,
 }
 
-/// Places what can be placed, best first.
-pub fn schedule(mut queue: Vec<Candidate<'_>>, nodes: &[NodeView<'_>]) -> Schedule {
-    queue.sort_by_key(|candidate| (std::cmp::Reverse(candidate.priority), candidate.since, candidate.job));
-    let mut taken: BTreeSet<(NodeId, DeviceId)> = BTreeSet::new();
+/// Places what can be placed, best first; with `about`, says why that one waits.
+pub fn schedule(
+    queue: &Queue,
+    nodes: &[NodeView<'_>],
+    lookup: &impl Lookup,
+    rules: &Rules,
+    (mono, wall): (Duration, UnixMillis),
+    about: Option<JobId>,
+) -> Schedule {
+    let mut pass = Pass { places: nodes.iter().map(Place::new).collect(), rules, mono, ..Pass::default_for(lookup) };
     let mut schedule = Schedule::default();
-    for (index, candidate) in queue.iter().enumerate() {
-        let judged: Vec<_> = nodes.iter().map(|node| (node, fit(candidate, node, &taken))).collect();
-        match judged
-            .iter()
-            .filter_map(|(node, fit)| Some((*node, fit.as_ref().ok()?)))
-            .max_by_key(|(node, fit)| rank(candidate, node, fit))
-        {
-            Some((node, fit)) => {
-                taken.extend(fit.devices.iter().map(|device| (node.id, device.clone())));
-                schedule.placements.push(Placement {
-                    job: candidate.job,
-                    node: node.id,
-                    devices: fit.devices.clone(),
-                    planned_bytes: fit.planned_bytes,
-                });
+    let mut order = queue.in_order(|user| lookup.user(user).1);
+    let mut position = 0;
+    while let Some(job) = order.next() {
+        if about.is_none() && !pass.has_room() {
+            break;
+        }
+        position += 1;
+        let Some(candidate) = lookup.candidate(job) else { continue };
+        match pass.judge(&candidate, about == Some(job)) {
+            Verdict::Placed(placement) => {
+                order.charge(candidate.owner, candidate.lasts * u32::from(candidate.resources.gpus));
+                schedule.placements.push(placement);
             }
-            None => {
-                let nodes = judged
-                    .into_iter()
-                    .filter_map(|(node, fit)| Some((node.id, node.name.to_owned(), fit.err()?)))
-                    .collect();
-                schedule.waiting.insert(candidate.job, Why { position: index + 1, nodes });
+            Verdict::Waits => {}
+            Verdict::Explained(limit, reasons) => {
+                let starts = room::earliest(&candidate, &pass.places, lookup, mono).map(|room| room.starts);
+                let expected = starts.filter(|_| limit.is_none());
+                let expected = expected.map(|at| UnixMillis(wall.0 + at.saturating_sub(mono).as_millis() as u64));
+                schedule.why = Some(Why { position, limit, nodes: reasons, expected });
             }
         }
+        if about == Some(job) {
+            break;
+        }
     }
+    schedule.victims = pass.victims;
     schedule
 }
 
-struct Fit {
-    devices: Vec<DeviceId>,
-    planned_bytes: u64,
-    free_bytes: u64,
+/// One walk through the queue.
+struct Pass<'a, L> {
+    lookup: &'a L,
+    rules: &'a Rules,
+    mono: Duration,
+    places: Vec<Place<'a>>,
+    loads: BTreeMap<UserId, Load>,
+    /// Requests that no node can take in this pass: the same need not be tried again.
+    hopeless: BTreeSet<fit::Shape>,
+    /// Somebody has a reservation, or makes others leave: only the first who waits.
+    head: bool,
+    victims: Vec<AttemptId>,
 }
 
-/// Better is greater: not blamed, then near the files, then the tightest fit; the id decides between equals.
-fn rank(candidate: &Candidate<'_>, node: &NodeView<'_>, fit: &Fit) -> (bool, usize, std::cmp::Reverse<u64>, NodeId) {
-    let near = candidate.files.iter().filter(|file| node.cached.contains(file)).count();
-    (!candidate.avoid.contains(&node.id), near, std::cmp::Reverse(fit.free_bytes), node.id)
+enum Verdict {
+    Placed(Placement),
+    Waits,
+    Explained(Option<Limit>, Vec<(NodeId, String, WhyNot)>),
 }
 
-/// The devices of this node that the job would get, or the reason that speaks most against it.
-fn fit(candidate: &Candidate<'_>, node: &NodeView<'_>, taken: &BTreeSet<(NodeId, DeviceId)>) -> Result<Fit, WhyNot> {
-    if let Some(reason) = &node.closed {
-        return Err(reason.clone());
-    }
-    if let Some((key, value)) =
-        candidate.resources.labels.iter().find(|(key, value)| node.labels.get(*key) != Some(value))
-    {
-        return Err(WhyNot::Label { key: key.clone(), value: value.clone() });
-    }
-    let matching: Vec<_> = node.devices.iter().filter(|device| matches(&candidate.resources.gpu, device)).collect();
-    let wanted = usize::from(candidate.resources.gpus);
-    if matching.len() < wanted {
-        return Err(WhyNot::NoSuchDevice);
-    }
-    let usable: Vec<_> = matching.iter().filter(|device| device.usable.is_ok()).copied().collect();
-    if usable.len() < wanted {
-        let reason = matching.iter().find_map(|device| device.usable.clone().err()).unwrap_or_default();
-        return Err(WhyNot::Unusable(reason));
-    }
-    let idle: Vec<_> =
-        usable.iter().filter(|device| node.ledger.get(&device.id).is_none_or(Vec::is_empty)).copied().collect();
-    if idle.len() < wanted {
-        return Err(WhyNot::Busy);
-    }
-    let open: Vec<_> = idle.iter().filter(|device| !taken.contains(&(node.id, device.id.clone()))).copied().collect();
-    if open.len() < wanted {
-        return Err(WhyNot::Outrun);
-    }
-    tightest(candidate, &open, wanted)
-}
+const NO_RULES: Rules = Rules { jobs_per_user: None, devices_per_user: None, preemption_margin: None };
 
-/// The fitting devices with the least free memory; GPUs before the CPU slot.
-fn tightest(candidate: &Candidate<'_>, open: &[&Device], wanted: usize) -> Result<Fit, WhyNot> {
-    let mut fitting: Vec<_> = open.iter().filter(|device| device.free_bytes >= needed(candidate, device)).collect();
-    if fitting.len() < wanted {
-        let roomiest = open.iter().max_by_key(|device| device.free_bytes);
-        let (needed_bytes, free_bytes) =
-            roomiest.map_or((0, 0), |device| (needed(candidate, device), device.free_bytes));
-        return Err(WhyNot::Memory { needed_bytes, free_bytes });
+impl<'a, L: Lookup> Pass<'a, L> {
+    fn default_for(lookup: &'a L) -> Self {
+        Self {
+            lookup,
+            rules: &NO_RULES,
+            mono: Duration::ZERO,
+            places: Vec::new(),
+            loads: BTreeMap::new(),
+            hopeless: BTreeSet::new(),
+            head: false,
+            victims: Vec::new(),
+        }
     }
-    fitting.sort_by_key(|device| (device.kind == DeviceKind::Cpu, device.free_bytes, device.id.clone()));
-    fitting.truncate(wanted);
-    Ok(Fit {
-        planned_bytes: fitting.iter().map(|device| needed(candidate, device)).max().unwrap_or(0),
-        free_bytes: fitting.iter().map(|device| device.free_bytes).sum(),
-        devices: fitting.into_iter().map(|device| device.id.clone()).collect(),
-    })
-}
 
-fn needed(candidate: &Candidate<'_>, device: &Device) -> u64 {
-    match device.kind {
-        DeviceKind::Cpu => candidate.cpu_bytes,
-        DeviceKind::Cuda { .. } => candidate.cuda_bytes,
+    /// Whether anything could still start, or make others leave.
+    fn has_room(&self) -> bool {
+        (!self.head && self.rules.preemption_margin.is_some()) || self.places.iter().any(Place::has_room)
     }
-}
 
-fn matches(request: &GpuRequest, device: &Device) -> bool {
-    match request {
-        GpuRequest::Any => true,
-        GpuRequest::Named(name) => device.name.to_lowercase().contains(&name.to_lowercase()),
-        GpuRequest::Least { min_memory_bytes, min_compute } => match device.kind {
-            DeviceKind::Cpu => false,
-            DeviceKind::Cuda { compute } => {
-                min_memory_bytes.is_none_or(|bytes| device.memory_bytes >= bytes)
-                    && min_compute.is_none_or(|least| compute >= least)
+    fn judge(&mut self, candidate: &Candidate<'_>, explain: bool) -> Verdict {
+        if let Some(limit) = self.limit(candidate) {
+            return if explain { Verdict::Explained(Some(limit), Vec::new()) } else { Verdict::Waits };
+        }
+        let shape = fit::Shape::of(candidate);
+        if !explain && self.hopeless.contains(&shape) {
+            return Verdict::Waits;
+        }
+        let now = self.mono;
+        let fits = self.places.iter().enumerate().filter_map(|(index, place)| {
+            let fit = place.fit(candidate, now).ok()?;
+            Some((index, fit))
+        });
+        match fits.max_by_key(|(index, fit)| self.places[*index].rank(candidate, fit)) {
+            Some((index, fit)) => Verdict::Placed(self.place(candidate, index, fit)),
+            None => {
+                let reasons = explain.then(|| self.reasons(candidate));
+                self.make_room(candidate);
+                self.hopeless.insert(shape);
+                reasons.map_or(Verdict::Waits, |reasons| Verdict::Explained(None, reasons))
             }
-        },
+        }
+    }
+
+    fn place(&mut self, candidate: &Candidate<'_>, index: usize, fit: Fit) -> Placement {
+        let place = &mut self.places[index];
+        place.take(candidate, &fit);
+        let load = self.loads.entry(candidate.owner).or_insert_with(|| self.lookup.user(candidate.owner).0);
+        load.add(u32::from(candidate.resources.gpus));
+        Placement { job: candidate.job, node: place.node.id, planned_bytes: fit.planned_bytes, devices: fit.devices }
+    }
+
+    fn limit(&self, candidate: &Candidate<'_>) -> Option<Limit> {
+        let load = self.loads.get(&candidate.owner).copied().unwrap_or_else(|| self.lookup.user(candidate.owner).0);
+        let devices = load.devices + u32::from(candidate.resources.gpus);
+        let too_many_jobs = self.rules.jobs_per_user.filter(|most| load.jobs >= *most).map(Limit::Jobs);
+        too_many_jobs.or_else(|| self.rules.devices_per_user.filter(|most| devices > *most).map(Limit::Devices))
+    }
+
+    fn reasons(&self, candidate: &Candidate<'_>) -> Vec<(NodeId, String, WhyNot)> {
+        let judged = self.places.iter().map(|place| (place, place.fit(candidate, self.mono)));
+        judged.filter_map(|(place, fit)| Some((place.node.id, place.node.name.to_owned(), fit.err()?))).collect()
+    }
+
+    /// For the first that waits: a reservation, or attempts that leave for it.
+    fn make_room(&mut self, candidate: &Candidate<'_>) {
+        if self.head {
+            return;
+        }
+        let Some(soonest) = room::earliest(candidate, &self.places, self.lookup, self.mono) else { return };
+        self.head = true;
+        let margin = self.rules.preemption_margin;
+        let forced = margin.and_then(|margin| room::victims(candidate, &self.places, self.lookup, margin));
+        let room = match forced {
+            Some((room, victims)) if room.starts < soonest.starts => {
+                self.victims = victims;
+                room
+            }
+            _ => soonest,
+        };
+        self.places[room.place].reserve(&room.devices, room.starts);
     }
 }

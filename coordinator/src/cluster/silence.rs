@@ -2,6 +2,7 @@
 
 use super::{
     Action, Cause, Cluster, Now,
+    alarm::Sleeper,
     attempt::over,
     job::{JobState, LiveJob},
 };
@@ -15,33 +16,40 @@ use std::time::Duration;
 impl Cluster {
     /// What time alone changes. A coordinator that was away listens before it judges anybody.
     pub(super) fn expire(&mut self, now: Now, out: &mut Vec<Action>) {
-        self.unsettled |= self.jobs.values().any(|job| job.is_ready_again(now));
-        if self.is_listening(now) {
-            return;
-        }
-        self.mark_silent(now, out);
-        for id in self.jobs.keys().copied().collect::<Vec<_>>() {
-            self.expire_job(id, now, out);
+        while !self.is_listening(now)
+            && let Some(sleeper) = self.alarms.ring(now.mono)
+        {
+            match sleeper {
+                Sleeper::Job(id) => {
+                    self.expire_job(id, now, out);
+                    self.file(id, now);
+                }
+                Sleeper::Node(id) => {
+                    self.mark_if_silent(id, now, out);
+                    self.end_drain(id, now, out);
+                    self.wake_node(id, now);
+                }
+            }
         }
     }
 
-    fn mark_silent(&mut self, now: Now, out: &mut Vec<Action>) {
+    fn mark_if_silent(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) {
         let lease = self.timers.lease;
-        let heard_until_now = self.nodes.values_mut().filter(|node| node.unreachable_since.is_none());
-        let silent = heard_until_now.filter(|node| node.silence(now) >= lease).map(|node| {
+        let silent =
+            self.nodes.get_mut(&id).filter(|node| node.unreachable_since.is_none() && node.silence(now) >= lease);
+        if let Some(node) = silent {
             node.unreachable_since = Some(now.wall);
-            node.record.id
-        });
-        for node in silent.collect::<Vec<_>>() {
-            self.tell_watchers(node, out);
+            self.tell_watchers(id, out);
         }
     }
 
     /// The node spoke: its jobs are reachable again.
-    pub(super) fn clear_unreachable(&mut self, node: NodeId, out: &mut Vec<Action>) {
+    pub(super) fn clear_unreachable(&mut self, node: NodeId, now: Now, out: &mut Vec<Action>) {
         let live = self.nodes.get_mut(&node);
         if live.is_some_and(|live| live.unreachable_since.take().is_some()) {
+            self.wake_node(node, now);
             self.tell_watchers(node, out);
+            self.unsettled = true;
         }
     }
 
@@ -51,8 +59,7 @@ impl Cluster {
     }
 
     fn tell_watchers(&self, node: NodeId, out: &mut Vec<Action>) {
-        let there = self.jobs.values().filter(|job| job.node() == Some(node));
-        out.extend(there.map(|job| Action::JobChanged(job.record.id)));
+        out.extend(self.placed_on(node).into_iter().map(|attempt| Action::JobChanged(attempt.job)));
     }
 
     fn expire_job(&mut self, id: JobId, now: Now, out: &mut Vec<Action>) {
@@ -89,22 +96,17 @@ impl Cluster {
     }
 
     /// When this job changes by itself.
-    pub(super) fn deadline(&self, job: &LiveJob) -> Option<Duration> {
+    pub(super) fn deadline(&self, job: &LiveJob, now: Now) -> Option<Duration> {
         let Some(attempt) = &job.attempt else {
-            return (job.record.state == JobState::Queued && job.retry_at > Duration::ZERO).then_some(job.retry_at);
+            let backs_off = job.record.state == JobState::Queued && job.retry_at > now.mono;
+            return backs_off.then_some(job.retry_at);
         };
         if attempt.phase == AttemptPhase::Offered {
             return Some(job.offered + self.timers.offer);
         }
         let heard = self.nodes.get(&attempt.members[0].node).map_or(Duration::ZERO, |node| node.heard);
         let policy = &job.record.spec.policy;
-        (policy.on_lost != OnLost::Wait).then(|| heard + policy.lost_after.max(self.timers.lease))
-    }
-}
-
-impl LiveJob {
-    /// Its back-off has just ended.
-    fn is_ready_again(&self, now: Now) -> bool {
-        self.record.state == JobState::Queued && self.retry_at > Duration::ZERO && self.retry_at <= now.mono
+        let waits = policy.on_lost == OnLost::Wait && job.record.intent != Intent::Cancel;
+        (!waits).then(|| heard + policy.lost_after.max(self.timers.lease))
     }
 }

@@ -10,7 +10,7 @@ use lorikeet_protocol::{
     job::*,
 };
 use proptest::prelude::*;
-use schedule::WhyNot;
+use schedule::{Limit, Rules, WhyNot};
 use std::collections::BTreeSet;
 
 mod access;
@@ -19,7 +19,9 @@ mod base;
 mod checkpoint;
 mod conversation;
 mod job;
+mod life;
 mod node;
 mod queue;
+mod room;
 mod silence;
 mod world;

@@ -14,9 +14,10 @@ use lorikeet_api::{
     dataset::{ConfirmDataset, CreateDataset},
     job::CancelJob,
     model::PatchModel,
+    node::DrainNode,
     token::{CreateJoinToken, CreateToken},
 };
-use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId, TokenId};
+use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId, NodeId, TokenId};
 use serde::de::DeserializeOwned;
 use std::{str::FromStr, sync::Arc};
 use tokio::time::timeout;
@@ -65,7 +66,7 @@ macro_rules! json_bodies {
     )*};
 }
 
-json_bodies!(CreateDataset, ConfirmDataset, AddBase, CancelJob, PatchModel, CreateJoinToken, CreateToken);
+json_bodies!(CreateDataset, ConfirmDataset, AddBase, CancelJob, DrainNode, PatchModel, CreateJoinToken, CreateToken);
 
 /// No body at all is an object without keys.
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Vec<FieldError>> {
@@ -142,6 +143,10 @@ impl Named for ModelId {
 
 impl Named for TokenId {
     const WHAT: &'static str = "token";
+}
+
+impl Named for NodeId {
+    const WHAT: &'static str = "node";
 }
 
 impl<T: Named> FromRequestParts<Arc<App>> for Id<T> {

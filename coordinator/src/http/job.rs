@@ -9,7 +9,7 @@ use super::{
     page::{Answered, Paging, one},
 };
 use crate::{
-    access::{Actor, Refusal},
+    access::{Actor, Context, Refusal},
     cluster::{
         command::{Answer, Command, Query},
         schedule::{self, WhyNot},
@@ -31,7 +31,7 @@ use lorikeet_api::{
 use lorikeet_protocol::{
     id::JobId,
     inspect::{Fault, Inspection, JobFindings},
-    job::{JobSpec, Phase},
+    job::{Intent, JobSpec, Phase},
 };
 use serde::Deserialize;
 use std::sync::Arc;
@@ -179,6 +179,51 @@ fn word(reason: CancelReason) -> &'static str {
     }
 }
 
+/// It saves its state, gives its devices back and waits.
+#[utoipa::path(post, path = route::JOB_PAUSE, tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, body = Envelope<api::Job>)))]
+pub(super) async fn pause(
+    State(app): State<Arc<App>>,
+    Id(id): Id<JobId>,
+    Ask { context, caller, .. }: Ask<Nothing>,
+) -> Answered<api::Job> {
+    order(&app, caller.actor, context, id, Command::SetIntent { id, intent: Intent::Pause }).await
+}
+
+/// It goes on from where it was.
+#[utoipa::path(post, path = route::JOB_RESUME, tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, body = Envelope<api::Job>)))]
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    Id(id): Id<JobId>,
+    Ask { context, caller, .. }: Ask<Nothing>,
+) -> Answered<api::Job> {
+    order(&app, caller.actor, context, id, Command::SetIntent { id, intent: Intent::Run }).await
+}
+
+/// It saves a checkpoint now and goes on.
+#[utoipa::path(post, path = route::JOB_CHECKPOINT, tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, body = Envelope<api::Job>)))]
+pub(super) async fn checkpoint(
+    State(app): State<Arc<App>>,
+    Id(id): Id<JobId>,
+    Ask { context, caller, .. }: Ask<Nothing>,
+) -> Answered<api::Job> {
+    order(&app, caller.actor, context, id, Command::SaveNow { id }).await
+}
+
+/// An order to a job that is not over. One that is over is a conflict, one that never was is not found.
+async fn order(app: &App, actor: Actor, context: Context, id: JobId, command: Command) -> Answered<api::Job> {
+    match app.driver.command(context, command).await {
+        Ok(_) => shown(app, actor, id).await,
+        Err(Refusal::NotFound { .. }) => {
+            let phase = app.driver.job(actor, id).await?.phase();
+            Err(Failure::new(ErrorCode::Conflict, format!("the job is over: {}", sentence(phase))))
+        }
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
 /// The same again, as a new job.
 #[utoipa::path(post, path = route::JOB_RETRY, tag = "jobs", params(("id" = String, Path)),
     responses((status = 201, body = Envelope<api::Job>)))]
@@ -202,11 +247,15 @@ pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<
     {
         return one(waiting(phase, waits));
     }
+    if let Ok(Answer::Unreachable(Some(since))) = app.driver.query(caller.actor, Query::Unreachable(id)).await {
+        let since = Timestamp(since);
+        return one(settled(phase, format!("its machine has not been heard since {since}; it is believed to go on")));
+    }
     one(settled(phase, job_view::reason(&job).unwrap_or_else(|| sentence(phase).into())))
 }
 
 fn settled(phase: Phase, summary: String) -> Why {
-    Why { phase, summary, position: None, nodes: Vec::new() }
+    Why { phase, summary, position: None, expected_start: None, nodes: Vec::new() }
 }
 
 fn waiting(phase: Phase, waits: schedule::Why) -> Why {
@@ -216,11 +265,22 @@ fn waiting(phase: Phase, waits: schedule::Why) -> Why {
     };
     let nodes: Vec<NodeReason> = waits.nodes.into_iter().map(reason).collect();
     let summary = match nodes.as_slice() {
+        _ if waits.limit.is_some() => waits.limit.map(over_limit).unwrap_or_default(),
         [] => "no machine has joined yet; `lorikeet node token` makes a join string".to_owned(),
         [only] => format!("it waits for a device: {} {}", only.name, only.message),
         several => format!("it waits for a device: none of {} machines takes it now", several.len()),
     };
-    Why { phase, summary, position: Some(waits.position as u64), nodes }
+    let expected_start = waits.expected.map(Timestamp);
+    Why { phase, summary, position: Some(waits.position as u64), expected_start, nodes }
+}
+
+fn over_limit(limit: schedule::Limit) -> String {
+    match limit {
+        schedule::Limit::Jobs(most) => format!("its owner has {most} jobs on devices already, as many as are allowed"),
+        schedule::Limit::Devices(most) => {
+            format!("its owner would hold more than {most} devices, as many as are allowed")
+        }
+    }
 }
 
 /// A word for programs and a sentence for people, to follow a node's name.
@@ -229,6 +289,7 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
     match why {
         WhyNot::Unreachable => ("unreachable", "is not connected".into()),
         WhyNot::Quarantined(reason) => ("quarantined", format!("is closed: {reason}")),
+        WhyNot::Cordoned => ("cordoned", "takes nothing new".into()),
         WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
         WhyNot::NoSuchDevice => ("gpu", "has no device of the kind asked for".into()),
         WhyNot::Unusable(reason) => ("unusable", format!("cannot train on its device: {reason}")),
@@ -237,6 +298,7 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
             ("memory", format!("has {} of device memory free, {} are needed", size(*free_bytes), size(*needed_bytes)))
         }
         WhyNot::Outrun => ("outrun", "takes a job that goes first".into()),
+        WhyNot::Reserved => ("reserved", "is kept for a job that goes first".into()),
     }
 }
 

@@ -2,35 +2,37 @@
 
 use super::{
     App,
-    ask::Ask,
+    ask::{Ask, Id, Nothing},
     caller::Caller,
     failure::Failure,
     page::{Answered, one},
     server::now,
 };
 use crate::{
-    access::Actor,
+    access::{Actor, Context, Refusal},
     cluster::command::{Answer, Command, NodeStatus as Live, Query},
-    record::JoinSecret,
+    record::{Closed, JoinSecret},
 };
 use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lorikeet_api::{
     Envelope, FieldError, Timestamp,
-    node::{DeviceView, Node, NodeStatus},
+    node::{DeviceView, DrainNode, Node, NodeStatus},
     route,
     token::{CreateJoinToken, JoinToken},
 };
 use lorikeet_protocol::{
     codec,
-    id::{AttemptId, DeviceId, Hash, UnixMillis},
+    id::{AttemptId, DeviceId, Hash, NodeId, UnixMillis},
     job::{Device, DeviceKind},
     join::{JoinTicket, PREFIX},
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// An hour.
 const DEFAULT_TTL: u64 = 3_600;
+/// Ten minutes: a checkpoint and its upload.
+const DRAIN: u64 = 600;
 /// A day.
 const MAX_TTL: u64 = 86_400;
 
@@ -61,6 +63,12 @@ async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSe
 
 fn view(node: Live, own: &BTreeSet<AttemptId>) -> Node {
     let status = match (node.connected, node.attempts.is_empty()) {
+        _ if node.record.quarantine.is_some() => NodeStatus::Quarantined,
+        (_, true) if matches!(node.record.closed, Some(Closed::Draining { .. } | Closed::Cordoned)) => {
+            NodeStatus::Cordoned
+        }
+        (_, false) if matches!(node.record.closed, Some(Closed::Draining { .. })) => NodeStatus::Draining,
+        (_, false) if node.record.closed == Some(Closed::Cordoned) => NodeStatus::Cordoned,
         (true, _) => NodeStatus::Online,
         (false, false) => NodeStatus::Unreachable,
         (false, true) => NodeStatus::Offline,
@@ -96,6 +104,65 @@ fn device_view(device: Device, held: &[(AttemptId, Vec<DeviceId>)]) -> DeviceVie
         unusable: device.usable.err(),
         attempts,
     }
+}
+
+/// It takes nothing new; what is there goes on.
+#[utoipa::path(post, path = route::NODE_CORDON, tag = "nodes", params(("id" = String, Path)),
+    responses((status = 200, body = Envelope<Node>)))]
+pub(super) async fn cordon(
+    State(app): State<Arc<App>>,
+    Id(id): Id<NodeId>,
+    Ask { context, caller, .. }: Ask<Nothing>,
+) -> Answered<Node> {
+    ordered(&app, caller.actor, context, id, Command::CordonNode { id }).await
+}
+
+/// What is there saves its state and goes elsewhere; what has not left in time is stopped.
+#[utoipa::path(post, path = route::NODE_DRAIN, tag = "nodes", params(("id" = String, Path)), request_body = DrainNode,
+    responses((status = 200, body = Envelope<Node>)))]
+pub(super) async fn drain(
+    State(app): State<Arc<App>>,
+    Id(id): Id<NodeId>,
+    Ask { context, caller, body }: Ask<DrainNode>,
+) -> Answered<Node> {
+    let seconds = body.within_seconds.unwrap_or(DRAIN);
+    if !(1..=MAX_TTL).contains(&seconds) {
+        return Err(Failure::fields(vec![FieldError::new("withinSeconds", seconds, format!("1 to {MAX_TTL}"))]));
+    }
+    let patience = Duration::from_secs(seconds);
+    ordered(&app, caller.actor, context, id, Command::DrainNode { id, patience }).await
+}
+
+/// It takes work again; a quarantine ends as well.
+#[utoipa::path(post, path = route::NODE_OPEN, tag = "nodes", params(("id" = String, Path)),
+    responses((status = 200, body = Envelope<Node>)))]
+pub(super) async fn open(
+    State(app): State<Arc<App>>,
+    Id(id): Id<NodeId>,
+    Ask { context, caller, .. }: Ask<Nothing>,
+) -> Answered<Node> {
+    ordered(&app, caller.actor, context, id, Command::OpenNode { id }).await
+}
+
+/// For ever: its certificates are worth nothing any more.
+#[utoipa::path(delete, path = route::NODE, tag = "nodes", params(("id" = String, Path)), responses((status = 204)))]
+pub(super) async fn retire(
+    State(app): State<Arc<App>>,
+    Id(id): Id<NodeId>,
+    Ask { context, .. }: Ask<Nothing>,
+) -> Result<StatusCode, Failure> {
+    app.driver.command(context, Command::RetireNode { id }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn ordered(app: &App, actor: Actor, context: Context, id: NodeId, command: Command) -> Answered<Node> {
+    app.driver.command(context, command).await?;
+    let Answer::Nodes(nodes) = app.driver.query(actor, Query::Nodes).await? else {
+        unreachable!("the question for nodes is answered with nodes")
+    };
+    let own = own_attempts(app, actor, &nodes).await?;
+    let node = nodes.into_iter().find(|node| node.record.id == id);
+    one(view(node.ok_or_else(|| Refusal::not_found("node"))?, &own))
 }
 
 /// A string that makes one machine a node, once. Only an ADMIN may ask for it.

@@ -1,7 +1,8 @@
 //! The tables: names carry a version, keys sort as people list them, values are JSON.
 
 use crate::record::{
-    Attempt, Audit, Base, Dataset, Job, JoinSecret, Model, Node, Orphan, Record, Replay, StoredCheckpoint, Token, User,
+    Attempt, Audit, Base, Dataset, Job, JoinSecret, Model, Node, Orphan, Record, Replay, StoredCheckpoint, Token,
+    Usage, User,
 };
 use lorikeet_protocol::id::{AttemptId, UserId};
 use redb::TableDefinition;
@@ -52,6 +53,7 @@ rows! {
     Model in "models_1" by |row| row.id.bytes().to_vec();
     Orphan in "orphans_1" by |row| attempt_key(row.attempt);
     Audit in "audit_1" by |row| row.number.to_be_bytes().to_vec();
+    Usage in "usage_1" by |row| row.user.bytes().to_vec();
     Replay in "replays_1" by |row| replay_key(row.owner, &row.key);
 }
 
@@ -80,6 +82,7 @@ pub(super) fn encode(record: &Record) -> (&'static str, Vec<u8>, Vec<u8>) {
         Record::Orphan(row) => row_parts(row),
         Record::Audit(row) => row_parts(row),
         Record::Replay(row) => row_parts(row),
+        Record::Usage(row) => row_parts(row),
     }
 }
 

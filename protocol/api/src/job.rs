@@ -203,6 +203,8 @@ pub struct Why {
     pub summary: String,
     /// Its place in line, from 1, where it waits.
     pub position: Option<u64>,
+    /// When devices will be free for it, if attempts last as long as they say and nobody goes before it.
+    pub expected_start: Option<Timestamp>,
     /// What each node says to it.
     pub nodes: Vec<NodeReason>,
 }

@@ -128,6 +128,8 @@ pub struct ResourceKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclusive: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_runtime: Option<String>,
 }
 

@@ -44,6 +44,20 @@ pub enum NodeStatus {
     Unreachable,
     /// Not connected, and nothing runs there.
     Offline,
+    /// It takes nothing new: a person wants it so.
+    Cordoned,
+    /// What is there saves its state and goes elsewhere.
+    Draining,
+    /// Its key is on two machines; nothing is let in until a person decides.
+    Quarantined,
+}
+
+/// `POST /api/nodes/{id}/drain`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DrainNode {
+    /// What has not left by then is stopped; ten minutes when not given.
+    pub within_seconds: Option<u64>,
 }
 
 /// One GPU, or a machine's CPU slot.

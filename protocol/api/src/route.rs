@@ -26,6 +26,12 @@ pub const JOBS_ALIAS: &str = "/api/jobs";
 pub const JOB: &str = "/api/training-jobs/{id}";
 /// POST.
 pub const JOB_CANCEL: &str = "/api/training-jobs/{id}/cancel";
+/// POST: it saves its state and waits.
+pub const JOB_PAUSE: &str = "/api/training-jobs/{id}/pause";
+/// POST: it goes on.
+pub const JOB_RESUME: &str = "/api/training-jobs/{id}/resume";
+/// POST: it saves a checkpoint now and goes on.
+pub const JOB_CHECKPOINT: &str = "/api/training-jobs/{id}/checkpoint";
 /// POST: the same again, as a new job.
 pub const JOB_RETRY: &str = "/api/training-jobs/{id}/retry";
 /// GET: why it is where it is.
@@ -46,6 +52,14 @@ pub const MODEL: &str = "/api/models/{id}";
 pub const MODEL_DOWNLOAD: &str = "/api/models/{id}/download";
 /// GET lists.
 pub const NODES: &str = "/api/nodes";
+/// DELETE: it is retired for ever.
+pub const NODE: &str = "/api/nodes/{id}";
+/// POST: it takes nothing new.
+pub const NODE_CORDON: &str = "/api/nodes/{id}/cordon";
+/// POST: what is there saves its state and goes elsewhere.
+pub const NODE_DRAIN: &str = "/api/nodes/{id}/drain";
+/// POST: it takes work again; a quarantine ends as well.
+pub const NODE_OPEN: &str = "/api/nodes/{id}/open";
 /// POST: a join string.
 pub const JOIN_TOKENS: &str = "/api/nodes/join-tokens";
 /// POST makes a bearer token; GET lists.

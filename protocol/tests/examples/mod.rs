@@ -67,6 +67,7 @@ pub fn job() -> JobSpec {
             gpus: 1,
             gpu: GpuRequest::Least { min_memory_bytes: Some(40 << 30), min_compute: Some((8, 0)) },
             labels: BTreeMap::from([("rack".into(), "a".into())]),
+            exclusive: true,
             max_runtime: Duration::from_secs(86_400),
         },
         policy: Policy {

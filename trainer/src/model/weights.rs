@@ -28,6 +28,11 @@ const PIECE: usize = 1 << 18;
 impl Model {
     /// Reads the directory. The first fault is named and nothing is loaded.
     pub fn load(dir: &Path) -> Result<Model, TrainError> {
+        Model::load_unless(dir, &|| false)
+    }
+
+    /// As [`Model::load`]; `stop` is asked before every piece of a tensor and ends it with [`TrainError::Stopped`].
+    pub fn load_unless(dir: &Path, stop: &(dyn Fn() -> bool + Sync)) -> Result<Model, TrainError> {
         let base = inspect_base(dir);
         if let Some(fault) = base.faults.first() {
             let hint = fault.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
@@ -36,7 +41,7 @@ impl Model {
         let Base { config: Some(config), places, .. } = base else {
             return Err(TrainError::Internal("a base without faults has a config".into()));
         };
-        let files = Files::open(dir, places)?;
+        let files = Files::open(dir, places, stop)?;
         let blocks = (0..config.num_hidden_layers).map(|layer| files.block(layer));
         Ok(Model {
             embedding: files.matrix(&["model.embed_tokens".into()])?,
@@ -52,13 +57,18 @@ impl Model {
 }
 
 /// Open weight files, already judged.
-struct Files {
+struct Files<'a> {
     places: BTreeMap<String, TensorPlace>,
     open: BTreeMap<String, (PathBuf, File)>,
+    stop: &'a (dyn Fn() -> bool + Sync),
 }
 
-impl Files {
-    fn open(dir: &Path, places: BTreeMap<String, TensorPlace>) -> Result<Files, TrainError> {
+impl<'a> Files<'a> {
+    fn open(
+        dir: &Path,
+        places: BTreeMap<String, TensorPlace>,
+        stop: &'a (dyn Fn() -> bool + Sync),
+    ) -> Result<Files<'a>, TrainError> {
         let mut open = BTreeMap::new();
         for place in places.values() {
             if !open.contains_key(&place.file) {
@@ -67,7 +77,7 @@ impl Files {
                 open.insert(place.file.clone(), (path, file));
             }
         }
-        Ok(Files { places, open })
+        Ok(Files { places, open, stop })
     }
 
     fn block(&self, layer: usize) -> Result<Block, TrainError> {
@@ -117,12 +127,16 @@ impl Files {
         let (path, file) = self.open.get(&place.file).expect("every file that holds a tensor was opened");
         let stored = stored(place.dtype);
         let read = |(piece, numbers): (usize, &mut [f32])| {
+            if (self.stop)() {
+                return Err(TrainError::Stopped);
+            }
             let mut bytes = vec![0; numbers.len() * stored.bytes()];
-            file.read_exact_at(&mut bytes, place.offset + (piece * PIECE * stored.bytes()) as u64)?;
+            let offset = place.offset + (piece * PIECE * stored.bytes()) as u64;
+            file.read_exact_at(&mut bytes, offset).map_err(TrainError::io("read", path))?;
             widen(stored, &bytes, numbers);
             Ok(())
         };
-        numbers.par_chunks_mut(PIECE).enumerate().try_for_each(read).map_err(TrainError::io("read", path))
+        numbers.par_chunks_mut(PIECE).enumerate().try_for_each(read)
     }
 }
 

@@ -5,11 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
-use lorikeet_plan::{
-    AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Module, Settings as PlanSettings, parameters, plan,
-};
+use lorikeet_plan::{MemoryPlan, ModelConfig, parameters};
 
-use super::{Events, Run, Session};
+use super::{Events, Run, Session, memory};
 use crate::TrainError;
 use crate::checkpoint::{self, Found, Identity};
 use crate::config::{Config, MicroTokens};
@@ -53,7 +51,7 @@ pub(super) fn session<'a, 'e>(
         let message = [vec![format!("goes on from {}", found.name())], differing].concat().join("; ");
         tell(Event::Log { level: Level::Info, message })?;
     }
-    let model = Model::load(&config.base)?;
+    let model = Model::load_unless(&config.base, &|| stop.is_asked())?;
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
@@ -120,12 +118,12 @@ fn plan_memory(
     planned: Option<usize>,
 ) -> Result<(usize, MemoryPlan), TrainError> {
     let longest = data.report.longest_example as usize;
-    let cost = |tokens: usize| memory(shape, layout, tokens.max(longest), longest);
+    let cost = |tokens: usize| memory::plan_for(shape, layout, tokens.max(longest), longest);
     let fixed = planned.or(match config.micro_tokens {
         MicroTokens::Tokens(tokens) => Some(tokens),
         MicroTokens::Auto => None,
     });
-    let available = available_bytes();
+    let available = memory::allowed_bytes(config.memory_limit);
     let fits = |tokens: &usize| available.is_none_or(|bytes| cost(*tokens).total <= bytes);
     let tokens = fixed.or_else(|| MICRO_TOKENS.into_iter().find(fits)).unwrap_or(1);
     let memory = cost(tokens);
@@ -137,26 +135,6 @@ fn plan_memory(
         }),
         Some(_) | None => Ok((tokens, memory)),
     }
-}
-
-fn memory(shape: &ModelConfig, layout: &LoraLayout, tokens: usize, longest: usize) -> MemoryPlan {
-    let sits_on = |module: &Module| layout.entries().iter().any(|entry| entry.module == *module);
-    let modules = Module::ALL.into_iter().filter(sits_on).collect();
-    let settings = PlanSettings {
-        adapters: vec![AdapterShape { rank: layout.config().rank, modules }],
-        base_dtype: BaseDtype::F32,
-        tokens_per_micro: tokens,
-        longest_segment: longest,
-        supervised_rows: tokens,
-    };
-    plan(shape, &settings)
-}
-
-/// Memory that could be had without swapping, where the system says so.
-fn available_bytes() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 /// Names a base by its config and the names and sizes of its weights: enough to tell models apart without reading them.

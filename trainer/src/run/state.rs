@@ -122,6 +122,12 @@ impl Run {
         indices.into_iter().map(|index| index as usize).collect()
     }
 
+    /// All zero, whatever became of the step before.
+    pub(crate) fn clear_grads(&mut self) {
+        self.grads.clear();
+        self.grads.resize(self.params.len(), 0.0);
+    }
+
     /// Counts a step that was taken.
     pub(crate) fn advance(&mut self, loss: f64, tokens: u64, supervised_tokens: u64, seconds: f64) {
         let state = &mut self.state;

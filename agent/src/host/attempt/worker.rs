@@ -17,7 +17,7 @@ impl Attempt {
     /// News of its worker.
     pub(in crate::host) fn news(&mut self, news: News, now: Now, out: &mut Vec<Action>) {
         match news {
-            News::Holds => self.holds_lock(now, out),
+            News::Holds { pid } => self.holds_lock(pid, now, out),
             News::Event(line) => self.event(*line, now, out),
             News::TooLarge { resident, limit } => self.too_large(resident, limit, out),
             News::Gone { how } => self.gone(&how, now, out),
@@ -71,7 +71,8 @@ impl Attempt {
         }
     }
 
-    pub(super) fn holds_lock(&mut self, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn holds_lock(&mut self, pid: u32, now: Now, out: &mut Vec<Action>) {
+        self.pid = Some(pid);
         let State::Starting { leave, .. } = &mut self.state else { return };
         let leave = leave.take();
         let since = *self.record.running.get_or_insert(now.mono);

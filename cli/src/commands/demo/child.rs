@@ -1,4 +1,7 @@
 //! One child of the demo: this program with other arguments, in a process group of its own, its words in a log file.
+//!
+//! Its standard input is a pipe of which only this process holds the other end. When the demo is killed and can stop nobody any
+//! more, the pipe ends with it, and a child that was told `--until-eof` leaves in order.
 
 use crate::failure::Failure;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -10,7 +13,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child as Process, Command},
+    process::{Child as Process, ChildStdin, Command},
     time::timeout,
 };
 
@@ -21,6 +24,8 @@ const START: Duration = Duration::from_secs(60);
 pub(super) struct Child {
     name: &'static str,
     process: Process,
+    /// Taken out of `process`, which would close it as soon as it is waited for.
+    _tie: Option<ChildStdin>,
     log: PathBuf,
 }
 
@@ -32,14 +37,15 @@ impl Child {
         let file = file.map_err(|error| Failure::file("write", &log, &error))?;
         let program = std::env::current_exe().map_err(|error| Failure::bug(format!("find this program: {error}")))?;
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file);
         // Of its own, so that Ctrl-C reaches the demo alone, which stops its children in order.
         command.process_group(0).kill_on_drop(true);
         for name in ["LORIKEET_SERVER", "LORIKEET_TOKEN", "LORIKEET_PROFILE", "NOTIFY_SOCKET"] {
             command.env_remove(name);
         }
-        let process = command.spawn().map_err(|error| Failure::bug(format!("start the {name}: {error}")))?;
-        Ok(Self { name, process, log })
+        let mut process = command.spawn().map_err(|error| Failure::bug(format!("start the {name}: {error}")))?;
+        let tie = process.stdin.take();
+        Ok(Self { name, process, _tie: tie, log })
     }
 
     /// Until it says `ready …`.

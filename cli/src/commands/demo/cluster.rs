@@ -42,14 +42,15 @@ impl Cluster {
     pub(super) async fn start(&mut self, output: Output) -> Result<Client, Failure> {
         self.write("coordinator.toml", &self.coordinator_config()?)?;
         self.write("agent.toml", &self.agent_config()?)?;
-        let coordinator = self.spawn("coordinator", &["coordinator", "--config", &self.path("coordinator.toml")])?;
+        let coordinator =
+            self.spawn("coordinator", &["coordinator", "--until-eof", "--config", &self.path("coordinator.toml")])?;
         self.coordinator.insert(coordinator).ready().await?;
         let client = self.client()?;
         output.note("the coordinator is ready");
         let token: JoinToken = client.post(route::JOIN_TOKENS, &[], &CreateJoinToken::default()).await?;
         let ticket = token.join_string.ok_or_else(|| Failure::bug("a new join token has no join string"))?;
         self.spawn("join", &["agent", "join", &ticket, "--config", &self.path("agent.toml")])?.done().await?;
-        self.agent = Some(self.spawn("agent", &["agent", "--config", &self.path("agent.toml")])?);
+        self.agent = Some(self.spawn("agent", &["agent", "--until-eof", "--config", &self.path("agent.toml")])?);
         Ok(client)
     }
 

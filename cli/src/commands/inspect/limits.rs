@@ -1,7 +1,14 @@
-//! What an inspection may use. A file that needs more is refused by the kernel, and the coordinator sees a child that died.
+//! What an inspection may use and reach. A file that needs more is refused by the kernel, and the coordinator sees a child that
+//! died; what is not its business is out of reach for a file that turns the child against its own machine.
 
-use crate::failure::Failure;
+use crate::{
+    args::Inspect,
+    failure::{Failure, chain},
+    output::Output,
+};
+use lorikeet_worker::{Fence, Raised};
 use rustix::process::{Resource, Rlimit, setrlimit};
+use std::path::Path;
 
 /// Private memory: several times what the largest honest dataset needs, which is streamed. Mapped files do not count.
 const MEMORY_BYTES: u64 = 4 << 30;
@@ -27,6 +34,26 @@ pub(super) fn set() -> Result<(), Failure> {
             .map_err(|error| Failure::bug(format!("set the limits of an inspection: {error}")))?;
     }
     Ok(())
+}
+
+/// For the rest of this process: the files that are to be judged, for reading, and no TCP.
+pub(super) fn fence(output: Output, args: &Inspect) -> Result<(), Failure> {
+    let fence = match args {
+        Inspect::Dataset { file } => Fence::new().may_read(file),
+        Inspect::Base { directory } => base(Fence::new(), directory),
+        Inspect::Job { base: directory, dataset } => base(Fence::new().may_read(dataset), directory),
+    };
+    match fence.raise().map_err(|error| Failure::bug(chain(&error)))? {
+        Raised::FilesAndTcp => {}
+        less @ (Raised::Files | Raised::Nothing) => output.note(&format!("this inspection reaches {less}")),
+    }
+    Ok(())
+}
+
+/// A base as Hugging Face's cache keeps it is a folder of links to files elsewhere.
+fn base(fence: Fence, directory: &Path) -> Fence {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| path.is_symlink()).fold(fence.may_read(directory), Fence::may_read)
 }
 
 /// Never above what is allowed already: raising a limit takes a privilege.

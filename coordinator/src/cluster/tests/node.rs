@@ -20,8 +20,8 @@ fn a_newer_session_supersedes_and_two_machines_with_one_key_stay_out() {
     assert!(world.cluster.nodes[&NODE].record.quarantine.is_some());
     let out = world.hello_as(NODE, boot(1), boot(12), vec![]);
     assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::TwoMachines, .. })));
-    assert!(world.ask_as(user(), None, Command::ReleaseNode { id: NODE }).0.is_err());
-    world.ask(Command::ReleaseNode { id: NODE }).0.unwrap();
+    assert!(world.ask_as(user(), None, Command::OpenNode { id: NODE }).0.is_err());
+    world.ask(Command::OpenNode { id: NODE }).0.unwrap();
     let out = world.hello_as(NODE, boot(1), boot(12), vec![]);
     assert!(out.iter().any(|action| matches!(action, Action::Admit { .. })));
 }

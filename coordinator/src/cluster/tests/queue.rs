@@ -42,6 +42,49 @@ fn higher_priority_goes_first_then_age() {
 }
 
 #[test]
+fn users_take_turns_however_many_jobs_one_of_them_brings() {
+    let mut world = World::with_gpus(2, Rules::default());
+    world.shares_everything();
+    let first: Vec<_> = (1..=6).map(|n| world.submit(n)).collect();
+    let later = world.submit_as(user(), 20, |_| {});
+    let attempt = world.run(first[0]);
+    world.pass_talking(Duration::from_secs(5));
+    world.report(attempt, ended(Outcome::Ok));
+    assert!(world.is_placed(later), "who has used nothing goes before who has");
+    assert!(world.is_placed(first[1]) && !world.is_placed(first[2]));
+}
+
+#[test]
+fn use_counts_half_after_a_week_and_is_remembered_over_a_restart() {
+    let mut world = World::ready();
+    let (_, attempt) = world.running(1);
+    world.pass_talking(Duration::from_secs(5));
+    let out = world.report(attempt, ended(Outcome::Ok));
+    let Some(Record::Usage(usage)) = row(&out, |r| matches!(r, Record::Usage(_))) else { panic!("it is written down") };
+    assert_eq!(usage.device_millis, 5_000);
+    let loaded = Loaded { generation: 1, usages: vec![*usage], ..Loaded::default() };
+    let mut later = world.now;
+    later.wall.0 += 7 * 86_400_000;
+    let again = Cluster::new(loaded, Timers::default(), later);
+    assert_eq!(again.fair.used(ADMIN, later), 2_500);
+}
+
+#[test]
+fn a_user_gets_no_more_jobs_and_devices_than_are_allowed_and_the_next_user_does() {
+    let rules = Rules { jobs_per_user: Some(1), devices_per_user: Some(2), ..Rules::default() };
+    let mut world = World::with_gpus(4, rules);
+    world.shares_everything();
+    let first = world.submit(1);
+    let second = world.submit(2);
+    let large = world.submit_as(user(), 3, |spec| spec.resources.gpus = 3);
+    assert!(world.is_placed(first) && !world.is_placed(second) && !world.is_placed(large));
+    assert_eq!(world.why(second).limit, Some(Limit::Jobs(1)));
+    assert_eq!(world.why(large).limit, Some(Limit::Devices(2)));
+    let theirs = world.submit_as(user(), 4, |_| {});
+    assert!(world.is_placed(theirs));
+}
+
+#[test]
 fn a_job_that_fits_no_message_fails_with_a_reason_and_is_never_offered() {
     let mut world = World::ready();
     let job = world.submit_with(1, |spec| {

@@ -108,6 +108,7 @@ pub(super) fn spec() -> JobSpec {
             gpus: 1,
             gpu: GpuRequest::Any,
             labels: Default::default(),
+            exclusive: true,
             max_runtime: Duration::from_secs(86_400),
         },
         policy: Policy {
@@ -116,6 +117,18 @@ pub(super) fn spec() -> JobSpec {
             on_lost: OnLost::Requeue,
             max_cost_micros: None,
         },
+    }
+}
+
+/// 80 GiB, nobody on it.
+pub(super) fn gpu(index: usize) -> Device {
+    Device {
+        id: DeviceId(format!("GPU-{index}")),
+        name: "NVIDIA H200".into(),
+        kind: DeviceKind::Cuda { compute: (9, 0) },
+        memory_bytes: 80 << 30,
+        free_bytes: 80 << 30,
+        usable: Ok(()),
     }
 }
 
@@ -162,6 +175,18 @@ impl World {
 
     pub(super) fn ready() -> Self {
         Self::ready_with(|_| {})
+    }
+
+    /// A dataset, a base and a node with so many GPUs of 80 GiB.
+    pub(super) fn with_gpus(count: usize, rules: Rules) -> Self {
+        let mut world = Self::new();
+        world.cluster.rules = rules;
+        world.prepare();
+        world.join(NODE);
+        let mut hello = world.hello_message(boot(1), boot(1), vec![]);
+        hello.devices = (0..count).map(gpu).collect();
+        world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "s".into(), hello: Box::new(hello) });
+        world
     }
 
     /// A dataset, a base and an idle node.
@@ -236,6 +261,7 @@ impl World {
             boot: None,
             sessions: 0,
             last_report: 0,
+            closed: None,
         };
         let now = self.now;
         self.cluster.nodes.insert(node, LiveNode::new(record, now));
@@ -385,11 +411,15 @@ impl World {
     }
 
     pub(super) fn submit_with(&mut self, n: u128, change: impl FnOnce(&mut JobSpec)) -> JobId {
+        self.submit_as(admin(), n, change)
+    }
+
+    pub(super) fn submit_as(&mut self, actor: Actor, n: u128, change: impl FnOnce(&mut JobSpec)) -> JobId {
         let id = JobId(uuid(100 + n));
         let mut spec = spec();
         change(&mut spec);
         self.now.wall.0 += 1;
-        self.ask(Command::SubmitJob { id, spec: Box::new(spec) }).0.unwrap();
+        self.ask_as(actor, None, Command::SubmitJob { id, spec: Box::new(spec) }).0.unwrap();
         let found = Inspection::Job(self.findings.clone());
         self.handle(Event::Inspected { subject: Subject::Job(id), result: Ok(found), files: vec![] });
         id
@@ -401,6 +431,26 @@ impl World {
         self.accept(attempt);
         self.report(attempt, ReportBody::Running { from_step: 0 });
         (job, attempt)
+    }
+
+    /// It holds devices, and trains.
+    pub(super) fn is_placed(&self, job: JobId) -> bool {
+        self.cluster.jobs.get(&job).is_some_and(|job| job.attempt.is_some())
+    }
+
+    /// Takes the offer that is on the table.
+    pub(super) fn run(&mut self, job: JobId) -> AttemptId {
+        let attempt = self.offer_of(job).unwrap().attempt;
+        self.accept(attempt);
+        self.report(attempt, ReportBody::Running { from_step: 0 });
+        attempt
+    }
+
+    pub(super) fn why(&self, job: JobId) -> schedule::Why {
+        match self.cluster.answer(admin(), Query::Why(job), self.now) {
+            Ok(Answer::Why(Some(why))) => why,
+            other => panic!("it does not wait: {other:?}"),
+        }
     }
 
     /// The newest offer of a job that is still on the table.

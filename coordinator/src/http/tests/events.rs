@@ -31,8 +31,13 @@ async fn stream(world: &World, job: JobId, last: Option<&str>) -> (Vec<(String, 
     if let Some(last) = last {
         request = request.header("last-event-id", last);
     }
-    let text =
-        tokio::time::timeout(Duration::from_secs(20), request.send().await.unwrap().text()).await.unwrap().unwrap();
+    told_to_the_end(String::new(), request.send().await.unwrap()).await
+}
+
+/// Likewise, of a stream of which `text` was read already.
+async fn told_to_the_end(text: String, response: reqwest::Response) -> (Vec<(String, String)>, Value) {
+    let rest = tokio::time::timeout(Duration::from_secs(20), response.text()).await.unwrap().unwrap();
+    let text = text + &rest;
     let field = |block: &str, name: &str| {
         block
             .lines()
@@ -74,12 +79,13 @@ async fn a_stream_goes_on_behind_the_last_event_its_client_has() {
 async fn a_stream_of_a_waiting_job_ends_soon_after_its_cancel() {
     let world = World::new().await;
     let job = world.job().await;
-    let cancel = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        world.call(Method::POST, &route::with_id(route::JOB_CANCEL, job), json!({})).await;
-        Instant::now()
-    };
-    let ((names, last), cancelled) = tokio::join!(stream(&world, job, None), cancel);
+    let request = world.ask(Method::GET, &route::with_id(route::JOB_EVENTS, job), &world.admin);
+    let mut open = request.send().await.unwrap();
+    // The stream is there and waits once it has told how the job stands.
+    let first = open.chunk().await.unwrap().unwrap();
+    world.call(Method::POST, &route::with_id(route::JOB_CANCEL, job), json!({})).await;
+    let cancelled = Instant::now();
+    let (names, last) = told_to_the_end(String::from_utf8(first.to_vec()).unwrap(), open).await;
     assert!(cancelled.elapsed() < Duration::from_secs(1), "{:?}", cancelled.elapsed());
     assert_eq!(names.last().unwrap().0, "complete");
     assert_eq!(last["status"], "CANCELLED");

@@ -186,9 +186,10 @@ fn resources(table: &mut Table, faults: &mut Vec<FieldError>) -> ResourceKeys {
         gpus: table.take("gpus", &range::GPUS.expected(), faults),
         gpu: table.take("gpu", range::GPU, faults),
         labels: table.take("labels", "a table of strings", faults),
+        exclusive: table.take("exclusive", "true or false", faults),
         max_runtime: table.take("max_runtime", &range::MAX_RUNTIME.expected(), faults),
     };
-    table.refuse(&["exclusive", "prefer", "min_driver"], faults);
+    table.refuse(&["prefer", "min_driver"], faults);
     keys
 }
 

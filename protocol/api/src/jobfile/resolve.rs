@@ -234,6 +234,7 @@ fn resources(keys: &ResourceKeys, faults: &mut Faults) -> Resources {
         gpus,
         gpu: gpu(keys.gpu.as_ref(), faults),
         labels: labels(keys.labels.clone().unwrap_or_default(), faults),
+        exclusive: keys.exclusive.unwrap_or(true),
         max_runtime: range::MAX_RUNTIME.check(keys.max_runtime.as_deref().unwrap_or("24h"), faults),
     }
 }

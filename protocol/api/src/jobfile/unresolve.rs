@@ -105,6 +105,7 @@ fn resources(resources: &Resources) -> ResourceKeys {
         gpus: Some(resources.gpus.into()),
         gpu: Some(gpu(&resources.gpu)),
         labels: Some(resources.labels.clone()),
+        exclusive: Some(resources.exclusive),
         max_runtime: Some(span(resources.max_runtime)),
     }
 }

@@ -1,30 +1,31 @@
-//! How long to wait before dialling again: twice as long each time, capped, and anywhere below that ("full jitter"), so that
+//! How long to wait before asking again: twice as long each time, capped, and anywhere below that ("full jitter"), so that
 //! a thousand agents that lost one coordinator together do not come back together.
 
 use std::time::Duration;
 
 /// Starts afresh only when told that a connection truly worked.
-#[derive(Debug)]
-pub(super) struct Backoff {
+#[derive(Debug, Clone)]
+pub struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+    /// The first wait is at most `first`; none is longer than `longest`.
+    pub fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0 }
     }
 
     /// The next wait, by a number drawn evenly from all of `u64`.
-    pub(super) fn wait(&mut self, random: u64) -> Duration {
+    pub fn wait(&mut self, random: u64) -> Duration {
         let ceiling = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
         self.failures += 1;
         ceiling.mul_f64(random as f64 / u64::MAX as f64)
     }
 
-    /// The coordinator said welcome.
-    pub(super) fn reset(&mut self) {
+    /// The connection truly worked.
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 }

@@ -1,0 +1,106 @@
+//! How attempts end: by themselves, by a fault, by the clock.
+
+use super::*;
+
+#[test]
+fn a_finished_worker_is_over_once_its_adapter_is_uploaded_and_its_process_gone() {
+    let mut scene = Scene::running();
+    let out = scene.line(9, WorkerEvent::Finished { step: 30, files: vec![] });
+    assert_eq!(bodies(&out), [&ReportBody::Finalizing]);
+    assert!(out.contains(&Action::UploadAdapter(id(1), vec![])));
+
+    let uploaded = Event::AdapterUploaded(id(1), vec![file("adapter_model.safetensors")], Some("{}".into()));
+    assert!(bodies(&scene.event(uploaded)).is_empty(), "the process still holds its devices");
+    let out = scene.gone(1);
+    let ended = ended(&out);
+    assert_eq!((ended.outcome, ended.step, ended.files.len()), (Outcome::Ok, 30, 1));
+    assert_eq!(ended.summary.as_deref(), Some("{}"));
+    assert_eq!(scene.phase(1), AttemptPhase::Done);
+}
+
+#[test]
+fn a_process_that_vanishes_is_lost_and_its_device_free() {
+    let mut scene = Scene::running();
+    scene.line(1, step(7));
+    let out = scene.gone(1);
+    let ended = ended(&out);
+    assert_eq!((ended.outcome, ended.step), (Outcome::Lost, 7));
+    assert!(ended.message.as_deref().unwrap().starts_with("process: "));
+    assert!(scene.heard(offer(2)).contains(&Action::Tell(FromAgent::Accepted(id(2)))));
+}
+
+#[test]
+fn a_failure_keeps_the_workers_own_class() {
+    for (class, outcome) in [
+        (FailureClass::OutOfMemory, Outcome::Oom),
+        (FailureClass::DiskFull, Outcome::DiskFull),
+        (FailureClass::Dataset, Outcome::UserError),
+    ] {
+        let mut scene = Scene::running();
+        let out = scene.line(3, WorkerEvent::Failed { class, message: "no".into(), hint: Some("less".into()) });
+        assert!(!out.contains(&Action::UploadAdapter(id(1), vec![])));
+        let out = scene.gone(1);
+        let ended = ended(&out);
+        assert_eq!((ended.outcome, ended.class, ended.message.as_deref()), (outcome, Some(class), Some("no (less)")));
+    }
+}
+
+#[test]
+fn files_that_cannot_be_fetched_end_the_attempt_with_their_reason() {
+    let mut scene = Scene::new();
+    scene.heard(offer(1));
+    let fault = Fault { outcome: Outcome::DiskFull, message: "write /cache: no space".into() };
+    let out = scene.event(Event::PrepareFailed(id(1), fault));
+    assert_eq!(ended(&out).outcome, Outcome::DiskFull);
+}
+
+#[test]
+fn a_worker_that_never_takes_its_lock_is_killed() {
+    let mut scene = Scene::new();
+    scene.heard(offer(1));
+    scene.event(Event::Prepared(id(1)));
+    assert_eq!(scene.wait(30), [Action::Kill(id(1))]);
+    let out = scene.gone(1);
+    assert_eq!(ended(&out).outcome, Outcome::PrepareFailed);
+}
+
+#[test]
+fn a_worker_that_grows_too_large_is_killed_and_called_out_of_memory() {
+    let mut scene = Scene::running();
+    let out = scene.news(1, News::TooLarge { resident: 9, limit: 8 });
+    assert_eq!(out, [Action::Kill(id(1))]);
+    assert!(scene.news(1, News::TooLarge { resident: 10, limit: 8 }).is_empty());
+    let out = scene.gone(1);
+    assert_eq!(ended(&out).outcome, Outcome::Oom);
+}
+
+#[test]
+fn the_time_limit_asks_for_a_save_and_is_named_as_the_end() {
+    let mut scene = Scene::running();
+    assert!(scene.wait(3599).is_empty());
+    let out = scene.wait(1);
+    assert!(out.contains(&Action::Ask(id(1), Ask::Stop(StopHow::Save, StopCause::TimeLimit))), "{out:?}");
+    let out = scene.gone(1);
+    assert_eq!(ended(&out).outcome, Outcome::TimedOut);
+}
+
+#[test]
+fn a_worker_that_said_its_last_word_and_stays_is_killed() {
+    let mut scene = Scene::running();
+    scene.line(9, WorkerEvent::Failed { class: FailureClass::Internal, message: "bug".into(), hint: None });
+    assert!(scene.wait(29).is_empty());
+    assert_eq!(scene.wait(1), [Action::Kill(id(1))]);
+}
+
+#[test]
+fn progress_is_reported_at_most_once_a_second_and_never_lost() {
+    let mut scene = Scene::running();
+    scene.line(1, WorkerEvent::Plan(plan(100)));
+    assert_eq!(progress_steps(&scene.line(2, step(1))), [1]);
+    assert!(progress_steps(&scene.line(3, step(2))).is_empty());
+    assert!(progress_steps(&scene.line(4, step(3))).is_empty());
+    assert_eq!(scene.host.next_deadline(), Some(scene.now.mono + Duration::from_secs(1)));
+    assert_eq!(progress_steps(&scene.wait(1)), [3]);
+    scene.line(5, step(4));
+    assert_eq!(progress_steps(&scene.line(6, WorkerEvent::Finished { step: 4, files: vec![] })), [4]);
+}

@@ -1,0 +1,116 @@
+//! The agent or the coordinator is away for a while.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_finds_its_running_worker_and_goes_on() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Checkpoint(_))).await;
+    let worker = scene.holder(1);
+    let heard = talk.reports.last().unwrap().number;
+    scene.shutdown().await;
+    assert_eq!(scene.holder(1), worker);
+
+    let mut talk = scene.start_with(|hello| Welcome { last_report: heard, ..welcome(hello) }).await;
+    assert_eq!(talk.known, [(attempt(1), AttemptPhase::Running)]);
+    talk.until(|report| matches!(report.body, ReportBody::Progress(_))).await;
+    talk.say(ToAgent::Stop { attempt: attempt(1), how: StopHow::Save, cause: StopCause::Pause }).await;
+    let ended = talk.until_ended().await;
+    assert_eq!(ended.outcome, Outcome::Preempted);
+    assert_eq!(scene.holder(1), worker, "the same process to the end");
+    let emergency =
+        |report: &Report| matches!(&report.body, ReportBody::Checkpoint(one) if one.kind == CheckpointKind::Emergency);
+    assert!(talk.reports.iter().any(emergency));
+    assert!(!talk.phases().contains(&"running".to_owned()), "it was said before");
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hours_without_a_coordinator_cost_nothing() {
+    let mut scene = Scene::new(&Script::new(40, 10)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    let heard = talk.reports.last().unwrap().number;
+    drop(talk);
+    scene.crash_coordinator().await;
+    scene.until_outcome(1).await;
+
+    let mut talk = scene.restart_coordinator(heard).await;
+    let ended = talk.until_ended().await;
+    assert_eq!((ended.outcome, ended.step), (Outcome::Ok, 40));
+    assert!(talk.reports[0].number == heard + 1 && talk.numbers_have_no_gaps());
+    let lines = talk.until_lines(1).await;
+    assert!(lines.iter().map(|line| line.seq).eq(1..=lines.len() as u64));
+    scene.holds_every_file(&talk.reports);
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_the_coordinator_lost_are_uploaded_again_before_their_report() {
+    let mut scene = Scene::new(&Script::new(12, 5)).await;
+    let mut talk = scene.start().await;
+    talk.mute = true;
+    talk.offer(&scene, 1, None).await;
+    talk.until_ended().await;
+    drop(talk);
+    scene.crash_coordinator().await;
+    scene.shelf_is_lost();
+    let mut talk = scene.restart_coordinator(0).await;
+    talk.until_ended().await;
+    scene.holds_every_file(&talk.reports);
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_not_acknowledged_is_said_again() {
+    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    scene.config.link.report_retry = Duration::from_millis(200);
+    let mut talk = scene.start().await;
+    talk.mute = true;
+    talk.offer(&scene, 1, None).await;
+    talk.until_ended().await;
+    talk.until_ended().await;
+    let firsts = talk.reports.iter().filter(|report| report.number == 1).count();
+    assert!(firsts >= 2, "{:?}", talk.reports);
+    talk.say(ToAgent::Acknowledged { through: talk.reports.last().unwrap().number }).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_not_current_is_stopped_and_forgotten() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    let heard = talk.reports.last().unwrap().number;
+    scene.shutdown().await;
+    let mut talk = scene
+        .start_with(|hello| Welcome {
+            last_report: heard,
+            verdicts: hello.attempts.iter().map(|known| (known.id, Verdict::Stop)).collect(),
+            ..welcome(hello)
+        })
+        .await;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Superseded);
+    let through = talk.until_lines(1).await.len() as u64;
+    talk.say(ToAgent::EventsAcknowledged { attempt: attempt(1), through }).await;
+    scene.until_gone(1).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_told_to_leave_no_work_behind_saves_it_first() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    scene.config.stop_workers_on_exit = true;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    scene.shutdown().await;
+    let holder = scene.holder(1);
+    assert!(procfs::process::Process::new(holder.pid as i32).is_err(), "the worker is still there");
+    let events = std::fs::read_to_string(scene.places().attempt(attempt(1)).join("events.jsonl")).unwrap();
+    assert!(events.lines().last().unwrap().contains("stopped"));
+}

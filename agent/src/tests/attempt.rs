@@ -1,0 +1,174 @@
+//! An attempt from its offer to its end, whichever that is.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_becomes_an_adapter_at_the_coordinator() {
+    let mut scene = Scene::new(&Script::new(12, 5)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    let ended = talk.until_ended().await;
+    assert_eq!((ended.outcome, ended.step), (Outcome::Ok, 12));
+    assert_eq!(ended.summary.as_deref(), Some("{\"steps\":1}"));
+    // A checkpoint may still be on its way when the worker says its last word.
+    let mut phases = talk.phases();
+    phases.retain(|phase| phase != "finalizing");
+    assert_eq!(phases, ["preparing", "running", "checkpoint 5", "checkpoint 10", "ended"]);
+    assert!(talk.numbers_have_no_gaps());
+    assert!(talk.reports.iter().any(|report| matches!(report.body, ReportBody::Progress(_))));
+    scene.holds_every_file(&talk.reports);
+
+    let lines = talk.until_lines(1).await;
+    assert!(matches!(lines.last().unwrap().event, WorkerEvent::Finished { .. }));
+    assert!(lines.iter().map(|line| line.seq).eq(1..=lines.len() as u64));
+    talk.say(ToAgent::EventsAcknowledged { attempt: attempt(1), through: lines.len() as u64 }).await;
+    talk.say(ToAgent::Forget(attempt(1))).await;
+    scene.until_gone(1).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_goes_on_from_a_checkpoint_made_elsewhere() {
+    let mut scene = Scene::new(&Script::new(12, 1)).await;
+    let mut talk = scene.start().await;
+    let files = vec![scene.coordinator.shelve("manifest.json", b"{}"), scene.coordinator.shelve("state.json", b"s")];
+    let resume = Checkpoint { step: 10, loss: 1.0, kind: CheckpointKind::Periodic, files };
+    talk.offer(&scene, 1, Some(resume)).await;
+    talk.until_ended().await;
+    assert!(talk.reports.iter().any(|report| report.body == ReportBody::Running { from_step: 10 }));
+    let steps = talk.until_lines(1).await;
+    let first =
+        steps.iter().find_map(|line| if let WorkerEvent::Step(step) = &line.event { Some(step.step) } else { None });
+    assert_eq!(first, Some(11));
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_worker_is_gone_and_its_device_free_for_the_next() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    talk.say(ToAgent::Stop { attempt: attempt(1), how: StopHow::Discard, cause: StopCause::Cancel }).await;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Cancelled);
+    talk.offer(&scene, 2, None).await;
+    talk.until(|report| report.attempt == attempt(2) && matches!(report.body, ReportBody::Running { .. })).await;
+    talk.say(ToAgent::Stop { attempt: attempt(2), how: StopHow::Discard, cause: StopCause::Cancel }).await;
+    talk.until_ended().await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_mid_step_is_lost_with_its_last_checkpoint_counted() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Checkpoint(_))).await;
+    scene.kill(1);
+    let ended = talk.until_ended().await;
+    assert_eq!(ended.outcome, Outcome::Lost);
+    assert!(ended.message.unwrap().contains("signal: 9"));
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workers_own_failure_and_a_silent_end_are_told_apart() {
+    for (end, outcome, class) in
+        [(End::Fail, Outcome::UserError, Some(FailureClass::Dataset)), (End::Vanish, Outcome::Lost, None)]
+    {
+        let mut scene = Scene::new(&Script { end, ..Script::new(2, 1) }).await;
+        let mut talk = scene.start().await;
+        talk.offer(&scene, 1, None).await;
+        let ended = talk.until_ended().await;
+        assert_eq!((ended.outcome, ended.class), (outcome, class));
+        scene.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_grows_too_large_is_killed_and_the_agent_lives() {
+    let mut scene = Scene::new(&Script { grow_bytes: 200 << 20, ..Script::new(100_000, 5) }).await;
+    scene.config.worker.memory_limit = Some(100 << 20);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Oom);
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_limit_saves_and_ends_an_attempt() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let mut talk = scene.start().await;
+    let mut offer = scene.offer(1, None);
+    offer.time_left = Duration::from_millis(300);
+    talk.say(ToAgent::Offer(Box::new(offer))).await;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::TimedOut);
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_not_ours_end_an_attempt_before_it_begins() {
+    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    let mut talk = scene.start().await;
+    let offer = scene.offer(1, None);
+    scene.coordinator.shelf.lock().unwrap().files.remove(&offer.dataset.manifest.hash);
+    talk.say(ToAgent::Offer(Box::new(offer))).await;
+    let ended = talk.until_ended().await;
+    assert_eq!(ended.outcome, Outcome::Superseded);
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_device_and_an_unusable_one_are_declined() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    let other = AttemptId { job: lorikeet_protocol::id::JobId(uuid::Uuid::from_u128(8)), ..attempt(1) };
+    for (device, reason) in [("cpu", "held by"), ("broken", "no driver")] {
+        let mut offer = scene.offer(1, None);
+        offer.attempt = other;
+        offer.devices = vec![lorikeet_protocol::id::DeviceId(device.into())];
+        talk.say(ToAgent::Offer(Box::new(offer))).await;
+        assert!(talk.until_declined().await.contains(reason));
+    }
+    talk.say(ToAgent::Stop { attempt: attempt(1), how: StopHow::Discard, cause: StopCause::Cancel }).await;
+    talk.until_ended().await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_whose_memory_a_dead_worker_holds_is_out_until_it_lets_go() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let held = scene.folder.path().join("held");
+    let devices = &mut scene.config.devices;
+    devices.fake[0].held_by = Some(held.clone());
+    devices.probe = Duration::from_millis(20);
+    devices.release_grace = Duration::from_millis(100);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    std::fs::write(&held, scene.holder(1).pid.to_string()).unwrap();
+    scene.kill(1);
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Lost);
+    let quarantined = |why: &String| why.contains("quarantined: its memory is still held by process");
+    talk.until_device("cpu", |usable| usable.as_ref().is_err_and(quarantined)).await;
+    talk.offer(&scene, 2, None).await;
+    assert!(quarantined(&talk.until_declined().await));
+    std::fs::remove_file(&held).unwrap();
+    talk.until_device("cpu", Result::is_ok).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_refused_for_good_ends_the_attempt_with_its_reason() {
+    let mut scene = Scene::new(&Script::new(4, 100)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    scene.coordinator.shelf.lock().unwrap().refuse = vec![Refusal::TooLarge; 8];
+    let ended = talk.until_ended().await;
+    assert_eq!(ended.outcome, Outcome::UserError);
+    assert!(ended.message.unwrap().contains("TooLarge"));
+    scene.shutdown().await;
+}

@@ -1,0 +1,31 @@
+//! An agent that does not start says why.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_on_one_data_directory_are_one_too_many() {
+    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    let _talk = scene.start().await;
+    let error = Agent::start(scene.config.clone()).await.unwrap_err();
+    assert!(matches!(error, AgentError::Busy(_)), "{error}");
+    assert_eq!(error.blame(), Blame::Person);
+    scene.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_never_joined_says_how_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Agent::start(Config { data_dir: folder.path().into(), ..Config::default() }).await.unwrap_err();
+    assert!(error.to_string().contains("has not joined"), "{error}");
+    assert!(error.hint().unwrap().contains("lorikeet agent join"));
+}
+
+#[tokio::test]
+async fn a_data_directory_that_cannot_be_written_is_named() {
+    let coordinator = Coordinator::start();
+    let config = Config { data_dir: "/proc/nowhere".into(), ..Config::default() };
+    let error = Agent::join(&coordinator.join_string(), &config).await.unwrap_err();
+    assert!(error.to_string().contains("/proc/nowhere"), "{error}");
+    assert_eq!(error.blame(), Blame::Machine);
+    assert!(coordinator.joins.lock().unwrap().is_empty(), "a secret was spent on a machine that cannot keep its key");
+}

@@ -1,0 +1,59 @@
+//! What each device of a node is taken by: a list of attempts with their planned bytes. One that wants to be alone keeps others away.
+
+use lorikeet_protocol::id::{AttemptId, DeviceId};
+use std::collections::BTreeMap;
+
+/// One node's devices, as far as they are taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ledger(BTreeMap<DeviceId, Vec<Share>>);
+
+/// What one attempt takes of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Which attempt.
+    pub attempt: AttemptId,
+    /// What its plan allows it.
+    pub planned_bytes: u64,
+    /// Whether it wants the device for itself.
+    pub exclusive: bool,
+}
+
+impl Ledger {
+    /// Devices are taken.
+    pub fn take(&mut self, devices: &[DeviceId], share: Share) {
+        for device in devices {
+            self.0.entry(device.clone()).or_default().push(share);
+        }
+    }
+
+    /// And given back.
+    pub fn release(&mut self, devices: &[DeviceId], attempt: AttemptId) {
+        for device in devices {
+            if let Some(shares) = self.0.get_mut(device) {
+                shares.retain(|share| share.attempt != attempt);
+            }
+        }
+        self.0.retain(|_, shares| !shares.is_empty());
+    }
+
+    /// Who has a device.
+    pub fn shares(&self, device: &DeviceId) -> &[Share] {
+        self.0.get(device).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whoever wants to be alone is.
+    pub(super) fn check_invariants(&self) {
+        for (device, shares) in &self.0 {
+            assert!(shares.len() == 1 || shares.iter().all(|share| !share.exclusive), "{device} is held twice");
+        }
+    }
+
+    /// Everybody, with their devices.
+    pub fn attempts(&self) -> BTreeMap<AttemptId, Vec<DeviceId>> {
+        let mut attempts = BTreeMap::<_, Vec<_>>::new();
+        for (device, shares) in &self.0 {
+            shares.iter().for_each(|share| attempts.entry(share.attempt).or_default().push(device.clone()));
+        }
+        attempts
+    }
+}

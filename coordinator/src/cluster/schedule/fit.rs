@@ -1,0 +1,237 @@
+//! Whether a job fits on a node, on which of its devices, and if not, why not.
+
+use super::{Candidate, NodeView};
+use lorikeet_protocol::{
+    id::{DeviceId, NodeId},
+    job::{Device, DeviceKind, GpuRequest, Resources},
+};
+use std::{cmp::Reverse, time::Duration};
+
+/// Why a node does not take a job.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhyNot {
+    /// Its agent is not connected.
+    Unreachable,
+    /// A person or a fault has closed it.
+    Quarantined(String),
+    /// It takes nothing new: a person wants it so.
+    Cordoned,
+    /// It lacks a label.
+    Label {
+        /// Which.
+        key: String,
+        /// What it would have to be.
+        value: String,
+    },
+    /// None of its devices is of the kind asked for.
+    NoSuchDevice,
+    /// Its program cannot train on them.
+    Unusable(String),
+    /// They are taken.
+    Busy,
+    /// They have too little free memory.
+    Memory {
+        /// What the plan needs.
+        needed_bytes: u64,
+        /// What the best device has.
+        free_bytes: u64,
+    },
+    /// It could take the job, and a job before this one got it.
+    Outrun,
+    /// They are kept for a job before this one, which would have to wait for it.
+    Reserved,
+}
+
+/// What makes two requests the same for a node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shape(String, u64, u64, Duration);
+
+impl Shape {
+    pub(super) fn of(candidate: &Candidate<'_>) -> Self {
+        let Resources { gpus, gpu, labels, exclusive, max_runtime: _ } = candidate.resources;
+        let request = format!("{gpus} {gpu:?} {labels:?} {exclusive}");
+        Self(request, candidate.cpu_bytes, candidate.cuda_bytes, candidate.lasts)
+    }
+}
+
+/// Devices of one node that a job would get.
+#[derive(Debug)]
+pub(super) struct Fit {
+    pub(super) devices: Vec<DeviceId>,
+    pub(super) planned_bytes: u64,
+    free_bytes: u64,
+}
+
+/// A node in the course of a pass.
+pub(super) struct Place<'a> {
+    pub(super) node: &'a NodeView<'a>,
+    pub(super) slots: Vec<Slot<'a>>,
+}
+
+/// A device in the course of a pass.
+pub(super) struct Slot<'a> {
+    pub(super) device: &'a Device,
+    /// Bytes that nobody uses or has planned.
+    free_bytes: u64,
+    state: SlotState,
+    /// Kept from this moment on for somebody else.
+    reserved: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SlotState {
+    Idle,
+    /// Others are on it, and do not mind.
+    Shared,
+    Taken,
+    /// Taken in this pass.
+    Outrun,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn new(node: &'a NodeView<'a>) -> Self {
+        let slot = |device: &'a Device| {
+            let shares = node.ledger.shares(&device.id);
+            let planned: u64 = shares.iter().map(|share| share.planned_bytes).sum();
+            let state = match shares {
+                [] => SlotState::Idle,
+                shares if shares.iter().any(|share| share.exclusive) => SlotState::Taken,
+                _ => SlotState::Shared,
+            };
+            // What runs there is in the live figure, and what has not yet begun to run is in the plan.
+            let free_bytes = device.free_bytes.min(device.memory_bytes.saturating_sub(planned));
+            Slot { device, free_bytes, state, reserved: None }
+        };
+        Self { node, slots: node.devices.iter().map(slot).collect() }
+    }
+
+    /// Whether anything at all could start here.
+    pub(super) fn has_room(&self) -> bool {
+        let open =
+            |slot: &Slot<'_>| matches!(slot.state, SlotState::Idle | SlotState::Shared) && slot.device.usable.is_ok();
+        self.node.closed.is_none() && self.slots.iter().any(open)
+    }
+
+    /// Devices that suit the request, whoever has them; or why this node can never take the job as it is.
+    pub(super) fn suitable(&self, candidate: &Candidate<'_>) -> Result<Vec<usize>, WhyNot> {
+        if let Some(reason) = &self.node.closed {
+            return Err(reason.clone());
+        }
+        let labels = &candidate.resources.labels;
+        if let Some((key, value)) = labels.iter().find(|(key, value)| self.node.labels.get(*key) != Some(value)) {
+            return Err(WhyNot::Label { key: key.clone(), value: value.clone() });
+        }
+        let wanted = usize::from(candidate.resources.gpus);
+        let slots = || self.slots.iter().enumerate();
+        let mut suitable = Vec::new();
+        let mut unusable = None;
+        for (index, slot) in slots().filter(|(_, slot)| matches(&candidate.resources.gpu, slot.device)) {
+            match &slot.device.usable {
+                Ok(()) => suitable.push(index),
+                Err(reason) => unusable = unusable.or(Some(reason)),
+            }
+        }
+        match unusable {
+            _ if suitable.len() >= wanted => Ok(suitable),
+            Some(reason) => Err(WhyNot::Unusable(reason.clone())),
+            None => Err(WhyNot::NoSuchDevice),
+        }
+    }
+
+    /// The devices that the job would get now, or the reason that speaks most against it.
+    pub(super) fn fit(&self, candidate: &Candidate<'_>, now: Duration) -> Result<Fit, WhyNot> {
+        let wanted = usize::from(candidate.resources.gpus);
+        let mut open = self.suitable(candidate)?;
+        open.retain(|index| self.slots[*index].state != SlotState::Taken);
+        let alone = candidate.resources.exclusive;
+        open.retain(|index| !alone || self.slots[*index].state != SlotState::Shared);
+        if open.len() < wanted {
+            return Err(WhyNot::Busy);
+        }
+        open.retain(|index| self.slots[*index].state != SlotState::Outrun);
+        if open.len() < wanted {
+            return Err(WhyNot::Outrun);
+        }
+        let ends = now + candidate.lasts;
+        open.retain(|index| self.slots[*index].reserved.is_none_or(|from| ends <= from));
+        if open.len() < wanted {
+            return Err(WhyNot::Reserved);
+        }
+        self.tightest(candidate, open, wanted)
+    }
+
+    /// The fitting devices with the least free memory; GPUs before the CPU slot.
+    fn tightest(&self, candidate: &Candidate<'_>, open: Vec<usize>, wanted: usize) -> Result<Fit, WhyNot> {
+        let slots = || open.iter().map(|index| &self.slots[*index]);
+        let mut fitting: Vec<_> = slots().filter(|slot| slot.free_bytes >= needed(candidate, slot.device)).collect();
+        if fitting.len() < wanted {
+            let roomiest = slots().max_by_key(|slot| slot.free_bytes);
+            let (needed_bytes, free_bytes) =
+                roomiest.map_or((0, 0), |slot| (needed(candidate, slot.device), slot.free_bytes));
+            return Err(WhyNot::Memory { needed_bytes, free_bytes });
+        }
+        fitting.sort_by_key(|slot| (slot.device.kind == DeviceKind::Cpu, slot.free_bytes, &slot.device.id));
+        fitting.truncate(wanted);
+        Ok(Fit {
+            planned_bytes: fitting.iter().map(|slot| needed(candidate, slot.device)).max().unwrap_or(0),
+            free_bytes: fitting.iter().map(|slot| slot.free_bytes).sum(),
+            devices: fitting.into_iter().map(|slot| slot.device.id.clone()).collect(),
+        })
+    }
+
+    /// Better is greater: not blamed, then near the files, then the tightest fit; the id decides between equals.
+    pub(super) fn rank(&self, candidate: &Candidate<'_>, fit: &Fit) -> (bool, usize, Reverse<u64>, NodeId) {
+        let near = candidate.files.iter().filter(|file| self.node.cached.contains(file)).count();
+        (!candidate.avoid.contains(&self.node.id), near, Reverse(fit.free_bytes), self.node.id)
+    }
+
+    pub(super) fn take(&mut self, candidate: &Candidate<'_>, fit: &Fit) {
+        for slot in self.slots.iter_mut().filter(|slot| fit.devices.contains(&slot.device.id)) {
+            slot.free_bytes = slot.free_bytes.saturating_sub(fit.planned_bytes);
+            slot.state = if candidate.resources.exclusive { SlotState::Outrun } else { SlotState::Shared };
+        }
+    }
+
+    /// Keeps devices for somebody from a moment on.
+    pub(super) fn reserve(&mut self, devices: &[usize], from: Duration) {
+        devices.iter().for_each(|index| self.slots[*index].reserved = Some(from));
+    }
+
+    /// Whether a device would do if it were idle: what others use of it now, but no plan of ours, counts.
+    pub(super) fn would_do(&self, index: usize, candidate: &Candidate<'_>) -> bool {
+        let slot = &self.slots[index];
+        needed(candidate, slot.device) <= slot.device.memory_bytes
+    }
+
+    /// Whether nobody has the device.
+    pub(super) fn is_idle(&self, index: usize) -> bool {
+        self.slots[index].state == SlotState::Idle
+    }
+
+    /// Whether somebody got it in this pass.
+    pub(super) fn is_outrun(&self, index: usize) -> bool {
+        self.slots[index].state == SlotState::Outrun
+    }
+}
+
+fn needed(candidate: &Candidate<'_>, device: &Device) -> u64 {
+    match device.kind {
+        DeviceKind::Cpu => candidate.cpu_bytes,
+        DeviceKind::Cuda { .. } => candidate.cuda_bytes,
+    }
+}
+
+fn matches(request: &GpuRequest, device: &Device) -> bool {
+    match request {
+        GpuRequest::Any => true,
+        GpuRequest::Named(name) => device.name.to_lowercase().contains(&name.to_lowercase()),
+        GpuRequest::Least { min_memory_bytes, min_compute } => match device.kind {
+            DeviceKind::Cpu => false,
+            DeviceKind::Cuda { compute } => {
+                min_memory_bytes.is_none_or(|bytes| device.memory_bytes >= bytes)
+                    && min_compute.is_none_or(|least| compute >= least)
+            }
+        },
+    }
+}

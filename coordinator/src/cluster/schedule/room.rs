@@ -1,0 +1,103 @@
+//! Room for a job that has to wait: where its devices are free soonest, and who could be asked to leave.
+
+use super::{Candidate, Holder, Lookup, fit::Place};
+use lorikeet_protocol::id::AttemptId;
+use std::{collections::BTreeSet, time::Duration};
+
+/// Devices of one node that are free together from a moment on.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) place: usize,
+    pub(super) devices: Vec<usize>,
+    pub(super) starts: Duration,
+}
+
+/// Where and when the job's devices are free soonest, if attempts last as long as they say. `None`: on no node, ever, as they are.
+pub(super) fn earliest(
+    candidate: &Candidate<'_>,
+    places: &[Place<'_>],
+    lookup: &impl Lookup,
+    now: Duration,
+) -> Option<Room> {
+    let rooms = places.iter().enumerate().filter_map(|(place, node)| {
+        let mut devices: Vec<_> =
+            usable(candidate, node).map(|index| (free_at(node, index, lookup, now), index)).collect();
+        devices.sort_unstable();
+        let wanted = usize::from(candidate.resources.gpus);
+        let starts = devices.get(wanted.checked_sub(1)?)?.0;
+        Some(Room { place, devices: devices.into_iter().take(wanted).map(|(_, index)| index).collect(), starts })
+    });
+    rooms.min_by_key(|room| (room.starts, places[room.place].node.id))
+}
+
+fn usable<'a>(candidate: &'a Candidate<'_>, place: &'a Place<'_>) -> impl Iterator<Item = usize> + 'a {
+    let suitable = place.suitable(candidate).unwrap_or_default();
+    suitable.into_iter().filter(move |index| place.would_do(*index, candidate) && !place.is_outrun(*index))
+}
+
+fn free_at(place: &Place<'_>, index: usize, lookup: &impl Lookup, now: Duration) -> Duration {
+    let ends = holders(place, index, lookup).map(|(_, holder)| if holder.leaving { now } else { holder.ends });
+    ends.max().unwrap_or(now).max(now)
+}
+
+fn holders<'a>(
+    place: &'a Place<'_>,
+    index: usize,
+    lookup: &'a impl Lookup,
+) -> impl Iterator<Item = (AttemptId, Holder)> + 'a {
+    let shares = place.node.ledger.shares(&place.slots[index].device.id);
+    shares.iter().filter_map(|share| Some((share.attempt, lookup.holder(share.attempt)?)))
+}
+
+/// The node where the least has to leave for the job: only attempts whose priority is lower by `margin`, the lowest first, then
+/// those with the least at stake. Nobody, where room is being made already.
+pub(super) fn victims(
+    candidate: &Candidate<'_>,
+    places: &[Place<'_>],
+    lookup: &impl Lookup,
+    margin: u8,
+) -> Option<(Room, Vec<AttemptId>)> {
+    let most = candidate.priority.checked_sub(margin)?;
+    let plans = places
+        .iter()
+        .enumerate()
+        .filter_map(|(place, node)| plan(candidate, node, lookup, most).map(|plan| (place, plan)));
+    let (place, plan) = plans.min_by_key(|(place, plan)| (plan.cost, places[*place].node.id))?;
+    Some((Room { place, devices: plan.devices, starts: Duration::ZERO }, plan.victims.into_iter().collect()))
+}
+
+struct Plan {
+    devices: Vec<usize>,
+    victims: BTreeSet<AttemptId>,
+    /// The highest priority among them, then the sum of what is at stake.
+    cost: (u8, Duration),
+}
+
+fn plan(candidate: &Candidate<'_>, place: &Place<'_>, lookup: &impl Lookup, most: u8) -> Option<Plan> {
+    let wanted = usize::from(candidate.resources.gpus);
+    let mut devices: Vec<_> =
+        usable(candidate, place).filter_map(|index| Some((price(place, index, lookup, most)?, index))).collect();
+    devices.sort_unstable();
+    devices.truncate(wanted);
+    if devices.len() < wanted {
+        return None;
+    }
+    let leave = |index| holders(place, index, lookup).filter(|(_, holder)| !holder.leaving).map(|(attempt, _)| attempt);
+    Some(Plan {
+        victims: devices.iter().flat_map(|(_, index)| leave(*index)).collect(),
+        cost: devices.iter().fold((0, Duration::ZERO), |sum, (price, _)| (sum.0.max(price.0), sum.1 + price.1)),
+        devices: devices.into_iter().map(|(_, index)| index).collect(),
+    })
+}
+
+/// What it costs to free a device; `None`: somebody on it may not be disturbed.
+fn price(place: &Place<'_>, index: usize, lookup: &impl Lookup, most: u8) -> Option<(u8, Duration)> {
+    if place.is_idle(index) {
+        return Some((0, Duration::ZERO));
+    }
+    holders(place, index, lookup)
+        .filter(|(_, holder)| !holder.leaving)
+        .try_fold((0, Duration::ZERO), |sum, (_, holder)| {
+            (holder.priority <= most).then(|| (sum.0.max(holder.priority), sum.1 + holder.at_stake))
+        })
+}

@@ -1,0 +1,111 @@
+//! Room: several devices at once, shared devices, reservations, and attempts that leave for a job of higher priority.
+
+use super::{world::*, *};
+
+#[test]
+fn several_devices_come_all_at_once_or_not_at_all() {
+    let mut world = World::with_gpus(4, Rules::default());
+    let small = world.submit(1);
+    let large = world.submit_with(2, |spec| spec.resources.gpus = 4);
+    assert!(world.is_placed(small) && !world.is_placed(large));
+    let attempt = world.run(small);
+    world.report(attempt, ended(Outcome::Ok));
+    assert_eq!(world.offer_of(large).unwrap().devices.len(), 4);
+}
+
+#[test]
+fn a_large_job_is_not_starved_by_small_ones_behind_it() {
+    let mut world = World::with_gpus(2, Rules::default());
+    let hour = |spec: &mut JobSpec| spec.resources.max_runtime = Duration::from_secs(3_600);
+    let first = world.submit_with(1, hour);
+    let large = world.submit_with(2, |spec| spec.resources.gpus = 2);
+    let long = world.submit_with(3, |spec| spec.resources.max_runtime = Duration::from_secs(7_200));
+    let short = world.submit_with(4, |spec| spec.resources.max_runtime = Duration::from_secs(1_800));
+    assert!(world.is_placed(first) && !world.is_placed(large));
+    assert!(!world.is_placed(long), "it would hold what the large one waits for");
+    assert!(world.is_placed(short), "it is done before");
+    assert_eq!(world.why(long).nodes[0].2, WhyNot::Busy);
+    let starts = world.why(large).expected.unwrap();
+    assert_eq!(starts.0 - world.now.wall.0, 3_600_000);
+}
+
+#[test]
+fn jobs_that_do_not_mind_share_a_device_as_far_as_their_plans_fit() {
+    let mut world = World::with_gpus(1, Rules::default());
+    world.findings.cuda_bytes = 30 << 30;
+    let share = |spec: &mut JobSpec| spec.resources.exclusive = false;
+    let jobs: Vec<_> = (1..=3).map(|n| world.submit_with(n, share)).collect();
+    assert!(world.is_placed(jobs[0]) && world.is_placed(jobs[1]) && !world.is_placed(jobs[2]));
+    let missing = WhyNot::Memory { needed_bytes: 30 << 30, free_bytes: 20 << 30 };
+    assert_eq!(world.why(jobs[2]).nodes[0].2, missing);
+    let alone = world.submit_with(4, |spec| spec.priority = 90);
+    assert!(!world.is_placed(alone), "who wants to be alone waits until it is");
+}
+
+#[test]
+fn a_job_of_higher_priority_makes_the_one_with_least_at_stake_save_and_leave() {
+    let mut world = World::with_gpus(2, Rules { preemption_margin: Some(20), ..Rules::default() });
+    let (old, young) = (world.submit(1), world.submit(2));
+    let old = world.run(old);
+    world.pass_talking(Duration::from_secs(600));
+    let young = world.run_later(young);
+    world.pass_talking(Duration::from_secs(10));
+    let urgent = world.submit_with(3, |spec| spec.priority = 70);
+    let asked: Vec<_> = world.asked_to_leave();
+    assert_eq!(asked, [young], "the other has ten minutes more to lose");
+    world.pass_talking(Duration::from_secs(5));
+    assert_eq!(world.asked_to_leave(), [young], "one is enough, and is asked once");
+    world.report(young, ReportBody::Checkpoint(checkpoint(9)));
+    world.report(young, ended(Outcome::Preempted));
+    assert!(world.is_placed(urgent));
+    let back = &world.cluster.jobs[&young.job].record;
+    assert_eq!((back.phase(), back.user_failures, back.infrastructure_failures), (Phase::Queued, 0, 0));
+    assert_eq!(back.checkpoint.as_ref().map(|checkpoint| checkpoint.step), Some(9));
+    assert!(world.cluster.jobs[&old.job].attempt.as_ref().is_some_and(|row| row.leave.is_none()));
+}
+
+#[test]
+fn nobody_leaves_for_a_job_that_is_hardly_more_urgent() {
+    let mut world = World::with_gpus(1, Rules { preemption_margin: Some(20), ..Rules::default() });
+    let first = world.submit(1);
+    world.run(first);
+    world.submit_with(2, |spec| spec.priority = 69);
+    assert!(world.asked_to_leave().is_empty());
+}
+
+#[test]
+fn the_order_to_leave_is_said_again_at_every_reconnect() {
+    let mut world = World::with_gpus(1, Rules { preemption_margin: Some(1), ..Rules::default() });
+    let first = world.submit(1);
+    let attempt = world.run(first);
+    world.submit_with(2, |spec| spec.priority = 90);
+    let out = world.hello(NODE, boot(1), vec![KnownAttempt { id: attempt, phase: AttemptPhase::Running }]);
+    assert!(
+        sent(&out)
+            .any(|message| matches!(message, ToAgent::Stop { how: StopHow::Save, cause: StopCause::Preempt, .. }))
+    );
+}
+
+impl World {
+    /// The second person may use the first one's dataset in these tests.
+    pub(super) fn shares_everything(&mut self) {
+        let dataset = self.cluster.datasets.values().next().unwrap().clone();
+        let Actor::User { id, .. } = user() else { unreachable!("a person") };
+        let copy = crate::record::Dataset { id: DatasetId(uuid(25)), owner: id, ..dataset };
+        self.cluster.datasets.insert(copy.id, copy);
+    }
+
+    /// An offer that ran out is made again, and taken.
+    fn run_later(&mut self, job: JobId) -> AttemptId {
+        self.until_offered(job).unwrap();
+        self.run(job)
+    }
+
+    fn asked_to_leave(&self) -> Vec<AttemptId> {
+        let asked = self.history.iter().filter_map(|action| match action {
+            Action::Send { message: ToAgent::Stop { attempt, cause: StopCause::Preempt, .. }, .. } => Some(*attempt),
+            _ => None,
+        });
+        asked.collect()
+    }
+}

@@ -1,0 +1,155 @@
+//! How large a micro-batch may be while a run lasts: less memory means a smaller one, never another step.
+//!
+//! ```text
+//! before every step   planned bytes > allowed bytes, or close to the limit ─► half
+//! in a pass           the system refuses a buffer ─► the pass is undone ─► half, and again
+//! no smaller one      (an example is never cut) ─► out of memory, by name
+//! ```
+//! Half the micro-batch is the same mathematics, with sums in another order: another plan, written into the checkpoints from
+//! there on. What cannot be caught here: the kernel ending the process because it promised more than there is, and the
+//! agent ending it above its limit.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Module, Settings, plan};
+
+use super::Session;
+use crate::TrainError;
+use crate::event::{Event, Level};
+use crate::lora::LoraLayout;
+use crate::ops::buffer::Refused;
+
+impl Session<'_, '_> {
+    /// Makes the micro-batch as small as memory wants it before the next step.
+    pub(super) fn fit(&mut self) -> Result<(), TrainError> {
+        let limit = self.config.memory_limit;
+        let Some(allowed) = allowed_bytes(limit) else { return Ok(()) };
+        let resident = resident_bytes();
+        while let Some(fewer) = fewer(self.micro_tokens, self.longest()) {
+            let needed = plan_for(self.model.config(), &self.run.layout, self.micro_tokens, self.longest()).total;
+            // A tenth of air: the agent does not look at the moment before.
+            let crowded = limit.is_some_and(|limit| resident > limit / 10 * 9);
+            if needed <= allowed && !crowded {
+                break;
+            }
+            self.shrink(fewer, &format!("{needed} bytes planned, {resident} resident, {allowed} allowed"))?;
+            if crowded {
+                // Only a step shows whether that was enough.
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does a pass; again with half the micro-batch for as long as it is refused memory. A pass leaves nothing half done.
+    pub(super) fn in_memory<T>(&mut self, pass: impl Fn(&mut Self) -> Result<T, TrainError>) -> Result<T, TrainError> {
+        loop {
+            let Refused { bytes } = match caught(|| pass(self)) {
+                Ok(done) => return done,
+                Err(refused) => refused,
+            };
+            let Some(fewer) = fewer(self.micro_tokens, self.longest()) else {
+                return Err(TrainError::OutOfMemory {
+                    what: format!("{} tokens at a time", self.longest().max(self.micro_tokens)),
+                    needed_bytes: bytes,
+                    available_bytes: allowed_bytes(self.config.memory_limit).unwrap_or_default(),
+                });
+            };
+            self.shrink(fewer, &format!("{bytes} bytes were refused"))?;
+        }
+    }
+
+    fn shrink(&mut self, tokens: usize, why: &str) -> Result<(), TrainError> {
+        let message = format!(
+            "memory is short ({why}): micro-batches of {tokens} tokens instead of {} from step {} on; the steps stay the same but for \
+             rounding",
+            self.micro_tokens,
+            self.run.state.step + 1,
+        );
+        self.micro_tokens = tokens;
+        self.tell(Event::Log { level: Level::Warning, message })
+    }
+
+    fn longest(&self) -> usize {
+        self.data.report.longest_example as usize
+    }
+}
+
+/// Half as many tokens, if that makes any micro-batch smaller: one that holds a single example cannot be.
+fn fewer(tokens: usize, longest: usize) -> Option<usize> {
+    (tokens > longest).then(|| (tokens / 2).max(longest))
+}
+
+/// Runs `pass` and tells a refused buffer from every other panic.
+fn caught<T>(pass: impl FnOnce() -> T) -> Result<T, Refused> {
+    catch_unwind(AssertUnwindSafe(pass)).map_err(|panic| match panic.downcast::<Refused>() {
+        Ok(refused) => *refused,
+        Err(other) => resume_unwind(other),
+    })
+}
+
+/// What a run takes with so many tokens at a time.
+pub(super) fn plan_for(shape: &ModelConfig, layout: &LoraLayout, tokens: usize, longest: usize) -> MemoryPlan {
+    let sits_on = |module: &Module| layout.entries().iter().any(|entry| entry.module == *module);
+    let modules = Module::ALL.into_iter().filter(sits_on).collect();
+    let settings = Settings {
+        adapters: vec![AdapterShape { rank: layout.config().rank, modules }],
+        base_dtype: BaseDtype::F32,
+        tokens_per_micro: tokens,
+        longest_segment: longest,
+        supervised_rows: tokens,
+    };
+    plan(shape, &settings)
+}
+
+/// What this process may hold: what it has and what could be had without swapping, and no more than its limit. `None` where the
+/// system does not say.
+pub(super) fn allowed_bytes(limit: Option<u64>) -> Option<u64> {
+    let available = field("/proc/meminfo", "MemAvailable:").map(|bytes| bytes + resident_bytes());
+    available.into_iter().chain(limit).min()
+}
+
+/// Main memory that only this process holds.
+fn resident_bytes() -> u64 {
+    field("/proc/self/status", "RssAnon:").unwrap_or_default()
+}
+
+/// A number of kB in a file of `/proc`, in bytes.
+fn field(path: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_micro_batch_is_halved_down_to_the_longest_example_and_no_further() {
+        let mut tokens = 2048;
+        let mut seen = vec![tokens];
+        while let Some(less) = fewer(tokens, 300) {
+            tokens = less;
+            seen.push(tokens);
+        }
+        assert_eq!(seen, [2048, 1024, 512, 300]);
+        assert_eq!(fewer(100, 300), None, "an example is longer than that anyway");
+    }
+
+    #[test]
+    fn a_refused_buffer_is_told_from_a_bug() {
+        let refused: Result<(), Refused> = caught(|| resume_unwind(Box::new(Refused { bytes: 7 })));
+        assert_eq!(refused.map_err(|refused| refused.bytes), Err(7));
+        let bug: Result<Result<(), Refused>, _> = catch_unwind(|| caught(|| resume_unwind(Box::new("a bug"))));
+        assert!(bug.is_err_and(|panic| panic.is::<&str>()));
+        assert!(caught(|| 3).is_ok_and(|three| three == 3));
+    }
+
+    #[test]
+    fn a_limit_is_never_exceeded_by_what_the_machine_has() {
+        assert_eq!(allowed_bytes(Some(1)), Some(1));
+        assert!(allowed_bytes(None).is_some_and(|bytes| bytes > 1 << 20));
+    }
+}
