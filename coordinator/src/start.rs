@@ -21,10 +21,10 @@ use lorikeet_protocol::{
     id::{Hash, RequestId, TokenId, UnixMillis, UserId},
 };
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -84,6 +84,8 @@ impl Folders {
     pub(crate) fn make(data: &Path) -> Result<Self, StartError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(data);
         made.map_err(StartError::file(data))?;
+        // One that was there before may be open to others, and so would be everything that is made in it.
+        std::fs::set_permissions(data, Permissions::from_mode(0o700)).map_err(StartError::file(data))?;
         let folders = Self(data.to_owned());
         let keys = folders.0.join("keys");
         DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(StartError::file(&keys))?;
