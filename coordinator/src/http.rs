@@ -63,6 +63,9 @@ const STREAMS_EACH: usize = 64;
 /// A TLS handshake is two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Who connects has something to ask; one who does not would only hold a place.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
 /// Why there is no HTTP.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
@@ -206,7 +209,7 @@ impl Http {
         let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
         // Out of descriptors it waits a moment and goes on.
         let server = server.accept_error_handler(move |_, error| complaining.complain(error));
-        let mut server = server.first_request_timeout(idle).acceptor(door.clone());
+        let mut server = server.first_request_timeout(FIRST_REQUEST.min(idle)).acceptor(door.clone());
         server.http_builder().http1().header_read_timeout(idle);
         server.http_builder().http2().keep_alive_interval(idle).keep_alive_timeout(idle);
         let task = match tls {

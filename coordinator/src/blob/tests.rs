@@ -195,6 +195,23 @@ async fn an_upload_goes_on_at_the_last_synced_byte() {
 }
 
 #[tokio::test]
+async fn a_completion_that_the_disk_did_not_take_is_made_good_by_the_next() {
+    let place = Place::new();
+    let mut upload = place.blobs.resume_upload(dataset(), 5).await.unwrap();
+    upload.write(b"bytes").await.unwrap();
+    upload.sync().await.unwrap();
+    drop(upload);
+    let in_the_way = place.blobs.inner.content(disk::hash(b"bytes")).with_extension("aside");
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    for _ in 0..2 {
+        place.blobs.complete_upload(dataset(), 5, None).await.unwrap_err();
+    }
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let kept = place.blobs.complete_upload(dataset(), 5, None).await.unwrap();
+    assert_eq!(place.blobs.chunk(kept.hash, 0).await.unwrap(), b"bytes");
+}
+
+#[tokio::test]
 async fn an_upload_has_one_writer_and_a_declared_end() {
     let place = Place::new();
     let mut upload = place.blobs.resume_upload(dataset(), 4).await.unwrap();
