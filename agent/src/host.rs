@@ -93,6 +93,11 @@ pub enum News {
         /// Allowed bytes.
         limit: u64,
     },
+    /// It holds its lock and says nothing any more.
+    Stalled {
+        /// For how long.
+        quiet: Duration,
+    },
     /// Its process group is no more; every event was told before.
     Gone {
         /// How, as far as known: `exit status: 3`.

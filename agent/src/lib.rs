@@ -22,6 +22,7 @@ mod outbox;
 mod places;
 mod prepare;
 mod records;
+mod room;
 mod supervisor;
 mod upload;
 

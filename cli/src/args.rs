@@ -1,7 +1,7 @@
 //! The command line: clap types and nothing else. Every command says what it does and shows one example.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lorikeet_protocol::id::{Hash, JobId};
+use lorikeet_protocol::id::{Hash, JobId, TokenId};
 use std::path::PathBuf;
 
 /// Fine-tune LoRA adapters on your own GPUs.
@@ -97,6 +97,9 @@ pub(crate) enum Command {
     /// Machines
     #[command(subcommand)]
     Node(Node),
+    /// Your bearer tokens
+    #[command(subcommand)]
+    Token(Token),
     /// Remember a server, its certificate authority and a token
     #[command(
         after_help = "Example:\n  lorikeet login https://coordinator:7170 --ca-hash 5f0c… --token-file admin.token\n\n`lorikeet ca show` on the coordinator's machine prints the hash."
@@ -408,6 +411,29 @@ pub(crate) struct OneNode {
     /// Its id
     #[arg(value_name = "NODE")]
     pub(crate) id: lorikeet_protocol::id::NodeId,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make one; its secret is shown this once
+    #[command(after_help = "Example:\n  lorikeet token add laptop --ttl 30d")]
+    Add {
+        /// What it is for
+        name: String,
+        /// How long it works, like 12h; ninety days when not given
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        ttl: Option<std::time::Duration>,
+    },
+    /// List them, without their secrets
+    #[command(after_help = "Example:\n  lorikeet token list")]
+    List(Page),
+    /// Withdraw one: it works no more, and what it opened ends
+    #[command(after_help = "Example:\n  lorikeet token revoke tok_0192…")]
+    Revoke {
+        /// Which
+        #[arg(value_name = "TOKEN")]
+        token: TokenId,
+    },
 }
 
 #[derive(Debug, Args)]

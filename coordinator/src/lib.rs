@@ -109,7 +109,7 @@ impl Coordinator {
         let store = Store::open(&folders.state())?;
         let authority = Arc::new(Authority::open(&folders.ca())?);
         let signer = Signer::open(&folders.upload_key()).map_err(StartError::file(&folders.upload_key()))?;
-        let blobs = Blobs::open(&folders.blobs(), &folders.staging(), config.storage.keep_free)?;
+        let blobs = Blobs::open(&folders.blobs(), &folders.staging(), &config.base_roots, config.storage.keep_free)?;
         let (series, series_thread) = Series::open(&folders.series(), config.storage.keep_free)?;
         let inspector = Inspector::new(&config.inspect, blobs.clone())?;
         let (stop, leaving, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());

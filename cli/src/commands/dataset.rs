@@ -7,6 +7,7 @@ use crate::{
     args::Dataset as Args,
     client::Client,
     failure::Failure,
+    file,
     output::{
         Output,
         progress::BytesProgress,
@@ -22,7 +23,6 @@ use lorikeet_protocol::{
     inspect::Fault,
 };
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -88,7 +88,7 @@ pub(crate) struct New {
 
 /// Uploads a file; waits, if told to, until it is validated.
 pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: bool) -> Result<Dataset, Failure> {
-    let (size, hash) = measure(&new.file).map_err(|error| Failure::file("read", &new.file, &error))?;
+    let (size, hash) = measure(&new.file)?;
     let created = open(client, output, request(new, size)?).await?;
     let bar = BytesProgress::new("uploading", size);
     client.upload(&created.upload_url, &new.file, size, |bytes| bar.at(bytes)).await?;
@@ -152,8 +152,9 @@ async fn find(client: &Client, dataset: &str) -> Result<Dataset, Failure> {
     })
 }
 
-fn measure(path: &Path) -> io::Result<(u64, Hash)> {
+fn measure(path: &Path) -> Result<(u64, Hash), Failure> {
     let mut hasher = blake3::Hasher::new();
-    let size = io::copy(&mut File::open(path)?, &mut hasher)?;
+    let read = io::copy(&mut file::open("read", path)?, &mut hasher);
+    let size = read.map_err(|error| Failure::file("read", path, &error))?;
     Ok((size, Hash(*hasher.finalize().as_bytes())))
 }

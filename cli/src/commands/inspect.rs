@@ -6,6 +6,7 @@ mod base;
 mod dataset;
 mod job;
 mod limits;
+mod parent;
 
 pub(super) use dataset::format as dataset_format;
 
@@ -16,10 +17,11 @@ use crate::{
 };
 use lorikeet_dataset::{DatasetError, Tokenizer, TokenizerError};
 use lorikeet_protocol::inspect::{DatasetFindings, Fault, Inspection, NAMED_FAULTS};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Judges and prints. A file that cannot be used is a finding, not a failure of this command.
 pub(crate) fn run(output: Output, limited: &Limited) -> Result<(), Failure> {
+    parent::end_with()?;
     limits::set(limited.memory_bytes, limited.seconds)?;
     let args = &limited.what;
     limits::fence(output, args)?;
@@ -28,7 +30,27 @@ pub(crate) fn run(output: Output, limited: &Limited) -> Result<(), Failure> {
         Args::Base { directory } => base::inspect(directory).map(Inspection::Base),
         Args::Job { base, dataset } => job::inspect(base, dataset, &job::question()?).map(Inspection::Job),
     };
-    output.object(&found.unwrap_or_else(|faults| Inspection::Refused { faults }))
+    let mut found = found.unwrap_or_else(|faults| Inspection::Refused { faults });
+    match args {
+        Args::Dataset { file } => hide(&mut found, &[file]),
+        Args::Base { directory } => hide(&mut found, &[directory]),
+        Args::Job { base, dataset } => hide(&mut found, &[base, dataset]),
+    }
+    output.object(&found)
+}
+
+/// Takes the coordinator's paths out of what its users read: what lies in a directory is called by its name there.
+fn hide(found: &mut Inspection, paths: &[&PathBuf]) {
+    let faults = match found {
+        Inspection::Refused { faults } | Inspection::Dataset(DatasetFindings { errors: faults, .. }) => faults,
+        Inspection::Base(_) | Inspection::Job(_) => return,
+    };
+    for fault in faults {
+        for path in paths {
+            let path = path.display().to_string();
+            fault.message = fault.message.replace(&format!("{path}/"), "").replace(&path, "the file");
+        }
+    }
 }
 
 /// What `lorikeet dataset check` tells, without limits: the file is the person's own.

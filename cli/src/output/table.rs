@@ -6,6 +6,7 @@ pub(crate) mod dataset;
 pub(crate) mod job;
 mod node;
 pub(crate) mod preview;
+mod token;
 
 use bytesize::ByteSize;
 use comfy_table::{Table, presets};

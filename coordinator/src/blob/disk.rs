@@ -20,14 +20,18 @@ pub(super) fn hash(bytes: &[u8]) -> Hash {
     Hash(*blake3::hash(bytes).as_bytes())
 }
 
-/// Reads a file once, for its size, its hash and those of its chunks.
-pub(super) fn manifest_of(path: &Path) -> Result<FileManifest, BlobError> {
-    let mut file = File::open(path).map_err(BlobError::disk("open", path))?;
+/// The manifest of a file of ours.
+pub(super) fn manifest_at(path: &Path) -> Result<FileManifest, BlobError> {
+    manifest_of(&mut File::open(path).map_err(BlobError::disk("open", path))?, path)
+}
+
+/// Reads an open file once, for its size, its hash and those of its chunks.
+pub(super) fn manifest_of(file: &mut File, path: &Path) -> Result<FileManifest, BlobError> {
     let (mut whole, mut chunks, mut size) = (blake3::Hasher::new(), Vec::new(), 0);
     let mut buffer = vec![0; 1 << 20];
     loop {
         let mut chunk = blake3::Hasher::new();
-        let mut part = Read::take(&mut file, CHUNK_BYTES);
+        let mut part = Read::take(&mut *file, CHUNK_BYTES);
         let mut length = 0;
         loop {
             let read = part.read(&mut buffer).map_err(BlobError::disk("read", path))?;

@@ -148,9 +148,11 @@ impl Inner {
             incoming => incoming?,
         };
         let finished = lock(&incoming.file).finish(self);
+        // Whatever came of it, memory no longer knows what lies on the disk: the part may have been moved before a step failed.
+        // The next offer hashes what is left of it, as after a restart.
+        lock(&self.incoming).remove(&(attempt, file));
         // A whole that does not match its hash is hopeless: its chunks match, so the manifest lied, and the sender begins anew.
         if matches!(finished, Ok(()) | Err(BlobError::Corrupt { .. })) {
-            lock(&self.incoming).remove(&(attempt, file));
             disk::remove(&self.part(attempt, file))?;
         }
         finished
@@ -213,7 +215,7 @@ impl Incoming {
         }
         // A stale part may be longer than the file.
         self.file.set_len(self.manifest.size).map_err(BlobError::disk("cut", &self.path))?;
-        let found = disk::manifest_of(&self.path)?;
+        let found = disk::manifest_at(&self.path)?;
         if found != self.manifest {
             return Err(BlobError::Corrupt { what, found: found.hash, expected: self.manifest.hash });
         }

@@ -17,7 +17,7 @@ use lorikeet_api::{
     Envelope, FieldError, Timestamp,
     base::{AddBase, BaseModel, BaseStatus},
     model::FileView,
-    route,
+    name, route,
 };
 use lorikeet_protocol::id::BaseId;
 use std::{
@@ -35,8 +35,8 @@ pub(super) async fn add(
 ) -> Result<(StatusCode, Json<Envelope<BaseModel>>), Failure> {
     // Before anything of the file system is looked at: it is not for others to learn from.
     caller.actor.require_admin("register base models")?;
-    if !(1..=200).contains(&body.name.trim().chars().count()) {
-        return Err(Failure::fields(vec![FieldError::new("name", &body.name, "1 to 200 characters")]));
+    if !name::is_name(&body.name) {
+        return Err(Failure::fields(vec![FieldError::new("name", format!("{:?}", body.name), name::NAME)]));
     }
     let path = under_root(&app.config.base_roots, Path::new(&body.path))?;
     let command = Command::RegisterBase { id: BaseId(Uuid::now_v7()), name: body.name, path };

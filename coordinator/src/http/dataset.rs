@@ -20,7 +20,7 @@ use lorikeet_api::{
     dataset::{
         self as api, ConfirmDataset, CreateDataset, DatasetCreated, DatasetStatus, MAX_SIZE_BYTES, ValidationStatus,
     },
-    route,
+    name, route,
 };
 use lorikeet_protocol::id::DatasetId;
 use serde::Deserialize;
@@ -49,11 +49,12 @@ pub(super) async fn create(
 
 fn check(body: &CreateDataset) -> Result<(), Failure> {
     let mut faults = Vec::new();
-    if !(1..=200).contains(&body.name.trim().chars().count()) {
-        faults.push(FieldError::new("name", &body.name, "1 to 200 characters"));
+    if !name::is_name(&body.name) {
+        faults.push(FieldError::new("name", format!("{:?}", body.name), name::NAME));
     }
-    if !(1..=255).contains(&body.file_name.len()) || body.file_name.contains(['/', '\0']) {
-        faults.push(FieldError::new("fileName", &body.file_name, "a file name of 1 to 255 bytes"));
+    let is_file_name = (1..=255).contains(&body.file_name.len()) && !matches!(body.file_name.as_str(), "." | "..");
+    if !is_file_name || body.file_name.contains('/') || !name::is_plain(&body.file_name) {
+        faults.push(FieldError::new("fileName", format!("{:?}", body.file_name), "a file name of 1 to 255 bytes"));
     }
     if !(1..=MAX_SIZE_BYTES).contains(&body.size_bytes) {
         faults.push(FieldError::new("sizeBytes", body.size_bytes, format!("1 to {MAX_SIZE_BYTES}")));

@@ -76,6 +76,7 @@ impl From<BlobError> for Failure {
             BlobError::Closed => Refusal::Unavailable.into(),
             BlobError::Disk { .. }
             | BlobError::Missing { .. }
+            | BlobError::Refused { .. }
             | BlobError::Changed { .. }
             | BlobError::Inconsistent { .. } => Self::internal("bytes were not kept or read", &error),
         }

@@ -1,5 +1,6 @@
 //! The API as its clients see it: a whole coordinator on loopback, requests over TCP, and a script in the place of `lorikeet inspect`.
 
+mod crowd;
 mod events;
 mod ownership;
 mod repeats;
@@ -325,7 +326,7 @@ async fn a_model_is_downloaded_whole_or_not_at_all() {
     let job = world.job().await;
     let (_, model) = world.finished(job).await;
     let path = route::with_id(route::MODEL_DOWNLOAD, model);
-    let blobs = crate::blob::Blobs::open(&world.data().join("blobs"), &world.data().join("staging"), 0).unwrap();
+    let blobs = crate::blob::Blobs::open(&world.data().join("blobs"), &world.data().join("staging"), &[], 0).unwrap();
     let mut files = Vec::new();
     for (name, bytes) in [("adapter_config.json", vec![b'{'; 3]), ("adapter_model.safetensors", vec![7; 1_000])] {
         let source = world.folder.path().join(name);

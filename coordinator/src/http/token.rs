@@ -2,7 +2,7 @@
 
 use super::{
     App,
-    ask::Ask,
+    ask::{Ask, Id, Params},
     caller::{Caller, TOKEN_PREFIX, hash_of},
     failure::Failure,
     page::{Answered, Paging},
@@ -15,7 +15,7 @@ use crate::{
 use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lorikeet_api::{
-    Envelope, ErrorCode, FieldError, Timestamp, route,
+    Envelope, ErrorCode, FieldError, Timestamp, name, route,
     token::{CreateToken, Token},
 };
 use lorikeet_protocol::id::{TokenId, UnixMillis};
@@ -43,8 +43,8 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<Envelope<Token>>), Failure> {
     let ttl = body.ttl_seconds.unwrap_or(DEFAULT_TTL);
     let mut faults = Vec::new();
-    if !(1..=200).contains(&body.name.trim().chars().count()) {
-        faults.push(FieldError::new("name", &body.name, "1 to 200 characters"));
+    if !name::is_name(&body.name) {
+        faults.push(FieldError::new("name", format!("{:?}", body.name), name::NAME));
     }
     if !(1..=MAX_TTL).contains(&ttl) {
         faults.push(FieldError::new("ttlSeconds", ttl, format!("1 to {MAX_TTL}")));
@@ -72,6 +72,17 @@ pub(super) async fn create(
 pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Paging) -> Answered<Vec<Token>> {
     let listed = app.driver.tokens(caller.actor, paging.rows()).await?;
     Ok(paging.answer(listed.rows.into_iter().map(view).collect(), listed.total))
+}
+
+/// Withdraws a token: it works no more, and what it opened ends.
+#[utoipa::path(delete, path = route::TOKEN, tag = "tokens", params(("id" = String, Path)), responses((status = 204)))]
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Id(id): Id<TokenId>,
+) -> Result<StatusCode, Failure> {
+    app.driver.command(caller.context(), Command::RevokeToken { id }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn view(row: record::Token) -> Token {

@@ -106,7 +106,7 @@ impl Exchange {
         match services.blobs.chunk(file, chunk).await {
             Ok(bytes) => Ok((BlobAnswer::Bytes(bytes.len() as u64), bytes)),
             Err(error) => {
-                if matches!(error, BlobError::Changed { .. }) {
+                if matches!(error, BlobError::Changed { .. } | BlobError::Refused { .. }) {
                     services.mark_changed(file).await;
                 }
                 Err(refusal(error))
@@ -152,13 +152,16 @@ impl Exchange {
 fn refusal(error: BlobError) -> Refusal {
     let refusal = match &error {
         BlobError::Missing { .. } => Refusal::Missing,
-        BlobError::Changed { .. } | BlobError::Corrupt { .. } | BlobError::Inconsistent { .. } => Refusal::Corrupt,
+        BlobError::Changed { .. }
+        | BlobError::Refused { .. }
+        | BlobError::Corrupt { .. }
+        | BlobError::Inconsistent { .. } => Refusal::Corrupt,
         BlobError::NoSpace { .. } => Refusal::NoSpace,
         BlobError::TooLarge { .. } => Refusal::TooLarge,
         BlobError::Disk { .. } | BlobError::Incomplete { .. } | BlobError::Busy { .. } | BlobError::Closed => {
             Refusal::Busy
         }
     };
-    tracing::warn!(%error, "a request for bytes was refused");
+    tracing::warn!(error = &error as &dyn std::error::Error, "a request for bytes was refused");
     refusal
 }

@@ -49,7 +49,7 @@ impl World {
         let (series, _thread) = Series::open(&at("series"), 0).unwrap();
         let services = Services {
             driver: driver.handle.clone(),
-            blobs: Blobs::open(&at("blobs"), &at("staging"), 0).unwrap(),
+            blobs: Blobs::open(&at("blobs"), &at("staging"), &[], 0).unwrap(),
             series,
             authority: Arc::new(Authority::open(&at("ca")).unwrap()),
             certificate_ttl,

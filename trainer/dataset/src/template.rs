@@ -32,9 +32,12 @@ const TODAY: PrimitiveDateTime = datetime!(2024-07-26 0:00);
 
 const NAME: &str = "chat";
 
-/// Steps of one rendering; a conversation of a thousand messages takes some hundred thousand. A template that needs more would
-/// keep a worker for ever.
-const FUEL: u64 = 20_000_000;
+/// The beginning of what is said of a template that takes too many steps.
+const ENDLESS: &str = "it takes more than";
+
+/// Steps that one rendering may take. A message takes some dozens, so this is for a conversation of a hundred thousand; a template
+/// that loops for ever is stopped within a second.
+const FUEL: u64 = 10_000_000;
 
 /// A compiled chat template with the special tokens it may print.
 #[derive(Debug)]
@@ -82,6 +85,14 @@ impl Template {
         context.insert("documents", Value::from(()));
         let template = self.env.get_template(NAME).map_err(|error| in_words(&error))?;
         template.render(Value::from_pairs(context)).map_err(|error| in_words(&error))
+    }
+
+    /// Whether a short conversation is rendered at all: a template that refuses it may take another, one that never ends takes none.
+    pub(crate) fn check_end(&self, messages: &[Message]) -> Result<(), String> {
+        match self.render(messages, false) {
+            Err(error) if error.starts_with(ENDLESS) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -155,6 +166,9 @@ fn strftime_now(format: String) -> Result<String, Error> {
 /// A template's own words where it raised, else the kind of the error and its line.
 fn in_words(error: &Error) -> String {
     let line = error.line().map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("{ENDLESS} {FUEL} steps{line}");
+    }
     match error.detail() {
         Some(detail) => format!("{detail}{line}"),
         None => format!("{}{line}", error.kind()),
@@ -171,6 +185,23 @@ mod tests {
         let template = Template::compile("{{ raise_exception('no system role') }}", BTreeMap::new()).expect("compiles");
         let error = template.render(&[], &[], false).expect_err("raises");
         assert!(error.starts_with("no system role"), "{error}");
+    }
+
+    #[test]
+    fn a_template_that_never_ends_is_stopped() {
+        let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
+        let template = Template::compile(source, BTreeMap::new()).expect("compiles");
+        let error = template.check_end(&[]).expect_err("stops");
+        assert!(error.starts_with("it takes more than 10000000 steps"), "{error}");
+        let refusing = Template::compile("{{ raise_exception('no') }}", BTreeMap::new()).expect("compiles");
+        refusing.check_end(&[]).expect("another conversation may do");
+    }
+
+    #[test]
+    fn a_long_conversation_has_fuel_enough() {
+        let template = Template::compile(BUILT_IN, BTreeMap::new()).expect("compiles");
+        let messages = vec![Message::new(Role::User, "hi"); 100_000];
+        template.render(&messages, true).expect("renders");
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub use train::{train_tokenizer, write_byte_tokenizer};
 use crate::template::{BUILT_IN, Template};
 use crate::{Json, Message, Role};
 
+/// The largest `tokenizer.json` known has some thirty megabytes.
+const MAX_FILE_BYTES: u64 = 256 << 20;
+
 /// A tokenizer that cannot be used.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
@@ -94,6 +97,7 @@ impl Tokenizer {
         let source = own.as_deref().unwrap_or(BUILT_IN);
         let template =
             Template::compile(source, tokens.clone()).map_err(|reason| TokenizerError::Template { reason })?;
+        template.check_end(&probe()).map_err(|reason| TokenizerError::Template { reason })?;
         let ids: BTreeMap<String, u32> = inner.get_vocab(true).into_iter().collect();
         let mut tokenizer = Tokenizer {
             template,
@@ -196,7 +200,7 @@ impl Tokenizer {
 
     /// A model whose template ends turns with another token than its end of text must stop there too.
     fn learn_end_of_turn(&mut self) {
-        let probe = [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")];
+        let probe = probe();
         let (Ok(before), Ok(whole)) = (self.render(&probe[..1], true), self.render(&probe, false)) else { return };
         let Some(answer) = whole.strip_prefix(&before) else { return };
         let Ok(tokens) = self.encode(answer) else { return };
@@ -211,7 +215,7 @@ impl Tokenizer {
 fn load_inner(dir: &Path) -> Result<(tokenizers::Tokenizer, Vec<u8>, String), TokenizerError> {
     let path = dir.join("tokenizer.json");
     let fail = |reason: String| TokenizerError::File { path: path.clone(), reason };
-    let bytes = fs::read(&path).map_err(|error| {
+    let bytes = read_file(&path).map_err(|error| {
         let old = dir.join("tokenizer.model").is_file() && error.kind() == ErrorKind::NotFound;
         let hint =
             if old { "; tokenizer.model alone is not read, save the tokenizer again as tokenizer.json" } else { "" };
@@ -236,10 +240,28 @@ fn before_text(inner: &tokenizers::Tokenizer) -> Result<String, String> {
     Ok(whole[..start].iter().filter_map(|id| inner.id_to_token(*id)).collect())
 }
 
+/// The shortest conversation that says what a template does.
+fn probe() -> [Message; 2] {
+    [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")]
+}
+
+/// A whole regular file: opening a pipe would wait for ever, and a device has no end.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    if meta.len() > MAX_FILE_BYTES {
+        let message = format!("it has {} bytes, at most {MAX_FILE_BYTES} are read", meta.len());
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, message));
+    }
+    fs::read(path)
+}
+
 /// An absent file is an empty object.
 fn read_object(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
     let fail = |reason: String| TokenizerError::File { path: path.to_owned(), reason };
-    match fs::read(path) {
+    match read_file(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Map::new()),
         Err(error) => Err(fail(error.to_string())),
@@ -257,7 +279,8 @@ fn special_tokens(dir: &Path, config: &Map<String, Value>) -> Result<BTreeMap<St
 /// `chat_template.jinja` first, then `chat_template` of the config: a string, or a list of which `default` is taken.
 fn own_template(dir: &Path, config: &Map<String, Value>) -> Result<Option<String>, TokenizerError> {
     let path = dir.join("chat_template.jinja");
-    match fs::read_to_string(&path) {
+    let as_text = |bytes| String::from_utf8(bytes).map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error));
+    match read_file(&path).and_then(as_text) {
         Ok(source) => return Ok(Some(source)),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(TokenizerError::File { path, reason: error.to_string() }),

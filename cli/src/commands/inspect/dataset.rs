@@ -8,7 +8,7 @@ use std::path::Path;
 /// Counts and faults; with a tokenizer, tokens too. A file of no known format is a finding of its own.
 pub(super) fn inspect(file: &Path, tokenizer: Option<&Tokenizer>) -> Result<DatasetFindings, Vec<Fault>> {
     match check(file, tokenizer, &mut |_| (), &|| false) {
-        Ok(check) => Ok(findings(check)),
+        Ok(check) => Ok(trainable(findings(check))),
         Err(error @ DatasetError::UnknownFormat { .. }) => Ok(unknown(dataset_faults(error))),
         Err(error) => Err(dataset_faults(error)),
     }
@@ -27,6 +27,15 @@ fn findings(check: Check) -> DatasetFindings {
         error_count: check.error_count,
         samples: check.samples.into_iter().map(|sample| sample.messages.into_iter().map(message).collect()).collect(),
     }
+}
+
+/// A file without a fault that trains nothing is faulty as a whole.
+fn trainable(mut findings: DatasetFindings) -> DatasetFindings {
+    if findings.trainable_pairs == 0 && findings.error_count == 0 {
+        findings.errors.push(Fault::whole("it holds no pair that can be trained on"));
+        findings.error_count = 1;
+    }
+    findings
 }
 
 fn unknown(errors: Vec<Fault>) -> DatasetFindings {

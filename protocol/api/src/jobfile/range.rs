@@ -3,7 +3,7 @@
 use super::{FieldError, WordOrNumber};
 use std::{fmt, time::Duration};
 
-pub(super) const NAME: &str = "a text of 1…200 characters";
+pub(super) use crate::name::NAME;
 pub(super) const METHOD: &str = "lora or full";
 pub(super) const SCHEDULE: &str = "cosine, linear, constant or wsd";
 pub(super) const SUPERVISE: &str = "assistant, last, completion or all";
@@ -14,6 +14,12 @@ pub(super) const LAYERS_TO_TRANSFORM: &str = "a list of layers, counted from 0";
 pub(super) const RANK_PATTERN: &str = "a table of ranks by the end of a module's name";
 pub(super) const ALPHA_PATTERN: &str = "a table of alphas by the end of a module's name";
 pub(super) const INIT: &str = "default or pissa";
+/// Every projection of a model of 128 layers, each by its full name.
+pub(super) const TARGETS: usize = 1_024;
+/// `model.layers.127.self_attn.q_proj` has 33.
+pub(super) const TARGET_BYTES: usize = 128;
+/// A pattern that lists what is meant is as long as the list would be.
+pub(super) const PATTERN_BYTES: usize = 4_096;
 pub(super) const GPU: &str = "\"any\", a name, or { min_memory = \"40GiB\", min_compute = \"8.0\" }";
 pub(super) const TIER_NAMES: [&str; 4] = ["seed_dataset", "production", "experimental", "rejected"];
 pub(super) const TIERS: &str = "a list of seed_dataset, production, experimental, rejected";

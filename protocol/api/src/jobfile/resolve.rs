@@ -5,10 +5,11 @@ use super::{
     DataKeys, FieldError, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, Presets, ResourceKeys, Targets,
     TrainingKeys, WordOrNumber, preset, range, range::quoted,
 };
+use crate::name::{self, is_plain};
 use bytesize::ByteSize;
 use lorikeet_protocol::job::{
-    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
-    Supervise, TargetModules, Task, Train, Training, TrainingLength,
+    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources,
+    Schedule, Supervise, TargetModules, Task, Train, Training, TrainingLength,
 };
 use std::collections::BTreeMap;
 
@@ -104,12 +105,13 @@ fn fill(file: &JobFile, preset: &str, presets: &Presets, faults: &mut Faults) ->
 fn name(file: &JobFile, faults: &mut Faults) -> String {
     match &file.name {
         Some(name) => text("name", name, faults),
+        // What is wrong with either is told of itself.
         None => format!("{} on {}", file.dataset, file.base).chars().take(200).collect(),
     }
 }
 
 fn text(field: &str, value: &str, faults: &mut Faults) -> String {
-    if value.trim().is_empty() || value.chars().count() > 200 {
+    if !name::is_name(value) {
         faults.push(FieldError::new(field, quoted(value), range::NAME));
     }
     value.to_owned()
@@ -282,6 +284,18 @@ fn targets(keys: Option<&Targets>, faults: &mut Faults) -> TargetModules {
     match keys {
         None => TargetModules::AllLinear,
         Some(Targets::Pattern(text)) if text == "all-linear" => TargetModules::AllLinear,
+        Some(Targets::Pattern(text)) if text.len() > range::PATTERN_BYTES => {
+            let expected = format!("a regular expression of at most {} bytes", range::PATTERN_BYTES);
+            faults.push(FieldError::new("lora.target_modules", quoted(text), expected));
+            TargetModules::AllLinear
+        }
+        Some(Targets::Names(names))
+            if names.len() > range::TARGETS || names.iter().any(|name| name.len() > range::TARGET_BYTES) =>
+        {
+            let expected = format!("at most {} names of at most {} bytes", range::TARGETS, range::TARGET_BYTES);
+            faults.push(FieldError::new("lora.target_modules", format!("{} names", names.len()), expected));
+            TargetModules::AllLinear
+        }
         Some(Targets::Pattern(text)) if !text.is_empty() => TargetModules::Pattern(text.clone()),
         Some(Targets::Names(names)) if !names.is_empty() && names.iter().all(|name| !name.is_empty()) => {
             TargetModules::Names(names.clone())
@@ -338,7 +352,7 @@ fn or_fault<T>(parsed: Option<T>, field: &str, text: &str, expected: &str, fault
 
 /// Labels are compared with those of nodes, which are short words; a job has no use for more than a handful.
 fn labels(labels: BTreeMap<String, String>, faults: &mut Faults) -> BTreeMap<String, String> {
-    let fits = |text: &String| !text.is_empty() && text.len() <= 128;
+    let fits = |text: &String| !text.is_empty() && text.len() <= 128 && is_plain(text);
     if labels.len() > 64 || !labels.iter().all(|(key, value)| fits(key) && fits(value)) {
         let value = serde_json::to_string(&labels).unwrap_or_default();
         let expected = "at most 64 labels, keys and values of 1…128 bytes";

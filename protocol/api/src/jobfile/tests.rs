@@ -317,3 +317,30 @@ fn filters_of_the_data_are_kept_and_strange_ones_refused() {
     let faults = resolve(&format!("{LEAST}[data]\ntiers = [\"best\"]\n")).unwrap_err();
     assert!(faults[0].message.contains("expected a list of seed_dataset"), "{faults:?}");
 }
+
+#[test]
+fn nothing_of_a_job_file_is_longer_than_it_needs_to_be() {
+    let names = |count: usize, length: usize| {
+        let names = vec![format!("'{}'", "x".repeat(length)); count];
+        with("lora.target_modules", &format!("[{}]", names.join(",")))
+    };
+    assert!(names(1_024, 128).is_ok());
+    for faults in [names(1_025, 1), names(1, 129), with("lora.target_modules", &format!("'{}'", "x".repeat(4_097)))] {
+        let faults = faults.unwrap_err();
+        assert_eq!((faults.len(), faults[0].field.as_str()), (1, "lora.target_modules"));
+        assert!(faults[0].message.contains("at most") && faults[0].message.len() < 300, "{}", faults[0].message);
+    }
+    assert!(with("lora.target_modules", &format!("'{}'", "x".repeat(4_096))).is_ok());
+    for field in ["name", "base", "dataset", "resources.gpu"] {
+        assert_eq!(with(field, &format!("'{}'", "x".repeat(201))).unwrap_err()[0].field, field);
+    }
+}
+
+#[test]
+fn a_name_with_a_terminal_escape_is_refused() {
+    for field in ["name", "base", "dataset", "resources.gpu"] {
+        let faults = with(field, "\"\\u001b[31mred\"").unwrap_err();
+        assert_eq!(faults[0].field, field);
+        assert!(!faults[0].message.contains('\u{1b}'), "{}", faults[0].message);
+    }
+}

@@ -4,8 +4,8 @@ use super::{
     DataKeys, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber,
 };
 use lorikeet_protocol::job::{
-    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources, Schedule,
-    Supervise, TargetModules, Task, Training, TrainingLength,
+    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources,
+    Schedule, Supervise, TargetModules, Task, Training, TrainingLength,
 };
 use std::time::Duration;
 
