@@ -86,7 +86,7 @@ impl InspectError {
             Self::Start { .. } => "inspect the file: the coordinator could not start its inspection".into(),
             Self::Blob(BlobError::Refused { why, .. }) => format!("inspect the file: {why}"),
             Self::Blob(_) => "inspect the file: the coordinator could not read it".into(),
-            Self::TooSlow(_) | Self::NoAnswer { .. } => self.to_string(),
+            Self::TooSlow(_) | Self::NoAnswer { .. } | Self::Crowded => self.to_string(),
         }
     }
 }

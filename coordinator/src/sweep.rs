@@ -129,7 +129,7 @@ mod tests {
         let world = World::new().await;
         let job = world.job().await;
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging"), 0).unwrap();
+        let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging"), &[], 0).unwrap();
         // The job waits: none of its attempts is current.
         let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
         let manifest = FileManifest { size: 1, hash: Hash([1; 32]), chunks: vec![Hash([1; 32])] };

@@ -18,7 +18,7 @@ fn no_promise_is_broken_in_any_world() {
             Err(what) => broken.push(what),
         }
     }
-    tally.0.iter().for_each(|(what, count)| println!("{count:>9}  {what}"));
+    tally.0.iter().for_each(|(what, count)| eprintln!("{count:>9}  {what}"));
     assert!(broken.is_empty(), "{} of {seeds} worlds:\n{}", broken.len(), broken.join("\n"));
     if seeds >= SEEDS {
         for fault in Fault::ALL {
@@ -41,7 +41,7 @@ fn each_guard_is_missed_within_two_hundred_worlds() {
     for guard in Guard::ALL {
         let found = (1..=200).find_map(|seed| world(seed, Guards::without(guard)).err());
         let found = found.unwrap_or_else(|| panic!("nobody missed {guard:?}"));
-        println!("{guard:?}: {found}");
+        eprintln!("{guard:?}: {found}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     App,
-    ask::{Ask, Id, Params},
+    ask::{Ask, Id, Nothing},
     caller::{Caller, TOKEN_PREFIX, hash_of},
     failure::Failure,
     page::{Answered, Paging},
@@ -78,10 +78,10 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Pa
 #[utoipa::path(delete, path = route::TOKEN, tag = "tokens", params(("id" = String, Path)), responses((status = 204)))]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
-    caller: Caller,
     Id(id): Id<TokenId>,
+    Ask { context, .. }: Ask<Nothing>,
 ) -> Result<StatusCode, Failure> {
-    app.driver.command(caller.context(), Command::RevokeToken { id }).await?;
+    app.driver.command(context, Command::RevokeToken { id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

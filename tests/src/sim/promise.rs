@@ -123,7 +123,7 @@ impl Promises {
             return Err(format!("{} got a second model", model.job));
         }
         let id = AttemptId { job: model.job, token: model.token };
-        let last = store.attempts.keys().filter(|attempt| attempt.job == model.job).next_back();
+        let last = store.attempts.keys().rfind(|attempt| attempt.job == model.job);
         if last.is_some_and(|last| *last > id) {
             return Err(format!("{} got its model from {id}, whose token was no longer current", model.job));
         }

@@ -620,7 +620,7 @@ impl World {
         for report in self.nodes[node].unsent() {
             self.tell(node, FromAgent::Report(report));
         }
-        if !self.nodes[node].talk.is_some_and(|talk| talk.session.is_some()) {
+        if self.nodes[node].talk.is_none_or(|talk| talk.session.is_none()) {
             return;
         }
         let waiting: Vec<_> = self.nodes[node]

@@ -89,7 +89,7 @@ impl Template {
 
     /// Whether a short conversation is rendered at all: a template that refuses it may take another, one that never ends takes none.
     pub(crate) fn check_end(&self, messages: &[Message]) -> Result<(), String> {
-        match self.render(messages, false) {
+        match self.render(messages, &[], false) {
             Err(error) if error.starts_with(ENDLESS) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
@@ -201,7 +201,7 @@ mod tests {
     fn a_long_conversation_has_fuel_enough() {
         let template = Template::compile(BUILT_IN, BTreeMap::new()).expect("compiles");
         let messages = vec![Message::new(Role::User, "hi"); 100_000];
-        template.render(&messages, true).expect("renders");
+        template.render(&messages, &[], true).expect("renders");
     }
 
     #[test]
