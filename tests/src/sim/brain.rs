@@ -46,6 +46,8 @@ pub(super) struct Brain {
     /// What its one writer is busy with.
     pub(super) commit: Option<Commit>,
     pub(super) death: Option<Death>,
+    /// Its one alarm.
+    pub(super) wakes: Option<u64>,
     pub(super) paused_until: u64,
     pub(super) full_until: u64,
     pub(super) slow_until: u64,
@@ -86,6 +88,7 @@ impl Brain {
             inbox: vec![],
             commit: None,
             death: None,
+            wakes: None,
             paused_until: 0,
             full_until: 0,
             slow_until: 0,
@@ -114,6 +117,7 @@ impl Brain {
         self.sessions.clear();
         self.waiting.clear();
         self.commit = None;
+        self.wakes = None;
     }
 
     /// The process dies. What its writer was busy with may have become durable.
@@ -127,6 +131,7 @@ impl Brain {
         self.sessions.clear();
         self.waiting.clear();
         self.death = None;
+        self.wakes = None;
     }
 
     /// The key under which somebody waits.

@@ -50,6 +50,9 @@ pub(super) struct Node {
     pub(super) work: BTreeSet<AttemptId>,
     /// Decided, and not carried out before the disk takes what belongs to it.
     pub(super) undone: Vec<Action>,
+    /// Its one alarm.
+    pub(super) wakes: Option<u64>,
+    pub(super) waits_for_disk: bool,
 }
 
 impl Node {
@@ -69,6 +72,8 @@ impl Node {
             workers: BTreeMap::new(),
             work: BTreeSet::new(),
             undone: vec![],
+            wakes: None,
+            waits_for_disk: false,
         }
     }
 
@@ -96,6 +101,8 @@ impl Node {
         self.talk = None;
         self.work.clear();
         self.undone.clear();
+        self.wakes = None;
+        self.waits_for_disk = false;
     }
 
     /// The machine starts anew: its workers are gone, its disk is not.

@@ -31,6 +31,9 @@ const STORM: u64 = 240_000;
 /// By this time everything has ended.
 const DOOMSDAY: u64 = 4 * 3_600_000;
 
+/// A world that does so much turns in circles.
+const TOO_MUCH: u64 = 2_000_000;
+
 type Kept = Result<(), String>;
 
 /// Something on the agenda.
@@ -167,7 +170,7 @@ impl World {
                 calm = true;
                 self.calm();
             }
-            if at > DOOMSDAY || (calm && self.is_over()) {
+            if at > DOOMSDAY || self.next > TOO_MUCH || (calm && self.is_over()) {
                 break;
             }
             self.tally.count("events");
@@ -194,10 +197,18 @@ impl World {
             Happening::Broken { connection } => self.broken(connection),
             Happening::Dial { node, life } => self.dial(node, life),
             Happening::Heartbeat { node, life } => self.heartbeat(node, life),
-            Happening::NodeWakes { node, life } => return self.node_event(node, life, HostEvent::Tick),
+            Happening::NodeWakes { node, life } => {
+                if self.nodes[node].life == life && self.nodes[node].wakes == Some(self.now) {
+                    self.nodes[node].wakes = None;
+                    return self.node_event(node, life, HostEvent::Tick);
+                }
+            }
             Happening::NodeStarts { node } => return self.node_starts(node),
             Happening::DiskAgain { node, life } => return self.disk_again(node, life),
-            Happening::BrainWakes { life } if life == self.brain.life => return self.turn(),
+            Happening::BrainWakes { life } if life == self.brain.life && self.brain.wakes == Some(self.now) => {
+                self.brain.wakes = None;
+                return self.turn();
+            }
             Happening::Committed { life } if life == self.brain.life => return self.committed(),
             Happening::BrainWakes { .. } | Happening::Committed { .. } => {}
             Happening::BrainStarts => return self.brain_starts(),
@@ -218,15 +229,22 @@ impl World {
     fn post(&mut self, event: Event) {
         if self.brain.turn.is_some() {
             self.brain.inbox.push(event);
-            let life = self.brain.life;
-            self.at(1, Happening::BrainWakes { life });
+            self.wake_brain(1);
+        }
+    }
+
+    /// One alarm, the earliest.
+    fn wake_brain(&mut self, wait: u64) {
+        let (life, at) = (self.brain.life, self.now + wait);
+        if self.brain.wakes.is_none_or(|set| set > at) {
+            self.brain.wakes = Some(at);
+            self.at(wait, Happening::BrainWakes { life });
         }
     }
 
     fn turn(&mut self) -> Kept {
         if self.now < self.brain.paused_until {
-            let (life, wait) = (self.brain.life, self.brain.paused_until - self.now);
-            self.at(wait, Happening::BrainWakes { life });
+            self.wake_brain(self.brain.paused_until - self.now);
             return Ok(());
         }
         if self.brain.commit.is_some() {
@@ -272,9 +290,8 @@ impl World {
             self.brain_dies();
             return Ok(());
         }
-        let (life, wait) = (self.brain.life, self.brain.deadline(self.now) - self.now);
-        let wait = if self.brain.inbox.is_empty() { wait } else { 0 };
-        self.at(wait, Happening::BrainWakes { life });
+        let wait = self.brain.deadline(self.now) - self.now;
+        self.wake_brain(if self.brain.inbox.is_empty() { wait } else { 0 });
         Ok(())
     }
 
@@ -424,8 +441,7 @@ impl World {
             self.tally.count("coordinator started");
             self.promises.remembered(&self.brain.store)?;
             self.brain.start(self.now);
-            let life = self.brain.life;
-            self.at(1, Happening::BrainWakes { life });
+            self.wake_brain(1);
         }
         Ok(())
     }
@@ -447,8 +463,7 @@ impl World {
             self.at(1, Happening::Broken { connection });
         }
         self.brain.rebuild(self.now);
-        let life = self.brain.life;
-        self.at(500, Happening::BrainWakes { life });
+        self.wake_brain(500);
     }
 
     // The wire.
@@ -589,7 +604,9 @@ impl World {
         let (life, full) = (self.nodes[node].life, self.now < self.nodes[node].disk.full_until);
         if full {
             self.tally.count("agent waits for its disk");
-            self.at(1_000, Happening::DiskAgain { node, life });
+            if !std::mem::replace(&mut self.nodes[node].waits_for_disk, true) {
+                self.at(1_000, Happening::DiskAgain { node, life });
+            }
             return Ok(());
         }
         let undone = std::mem::take(&mut self.nodes[node].undone);
@@ -602,12 +619,16 @@ impl World {
         if let Some(due) = due {
             let passed = self.nodes[node].now(self.now).mono;
             let wait = due.saturating_sub(passed).as_millis() as u64 + 1;
-            self.at(wait, Happening::NodeWakes { node, life });
+            if self.nodes[node].wakes.is_none_or(|set| set > self.now + wait) {
+                self.nodes[node].wakes = Some(self.now + wait);
+                self.at(wait, Happening::NodeWakes { node, life });
+            }
         }
         Ok(())
     }
 
     fn disk_again(&mut self, node: usize, life: u64) -> Kept {
+        self.nodes[node].waits_for_disk = false;
         if self.nodes[node].life == life && !self.nodes[node].undone.is_empty() {
             self.act(node, vec![])
         } else {
