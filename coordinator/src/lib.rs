@@ -81,6 +81,17 @@ pub enum RunError {
     Http(#[source] HttpError),
 }
 
+impl RunError {
+    /// Whether it is our own doing, and not the disk's or the network's.
+    pub fn is_bug(&self) -> bool {
+        match self {
+            // A commit fails for what the disk does; a driver that says nothing has panicked.
+            Self::Driver(Some(DriverError::Commit(_))) | Self::Http(_) => false,
+            Self::Driver(Some(DriverError::WriterGone) | None) => true,
+        }
+    }
+}
+
 impl Coordinator {
     /// Opens or makes everything under `config.data`, binds both addresses, and begins.
     pub async fn bind(config: Config) -> Result<Self, StartError> {

@@ -70,6 +70,22 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Whether it is our own doing, and neither the config's nor the machine's.
+    pub fn is_bug(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::JoinString(_) => true,
+            Self::Config(_)
+            | Self::File { .. }
+            | Self::Store(_)
+            | Self::Blobs(_)
+            | Self::Series(_)
+            | Self::Inspector(_)
+            | Self::Link(_)
+            | Self::Http(_)
+            | Self::Random(_) => false,
+        }
+    }
+
     pub(crate) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::File { path, source }
@@ -154,7 +170,7 @@ pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Re
         None => {
             let (id, email) = (UserId(Uuid::now_v7()), email.to_lowercase());
             let command = Command::CreateUser { id, email, name: "Administrator".into(), role: Role::Admin };
-            driver.command(system(), command).await?;
+            driver.command(system("this coordinator"), command).await?;
             id
         }
     };
@@ -164,7 +180,7 @@ pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Re
         write_private(path, &format!("{secret}\n")).map_err(StartError::file(path))?;
         let (id, hash) = (TokenId(Uuid::now_v7()), http::hash_of(&secret));
         let command = Command::CreateToken { id, user, name: "first start".into(), hash, expires: None };
-        driver.command(system(), command).await?;
+        driver.command(system("this coordinator"), command).await?;
         tracing::info!(path = %path.display(), "the first administrator's token was written");
     }
     Ok(())
@@ -177,13 +193,14 @@ pub(crate) async fn invite(driver: &Handle) -> Result<[u8; 32], StartError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let expires = UnixMillis(u64::try_from((now + INVITATION).as_millis()).unwrap_or(u64::MAX));
     let hash = Hash(*blake3::hash(&secret).as_bytes());
-    driver.command(system(), Command::CreateJoinSecret { hash, expires }).await?;
+    driver.command(system("this coordinator"), Command::CreateJoinSecret { hash, expires }).await?;
     Ok(secret)
 }
 
-fn system() -> Context {
+/// A request that no person made; `from` says which part did.
+pub(crate) fn system(from: impl Into<String>) -> Context {
     let request = RequestId(Uuid::now_v7());
-    Context { actor: Actor::System, request, from: "this coordinator".into(), idempotency: None }
+    Context { actor: Actor::System, request, from: from.into(), idempotency: None }
 }
 
 /// TLS for HTTP; none on loopback, where nobody else listens, unless the config brings a certificate.

@@ -1,4 +1,4 @@
-//! Certificates with a session at this moment: a blob connection lives under one of them, and dies with it.
+//! Certificates with a session at this moment: a blob connection may speak only while one of them has its session.
 
 use super::tls::NodeCertificate;
 use lorikeet_protocol::id::NodeId;

@@ -2,13 +2,14 @@
 
 use super::Services;
 use crate::{
-    access::{Actor, Context, Refusal},
+    access::{Actor, Refusal},
     cluster::command::{Answer, Command, Query},
     record::{Attempt, Node, Receipt},
+    start::system,
 };
 use lorikeet_protocol::{
     agent::FromAgent,
-    id::{AttemptId, Hash, NodeId, RequestId},
+    id::{AttemptId, Hash, NodeId},
 };
 use std::net::SocketAddr;
 use uuid::Uuid;
@@ -44,7 +45,7 @@ impl Services {
     /// A file that was registered in place is no longer what it was.
     pub(super) async fn mark_changed(&self, file: Hash) {
         let command = Command::MarkChanged { file };
-        if let Err(error) = self.driver.command(system("blob".into()), command).await {
+        if let Err(error) = self.driver.command(system("blob"), command).await {
             tracing::error!(%file, %error, "a base model that changed could not be closed");
         }
     }
@@ -69,8 +70,4 @@ impl Services {
     async fn allowed(&self, query: Query) -> bool {
         matches!(self.driver.query(Actor::System, query).await, Ok(Answer::Allowed(true)))
     }
-}
-
-fn system(from: String) -> Context {
-    Context { actor: Actor::System, request: RequestId(Uuid::now_v7()), from, idempotency: None }
 }
