@@ -79,6 +79,17 @@ fn summary(run: &Run) -> Value {
     })
 }
 
+/// The base is named by what the job called it, which is no path and no name on any hub: whoever loads it says where it is.
+const USE: &str = r#"
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")
+model = PeftModel.from_pretrained(base, "path/to/this/directory")
+```
+"#;
+
 /// What was trained on what.
 fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
     json!({
@@ -121,8 +132,7 @@ fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
     ];
     text.push_str("| | |\n|---|---|\n");
     text.extend(rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")));
-    text.push_str("\n```python\nfrom peft import AutoPeftModelForCausalLM\n\n");
-    text.push_str("model = AutoPeftModelForCausalLM.from_pretrained(\"path/to/this/directory\")\n```\n");
+    text.push_str(USE);
     text
 }
 
