@@ -115,6 +115,10 @@ pub struct Worker {
     /// Between being started and holding the lock.
     #[serde(deserialize_with = "duration")]
     pub start_grace: Duration,
+    /// A worker that says nothing for this long, and for four times its longest pause so far, hangs and is ended as lost. Longer than
+    /// any evaluation.
+    #[serde(deserialize_with = "duration")]
+    pub stall_after: Duration,
     /// How often the events file is looked at.
     #[serde(deserialize_with = "duration")]
     pub poll: Duration,
@@ -201,6 +205,7 @@ impl Default for Worker {
             save_grace: Duration::from_secs(120),
             discard_grace: Duration::from_secs(3),
             start_grace: Duration::from_secs(30),
+            stall_after: Duration::from_secs(30 * 60),
             poll: Duration::from_millis(50),
             memory_poll: Duration::from_secs(1),
             progress: Duration::from_secs(1),
@@ -307,6 +312,7 @@ impl Config {
             ("worker.save_grace", self.worker.save_grace),
             ("worker.discard_grace", self.worker.discard_grace),
             ("worker.start_grace", self.worker.start_grace),
+            ("worker.stall_after", self.worker.stall_after),
             ("worker.poll", self.worker.poll),
             ("worker.memory_poll", self.worker.memory_poll),
             ("worker.progress", self.worker.progress),

@@ -22,6 +22,7 @@ use crate::{
     places::Places,
     prepare::Preparer,
     records::Records,
+    room,
     supervisor::{Supervisor, spool::Spool},
     upload::Uploader,
 };
@@ -236,8 +237,9 @@ impl Driver {
     }
 
     async fn welcomed(&mut self, welcome: Welcome, session: link::Session) -> Vec<Action> {
-        let mut delivered = self.until_done(|driver| driver.outbox.resume(welcome.last_report)).await;
+        // First, so that it is let go if the disk does not take what follows.
         self.conversation = Some(Conversation::new(welcome.session, session, self.spools.keys().copied()));
+        let mut delivered = self.until_done(|driver| driver.outbox.resume(welcome.last_report)).await;
         for (id, through) in &welcome.events {
             if let Some(spool) = self.spools.get_mut(id) {
                 spool.rewind(*through);
@@ -292,7 +294,8 @@ impl Driver {
     }
 
     fn look(&mut self, look: Look) -> Vec<Action> {
-        let Look { seen, telemetry } = look;
+        let Look { mut seen, telemetry } = look;
+        room::judge(&mut seen.devices, &self.places);
         let before = self.devices().to_vec();
         let actions = self.ask(Event::Looked(seen));
         let changed = gpu::changed(&before, self.host.devices());
@@ -337,14 +340,19 @@ impl Driver {
         }
     }
 
-    /// Tries again for as long as the disk does not take it.
+    /// Tries again for as long as the disk does not take it. Who can report nothing for long must not look alive either: the
+    /// session is let go, so that the coordinator counts the silence and gives the jobs to others when their time is over.
     async fn until_done<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, DiskError>) -> T {
+        let began = Instant::now();
         loop {
             match attempt(self) {
                 Ok(done) => return done,
                 Err(error) => tracing::error!("nothing is reported or started: could not {}", chain(&error)),
             }
-            tokio::time::sleep(COMMIT_AGAIN).await;
+            if began.elapsed() >= self.config.link.report_retry && self.conversation.take().is_some() {
+                tracing::error!("the session is let go until something can be reported again");
+            }
+            tokio::time::sleep(COMMIT_AGAIN.min(self.config.link.report_retry)).await;
         }
     }
 

@@ -8,7 +8,7 @@ mod attempt;
 mod ending;
 mod meter;
 mod quarantine;
-pub(crate) mod record;
+mod record;
 mod uploads;
 
 #[cfg(test)]
@@ -24,23 +24,23 @@ use lorikeet_protocol::{
     worker::{EventLine, WrittenFile},
 };
 use quarantine::Quarantine;
-pub(crate) use quarantine::Seen;
-use record::Record;
+pub use quarantine::Seen;
+pub use record::Record;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-pub(crate) use uploads::CheckpointMade;
+pub use uploads::CheckpointMade;
 
 /// The two times of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Now {
+pub struct Now {
     /// Since the machine booted: comparable over restarts of the agent, deaf to changes of the wall clock.
-    pub(crate) mono: Duration,
+    pub mono: Duration,
     /// For records and people.
-    pub(crate) wall: UnixMillis,
+    pub wall: UnixMillis,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Event {
+pub enum Event {
     /// The coordinator said something.
     Heard(ToAgent),
     /// Every report of this attempt is acknowledged.
@@ -69,16 +69,16 @@ pub(crate) enum Event {
 
 /// Why an attempt cannot go on, in the words of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub struct Fault {
     /// In one word.
-    pub(crate) outcome: Outcome,
+    pub outcome: Outcome,
     /// For people.
-    pub(crate) message: String,
+    pub message: String,
 }
 
 /// News of one worker, in order; nothing follows `Gone`.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum News {
+pub enum News {
     /// It holds its lock.
     Holds {
         /// The process that does.
@@ -93,6 +93,11 @@ pub(crate) enum News {
         /// Allowed bytes.
         limit: u64,
     },
+    /// It holds its lock and says nothing any more.
+    Stalled {
+        /// For how long.
+        quiet: Duration,
+    },
     /// Its process group is no more; every event was told before.
     Gone {
         /// How, as far as known: `exit status: 3`.
@@ -102,7 +107,7 @@ pub(crate) enum News {
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Say this if there is a session; if not, the next welcome makes it needless.
     Tell(FromAgent),
     /// Queue a report.
@@ -131,7 +136,7 @@ pub(crate) enum Action {
 
 /// What a worker can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub enum Ask {
     /// Save a checkpoint and go on.
     SaveNow,
     /// Leave.
@@ -140,24 +145,24 @@ pub(crate) enum Ask {
 
 /// The timers and places that decisions need.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Rules {
+pub struct Rules {
     /// This start of the machine.
-    pub(crate) boot: BootId,
+    pub boot: BootId,
     /// See [`Worker::save_grace`].
-    pub(crate) save_grace: Duration,
+    pub save_grace: Duration,
     /// See [`Worker::discard_grace`].
-    pub(crate) discard_grace: Duration,
+    pub discard_grace: Duration,
     /// See [`Worker::start_grace`].
-    pub(crate) start_grace: Duration,
+    pub start_grace: Duration,
     /// See [`Worker::progress`].
-    pub(crate) progress: Duration,
+    pub progress: Duration,
     /// See [`Devices::release_grace`].
-    pub(crate) release_grace: Duration,
+    pub release_grace: Duration,
 }
 
 impl Rules {
     /// Out of the config.
-    pub(crate) fn new(boot: BootId, worker: &Worker, devices: &Devices) -> Self {
+    pub fn new(boot: BootId, worker: &Worker, devices: &Devices) -> Self {
         Self {
             boot,
             save_grace: worker.save_grace,
@@ -178,7 +183,7 @@ impl Rules {
 
 /// Every attempt that this machine knows.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub struct Host {
     rules: Rules,
     devices: Vec<Device>,
     attempts: BTreeMap<AttemptId, Attempt>,
@@ -189,7 +194,7 @@ pub(crate) struct Host {
 
 impl Host {
     /// With what an earlier agent kept; the actions take up its work.
-    pub(crate) fn restore(rules: Rules, records: Vec<Record>, now: Now) -> (Self, Vec<Action>) {
+    pub fn restore(rules: Rules, records: Vec<Record>, now: Now) -> (Self, Vec<Action>) {
         let (devices, attempts, quarantine) = (Vec::new(), BTreeMap::new(), Quarantine::default());
         let mut host = Self { rules, devices, attempts, quarantine, leaving: false };
         let mut out = Vec::new();
@@ -201,7 +206,7 @@ impl Host {
     }
 
     /// The only way in.
-    pub(crate) fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
+    pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let mut out = Vec::new();
         match event {
             Event::Heard(message) => self.heard(message, now, &mut out),
@@ -237,22 +242,22 @@ impl Host {
     }
 
     /// When something is due though nothing happens.
-    pub(crate) fn next_deadline(&self) -> Option<Duration> {
+    pub fn next_deadline(&self) -> Option<Duration> {
         self.attempts.values().filter_map(|attempt| attempt.deadline(&self.rules)).min()
     }
 
     /// For the hello.
-    pub(crate) fn known(&self) -> Vec<KnownAttempt> {
+    pub fn known(&self) -> Vec<KnownAttempt> {
         self.attempts.values().map(|attempt| KnownAttempt { id: attempt.id(), phase: attempt.phase() }).collect()
     }
 
     /// As last looked at, and whether they may be used.
-    pub(crate) fn devices(&self) -> &[Device] {
+    pub fn devices(&self) -> &[Device] {
         &self.devices
     }
 
     /// Whether a worker may be alive here.
-    pub(crate) fn has_workers(&self) -> bool {
+    pub fn has_workers(&self) -> bool {
         self.attempts.values().any(Attempt::has_worker)
     }
 
@@ -350,8 +355,8 @@ impl Host {
     }
 
     /// What must hold after every event, for tests.
-    #[cfg(test)]
-    pub(crate) fn check_invariants(&self) {
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
         let mut held = BTreeMap::<_, Vec<_>>::new();
         for (id, attempt) in &self.attempts {
             assert_eq!(*id, attempt.id());

@@ -15,12 +15,14 @@ pub mod config;
 mod disk;
 mod driver;
 mod gpu;
-mod host;
+#[doc(hidden)]
+pub mod host;
 mod link;
 mod outbox;
 mod places;
 mod prepare;
 mod records;
+mod room;
 mod supervisor;
 mod upload;
 

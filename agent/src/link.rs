@@ -17,7 +17,7 @@ pub(crate) mod stand_in;
 #[cfg(test)]
 mod tests;
 
-use dial::DialError;
+pub use dial::DialError;
 pub use frame::FrameError;
 pub use identity::IdentityError;
 pub use join::JoinError;
@@ -135,6 +135,9 @@ pub enum LinkError {
     /// No welcome in time.
     #[error("be welcomed: the coordinator said nothing for {0:?}")]
     Silence(Duration),
+    /// The driver let go of the session.
+    #[error("stay connected: nothing can be reported, because the disk takes no report")]
+    Speechless,
     /// The agent itself leaves.
     #[error("go on: the agent is stopping")]
     Stopping,

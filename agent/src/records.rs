@@ -2,7 +2,7 @@
 
 use crate::{
     disk::{self, Access, At, DiskError},
-    host::record::Record,
+    host::Record,
 };
 use lorikeet_protocol::id::AttemptId;
 use std::path::PathBuf;

@@ -8,6 +8,7 @@
 pub(crate) mod group;
 pub(crate) mod spawn;
 pub(crate) mod spool;
+mod stall;
 pub(crate) mod tail;
 mod watch;
 

@@ -6,6 +6,7 @@ mod absence;
 mod attempt;
 mod full_disk;
 mod scene;
+mod speechless;
 mod start;
 
 use super::*;

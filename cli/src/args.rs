@@ -1,7 +1,7 @@
 //! The command line: clap types and nothing else. Every command says what it does and shows one example.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lorikeet_protocol::id::{Hash, JobId};
+use lorikeet_protocol::id::{Hash, JobId, TokenId};
 use std::path::PathBuf;
 
 /// Fine-tune LoRA adapters on your own GPUs.
@@ -100,6 +100,9 @@ pub(crate) enum Command {
     /// Machines
     #[command(subcommand, after_help = "Example:\n  lorikeet node token\n  lorikeet node drain node_0192…")]
     Node(Node),
+    /// Your bearer tokens
+    #[command(subcommand, after_help = "Example:\n  lorikeet token add laptop --ttl 30d")]
+    Token(Token),
     /// Remember a server, its certificate authority and a token
     #[command(
         after_help = "Example:\n  lorikeet login https://coordinator:7170 --ca-hash 5f0c… --token-file admin.token\n\n`lorikeet ca show` on the coordinator's machine prints the hash."
@@ -124,8 +127,8 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lorikeet worker /var/lib/lorikeet/agent/attempts/job_…-1.1")]
     Worker(Worker),
     /// Judge a user's file as one JSON object; started by the coordinator
-    #[command(subcommand, after_help = "Example:\n  lorikeet inspect dataset chats.jsonl")]
-    Inspect(Inspect),
+    #[command(after_help = "Example:\n  lorikeet inspect dataset chats.jsonl")]
+    Inspect(Inspection),
 }
 
 #[derive(Debug, Args)]
@@ -299,6 +302,23 @@ pub(crate) enum Dataset {
         #[arg(long, value_name = "DIR")]
         base: Option<PathBuf>,
     },
+    /// Show the first three examples as the model will see them, with what it learns marked; needs no server
+    #[command(
+        after_help = "Example:\n  lorikeet dataset preview chats.jsonl --base models/smollm2-135m\n\nWhat is learnt is coloured on a terminal and stands in ⟦ ⟧ elsewhere; --output json gives the text with spans."
+    )]
+    Preview {
+        /// The training file
+        file: PathBuf,
+        /// The base model's directory, whose chat template and tokenizer are used
+        #[arg(long, value_name = "DIR")]
+        base: PathBuf,
+        /// What is learnt: assistant, last, completion or all
+        #[arg(long, value_name = "WHAT", default_value = "assistant", value_parser = ["assistant", "last", "completion", "all"])]
+        supervise: String,
+        /// Cut examples to this many tokens, as training.max_seq_length does
+        #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=131_072))]
+        max_seq_length: u32,
+    },
     /// Upload a file; an upload that broke off goes on where it stopped
     #[command(after_help = "Example:\n  lorikeet dataset add chats.jsonl --name support-chats")]
     Add {
@@ -408,6 +428,29 @@ pub(crate) struct OneNode {
     pub(crate) id: lorikeet_protocol::id::NodeId,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make one; its secret is shown this once
+    #[command(after_help = "Example:\n  lorikeet token add laptop --ttl 30d")]
+    Add {
+        /// What it is for
+        name: String,
+        /// How long it works, like 12h; ninety days when not given
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        ttl: Option<std::time::Duration>,
+    },
+    /// List them, without their secrets
+    #[command(after_help = "Example:\n  lorikeet token list")]
+    List(Page),
+    /// Withdraw one: it works no more, and what it opened ends
+    #[command(after_help = "Example:\n  lorikeet token revoke tok_0192…")]
+    Revoke {
+        /// Which
+        #[arg(value_name = "TOKEN")]
+        token: TokenId,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Login {
     /// The coordinator
@@ -487,6 +530,18 @@ pub(crate) struct Worker {
     /// Resident memory above which whoever started this ends it
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspection {
+    #[command(subcommand)]
+    pub(crate) what: Inspect,
+    /// Memory it may use
+    #[arg(long, global = true, hide = true, value_name = "BYTES", default_value_t = 4 << 30)]
+    pub(crate) memory_bytes: u64,
+    /// Processor time it may use
+    #[arg(long, global = true, hide = true, value_name = "SECONDS", default_value_t = 3_600)]
+    pub(crate) seconds: u64,
 }
 
 #[derive(Debug, Subcommand)]

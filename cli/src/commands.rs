@@ -16,6 +16,7 @@ mod login;
 mod nodes;
 mod service;
 mod submit;
+mod token;
 mod train;
 mod worker;
 
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Adapter(args) => context.ask(async |client| adapter::run(&client, output, args).await),
         Command::Nodes => context.ask(async |client| nodes::list(&client, output).await),
         Command::Node(args) => context.ask(async |client| nodes::run(&client, output, args).await),
+        Command::Token(args) => context.ask(async |client| token::run(&client, output, args).await),
         Command::Login(args) => runtime()?.block_on(login::run(&context, args)),
         Command::Ca(args) => ca::run(&context, args),
         Command::Inspect(args) => inspect::run(output, &args),

@@ -10,6 +10,7 @@ mod args;
 mod client;
 mod commands;
 mod failure;
+mod file;
 mod logging;
 mod output;
 mod profile;

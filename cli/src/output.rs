@@ -1,6 +1,7 @@
 //! Every word printed to a person or a script passes here.
 //!
-//! Answers go to standard output, as tables or as JSON; everything said on the way (notes, progress, errors) to standard
+//! What others wrote – names, messages, logs – is shown and never obeyed by a terminal: every text for people goes through
+//! [`shown`]. Answers go to standard output, as tables or as JSON; everything said on the way (notes, progress, errors) to standard
 //! error, so that a pipe carries answers alone.
 
 pub(crate) mod curve;
@@ -9,8 +10,9 @@ pub(crate) mod progress;
 pub(crate) mod table;
 
 use crate::{args::Form, failure::Failure};
+use lorikeet_api::name::shown;
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Something that can be answered.
 pub(crate) trait View: Serialize {
@@ -40,10 +42,16 @@ impl Output {
         self.form == Form::Json
     }
 
+    /// Whether a person reads at a terminal that shows colours.
+    pub(crate) fn has_colour(&self) -> bool {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        self.form == Form::Table && io::stdout().is_terminal() && !refused
+    }
+
     /// The answer.
     pub(crate) fn answer<T: View + ?Sized>(&self, answer: &T) -> Result<(), Failure> {
         match self.form {
-            Form::Table => self.line(&answer.table()),
+            Form::Table => self.line(&shown(&answer.table())),
             Form::Json => self.line(&json::pretty(answer)?),
         }
     }
@@ -51,7 +59,7 @@ impl Output {
     /// One of many answers that come one by one: a line of JSON each, or what `text` makes of it.
     pub(crate) fn item<T: Serialize>(&self, item: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
         match self.form {
-            Form::Table => self.line(&text(item)),
+            Form::Table => self.line(&shown(&text(item))),
             Form::Json => self.line(&json::compact(item)?),
         }
     }
@@ -88,5 +96,5 @@ pub(crate) fn failed(failure: &Failure) {
 
 /// Standard error may be closed; then nobody wanted to hear it.
 fn say(text: &str) {
-    _ = writeln!(io::stderr().lock(), "{text}");
+    _ = writeln!(io::stderr().lock(), "{}", shown(text));
 }

@@ -50,7 +50,11 @@ impl Connection {
                 .hint("give --server URL or LORIKEET_SERVER, or run `lorikeet login`; `lorikeet demo` needs none")
         })?;
         let (token, ca) = profile.as_ref().map_or((None, None), |known| (known.token.clone(), known.ca.clone()));
-        Ok(Self { server: server.to_owned(), token: global.token.clone().or(token), ca })
+        let token = global.token.clone().or(token);
+        if token.as_ref().is_some_and(|token| token.contains(|c: char| c.is_control() || c.is_whitespace())) {
+            return Err(Failure::mistake("what was given as a token is none: it has blanks or line ends in it"));
+        }
+        Ok(Self { server: server.to_owned(), token, ca })
     }
 }
 

@@ -138,10 +138,9 @@ impl Cluster {
         let ready = self.bases.values_mut().filter(|base| base.state == BaseState::Ready);
         let closed = ready.filter(names).map(|base| {
             base.state = BaseState::Changed;
-            base.faults = vec![Fault::whole(format!(
-                "the files in {} are no longer what was registered; restore them and register the directory again",
-                base.path.display()
-            ))];
+            // Without the directory's path: everybody reads this, and the path is the administrators'.
+            let message = "its files are no longer what was registered; restore them and register the directory again";
+            base.faults = vec![Fault::whole(message.to_owned())];
             out.push(put(Record::Base(base.clone())));
             base.id
         });

@@ -8,20 +8,22 @@
 //! A file is written aside, hashed in 16 MiB chunks, synced with its folder, renamed, and only then gets its manifest, synced
 //! in the same way: a manifest is there only if the bytes are. Every chunk that is read is compared with its hash. Base models
 //! stay where they are: [`Blobs::link`] makes a manifest that points outside, and a chunk that no longer matches is
-//! [`BlobError::Changed`]. Who may read what is the caller's question; a hash is no permission.
+//! [`BlobError::Changed`]; what may be pointed at is `blob/outside.rs`. Who may read what is the caller's question; a hash is no permission.
 //!
 //! Disk work runs on blocking threads; [`Blobs`] is a cheap handle. What may go is decided outside: see [`Blobs::list`].
 
 mod disk;
 mod error;
 mod incoming;
+mod outside;
 mod upload;
 
 pub use error::BlobError;
 pub use incoming::Limit;
 pub use upload::Upload;
 
-use incoming::Incoming;
+use crate::space::Space;
+use incoming::Arrival;
 use lorikeet_protocol::{
     file::FileManifest,
     id::{AttemptId, Hash},
@@ -64,14 +66,18 @@ pub struct Blobs {
 struct Inner {
     blobs: PathBuf,
     staging: PathBuf,
+    /// Where files lie that are not ours.
+    roots: outside::Roots,
     /// Names that somebody writes under at this moment.
     claims: Mutex<HashSet<String>>,
     /// What agents are uploading.
     incoming: Mutex<Arrivals>,
+    /// Asked before every byte that comes from outside.
+    space: Space,
 }
 
-/// Files on their way in, by who brings them; each has a lock of its own, because hashing takes a while.
-type Arrivals = HashMap<(AttemptId, Hash), Arc<Mutex<Incoming>>>;
+/// Files on their way in, by who brings them.
+type Arrivals = HashMap<(AttemptId, Hash), Arc<Arrival>>;
 
 /// The right to write under a name; given back when dropped.
 #[derive(Debug)]
@@ -92,13 +98,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Blobs {
-    /// Makes the folders if they are missing.
-    pub fn open(blobs: &Path, staging: &Path) -> Result<Self, BlobError> {
+    /// Makes the folders if they are missing. Only files below `roots` are ever linked; what comes from outside leaves `keep_free`
+    /// bytes of its disk.
+    pub fn open(blobs: &Path, staging: &Path, roots: &[PathBuf], keep_free: u64) -> Result<Self, BlobError> {
         for folder in [blobs, staging] {
             std::fs::create_dir_all(folder).map_err(BlobError::disk("make", folder))?;
         }
+        let (roots, space) = (outside::Roots::new(roots), Space::new(staging, keep_free));
         let (blobs, staging) = (blobs.to_owned(), staging.to_owned());
-        Ok(Self { inner: Arc::new(Inner { blobs, staging, claims: Mutex::default(), incoming: Mutex::default() }) })
+        let (claims, incoming) = (Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, space }) })
     }
 
     /// The manifest of a file that is here whole.
@@ -134,21 +143,22 @@ impl Blobs {
     }
 
     /// Copies a file in.
-    pub async fn put(&self, file: PathBuf) -> Result<FileManifest, BlobError> {
+    #[cfg(test)]
+    pub(crate) async fn put(&self, file: PathBuf) -> Result<FileManifest, BlobError> {
         self.work(move |inner| {
             let aside = inner.staging.join(format!("put-{}.part", uuid::Uuid::now_v7().simple()));
             std::fs::copy(&file, &aside).map_err(BlobError::disk("copy", &file))?;
-            let manifest = disk::manifest_of(&aside)?;
+            let manifest = disk::manifest_at(&aside)?;
             inner.keep(&aside, &manifest)?;
             Ok(manifest)
         })
         .await
     }
 
-    /// Hashes a file that stays where it is and makes it readable under its hash.
+    /// Hashes a file that stays where it is, below a root, and makes it readable under its hash.
     pub async fn link(&self, file: PathBuf) -> Result<FileManifest, BlobError> {
         self.work(move |inner| {
-            let manifest = disk::manifest_of(&file)?;
+            let manifest = disk::manifest_of(&mut inner.roots.open(&file)?, &file)?;
             let kept_here = inner.entry(manifest.hash)?.is_some_and(|entry| entry.place.is_none());
             if !kept_here {
                 inner.write_entry(&Entry { manifest: manifest.clone(), place: Some(file) })?;
@@ -188,7 +198,11 @@ impl Blobs {
                 disk::remove(path)?;
             }
             for folder in disk::list(&inner.blobs)? {
-                let bare = |path: &&PathBuf| path.extension().is_none() && !path.with_extension("json").exists();
+                let bare = |path: &&PathBuf| match path.extension() {
+                    None => !path.with_extension("json").exists(),
+                    // What a crash left of a manifest.
+                    Some(kind) => kind == disk::ASIDE,
+                };
                 for path in disk::list(&folder)?.iter().filter(bare).filter(|path| old(path)) {
                     disk::remove(path)?;
                 }
@@ -196,13 +210,6 @@ impl Blobs {
             Ok(())
         })
         .await
-    }
-
-    /// Bytes free on the disk.
-    pub fn free_bytes(&self) -> Result<u64, BlobError> {
-        let looked = rustix::fs::statvfs(&self.inner.blobs).map_err(io::Error::from);
-        let disk = looked.map_err(BlobError::disk("look at", &self.inner.blobs))?;
-        Ok(disk.f_bavail * disk.f_frsize)
     }
 
     async fn work<T, F>(&self, work: F) -> Result<T, BlobError>
@@ -254,14 +261,13 @@ impl Inner {
         let chunk = || BlobError::missing(format!("chunk {index} of {hash}"));
         let range = entry.manifest.range(index).ok_or_else(chunk)?;
         let expected = entry.manifest.chunks.get(index as usize).ok_or_else(chunk)?;
-        let path = entry.place.unwrap_or_else(|| self.content(hash));
-        let file = match File::open(&path) {
-            // A manifest without its bytes: somebody took them away.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(BlobError::Changed { file: hash, chunk: index });
-            }
-            file => file.map_err(BlobError::disk("open", &path))?,
+        let path = entry.place.clone().unwrap_or_else(|| self.content(hash));
+        let opened = match entry.place {
+            Some(_) => self.roots.open(&path),
+            None => File::open(&path).map_err(BlobError::disk("open", &path)),
         };
+        // A manifest without its bytes: somebody took them away.
+        let file = outside::if_there(opened)?.ok_or(BlobError::Changed { file: hash, chunk: index })?;
         let mut bytes = vec![0; (range.end - range.start) as usize];
         match file.read_exact_at(&mut bytes, range.start) {
             Ok(()) if disk::hash(&bytes) == *expected => Ok(bytes),

@@ -30,6 +30,7 @@ mod tests;
 
 use crate::{
     access::{Context, Refusal},
+    guard::Guards,
     record::{
         Attempt, Audit, Base, Dataset, Job, JoinSecret, Receipt, Record, Replay, StoredCheckpoint, Token, Usage, User,
     },
@@ -137,6 +138,8 @@ pub struct Settings {
     pub timers: Timers,
     /// What holds for everybody's jobs.
     pub rules: Rules,
+    /// All on.
+    pub guards: Guards,
 }
 
 impl From<Timers> for Settings {
@@ -150,6 +153,7 @@ impl From<Timers> for Settings {
 pub struct Cluster {
     pub(crate) timers: Timers,
     rules: Rules,
+    pub(crate) guards: Guards,
     pub(crate) generation: u32,
     pub(crate) users: BTreeMap<UserId, User>,
     pub(crate) tokens: BTreeMap<Hash, Token>,
@@ -177,10 +181,11 @@ const REPLAY_KEPT: Duration = Duration::from_secs(24 * 3_600);
 impl Cluster {
     /// The cluster as the store remembers it. Leases start anew.
     pub fn new(loaded: Loaded, settings: impl Into<Settings>, now: Now) -> Self {
-        let Settings { timers, rules } = settings.into();
+        let Settings { timers, rules, guards } = settings.into();
         let mut cluster = Self {
             timers,
             rules,
+            guards,
             generation: loaded.generation,
             users: by(loaded.users, |user| user.id),
             tokens: by(loaded.tokens, |token| token.hash),
@@ -241,7 +246,7 @@ impl Cluster {
     }
 
     pub(crate) fn is_listening(&self, now: Now) -> bool {
-        now.mono < self.listen_until
+        now.mono < self.listen_until && self.guards.listen_first()
     }
 
     fn tick(&mut self, now: Now, out: &mut Vec<Action>) {

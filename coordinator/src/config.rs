@@ -14,6 +14,9 @@ use std::{
     time::Duration,
 };
 
+/// Who is silent for longer than a day is not merely late.
+const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
+
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -52,6 +55,13 @@ pub struct Http {
     pub key: Option<PathBuf>,
     /// Names and addresses that a certificate of our own CA is valid for, besides `localhost` and the address listened on.
     pub names: Vec<String>,
+    /// Connections that may be open at once; never more than half of the descriptors that the process may open.
+    pub connections: usize,
+    /// Those of them that may come from one address: a proxy's users share one.
+    pub connections_per_address: usize,
+    /// A connection that asks nothing for this long, or does not end its question's headers, is closed.
+    #[serde(with = "unit::duration")]
+    pub idle: Duration,
     /// A request that is not an upload, a download or a stream is answered within this.
     #[serde(with = "unit::duration")]
     pub timeout: Duration,
@@ -164,6 +174,9 @@ impl Default for Http {
             certificate: None,
             key: None,
             names: Vec::new(),
+            connections: 2_000,
+            connections_per_address: 400,
+            idle: Duration::from_secs(30),
             timeout: Duration::from_secs(30),
             upload_ttl: Duration::from_secs(3600),
         }
@@ -260,6 +273,10 @@ impl Config {
         refuse(!self.admin_email.contains('@'), "admin_email", &self.admin_email, "an e-mail address");
         refuse(self.http.certificate.is_some() != self.http.key.is_some(), "http.key", &"alone", "certificate and key");
         refuse(self.http.timeout < Duration::from_secs(1), "http.timeout", &show(self.http.timeout), "at least 1s");
+        let (all, each) = (self.http.connections, self.http.connections_per_address);
+        refuse(all == 0, "http.connections", &0, "1 or more");
+        refuse(each == 0, "http.connections_per_address", &0, "1 or more");
+        refuse(self.http.idle < Duration::from_secs(1), "http.idle", &show(self.http.idle), "at least 1s");
         let ttl = self.http.upload_ttl;
         refuse(ttl < Duration::from_secs(60), "http.upload_ttl", &show(ttl), "at least 1m");
         let url = self.http.public_url.as_deref().unwrap_or("https://");
@@ -271,6 +288,7 @@ impl Config {
         let beat = timers.heartbeat;
         refuse(beat < Duration::from_millis(10), "timers.heartbeat", &show(beat), "at least 10ms");
         // Two beats may be lost without a word about it.
+        refuse(timers.lease > LONGEST_LEASE, "timers.lease", &show(timers.lease), "a day at most");
         refuse(timers.lease < 3 * beat, "timers.lease", &show(timers.lease), "three heartbeats at least");
         refuse(timers.offer.is_zero(), "timers.offer", &show(timers.offer), "more than nothing");
         let (first, limit) = (timers.back_off, timers.back_off_limit);

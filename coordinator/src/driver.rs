@@ -1,44 +1,57 @@
 //! The task that owns the cluster: receive, turn, commit, then send.
 //!
 //! Everybody else holds a [`Handle`] and waits for an answer, which leaves only after the batch it belongs to is durable. Events that
-//! arrive while a batch commits form the next one. A full disk rebuilds the cluster from the store and refuses the batch; any other
+//! arrive while a batch commits form the next one.
+//!
+//! ```text
+//!              commit failed for lack of space: the store is opened anew, memory is rebuilt from it
+//!   writing ─────────────────────────────────────────────────────────────► reading only
+//!      ▲  there is room again: memory is rebuilt once more, and everything begins as after a start   │
+//!      └─────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! While it only reads, questions are answered, changes are refused (`NoSpace`) and agents are asked to come back. Any other
 //! failure to commit ends the task, and with it the process: the store, not memory, is what is true.
+//!
+//! `driver/run.rs` is the loop, `driver/writer.rs` the store's thread, `driver/load.rs` what memory begins with.
+
+mod load;
+mod run;
+mod writer;
 
 use crate::{
     access::{Actor, Context, Refusal},
     cluster::{
-        Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, Subject,
+        Cluster, Inspect, Settings, Subject,
         command::{Answer, Command, Query},
     },
-    record::{Audit, Receipt, Record, Replay},
-    store::{Row, Store, StoreError},
+    record::Receipt,
+    store::{Store, StoreError},
     turn::Turn,
 };
 use lorikeet_protocol::{
     agent::{Farewell, FromAgent, Hello, ToAgent},
     file::NamedFile,
-    id::{JobId, NodeId, UnixMillis},
+    id::{JobId, NodeId, RequestId},
     inspect::Inspection,
 };
+use run::{Clock, Loop};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, mpsc as thread_channel},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 use tokio::{
     sync::{Semaphore, broadcast, mpsc, oneshot},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-
-/// Events of one transaction: more would only lengthen the wait of the first.
-const BATCH: usize = 256;
+use writer::Writer;
 
 /// Inputs that may wait: a burst of that many agents speaking at once; senders beyond it wait.
 const QUEUE: usize = 4_096;
-
-/// Messages that may wait for one agent; one that takes none for so long is cut off, and hears everything again when it returns.
-const OUTBOX: usize = 1_024;
 
 /// Read transactions at once: each pins pages of the store.
 const READERS: usize = 8;
@@ -70,12 +83,19 @@ pub struct Handle {
     store: Store,
     readers: Arc<Semaphore>,
     changes: broadcast::Sender<JobId>,
+    reading_only: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Input")
     }
+}
+
+/// What the coordinator itself does; `from` says where in it.
+pub(crate) fn as_system(from: impl Into<String>) -> Context {
+    let request = RequestId(uuid::Uuid::now_v7());
+    Context { actor: Actor::System, request, from: from.into(), idempotency: None }
 }
 
 impl Handle {
@@ -138,6 +158,11 @@ impl Handle {
         let _ = self.inputs.send(Input::Inspected { subject, result: Box::new(result), files }).await;
     }
 
+    /// Whether nothing new is taken, because the store's disk is full.
+    pub fn is_reading_only(&self) -> bool {
+        self.reading_only.load(Ordering::Relaxed)
+    }
+
     /// Jobs whose rows change from now on. A slow reader misses some and is told so: then read again.
     pub fn changes(&self) -> broadcast::Receiver<JobId> {
         self.changes.subscribe()
@@ -169,9 +194,13 @@ pub struct Driver {
 impl Driver {
     /// Rebuilds the cluster from the store and starts.
     pub fn start(store: Store, settings: impl Into<Settings>, stop: CancellationToken) -> Result<Self, StoreError> {
-        let clock = Clock { started: Instant::now() };
-        let settings = settings.into();
-        let cluster = Cluster::new(load(&store)?, settings, clock.now());
+        let (clock, settings) = (Clock::start(), settings.into());
+        match store.expire(clock.now().wall) {
+            // The loop will find that out as well, and knows what to do.
+            Ok(_) | Err(StoreError::NoSpace) => {}
+            Err(error) => return Err(error),
+        }
+        let cluster = Cluster::new(load::load(&store)?, settings, clock.now());
         let (inputs, received) = mpsc::channel(QUEUE);
         let (inspect, inspections) = mpsc::unbounded_channel();
         let (changes, _) = broadcast::channel(1_024);
@@ -180,8 +209,12 @@ impl Driver {
             store: store.clone(),
             readers: Arc::new(Semaphore::new(READERS)),
             changes: changes.clone(),
+            reading_only: Arc::default(),
         };
         let worker = Loop {
+            reading_only: Arc::clone(&handle.reading_only),
+            next_look: clock.now().mono,
+            next_expiry: clock.now().mono + run::EXPIRE_EVERY,
             turn: Turn::new(cluster),
             clock,
             settings,
@@ -199,263 +232,8 @@ impl Driver {
     }
 }
 
-struct Clock {
-    started: Instant,
-}
-
-impl Clock {
-    fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono: self.started.elapsed(), wall: UnixMillis(wall.as_millis() as u64) }
-    }
-}
-
-struct Loop {
-    turn: Turn,
-    clock: Clock,
-    settings: Settings,
-    writer: Writer,
-    store: Store,
-    replies: BTreeMap<ReplyKey, Answering>,
-    arrivals: BTreeMap<ReplyKey, oneshot::Sender<Result<Session, Farewell>>>,
-    outboxes: BTreeMap<NodeId, (u64, mpsc::Sender<ToAgent>)>,
-    next_key: ReplyKey,
-    inspect: mpsc::UnboundedSender<Inspect>,
-    changes: broadcast::Sender<JobId>,
-}
-
-impl Loop {
-    async fn run(mut self, mut inputs: mpsc::Receiver<Input>, stop: CancellationToken) -> Result<(), DriverError> {
-        self.turn(vec![Event::Booted]).await?;
-        let mut waiting = Vec::new();
-        loop {
-            let wait = self
-                .turn
-                .next_deadline()
-                .map_or(self.settings.timers.heartbeat, |at| at.saturating_sub(self.clock.now().mono))
-                .min(self.settings.timers.heartbeat);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                received = inputs.recv_many(&mut waiting, BATCH) => if received == 0 { break },
-                () = tokio::time::sleep(wait) => {}
-            }
-            self.batches(&mut waiting).await?;
-        }
-        self.say_goodbye();
-        self.writer.close().await
-    }
-
-    /// A command that names a finished thing reads its row from the store; so it starts a batch of its own, after everything before it.
-    async fn batches(&mut self, waiting: &mut Vec<Input>) -> Result<(), DriverError> {
-        let mut batch = Vec::new();
-        for input in waiting.drain(..) {
-            if let Input::Command { command, .. } = &input
-                && names_finished(command)
-            {
-                self.turn(std::mem::take(&mut batch)).await?;
-                let rows = self.rows(command).map_err(DriverError::Commit)?;
-                let event = self.event(input, rows);
-                self.turn(vec![event]).await?;
-            } else {
-                batch.push(self.event(input, Rows::default()));
-            }
-        }
-        self.turn(batch).await
-    }
-
-    fn rows(&self, command: &Command) -> Result<Rows, StoreError> {
-        let mut rows = Rows::default();
-        if let Command::RetryJob { old, .. } = command {
-            rows.job = self.store.get(&old.bytes())?;
-        }
-        if let Command::PatchModel { id, .. } | Command::DeleteModel { id } = command {
-            rows.model = self.store.get(&id.bytes())?;
-        }
-        Ok(rows)
-    }
-
-    fn event(&mut self, input: Input, rows: Rows) -> Event {
-        self.next_key += 1;
-        let reply = self.next_key;
-        match input {
-            Input::Command { context, command, answer } => {
-                self.replies.insert(reply, answer);
-                Event::Requested { reply, context, command: *command, rows }
-            }
-            Input::Query { actor, query, answer } => {
-                self.replies.insert(reply, answer);
-                Event::Asked { reply, actor, query }
-            }
-            Input::Session { node, serial, hello, admitted } => {
-                self.arrivals.insert(reply, admitted);
-                Event::SessionOpened { reply, node, serial, hello }
-            }
-            Input::Closed { node, session } => {
-                if self.outboxes.get(&node).is_some_and(|(live, _)| *live == session) {
-                    self.outboxes.remove(&node);
-                }
-                Event::SessionClosed { node, session }
-            }
-            Input::Heard { node, session, message } => Event::Heard { node, session, message: *message },
-            Input::Inspected { subject, result, files } => Event::Inspected { subject, result: *result, files },
-        }
-    }
-
-    async fn turn(&mut self, batch: Vec<Event>) -> Result<(), DriverError> {
-        let outcome = self.turn.run(batch, self.clock.now());
-        if !outcome.records.is_empty() {
-            match self.writer.commit(outcome.records).await {
-                Ok(()) => {}
-                Err(DriverError::Commit(StoreError::NoSpace)) => return self.start_over(),
-                Err(error) => return Err(error),
-            }
-        }
-        outcome.effects.into_iter().for_each(|effect| self.release(effect));
-        Ok(())
-    }
-
-    /// The disk is full: memory is ahead of it, so memory goes. Agents reconnect; who waits hears that nothing was done.
-    fn start_over(&mut self) -> Result<(), DriverError> {
-        tracing::error!("the store's disk is full: nothing new is accepted until there is space");
-        let loaded = load(&self.store).map_err(DriverError::Commit)?;
-        self.turn = Turn::new(Cluster::new(loaded, self.settings, self.clock.now()));
-        self.outboxes.clear();
-        self.arrivals.clear();
-        for (_, answer) in std::mem::take(&mut self.replies) {
-            let _ = answer.send(Err(Refusal::NoSpace));
-        }
-        Ok(())
-    }
-
-    fn release(&mut self, effect: Action) {
-        match effect {
-            Action::Put(_) => unreachable!("rows were committed before effects are released"),
-            Action::Reply { reply, result } => {
-                if let Some(answer) = self.replies.remove(&reply) {
-                    let _ = answer.send(result);
-                }
-            }
-            Action::Admit { reply, node, session } => self.admit(reply, node, session),
-            Action::TurnAway { reply, farewell } => {
-                if let Some(answer) = self.arrivals.remove(&reply) {
-                    let _ = answer.send(Err(farewell));
-                }
-            }
-            Action::Send { node, message } => self.send(node, message),
-            Action::Close { node, session, farewell } => {
-                if self.outboxes.get(&node).is_some_and(|(live, _)| *live == session) {
-                    self.send(node, ToAgent::Goodbye(farewell));
-                    self.outboxes.remove(&node);
-                }
-            }
-            Action::Inspect(inspect) => drop(self.inspect.send(inspect)),
-            Action::JobChanged(id) => drop(self.changes.send(id)),
-        }
-    }
-
-    fn admit(&mut self, reply: ReplyKey, node: NodeId, session: u64) {
-        let (outbox, receiver) = mpsc::channel(OUTBOX);
-        if let Some(answer) = self.arrivals.remove(&reply)
-            && answer.send(Ok(Session { number: session, outbox: receiver })).is_ok()
-        {
-            self.outboxes.insert(node, (session, outbox));
-        }
-    }
-
-    fn send(&mut self, node: NodeId, message: ToAgent) {
-        if let Some((_, outbox)) = self.outboxes.get(&node)
-            && outbox.try_send(message).is_err()
-        {
-            self.outboxes.remove(&node);
-        }
-    }
-
-    fn say_goodbye(&mut self) {
-        for (_, (_, outbox)) in std::mem::take(&mut self.outboxes) {
-            let _ = outbox.try_send(ToAgent::Goodbye(Farewell::ShuttingDown));
-        }
-    }
-}
-
-fn names_finished(command: &Command) -> bool {
-    matches!(command, Command::RetryJob { .. } | Command::PatchModel { .. } | Command::DeleteModel { .. })
-}
-
-/// The store's one writer: a thread, because a commit waits for the disk.
-struct Writer {
-    requests: thread_channel::Sender<Commit>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-/// Rows to write together, and who waits for them.
-struct Commit {
-    records: Vec<Record>,
-    done: oneshot::Sender<Result<(), StoreError>>,
-}
-
-impl Writer {
-    fn start(store: Store) -> Self {
-        let (requests, received) = thread_channel::channel::<Commit>();
-        let write = move || {
-            while let Ok(Commit { records, done }) = received.recv() {
-                let _ = done.send(store.commit(&records));
-            }
-        };
-        let thread = std::thread::Builder::new()
-            .name("store".into())
-            .spawn(write)
-            .expect("a process that cannot start a thread cannot start");
-        Self { requests, thread }
-    }
-
-    /// Ends the thread and waits for it: it holds the store, and who comes next wants to open it.
-    async fn close(self) -> Result<(), DriverError> {
-        let Self { requests, thread } = self;
-        drop(requests);
-        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-        joined.map_err(|_| DriverError::WriterGone)?.map_err(|_| DriverError::WriterGone)
-    }
-
-    async fn commit(&self, records: Vec<Record>) -> Result<(), DriverError> {
-        let (done, committed) = oneshot::channel();
-        self.requests.send(Commit { records, done }).map_err(|_| DriverError::WriterGone)?;
-        committed.await.map_err(|_| DriverError::WriterGone)?.map_err(DriverError::Commit)
-    }
-}
-
-/// The heads that decisions need.
-fn load(store: &Store) -> Result<Loaded, StoreError> {
-    let live = store.scan(&[], |job: &crate::record::Job| !job.phase().is_terminal())?;
-    let mut attempts = Vec::new();
-    for id in live.iter().filter_map(|job| job.current_attempt()) {
-        attempts.extend(store.scan(&id.job.bytes(), |attempt: &crate::record::Attempt| attempt.id == id)?);
-    }
-    let mut checkpoints = Vec::new();
-    for job in &live {
-        checkpoints.extend(store.scan(&job.id.bytes(), |_: &crate::record::StoredCheckpoint| true)?);
-    }
-    let newest: (Vec<Audit>, usize) = store.page(0, 1, |_| true)?;
-    Ok(Loaded {
-        generation: store.generation()?,
-        users: all(store)?,
-        tokens: all(store)?,
-        secrets: all(store)?,
-        nodes: all(store)?,
-        datasets: all(store)?,
-        bases: all(store)?,
-        jobs: live,
-        attempts,
-        checkpoints,
-        replays: all::<Replay>(store)?,
-        usages: all(store)?,
-        audits: newest.0.first().map_or(0, |audit| audit.number),
-    })
-}
-
-fn all<R: Row>(store: &Store) -> Result<Vec<R>, StoreError> {
-    store.scan(&[], |_| true)
-}
-
 /// How long a stopped driver may take; used by who stops it.
 pub const STOP_WITHIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

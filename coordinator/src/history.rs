@@ -3,8 +3,8 @@
 use crate::{
     access::{Actor, Refusal},
     driver::Handle,
-    record::{Attempt, Audit, Base, Dataset, Job, Model, StoredCheckpoint, Token, User},
-    store::Row,
+    record::{Attempt, Base, Dataset, Job, Model, StoredCheckpoint, Token, User},
+    store::{self, Row},
 };
 use lorikeet_protocol::id::{BaseId, DatasetId, JobId, ModelId, UserId};
 
@@ -26,15 +26,18 @@ pub struct Listed<T> {
     pub total: usize,
 }
 
+/// Which rows of a list are wanted.
+pub type Keep<R> = Box<dyn Fn(&R) -> bool + Send>;
+
 impl Handle {
-    /// Datasets that are not deleted.
+    /// Datasets that are not deleted; of them those that `keep` wants.
     pub async fn datasets(
         &self,
         actor: Actor,
         page: Page,
-        keep: impl Fn(&Dataset) -> bool + Send + 'static,
+        keep: Option<Keep<Dataset>>,
     ) -> Result<Listed<Dataset>, Refusal> {
-        self.list(page, move |row: &Dataset| actor.sees(row.owner) && row.deleted_at.is_none() && keep(row)).await
+        self.list(whose(actor), page, keep).await
     }
 
     /// One dataset.
@@ -45,7 +48,7 @@ impl Handle {
 
     /// Base models: everybody may read them.
     pub async fn bases(&self, page: Page) -> Result<Listed<Base>, Refusal> {
-        self.list(page, |row: &Base| row.deleted_at.is_none()).await
+        self.list(None, page, None).await
     }
 
     /// One base model.
@@ -54,14 +57,9 @@ impl Handle {
         row.filter(|row| row.deleted_at.is_none()).ok_or_else(|| Refusal::not_found("base model"))
     }
 
-    /// Jobs, finished ones too.
-    pub async fn jobs(
-        &self,
-        actor: Actor,
-        page: Page,
-        keep: impl Fn(&Job) -> bool + Send + 'static,
-    ) -> Result<Listed<Job>, Refusal> {
-        self.list(page, move |row: &Job| actor.sees(row.owner) && keep(row)).await
+    /// Jobs, finished ones too; of them those that `keep` wants.
+    pub async fn jobs(&self, actor: Actor, page: Page, keep: Option<Keep<Job>>) -> Result<Listed<Job>, Refusal> {
+        self.list(whose(actor), page, keep).await
     }
 
     /// One job.
@@ -84,7 +82,7 @@ impl Handle {
 
     /// Models that are not deleted.
     pub async fn models(&self, actor: Actor, page: Page) -> Result<Listed<Model>, Refusal> {
-        self.list(page, move |row: &Model| actor.sees(row.owner) && row.deleted_at.is_none()).await
+        self.list(whose(actor), page, None).await
     }
 
     /// One model.
@@ -101,25 +99,25 @@ impl Handle {
 
     /// Tokens that were not withdrawn; never their secrets.
     pub async fn tokens(&self, actor: Actor, page: Page) -> Result<Listed<Token>, Refusal> {
-        self.list(page, move |row: &Token| actor.sees(row.owner) && row.deleted_at.is_none()).await
+        self.list(whose(actor), page, None).await
     }
 
-    /// Who did what; an administrator's.
-    pub async fn audits(&self, actor: Actor, page: Page) -> Result<Listed<Audit>, Refusal> {
-        actor.require_admin("read the audit record")?;
-        self.list(page, |_: &Audit| true).await
-    }
-
-    async fn list<R: Row + Send + 'static>(
+    async fn list<R: store::Listed + Send + 'static>(
         &self,
+        owner: Option<UserId>,
         page: Page,
-        keep: impl Fn(&R) -> bool + Send + 'static,
+        keep: Option<Keep<R>>,
     ) -> Result<Listed<R>, Refusal> {
-        let (rows, total) = self.read(move |store| store.page(page.offset, page.limit, keep)).await?;
+        let (rows, total) = self.read(move |store| store.listed(owner, page.offset, page.limit, keep)).await?;
         Ok(Listed { rows, total })
     }
 
     async fn row<R: Row + Send + 'static>(&self, key: Vec<u8>) -> Result<Option<R>, Refusal> {
         self.read(move |store| store.get(&key)).await
     }
+}
+
+/// Whose rows an actor's lists hold; everybody's: `None`.
+fn whose(actor: Actor) -> Option<UserId> {
+    actor.user().filter(|_| !actor.sees_everything())
 }

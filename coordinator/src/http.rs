@@ -1,7 +1,7 @@
 //! The HTTP API: one file per resource, each of which translates, asks the driver and answers. Nothing is decided here.
 //!
 //! ```text
-//! connection ─ TLS (beyond loopback) ─ request id ─ panic caught ─ route ─ in time ─ caller ─ bounded body ─ handler
+//! connection ─ a place ─ TLS (beyond loopback) ─ request id ─ panic caught ─ route ─ in time ─ caller ─ bounded body ─ handler
 //! ```
 //!
 //! Every answer is an envelope of `lorikeet-api`, refusals included. Routes that carry bytes or wait for a child process have
@@ -12,6 +12,7 @@ mod ask;
 mod base;
 mod caller;
 mod dataset;
+mod door;
 mod download;
 mod failure;
 mod frame;
@@ -19,23 +20,37 @@ mod job;
 mod job_events;
 mod job_series;
 mod job_view;
+mod log_places;
 mod model;
 mod node;
 mod page;
+mod place;
 mod server;
 mod sign;
 mod token;
 mod upload;
 
 pub(crate) use caller::hash_of;
+pub(crate) use log_places::LogPlaces;
 pub(crate) use node::join_string;
 pub(crate) use sign::Signer;
 pub(crate) use token::new_secret;
 
-use crate::{blob::Blobs, config::Config, driver::Handle, inspector::Inspector, link::tls::Authority, series::Series};
+use crate::{
+    blob::Blobs,
+    config::Config,
+    driver::Handle,
+    inspector::Inspector,
+    link::{telemetry::Newest, tls::Authority},
+    series::Series,
+    space::Space,
+};
 use axum::{Router, middleware};
 use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use door::Door;
 use lorikeet_api::Presets;
+use lorikeet_protocol::id::UserId;
+use place::Places;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
@@ -53,8 +68,15 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 const MAX_BODY: usize = 1 << 20;
 /// Open event streams: each holds a task and wakes once a second at most.
 const STREAMS: usize = 256;
+/// Downloads at once: each holds two chunks of 16 MiB.
+const DOWNLOADS: usize = 32;
+/// Those of one user: enough for a wall of screens, and a quarter of all.
+const STREAMS_EACH: usize = 64;
 /// A TLS handshake is two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Who connects has something to ask; one who does not would only hold a place.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
 /// Why there is no HTTP.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +99,11 @@ pub enum HttpError {
 pub(crate) struct App {
     pub(crate) driver: Handle,
     pub(crate) blobs: Blobs,
+    /// Of the data directory.
+    pub(crate) space: Space,
+    pub(crate) telemetry: Newest,
     pub(crate) series: Series,
+    pub(crate) log_places: LogPlaces,
     pub(crate) inspector: Inspector,
     pub(crate) authority: Arc<Authority>,
     pub(crate) signer: Signer,
@@ -87,15 +113,21 @@ pub(crate) struct App {
     pub(crate) link_address: String,
     /// Work that goes on when its client has gone.
     pub(crate) tasks: TaskTracker,
-    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) streams: Arc<Places<UserId>>,
+    pub(crate) downloads: Arc<Semaphore>,
     /// Cancelled when the coordinator goes down.
     pub(crate) leaving: CancellationToken,
 }
 
 impl App {
     /// How many streams may be open.
-    pub(crate) fn streams() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(STREAMS))
+    pub(crate) fn streams() -> Arc<Places<UserId>> {
+        Places::new(STREAMS, STREAMS_EACH)
+    }
+
+    /// How many downloads may be under way.
+    pub(crate) fn downloads() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(DOWNLOADS))
     }
 }
 
@@ -140,6 +172,7 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(node::drain))
         .routes(routes!(node::open))
         .routes(routes!(token::create, token::list))
+        .routes(routes!(token::revoke))
         .routes(routes!(server::me))
         .routes(routes!(server::health))
         .routes(routes!(server::version))
@@ -192,13 +225,20 @@ impl Http {
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let handle = axum_server::Handle::new();
+        let (door, idle) = (Door::new(&app.config.http), app.config.http.idle);
         let make = service(app).into_make_service_with_connect_info::<SocketAddr>();
+        let complaining = door.clone();
         let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());
+        // Out of descriptors it waits a moment and goes on.
+        let server = server.accept_error_handler(move |_, error| complaining.complain(error));
+        let mut server = server.first_request_timeout(FIRST_REQUEST.min(idle)).acceptor(door.clone());
+        server.http_builder().http1().header_read_timeout(idle);
+        server.http_builder().http2().keep_alive_interval(idle).keep_alive_timeout(idle);
         let task = match tls {
             None => tokio::spawn(server.serve(make)),
             Some(config) => {
                 let config = RustlsConfig::from_config(Arc::new(config));
-                let acceptor = RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE);
+                let acceptor = RustlsAcceptor::new(config).handshake_timeout(HANDSHAKE).acceptor(door);
                 tokio::spawn(server.acceptor(acceptor).serve(make))
             }
         };
@@ -232,4 +272,4 @@ impl Http {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,9 +1,10 @@
 //! Judging users' files: every question goes to a child process, `lorikeet inspect …`, because the coordinator never opens such a
 //! file itself.
 //!
-//! The child has an empty environment, no inherited handles, a limit on memory, processor time, open files and files written
-//! (none), set on it from outside as soon as it exists; it is killed when it takes too long or says too much. What it prints is
-//! one JSON object, read as data. A bounded number run at once; the rest wait in line.
+//! The child has an empty environment and no inherited handles. The limits on its memory and processor time are arguments; it sets
+//! them, and those on files, on itself before it opens anything. It is killed when it takes too long, which grows with its file,
+//! or says too much. What it prints is one JSON object, read as data. A bounded number run at once; the rest wait in line: base
+//! models and dry runs in lines of their own, so that a slow directory or a curious person holds up no dataset and no job.
 
 use crate::{
     blob::{BlobError, Blobs},
@@ -13,15 +14,16 @@ use crate::{
 };
 use lorikeet_protocol::{
     file::NamedFile,
-    inspect::{DatasetFormat, Fault, Inspection, JobQuestion},
+    id::UserId,
+    inspect::{DatasetFormat, Fault, Inspection, JobQuestion, NAMED_FAULTS},
     job::JobSpec,
 };
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -37,8 +39,12 @@ use tokio_util::sync::CancellationToken;
 const MAX_OUTPUT: u64 = 8 << 20;
 /// What is kept of its complaints.
 const MAX_COMPLAINT: u64 = 4 << 10;
-/// Shards of a base model, libraries, pipes.
-const OPEN_FILES: u64 = 512;
+/// Dry runs that wait or run: each is a request that is held open.
+const DRY_RUNS: usize = 32;
+/// What any inspection may take: texts and headers are read in milliseconds, and machines are busy.
+const LEAST_TIME: Duration = Duration::from_secs(60);
+/// A training file is counted at some 50 MiB/s, and tokenised at a tenth of that; slow disks are slower.
+const BYTES_PER_SECOND: u64 = 1 << 20;
 
 /// Why there is no answer. A person reads it as a fault of the thing inspected.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +69,26 @@ pub enum InspectError {
         /// What it complained of.
         complaint: String,
     },
+    /// Too many ask at once, or this user does already.
+    #[error(
+        "inspect the job: a dry run of yours is under way already, or too many of others are; try again in a moment"
+    )]
+    Crowded,
     /// Its files are not here.
     #[error(transparent)]
     Blob(#[from] BlobError),
+}
+
+impl InspectError {
+    /// What its owner may read: paths and causes on the coordinator's machine are for its log.
+    fn for_people(&self) -> String {
+        match self {
+            Self::Start { .. } => "inspect the file: the coordinator could not start its inspection".into(),
+            Self::Blob(BlobError::Refused { why, .. }) => format!("inspect the file: {why}"),
+            Self::Blob(_) => "inspect the file: the coordinator could not read it".into(),
+            Self::TooSlow(_) | Self::NoAnswer { .. } | Self::Crowded => self.to_string(),
+        }
+    }
 }
 
 /// Starts children, a bounded number at once.
@@ -75,7 +98,38 @@ pub struct Inspector {
     memory: u64,
     timeout: Duration,
     running: Arc<Semaphore>,
+    dry_running: Arc<Semaphore>,
+    curious: Curious,
+    /// The line of the base models.
+    bases: Arc<Semaphore>,
     blobs: Blobs,
+}
+
+/// Users who wait for a dry run or have one running.
+#[derive(Debug, Clone, Default)]
+struct Curious(Arc<Mutex<BTreeSet<UserId>>>);
+
+/// A place among them; given back when dropped.
+struct Place {
+    among: Curious,
+    user: UserId,
+}
+
+impl Curious {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<UserId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, user: UserId) -> Option<Place> {
+        let mut users = self.lock();
+        (users.len() < DRY_RUNS && users.insert(user)).then(|| Place { among: self.clone(), user })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.among.lock().remove(&self.user);
+    }
 }
 
 impl Inspector {
@@ -87,8 +141,17 @@ impl Inspector {
             .clone()
             .map_or_else(own, Ok)
             .map_err(|source| InspectError::Start { program: PathBuf::from("lorikeet"), source })?;
-        let running = Arc::new(Semaphore::new(config.at_once));
-        Ok(Self { program: Arc::new(program), memory: config.memory, timeout: config.timeout, running, blobs })
+        let permits = || Arc::new(Semaphore::new(config.at_once));
+        Ok(Self {
+            program: Arc::new(program),
+            memory: config.memory,
+            timeout: config.timeout,
+            running: permits(),
+            dry_running: permits(),
+            bases: Arc::new(Semaphore::new(1)),
+            curious: Curious::default(),
+            blobs,
+        })
     }
 
     /// Answers the cluster's questions until it stops asking; what still runs then is killed, and asked again at the next start.
@@ -132,7 +195,7 @@ impl Inspector {
             Ok((inspection, files)) => (Ok(inspection), files),
             Err(error) => {
                 tracing::warn!(?subject, error = &error as &dyn std::error::Error, "an inspection gave no answer");
-                (Err(error.to_string()), Vec::new())
+                (Err(error.for_people()), Vec::new())
             }
         };
         driver.inspected(subject, result, files).await;
@@ -142,7 +205,7 @@ impl Inspector {
     pub async fn dataset(&self, file: &Path, declared: Option<DatasetFormat>) -> Result<Inspection, InspectError> {
         let mut command = self.command("dataset");
         command.arg(file);
-        let found = self.run(command, &[]).await?;
+        let found = self.run(command, &[], &self.running, self.time_for(file)).await?;
         Ok(match (declared, found) {
             (Some(declared), Inspection::Dataset(findings))
                 if findings.format.is_some_and(|found| found != declared) =>
@@ -156,9 +219,12 @@ impl Inspector {
 
     /// What a base model is; the files a worker needs become readable under their hashes.
     pub async fn base(&self, directory: &Path) -> Result<(Inspection, Vec<NamedFile>), InspectError> {
+        if let Some(refused) = self.strays(directory).await? {
+            return Ok((refused, Vec::new()));
+        }
         let mut command = self.command("base");
         command.arg(directory);
-        let found = self.run(command, &[]).await?;
+        let found = self.run(command, &[], &self.bases, self.timeout.min(LEAST_TIME)).await?;
         let mut files = Vec::new();
         if let Inspection::Base(findings) = &found {
             for name in &findings.files {
@@ -167,8 +233,12 @@ impl Inspector {
                     let faults = vec![Fault { line: None, path: name.clone(), message }];
                     return Ok((Inspection::Refused { faults }, Vec::new()));
                 }
-                let manifest = self.blobs.link(directory.join(name)).await?;
-                files.push(NamedFile { path: name.clone(), manifest });
+                match self.blobs.link(directory.join(name)).await {
+                    Ok(manifest) => files.push(NamedFile { path: name.clone(), manifest }),
+                    // It was another file a moment ago.
+                    Err(BlobError::Refused { why, .. }) => return Ok((refused([(name.clone(), why)]), Vec::new())),
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok((found, files))
@@ -176,10 +246,45 @@ impl Inspector {
 
     /// What a job comes to.
     pub async fn job(&self, base: &Path, dataset: &Path, job: JobSpec) -> Result<Inspection, InspectError> {
+        // Once more: what its owner is shown is made of these files.
+        if let Some(refused) = self.strays(base).await? {
+            return Ok(refused);
+        }
+        self.run(self.job_command(base, dataset), &question(job), &self.running, self.time_for(dataset)).await
+    }
+
+    /// The same for somebody who only wants to know. It has a line of its own, a short one, and each user one place in it, so that
+    /// nobody's curiosity keeps others waiting.
+    pub async fn dry_run(
+        &self,
+        user: UserId,
+        base: &Path,
+        dataset: &Path,
+        job: JobSpec,
+    ) -> Result<Inspection, InspectError> {
+        let _place = self.curious.enter(user).ok_or(InspectError::Crowded)?;
+        if let Some(refused) = self.strays(base).await? {
+            return Ok(refused);
+        }
+        self.run(self.job_command(base, dataset), &question(job), &self.dry_running, self.time_for(dataset)).await
+    }
+
+    fn job_command(&self, base: &Path, dataset: &Path) -> Command {
         let mut command = self.command("job");
         command.arg("--base").arg(base).arg("--dataset").arg(dataset);
-        let question = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
-        self.run(command, &question).await
+        command
+    }
+
+    /// What of a base's directory must not be read, before anybody reads it.
+    async fn strays(&self, directory: &Path) -> Result<Option<Inspection>, InspectError> {
+        let strays = self.blobs.strays(directory).await?;
+        Ok((!strays.is_empty()).then(|| refused(strays)))
+    }
+
+    /// By the size of the training file, and never more than the config allows.
+    fn time_for(&self, file: &Path) -> Duration {
+        let bytes = file.metadata().map_or(0, |file| file.len());
+        self.timeout.min(LEAST_TIME + Duration::from_secs(bytes / BYTES_PER_SECOND))
     }
 
     fn command(&self, what: &str) -> Command {
@@ -189,40 +294,36 @@ impl Inspector {
         command
     }
 
-    async fn run(&self, mut command: Command, input: &[u8]) -> Result<Inspection, InspectError> {
-        let _turn = self.running.acquire().await.expect("the semaphore is never closed");
+    async fn run(
+        &self,
+        mut command: Command,
+        input: &[u8],
+        line: &Semaphore,
+        within: Duration,
+    ) -> Result<Inspection, InspectError> {
+        let _turn = line.acquire().await.expect("the semaphore is never closed");
+        command.arg("--memory-bytes").arg(self.memory.to_string());
+        command.arg("--seconds").arg(within.as_secs().max(1).to_string());
         let start = |source| InspectError::Start { program: self.program.to_path_buf(), source };
         let mut child = command.spawn().map_err(start)?;
-        self.limit(&child).map_err(start)?;
-        match timeout(self.timeout, converse(&mut child, input)).await {
+        match timeout(within, converse(&mut child, input)).await {
             Ok(answer) => answer.map_err(start)?,
             // Dropping it kills it; waiting here leaves no zombie behind.
             Err(_) => {
                 let _ = child.kill().await;
-                Err(InspectError::TooSlow(self.timeout))
+                Err(InspectError::TooSlow(within))
             }
         }
     }
+}
 
-    /// From outside, because code between fork and exec would be unsafe. The child is still being loaded when this runs.
-    fn limit(&self, child: &Child) -> io::Result<()> {
-        let Some(pid) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) else { return Ok(()) };
-        let seconds = self.timeout.as_secs().max(1);
-        let limits = [
-            (Resource::As, self.memory),
-            (Resource::Cpu, seconds),
-            (Resource::Nofile, OPEN_FILES),
-            (Resource::Fsize, 0),
-        ];
-        for (resource, most) in limits {
-            match prlimit(Some(pid), resource, Rlimit { current: Some(most), maximum: Some(most) }) {
-                // It has ended already; what it said is judged as ever.
-                Ok(_) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
+fn question(job: JobSpec) -> Vec<u8> {
+    serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data")
+}
+
+fn refused(files: impl IntoIterator<Item = (String, &'static str)>) -> Inspection {
+    let fault = |(path, why): (String, &str)| Fault { line: None, path, message: why.to_owned() };
+    Inspection::Refused { faults: files.into_iter().map(fault).take(NAMED_FAULTS).collect() }
 }
 
 /// Question in, answer and complaints out, all at once: a full pipe must not stop either side.

@@ -14,10 +14,12 @@
 pub mod access;
 mod base;
 pub mod blob;
+mod clock;
 pub mod cluster;
 pub mod config;
 mod dataset;
 pub mod driver;
+pub mod guard;
 pub mod history;
 pub mod http;
 pub mod inspector;
@@ -25,6 +27,7 @@ pub mod link;
 mod model;
 pub mod record;
 pub mod series;
+pub mod space;
 mod start;
 pub mod store;
 mod sweep;
@@ -35,11 +38,12 @@ pub use start::StartError;
 use blob::Blobs;
 use config::Config;
 use driver::{Driver, DriverError, Handle};
-use http::{App, Http, HttpError, Signer};
+use http::{App, Http, HttpError, LogPlaces, Signer};
 use inspector::Inspector;
-use link::{Link, Services, tls::Authority};
+use link::{Link, Services, telemetry::Newest, tls::Authority};
 use lorikeet_protocol::{id::Hash, join::JoinTicket};
 use series::Series;
+use space::Space;
 use start::Folders;
 use std::{
     net::SocketAddr,
@@ -48,7 +52,7 @@ use std::{
     time::Duration,
 };
 use store::Store;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Everything that runs.
@@ -65,7 +69,10 @@ pub struct Coordinator {
     /// Tells everybody else that it is time to go.
     leaving: CancellationToken,
     tasks: TaskTracker,
-    series: std::thread::JoinHandle<()>,
+    /// Those that work in the background; each ends only in a shutdown.
+    parts: JoinSet<&'static str>,
+    series: Series,
+    series_thread: std::thread::JoinHandle<()>,
     admin_token: PathBuf,
     patience: Duration,
 }
@@ -79,15 +86,17 @@ pub enum RunError {
     /// Requests are no longer answered.
     #[error("answer requests")]
     Http(#[source] HttpError),
+    /// Another part of it has ended.
+    #[error("go on: {0} has ended")]
+    Part(&'static str),
 }
 
 impl RunError {
-    /// Whether it is our own doing, and not the disk's or the network's.
-    pub fn is_bug(&self) -> bool {
+    /// Whether nobody but us could put it right: not this machine's disks and ports.
+    pub fn is_ours(&self) -> bool {
         match self {
-            // A commit fails for what the disk does; a driver that says nothing has panicked.
             Self::Driver(Some(DriverError::Commit(_))) | Self::Http(_) => false,
-            Self::Driver(Some(DriverError::WriterGone) | None) => true,
+            Self::Driver(Some(DriverError::WriterGone) | None) | Self::Part(_) => true,
         }
     }
 }
@@ -100,17 +109,20 @@ impl Coordinator {
         let store = Store::open(&folders.state())?;
         let authority = Arc::new(Authority::open(&folders.ca())?);
         let signer = Signer::open(&folders.upload_key()).map_err(StartError::file(&folders.upload_key()))?;
-        let blobs = Blobs::open(&folders.blobs(), &folders.staging())?;
-        let (series, series_thread) = Series::open(&folders.series())?;
+        let blobs = Blobs::open(&folders.blobs(), &folders.staging(), &config.base_roots, config.storage.keep_free)?;
+        let (series, series_thread) = Series::open(&folders.series(), config.storage.keep_free)?;
         let inspector = Inspector::new(&config.inspect, blobs.clone())?;
         let (stop, leaving, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let (telemetry, space) = (Newest::default(), Space::new(&config.data, config.storage.keep_free));
 
         let Driver { handle: driver, inspections, task: deciding } =
             Driver::start(store, start::settings(&config), stop.clone())?;
         start::first_admin(&driver, &config.admin_email, &folders.admin_token()).await?;
-        tasks.spawn(inspector.clone().serve(inspections, driver.clone(), leaving.clone()));
-        let unreferenced = config.storage.unreferenced;
-        tasks.spawn(sweep::run(driver.clone(), blobs.clone(), unreferenced, leaving.clone()));
+        let mut parts = JoinSet::new();
+        let inspecting = inspector.clone().serve(inspections, driver.clone(), leaving.clone());
+        parts.spawn(async move { part("inspector", inspecting).await });
+        let sweeping = sweep::run(driver.clone(), blobs.clone(), config.storage.unreferenced, leaving.clone());
+        parts.spawn(async move { part("sweep", sweeping).await });
 
         let services = Services {
             driver: driver.clone(),
@@ -119,6 +131,7 @@ impl Coordinator {
             authority: Arc::clone(&authority),
             certificate_ttl: config.link.certificate_ttl,
             attempt_limit: config.storage.attempt_limit,
+            telemetry: telemetry.clone(),
         };
         let link = Link::bind(config.link.listen, services)?;
         let link_address = start::link_address(&config.link, link.address());
@@ -129,7 +142,10 @@ impl Coordinator {
         let app = App {
             driver: driver.clone(),
             blobs,
-            series,
+            space,
+            telemetry,
+            series: series.clone(),
+            log_places: LogPlaces::default(),
             inspector,
             authority: Arc::clone(&authority),
             signer,
@@ -138,6 +154,7 @@ impl Coordinator {
             link_address: link_address.clone(),
             tasks: tasks.clone(),
             streams: App::streams(),
+            downloads: App::downloads(),
             leaving: leaving.clone(),
         };
         let http = Http::bind(listen, Arc::new(app), tls)?;
@@ -155,7 +172,9 @@ impl Coordinator {
             stop,
             leaving,
             tasks,
-            series: series_thread,
+            parts,
+            series,
+            series_thread,
             admin_token: folders.admin_token(),
             patience,
         })
@@ -198,19 +217,25 @@ impl Coordinator {
         tokio::select! {
             ended = &mut self.deciding => RunError::Driver(ended.ok().and_then(Result::err)),
             error = self.http.ended() => RunError::Http(error),
+            () = self.link.ended() => RunError::Part("the link to the agents"),
+            () = self.series.ended() => RunError::Part("the thread that keeps lines"),
+            Some(ended) = self.parts.join_next() => RunError::Part(ended.unwrap_or("a part that panicked")),
         }
     }
 
     /// Down in order. Afterwards nothing of it runs any more and the store is closed.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(mut self) {
         self.leaving.cancel();
         tokio::join!(self.http.shutdown(self.patience), self.link.shutdown(self.patience));
         self.tasks.close();
         if tokio::time::timeout(self.patience, self.tasks.wait()).await.is_err() {
             tracing::warn!("some work did not end in {:?}", self.patience);
         }
+        while !self.parts.is_empty()
+            && let Ok(Some(_)) = tokio::time::timeout(self.patience, self.parts.join_next()).await
+        {}
         self.stop.cancel();
-        drop(self.driver);
+        drop((self.driver, self.series));
         if !self.deciding.is_finished() {
             match tokio::time::timeout(driver::STOP_WITHIN, self.deciding).await {
                 Ok(Ok(Ok(()))) => {}
@@ -221,11 +246,17 @@ impl Coordinator {
             }
         }
         // It ends with the last handle, and those went with the tasks above.
-        let waiting = tokio::task::spawn_blocking(move || self.series.join());
+        let waiting = tokio::task::spawn_blocking(move || self.series_thread.join());
         if tokio::time::timeout(self.patience, waiting).await.is_err() {
             tracing::warn!("the series did not end in {:?}", self.patience);
         }
     }
+}
+
+/// Says its name when it ends.
+async fn part(name: &'static str, work: impl Future<Output = ()>) -> &'static str {
+    work.await;
+    name
 }
 
 #[cfg(test)]

@@ -12,14 +12,16 @@
 mod admitted;
 mod ask;
 mod blob;
+mod check;
 mod join;
 mod peer;
+pub mod telemetry;
 pub mod tls;
 mod wire;
 
 use crate::{blob::Blobs, driver, series::Series};
 use admitted::Admitted;
-use lorikeet_protocol::{ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, codec::CodecError};
+use lorikeet_protocol::{ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, agent::FromAgent, codec::CodecError, id::NodeId};
 use quinn::{
     Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ReadExactError, ServerConfig,
     TokioRuntime, TransportConfig, VarInt, WriteError, crypto::rustls::HandshakeData,
@@ -32,9 +34,11 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use telemetry::Newest;
 use tls::{Authority, NodeCertificate};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
     time::{error::Elapsed, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -47,8 +51,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Handshakes cost a signature each (13 µs) and hold memory: beyond half of these, addresses must prove themselves first.
 const HANDSHAKES: usize = 256;
-/// Two for each of a thousand nodes.
+/// Two for each of a thousand nodes. Who has shown no certificate takes none of these.
 const CONNECTIONS: usize = 2048;
+/// Strangers that are joining at once; each is gone after `PATIENCE`.
+const JOINS: usize = 64;
 /// Chunks on their way per agent; also what its requests may occupy of our memory (times 16 MiB).
 const BLOB_STREAMS: u32 = 4;
 /// A frame is at most 1 MiB; one more may be on its way while it is read.
@@ -147,6 +153,8 @@ pub struct Services {
     pub certificate_ttl: Duration,
     /// What an attempt may have staged.
     pub attempt_limit: u64,
+    /// What the devices say of themselves.
+    pub telemetry: Newest,
 }
 
 /// The endpoint and its tasks.
@@ -155,6 +163,7 @@ pub struct Link {
     address: SocketAddr,
     tasks: TaskTracker,
     cancel: CancellationToken,
+    accepting: JoinHandle<()>,
 }
 
 /// What all connections share.
@@ -162,6 +171,17 @@ struct Shared {
     services: Services,
     admitted: Admitted,
     cancel: CancellationToken,
+    connections: Semaphore,
+    joins: Semaphore,
+}
+
+impl Shared {
+    /// Any traffic of a node's renews its lease.
+    async fn beat(&self, node: NodeId) {
+        if let Some(session) = self.admitted.beat(node) {
+            self.services.heard(node, session, FromAgent::Heartbeat).await;
+        }
+    }
 }
 
 impl Link {
@@ -174,14 +194,25 @@ impl Link {
         let endpoint = endpoint.map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
         let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let shared = Arc::new(Shared { services, admitted: Admitted::default(), cancel: cancel.clone() });
-        tasks.spawn(accept(endpoint.clone(), shared, tasks.clone()));
-        Ok(Self { endpoint, address, tasks, cancel })
+        let shared = Arc::new(Shared {
+            services,
+            admitted: Admitted::default(),
+            cancel: cancel.clone(),
+            connections: Semaphore::new(CONNECTIONS),
+            joins: Semaphore::new(JOINS),
+        });
+        let accepting = tokio::spawn(accept(endpoint.clone(), shared, tasks.clone()));
+        Ok(Self { endpoint, address, tasks, cancel, accepting })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Until nobody is accepted any more, which is right only in a shutdown.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.accepting).await;
     }
 
     /// Accepts nobody any more, lets sessions end, and cuts what has not ended in time.
@@ -218,7 +249,6 @@ fn server_config(authority: &Authority) -> Result<ServerConfig, LinkError> {
 
 async fn accept(endpoint: Endpoint, shared: Arc<Shared>, tasks: TaskTracker) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let incoming = tokio::select! {
             biased;
@@ -232,20 +262,15 @@ async fn accept(endpoint: Endpoint, shared: Arc<Shared>, tasks: TaskTracker) {
             let _ = incoming.retry();
             continue;
         }
-        let permits = handshakes.clone().try_acquire_owned().ok().zip(connections.clone().try_acquire_owned().ok());
-        match permits {
-            Some(permits) => drop(tasks.spawn(welcome(incoming, Arc::clone(&shared), permits))),
-            None => incoming.refuse(),
+        match handshakes.clone().try_acquire_owned() {
+            Ok(permit) => drop(tasks.spawn(welcome(incoming, Arc::clone(&shared), permit))),
+            Err(_) => incoming.refuse(),
         }
     }
 }
 
 /// One connection, from its handshake to its end.
-async fn welcome(
-    incoming: Incoming,
-    shared: Arc<Shared>,
-    (handshake, _connection): (OwnedSemaphorePermit, OwnedSemaphorePermit),
-) {
+async fn welcome(incoming: Incoming, shared: Arc<Shared>, handshake: OwnedSemaphorePermit) {
     let from = incoming.remote_address();
     let connecting = async { incoming.accept()?.await };
     let connection = match timeout(PATIENCE, connecting).await {
@@ -267,7 +292,13 @@ async fn welcome(
 }
 
 async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), LinkError> {
-    match alpn(connection).as_deref() {
+    let protocol = alpn(connection);
+    let places = if protocol.as_deref() == Some(ALPN_JOIN) { &shared.joins } else { &shared.connections };
+    let Ok(_place) = places.try_acquire() else {
+        connection.close(VarInt::from_u32(CloseCode::Busy as u32), b"too many are here; come back");
+        return Ok(());
+    };
+    match protocol.as_deref() {
         Some(protocol) if protocol == ALPN_JOIN => join::serve(shared, connection).await,
         Some(protocol) if protocol == ALPN_CONTROL => match certificate(connection) {
             Some(certificate) => peer::serve(shared, connection, certificate).await,

@@ -5,6 +5,7 @@ use crate::{
     cluster::{Action, Cluster, Now, put},
     record::{Model, Receipt, Record},
 };
+use lorikeet_api::name;
 use lorikeet_protocol::id::ModelId;
 
 impl Cluster {
@@ -18,8 +19,8 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         let mut model = own_model(actor, id, row)?;
         if let Some(name) = name {
-            if name.is_empty() || name.chars().count() > 200 {
-                return Err(Refusal::invalid("name", "expected 1 to 200 characters"));
+            if !name::is_name(&name) {
+                return Err(Refusal::invalid("name", format!("expected {}", name::NAME)));
             }
             model.name = name;
         }

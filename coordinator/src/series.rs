@@ -9,15 +9,20 @@
 //! series/<job>/<attempt token>/<first seq, 20 digits>.seg      format: series/segment.rs and docs/store.md
 //! ```
 //!
-//! Readers read the files themselves, up to what the thread has synced; [`Series::follow`] wakes them.
+//! Readers read the files themselves, up to what the thread has synced, and remember where they left off
+//! (`series/marks.rs`); [`Series::follow`] wakes them.
 
+mod marks;
 mod segment;
 mod writer;
 
+use crate::space::{Short, Space};
 use lorikeet_protocol::{
     agent::EventLines,
     id::{AttemptId, AttemptToken, JobId},
 };
+use marks::Marks;
+use segment::Wanted;
 use std::{
     collections::HashMap,
     io,
@@ -45,6 +50,9 @@ pub enum SeriesError {
         #[source]
         source: Arc<io::Error>,
     },
+    /// What must stay free on the disk would not: the sender keeps the lines and sends them again.
+    #[error("keep lines")]
+    NoSpace(#[from] Short),
     /// The thread is gone: the coordinator is on its way down.
     #[error("keep lines: the series are closed")]
     Closed,
@@ -72,6 +80,7 @@ pub struct Series {
     root: Arc<PathBuf>,
     requests: mpsc::Sender<Request>,
     followers: Arc<Followers>,
+    marks: Arc<Marks>,
 }
 
 /// Who waits for news of which job.
@@ -79,15 +88,17 @@ pub struct Series {
 struct Followers(Mutex<HashMap<JobId, watch::Sender<u64>>>);
 
 impl Series {
-    /// Starts the thread over `root`. The thread ends, and can be joined, when the last handle is gone.
-    pub fn open(root: &Path) -> Result<(Self, JoinHandle<()>), SeriesError> {
+    /// Starts the thread over `root`, of whose disk it leaves `keep_free` bytes. The thread ends, and can be joined, when the last
+    /// handle is gone.
+    pub fn open(root: &Path, keep_free: u64) -> Result<(Self, JoinHandle<()>), SeriesError> {
         std::fs::create_dir_all(root).map_err(SeriesError::disk("make", root))?;
         let (sender, receiver) = mpsc::channel(WAITING_REQUESTS);
         let followers = Arc::new(Followers::default());
-        let writer = Writer::new(root.to_owned(), Arc::clone(&followers));
+        let writer = Writer::new(root.to_owned(), Space::new(root, keep_free), Arc::clone(&followers));
         let thread = std::thread::Builder::new().name("series".into()).spawn(move || writer.run(receiver));
         let thread = thread.map_err(SeriesError::disk("start the thread of", root))?;
-        Ok((Self { root: Arc::new(root.to_owned()), requests: sender, followers }, thread))
+        let root = Arc::new(root.to_owned());
+        Ok((Self { root, requests: sender, followers, marks: Arc::default() }, thread))
     }
 
     /// Keeps lines; answers, once they are on disk, up to which `seq` everything is here.
@@ -112,8 +123,9 @@ impl Series {
         if through <= after {
             return Ok(Vec::new());
         }
-        let folder = folder(&self.root, attempt);
-        let reading = tokio::task::spawn_blocking(move || segment::read_folder(&folder, after, through, limit));
+        let (folder, marks) = (folder(&self.root, attempt), Arc::clone(&self.marks));
+        let wanted = Wanted { after, through, limit };
+        let reading = tokio::task::spawn_blocking(move || segment::read_folder(&folder, wanted, &marks));
         reading.await.map_err(|_| SeriesError::Closed)?
     }
 
@@ -123,6 +135,11 @@ impl Series {
         let listing = tokio::task::spawn_blocking(move || list_tokens(&folder));
         let tokens = listing.await.map_err(|_| SeriesError::Closed)??;
         Ok(tokens.into_iter().map(|token| AttemptId { job, token }).collect())
+    }
+
+    /// Until the thread has ended, which is right only in a shutdown.
+    pub async fn ended(&self) {
+        self.requests.closed().await;
     }
 
     /// Changes whenever lines of the job were kept.

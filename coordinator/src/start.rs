@@ -1,11 +1,13 @@
 //! What a start needs once: folders, the first ADMIN, addresses, certificates. Every fault names its file or address.
 
 use crate::{
-    access::{Actor, Context, Refusal, Role},
+    access::{Refusal, Role},
     blob::BlobError,
+    clock::now,
     cluster::{Settings, Timers, command::Command, schedule::Rules},
     config::{self, ConfigError},
-    driver::Handle,
+    driver::{Handle, as_system},
+    guard::Guards,
     http::{self, HttpError},
     inspector::InspectError,
     link::{
@@ -18,20 +20,22 @@ use crate::{
 };
 use lorikeet_protocol::{
     codec::CodecError,
-    id::{Hash, RequestId, TokenId, UnixMillis, UserId},
+    id::{Hash, TokenId, UnixMillis, UserId},
 };
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use uuid::Uuid;
 
 /// How long a join string made by the coordinator itself works.
 const INVITATION: Duration = Duration::from_secs(3_600);
+/// Whose doing it is, in the audit record.
+const HERE: &str = "this coordinator";
 
 /// Why a coordinator did not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,8 +74,8 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether it is our own doing, and neither the config's nor the machine's.
-    pub fn is_bug(&self) -> bool {
+    /// Whether nobody but us could put it right: not the config, not this machine's files, ports and disks.
+    pub fn is_ours(&self) -> bool {
         match self {
             Self::Refused(_) | Self::JoinString(_) => true,
             Self::Config(_)
@@ -96,13 +100,15 @@ impl StartError {
 pub(crate) struct Folders(PathBuf);
 
 impl Folders {
-    /// Makes the directory, readable by its owner alone, and shows that it can be written to.
+    /// Makes the directory, readable by its owner alone, and shows that it can be written to. One that is there already and that
+    /// others can read is closed to them: records, uploads and keys lie in it.
     pub(crate) fn make(data: &Path) -> Result<Self, StartError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(data);
-        made.map_err(StartError::file(data))?;
         let folders = Self(data.to_owned());
-        let keys = folders.0.join("keys");
-        DirBuilder::new().recursive(true).mode(0o700).create(&keys).map_err(StartError::file(&keys))?;
+        for folder in [data, &folders.0.join("keys"), &folders.ca()] {
+            private_folder(folder).map_err(StartError::file(folder))?;
+        }
+        // Their names: a key in a folder that a crash takes away is no key.
+        File::open(data).and_then(|folder| folder.sync_all()).map_err(StartError::file(data))?;
         let probe = data.join(".writable");
         File::create(&probe).and_then(|_| std::fs::remove_file(&probe)).map_err(StartError::file(data))?;
         Ok(folders)
@@ -141,6 +147,16 @@ impl Folders {
     }
 }
 
+fn private_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mode = folder.metadata()?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(folder = %folder.display(), mode = format!("{:o}", mode & 0o777), "closed to others");
+        std::fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
 /// What the cluster goes by, from the config.
 pub(crate) fn settings(config: &config::Config) -> Settings {
     let (timers, scheduler) = (&config.timers, &config.scheduler);
@@ -157,6 +173,7 @@ pub(crate) fn settings(config: &config::Config) -> Settings {
             devices_per_user: scheduler.gpus_per_user,
             preemption_margin: scheduler.preemption_margin,
         },
+        guards: Guards::default(),
     }
 }
 
@@ -170,7 +187,7 @@ pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Re
         None => {
             let (id, email) = (UserId(Uuid::now_v7()), email.to_lowercase());
             let command = Command::CreateUser { id, email, name: "Administrator".into(), role: Role::Admin };
-            driver.command(system("this coordinator"), command).await?;
+            driver.command(as_system(HERE), command).await?;
             id
         }
     };
@@ -180,7 +197,7 @@ pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Re
         write_private(path, &format!("{secret}\n")).map_err(StartError::file(path))?;
         let (id, hash) = (TokenId(Uuid::now_v7()), http::hash_of(&secret));
         let command = Command::CreateToken { id, user, name: "first start".into(), hash, expires: None };
-        driver.command(system("this coordinator"), command).await?;
+        driver.command(as_system(HERE), command).await?;
         tracing::info!(path = %path.display(), "the first administrator's token was written");
     }
     Ok(())
@@ -190,17 +207,10 @@ pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Re
 pub(crate) async fn invite(driver: &Handle) -> Result<[u8; 32], StartError> {
     let mut secret = [0; 32];
     getrandom::fill(&mut secret).map_err(StartError::Random)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let expires = UnixMillis(u64::try_from((now + INVITATION).as_millis()).unwrap_or(u64::MAX));
+    let expires = UnixMillis(now().0 + INVITATION.as_millis() as u64);
     let hash = Hash(*blake3::hash(&secret).as_bytes());
-    driver.command(system("this coordinator"), Command::CreateJoinSecret { hash, expires }).await?;
+    driver.command(as_system(HERE), Command::CreateJoinSecret { hash, expires }).await?;
     Ok(secret)
-}
-
-/// A request that no person made; `from` says which part did.
-pub(crate) fn system(from: impl Into<String>) -> Context {
-    let request = RequestId(Uuid::now_v7());
-    Context { actor: Actor::System, request, from: from.into(), idempotency: None }
 }
 
 /// TLS for HTTP; none on loopback, where nobody else listens, unless the config brings a certificate.

@@ -1,18 +1,34 @@
 //! redb: what must not be lost. One writer thread; readers take a transaction for one request, never for a stream.
 //!
 //! Every commit is durable before it is answered (`Durability::Immediate`), with two-phase commit and quick repair, so that a
-//! file is whole after any crash and opens at once. Nobody else imports redb.
+//! file is whole after any crash and opens at once. A write that failed closes redb for good, reads included; so when the disk
+//! was full, [`Store::reopen`] gives the reserve away and opens the file anew. Nobody else imports redb.
+//!
+//! ```text
+//! store/open.rs     opening, the layout's version, migrations        store/tables.rs   rows and the indexes over them
+//! ```
 
+mod open;
 pub mod tables;
 
-use crate::record::Record;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable};
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
+use crate::{
+    record::{JoinSecret, Record, Replay},
+    space::{self, Reserve},
 };
-pub use tables::Row;
-use tables::{ALL, Definition, META, SCHEMA};
+use lorikeet_protocol::id::{UnixMillis, UserId};
+use open::Disk;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
+use std::{
+    fmt::Write,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+use tables::{Definition, Index, LIVE_JOBS, META, SCHEMA};
+pub use tables::{Listed, Row};
+
+/// A join secret that has expired is named in its refusals for a day more.
+const SECRET_KEPT_MILLIS: u64 = 86_400_000;
 
 /// Why the store cannot do its work.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +50,33 @@ pub enum StoreError {
         /// Its version.
         found: u64,
     },
+    /// A file beside the store: the copy before a migration, the reserve.
+    #[error("use {path}", path = path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A row does not read.
-    #[error("read a row of {table}")]
+    #[error("read row {key} of {table}")]
     Row {
         /// Which table.
         table: &'static str,
+        /// Its key, in hex.
+        key: String,
         /// Why.
         #[source]
         source: serde_json::Error,
+    },
+    /// An index names a row that is not there.
+    #[error("read row {key} of {table}: an index names it, and it is not there")]
+    Lost {
+        /// Which table.
+        table: &'static str,
+        /// Its key, in hex.
+        key: String,
     },
     /// The disk is full.
     #[error("write to the store: the disk is full")]
@@ -54,7 +89,7 @@ pub enum StoreError {
 impl<E: Into<redb::Error>> From<E> for StoreError {
     fn from(error: E) -> Self {
         let error = error.into();
-        let full = matches!(&error, redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull);
+        let full = matches!(&error, redb::Error::Io(io) if space::is_full(io));
         if full { Self::NoSpace } else { Self::Database(Box::new(error)) }
     }
 }
@@ -62,164 +97,214 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
 /// The open store. Clones share it; writing is the driver's alone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    disk: Disk,
+    reserve: Reserve,
+    /// None only while it is opened again, and after that has failed.
+    database: RwLock<Option<Database>>,
 }
 
 impl Store {
     /// Opens the file, or makes it with every table in it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let failed = |source: redb::Error| StoreError::Open { path: path.into(), source: Box::new(source) };
-        let database = Database::create(path).map_err(|error| failed(error.into()))?;
-        let store = Self { database: Arc::new(database) };
-        let found = store.prepare()?;
-        if found > SCHEMA { Err(StoreError::Newer { path: path.into(), found }) } else { Ok(store) }
+        Self::open_on(path, Disk::default())
     }
 
-    fn prepare(&self) -> Result<u64, StoreError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        transaction.set_quick_repair(true);
-        let found = {
-            let mut meta = transaction.open_table(META)?;
-            let found = meta.get("schema")?.map(|value| value.value());
-            if found.is_none() {
-                meta.insert("schema", SCHEMA)?;
-                meta.insert("generation", 1)?;
-            }
-            found.unwrap_or(SCHEMA)
-        };
-        for table in ALL {
-            transaction.open_table(Definition::new(table))?;
+    fn open_on(path: &Path, disk: Disk) -> Result<Self, StoreError> {
+        let database = open::open(path, &disk)?;
+        let reserve = Reserve::at(path.with_extension("reserve"));
+        if !reserve.take().map_err(StoreError::file(path))? {
+            tracing::warn!(path = %path.display(), "the disk has no room for the store's reserve");
         }
-        transaction.commit()?;
-        Ok(found)
+        let inner = Inner { path: path.to_owned(), disk, reserve, database: RwLock::new(Some(database)) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens the file anew, with the reserve given away: after a commit for which the disk had no room.
+    pub fn reopen(&self) -> Result<(), StoreError> {
+        let mut place = self.inner.database.write().unwrap_or_else(PoisonError::into_inner);
+        // The old one first: it holds the file's lock.
+        drop(place.take());
+        self.inner.reserve.release().map_err(StoreError::file(&self.inner.path))?;
+        *place = Some(open::open(&self.inner.path, &self.inner.disk)?);
+        Ok(())
+    }
+
+    /// Whether the reserve is held again: only then may anything be written after [`reopen`](Self::reopen).
+    pub fn has_room(&self) -> bool {
+        self.inner.disk.has_room() && self.inner.reserve.take().unwrap_or(false)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let place = self.inner.database.read().unwrap_or_else(PoisonError::into_inner);
+        work(place.as_ref().ok_or(StoreError::NoSpace)?)
     }
 
     /// The cluster generation: raised by a restore.
     pub fn generation(&self) -> Result<u32, StoreError> {
-        let meta = self.database.begin_read()?.open_table(META)?;
-        let generation = meta.get("generation")?.map_or(1, |value| value.value());
-        Ok(u32::try_from(generation).unwrap_or(u32::MAX))
+        self.with(|database| {
+            let meta = database.begin_read()?.open_table(META)?;
+            let generation = meta.get("generation")?.map_or(1, |value| value.value());
+            Ok(u32::try_from(generation).unwrap_or(u32::MAX))
+        })
     }
 
     /// All or nothing, and on disk when it returns.
     pub fn commit(&self, records: &[Record]) -> Result<(), StoreError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        transaction.set_quick_repair(true);
-        for record in records {
-            let (table, key, value) = tables::encode(record);
-            transaction.open_table(Definition::new(table))?.insert(key.as_slice(), value.as_slice())?;
+        self.with(|database| {
+            let transaction = begin(database)?;
+            for record in records {
+                tables::put(&transaction, record)?;
+            }
+            Ok(transaction.commit()?)
+        })
+    }
+
+    /// Removes what nobody can ask for any more: answers to repeated requests, and join secrets. Says how many rows.
+    pub fn expire(&self, now: UnixMillis) -> Result<usize, StoreError> {
+        let replays = self.scan(&[], |row: &Replay| row.expires <= now)?;
+        let secrets = self.scan(&[], |row: &JoinSecret| row.expires.0.saturating_add(SECRET_KEPT_MILLIS) <= now.0)?;
+        let keys = replays.iter().map(|row| (Replay::TABLE, row.key()));
+        let keys: Vec<_> = keys.chain(secrets.iter().map(|row| (JoinSecret::TABLE, row.key()))).collect();
+        if keys.is_empty() {
+            return Ok(0);
         }
-        transaction.commit()?;
-        Ok(())
+        self.with(|database| {
+            let transaction = begin(database)?;
+            for (table, key) in &keys {
+                transaction.open_table(Definition::new(table))?.remove(key.as_slice())?;
+            }
+            Ok(transaction.commit()?)
+        })?;
+        Ok(keys.len())
     }
 
     /// One row by its key.
     pub fn get<R: Row>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
-        let table = self.database.begin_read()?.open_table(Definition::new(R::TABLE))?;
-        table.get(key)?.map(|value| decode(value.value())).transpose()
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(Definition::new(R::TABLE))?;
+            table.get(key)?.map(|value| decode(key, value.value())).transpose()
+        })
     }
 
     /// The rows whose key starts with `prefix`, oldest first, that `keep` wants.
     pub fn scan<R: Row>(&self, prefix: &[u8], keep: impl Fn(&R) -> bool) -> Result<Vec<R>, StoreError> {
-        let table = self.database.begin_read()?.open_table(Definition::new(R::TABLE))?;
-        let mut rows = Vec::new();
-        for entry in table.range(prefix..)? {
-            let (key, value) = entry?;
-            if !key.value().starts_with(prefix) {
-                break;
-            }
-            let row = decode(value.value())?;
-            if keep(&row) {
-                rows.push(row);
-            }
-        }
-        Ok(rows)
-    }
-
-    /// A page of a table, newest first, and how many rows `keep` wants in all.
-    pub fn page<R: Row>(
-        &self,
-        offset: usize,
-        limit: usize,
-        keep: impl Fn(&R) -> bool,
-    ) -> Result<(Vec<R>, usize), StoreError> {
-        let table = self.database.begin_read()?.open_table(Definition::new(R::TABLE))?;
-        let (mut rows, mut total) = (Vec::new(), 0);
-        for entry in table.iter()?.rev() {
-            let row = decode(entry?.1.value())?;
-            if keep(&row) {
-                if (offset..offset.saturating_add(limit)).contains(&total) {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(Definition::new(R::TABLE))?;
+            let mut rows = Vec::new();
+            for entry in table.range(prefix..)? {
+                let (key, value) = entry?;
+                if !key.value().starts_with(prefix) {
+                    break;
+                }
+                let row = decode(key.value(), value.value())?;
+                if keep(&row) {
                     rows.push(row);
                 }
-                total += 1;
             }
-        }
-        Ok((rows, total))
+            Ok(rows)
+        })
+    }
+
+    /// A page of a whole table, newest first, and how many rows it has.
+    pub fn page<R: Row>(&self, offset: usize, limit: usize) -> Result<(Vec<R>, usize), StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(Definition::new(R::TABLE))?;
+            let mut rows = Vec::new();
+            for entry in table.iter()?.rev().skip(offset).take(limit) {
+                let (key, value) = entry?;
+                rows.push(decode(key.value(), value.value())?);
+            }
+            Ok((rows, usize::try_from(table.len()?).unwrap_or(usize::MAX)))
+        })
+    }
+
+    /// A page of the rows that lists show – of one owner, or of all – newest first, and how many there are. Without `keep` only
+    /// the rows of the page are read, the others are merely counted.
+    pub fn listed<R: Listed>(
+        &self,
+        owner: Option<UserId>,
+        offset: usize,
+        limit: usize,
+        keep: Option<impl Fn(&R) -> bool>,
+    ) -> Result<(Vec<R>, usize), StoreError> {
+        let prefix = tables::owner_key(owner);
+        let page = offset..offset.saturating_add(limit);
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let (index, table) =
+                (transaction.open_table(Index::new(R::INDEX))?, transaction.open_table(Definition::new(R::TABLE))?);
+            let end = [prefix.as_slice(), &[0xff; 17]].concat();
+            let (mut rows, mut total) = (Vec::new(), 0);
+            for entry in index.range(prefix.as_slice()..end.as_slice())?.rev() {
+                let (key, _) = entry?;
+                if keep.is_none() && !page.contains(&total) {
+                    total += 1;
+                    continue;
+                }
+                let key = &key.value()[prefix.len()..];
+                let row: R = decode(key, table.get(key)?.ok_or_else(|| lost(R::TABLE, key))?.value())?;
+                if keep.as_ref().is_none_or(|keep| keep(&row)) {
+                    if page.contains(&total) {
+                        rows.push(row);
+                    }
+                    total += 1;
+                }
+            }
+            Ok((rows, total))
+        })
+    }
+
+    /// The jobs that are not over, oldest first.
+    pub fn live_jobs(&self) -> Result<Vec<crate::record::Job>, StoreError> {
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let index = transaction.open_table(Index::new(LIVE_JOBS))?;
+            let table = transaction.open_table(Definition::new(crate::record::Job::TABLE))?;
+            let mut rows = Vec::new();
+            for entry in index.iter()? {
+                let (key, _) = entry?;
+                let value = table.get(key.value())?.ok_or_else(|| lost(crate::record::Job::TABLE, key.value()))?;
+                rows.push(decode(key.value(), value.value())?);
+            }
+            Ok(rows)
+        })
     }
 }
 
-fn decode<R: Row>(bytes: &[u8]) -> Result<R, StoreError> {
-    serde_json::from_slice(bytes).map_err(|source| StoreError::Row { table: R::TABLE, source })
+impl StoreError {
+    fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| if space::is_full(&source) { Self::NoSpace } else { Self::File { path, source } }
+    }
+}
+
+fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+fn decode<R: Row>(key: &[u8], bytes: &[u8]) -> Result<R, StoreError> {
+    serde_json::from_slice(bytes).map_err(|source| StoreError::Row { table: R::TABLE, key: hex(key), source })
+}
+
+fn lost(table: &'static str, key: &[u8]) -> StoreError {
+    StoreError::Lost { table, key: hex(key) }
+}
+
+fn hex(key: &[u8]) -> String {
+    key.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{access::Role, record::User};
-    use lorikeet_protocol::id::{UnixMillis, UserId};
-
-    #[test]
-    fn what_was_committed_is_there_after_reopening_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.redb");
-        let store = Store::open(&path).unwrap();
-        store.commit(&[Record::User(user(1)), Record::User(user(2))]).unwrap();
-        let unfinished = store.database.begin_write().unwrap();
-        drop((unfinished, store));
-        let store = Store::open(&path).unwrap();
-        assert_eq!(store.scan::<User>(&[], |_| true).unwrap(), [user(1), user(2)]);
-        assert_eq!(store.get::<User>(&user(2).id.bytes()).unwrap(), Some(user(2)));
-        assert_eq!(store.generation().unwrap(), 1);
-    }
-
-    #[test]
-    fn a_page_is_newest_first_and_counts_what_it_leaves_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("state.redb")).unwrap();
-        store.commit(&(1..=5).map(|n| Record::User(user(n))).collect::<Vec<_>>()).unwrap();
-        let (rows, total) = store.page::<User>(1, 2, |row| row.id != user(4).id).unwrap();
-        assert_eq!((rows, total), (vec![user(3), user(2)], 4));
-    }
-
-    #[test]
-    fn a_file_that_is_no_store_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.redb");
-        std::fs::write(&path, b"this is not a store, and long enough to look at: ".repeat(200)).unwrap();
-        assert!(Store::open(&path).unwrap_err().to_string().contains("state.redb"));
-    }
-
-    #[test]
-    fn a_store_of_a_later_program_is_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.redb");
-        let store = Store::open(&path).unwrap();
-        let transaction = store.database.begin_write().unwrap();
-        transaction.open_table(META).unwrap().insert("schema", SCHEMA + 1).unwrap();
-        transaction.commit().unwrap();
-        drop(store);
-        assert!(matches!(Store::open(&path), Err(StoreError::Newer { .. })));
-    }
-
-    fn user(n: u128) -> User {
-        User {
-            id: UserId(uuid::Uuid::from_u128(n)),
-            email: format!("{n}@example.org"),
-            name: "A".into(),
-            role: Role::User,
-            created: UnixMillis(1),
-        }
-    }
-}
+pub(crate) mod tests;

@@ -1,9 +1,11 @@
-//! What nobody names any more goes: a file without a record after a day, a deleted record's files after thirty.
+//! What nobody names any more goes: a file without a record after a day, a deleted record's files after thirty, and what an
+//! attempt that has ended had on its way in, at once.
 //!
 //! The records decide: what they name is read in one go, then compared with what is kept. A file that has just come, or has
 //! just been offered again, looks young and stays until a record can name it.
 
 use crate::{
+    access::Actor,
     blob::{BlobError, Blobs, Kept},
     driver::Handle,
     record::{Base, Dataset, Model, Orphan, StoredCheckpoint},
@@ -14,6 +16,7 @@ use std::{
     collections::HashSet,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::{sync::broadcast::error::RecvError, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Often enough for a policy in days.
@@ -25,16 +28,37 @@ const UPLOAD_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Sweeps every hour until cancelled.
 pub(crate) async fn run(driver: Handle, blobs: Blobs, unreferenced: Duration, cancel: CancellationToken) {
+    let (mut changes, mut next) = (driver.changes(), Instant::now() + EVERY);
     loop {
         tokio::select! {
             biased;
             () = cancel.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
+            changed = changes.recv() => match changed {
+                Ok(_) | Err(RecvError::Lagged(_)) => {
+                    drop_ended(&driver, &blobs).await;
+                    continue;
+                }
+                Err(RecvError::Closed) => return cancel.cancelled().await,
+            },
+            () = tokio::time::sleep_until(next) => next += EVERY,
         }
         match sweep(&driver, &blobs, unreferenced).await {
             Ok(0) => {}
             Ok(gone) => tracing::info!(gone, "files that no record names were removed"),
             Err(error) => tracing::error!(%error, "files that no record names could not be removed"),
+        }
+    }
+}
+
+/// Nothing of an attempt that has ended is uploaded any more. Mostly there is none, and nothing is asked.
+async fn drop_ended(driver: &Handle, blobs: &Blobs) {
+    for attempt in blobs.attempts_under_way() {
+        match driver.job(Actor::System, attempt.job).await {
+            Ok(job) if job.current_attempt() != Some(attempt) => {}
+            Ok(_) | Err(_) => continue,
+        }
+        if let Err(error) = blobs.drop_incoming(attempt).await {
+            tracing::warn!(%attempt, %error, "what an attempt left unfinished could not be removed");
         }
     }
 }
@@ -93,5 +117,26 @@ mod tests {
         let files = [kept(1, 2 * day), kept(2, 2 * day), kept(3, day / 2)];
         let named = HashSet::from([Hash([1; 32])]);
         assert_eq!(superfluous(&files, &named, now, day), [Hash([2; 32])]);
+    }
+
+    #[tokio::test]
+    async fn what_an_attempt_that_has_ended_had_under_way_goes_at_once() {
+        use crate::http::tests::World;
+        use lorikeet_protocol::{
+            file::FileManifest,
+            id::{AttemptId, AttemptToken},
+        };
+        let world = World::new().await;
+        let job = world.job().await;
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging"), &[], 0).unwrap();
+        // The job waits: none of its attempts is current.
+        let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
+        let manifest = FileManifest { size: 1, hash: Hash([1; 32]), chunks: vec![Hash([1; 32])] };
+        blobs.offer(attempt, manifest, crate::blob::Limit(10)).await.unwrap();
+        assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 1);
+        drop_ended(&world.coordinator.driver, &blobs).await;
+        assert!(blobs.attempts_under_way().is_empty());
+        assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
     }
 }

@@ -15,11 +15,14 @@ pub(crate) fn config(data: &Path) -> Config {
 #[tokio::test]
 async fn it_is_ready_within_a_second_and_leaves_nothing_open() {
     let folder = tempfile::tempdir().unwrap();
+    // As an operator makes it.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let begun = Instant::now();
     let coordinator = Coordinator::bind(config(folder.path())).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     let token = std::fs::metadata(coordinator.admin_token_path()).unwrap();
     assert_eq!(token.permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
     let announced = std::fs::read_to_string(folder.path().join("addresses.json")).unwrap();
     assert!(announced.contains(coordinator.http_url()), "{announced}");
     assert!(coordinator.join_string().await.unwrap().starts_with("LK1."));
@@ -68,4 +71,23 @@ async fn a_data_directory_in_use_is_refused() {
     let error = Coordinator::bind(config(folder.path())).await.err().unwrap().to_string();
     assert!(error.contains("state.redb"), "{error}");
     first.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_data_directory_that_others_can_read_is_closed_to_them() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let coordinator = Coordinator::bind(config(folder.path())).await.unwrap();
+    assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    coordinator.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_part_that_ends_takes_the_whole_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::bind(config(folder.path())).await.unwrap();
+    coordinator.parts.spawn(async { panic!("a part dies") });
+    let error = tokio::time::timeout(Duration::from_secs(10), coordinator.join()).await.unwrap();
+    assert!(matches!(error, RunError::Part(_)), "{error}");
+    coordinator.shutdown().await;
 }

@@ -1,8 +1,9 @@
-//! One batch of events in; the rows of the whole batch, and the effects that their commit releases, out. Pure: the driver and a
+//! One batch of events in; the rows of the whole batch, and the effects that their commit releases, out. Pure: the driver and the
 //! simulation run this same code.
 
 use crate::{
-    cluster::{Action, Cluster, Event, Now},
+    access::Actor,
+    cluster::{Action, Cluster, Event, Now, ReplyKey, command::Query},
     record::Record,
 };
 use std::time::Duration;
@@ -14,6 +15,8 @@ pub struct Outcome {
     pub records: Vec<Record>,
     /// Not before that transaction is durable.
     pub effects: Vec<Action>,
+    /// Before it; nothing, unless a test took the guard away.
+    pub early: Vec<Action>,
 }
 
 /// The cluster and its way of taking events.
@@ -45,11 +48,25 @@ impl Turn {
                 }
             }
         }
+        if !self.cluster.guards.commit_first() {
+            outcome.early = std::mem::take(&mut outcome.effects);
+        }
         outcome
+    }
+
+    /// Answers a question and lets no time pass, so that nothing is to be written: for a driver that cannot write.
+    pub fn ask(&mut self, reply: ReplyKey, actor: Actor, query: Query, now: Now) -> Vec<Action> {
+        self.cluster.handle(Event::Asked { reply, actor, query }, now)
     }
 
     /// When the next batch must come, if no event brings one.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.cluster.next_deadline()
+    }
+
+    /// For the simulation, after every batch.
+    #[doc(hidden)]
+    pub fn check_invariants(&self) {
+        self.cluster.check_invariants();
     }
 }

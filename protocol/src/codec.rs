@@ -59,6 +59,11 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
     Ok(frame)
 }
 
+/// Whether a peer would take it: a list of many short texts needs more memory than bytes, and the reader counts both.
+pub fn fits<T: Serialize + DeserializeOwned>(message: &T) -> bool {
+    encode(message).is_ok_and(|frame| decode::<T>(&frame[HEADER_BYTES..]).is_ok())
+}
+
 /// How many bytes follow a header, if an honest peer could have meant it.
 pub fn body_length(header: [u8; HEADER_BYTES]) -> Result<usize, CodecError> {
     let found = u32::from_le_bytes(header) as usize;

@@ -40,13 +40,34 @@ pub enum Task {
 pub struct Train {
     /// The optimisation.
     pub training: Training,
+    /// Which records of the dataset are used.
+    pub data: DataFilter,
     /// The adapter.
     pub lora: Lora,
+}
+
+/// Which records are used; every filter that is set has to admit one. For datasets that mark their pairs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataFilter {
+    /// The lowest score.
+    pub quality_min: Option<f64>,
+    /// Tiers; empty admits all, as in the lists below.
+    pub tiers: Vec<String>,
+    /// Whether a person must have looked at it, or must not.
+    pub human_reviewed: Option<bool>,
+    /// Personas, by key or name.
+    pub personas: Vec<String>,
+    /// Emotional arcs, by key or name.
+    pub arcs: Vec<String>,
+    /// Topics, by key or name.
+    pub topics: Vec<String>,
 }
 
 /// How to train. Ranges stand in `lorikeet-api`, where a job file becomes this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
+    /// What is trained.
+    pub method: Method,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Examples per optimizer step, over all GPUs.
@@ -87,6 +108,16 @@ pub struct Training {
     pub base_dtype: BaseDtype,
 }
 
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// An adapter.
+    Lora,
+    /// Every weight of the model.
+    Full,
+}
+
 /// Tokens per forward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MicroTokens {
@@ -115,6 +146,8 @@ pub enum Schedule {
     Linear,
     /// No decay.
     Constant,
+    /// No decay at first, then half a cosine down to zero over the last tenth of all steps.
+    Wsd,
 }
 
 /// Which tokens the loss counts.
@@ -161,8 +194,52 @@ pub struct Lora {
     pub dropout: f64,
     /// Where adapters sit.
     pub target_modules: TargetModules,
+    /// And where not, though they would.
+    pub exclude_modules: Option<TargetModules>,
+    /// In these layers only; all where there are none.
+    pub layers_to_transform: Vec<u32>,
+    /// Other ranks, by expressions for the end of a module's name.
+    pub rank_pattern: BTreeMap<String, u32>,
+    /// Other alphas, likewise.
+    pub alpha_pattern: BTreeMap<String, f64>,
     /// Scale by alpha / √rank.
     pub rslora: bool,
+    /// The adapted weight's rows keep a trained length of their own.
+    pub dora: bool,
+    /// What it begins with.
+    pub init: LoraInit,
+    /// B's learning rate over A's (LoRA+).
+    pub plus_ratio: Option<f64>,
+}
+
+impl Lora {
+    /// On every linear layer, the same on each, with nothing else switched on.
+    pub fn plain(rank: u32, alpha: f64, dropout: f64) -> Self {
+        Self {
+            rank,
+            alpha,
+            dropout,
+            target_modules: TargetModules::AllLinear,
+            exclude_modules: None,
+            layers_to_transform: Vec::new(),
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
+            rslora: false,
+            dora: false,
+            init: LoraInit::Default,
+            plus_ratio: None,
+        }
+    }
+}
+
+/// What an adapter begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoraInit {
+    /// A random, B zero.
+    Default,
+    /// The principal singular vectors of the weight.
+    Pissa,
 }
 
 /// Where adapters sit, by PEFT's rules.

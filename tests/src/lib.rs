@@ -8,6 +8,7 @@ pub mod base;
 pub mod conversations;
 pub mod lab;
 pub mod process;
+pub mod sim;
 
 pub use api::Api;
 pub use lab::Lab;

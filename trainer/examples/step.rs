@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use lorikeet_plan::{ModelConfig, tensors};
 use lorikeet_trainer::data::MicroBatch;
-use lorikeet_trainer::lora::{self, AdapterView, Dropout, LoraConfig, LoraLayout, Targets};
+use lorikeet_trainer::lora::{self, AdapterView, Dropout, LoraConfig, LoraLayout};
 use lorikeet_trainer::model::Model;
 use lorikeet_trainer::ops::adamw::{AdamW, adamw, clip_factor, norm};
 
@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = Model::load(&dir)?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "loaded, {} MB resident at most", peak_megabytes()?)?;
-    let config = LoraConfig { rank: 16, alpha: 32.0, dropout: p, target_modules: Targets::AllLinear, rslora: false };
+    let config = LoraConfig::plain(16, 32.0, p);
     let layout = LoraLayout::new(model.config(), &config)?;
     let mut params = lora::init(&layout, 1);
     let (mut m, mut v) = (vec![0.0; params.len()], vec![0.0; params.len()]);

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! checkpoints/step-00000100/
-//!   adapter_model.safetensors, adapter_config.json   the weights, as PEFT reads them
-//!   optimizer.safetensors                            AdamW's moments `m` and `v`, flat, in the adapter's order
+//!   adapter_model.safetensors, adapter_config.json   the weights, as PEFT reads them; or
+//!   model.safetensors                                the weights, where the model itself is trained
+//!   optimizer.safetensors                            AdamW's moments `m` and `v`, flat, in the order of the weights
 //!   state.json                                       step, cursor, losses, micro-batch plan, settings, data (Saved)
 //!   manifest.json                                    size and BLAKE3 of each of these; written last (Manifest)
 //! ```
@@ -19,7 +20,8 @@ use serde_json::Value;
 use crate::TrainError;
 use crate::config::Settings;
 use crate::event::{CheckpointKind, FileRecord};
-use crate::lora::{self, AdapterMeta, LoraLayout};
+use crate::full::MODEL_FILE;
+use crate::lora::{self, AdapterMeta};
 use crate::run::{Run, State};
 use crate::staged::{self, StagedDir};
 
@@ -68,7 +70,7 @@ pub struct Identity {
 }
 
 /// Settings that may differ between a checkpoint and the run that takes it up: the numbers change, the state still fits.
-const FREE: [&str; 14] = [
+const FREE: [&str; 15] = [
     "learning_rate",
     "schedule",
     "warmup_ratio",
@@ -81,6 +83,7 @@ const FREE: [&str; 14] = [
     "eval_every",
     "checkpoint_every",
     "lora.dropout",
+    "plus_ratio",
     "supervise",      // decided by `data`, which holds the examples themselves
     "max_seq_length", // likewise
 ];
@@ -117,7 +120,7 @@ pub fn save(
 ) -> Result<Found, TrainError> {
     let path = dir.join(name(run.state.step));
     let staged = StagedDir::create(&path, abandon)?;
-    lora::save(staged.path(), &run.layout, &run.params, &AdapterMeta::default())?;
+    run.trained.save(staged.path(), &run.params, &AdapterMeta::default())?;
     staged.write(OPTIMIZER_FILE, &moments(&run.optimizer.m, &run.optimizer.v))?;
     let saved = Saved { state: run.state.clone(), micro_tokens, identity: identity.clone() };
     staged.write(STATE_FILE, &json(&saved))?;
@@ -146,9 +149,9 @@ pub fn verify(path: &Path) -> Result<Found, TrainError> {
         return Err(wrong(format!("format version {}, expected {VERSION}", manifest.version)));
     }
     let listed: Vec<&str> = manifest.files.iter().map(|file| file.path.as_str()).collect();
-    if let Some(missing) =
-        [lora::WEIGHTS_FILE, lora::CONFIG_FILE, OPTIMIZER_FILE, STATE_FILE].iter().find(|name| !listed.contains(name))
-    {
+    let weights: &[&str] =
+        if listed.contains(&MODEL_FILE) { &[MODEL_FILE] } else { &[lora::WEIGHTS_FILE, lora::CONFIG_FILE] };
+    if let Some(missing) = weights.iter().chain(&[OPTIMIZER_FILE, STATE_FILE]).find(|name| !listed.contains(name)) {
         return Err(wrong(format!("the manifest does not name {missing}")));
     }
     for file in &manifest.files {
@@ -169,8 +172,8 @@ pub fn restore(found: &Found, run: &mut Run, identity: &Identity) -> Result<(Sav
     let saved = read_saved(found)?;
     let differing = compare(&saved.identity, identity)
         .map_err(|reason| TrainError::Checkpoint { path: found.path.clone(), reason })?;
-    let params = lora::load(&found.path, &run.layout)?;
-    let (m, v) = read_moments(&found.path, &run.layout)?;
+    let params = run.trained.load(&found.path)?;
+    let (m, v) = read_moments(&found.path, run.trained.trained())?;
     run.restore(params, m, v, saved.state.clone())?;
     Ok((saved, differing))
 }
@@ -233,18 +236,14 @@ fn moments(m: &[f32], v: &[f32]) -> Vec<u8> {
     safetensors::serialize(tensors, None).expect("views that were checked serialise")
 }
 
-fn read_moments(path: &Path, layout: &LoraLayout) -> Result<(Vec<f32>, Vec<f32>), TrainError> {
+fn read_moments(path: &Path, trained: usize) -> Result<(Vec<f32>, Vec<f32>), TrainError> {
     let wrong = |reason: String| TrainError::Checkpoint { path: path.to_owned(), reason };
     let bytes = read(path, OPTIMIZER_FILE)?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(format!("{OPTIMIZER_FILE}: {error}")))?;
     let moment = |name: &str| {
         let tensor = tensors.tensor(name).map_err(|error| wrong(format!("{OPTIMIZER_FILE}: {error}")))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != [layout.len()] {
-            return Err(wrong(format!(
-                "{OPTIMIZER_FILE}: {name} has shape {:?}, expected {}",
-                tensor.shape(),
-                layout.len()
-            )));
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != [trained] {
+            return Err(wrong(format!("{OPTIMIZER_FILE}: {name} has shape {:?}, expected {trained}", tensor.shape())));
         }
         Ok(tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
     };

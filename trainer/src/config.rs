@@ -7,7 +7,7 @@ use lorikeet_dataset::{Filters, OnFault, PrepareConfig, Supervise};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::lora::{LoraConfig, Targets};
+use crate::lora::{Init, LoraConfig};
 use crate::optim::AdamWSettings;
 use crate::schedule::{Curve, Schedule, ratio_of};
 
@@ -54,6 +54,8 @@ pub struct DataConfig {
 /// Everything that decides the numbers of a run; stored in its checkpoints.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
+    /// What is trained.
+    pub method: Method,
     /// The adapter's shape.
     pub lora: LoraConfig,
     /// Peak learning rate.
@@ -90,6 +92,18 @@ pub struct Settings {
     pub eval_every: Every,
     /// When the state is saved, besides each epoch's end.
     pub checkpoint_every: Every,
+    /// LoRA+: how many times A's learning rate B has.
+    pub plus_ratio: Option<f64>,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// An adapter.
+    Lora,
+    /// Every weight of the model; settings of the adapter mean nothing.
+    Full,
 }
 
 /// Tokens per forward pass.
@@ -161,8 +175,26 @@ impl Config {
         if matches!((s.eval_every, s.checkpoint_every), (Every::Steps(0), _) | (_, Every::Steps(0))) {
             return refused("training.eval_every", "or checkpoint_every is 0, expected \"epoch\" or at least 1");
         }
-        if s.lora.rank == 0 {
-            return refused("lora.rank", "0, expected at least 1");
+        if s.lora.rank == 0 || s.lora.rank_pattern.values().any(|rank| *rank == 0) {
+            return refused("lora.rank", "or one of rank_pattern is 0, expected at least 1");
+        }
+        if s.method == Method::Full && self.init_adapter.is_some() {
+            return refused(
+                "training.method",
+                "full trains the model itself: there is no adapter that init_adapter could begin",
+            );
+        }
+        if s.lora.init == Init::Pissa && s.lora.dora {
+            return refused(
+                "lora.init",
+                "pissa and dora exclude each other: DoRA measures the weight that PiSSA takes apart",
+            );
+        }
+        if s.lora.init == Init::Pissa && self.init_adapter.is_some() {
+            return refused("lora.init", "pissa begins with the base's weights, init_adapter with its files: not both");
+        }
+        if s.plus_ratio.is_some_and(|ratio| !(ratio.is_finite() && ratio > 0.0)) {
+            return refused("lora.plus_ratio", "expected a finite number above 0");
         }
         if !(0.0..1.0).contains(&s.lora.dropout) {
             return refused("lora.dropout", "outside 0 ≤ p < 1");
@@ -197,7 +229,8 @@ impl Config {
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
-            lora: LoraConfig { rank: 16, alpha: 32.0, dropout: 0.1, target_modules: Targets::AllLinear, rslora: false },
+            method: Method::Lora,
+            lora: LoraConfig::plain(16, 32.0, 0.1),
             learning_rate: 2e-4,
             schedule: Curve::Cosine,
             warmup_ratio: 0.1,
@@ -215,6 +248,7 @@ impl Default for Settings {
             validation_fraction: 0.1,
             eval_every: Every::Epoch,
             checkpoint_every: Every::Steps(100),
+            plus_ratio: None,
         }
     }
 }

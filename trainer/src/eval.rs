@@ -23,7 +23,7 @@ pub fn evaluate(
     let indices: Vec<usize> = (0..examples.len()).collect();
     for part in indices.chunks(PACKED) {
         for batch in batches(examples, part, micro_tokens) {
-            for loss in model.loss(&batch, &adapters, stop)? {
+            for loss in model.loss(&batch?, &adapters, stop)? {
                 total.sum += loss.sum;
                 total.count += loss.count;
             }
@@ -36,14 +36,14 @@ fn batches<'a>(
     examples: &'a Examples,
     part: &'a [usize],
     micro_tokens: usize,
-) -> impl Iterator<Item = MicroBatch> + use<'a> {
+) -> impl Iterator<Item = Result<MicroBatch, TrainError>> + use<'a> {
     let lengths: Vec<usize> = part.iter().map(|index| examples.tokens_in(*index)).collect();
     pack::first_fit(&lengths, micro_tokens).into_iter().map(move |members| {
         let mut batch = MicroBatch::default();
         for member in members {
-            let example = examples.get(part[member]);
+            let example = examples.get(part[member])?;
             batch.push(&example.tokens, &example.supervised, 0, examples.id(part[member]), 0);
         }
-        batch
+        Ok(batch)
     })
 }

@@ -9,13 +9,13 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
 
-use crate::TrainError;
 use crate::config::Config;
 use crate::event::FileRecord;
-use crate::lora::{self, AdapterMeta};
+use crate::lora::AdapterMeta;
 use crate::random::Stream;
 use crate::run::Run;
 use crate::staged::StagedDir;
+use crate::{TrainError, Trained};
 
 /// The files of a base model that make its tokenizer.
 const TOKENIZER_FILES: [&str; 8] = [
@@ -29,7 +29,8 @@ const TOKENIZER_FILES: [&str; 8] = [
     "merges.txt",
 ];
 
-/// Writes `adapter/` whole, or not at all, as when `abandon` says true on the way; answers its files.
+/// Writes `adapter/` whole, or not at all, as when `abandon` says true on the way; answers its files. Where
+/// the model itself was trained, they are a model's.
 pub(crate) fn write_adapter(
     config: &Config,
     run: &Run,
@@ -38,7 +39,10 @@ pub(crate) fn write_adapter(
 ) -> Result<Vec<FileRecord>, TrainError> {
     let staged = StagedDir::create(&config.out.join("adapter"), abandon)?;
     let meta = AdapterMeta { base_model: Some(config.base_name.clone()) };
-    lora::save(staged.path(), &run.layout, &run.params, &meta)?;
+    run.trained.save(staged.path(), &run.params, &meta)?;
+    if let Trained::Model(_) = run.trained {
+        staged.write("config.json", &pretty(&config_in_f32(&config.base)?))?;
+    }
     for name in TOKENIZER_FILES {
         let from = config.base.join(name);
         if from.exists() {
@@ -52,6 +56,20 @@ pub(crate) fn write_adapter(
     let files = staged.records()?;
     staged.publish()?;
     Ok(files)
+}
+
+/// The base's config, of a model that is stored in f32.
+fn config_in_f32(base: &Path) -> Result<Value, TrainError> {
+    let path = base.join("config.json");
+    let text = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
+    let mut config: Value = serde_json::from_slice(&text)
+        .map_err(|error| TrainError::Base { path: path.clone(), reason: error.to_string() })?;
+    for key in ["torch_dtype", "dtype"] {
+        if config.get(key).is_some() {
+            config[key] = "float32".into();
+        }
+    }
+    Ok(config)
 }
 
 /// How the training went.
@@ -80,7 +98,7 @@ fn summary(run: &Run) -> Value {
 }
 
 /// The base is named by what the job called it, which is no path and no name on any hub: whoever loads it says where it is.
-const USE: &str = r#"
+const USE_ADAPTER: &str = r#"
 ```python
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -90,12 +108,20 @@ model = PeftModel.from_pretrained(base, "path/to/this/directory")
 ```
 "#;
 
+const USE_MODEL: &str = r#"
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
+```
+"#;
+
 /// What was trained on what.
 fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
     json!({
         "generator": concat!("lorikeet ", env!("CARGO_PKG_VERSION")),
         "base_model": config.base_name,
-        "trainable_parameters": run.layout.len(),
+        "trainable_parameters": run.trained.trained(),
         "settings": config.settings,
         "dataset": report,
     })
@@ -105,9 +131,13 @@ fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
 fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
     let (settings, state) = (&config.settings, &run.state);
     let base = &config.base_name;
+    let (library, tag, what, how) = match run.trained {
+        Trained::Adapter(_) => ("peft", "lora", "LoRA adapter for", USE_ADAPTER),
+        Trained::Model(_) => ("transformers", "full", "Fine-tuned", USE_MODEL),
+    };
     let mut text = format!(
-        "---\nbase_model: {}\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n- lorikeet\n---\n\n\
-         # LoRA adapter for {base}\n\n\
+        "---\nbase_model: {}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- {tag}\n- lorikeet\n---\n\n\
+         # {what} {base}\n\n\
          Trained with lorikeet {} on {} examples from {} conversations ({}), {} of them held out.\n\n",
         Value::from(base.as_str()),
         env!("CARGO_PKG_VERSION"),
@@ -116,9 +146,11 @@ fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
         report.format,
         report.validation_conversations,
     );
+    let lora = &settings.lora;
+    let shape = format!("{}, {}, {}", lora.rank, lora.alpha, lora.dropout);
+    let shape = matches!(run.trained, Trained::Adapter(_)).then_some(("rank, alpha, dropout", shape));
     let rows = [
-        ("rank, alpha, dropout", format!("{}, {}, {}", settings.lora.rank, settings.lora.alpha, settings.lora.dropout)),
-        ("trainable parameters", run.layout.len().to_string()),
+        ("trainable parameters", run.trained.trained().to_string()),
         ("steps", state.step.to_string()),
         ("examples per step", settings.batch_size.to_string()),
         ("peak learning rate", settings.learning_rate.to_string()),
@@ -131,8 +163,8 @@ fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
         ("seed", settings.seed.to_string()),
     ];
     text.push_str("| | |\n|---|---|\n");
-    text.extend(rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")));
-    text.push_str(USE);
+    text.extend(shape.iter().chain(&rows).map(|(name, value)| format!("| {name} | {value} |\n")));
+    text.push_str(how);
     text
 }
 
@@ -152,8 +184,8 @@ pub enum StoredAs {
     Bf16,
 }
 
-/// Writes `config.json` and `model.safetensors` of a base whose weights are drawn as transformers draws them: norms 1, all
-/// else normal with standard deviation `initializer_range` (0.02 if the config names none). The same config, seed and type give the same bytes.
+/// Writes `config.json` and `model.safetensors` of a base whose weights are drawn as transformers draws them: gains 1, biases
+/// 0, all else normal with standard deviation `initializer_range` (0.02 if the config names none). The same config, seed and type give the same bytes.
 pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Result<ModelConfig, TrainError> {
     let bad = |reason: String| TrainError::Base { path: dir.join("config.json"), reason };
     let parsed = ModelConfig::parse(&config.to_string()).map_err(|error| bad(error.to_string()))?;
@@ -170,8 +202,12 @@ pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Res
         .enumerate()
         .map(|(index, spec)| {
             let len = spec.shape.iter().product();
-            // the only vectors are the norms
-            let numbers = if spec.shape.len() == 1 { vec![1.0; len] } else { normal(seed, index, len, deviation) };
+            // vectors are gains and biases
+            let numbers = match spec.shape.len() {
+                1 if spec.name.ends_with(".bias") || parsed.norm_offset => vec![0.0; len],
+                1 => vec![1.0; len],
+                _ => normal(seed, index, len, deviation),
+            };
             bytes(&numbers, stored)
         })
         .collect();

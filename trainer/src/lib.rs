@@ -1,4 +1,4 @@
-//! LoRA fine-tuning as a library; has never heard of a cluster.
+//! LoRA (and full) fine-tuning as a library; has never heard of a cluster.
 //!
 //! Four doors over one [`model::Model`]: [`train`] runs a [`Config`] to its end and tells [`event::Event`]s, [`evaluate`] is
 //! the loss of a set of examples, [`generate`] continues a prompt, [`export`] writes what the ecosystem reads.
@@ -18,6 +18,7 @@ mod error;
 mod eval;
 pub mod event;
 pub mod export;
+pub mod full;
 pub mod generate;
 pub mod lora;
 pub mod model;
@@ -29,6 +30,7 @@ pub mod schedule;
 mod staged;
 mod step;
 mod stop;
+mod trained;
 
 pub use config::Config;
 pub use error::{FailureClass, TrainError};
@@ -36,3 +38,4 @@ pub use eval::evaluate;
 pub use run::{EvalPoint, Events, Run, State, train};
 pub use step::{Taken, step};
 pub use stop::{Stop, Wish};
+pub use trained::Trained;

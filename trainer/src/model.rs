@@ -7,12 +7,21 @@
 //! loss = −ln softmax(norm(x_L) headᵀ)[target]     over supervised rows                      ops/head.rs
 //! ```
 //!
+//! There is one decoder. What a family does otherwise (a window, a cap, norms over heads or behind a half, another activation,
+//! a factor on the embedding, a bias) is a field of [`ModelConfig`] that one of these lines reads; no line asks for a family.
+//!
 //! The tape is written by hand. Forward keeps, per layer: x, q, k, v, the attention's output and log-sum-exp, mid, gate, up and
-//! the adapters' `u`; norms and `silu(gate) · up` are made again. Backward goes from the head down to the lowest adapted layer
-//! and no further; frozen weights get no gradient. Sequences lie one after another without padding (`model/pass.rs`).
+//! the adapters' `u` (and what goes into norms over heads or behind a half); other norms and `silu(gate) · up` are made again. Backward goes from the head down to the lowest adapted layer
+//! and no further; frozen weights get no gradient. Where the model itself is trained, the same backward is told so by its
+//! pass and takes the gradients of all weights on its way down. Sequences lie one after another without padding
+//! (`model/pass.rs`).
 
 mod attention;
 mod block;
+mod ends;
+mod gain;
+mod linear;
+mod loss;
 mod mlp;
 mod pass;
 mod weights;
@@ -21,27 +30,26 @@ use lorikeet_plan::ModelConfig;
 
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
-use crate::lora::AdapterView;
+use crate::full::WeightLayout;
+use crate::lora::{self, AdapterView, LoraLayout, Site};
 use crate::ops::buffer::Buffers;
-use crate::ops::head::{self, Wanted};
-use crate::ops::linear::{self, Weight};
-use crate::ops::profile::{Op, Profile};
-use crate::ops::{norm, rope};
+use crate::ops::linear::Weight;
+use crate::ops::profile::Profile;
 
 use block::{Block, Kept};
+use gain::Gain;
+use loss::{BesideHead, Gradient};
 use pass::Pass;
 
-/// A base model in memory, frozen.
+/// A model in memory. A pass never changes it; [`Model::set_weights`] does.
 #[derive(Debug)]
 pub struct Model {
     config: ModelConfig,
     embedding: Weight,
     blocks: Vec<Block>,
-    norm: Vec<f32>,
+    norm: Gain,
     /// None when the head is the embedding.
     head: Option<Weight>,
-    /// Angular frequencies of the rotary positions.
-    frequencies: Vec<f32>,
     buffers: Buffers,
     profile: Profile,
 }
@@ -59,6 +67,62 @@ impl Model {
     /// Its shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// A fresh adapter for this model: what follows from the seed, and what follows from the weights under it.
+    pub fn start(&self, layout: &LoraLayout, seed: u64) -> Vec<f32> {
+        let mut params = lora::init(layout, seed);
+        for entry in layout.entries() {
+            let weight = match entry.site {
+                Site::Embedding => continue,
+                Site::Block(layer, module) => self.blocks[layer].weight_of(module),
+                Site::Head => self.head().weight.rows_of(0..self.config.vocab_size),
+            };
+            lora::complete(layout, entry, weight, seed, &mut params);
+        }
+        params
+    }
+
+    /// Every number of the model as its files hold them, in the order of `layout`.
+    pub fn weights(&mut self, layout: &WeightLayout) -> Vec<f32> {
+        let mut params = vec![0.0; layout.len()];
+        let offset = self.gain_offset();
+        self.visit(&mut |tensor, numbers| params[layout.place(tensor)].copy_from_slice(numbers));
+        self.visit_gains(&mut |tensor, gain| {
+            params[layout.place(tensor)].iter_mut().zip(gain).for_each(|(param, g)| *param = *g - offset);
+        });
+        params
+    }
+
+    /// Puts those numbers in the place of its own.
+    pub fn set_weights(&mut self, layout: &WeightLayout, params: &[f32]) {
+        let offset = self.gain_offset();
+        self.visit(&mut |tensor, numbers| numbers.copy_from_slice(&params[layout.place(tensor)]));
+        self.visit_gains(&mut |tensor, gain| {
+            gain.iter_mut().zip(&params[layout.place(tensor)]).for_each(|(g, param)| *g = param + offset);
+        });
+    }
+
+    fn gain_offset(&self) -> f32 {
+        if self.config.norm_offset { 1.0 } else { 0.0 }
+    }
+
+    /// Hands every weight and bias to `visit`.
+    fn visit(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        let rows = 0..self.config.vocab_size;
+        visit("model.embed_tokens.weight", self.embedding.rows_mut(rows.clone()).0);
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            block.visit(layer, visit);
+        }
+        if let Some(head) = &mut self.head {
+            visit("lm_head.weight", head.rows_mut(rows).0);
+        }
+    }
+
+    /// Hands the gain of every norm to `visit`.
+    fn visit_gains(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        self.blocks.iter_mut().for_each(|block| block.visit_gains(visit));
+        visit(&self.norm.tensor, &mut self.norm.values);
     }
 
     /// Where the time of its passes went.
@@ -80,14 +144,38 @@ impl Model {
             scale.len() == adapters.len() && grads.len() == adapters.len(),
             "one scale and one gradient per adapter"
         );
-        let pass = Pass::new(self, batch, adapters)?;
+        self.there_and_back(&Pass::new(self, batch, adapters)?, batch, scale, grads, stop)
+    }
+
+    /// Loss of the model itself; adds the gradient of `scale · sum` for every weight to `grads`, which `layout` maps.
+    pub fn forward_backward_weights(
+        &self,
+        batch: &MicroBatch,
+        layout: &WeightLayout,
+        scale: f32,
+        grads: &mut [f32],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<LossSum, TrainError> {
+        let pass = Pass::of_weights(self, batch, layout)?;
+        let sums = self.there_and_back(&pass, batch, &[scale], &mut [grads], stop)?;
+        Ok(sums[0])
+    }
+
+    fn there_and_back(
+        &self,
+        pass: &Pass<'_>,
+        batch: &MicroBatch,
+        scale: &[f32],
+        grads: &mut [&mut [f32]],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<LossSum>, TrainError> {
         let mut kept = Vec::with_capacity(self.blocks.len());
-        let last = self.forward(&pass, stop, |layer| kept.push(layer))?;
+        let last = self.forward(pass, stop, |layer| kept.push(layer))?;
         let mut dx = self.buffers.zeros(last.len());
-        let head = || self.head_loss(&pass, batch, &last, Some((scale, &mut dx)));
-        let losses = self.profile.time(Op::Head, head);
+        let gradient = Gradient { scale, dx: &mut dx, grads };
+        let losses = self.head_loss(pass, batch, &last, Some(gradient));
         self.buffers.give(last);
-        self.backward(&pass, kept, dx, grads, stop)?;
+        self.backward(pass, kept, dx, grads, stop)?;
         Ok(losses)
     }
 
@@ -101,43 +189,43 @@ impl Model {
         let adapters: Vec<_> = adapters.iter().map(|view| AdapterView { dropout: None, ..*view }).collect();
         let pass = Pass::new(self, batch, &adapters)?;
         let last = self.forward(&pass, stop, |kept| kept.give(&self.buffers))?;
-        let losses = self.profile.time(Op::Head, || self.head_loss(&pass, batch, &last, None));
+        let losses = self.head_loss(&pass, batch, &last, None);
         self.buffers.give(last);
         Ok(losses)
     }
 
     /// Logits of every position of one sequence, `[tokens, vocabulary]`, without dropout.
     pub fn logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
-        let hidden = self.hidden(tokens, adapter)?;
-        let mut logits = vec![0.0; tokens.len() * self.config.vocab_size];
-        linear::forward(&hidden, self.head_weight(), &mut logits);
-        Ok(logits)
+        self.logits_of(tokens, 0, adapter)
     }
 
     /// Logits of what follows the last token.
     pub fn next_logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
-        let hidden = self.hidden(tokens, adapter)?;
-        let last = &hidden[hidden.len().saturating_sub(self.config.hidden_size)..];
-        let mut logits = vec![0.0; self.config.vocab_size];
-        linear::forward(last, self.head_weight(), &mut logits);
-        Ok(logits)
+        self.logits_of(tokens, tokens.len() - 1, adapter)
     }
 
-    /// What the head sees of one sequence: the last layer's output, normed.
-    fn hidden(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
+    /// Logits of the positions from `first` on.
+    fn logits_of(
+        &self,
+        tokens: &[u32],
+        first: usize,
+        adapter: Option<&AdapterView<'_>>,
+    ) -> Result<Vec<f32>, TrainError> {
         let adapters: Vec<_> = adapter.iter().map(|view| AdapterView { dropout: None, ..**view }).collect();
         let segment = Segment { start: 0, len: tokens.len(), adapter: 0, example: 0, epoch: 0 };
         let batch = MicroBatch { tokens: tokens.to_vec(), segments: vec![segment], targets: Vec::new() };
         let pass = Pass::new(self, &batch, &adapters)?;
         let last = self.forward(&pass, &|| false, |kept| kept.give(&self.buffers))?;
-        let mut hidden = vec![0.0; last.len()];
-        norm::forward(&last, &self.norm, self.config.rms_norm_eps, &mut hidden);
+        let seen = &last[first * self.config.hidden_size..];
+        let mut hidden = vec![0.0; seen.len()];
+        self.norm.forward(&pass, seen, &mut hidden);
+        let rows = tokens.len() - first;
+        let mut logits = vec![0.0; rows * self.config.vocab_size];
+        let mut beside =
+            BesideHead { model: self, pass: &pass, rows: (first..tokens.len()).collect(), kept: None, grads: None };
+        self.head().logits(0..rows, &hidden, &mut beside, &mut logits);
         self.buffers.give(last);
-        Ok(hidden)
-    }
-
-    fn head_weight(&self) -> &Weight {
-        self.head.as_ref().unwrap_or(&self.embedding)
+        Ok(logits)
     }
 
     /// The last layer's output. What each layer's backward will need is handed to `keep`.
@@ -147,7 +235,7 @@ impl Model {
         stop: &dyn Fn() -> bool,
         mut keep: impl FnMut(Kept),
     ) -> Result<Vec<f32>, TrainError> {
-        let mut x = self.embed(pass.tokens());
+        let mut x = self.embed(pass);
         for (layer, block) in self.blocks.iter().enumerate() {
             go_on(stop)?;
             let kept;
@@ -157,12 +245,16 @@ impl Model {
         Ok(x)
     }
 
-    fn embed(&self, tokens: &[u32]) -> Vec<f32> {
-        let width = self.config.hidden_size;
+    fn embed(&self, pass: &Pass<'_>) -> Vec<f32> {
+        let (tokens, width) = (pass.tokens(), self.config.hidden_size);
         let mut x = self.buffers.take(tokens.len() * width);
         for (row, token) in x.chunks_mut(width).zip(tokens) {
             row.copy_from_slice(self.embedding.row(*token as usize));
         }
+        if self.config.embedding_scale != 1.0 {
+            x.iter_mut().for_each(|x| *x *= self.config.embedding_scale as f32);
+        }
+        pass.lookup_forward(&mut x);
         x
     }
 
@@ -181,66 +273,13 @@ impl Model {
             let kept = kept.pop().expect("forward kept one per layer");
             block.backward(pass, layer, kept, &mut dx, grads);
         }
+        pass.lookup_backward(&dx, grads);
         kept.into_iter().for_each(|kept| kept.give(&self.buffers));
         self.buffers.give(dx);
         Ok(())
-    }
-
-    /// Losses by adapter; with scales, writes the gradient for `last` into the (zeroed) buffer beside them.
-    fn head_loss(
-        &self,
-        pass: &Pass<'_>,
-        batch: &MicroBatch,
-        last: &[f32],
-        gradient: Option<(&[f32], &mut [f32])>,
-    ) -> Vec<LossSum> {
-        let (width, eps) = (self.config.hidden_size, self.config.rms_norm_eps);
-        let rows: Vec<usize> = batch.targets.iter().map(|target| target.row as usize).collect();
-        let adapter_of = |row: &usize| pass.segment_of(*row).adapter;
-        let mut seen = self.buffers.take(rows.len() * width);
-        for (to, row) in seen.chunks_mut(width).zip(&rows) {
-            to.copy_from_slice(&last[row * width..][..width]);
-        }
-        let mut hidden = self.buffers.take(seen.len());
-        norm::forward(&seen, &self.norm, eps, &mut hidden);
-        let weight = |row: &usize| gradient.as_ref().map_or(0.0, |(scale, _)| scale[adapter_of(row)]);
-        let wanted: Vec<Wanted> = rows
-            .iter()
-            .zip(&batch.targets)
-            .map(|(row, target)| Wanted { target: target.token, weight: weight(row) })
-            .collect();
-        let losses = match gradient {
-            None => head::loss(&hidden, self.head_weight(), &wanted, &self.buffers),
-            Some((_, dx)) => {
-                let mut dhidden = self.buffers.take(seen.len());
-                let losses = head::loss_and_gradient(&hidden, self.head_weight(), &wanted, &self.buffers, &mut dhidden);
-                // `hidden` is done with and receives the gradient of the gathered rows
-                hidden.fill(0.0);
-                norm::backward(&seen, &self.norm, eps, &dhidden, &mut hidden);
-                for (from, row) in hidden.chunks(width).zip(&rows) {
-                    dx[row * width..][..width].copy_from_slice(from);
-                }
-                self.buffers.give(dhidden);
-                losses
-            }
-        };
-        self.buffers.give(hidden);
-        self.buffers.give(seen);
-        let mut sums = vec![LossSum::default(); pass.adapters()];
-        for (loss, row) in losses.iter().zip(&rows) {
-            let sum = &mut sums[adapter_of(row)];
-            sum.sum += loss;
-            sum.count += 1;
-        }
-        sums
     }
 }
 
 fn go_on(stop: &dyn Fn() -> bool) -> Result<(), TrainError> {
     if stop() { Err(TrainError::Stopped) } else { Ok(()) }
-}
-
-/// The rotary table for the longest segment of a pass.
-fn rope_table(frequencies: &[f32], segments: &[Segment]) -> rope::Table {
-    rope::Table::new(frequencies, segments.iter().map(|segment| segment.len).max().unwrap_or(0))
 }

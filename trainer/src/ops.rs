@@ -9,23 +9,27 @@
 //!
 //! **Proof that the tests bite.** In every backward the line that carries a term's sign ends in `// mutate: flip`; `cargo
 //! xtask mutate` exchanges its `+=` and `-=`, one line at a time, and expects a failing test. The marks stand in [`norm`],
-//! [`rope`], [`attention`], [`swiglu`], [`linear`], [`lora`], [`head`] and [`adamw`]: in the plain forms (caught by finite
+//! [`rope`], [`attention`], [`softcap`], [`glu`], [`linear`], [`lora`], [`dora`], [`lookup`], [`head`] and [`adamw`]: in the plain forms (caught by finite
 //! differences) and in the CPU forms (caught by the plain ones).
 
 pub mod adamw;
 pub mod attention;
 pub mod buffer;
+pub mod dora;
+pub mod glu;
 pub mod head;
 pub mod linear;
+pub mod lookup;
 pub mod lora;
 pub mod matmul;
 pub mod norm;
 pub mod profile;
+pub mod qk_norm;
 pub mod random;
 pub mod real;
 pub mod rope;
 pub mod simd;
-pub mod swiglu;
+pub mod softcap;
 pub mod widen;
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! AdamW with a state that can be saved: two moments as flat as the adapter, and the number of updates.
+//! AdamW with a state that can be saved: two moments as flat as the adapter, and the number of updates. Parts of the buffer may
+//! have a learning rate of their own.
+
+use std::ops::Range;
 
 use crate::ops::adamw::{AdamW, adamw};
 
@@ -7,6 +10,8 @@ use crate::ops::adamw::{AdamW, adamw};
 pub struct Optimizer {
     /// Everything but the rate, which each update brings.
     pub settings: AdamWSettings,
+    /// Parts of the buffer, and what their rate is multiplied by.
+    pub rates: Vec<(Range<usize>, f64)>,
     /// First moment, one number per weight.
     pub m: Vec<f32>,
     /// Second moment, one number per weight.
@@ -27,15 +32,25 @@ pub struct AdamWSettings {
 }
 
 impl Optimizer {
-    /// Moments of zero for `len` weights.
+    /// Moments of zero for `len` weights of one rate.
     pub fn new(len: usize, settings: AdamWSettings) -> Optimizer {
-        Optimizer { settings, m: vec![0.0; len], v: vec![0.0; len] }
+        Optimizer { settings, rates: vec![(0..len, 1.0)], m: vec![0.0; len], v: vec![0.0; len] }
+    }
+
+    /// The same with rates by part; together the parts are the whole.
+    pub fn with_rates(self, rates: Vec<(Range<usize>, f64)>) -> Optimizer {
+        assert_eq!(rates.iter().map(|(part, _)| part.len()).sum::<usize>(), self.m.len(), "every weight has one rate");
+        Optimizer { rates, ..self }
     }
 
     /// Update number `step` (from 1) with gradients times `clip`.
     pub fn update(&mut self, params: &mut [f32], grads: &[f32], step: u64, rate: f64, clip: f64) {
         let AdamWSettings { beta1, beta2, epsilon, weight_decay } = self.settings;
-        let settings = AdamW { lr: rate, beta1, beta2, eps: epsilon, weight_decay };
-        adamw(params, &mut self.m, &mut self.v, grads, settings, step, clip);
+        for (part, factor) in &self.rates {
+            let settings = AdamW { lr: rate * factor, beta1, beta2, eps: epsilon, weight_decay };
+            let part = || part.clone();
+            let (m, v) = (&mut self.m[part()], &mut self.v[part()]);
+            adamw(&mut params[part()], m, v, &grads[part()], settings, step, clip);
+        }
     }
 }

@@ -33,7 +33,7 @@ pub use state::{EvalPoint, Run, State};
 /// Where events go. An event that cannot be delivered ends the run: what is not recorded must not go on.
 pub type Events<'a> = dyn FnMut(Event) -> io::Result<()> + Send + 'a;
 
-/// Trains one adapter, from the newest whole checkpoint in `config.out` or from the start. Blocks until it is finished, told to stop, or
+/// Trains one adapter, or the model itself, from the newest whole checkpoint in `config.out` or from the start. Blocks until it is finished, told to stop, or
 /// cannot go on.
 pub fn train(config: &Config, stop: &Stop, events: &mut Events<'_>) -> Result<Outcome, TrainError> {
     config.check()?;
@@ -81,6 +81,7 @@ impl Session<'_, '_> {
                 let (stop, runs) = (session.stop, std::slice::from_mut(&mut session.run));
                 step(&session.model, runs, session.micro_tokens, &|| stop.is_asked())
             })?;
+            self.run.put_into(&mut self.model);
             self.report(taken[0])?;
         }
     }
@@ -105,7 +106,7 @@ impl Session<'_, '_> {
         self.tell(Event::Stage(Stage::Validating))?;
         let (began, stop) = (Instant::now(), self.stop);
         let sum = self.in_memory(|session| {
-            let (view, examples) = (Some(session.run.view()), &session.data.validation);
+            let (view, examples) = (session.run.view(), &session.data.validation);
             eval::evaluate(&session.model, view, examples, session.micro_tokens, &|| stop.is_asked())
         })?;
         let loss = sum.sum / sum.count as f64;

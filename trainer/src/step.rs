@@ -11,12 +11,12 @@
 
 use std::time::Instant;
 
-use crate::TrainError;
 use crate::data::{MicroBatch, pack};
 use crate::event::Step;
 use crate::model::Model;
 use crate::ops::adamw::{clip_factor, norm};
 use crate::run::Run;
+use crate::{TrainError, Trained};
 
 /// What became of one run's step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,7 +32,8 @@ pub enum Taken {
     },
 }
 
-/// Takes one step of every run. On an error, a stop among them, every run is as it was.
+/// Takes one step of every run; a run that trains the model itself is the only one, and `model` holds its numbers
+/// ([`Run::put_into`]). On an error, a stop among them, every run is as it was.
 pub fn step(
     model: &Model,
     runs: &mut [Run],
@@ -47,7 +48,7 @@ pub fn step(
     let mut sums = vec![0.0; runs.len()];
     runs.iter_mut().for_each(Run::clear_grads);
     for members in pack::first_fit(&lengths, micro_tokens) {
-        let batch = micro_batch(runs, members.iter().map(|member| &places[*member]));
+        let batch = micro_batch(runs, members.iter().map(|member| &places[*member]))?;
         accumulate(model, runs, &batch, &scales, &mut sums, stop)?;
     }
     let taken = runs.iter_mut().zip(counts).zip(sums);
@@ -87,15 +88,15 @@ impl Count {
     }
 }
 
-fn micro_batch<'a>(runs: &[Run], places: impl Iterator<Item = &'a Place>) -> MicroBatch {
+fn micro_batch<'a>(runs: &[Run], places: impl Iterator<Item = &'a Place>) -> Result<MicroBatch, TrainError> {
     let mut batch = MicroBatch::default();
     for place in places {
         let run = &runs[place.run];
-        let example = run.examples.get(place.index);
+        let example = run.examples.get(place.index)?;
         let id = run.examples.id(place.index);
         batch.push(&example.tokens, &example.supervised, place.run, id, run.state.cursor.epoch);
     }
-    batch
+    Ok(batch)
 }
 
 fn accumulate(
@@ -107,9 +108,16 @@ fn accumulate(
     stop: &dyn Fn() -> bool,
 ) -> Result<(), TrainError> {
     let mut grads: Vec<Vec<f32>> = runs.iter_mut().map(|run| std::mem::take(&mut run.grads)).collect();
-    let views: Vec<_> = runs.iter().map(Run::training_view).collect();
     let mut slices: Vec<&mut [f32]> = grads.iter_mut().map(Vec::as_mut_slice).collect();
-    let losses = model.forward_backward(batch, &views, scales, &mut slices, stop);
+    let losses = match runs {
+        [Run { trained: Trained::Model(layout), .. }] => {
+            model.forward_backward_weights(batch, layout, scales[0], slices[0], stop).map(|sum| vec![sum])
+        }
+        _ => {
+            let views = runs.iter().map(|run| run.training_view().expect("a model is trained alone"));
+            model.forward_backward(batch, &views.collect::<Vec<_>>(), scales, &mut slices, stop)
+        }
+    };
     for (run, grads) in runs.iter_mut().zip(grads) {
         run.grads = grads;
     }
@@ -129,7 +137,8 @@ fn update(run: &mut Run, count: Count, sum: f64, began: Instant) -> Taken {
     }
     let lr = run.schedule.rate(run.state.step);
     let clip = clip_factor(grad_norm, run.clip);
-    run.optimizer.update(&mut run.params, &run.grads, run.state.step + 1, lr, clip);
+    let trained = run.trained.trained();
+    run.optimizer.update(&mut run.params[..trained], &run.grads, run.state.step + 1, lr, clip);
     run.advance(loss, count.tokens, count.supervised, began.elapsed().as_secs_f64());
     Taken::Done(Step {
         step: run.state.step,

@@ -47,6 +47,7 @@ fn a_setting_that_differs_is_named_with_both_values() {
         ("\"bias\": \"none\"", "\"bias\": \"all\"", "bias"),
         ("\"peft_type\": \"LORA\"", "\"peft_type\": \"IA3\"", "peft_type"),
         ("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"q_proj\": 1}", "alpha_pattern"),
+        ("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa_niter_4\"", "init_lora_weights"),
         ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]", "modules_to_save"),
     ] {
         let (dir, layout, _) = saved();
@@ -153,7 +154,7 @@ fn layout_of(targets: Targets) -> LoraLayout {
 }
 
 fn config(target_modules: Targets) -> LoraConfig {
-    LoraConfig { rank: 2, alpha: 5.0, dropout: 0.0, target_modules, rslora: false }
+    LoraConfig { target_modules, ..LoraConfig::plain(2, 5.0, 0.0) }
 }
 
 fn model() -> ModelConfig {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use lorikeet_plan::{ModelConfig, Module};
 use lorikeet_trainer::data::MicroBatch;
-use lorikeet_trainer::lora::{self, AdapterView, LoraConfig, LoraEntry, LoraLayout, Targets};
+use lorikeet_trainer::lora::{self, AdapterView, LoraConfig, LoraEntry, LoraLayout, Site, Targets};
 use lorikeet_trainer::model::Model;
 
 #[test]
@@ -24,13 +24,8 @@ fn gradients_equal_autograd_wherever_the_lowest_adapter_sits() {
         r".*\.0\.mlp\.down_proj|.*\.1\.self_attn\.v_proj",
     ];
     for pattern in patterns {
-        let config = LoraConfig {
-            rank: 3,
-            alpha: 4.0,
-            dropout: 0.0,
-            target_modules: Targets::Pattern(pattern.into()),
-            rslora: false,
-        };
+        let target_modules = Targets::Pattern(pattern.into());
+        let config = LoraConfig { target_modules, ..LoraConfig::plain(3, 4.0, 0.0) };
         let layout = LoraLayout::new(model.config(), &config).expect("the pattern matches");
         let params: Vec<f32> =
             lora::init(&layout, 11).iter().enumerate().map(|(i, x)| x + 0.01 * (i % 7) as f32).collect();
@@ -65,7 +60,7 @@ fn batch() -> MicroBatch {
 struct Oracle {
     config: ModelConfig,
     weights: HashMap<String, Tensor>,
-    adapters: HashMap<(usize, Module), (Var, Var, f64)>,
+    adapters: HashMap<Site, (Var, Var, f64)>,
 }
 
 impl Oracle {
@@ -82,7 +77,7 @@ impl Oracle {
         let pair = |entry: &LoraEntry| {
             let a = matrix(&params[entry.a.clone()], (entry.rank, entry.in_features))?;
             let b = matrix(&params[entry.b.clone()], (entry.out_features, entry.rank))?;
-            Ok(((entry.layer, entry.module), (a, b, f64::from(entry.scale))))
+            Ok((entry.site, (a, b, f64::from(entry.scale))))
         };
         let adapters = layout.entries().iter().map(pair).collect::<Result<_>>()?;
         Ok(Oracle { config, weights, adapters })
@@ -102,7 +97,7 @@ impl Oracle {
         let store = loss.backward()?;
         let mut gradient = Vec::new();
         for entry in layout.entries() {
-            let (a, b, _) = &self.adapters[&(entry.layer, entry.module)];
+            let (a, b, _) = &self.adapters[&entry.site];
             for matrix in [a, b] {
                 let of = store.get(matrix).expect("every adapter takes part");
                 gradient.extend(of.flatten_all()?.to_vec1::<f64>()?);
@@ -132,7 +127,7 @@ impl Oracle {
 
     fn linear(&self, x: &Tensor, layer: usize, module: Module) -> Result<Tensor> {
         let y = x.matmul(&self.weights[&format!("{}.weight", module.path(layer))].t()?)?;
-        match self.adapters.get(&(layer, module)) {
+        match self.adapters.get(&Site::Block(layer, module)) {
             None => Ok(y),
             Some((a, b, scale)) => y + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * *scale)?,
         }
@@ -159,7 +154,7 @@ impl Oracle {
 
     fn turned(&self, x: &Tensor) -> Result<Tensor> {
         let (tokens, half) = (x.dim(0)?, self.config.head_dim / 2);
-        let frequency = |i: usize| self.config.rope_theta.powf(-(i as f64) / half as f64) as f32;
+        let frequency = |i: usize| self.config.ropes[0].theta.powf(-(i as f64) / half as f64) as f32;
         let angle = |i: usize| f64::from((i / half) as f32 * frequency(i % half));
         let table = |f: fn(f64) -> f64| {
             let values: Vec<f64> = (0..tokens * half).map(|i| f(angle(i))).collect();

@@ -4,14 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use lorikeet_trainer::data::MicroBatch;
-use lorikeet_trainer::lora::{self, AdapterMeta, AdapterView, LoraConfig, LoraLayout, Targets};
+use lorikeet_trainer::full::WeightLayout;
+use lorikeet_trainer::lora::{self, AdapterMeta, AdapterView, Init, LoraConfig, LoraLayout, Targets};
 use lorikeet_trainer::model::Model;
-use lorikeet_trainer::ops::adamw::{AdamW, adamw, clip_factor, norm};
+use lorikeet_trainer::ops::adamw::{clip_factor, norm};
+use lorikeet_trainer::optim::{AdamWSettings, Optimizer};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
 
-const CASES: [&str; 3] = ["untied_all_f32", "tied_qv_llama3_bf16", "mistral_pattern_linear_f16"];
+const CASES: [&str; 14] = [
+    "untied_all_f32",
+    "tied_qv_llama3_bf16",
+    "mistral_pattern_linear_f16",
+    "llama_dynamic_bias",
+    "llama_yarn",
+    "mistral_window",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "dora",
+    "patterns_rslora",
+    "plus_ends",
+];
 
 #[test]
 fn logits_equal_the_reference() {
@@ -32,7 +49,7 @@ fn loss_and_every_gradient_equal_the_reference() {
     for case in CASES.map(Golden::open) {
         let batch = batch(case.sequences.iter().take(case.run.batch));
         let count = batch.targets.len() as f32;
-        let mut grads = vec![0.0; case.layout.len()];
+        let mut grads = vec![0.0; case.layout.trained()];
         let passed = case.model.forward_backward(&batch, &[case.view()], &[1.0 / count], &mut [&mut grads], &|| false);
         let sum = passed.expect("a pass")[0];
         assert_eq!(sum.count, batch.targets.len() as u64);
@@ -40,7 +57,8 @@ fn loss_and_every_gradient_equal_the_reference() {
         let without = case.model.loss(&batch, &[case.view()], &|| false).expect("a pass")[0];
         assert_eq!(without, sum);
         for entry in case.layout.entries() {
-            for (key, place) in entry.keys().iter().zip([entry.a.clone(), entry.b.clone()]) {
+            let places = [entry.a.clone(), entry.b.clone(), entry.magnitude.clone()];
+            for (key, place) in entry.keys().iter().zip(places) {
                 case.assert_near(key, &grads[place], &case.expected(&format!("grad.{key}")));
             }
         }
@@ -50,14 +68,52 @@ fn loss_and_every_gradient_equal_the_reference() {
 #[test]
 fn twenty_steps_of_adamw_lose_what_the_reference_loses() {
     for case in CASES.map(Golden::open) {
-        let losses = case.train();
-        let [expected, rates, norms] = ["loss", "lr", "norm"].map(|key| case.expected_f64(&format!("run.{key}")));
-        assert_eq!(losses.len(), expected.len());
-        for (step, ours) in losses.iter().enumerate() {
-            let name = format!("{}, step {}", case.name, step + 1);
-            assert_near_f64(&format!("{name}: loss"), ours.loss, expected[step]);
-            assert_near_f64(&format!("{name}: rate"), ours.lr, rates[step]);
-            assert_near_f64(&format!("{name}: norm"), ours.norm, norms[step]);
+        let (steps, _) = case.train();
+        case.assert_run(&steps);
+    }
+}
+
+#[test]
+fn a_pissa_start_is_the_base_itself_trains_as_the_reference_and_is_saved_as_a_plain_adapter() {
+    let case = Golden::open("pissa");
+    let tokens = &case.sequences[0].tokens;
+    let logits = |params: &[f32], layout: &LoraLayout| {
+        let view = AdapterView { layout, params, dropout: None };
+        case.model.logits(tokens, Some(&view)).expect("a pass")
+    };
+    let base = case.model.logits(tokens, None).expect("a pass");
+    case.assert_within("logits", &logits(&case.params, &case.layout), &base, 1e-6);
+    case.assert_within("logits", &base, &case.expected("logits")[..base.len()], 1e-5);
+    let (steps, params) = case.train();
+    case.assert_run(&steps);
+    let after = logits(&params, &case.layout);
+    case.assert_near("logits after training", &after, &case.expected("logits.after"));
+
+    let dir = tempfile::tempdir().expect("a directory");
+    lora::save(dir.path(), &case.layout, &params, &AdapterMeta::default()).expect("written");
+    assert_eq!(lora::load(dir.path(), &case.layout).expect("read back"), params, "bit for bit");
+    let plain = lora::read_config(dir.path()).expect("settings");
+    assert_eq!((plain.rank, plain.alpha, plain.init), (4, 6.0, Init::Default));
+    let layout = LoraLayout::new(case.model.config(), &plain).expect("targets match");
+    let wide = lora::load(dir.path(), &layout).expect("a plain adapter");
+    case.assert_within("logits of the plain adapter", &logits(&wide, &layout), &after, 1e-5);
+}
+
+#[test]
+fn the_gradient_of_every_weight_equals_the_reference() {
+    for mut case in ["llama_dynamic_bias", "qwen3", "gemma2", "phi3"].map(Golden::open) {
+        case.expected = std::fs::read(case.dir.join("full.safetensors")).expect("expected numbers");
+        let layout = WeightLayout::new(case.model.config());
+        let weights = case.model.weights(&layout);
+        case.model.set_weights(&layout, &weights);
+        let batch = batch(case.sequences.iter().take(case.run.batch));
+        let scale = 1.0 / batch.targets.len() as f32;
+        let mut grads = vec![0.0; layout.len()];
+        let passed = case.model.forward_backward_weights(&batch, &layout, scale, &mut grads, &|| false);
+        let sum = passed.expect("a pass");
+        case.assert_near("loss", &[(sum.sum / sum.count as f64) as f32], &case.expected("loss"));
+        for (tensor, place) in layout.tensors() {
+            case.assert_near(&tensor.name, &grads[place], &case.expected(&tensor.name));
         }
     }
 }
@@ -77,13 +133,8 @@ fn flat_and_split_batches_have_the_same_loss_and_gradients() {
 #[test]
 fn two_adapters_in_one_pass_get_what_each_gets_alone() {
     let case = Golden::open(CASES[0]);
-    let config = LoraConfig {
-        rank: 2,
-        alpha: 3.0,
-        dropout: 0.3,
-        target_modules: Targets::Names(vec!["o_proj".into()]),
-        rslora: false,
-    };
+    let target_modules = Targets::Names(vec!["o_proj".into()]);
+    let config = LoraConfig { target_modules, ..LoraConfig::plain(2, 3.0, 0.3) };
     let layout = LoraLayout::new(case.model.config(), &config).expect("o_proj is there");
     let params: Vec<f32> = lora::init(&layout, 5).iter().map(|x| x + 0.05).collect();
     let dropout = Some(lora::Dropout { p: 0.3, seed: 4 });
@@ -194,6 +245,7 @@ struct Run {
     warmup: usize,
     weight_decay: f64,
     max_grad_norm: f64,
+    plus_ratio: Option<f64>,
 }
 
 struct Step {
@@ -206,16 +258,13 @@ impl Golden {
     fn open(name: &'static str) -> Golden {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name);
         let model = Model::load(&dir.join("base")).expect("a sound base");
-        let read = settings(&dir.join("adapter"));
-        let config = LoraConfig {
-            rank: read["r"].as_u64().expect("a rank") as usize,
-            alpha: read["lora_alpha"].as_f64().expect("an alpha"),
-            dropout: 0.0,
-            target_modules: serde_json::from_value(read["target_modules"].clone()).expect("targets"),
-            rslora: read["use_rslora"].as_bool().expect("a flag"),
-        };
+        let mut config = lora::read_config(&dir.join("adapter")).expect("PEFT's settings");
+        config.init = if name == "pissa" { Init::Pissa } else { Init::Default };
         let layout = LoraLayout::new(model.config(), &config).expect("targets match");
-        let params = lora::load(&dir.join("adapter"), &layout).expect("PEFT's adapter");
+        let params = match config.init {
+            Init::Default => lora::load(&dir.join("adapter"), &layout).expect("PEFT's adapter"),
+            Init::Pissa => model.start(&layout, 1),
+        };
         let expected = std::fs::read(dir.join("expected.safetensors")).expect("expected numbers");
         let case = std::fs::read(dir.join("case.json")).expect("a case");
         let Case { sequences, run, steps } = serde_json::from_slice(&case).expect("a case");
@@ -244,10 +293,12 @@ impl Golden {
         sums.expect("a pass")[0].sum
     }
 
-    /// The whole run: cosine with warm-up, accumulation, clipping, AdamW.
-    fn train(&self) -> Vec<Step> {
-        let mut params = self.params.clone();
-        let (mut m, mut v) = (vec![0.0; params.len()], vec![0.0; params.len()]);
+    /// The whole run: cosine with warm-up, accumulation, clipping, AdamW. And the weights after it.
+    fn train(&self) -> (Vec<Step>, Vec<f32>) {
+        let (mut params, trained) = (self.params.clone(), self.layout.trained());
+        let settings = AdamWSettings { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: self.run.weight_decay };
+        let rates = self.layout.rates(self.run.plus_ratio, self.run.lr);
+        let mut optimizer = Optimizer::new(trained, settings).with_rates(rates);
         let step = |step: usize| {
             let of = |i| &self.sequences[(step * self.run.batch + i) % self.sequences.len()];
             let chosen: Vec<&Sequence> = (0..self.run.batch).map(of).collect();
@@ -255,7 +306,7 @@ impl Golden {
                 chosen.chunks(self.run.batch / self.run.accumulate).map(|part| batch(part.iter().copied())).collect();
             let count: usize = micros.iter().map(|micro| micro.targets.len()).sum();
             let view = AdapterView { layout: &self.layout, params: &params, dropout: None };
-            let mut grads = vec![0.0; params.len()];
+            let mut grads = vec![0.0; trained];
             let mut sum = 0.0;
             for micro in &micros {
                 let scale = [1.0 / count as f32];
@@ -263,12 +314,23 @@ impl Golden {
                 sum += pass.expect("a pass")[0].sum;
             }
             let (lr, norm) = (self.rate(step), norm(&grads));
-            let settings = AdamW { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: self.run.weight_decay };
             let clip = clip_factor(norm, Some(self.run.max_grad_norm));
-            adamw(&mut params, &mut m, &mut v, &grads, settings, step as u64 + 1, clip);
+            optimizer.update(&mut params[..trained], &grads, step as u64 + 1, lr, clip);
             Step { loss: sum / count as f64, lr, norm }
         };
-        (0..self.steps).map(step).collect()
+        let steps = (0..self.steps).map(step).collect();
+        (steps, params)
+    }
+
+    fn assert_run(&self, steps: &[Step]) {
+        let [expected, rates, norms] = ["loss", "lr", "norm"].map(|key| self.expected_f64(&format!("run.{key}")));
+        assert_eq!(steps.len(), expected.len());
+        for (step, ours) in steps.iter().enumerate() {
+            let name = format!("{}, step {}", self.name, step + 1);
+            assert_near_f64(&format!("{name}: loss"), ours.loss, expected[step]);
+            assert_near_f64(&format!("{name}: rate"), ours.lr, rates[step]);
+            assert_near_f64(&format!("{name}: norm"), ours.norm, norms[step]);
+        }
     }
 
     fn rate(&self, step: usize) -> f64 {

@@ -34,7 +34,7 @@ fn a_step_whose_numbers_are_not_finite_changes_nothing_and_spares_its_neighbour(
     let layout = work.layout(settings);
     let ruined: Vec<f32> = lora::init(&layout, 1).iter().map(|_| 1e30).collect();
     let examples = work.data.train.clone();
-    let mut runs = vec![Run::new(settings, layout, Some(ruined.clone()), examples), work.run(settings)];
+    let mut runs = vec![Run::new(settings, layout, ruined.clone(), examples), work.run(settings)];
     let taken = step(&work.model, &mut runs, 200, &|| false).expect("a pass");
     assert!(matches!(taken[0], Taken::NotFinite { .. }) && matches!(taken[1], Taken::Done(_)), "{taken:?}");
     assert!(runs[0].params() == ruined && runs[0].steps() == 0 && runs[1].steps() == 1);
@@ -95,6 +95,8 @@ impl Work {
     }
 
     fn run(&self, settings: &Settings) -> Run {
-        Run::new(settings, self.layout(settings), None, self.data.train.clone())
+        let layout = self.layout(settings);
+        let params = lora::init(&layout, settings.seed);
+        Run::new(settings, layout, params, self.data.train.clone())
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lorikeet_trainer::checkpoint;
-use lorikeet_trainer::config::{Every, Length, MicroTokens, Settings};
+use lorikeet_trainer::config::{Every, Length, Method, MicroTokens, Settings};
 use lorikeet_trainer::event::{CheckpointKind, Eval, Event, Outcome, Plan, Step};
 use lorikeet_trainer::schedule::Curve;
 use lorikeet_trainer::{Config, FailureClass, Stop, TrainError, Wish, train};
@@ -197,6 +197,37 @@ fn an_adapter_can_be_started_from_and_evaluation_finds_it_as_it_was_left() {
     let left = first.evals.last().expect("evaluated");
     assert_eq!(second.evals[0].loss.to_bits(), left.loss.to_bits());
     assert_eq!(second.adapter_hash(), first.adapter_hash(), "a rate of zero changes nothing");
+}
+
+#[test]
+fn the_model_itself_is_trained_resumed_bit_for_bit_and_comes_out_as_a_base() {
+    let place = Place::new(14);
+    let full = |attempt: &str| {
+        let mut config = place.config(attempt);
+        config.settings.method = Method::Full;
+        config.settings.learning_rate = 2e-3;
+        config
+    };
+    let whole = run(&full("whole")).expect("trains");
+    let (first, last) = (whole.steps[0].loss, whole.steps[7].loss);
+    assert!(last < 0.9 * first, "from {first} to {last}");
+    assert_eq!(whole.plan().trainable_parameters, whole.plan().base_parameters);
+    let stopped = run_until(&full("stopped"), 3, Wish::SaveAndStop).expect("stops");
+    let resumed = run(&full("stopped")).expect("goes on");
+    let losses = |told: &Told| told.steps.iter().map(|step| step.loss.to_bits()).collect::<Vec<_>>();
+    assert_eq!([losses(&stopped), losses(&resumed)].concat(), losses(&whole));
+    let model = |attempt: &str| fs::read(place.path(attempt).join("adapter/model.safetensors")).expect("a model");
+    assert!(model("stopped") == model("whole"));
+
+    // what came out is a base: evaluated before its first step, it is where training left it
+    let mut config = place.config("again");
+    let out = place.path("whole").join("adapter");
+    config.base = out;
+    let again = run(&config).expect("trains");
+    assert!((again.evals[0].loss - whole.evals.last().expect("evaluated").loss).abs() < 1e-6);
+    let mut contradiction = full("never");
+    contradiction.init_adapter = Some(place.path("whole"));
+    assert!(matches!(run(&contradiction), Err(TrainError::Config { key: "training.method", .. })));
 }
 
 #[test]

@@ -16,6 +16,8 @@ pub(crate) enum Part {
     /// How soon a coordinator is ready, what it holds when idle, and how long a job waits for its first step. Flag: a
     /// `lorikeet` that is built already
     Start,
+    /// Preparing a generated dataset of a gigabyte: time and peak memory
+    Data,
 }
 
 /// Builds and runs the benchmark of one part; `rest` are its own flags.
@@ -23,6 +25,10 @@ pub(crate) fn run(tree: &Tree, part: Part, rest: &[String]) -> Result<()> {
     match part {
         Part::Trainer => {
             let line = "cargo run --release --package lorikeet-trainer --example step --";
+            Program::new(tree.root(), line).args(rest).run()
+        }
+        Part::Data => {
+            let line = "cargo run --release --package lorikeet-dataset --example prepare --";
             Program::new(tree.root(), line).args(rest).run()
         }
         Part::Start => start::run(tree, rest),

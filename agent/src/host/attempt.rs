@@ -31,8 +31,9 @@ use std::{sync::Arc, time::Duration};
 
 /// A worker that said its last word and stays is killed after this.
 const LINGER: Duration = Duration::from_secs(30);
-/// A forgotten attempt's last events get this long to be acknowledged.
-const FORGET_GRACE: Duration = Duration::from_secs(30);
+/// A forgotten attempt's last events get this long to be acknowledged: longer than a coordinator is ever away. They are what a
+/// person reads, and a directory that nobody needs costs little.
+const FORGET_GRACE: Duration = Duration::from_secs(24 * 3_600);
 
 /// One attempt.
 #[derive(Debug)]
@@ -217,7 +218,6 @@ impl Attempt {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn check_invariants(&self) {
         let told = self.record.phase;
         assert_eq!(told == AttemptPhase::Done, !self.is_live(), "{told:?} was reported in {:?}", self.state);

@@ -16,11 +16,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// One look at the devices.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Seen {
+pub struct Seen {
     /// As the driver offers them.
-    pub(crate) devices: Vec<Device>,
+    pub devices: Vec<Device>,
     /// Which processes hold memory of which.
-    pub(crate) holders: BTreeMap<DeviceId, Vec<u32>>,
+    pub holders: BTreeMap<DeviceId, Vec<u32>>,
 }
 
 /// The dead that may still hold something.

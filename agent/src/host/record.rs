@@ -10,35 +10,35 @@ use std::{sync::Arc, time::Duration};
 
 /// One attempt, between two lives of the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub struct Record {
     /// What is to be done.
     #[serde(with = "shared")]
-    pub(crate) offer: Arc<Offer>,
+    pub offer: Arc<Offer>,
     /// The furthest phase that was reported.
-    pub(crate) phase: AttemptPhase,
+    pub phase: AttemptPhase,
     /// When it was accepted, by the wall clock.
-    pub(crate) accepted_wall: UnixMillis,
+    pub accepted_wall: UnixMillis,
     /// The boot in which the two times below mean something.
-    pub(crate) boot: BootId,
+    pub boot: BootId,
     /// When it was accepted, since boot.
-    pub(crate) accepted: Duration,
+    pub accepted: Duration,
     /// When its worker was first seen to hold the lock, since boot.
-    pub(crate) running: Option<Duration>,
+    pub running: Option<Duration>,
     /// Whether a worker was ever started: from then on its lock and its events tell the truth.
-    pub(crate) spawned: bool,
+    pub spawned: bool,
     /// Whether it was asked to stop.
-    pub(crate) stop: Option<(StopHow, StopCause)>,
+    pub stop: Option<(StopHow, StopCause)>,
     /// The `seq` of the last checkpoint event that was dealt with.
-    pub(crate) checkpoints_through: u64,
+    pub checkpoints_through: u64,
     /// The `seq` of the last event seen.
-    pub(crate) last_event: u64,
+    pub last_event: u64,
     /// The `seq` up to which the coordinator keeps its events.
-    pub(crate) events_through: u64,
+    pub events_through: u64,
 }
 
 impl Record {
     /// Whose.
-    pub(crate) fn id(&self) -> AttemptId {
+    pub fn id(&self) -> AttemptId {
         self.offer.attempt
     }
 }

@@ -19,8 +19,8 @@ use lorikeet_protocol::{
     file::FileManifest,
     id::{AttemptToken, DeviceId, Hash, JobId, NodeId},
     job::{
-        AttemptPhase, BaseDtype, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, MicroTokens, OnLost,
-        Policy, Resources, Schedule, Supervise, TargetModules, Task, Train, Training, TrainingLength,
+        AttemptPhase, BaseDtype, DataFilter, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, Method,
+        MicroTokens, OnLost, Policy, Resources, Schedule, Supervise, Task, Train, Training, TrainingLength,
     },
     worker::{Plan, Step, WorkerEvent},
 };

@@ -8,17 +8,17 @@ use std::collections::VecDeque;
 
 /// A checkpoint that the worker made.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct CheckpointMade {
+pub struct CheckpointMade {
     /// The event's `seq`.
-    pub(crate) seq: u64,
+    pub seq: u64,
     /// After this step.
-    pub(crate) step: u64,
+    pub step: u64,
     /// The loss of that step.
-    pub(crate) loss: f64,
+    pub loss: f64,
     /// Why.
-    pub(crate) kind: CheckpointKind,
+    pub kind: CheckpointKind,
     /// Its folder, relative to the attempt directory.
-    pub(crate) path: String,
+    pub path: String,
 }
 
 /// See the module.
@@ -60,7 +60,6 @@ impl Uploads {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn check_invariants(&self) {
         assert!(self.waiting.len() <= 2);
         assert!(self.waiting.is_empty() || self.going.is_some());

@@ -123,7 +123,8 @@ impl Link {
             } else {
                 match timeout(heartbeat, messages.recv()).await {
                     Ok(Some(message)) => message,
-                    Ok(None) => return Err(LinkError::Stopping),
+                    Ok(None) if self.news.is_closed() => return Err(LinkError::Stopping),
+                    Ok(None) => return Err(LinkError::Speechless),
                     Err(_) => FromAgent::Heartbeat,
                 }
             };

@@ -242,6 +242,11 @@ impl Peer {
         .await
     }
 
+    /// Until the agent ends the session.
+    pub(crate) async fn until_closed(&mut self) {
+        within(async { while frame::read::<FromAgent>(&mut self.receive).await.is_ok() {} }).await;
+    }
+
     pub(crate) async fn dismiss(mut self, farewell: Farewell) {
         self.say(ToAgent::Goodbye(farewell)).await;
         let _ = self.send.finish();

@@ -95,6 +95,24 @@ async fn a_worker_that_grows_too_large_is_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_hangs_is_told_of() {
+    let mut scene = Scene::new(&Script::new(100_000, 1));
+    scene.setting.config.stall_after = Duration::from_millis(300);
+    scene.restart().await;
+    scene.start();
+    scene.until_event(|event| matches!(event, WorkerEvent::Step(step) if step.step > 20)).await;
+    let holder: Holder = serde_json::from_slice(&std::fs::read(scene.folder.path().join(HOLDER)).unwrap()).unwrap();
+    let name = Name::of_holder(&holder, clock::boot_id()).unwrap();
+    assert!(name.signal(rustix::process::Signal::STOP));
+    let News::Stalled { quiet } = scene.until(|news| matches!(news, News::Stalled { .. })).await else {
+        unreachable!()
+    };
+    assert!(quiet > Duration::from_millis(300), "{quiet:?}");
+    scene.supervisor.kill(id());
+    scene.until_gone().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_is_not_there_is_named() {
     let mut scene = Scene::new(&Script::new(1, 1));
     scene.setting.config.command = vec!["/nowhere/lorikeet".into()];

@@ -1,7 +1,7 @@
 //! One worker, followed from its start, or from where an earlier agent left it, to its end.
 //!
 //! Looked at every `poll`: has it taken its lock (`worker.json` is there), has it said something (`events.jsonl`), has it grown
-//! too large. A worker of our own is gone when it is reaped; an adopted one when its lock is free. The lock is tried only once
+//! too large, has it been silent for too long. A worker of our own is gone when it is reaped; an adopted one when its lock is free. The lock is tried only once
 //! its holder is known: trying it earlier could take it from a worker that is just starting. When nobody ever held it, it is
 //! taken and kept, so that a straggler that still comes finds it held and leaves.
 
@@ -9,6 +9,7 @@ use super::{
     Setting, SupervisorError,
     group::{Group, Name},
     spawn::Launch,
+    stall::Stall,
     tail::Tail,
 };
 use crate::{
@@ -52,6 +53,7 @@ pub(super) struct Watch {
     /// The process that holds the lock, once it said so.
     holder: Option<Name>,
     tail: Tail,
+    stall: Stall,
     measured: Option<Instant>,
     /// Whether a kill was ordered: from then on the lock may be tried even if nobody ever said that he holds it.
     killed: bool,
@@ -104,7 +106,9 @@ impl Watch {
         orders: mpsc::Receiver<Order>,
     ) -> Self {
         let tail = Tail::new(&directory.join(EVENTS));
-        Self { setting, id, directory, memory_limit, orders, worker, holder: None, tail, measured: None, killed: false }
+        let stall = Stall::new(setting.config.stall_after, Instant::now());
+        let (holder, measured, killed) = (None, None, false);
+        Self { setting, id, directory, memory_limit, orders, worker, holder, tail, stall, measured, killed }
     }
 
     /// Until the worker is gone and the attempt forgotten, or until the agent leaves.
@@ -152,6 +156,7 @@ impl Watch {
                 return Some(self.bury("its lock is free".into(), Some(lock)).await);
             }
             self.measure().await;
+            self.look_for_life().await;
         }
     }
 
@@ -182,6 +187,7 @@ impl Watch {
                     return;
                 }
             };
+            self.stall.spoke(Instant::now());
             for line in lines {
                 match serde_json::from_str::<EventLine>(&line) {
                     Ok(line) => self.tell(News::Event(Box::new(line))).await,
@@ -238,6 +244,15 @@ impl Watch {
         let resident = group.resident_bytes();
         if resident > self.memory_limit {
             self.tell(News::TooLarge { resident, limit: self.memory_limit }).await;
+        }
+    }
+
+    async fn look_for_life(&mut self) {
+        let now = Instant::now();
+        if self.holder.is_none() {
+            self.stall = Stall::new(self.setting.config.stall_after, now);
+        } else if let Some(quiet) = self.stall.look(now) {
+            self.tell(News::Stalled { quiet }).await;
         }
     }
 

@@ -42,7 +42,7 @@ pub use exit::Exit;
 pub use fence::{Fence, FenceError, Raised};
 pub use hold::HoldError;
 pub use journal::JournalError;
-pub use spec::config;
+pub use spec::{config, filters, settings};
 
 /// Sees every line right after it was written; for whoever shows progress in the same process.
 pub type Watch<'a> = dyn FnMut(&Path, &EventLine) + Send + 'a;

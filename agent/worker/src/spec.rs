@@ -8,8 +8,8 @@ use lorikeet_dataset::{Filters, OnFault, Supervise};
 use lorikeet_protocol::job::{self, Task};
 use lorikeet_protocol::worker::{SPEC, Spec};
 use lorikeet_trainer::Config;
-use lorikeet_trainer::config::{DataConfig, Every, Length, MicroTokens, Settings};
-use lorikeet_trainer::lora::{LoraConfig, Targets};
+use lorikeet_trainer::config::{DataConfig, Every, Length, Method, MicroTokens, Settings};
+use lorikeet_trainer::lora::{Init, LoraConfig, Targets};
 use lorikeet_trainer::schedule::Curve;
 
 /// A checkpoint is made at the latest after this long, whatever the steps.
@@ -41,7 +41,7 @@ pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
         data: DataConfig {
             file: spec.dataset.clone(),
             validation_file: None,
-            filters: Filters::default(),
+            filters: filters(&train.data),
             on_fault: OnFault::Refuse,
             cache: spec.cache.clone(),
         },
@@ -56,14 +56,29 @@ pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
     }
 }
 
-fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
+/// Which records are used, in the dataset's words.
+pub fn filters(data: &job::DataFilter) -> Filters {
+    Filters {
+        quality_min: data.quality_min,
+        tiers: data.tiers.clone(),
+        human_reviewed: data.human_reviewed,
+        personas: data.personas.clone(),
+        arcs: data.arcs.clone(),
+        topics: data.topics.clone(),
+    }
+}
+
+/// Everything that decides the numbers, in the trainer's words.
+pub fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
     Settings {
+        method: method(training.method),
         lora: lora(adapter),
         learning_rate: training.learning_rate,
         schedule: match training.schedule {
             job::Schedule::Cosine => Curve::Cosine,
             job::Schedule::Linear => Curve::Linear,
             job::Schedule::Constant => Curve::Constant,
+            job::Schedule::Wsd => Curve::Wsd { decay_ratio: 0.1 },
         },
         warmup_ratio: training.warmup_ratio,
         length: match training.length {
@@ -88,6 +103,14 @@ fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
         validation_fraction: training.validation_fraction,
         eval_every: every(training.eval_every),
         checkpoint_every: every(training.checkpoint_every),
+        plus_ratio: adapter.plus_ratio,
+    }
+}
+
+fn method(method: job::Method) -> Method {
+    match method {
+        job::Method::Lora => Method::Lora,
+        job::Method::Full => Method::Full,
     }
 }
 
@@ -96,12 +119,25 @@ fn lora(adapter: &job::Lora) -> LoraConfig {
         rank: adapter.rank as usize,
         alpha: adapter.alpha,
         dropout: adapter.dropout,
-        target_modules: match &adapter.target_modules {
-            job::TargetModules::AllLinear => Targets::AllLinear,
-            job::TargetModules::Names(names) => Targets::Names(names.clone()),
-            job::TargetModules::Pattern(pattern) => Targets::Pattern(pattern.clone()),
-        },
+        target_modules: targets(&adapter.target_modules),
+        exclude_modules: adapter.exclude_modules.as_ref().map(targets),
+        layers_to_transform: adapter.layers_to_transform.iter().map(|layer| *layer as usize).collect(),
+        rank_pattern: adapter.rank_pattern.iter().map(|(name, rank)| (name.clone(), *rank as usize)).collect(),
+        alpha_pattern: adapter.alpha_pattern.clone(),
         rslora: adapter.rslora,
+        dora: adapter.dora,
+        init: match adapter.init {
+            job::LoraInit::Default => Init::Default,
+            job::LoraInit::Pissa => Init::Pissa,
+        },
+    }
+}
+
+fn targets(targets: &job::TargetModules) -> Targets {
+    match targets {
+        job::TargetModules::AllLinear => Targets::AllLinear,
+        job::TargetModules::Names(names) => Targets::Names(names.clone()),
+        job::TargetModules::Pattern(pattern) => Targets::Pattern(pattern.clone()),
     }
 }
 

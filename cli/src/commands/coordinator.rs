@@ -7,7 +7,7 @@ use crate::{
     logging,
     output::Output,
 };
-use lorikeet_coordinator::{Coordinator, RunError, config::Config};
+use lorikeet_coordinator::{Coordinator, config::Config};
 
 /// Until a signal, or until it can no longer do its work.
 pub(crate) fn run(output: Output, args: &Service) -> Result<(), Failure> {
@@ -24,7 +24,7 @@ async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Fa
     output.line(&ready)?;
     service::ready(&ready);
     let ended = tokio::select! {
-        error = coordinator.join() => Err(ended(&error)),
+        error = coordinator.join() => Err(blamed(error.is_ours(), format!("failed to {}", chain(&error)))),
         () = signals.wait() => Ok(()),
     };
     service::stopping();
@@ -32,22 +32,16 @@ async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Fa
     ended
 }
 
-/// Most of what keeps a coordinator from starting it was told: a port that is taken, a folder that is not writable.
+/// A coordinator that does not start was mostly told something that cannot be: a port that is taken, a folder that is not writable.
 pub(super) async fn start(config: Config) -> Result<Coordinator, Failure> {
-    Coordinator::bind(config).await.map_err(|error| {
-        let message = format!("failed to start the coordinator: {}", chain(&error));
-        if error.is_bug() {
-            return Failure::bug(message);
-        }
-        Failure::mistake(message).hint("its addresses and its data directory are said in its config")
-    })
+    Coordinator::bind(config)
+        .await
+        .map_err(|error| blamed(error.is_ours(), format!("failed to start the coordinator: {}", chain(&error))))
 }
 
-/// Why a running one ended: its machine's doing, as a full or broken disk, or ours.
-pub(super) fn ended(error: &RunError) -> Failure {
-    let message = format!("failed to {}", chain(error));
-    if error.is_bug() {
+fn blamed(ours: bool, message: String) -> Failure {
+    if ours {
         return Failure::bug(message);
     }
-    Failure::mistake(message).hint("what is recorded is safe; start it again when the machine is well")
+    Failure::mistake(message).hint("its addresses and its data directory are said in its config")
 }

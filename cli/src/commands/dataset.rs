@@ -1,19 +1,28 @@
 //! `lorikeet dataset …`: training files, here and on the server.
 
+mod preview;
+
 use super::{Context, inspect, jobs};
 use crate::{
     args::Dataset as Args,
     client::Client,
     failure::Failure,
-    output::{Output, progress::BytesProgress, table::dataset::fault_lines},
+    file,
+    output::{
+        Output,
+        progress::BytesProgress,
+        table::dataset::{fault_line, fault_lines},
+    },
 };
 use lorikeet_api::{
     dataset::{ConfirmDataset, CreateDataset, Dataset, DatasetCreated, DatasetStatus},
     route::{self, with_id},
 };
-use lorikeet_protocol::id::{DatasetId, Hash};
+use lorikeet_protocol::{
+    id::{DatasetId, Hash},
+    inspect::Fault,
+};
 use std::{
-    fs::File,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -27,6 +36,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
     let output = context.output;
     match args {
         Args::Check { file, base } => check(output, &file, base.as_deref()),
+        Args::Preview { file, base, supervise, max_seq_length } => {
+            preview::run(output, &preview::Asked { file, base, supervise, max_seq_length })
+        }
         Args::Add { file, name, description, no_wait } => {
             let new = New { file, name, description };
             context.ask(async |client| {
@@ -56,11 +68,14 @@ fn check(output: Output, file: &Path, base: Option<&Path>) -> Result<(), Failure
         |faults: Vec<_>| Failure::mistake(format!("{} cannot be used:{}", file.display(), fault_lines(&faults)));
     let found = inspect::check(file, base).map_err(unusable)?;
     output.answer(&found)?;
-    match found.error_count {
-        0 => Ok(()),
-        1 => Err(Failure::mistake(format!("{} has 1 fault", file.display()))),
-        faults => Err(Failure::mistake(format!("{} has {faults} faults", file.display()))),
-    }
+    faultless(file, &found.errors, found.error_count)
+}
+
+/// The first fault in one line, and how many there are.
+fn faultless(file: &Path, faults: &[Fault], count: u64) -> Result<(), Failure> {
+    let Some(first) = faults.first() else { return Ok(()) };
+    let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+    Err(Failure::mistake(format!("{}: {}{more}", file.display(), fault_line(first))))
 }
 
 /// A file that should become a dataset.
@@ -73,7 +88,7 @@ pub(crate) struct New {
 
 /// Uploads a file; waits, if told to, until it is validated.
 pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: bool) -> Result<Dataset, Failure> {
-    let (size, hash) = measure(&new.file).map_err(|error| Failure::file("read", &new.file, &error))?;
+    let (size, hash) = measure(&new.file)?;
     let created = open(client, output, request(new, size)?).await?;
     let bar = BytesProgress::new("uploading", size);
     client.upload(&created, &new.file, size, |bytes| bar.at(bytes)).await?;
@@ -137,8 +152,9 @@ async fn find(client: &Client, dataset: &str) -> Result<Dataset, Failure> {
     })
 }
 
-fn measure(path: &Path) -> io::Result<(u64, Hash)> {
+fn measure(path: &Path) -> Result<(u64, Hash), Failure> {
     let mut hasher = blake3::Hasher::new();
-    let size = io::copy(&mut File::open(path)?, &mut hasher)?;
+    let read = io::copy(&mut file::open("read", path)?, &mut hasher);
+    let size = read.map_err(|error| Failure::file("read", path, &error))?;
     Ok((size, Hash(*hasher.finalize().as_bytes())))
 }

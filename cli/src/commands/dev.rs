@@ -72,7 +72,7 @@ async fn both(
 ) -> Result<(), Failure> {
     let welcomed = output.line(&welcome(coordinator, folder));
     let ended = tokio::select! {
-        error = coordinator.join() => Err(coordinator::ended(&error)),
+        error = coordinator.join() => Err(Failure::bug(format!("failed to {}", chain(&error)))),
         ended = agent.wait() => ended.map_err(agent::failed),
         () = signals.wait() => Ok(()),
     };

@@ -6,22 +6,51 @@ mod base;
 mod dataset;
 mod job;
 mod limits;
+mod parent;
 
-use crate::{args::Inspect as Args, failure::Failure, output::Output};
+pub(super) use dataset::format as dataset_format;
+
+use crate::{
+    args::{Inspect as Args, Inspection as Limited},
+    failure::Failure,
+    output::Output,
+};
 use lorikeet_dataset::{DatasetError, Tokenizer, TokenizerError};
 use lorikeet_protocol::inspect::{DatasetFindings, Fault, Inspection, NAMED_FAULTS};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Judges and prints. A file that cannot be used is a finding, not a failure of this command.
-pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
-    limits::set()?;
+pub(crate) fn run(output: Output, limited: &Limited) -> Result<(), Failure> {
+    parent::end_with()?;
+    limits::set(limited.memory_bytes, limited.seconds)?;
+    let args = &limited.what;
     limits::fence(output, args)?;
     let found = match args {
         Args::Dataset { file } => dataset::inspect(file, None).map(Inspection::Dataset),
         Args::Base { directory } => base::inspect(directory).map(Inspection::Base),
         Args::Job { base, dataset } => job::inspect(base, dataset, &job::question()?).map(Inspection::Job),
     };
-    output.object(&found.unwrap_or_else(|faults| Inspection::Refused { faults }))
+    let mut found = found.unwrap_or_else(|faults| Inspection::Refused { faults });
+    match args {
+        Args::Dataset { file } => hide(&mut found, &[file]),
+        Args::Base { directory } => hide(&mut found, &[directory]),
+        Args::Job { base, dataset } => hide(&mut found, &[base, dataset]),
+    }
+    output.object(&found)
+}
+
+/// Takes the coordinator's paths out of what its users read: what lies in a directory is called by its name there.
+fn hide(found: &mut Inspection, paths: &[&PathBuf]) {
+    let faults = match found {
+        Inspection::Refused { faults } | Inspection::Dataset(DatasetFindings { errors: faults, .. }) => faults,
+        Inspection::Base(_) | Inspection::Job(_) => return,
+    };
+    for fault in faults {
+        for path in paths {
+            let path = path.display().to_string();
+            fault.message = fault.message.replace(&format!("{path}/"), "").replace(&path, "the file");
+        }
+    }
 }
 
 /// What `lorikeet dataset check` tells, without limits: the file is the person's own.
@@ -46,6 +75,7 @@ fn dataset_faults(error: DatasetError) -> Vec<Fault> {
     vec![fault("$", crate::failure::chain(&error))]
 }
 
-fn line_fault(found: lorikeet_dataset::Fault) -> Fault {
+/// In the wire's words.
+pub(super) fn line_fault(found: lorikeet_dataset::Fault) -> Fault {
     Fault { line: Some(found.line), path: found.path, message: found.message }
 }

@@ -1,14 +1,17 @@
 //! `lorikeet submit`: a job file goes in.
 
 use super::follow;
-use crate::{args::Submit, client::Client, failure::Failure, output::Output};
+use crate::{args::Submit, client::Client, failure::Failure, file, output::Output};
 use lorikeet_api::{
     JobFile, Presets,
     job::{DryRun, Job},
     jobfile::locate,
     route,
 };
-use std::{fs, path::Path};
+use std::path::Path;
+
+/// What the server takes.
+const MAX_JOB_FILE: u64 = 1 << 20;
 
 /// Reads, checks what can be checked here, and submits.
 pub(crate) async fn run(client: &Client, output: Output, args: Submit) -> Result<(), Failure> {
@@ -44,7 +47,7 @@ pub(super) async fn show(client: &Client, output: Output, job: Job, to_its_end: 
 
 /// A job file with what the command line sets in it; every fault with its line.
 fn read(path: &Path, set: &[(String, String)]) -> Result<JobFile, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| Failure::file("read the job file", path, &error))?;
+    let text = file::text("read the job file", path, MAX_JOB_FILE)?;
     let name = path.display().to_string();
     let mut file = JobFile::from_toml(&text).map_err(|faults| Failure::fields(&name, &locate(faults, &text)))?;
     for (key, value) in set {

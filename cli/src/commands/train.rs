@@ -80,9 +80,10 @@ fn job(args: &Train, base: &Path, dataset: &Path) -> Result<JobSpec, Failure> {
     let mut file = JobFile::new(name(base), name(dataset));
     file.preset.clone_from(&args.preset);
     for (key, value) in &args.set {
-        if !(key.starts_with("training.") || key.starts_with("lora.") || key == "name") {
+        let means_something = ["training.", "data.", "lora."].iter().any(|section| key.starts_with(section));
+        if !means_something && key != "name" {
             return Err(Failure::mistake(format!(
-                "--set {key}: only training.*, lora.* and name mean something without a cluster"
+                "--set {key}: only training.*, data.*, lora.* and name mean something without a cluster"
             )));
         }
         file.set(key, value).map_err(|faults| Failure::fields("--set", &faults))?;

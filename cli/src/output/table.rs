@@ -5,6 +5,8 @@ mod base;
 pub(crate) mod dataset;
 pub(crate) mod job;
 mod node;
+pub(crate) mod preview;
+mod token;
 
 use bytesize::ByteSize;
 use comfy_table::{Table, presets};

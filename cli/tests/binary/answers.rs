@@ -19,15 +19,38 @@ fn lists_are_tables_for_people_and_json_for_programs() {
         ("checkpoints", &["job", "checkpoints", JOB], CHECKPOINTS.to_owned()),
         ("logs", &["job", "logs", JOB], LOGS.to_owned()),
         ("adapter", &["adapter", "show", "mdl_01920000000070008000000000000005"], model("")),
+        ("tokens", &["token", "list"], format!("[{TOKEN}]")),
+        ("token", &["token", "add", "laptop", "--ttl", "1h"], TOKEN.to_owned()),
         ("join", &["node", "token", "--ttl", "30m"], JOIN.to_owned()),
     ] {
         for form in ["table", "json"] {
             let server = FakeServer::new([Scripted::data(&data)]);
             let (code, answer, complaint) = run(server.client().args(args).args(["--output", form]));
-            assert_eq!((code, complaint.as_str()), (0, ""), "{name} {form}");
+            let note = if name == "token" { "the secret is shown this once\n" } else { "" };
+            assert_eq!((code, complaint.as_str()), (0, note), "{name} {form}");
             pin(&format!("answers/{name}.{form}.txt"), &answer);
             assert_eq!(server.asked()[0].header("authorization"), Some("Bearer secret"));
         }
+    }
+}
+
+#[test]
+fn a_token_is_withdrawn_by_its_id() {
+    let server = FakeServer::new([Scripted::empty("204 No Content", &[])]);
+    let (code, _, note) = run(server.client().args(["token", "revoke", "tok_01920000000070008000000000000009"]));
+    assert_eq!((code, note.as_str()), (0, "tok_01920000000070008000000000000009 works no more\n"));
+    assert_eq!(server.asked()[0].line, "DELETE /api/tokens/tok_01920000000070008000000000000009");
+}
+
+#[test]
+fn what_others_wrote_is_shown_and_not_obeyed() {
+    let job = job("QUEUED", "queued").replace("\"name\":\"", "\"name\":\"\\u001b]0;pwn\\u0007");
+    for args in [&["jobs"][..], &["job", "show", JOB]] {
+        let data = if args.len() == 1 { format!("[{job}]") } else { job.clone() };
+        let server = FakeServer::new([Scripted::data(&data)]);
+        let (code, answer, _) = run(server.client().args(args));
+        assert!(code == 0 && !answer.contains(['\u{1b}', '\u{7}']), "{answer:?}");
+        assert!(answer.contains("\\u{1b}]0;pwn"), "{answer}");
     }
 }
 
@@ -311,3 +334,5 @@ const BASE: &str = r#"{"id":"base_01920000000070008000000000000003","name":"smol
 "architecture":"LlamaForCausalLM","parameters":134515008,"dtype":"BF16","vocabulary":49152,"chatTemplate":true,
 "sizeBytes":269060552,"files":[],"errors":[],"addedBy":"usr_01920000000070008000000000000009",
 "createdAt":"2026-01-01T09:00:00.000Z"}"#;
+
+const TOKEN: &str = r#"{"id":"tok_01920000000070008000000000000009","owner":"usr_01920000000070008000000000000002","name":"laptop","secret":"lk_shown_once","createdAt":"2026-01-31T12:00:00Z","expiresAt":"2026-04-30T12:00:00Z"}"#;

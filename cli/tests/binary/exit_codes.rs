@@ -38,6 +38,34 @@ fn a_job_file_is_judged_before_any_server_is_asked() {
 }
 
 #[test]
+fn what_has_no_end_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["submit", "/dev/zero"][..], &["dataset", "add", "/dev/zero"]] {
+        let (code, _, complaint) = run(lorikeet().args(["--server", "http://127.0.0.1:9"]).args(args));
+        assert!(code == 2 && complaint.contains("not a regular file"), "{args:?}: {complaint}");
+    }
+    let long = file(folder.path(), "long.toml", &format!("base = \"b\"\n# {}\n", "x".repeat(2 << 20)));
+    let (code, _, complaint) = run(lorikeet().args(["--server", "http://127.0.0.1:9", "submit"]).arg(&long));
+    assert!(code == 2 && complaint.contains("more than 1048576 bytes"), "{complaint}");
+}
+
+#[test]
+fn a_token_that_cannot_be_one_is_the_persons_mistake() {
+    let (code, _, complaint) = run(lorikeet().args(["--server", "http://127.0.0.1:9", "--token", "a\nb", "jobs"]));
+    assert!(code == 2 && complaint.contains("token"), "{complaint}");
+}
+
+#[test]
+fn a_file_with_nothing_to_train_on_is_faulty() {
+    let folder = tempfile::tempdir().unwrap();
+    let text =
+        r#"{"training_file_metadata":{"format_spec":"brightrun-lora-v4"},"consultant_profile":{},"conversations":[]}"#;
+    let empty = file(folder.path(), "empty.json", text);
+    let (code, answer, complaint) = run(lorikeet().args(["dataset", "check"]).arg(&empty));
+    assert!(code == 2 && answer.contains("no pair that can be trained on"), "{answer}{complaint}");
+}
+
+#[test]
 fn without_a_server_the_person_is_told_how_to_name_one() {
     let (code, _, complaint) = run(lorikeet().arg("jobs"));
     assert_eq!(code, 2);

@@ -19,6 +19,7 @@ const COMMANDS: &[&str] = &[
     "job follow",
     "dataset",
     "dataset check",
+    "dataset preview",
     "dataset add",
     "dataset list",
     "dataset show",

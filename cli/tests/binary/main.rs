@@ -6,5 +6,7 @@ mod answers;
 mod demo;
 mod exit_codes;
 mod help;
+mod inspect;
+mod malformed;
 mod support;
 mod train;

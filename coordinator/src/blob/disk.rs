@@ -12,19 +12,26 @@ use std::{
     time::SystemTime,
 };
 
+/// The ending of files that are not whole yet.
+pub(super) const ASIDE: &str = "aside";
+
 /// BLAKE3 of some bytes.
 pub(super) fn hash(bytes: &[u8]) -> Hash {
     Hash(*blake3::hash(bytes).as_bytes())
 }
 
-/// Reads a file once, for its size, its hash and those of its chunks.
-pub(super) fn manifest_of(path: &Path) -> Result<FileManifest, BlobError> {
-    let mut file = File::open(path).map_err(BlobError::disk("open", path))?;
+/// The manifest of a file of ours.
+pub(super) fn manifest_at(path: &Path) -> Result<FileManifest, BlobError> {
+    manifest_of(&mut File::open(path).map_err(BlobError::disk("open", path))?, path)
+}
+
+/// Reads an open file once, for its size, its hash and those of its chunks.
+pub(super) fn manifest_of(file: &mut File, path: &Path) -> Result<FileManifest, BlobError> {
     let (mut whole, mut chunks, mut size) = (blake3::Hasher::new(), Vec::new(), 0);
     let mut buffer = vec![0; 1 << 20];
     loop {
         let mut chunk = blake3::Hasher::new();
-        let mut part = Read::take(&mut file, CHUNK_BYTES);
+        let mut part = Read::take(&mut *file, CHUNK_BYTES);
         let mut length = 0;
         loop {
             let read = part.read(&mut buffer).map_err(BlobError::disk("read", path))?;
@@ -54,7 +61,8 @@ pub(super) fn read_small(path: &Path) -> Result<Option<Vec<u8>>, BlobError> {
 
 /// A small file that is there whole or as it was before.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BlobError> {
-    let aside = path.with_extension("aside");
+    // A name of its own: two writers of one entry must not share it.
+    let aside = path.with_extension(format!("{}.{ASIDE}", uuid::Uuid::now_v7().simple()));
     let folder = make_folder_of(path)?;
     let mut file = File::create(&aside).map_err(BlobError::disk("make", &aside))?;
     file.write_all(bytes).map_err(BlobError::disk("write", &aside))?;

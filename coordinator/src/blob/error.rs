@@ -28,6 +28,14 @@ pub enum BlobError {
         #[source]
         source: io::Error,
     },
+    /// A file that is not ours, and not one to be read.
+    #[error("open {path}: {why}", path = path.display())]
+    Refused {
+        /// On which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// There is no such file, chunk or staging.
     #[error("read {what}: it is not here")]
     Missing {

@@ -9,6 +9,7 @@ use lorikeet_protocol::{
     id::{AttemptId, Hash},
 };
 use std::{
+    collections::BTreeSet,
     fs::{File, OpenOptions},
     os::unix::fs::FileExt,
     path::PathBuf,
@@ -22,9 +23,16 @@ const FILES_UNDER_WAY: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit(pub u64);
 
-/// A file on its way in.
+/// A file on its way in. Its manifest never changes and needs no lock; the rest has one of its own, because hashing takes a while.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub(super) struct Arrival {
+    manifest: FileManifest,
+    file: Mutex<Incoming>,
+}
+
+/// What of it is here.
+#[derive(Debug)]
+struct Incoming {
     manifest: FileManifest,
     path: PathBuf,
     file: File,
@@ -41,7 +49,8 @@ impl Blobs {
     pub async fn put_chunk(&self, attempt: AttemptId, file: Hash, index: u32, bytes: Vec<u8>) -> Result<(), BlobError> {
         self.work(move |inner| {
             let incoming = inner.incoming(attempt, file)?;
-            lock(&incoming).put(index, &bytes)
+            inner.space.check(bytes.len() as u64).map_err(|short| incoming.disk("write")(short.into()))?;
+            lock(&incoming.file).put(index, &bytes)
         })
         .await
     }
@@ -49,13 +58,21 @@ impl Blobs {
     /// How long chunk `index` of an offered file must be.
     pub fn chunk_length(&self, attempt: AttemptId, file: Hash, index: u32) -> Result<u64, BlobError> {
         let incoming = self.inner.incoming(attempt, file)?;
-        let range = lock(&incoming).manifest.range(index);
-        range.map(|range| range.end - range.start).ok_or_else(|| BlobError::missing(format!("chunk {index} of {file}")))
+        incoming
+            .manifest
+            .range(index)
+            .map(|range| range.end - range.start)
+            .ok_or_else(|| BlobError::missing(format!("chunk {index} of {file}")))
     }
 
     /// Checks the whole and keeps it; a file that is already here is done.
     pub async fn finish(&self, attempt: AttemptId, file: Hash) -> Result<(), BlobError> {
         self.work(move |inner| inner.finish(attempt, file)).await
+    }
+
+    /// Attempts that have files under way.
+    pub fn attempts_under_way(&self) -> BTreeSet<AttemptId> {
+        lock(&self.inner.incoming).keys().map(|(attempt, _)| *attempt).collect()
     }
 
     /// Drops what an attempt staged and did not finish.
@@ -71,7 +88,7 @@ impl Blobs {
 }
 
 impl Inner {
-    fn incoming(&self, attempt: AttemptId, file: Hash) -> Result<Arc<Mutex<Incoming>>, BlobError> {
+    fn incoming(&self, attempt: AttemptId, file: Hash) -> Result<Arc<Arrival>, BlobError> {
         let known = lock(&self.incoming).get(&(attempt, file)).cloned();
         known.ok_or_else(|| BlobError::missing(format!("an offer of {file} by {attempt}")))
     }
@@ -93,11 +110,11 @@ impl Inner {
         }
         self.check_limit(attempt, &manifest, limit)?;
         let known = lock(&self.incoming).get(&(attempt, file)).cloned();
-        let incoming = match known.filter(|known| lock(known).manifest == manifest) {
+        let incoming = match known.filter(|known| known.manifest == manifest) {
             Some(known) => known,
-            None => Arc::new(Mutex::new(Incoming::open(self.part(attempt, file), manifest)?)),
+            None => Arc::new(Arrival::open(self.part(attempt, file), manifest)?),
         };
-        let wanted = lock(&incoming).wanted();
+        let wanted = lock(&incoming.file).wanted();
         lock(&self.incoming).insert((attempt, file), incoming);
         if wanted.is_empty() {
             // Everything came before and only the end was missing.
@@ -111,9 +128,10 @@ impl Inner {
     }
 
     fn check_limit(&self, attempt: AttemptId, manifest: &FileManifest, limit: Limit) -> Result<(), BlobError> {
-        let table: Vec<_> = lock(&self.incoming).iter().map(|(key, value)| (*key, Arc::clone(value))).collect();
+        let table = lock(&self.incoming);
         let others = table.iter().filter(|((whose, file), _)| *whose == attempt && *file != manifest.hash);
-        let sizes: Vec<u64> = others.map(|(_, incoming)| lock(incoming).manifest.size).collect();
+        let sizes: Vec<u64> = others.map(|(_, arrival)| arrival.manifest.size).collect();
+        drop(table);
         let found = sizes.iter().sum::<u64>().saturating_add(manifest.size);
         if sizes.len() >= FILES_UNDER_WAY {
             return Err(BlobError::Busy { what: format!("more files of {attempt}") });
@@ -129,13 +147,25 @@ impl Inner {
             Err(_) if self.entry(file)?.is_some() => return Ok(()),
             incoming => incoming?,
         };
-        let finished = lock(&incoming).finish(self);
+        let finished = lock(&incoming.file).finish(self);
+        // Whatever came of it, memory no longer knows what lies on the disk: the part may have been moved before a step failed.
+        // The next offer hashes what is left of it, as after a restart.
+        lock(&self.incoming).remove(&(attempt, file));
         // A whole that does not match its hash is hopeless: its chunks match, so the manifest lied, and the sender begins anew.
         if matches!(finished, Ok(()) | Err(BlobError::Corrupt { .. })) {
-            lock(&self.incoming).remove(&(attempt, file));
             disk::remove(&self.part(attempt, file))?;
         }
         finished
+    }
+}
+
+impl Arrival {
+    fn open(path: PathBuf, manifest: FileManifest) -> Result<Self, BlobError> {
+        Ok(Self { file: Mutex::new(Incoming::open(path, manifest.clone())?), manifest })
+    }
+
+    fn disk(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> BlobError + use<> {
+        BlobError::disk(what, &lock(&self.file).path)
     }
 }
 
@@ -185,7 +215,7 @@ impl Incoming {
         }
         // A stale part may be longer than the file.
         self.file.set_len(self.manifest.size).map_err(BlobError::disk("cut", &self.path))?;
-        let found = disk::manifest_of(&self.path)?;
+        let found = disk::manifest_at(&self.path)?;
         if found != self.manifest {
             return Err(BlobError::Corrupt { what, found: found.hash, expected: self.manifest.hash });
         }

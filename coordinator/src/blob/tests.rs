@@ -24,13 +24,20 @@ impl Place {
         self.blobs = open(self.folder.path());
     }
 
+    /// A path below the root of base models.
+    fn base(&self, path: &str) -> PathBuf {
+        let path = self.folder.path().join("bases").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
     fn staged(&self, name: &str) -> PathBuf {
         self.folder.path().join("staging").join(name)
     }
 }
 
 fn open(folder: &Path) -> Blobs {
-    Blobs::open(&folder.join("blobs"), &folder.join("staging")).unwrap()
+    Blobs::open(&folder.join("blobs"), &folder.join("staging"), &[folder.join("bases")], 0).unwrap()
 }
 
 const ROOM: Limit = Limit(1 << 30);
@@ -122,6 +129,27 @@ async fn bytes_that_are_not_what_their_hash_says_are_refused() {
 }
 
 #[tokio::test]
+async fn an_end_that_the_disk_did_not_take_is_made_good_by_the_next_offer() {
+    let place = Place::new();
+    let file = manifest(b"bytes");
+    // In the way of the manifest's file: the bytes have been moved to their place when the write fails.
+    let content = place.blobs.inner.content(file.hash);
+    let in_the_way = content.with_extension("aside");
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap();
+    place.blobs.put_chunk(attempt(), file.hash, 0, b"bytes".to_vec()).await.unwrap();
+    for _ in 0..2 {
+        assert!(place.blobs.finish(attempt(), file.hash).await.is_err());
+    }
+    std::fs::remove_dir(&in_the_way).unwrap();
+    for index in place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap() {
+        place.blobs.put_chunk(attempt(), file.hash, index, b"bytes".to_vec()).await.unwrap();
+    }
+    place.blobs.finish(attempt(), file.hash).await.unwrap();
+    assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");
+}
+
+#[tokio::test]
 async fn an_attempt_stages_no_more_than_its_limit() {
     let place = Place::new();
     let (first, second) = (manifest(b"12345"), manifest(b"678"));
@@ -167,6 +195,23 @@ async fn an_upload_goes_on_at_the_last_synced_byte() {
 }
 
 #[tokio::test]
+async fn a_completion_that_the_disk_did_not_take_is_made_good_by_the_next() {
+    let place = Place::new();
+    let mut upload = place.blobs.resume_upload(dataset(), 5).await.unwrap();
+    upload.write(b"bytes").await.unwrap();
+    upload.sync().await.unwrap();
+    drop(upload);
+    let in_the_way = place.blobs.inner.content(disk::hash(b"bytes")).with_extension("aside");
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    for _ in 0..2 {
+        place.blobs.complete_upload(dataset(), 5, None).await.unwrap_err();
+    }
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let kept = place.blobs.complete_upload(dataset(), 5, None).await.unwrap();
+    assert_eq!(place.blobs.chunk(kept.hash, 0).await.unwrap(), b"bytes");
+}
+
+#[tokio::test]
 async fn an_upload_has_one_writer_and_a_declared_end() {
     let place = Place::new();
     let mut upload = place.blobs.resume_upload(dataset(), 4).await.unwrap();
@@ -203,7 +248,7 @@ async fn a_write_that_fails_is_named_and_nothing_is_acknowledged() {
 #[tokio::test]
 async fn a_linked_file_stays_where_it_is_and_a_change_is_noticed() {
     let place = Place::new();
-    let outside = place.folder.path().join("weights");
+    let outside = place.base("weights");
     std::fs::write(&outside, b"weights").unwrap();
     let file = place.blobs.link(outside.clone()).await.unwrap();
     assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"weights");
@@ -227,4 +272,71 @@ async fn what_was_deleted_is_gone_and_what_nobody_finished_is_swept() {
     let later = SystemTime::now() + std::time::Duration::from_secs(60);
     place.blobs.sweep(later).await.unwrap();
     assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_chunk_that_would_take_what_is_kept_free_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging"), &[], u64::MAX).unwrap();
+    let file = manifest(b"bytes");
+    blobs.offer(attempt(), file.clone(), ROOM).await.unwrap();
+    let refused = blobs.put_chunk(attempt(), file.hash, 0, b"bytes".to_vec()).await;
+    assert!(matches!(refused, Err(BlobError::NoSpace { .. })), "{refused:?}");
+}
+
+#[test]
+fn many_writers_of_one_small_file_do_not_tear_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("entry.json");
+    std::thread::scope(|scope| {
+        for letter in b'a'..b'i' {
+            let path = &path;
+            scope.spawn(move || (0..25).for_each(|_| disk::write_whole(path, &[letter; 4_096]).unwrap()));
+        }
+    });
+    let bytes = std::fs::read(&path).unwrap();
+    assert!(bytes.len() == 4_096 && bytes.iter().all(|byte| *byte == bytes[0]));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left aside");
+}
+
+#[tokio::test]
+async fn a_linked_file_lies_below_a_root_whatever_links_lead_to_it() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    let secret = place.folder.path().join("ca.key");
+    std::fs::write(&secret, b"secret").unwrap();
+    // As a hub's cache lays a model out.
+    let (blob, snapshot) = (place.base("blobs/1"), place.base("snapshots/main/model.safetensors"));
+    std::fs::write(&blob, b"weights").unwrap();
+    symlink("../../blobs/1", &snapshot).unwrap();
+    let kept = place.blobs.link(snapshot.clone()).await.unwrap();
+    assert_eq!(place.blobs.chunk(kept.hash, 0).await.unwrap(), b"weights");
+
+    let merges = place.base("snapshots/main/merges.txt");
+    symlink(&secret, &merges).unwrap();
+    let refused = place.blobs.link(merges).await.unwrap_err();
+    assert!(matches!(refused, BlobError::Refused { .. }), "{refused}");
+    // The same after it was let in: a link that is bent to the outside serves nothing, even with the right bytes behind it.
+    std::fs::write(&secret, b"weights").unwrap();
+    std::fs::remove_file(&snapshot).unwrap();
+    symlink(&secret, &snapshot).unwrap();
+    let refused = place.blobs.chunk(kept.hash, 0).await.unwrap_err();
+    assert!(matches!(refused, BlobError::Refused { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_is_never_waited_for_and_named_among_the_strays() {
+    let place = Place::new();
+    let base = place.base("tiny/config.json");
+    let directory = base.parent().unwrap();
+    std::fs::create_dir_all(directory.join("onnx")).unwrap();
+    std::fs::write(&base, b"{}").unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, directory.join("merges.txt"), rustix::fs::Mode::RUSR).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", directory.join("vocab.json")).unwrap();
+    std::os::unix::fs::symlink("/etc", directory.join("original")).unwrap();
+    std::os::unix::fs::symlink("nowhere", directory.join("dangling")).unwrap();
+    let refused = place.blobs.link(directory.join("merges.txt")).await.unwrap_err();
+    assert!(refused.to_string().contains("not a regular file"), "{refused}");
+    let strays: Vec<_> = place.blobs.strays(directory).await.unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(strays, ["merges.txt", "original", "vocab.json"]);
 }

@@ -4,7 +4,7 @@
 //! Completing writes `<dataset>.done` with the hash before the bytes are moved, so that a confirmation that is repeated after a
 //! crash finds the file instead of an empty upload.
 
-use super::{BlobError, Blobs, Claim, Inner, disk};
+use super::{BlobError, Blobs, Claim, Entry, Inner, disk};
 use lorikeet_protocol::{
     file::FileManifest,
     id::{DatasetId, Hash},
@@ -119,9 +119,16 @@ impl Upload {
 
     async fn flush(&mut self) -> Result<(), BlobError> {
         let bytes = std::mem::take(&mut self.gathered);
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let (length, file) = (bytes.len() as u64, Arc::clone(&self.file));
         let path = self.claim.inner.staged(self.id, "part");
-        let work = move || (&*file).write_all(&bytes).map_err(BlobError::disk("write", &path));
+        let space = self.claim.inner.space.clone();
+        let work = move || {
+            let written = space.check(length).map_err(Into::into).and_then(|()| (&*file).write_all(&bytes));
+            written.map_err(BlobError::disk("write", &path))
+        };
         tokio::task::spawn_blocking(work).await.map_err(|_| BlobError::Closed)??;
         self.offset += length;
         Ok(())
@@ -157,9 +164,20 @@ impl Inner {
 
     /// What an earlier completion kept.
     fn done(&self, id: DatasetId) -> Result<Option<FileManifest>, BlobError> {
-        let Some(bytes) = disk::read_small(&self.staged(id, "done"))? else { return Ok(None) };
-        let hash = std::str::from_utf8(&bytes).ok().and_then(|text| text.parse::<Hash>().ok());
-        Ok(hash.map(|hash| self.entry(hash)).transpose()?.flatten().map(|entry| entry.manifest))
+        let Some(hash) = self.done_hash(id)? else { return Ok(None) };
+        Ok(self.entry(hash)?.map(|entry| entry.manifest))
+    }
+
+    fn done_hash(&self, id: DatasetId) -> Result<Option<Hash>, BlobError> {
+        let bytes = disk::read_small(&self.staged(id, "done"))?.unwrap_or_default();
+        Ok(std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()))
+    }
+
+    /// What an earlier completion moved to its place before it failed: the part is gone then.
+    fn moved(&self, id: DatasetId) -> Result<Option<FileManifest>, BlobError> {
+        let content = self.done_hash(id)?.map(|hash| (hash, self.content(hash)));
+        let Some((hash, content)) = content.filter(|(_, content)| content.exists()) else { return Ok(None) };
+        Ok(Some(disk::manifest_at(&content)?).filter(|manifest| manifest.hash == hash))
     }
 
     fn complete(&self, id: DatasetId, size: u64) -> Result<FileManifest, BlobError> {
@@ -167,9 +185,14 @@ impl Inner {
         if found != size {
             return Err(BlobError::Incomplete { what: id.to_string(), found, expected: size });
         }
+        if let Some(manifest) = self.moved(id)? {
+            self.write_entry(&Entry { manifest: manifest.clone(), place: None })?;
+            disk::remove(&self.staged(id, "offset"))?;
+            return Ok(manifest);
+        }
         let part = self.staged(id, "part");
         self.open_part(id, size)?;
-        let manifest = disk::manifest_of(&part)?;
+        let manifest = disk::manifest_at(&part)?;
         check_size(&part, manifest.size, size)?;
         disk::write_whole(&self.staged(id, "done"), manifest.hash.to_string().as_bytes())?;
         self.keep(&part, &manifest)?;

@@ -2,6 +2,7 @@
 
 use super::{
     Action, Cause, Cluster, LiveNode, Now,
+    attempt::over,
     command::put_job,
     fair::Load,
     job::{JobState, LiveJob, word},
@@ -13,13 +14,20 @@ use crate::{
     record::{Attempt, Base, Dataset, Member, Record},
 };
 use lorikeet_protocol::{
-    agent::{Offer, ToAgent},
+    agent::{Ended, Offer, ToAgent},
+    codec,
     file::NamedFile,
     id::{AttemptId, AttemptToken, Hash, JobId, NodeId, UnixMillis, UserId},
     inspect::JobFindings,
-    job::{AttemptPhase, Intent, JobSpec, StopCause},
+    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome, StopCause},
 };
 use std::{collections::BTreeSet, time::Duration};
+
+/// What no agent could be told would be told for ever.
+fn unsayable() -> Ended {
+    let message = "the job, its base model and its checkpoint are too much for one message to a node";
+    Ended { class: Some(FailureClass::Settings), ..over(Outcome::UserError, message) }
+}
 
 /// What the scheduler looks up: the cluster as it is, and the job of a dry run.
 struct Books<'a> {
@@ -154,11 +162,14 @@ impl Cluster {
             leave: None,
             end: None,
         };
-        job.attempt = Some(attempt.clone());
+        let (row, attempt) = (attempt.clone(), attempt.id);
+        job.attempt = Some(row.clone());
         job.offered = now.mono;
         let after = job.record.phase();
-        put_job(&job.record, out);
-        out.push(put(Record::Attempt(attempt)));
+        if self.guards.token_first() {
+            put_job(&job.record, out);
+            out.push(put(Record::Attempt(row)));
+        }
         self.hold_devices(placement.job, now);
         self.file(placement.job, now);
         self.audit(
@@ -169,7 +180,13 @@ impl Cluster {
             now,
             out,
         );
+        let said = out.len();
         self.offer(placement.job, out);
+        let too_long = |action: &Action| matches!(action, Action::Send { message, .. } if !codec::fits(message));
+        if out[said..].iter().any(too_long) {
+            out.truncate(said);
+            self.end(attempt, unsayable(), &Cause::default(), now, out);
+        }
     }
 
     /// The offer, as often as it takes: it follows from the job's row.
@@ -195,7 +212,8 @@ impl Cluster {
     /// The job that this attempt is the current placement of, on this node.
     pub(super) fn current(&self, node: NodeId, attempt: AttemptId) -> Option<&LiveJob> {
         let job = self.jobs.get(&attempt.job)?;
-        (job.record.current_attempt() == Some(attempt) && job.node() == Some(node)).then_some(job)
+        let is_current = job.record.current_attempt() == Some(attempt) && job.node() == Some(node);
+        (is_current || !self.guards.fence() && job.attempt.is_some()).then_some(job)
     }
 
     pub(super) fn may_fetch(&self, node: NodeId, attempt: AttemptId, file: Hash) -> bool {

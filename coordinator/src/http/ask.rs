@@ -1,4 +1,4 @@
-//! What is asked: the body of a POST or PATCH with its caller and its `Idempotency-Key`, an id in the path, a query string.
+//! What is asked: the body of a POST, PATCH or DELETE with its caller and its `Idempotency-Key`, an id in the path, a query string.
 
 use super::{App, MAX_BODY, caller::Caller, failure::Failure};
 use crate::access::{Context, Idempotency};
@@ -17,9 +17,10 @@ use lorikeet_api::{
     node::DrainNode,
     token::{CreateJoinToken, CreateToken},
 };
-use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId, NodeId};
+use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId, NodeId, TokenId};
 use serde::de::DeserializeOwned;
 use std::{str::FromStr, sync::Arc};
+use tokio::time::timeout;
 
 /// Longer keys are no keys of any client library.
 const MAX_KEY: usize = 255;
@@ -73,9 +74,11 @@ fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Vec<FieldError>> {
     serde_json::from_slice(bytes).map_err(|error| vec![FieldError::plain(field_of(&error), error.to_string())])
 }
 
-/// The field that serde names in its message, if it names one.
+/// The field that serde names in its message, if it names one; of a wrong value it quotes the value instead.
 fn field_of(error: &serde_json::Error) -> String {
-    error.to_string().split('`').nth(1).unwrap_or_default().to_owned()
+    let message = error.to_string();
+    let names = ["unknown field", "missing field", "duplicate field"].iter().any(|words| message.starts_with(words));
+    message.split('`').nth(1).filter(|_| names).unwrap_or_default().to_owned()
 }
 
 impl<T: Body> FromRequest<Arc<App>> for Ask<T> {
@@ -86,7 +89,10 @@ impl<T: Body> FromRequest<Arc<App>> for Ask<T> {
         let caller = parts.extract_with_state::<Caller, _>(app).await?;
         let key = key(&parts.headers)?;
         let too_large = |_| Failure::new(ErrorCode::PayloadTooLarge, format!("a body is {MAX_BODY} bytes at most"));
-        let bytes = to_bytes(body, MAX_BODY).await.map_err(too_large)?;
+        let within = app.config.http.timeout;
+        let late =
+            |_| Failure::new(ErrorCode::Unavailable, format!("the body of the request did not come in {within:?}"));
+        let bytes = timeout(within, to_bytes(body, MAX_BODY)).await.map_err(late)?.map_err(too_large)?;
         let idempotency = key.map(|key| Idempotency { key, body: hash(&parts, &bytes) });
         let body = T::read(&bytes).map_err(Failure::fields)?;
         Ok(Self { context: caller.context_with(idempotency), caller, body })
@@ -133,6 +139,10 @@ impl Named for JobId {
 
 impl Named for ModelId {
     const WHAT: &'static str = "model";
+}
+
+impl Named for TokenId {
+    const WHAT: &'static str = "token";
 }
 
 impl Named for NodeId {

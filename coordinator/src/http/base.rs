@@ -2,7 +2,7 @@
 
 use super::{
     App,
-    ask::{Ask, Id, Params},
+    ask::{Ask, Id, Nothing},
     caller::Caller,
     failure::Failure,
     page::{Answered, Paging, one},
@@ -17,10 +17,9 @@ use lorikeet_api::{
     Envelope, FieldError, Timestamp,
     base::{AddBase, BaseModel, BaseStatus},
     model::FileView,
-    route,
+    name, route,
 };
 use lorikeet_protocol::id::BaseId;
-use serde::Deserialize;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -36,8 +35,8 @@ pub(super) async fn add(
 ) -> Result<(StatusCode, Json<Envelope<BaseModel>>), Failure> {
     // Before anything of the file system is looked at: it is not for others to learn from.
     caller.actor.require_admin("register base models")?;
-    if !(1..=200).contains(&body.name.trim().chars().count()) {
-        return Err(Failure::fields(vec![FieldError::new("name", &body.name, "1 to 200 characters")]));
+    if !name::is_name(&body.name) {
+        return Err(Failure::fields(vec![FieldError::new("name", format!("{:?}", body.name), name::NAME)]));
     }
     let path = under_root(&app.config.base_roots, Path::new(&body.path))?;
     let command = Command::RegisterBase { id: BaseId(Uuid::now_v7()), name: body.name, path };
@@ -66,22 +65,10 @@ fn under_root(roots: &[PathBuf], path: &Path) -> Result<PathBuf, Failure> {
     if real.is_dir() { Ok(real) } else { Err(wrong("a directory")) }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Filter {
-    page: Option<u32>,
-    page_size: Option<u32>,
-}
-
 /// Base models that jobs may name.
 #[utoipa::path(get, path = route::BASES, tag = "base models", params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
     responses((status = 200, body = Envelope<Vec<BaseModel>>)))]
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Params(filter): Params<Filter>,
-) -> Answered<Vec<BaseModel>> {
-    let paging = Paging::new(filter.page, filter.page_size)?;
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Paging) -> Answered<Vec<BaseModel>> {
     let listed = app.driver.bases(paging.rows()).await?;
     let rows = listed.rows.into_iter().map(|row| view(row, caller.actor)).collect();
     Ok(paging.answer(rows, listed.total))
@@ -98,10 +85,10 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Id(id): Id
 #[utoipa::path(delete, path = route::BASE, tag = "base models", params(("id" = String, Path)), responses((status = 204)))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    caller: Caller,
     Id(id): Id<BaseId>,
+    Ask { context, .. }: Ask<Nothing>,
 ) -> Result<StatusCode, Failure> {
-    app.driver.command(caller.context(), Command::RemoveBase { id }).await?;
+    app.driver.command(context, Command::RemoveBase { id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

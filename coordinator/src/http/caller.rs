@@ -21,16 +21,13 @@ pub(crate) const TOKEN_PREFIX: &str = "lk_";
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     pub(super) actor: Actor,
+    /// Hash of the token, for who asks again later.
+    pub(super) token: Hash,
     request: RequestId,
     from: String,
 }
 
 impl Caller {
-    /// A request of this caller that can be made once only by itself.
-    pub(super) fn context(&self) -> Context {
-        self.context_with(None)
-    }
-
     pub(super) fn context_with(&self, idempotency: Option<Idempotency>) -> Context {
         Context { actor: self.actor, request: self.request, from: self.from.clone(), idempotency }
     }
@@ -44,21 +41,26 @@ impl FromRequestParts<Arc<App>> for Caller {
         if let Some(caller) = parts.extensions.get::<Self>() {
             return Ok(caller.clone());
         }
-        let refused = |message: &str| Failure::new(ErrorCode::Unauthorized, message);
-        let token =
-            bearer(&parts.headers).ok_or_else(|| refused("this needs a token: `Authorization: Bearer lk_…`"))?;
+        let none = || Failure::new(ErrorCode::Unauthorized, "this needs a token: `Authorization: Bearer lk_…`");
+        let token = bearer(&parts.headers).ok_or_else(none)?;
         // The token is 256 random bits and only its hash is looked up, so how long that takes tells nothing about it.
         let hash = hash_of(token);
-        let answer = app.driver.query(Actor::System, Query::Authenticate(hash)).await?;
-        let Answer::Actor(Some(actor)) = answer else {
-            return Err(refused("this token is unknown, expired or withdrawn"));
-        };
+        let actor = actor_of(app, hash).await?;
         let from = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
         let request = parts.extensions.get::<RequestId>().copied().unwrap_or_else(|| RequestId(Uuid::now_v7()));
-        let caller = Self { actor, request, from: from.unwrap_or_default() };
+        let caller = Self { actor, token: hash, request, from: from.unwrap_or_default() };
         parts.extensions.insert(caller.clone());
         Ok(caller)
     }
+}
+
+/// Whose token it is, at this moment.
+pub(super) async fn actor_of(app: &App, token: Hash) -> Result<Actor, Failure> {
+    let answer = app.driver.query(Actor::System, Query::Authenticate(token)).await?;
+    let Answer::Actor(Some(actor)) = answer else {
+        return Err(Failure::new(ErrorCode::Unauthorized, "this token is unknown, expired or withdrawn"));
+    };
+    Ok(actor)
 }
 
 /// BLAKE3 of a token: all of it that is ever kept.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     blob::BlobError,
     cluster::command::Command,
-    history::Page,
+    history::{Keep, Page},
     record::{Dataset, DatasetState, Receipt},
 };
 use axum::{Json, extract::State, http::StatusCode};
@@ -20,7 +20,7 @@ use lorikeet_api::{
     dataset::{
         self as api, ConfirmDataset, CreateDataset, DatasetCreated, DatasetStatus, MAX_SIZE_BYTES, ValidationStatus,
     },
-    route,
+    name, route,
 };
 use lorikeet_protocol::id::DatasetId;
 use serde::Deserialize;
@@ -35,9 +35,7 @@ pub(super) async fn create(
     Ask { context, caller, body }: Ask<CreateDataset>,
 ) -> Result<(StatusCode, Json<Envelope<DatasetCreated>>), Failure> {
     check(&body)?;
-    if app.blobs.free_bytes()? < app.config.storage.keep_free.saturating_add(body.size_bytes) {
-        return Err(Failure::new(ErrorCode::InsufficientStorage, "the coordinator's disk has no room for this file"));
-    }
+    app.space.check(body.size_bytes)?;
     let CreateDataset { name, file_name, size_bytes, format, description } = body;
     let id = DatasetId(Uuid::now_v7());
     let command = Command::CreateDataset { id, name, description, file_name, size: size_bytes, format };
@@ -51,11 +49,12 @@ pub(super) async fn create(
 
 fn check(body: &CreateDataset) -> Result<(), Failure> {
     let mut faults = Vec::new();
-    if !(1..=200).contains(&body.name.trim().chars().count()) {
-        faults.push(FieldError::new("name", &body.name, "1 to 200 characters"));
+    if !name::is_name(&body.name) {
+        faults.push(FieldError::new("name", format!("{:?}", body.name), name::NAME));
     }
-    if !(1..=255).contains(&body.file_name.len()) || body.file_name.contains(['/', '\0']) {
-        faults.push(FieldError::new("fileName", &body.file_name, "a file name of 1 to 255 bytes"));
+    let is_file_name = (1..=255).contains(&body.file_name.len()) && !matches!(body.file_name.as_str(), "." | "..");
+    if !is_file_name || body.file_name.contains('/') || !name::is_plain(&body.file_name) {
+        faults.push(FieldError::new("fileName", format!("{:?}", body.file_name), "a file name of 1 to 255 bytes"));
     }
     if !(1..=MAX_SIZE_BYTES).contains(&body.size_bytes) {
         faults.push(FieldError::new("sizeBytes", body.size_bytes, format!("1 to {MAX_SIZE_BYTES}")));
@@ -111,10 +110,12 @@ pub(super) async fn list(
 ) -> Answered<Vec<api::Dataset>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
     let (status, search) = (filter.status, filter.search.map(|text| text.to_lowercase()));
+    let wants_all = status.is_none() && search.is_none();
     let keep = move |row: &Dataset| {
         status.is_none_or(|status| status == status_of(&row.state))
             && search.as_ref().is_none_or(|text| row.name.to_lowercase().contains(text))
     };
+    let keep: Option<Keep<Dataset>> = (!wants_all).then(|| Box::new(keep) as _);
     match filter.sort.unwrap_or(Sort::Newest) {
         Sort::Newest => {
             let listed = app.driver.datasets(caller.actor, paging.rows(), keep).await?;
@@ -152,10 +153,10 @@ pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Id(id): Id
     responses((status = 204)))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    caller: Caller,
     Id(id): Id<DatasetId>,
+    Ask { context, .. }: Ask<Nothing>,
 ) -> Result<StatusCode, Failure> {
-    app.driver.command(caller.context(), Command::DeleteDataset { id }).await?;
+    app.driver.command(context, Command::DeleteDataset { id }).await?;
     match app.blobs.drop_upload(id).await {
         // A writer that is at it right now finds no dataset when it returns; the sweep takes what it leaves.
         Ok(()) | Err(BlobError::Busy { .. }) => Ok(StatusCode::NO_CONTENT),

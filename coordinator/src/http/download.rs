@@ -17,18 +17,20 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use lorikeet_api::{FieldError, route};
+use lorikeet_api::{ErrorCode, FieldError, route};
 use lorikeet_protocol::{
     file::{FileManifest, NamedFile},
     id::ModelId,
 };
 use serde::Deserialize;
-use std::sync::Arc;
-use tokio::sync::mpsc;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Tar's unit.
 const BLOCK: u64 = 512;
+/// A client that takes nothing for so long has gone; it begins again.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Chunks read ahead of the client: 16 MiB each.
 const AHEAD: usize = 1;
 
@@ -57,12 +59,12 @@ pub(super) async fn download(
     let named =
         |name: &str| -> Vec<NamedFile> { model.files.iter().filter(|file| file.path == name).cloned().collect() };
     match wish.artifact.as_str() {
-        "all" => Ok(archive(&app, &model, model.files.clone())),
+        "all" => archive(&app, &model, model.files.clone()),
         "adapter-model" => single(&app, named("adapter_model.safetensors")),
         "adapter-config" => single(&app, named("adapter_config.json")),
         "tokenizer" => match tokenizer_files(&model) {
             files if files.is_empty() => Err(Failure::not_found("file")),
-            files => Ok(archive(&app, &model, files)),
+            files => archive(&app, &model, files),
         },
         other @ ("merged" | "gguf") => Err(Failure::fields(vec![FieldError::not_yet("artifact", other)])),
         other => {
@@ -81,18 +83,19 @@ fn tokenizer_files(model: &Model) -> Vec<NamedFile> {
 fn single(app: &App, files: Vec<NamedFile>) -> Result<Response, Failure> {
     let file = files.into_iter().next().ok_or_else(|| Failure::not_found("file"))?;
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let (blobs, size, name) = (app.blobs.clone(), file.manifest.size, file.path.clone());
-    app.tasks.spawn(async move { Stream { blobs, sender }.file(&file.manifest).await });
+    let (size, name) = (file.manifest.size, file.path.clone());
+    let stream = Stream::of(app, sender)?;
+    app.tasks.spawn(async move { stream.file(&file.manifest).await });
     Ok(answer(receiver, size, &name, "application/octet-stream"))
 }
 
-fn archive(app: &App, model: &Model, files: Vec<NamedFile>) -> Response {
+fn archive(app: &App, model: &Model, files: Vec<NamedFile>) -> Result<Response, Failure> {
     let bodies: u64 = files.iter().map(|file| BLOCK + file.manifest.size.next_multiple_of(BLOCK)).sum();
     let size = bodies + 2 * BLOCK;
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let (blobs, modified) = (app.blobs.clone(), model.created.0 / 1_000);
-    app.tasks.spawn(async move { Stream { blobs, sender }.archive(files, modified).await });
-    answer(receiver, size, &format!("{}.tar", model.id), "application/x-tar")
+    let (stream, modified) = (Stream::of(app, sender)?, model.created.0 / 1_000);
+    app.tasks.spawn(async move { stream.archive(files, modified).await });
+    Ok(answer(receiver, size, &format!("{}.tar", model.id), "application/x-tar"))
 }
 
 fn answer(receiver: mpsc::Receiver<Result<Bytes, BlobError>>, size: u64, name: &str, kind: &'static str) -> Response {
@@ -110,12 +113,19 @@ fn answer(receiver: mpsc::Receiver<Result<Bytes, BlobError>>, size: u64, name: &
 struct Stream {
     blobs: Blobs,
     sender: mpsc::Sender<Result<Bytes, BlobError>>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// The client has gone, or was told of a failure.
 struct Gone;
 
 impl Stream {
+    fn of(app: &App, sender: mpsc::Sender<Result<Bytes, BlobError>>) -> Result<Self, Failure> {
+        let permit = app.downloads.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Failure::new(ErrorCode::RateLimited, "too many downloads are under way"))?;
+        Ok(Self { blobs: app.blobs.clone(), sender, _permit: permit })
+    }
+
     async fn archive(self, files: Vec<NamedFile>, modified: u64) -> Result<(), Gone> {
         for file in &files {
             self.send(tar_header(file, modified)).await?;
@@ -132,7 +142,7 @@ impl Stream {
                 Ok(bytes) => self.send(bytes).await?,
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "a download was broken off");
-                    let _ = self.sender.send(Err(error)).await;
+                    let _ = self.sender.send_timeout(Err(error), PATIENCE).await;
                     return Err(Gone);
                 }
             }
@@ -144,7 +154,7 @@ impl Stream {
         if bytes.is_empty() {
             return Ok(());
         }
-        self.sender.send(Ok(bytes.into())).await.map_err(|_| Gone)
+        self.sender.send_timeout(Ok(bytes.into()), PATIENCE).await.map_err(|_| Gone)
     }
 }
 
@@ -152,7 +162,7 @@ fn tar_header(file: &NamedFile, modified: u64) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     // A plain path has at most 4 × 128 characters; ustar splits it, and one that does not fit is kept by its end.
     if header.set_path(&file.path).is_err() {
-        let name = file.path.rsplit('/').next().unwrap_or("file");
+        let name: String = file.path.rsplit('/').next().unwrap_or("file").chars().filter(char::is_ascii).collect();
         let cut = &name[name.len().saturating_sub(99)..];
         header.set_path(cut).expect("99 plain ASCII characters fit a tar header");
     }

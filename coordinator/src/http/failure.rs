@@ -1,6 +1,8 @@
 //! Refusals on their way out: everything that can go wrong becomes an [`ErrorBody`] here and nowhere else.
 
-use crate::{access::Refusal, blob::BlobError, inspector::InspectError, link::LinkError, series::SeriesError};
+use crate::{
+    access::Refusal, blob::BlobError, inspector::InspectError, link::LinkError, series::SeriesError, space::Short,
+};
 use axum::{
     Json,
     http::StatusCode,
@@ -65,7 +67,7 @@ impl From<BlobError> for Failure {
     fn from(error: BlobError) -> Self {
         match &error {
             BlobError::NoSpace { .. } => {
-                tracing::error!(error = &error as &dyn std::error::Error, "bytes were not kept");
+                tracing::warn!(error = &error as &dyn std::error::Error, "bytes were not kept");
                 Self::new(ErrorCode::InsufficientStorage, "the coordinator's disk is full")
             }
             BlobError::TooLarge { .. } => Self::new(ErrorCode::PayloadTooLarge, error.to_string()),
@@ -74,9 +76,17 @@ impl From<BlobError> for Failure {
             BlobError::Closed => Refusal::Unavailable.into(),
             BlobError::Disk { .. }
             | BlobError::Missing { .. }
+            | BlobError::Refused { .. }
             | BlobError::Changed { .. }
             | BlobError::Inconsistent { .. } => Self::internal("bytes were not kept or read", &error),
         }
+    }
+}
+
+impl From<Short> for Failure {
+    fn from(short: Short) -> Self {
+        tracing::warn!(%short, "a request was refused for lack of room");
+        Self::new(ErrorCode::InsufficientStorage, "the coordinator's disk has no room for this")
     }
 }
 
@@ -84,6 +94,7 @@ impl From<SeriesError> for Failure {
     fn from(error: SeriesError) -> Self {
         match error {
             SeriesError::Closed => Refusal::Unavailable.into(),
+            SeriesError::NoSpace(short) => short.into(),
             error @ SeriesError::Disk { .. } => Self::internal("lines were not read", &error),
         }
     }
@@ -93,6 +104,7 @@ impl From<InspectError> for Failure {
     fn from(error: InspectError) -> Self {
         match error {
             InspectError::Blob(error) => error.into(),
+            InspectError::Crowded => Self::new(ErrorCode::RateLimited, error.to_string()),
             error @ InspectError::Start { .. } => Self::internal("an inspection did not start", &error),
             error @ (InspectError::TooSlow(_) | InspectError::NoAnswer { .. }) => {
                 Self::new(ErrorCode::ValidationError, error.to_string())

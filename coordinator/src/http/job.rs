@@ -14,6 +14,7 @@ use crate::{
         command::{Answer, Command, Query},
         schedule::{self, WhyNot},
     },
+    history::Keep,
     record::{BaseState, DatasetState, Job, Receipt, StoredCheckpoint},
 };
 use axum::{
@@ -56,9 +57,7 @@ pub(super) async fn submit(
     if submission.dry_run {
         return Ok(one(dry_run(&app, caller.actor, spec).await?).into_response());
     }
-    if app.blobs.free_bytes()? < app.config.storage.keep_free {
-        return Err(Failure::new(ErrorCode::InsufficientStorage, "the coordinator's disk is nearly full"));
-    }
+    app.space.check(0)?;
     let command = Command::SubmitJob { id: JobId(Uuid::now_v7()), spec: Box::new(spec) };
     let job = made(&app, caller.actor, app.driver.command(context, command).await?).await?;
     Ok((StatusCode::CREATED, job).into_response())
@@ -99,7 +98,7 @@ async fn dry_run(app: &App, actor: Actor, spec: JobSpec) -> Result<DryRun, Failu
         return Ok(not_fitting(file, vec![Fault { line: None, path: String::new(), message }]));
     };
     let path = app.blobs.path(manifest.hash).await?;
-    match app.inspector.job(&base.path, &path, spec.clone()).await? {
+    match app.inspector.dry_run(actor.owner()?, &base.path, &path, spec.clone()).await? {
         Inspection::Job(findings) => placed(app, actor, spec, file, findings).await,
         Inspection::Refused { faults } => Ok(not_fitting(file, faults)),
         Inspection::Dataset(_) | Inspection::Base(_) => {
@@ -148,7 +147,8 @@ pub(super) async fn list(
     Params(filter): Params<Filter>,
 ) -> Answered<Vec<api::Job>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
-    let keep = move |job: &Job| filter.status.is_none_or(|status| status == JobStatus::of(job.phase()));
+    let wanted = |status| Box::new(move |job: &Job| status == JobStatus::of(job.phase())) as Keep<Job>;
+    let keep = filter.status.map(wanted);
     let listed = app.driver.jobs(caller.actor, paging.rows(), keep).await?;
     Ok(paging.answer(job_view::views(&app.driver, listed.rows).await?, listed.total))
 }

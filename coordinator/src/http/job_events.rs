@@ -2,16 +2,17 @@
 //!
 //! A stream is a loop of three questions – new lines? a new row? over? – that sleeps until either is announced. Lines carry
 //! `<attempt token>:<seq>` as their id, and `Last-Event-ID` goes on behind it; what the row says needs no id, because only the
-//! newest counts. The row is asked for under the caller's own rights each time, so the stream ends when those do.
+//! newest counts. The token and the row are asked for each time, so the stream ends when the token or its owner's rights do.
 
 use super::{
     App,
     ask::Id,
-    caller::Caller,
+    caller::{Caller, actor_of},
     failure::Failure,
     job::checkpoint_view,
     job_series::{log_line, metrics_point, parse},
     job_view,
+    place::{Full, Place},
 };
 use crate::{access::Actor, record::Job};
 use axum::{
@@ -29,7 +30,7 @@ use lorikeet_api::{
     route,
 };
 use lorikeet_protocol::{
-    id::{AttemptId, AttemptToken, JobId},
+    id::{AttemptId, AttemptToken, Hash, JobId, UserId},
     worker::{EventLine, Stage, WorkerEvent},
 };
 use std::{
@@ -37,7 +38,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Events that wait for a slow client; the loop waits beyond that.
@@ -62,24 +63,31 @@ pub(super) async fn follow(
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     app.driver.job(caller.actor, id).await?;
     let cursor = headers.get("last-event-id").and_then(|value| Cursor::parse(value.to_str().ok()?));
-    let permit = app.streams.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| Failure::new(ErrorCode::RateLimited, "too many event streams are open"))?;
+    let place = app.streams.take(caller.actor.owner()?).map_err(crowded)?;
     let (events, stream) = mpsc::channel(WAITING);
     let follower = Follower {
         lines: app.series.follow(id),
         changes: app.driver.changes(),
         app: Arc::clone(&app),
-        actor: caller.actor,
+        token: caller.token,
         id,
         cursor: cursor.unwrap_or_default(),
         shown: None,
         checkpoints: None,
         over_since: None,
         events,
-        _permit: permit,
+        _place: place,
     };
     app.tasks.spawn(follower.run());
     Ok(Sse::new(ReceiverStream::new(stream)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+fn crowded(full: Full) -> Failure {
+    let message = match full {
+        Full::Each(streams) => format!("you have {streams} event streams open, which is all one user may; close one"),
+        Full::All(streams) => format!("{streams} event streams are open, which is all there are; try again later"),
+    };
+    Failure::new(ErrorCode::RateLimited, message)
 }
 
 /// The last line that the client has.
@@ -101,7 +109,7 @@ struct Gone;
 
 struct Follower {
     app: Arc<App>,
-    actor: Actor,
+    token: Hash,
     id: JobId,
     lines: watch::Receiver<u64>,
     changes: broadcast::Receiver<JobId>,
@@ -113,7 +121,7 @@ struct Follower {
     /// When the job was first seen to be over.
     over_since: Option<Instant>,
     events: mpsc::Sender<Result<Event, Infallible>>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place<UserId>,
 }
 
 impl Follower {
@@ -136,16 +144,17 @@ impl Follower {
 
     /// Says what is new; true: the job is over and everything was said.
     async fn look(&mut self) -> Result<bool, Ended> {
-        let job = self.app.driver.job(self.actor, self.id).await.map_err(Failure::from)?;
+        let actor = actor_of(&self.app, self.token).await?;
+        let job = self.app.driver.job(actor, self.id).await.map_err(Failure::from)?;
         let over = job.phase().is_terminal();
         // The row and then the lines: a line that the row's end names is here, or is waited for.
-        let complete = !over || self.has_every_line().await?;
+        let complete = !over || self.has_every_line(actor).await?;
         self.say_lines().await?;
         if !complete {
             return Ok(false);
         }
         if self.shown.as_ref() != Some(&job) {
-            self.say_checkpoints().await?;
+            self.say_checkpoints(actor).await?;
             let view = Box::new(job_view::view(&self.app.driver, job.clone()).await?);
             self.shown = Some(job);
             let event = if over { JobEvent::Complete(view) } else { JobEvent::Progress(view) };
@@ -156,9 +165,9 @@ impl Follower {
 
     /// An agent reports an end before its last lines are through; they are what a person wants to read. One that has gone for
     /// good is not waited for longer than `LAST_LINES`.
-    async fn has_every_line(&mut self) -> Result<bool, Ended> {
+    async fn has_every_line(&mut self, actor: Actor) -> Result<bool, Ended> {
         let patience_ends = *self.over_since.get_or_insert_with(Instant::now) + LAST_LINES;
-        let attempts = self.app.driver.attempts(self.actor, self.id).await.map_err(Failure::from)?;
+        let attempts = self.app.driver.attempts(actor, self.id).await.map_err(Failure::from)?;
         let ended = attempts.last().and_then(|attempt| Some((attempt.id, attempt.end.as_ref()?.last_event)));
         let Some((attempt, last)) = ended else { return Ok(true) };
         let through = self.app.series.through(attempt).await.map_err(Failure::from)?;
@@ -189,8 +198,8 @@ impl Follower {
     }
 
     /// Those that were verified since the stream began.
-    async fn say_checkpoints(&mut self) -> Result<(), Ended> {
-        let rows = self.app.driver.checkpoints(self.actor, self.id).await.map_err(Failure::from)?;
+    async fn say_checkpoints(&mut self, actor: Actor) -> Result<(), Ended> {
+        let rows = self.app.driver.checkpoints(actor, self.id).await.map_err(Failure::from)?;
         let known = self.checkpoints.replace(rows.len()).unwrap_or(rows.len());
         for row in rows.into_iter().skip(known).filter(|row| !row.orphan) {
             self.send(&JobEvent::Checkpoint(checkpoint_view(row)), None).await?;

@@ -13,7 +13,7 @@ use super::{
 use crate::series::{Line, Series};
 use axum::extract::State;
 use lorikeet_api::{
-    Envelope, Timestamp,
+    Envelope, FieldError, Timestamp,
     job::{LogLine, MetricsPoint},
     route,
 };
@@ -25,35 +25,41 @@ use serde::Deserialize;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Lines read at once: some 100 KiB.
-const READ_LINES: usize = 500;
+pub(super) const READ_LINES: usize = 500;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct From {
     #[serde(default)]
     from: u64,
+    #[serde(default = "all_points")]
+    limit: usize,
+}
+
+/// Points of one answer at most: some 20 MiB of JSON.
+const MAX_POINTS: usize = 100_000;
+
+fn all_points() -> usize {
+    MAX_POINTS
 }
 
 /// One point per step and one per evaluation, in order.
-#[utoipa::path(get, path = route::JOB_METRICS, tag = "jobs", params(("id" = String, Path), ("from" = Option<u64>, Query, description = "the first step")),
+#[utoipa::path(get, path = route::JOB_METRICS, tag = "jobs", params(("id" = String, Path), ("from" = Option<u64>, Query, description = "the first step"),
+        ("limit" = Option<usize>, Query, description = "points at most, 1 to 100000; go on from the step behind the last")),
     responses((status = 200, body = Envelope<Vec<MetricsPoint>>)))]
 pub(super) async fn metrics(
     State(app): State<Arc<App>>,
     caller: Caller,
     Id(id): Id<JobId>,
-    Params(From { from }): Params<From>,
+    Params(From { from, limit }): Params<From>,
 ) -> Answered<Vec<MetricsPoint>> {
+    if !(1..=MAX_POINTS).contains(&limit) {
+        return Err(Failure::fields(vec![FieldError::new("limit", limit, format!("1 to {MAX_POINTS}"))]));
+    }
     app.driver.job(caller.actor, id).await?;
-    let mut curve = Curve::default();
+    let mut curve = Curve { from, limit, points: BTreeMap::new() };
     each_line(&app.series, id, |attempt, line| curve.add(attempt, line)).await?;
-    one(curve.points.into_values().filter(|point| point.step >= from).collect())
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Filter {
-    page: Option<u32>,
-    page_size: Option<u32>,
+    one(curve.points.into_values().collect())
 }
 
 /// What the workers said, oldest first.
@@ -64,21 +70,10 @@ pub(super) async fn logs(
     State(app): State<Arc<App>>,
     caller: Caller,
     Id(id): Id<JobId>,
-    Params(filter): Params<Filter>,
+    paging: Paging,
 ) -> Answered<Vec<LogLine>> {
-    let paging = Paging::new(filter.page, filter.page_size)?;
     app.driver.job(caller.actor, id).await?;
-    let page = paging.rows();
-    let (mut rows, mut total) = (Vec::new(), 0);
-    each_line(&app.series, id, |attempt, line| {
-        if let Some(word) = log_line(attempt, line) {
-            if total >= page.offset && rows.len() < page.limit {
-                rows.push(word);
-            }
-            total += 1;
-        }
-    })
-    .await?;
+    let (rows, total) = app.log_places.page(&app.series, id, paging.rows()).await?;
     Ok(paging.answer(rows, total))
 }
 
@@ -102,8 +97,11 @@ pub(super) fn parse(line: &Line) -> Option<EventLine> {
 }
 
 /// A job's points by step, evaluations behind the step they followed.
-#[derive(Default)]
 struct Curve {
+    /// The first step that is wanted.
+    from: u64,
+    /// Points that are wanted, from there.
+    limit: usize,
     points: BTreeMap<(u64, bool), MetricsPoint>,
 }
 
@@ -113,8 +111,12 @@ impl Curve {
             // What was done beyond this step was lost with the worker that did it.
             self.points.retain(|(step, _), _| *step <= plan.from_step);
         }
-        if let Some(point) = metrics_point(attempt, &line) {
+        if let Some(point) = metrics_point(attempt, &line).filter(|point| point.step >= self.from) {
             self.points.insert((point.step, point.training_loss.is_none()), point);
+        }
+        // What falls out here no later line brings back: an attempt that goes on from an earlier step has points of its own for it.
+        if self.points.len() > self.limit {
+            self.points.pop_last();
         }
     }
 }
@@ -208,10 +210,10 @@ mod tests {
 
     #[test]
     fn each_step_counts_once_and_by_the_attempt_that_kept_it() {
-        let mut curve = Curve::default();
-        let first = [plan(0), step(1, 9.0), step(2, 8.0), step(3, 7.0), step(4, 6.0)];
-        let second = [plan(2), step(3, 7.0), step(3, 7.5)];
-        for (number, events) in [(1, first.to_vec()), (2, second.to_vec())] {
+        let mut curve = Curve { from: 0, limit: 3, points: BTreeMap::new() };
+        let first = [plan(0), step(1, 9.0), step(2, 8.0), step(3, 7.0), step(4, 6.0)].to_vec();
+        let second = [plan(2), step(3, 7.0), step(3, 7.5)].to_vec();
+        for (number, events) in [(1, first.clone()), (2, second.clone())] {
             for (seq, event) in (1..).zip(events) {
                 curve.add(attempt(number), EventLine { seq, time: UnixMillis(0), event });
             }
@@ -219,6 +221,13 @@ mod tests {
         let points: Vec<_> =
             curve.points.values().map(|point| (point.step, point.attempt.token.number, point.training_loss)).collect();
         assert_eq!(points, [(1, 1, Some(9.0)), (2, 1, Some(8.0)), (3, 2, Some(7.5))]);
+        let mut short = Curve { from: 2, limit: 1, points: BTreeMap::new() };
+        for (number, events) in [(1, first), (2, second)] {
+            for (seq, event) in (1..).zip(events) {
+                short.add(attempt(number), EventLine { seq, time: UnixMillis(0), event });
+            }
+        }
+        assert_eq!(short.points.keys().collect::<Vec<_>>(), [&(2, false)]);
         assert_eq!(curve.points[&(1, false)].tokens_per_second, Some(5.0));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     App,
-    ask::{Ask, Id, Params},
+    ask::{Ask, Id, Nothing},
     caller::Caller,
     failure::Failure,
     page::{Answered, Paging, one},
@@ -20,25 +20,12 @@ use lorikeet_api::{
     route,
 };
 use lorikeet_protocol::id::ModelId;
-use serde::Deserialize;
 use std::sync::Arc;
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Filter {
-    page: Option<u32>,
-    page_size: Option<u32>,
-}
 
 /// The caller's models, newest first.
 #[utoipa::path(get, path = route::MODELS, tag = "models", params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
     responses((status = 200, body = Envelope<Vec<api::Model>>)))]
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Params(filter): Params<Filter>,
-) -> Answered<Vec<api::Model>> {
-    let paging = Paging::new(filter.page, filter.page_size)?;
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Paging) -> Answered<Vec<api::Model>> {
     let listed = app.driver.models(caller.actor, paging.rows()).await?;
     Ok(paging.answer(views(&app.driver, listed.rows).await?, listed.total))
 }
@@ -72,10 +59,10 @@ pub(super) async fn patch(
 #[utoipa::path(delete, path = route::MODEL, tag = "models", params(("id" = String, Path)), responses((status = 204)))]
 pub(super) async fn delete(
     State(app): State<Arc<App>>,
-    caller: Caller,
     Id(id): Id<ModelId>,
+    Ask { context, .. }: Ask<Nothing>,
 ) -> Result<StatusCode, Failure> {
-    app.driver.command(caller.context(), Command::DeleteModel { id }).await?;
+    app.driver.command(context, Command::DeleteModel { id }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

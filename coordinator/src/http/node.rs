@@ -6,10 +6,10 @@ use super::{
     caller::Caller,
     failure::Failure,
     page::{Answered, one},
-    server::now,
 };
 use crate::{
     access::{Actor, Context, Refusal},
+    clock::now,
     cluster::command::{Answer, Command, NodeStatus as Live, Query},
     record::{Closed, JoinSecret},
 };
@@ -22,12 +22,17 @@ use lorikeet_api::{
     token::{CreateJoinToken, JoinToken},
 };
 use lorikeet_protocol::{
+    agent::Telemetry,
     codec,
     id::{AttemptId, DeviceId, Hash, NodeId, UnixMillis},
     job::{Device, DeviceKind},
     join::{JoinTicket, PREFIX},
 };
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// An hour.
 const DEFAULT_TTL: u64 = 3_600;
@@ -43,7 +48,11 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answere
         unreachable!("the question for nodes is answered with nodes")
     };
     let own = own_attempts(&app, caller.actor, &nodes).await?;
-    one(nodes.into_iter().map(|node| view(node, &own)).collect())
+    let told = |node: Live| {
+        let newest = app.telemetry.of(node.record.id);
+        view(node, &own, newest)
+    };
+    one(nodes.into_iter().map(told).collect())
 }
 
 /// Attempts that exist for the caller: what others run is not theirs to know.
@@ -61,7 +70,7 @@ async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSe
     Ok(own)
 }
 
-fn view(node: Live, own: &BTreeSet<AttemptId>) -> Node {
+fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Telemetry>) -> Node {
     let status = match (node.connected, node.attempts.is_empty()) {
         _ if node.record.quarantine.is_some() => NodeStatus::Quarantined,
         (_, true) if matches!(node.record.closed, Some(Closed::Draining { .. } | Closed::Cordoned)) => {
@@ -81,7 +90,14 @@ fn view(node: Live, own: &BTreeSet<AttemptId>) -> Node {
         status,
         version: node.version,
         labels: node.labels,
-        devices: node.devices.into_iter().map(|device| device_view(device, &held)).collect(),
+        devices: node
+            .devices
+            .into_iter()
+            .map(|device| DeviceView {
+                telemetry: newest.remove(&device.id).map(Into::into),
+                ..device_view(device, &held)
+            })
+            .collect(),
         joined_at: Timestamp(node.record.joined),
         last_seen: node.seen.map(Timestamp),
         unreachable_since: node.unreachable_since.map(Timestamp),
@@ -103,6 +119,7 @@ fn device_view(device: Device, held: &[(AttemptId, Vec<DeviceId>)]) -> DeviceVie
         free_bytes: device.free_bytes,
         unusable: device.usable.err(),
         attempts,
+        telemetry: None,
     }
 }
 
@@ -161,8 +178,9 @@ async fn ordered(app: &App, actor: Actor, context: Context, id: NodeId, command:
         unreachable!("the question for nodes is answered with nodes")
     };
     let own = own_attempts(app, actor, &nodes).await?;
-    let node = nodes.into_iter().find(|node| node.record.id == id);
-    one(view(node.ok_or_else(|| Refusal::not_found("node"))?, &own))
+    let node = nodes.into_iter().find(|node| node.record.id == id).ok_or_else(|| Refusal::not_found("node"))?;
+    let newest = app.telemetry.of(id);
+    one(view(node, &own, newest))
 }
 
 /// A string that makes one machine a node, once. Only an ADMIN may ask for it.
@@ -181,12 +199,13 @@ pub(super) async fn invite(
     let hash = Hash(*blake3::hash(&secret).as_bytes());
     let expires = UnixMillis(now().0 + ttl * 1_000);
     app.driver.command(context, Command::CreateJoinSecret { hash, expires }).await?;
-    // A repeated request made no second secret, so the one drawn here is nobody's, and the first is never told again.
+    // A repeated request made no second secret, so the one drawn here is nobody's; of the first neither it nor its end is told again.
     let fresh = app.driver.read(move |store| store.get::<JoinSecret>(&hash.0)).await?.is_some();
     let ticket = JoinTicket { address: app.link_address.clone(), ca_hash: app.authority.hash(), secret };
     let join_string = fresh.then(|| join_string(&ticket)).transpose();
     let join_string = join_string.map_err(|error| Failure::internal("a join string was not made", &error))?;
-    Ok((StatusCode::CREATED, Json(Envelope::one(JoinToken { join_string, expires_at: Timestamp(expires) }))))
+    let expires_at = fresh.then_some(Timestamp(expires));
+    Ok((StatusCode::CREATED, Json(Envelope::one(JoinToken { join_string, expires_at }))))
 }
 
 /// The string that a person carries over: base64url of the body of a frame.

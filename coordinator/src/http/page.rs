@@ -1,12 +1,14 @@
 //! Pages of lists.
 
-use super::failure::Failure;
+use super::{App, ask::Params, failure::Failure};
 use crate::history::Page;
-use axum::Json;
+use axum::{Json, RequestPartsExt, extract::FromRequestParts, http::request::Parts};
 use lorikeet_api::{
     Envelope, FieldError, Pagination,
     envelope::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE},
 };
+use serde::Deserialize;
+use std::sync::Arc;
 
 /// A good answer.
 pub(super) type Answered<T> = Result<Json<Envelope<T>>, Failure>;
@@ -21,6 +23,23 @@ pub(super) fn one<T>(data: T) -> Answered<T> {
 pub(super) struct Paging {
     page: u32,
     size: u32,
+}
+
+impl FromRequestParts<Arc<App>> for Paging {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Failure> {
+        let Params(Wish { page, page_size }) = parts.extract_with_state::<Params<Wish>, _>(app).await?;
+        Self::new(page, page_size)
+    }
+}
+
+/// What a list without filters may be asked.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Wish {
+    page: Option<u32>,
+    page_size: Option<u32>,
 }
 
 impl Paging {

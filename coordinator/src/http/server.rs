@@ -15,17 +15,7 @@ use lorikeet_api::{
     Envelope, route,
     server::{self as api, CaCertificate, Health, HealthStatus, Me, Version},
 };
-use lorikeet_protocol::id::UnixMillis;
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
-
-/// This moment, for links, tokens and answers; the cluster's own times come from the driver.
-pub(super) fn now() -> UnixMillis {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
+use std::sync::Arc;
 
 /// Whether new work is taken; needs no token.
 #[utoipa::path(get, path = route::HEALTH, tag = "server", security(()),
@@ -47,11 +37,10 @@ async fn trouble(app: &App) -> Option<String> {
     if app.driver.query(Actor::System, Query::Barrier).await.is_err() {
         return Some("the coordinator's store does not answer".into());
     }
-    match app.blobs.free_bytes() {
-        Ok(free) if free < app.config.storage.keep_free => Some("the coordinator's disk is nearly full".into()),
-        Ok(_) => None,
-        Err(_) => Some("the coordinator's disk cannot be looked at".into()),
+    if app.driver.is_reading_only() {
+        return Some("the coordinator's disk is full: questions are answered, changes are not made".into());
     }
+    app.space.check(0).err().map(|_| "the coordinator's disk is nearly full".into())
 }
 
 /// The versions of program and link; needs no token.

@@ -48,6 +48,7 @@ impl Signer {
         file.write_all(&key)?;
         file.sync_all()?;
         std::fs::rename(&aside, path)?;
+        path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())?;
         Ok(Self { key })
     }
 

@@ -1,5 +1,6 @@
 //! The API as its clients see it: a whole coordinator on loopback, requests over TCP, and a script in the place of `lorikeet inspect`.
 
+mod crowd;
 mod events;
 mod ownership;
 mod repeats;
@@ -39,15 +40,15 @@ job) echo '{"kind":"job","examples":2,"validation_examples":0,"total_steps":5,"e
 esac
 "#;
 
-pub(super) struct World {
+pub(crate) struct World {
     pub(super) folder: tempfile::TempDir,
-    pub(super) coordinator: Coordinator,
+    pub(crate) coordinator: Coordinator,
     pub(super) http: reqwest::Client,
     pub(super) admin: String,
 }
 
 impl World {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|_| {}).await
     }
 
@@ -135,7 +136,7 @@ impl World {
     }
 
     /// A job that waits for a machine.
-    pub(super) async fn job(&self) -> JobId {
+    pub(crate) async fn job(&self) -> JobId {
         self.dataset("chats", "one line\n").await;
         self.base("tiny").await;
         let (status, body) = self.call(Method::POST, route::JOBS, json!({ "base": "tiny", "dataset": "chats" })).await;
@@ -325,7 +326,7 @@ async fn a_model_is_downloaded_whole_or_not_at_all() {
     let job = world.job().await;
     let (_, model) = world.finished(job).await;
     let path = route::with_id(route::MODEL_DOWNLOAD, model);
-    let blobs = crate::blob::Blobs::open(&world.data().join("blobs"), &world.data().join("staging")).unwrap();
+    let blobs = crate::blob::Blobs::open(&world.data().join("blobs"), &world.data().join("staging"), &[], 0).unwrap();
     let mut files = Vec::new();
     for (name, bytes) in [("adapter_config.json", vec![b'{'; 3]), ("adapter_model.safetensors", vec![7; 1_000])] {
         let source = world.folder.path().join(name);

@@ -2,24 +2,23 @@
 
 use super::{
     App,
-    ask::{Ask, Params},
+    ask::{Ask, Id, Nothing},
     caller::{Caller, TOKEN_PREFIX, hash_of},
     failure::Failure,
     page::{Answered, Paging},
-    server::now,
 };
 use crate::{
+    clock::now,
     cluster::command::Command,
     record::{self, Receipt},
 };
 use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lorikeet_api::{
-    Envelope, ErrorCode, FieldError, Timestamp, route,
+    Envelope, ErrorCode, FieldError, Timestamp, name, route,
     token::{CreateToken, Token},
 };
 use lorikeet_protocol::id::{TokenId, UnixMillis};
-use serde::Deserialize;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -44,8 +43,8 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, Json<Envelope<Token>>), Failure> {
     let ttl = body.ttl_seconds.unwrap_or(DEFAULT_TTL);
     let mut faults = Vec::new();
-    if !(1..=200).contains(&body.name.trim().chars().count()) {
-        faults.push(FieldError::new("name", &body.name, "1 to 200 characters"));
+    if !name::is_name(&body.name) {
+        faults.push(FieldError::new("name", format!("{:?}", body.name), name::NAME));
     }
     if !(1..=MAX_TTL).contains(&ttl) {
         faults.push(FieldError::new("ttlSeconds", ttl, format!("1 to {MAX_TTL}")));
@@ -67,24 +66,23 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(Envelope::one(Token { secret, ..view(row) }))))
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Filter {
-    page: Option<u32>,
-    page_size: Option<u32>,
-}
-
 /// The caller's tokens, without their secrets.
 #[utoipa::path(get, path = route::TOKENS, tag = "tokens", params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
     responses((status = 200, body = Envelope<Vec<Token>>)))]
-pub(super) async fn list(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Params(filter): Params<Filter>,
-) -> Answered<Vec<Token>> {
-    let paging = Paging::new(filter.page, filter.page_size)?;
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Paging) -> Answered<Vec<Token>> {
     let listed = app.driver.tokens(caller.actor, paging.rows()).await?;
     Ok(paging.answer(listed.rows.into_iter().map(view).collect(), listed.total))
+}
+
+/// Withdraws a token: it works no more, and what it opened ends.
+#[utoipa::path(delete, path = route::TOKEN, tag = "tokens", params(("id" = String, Path)), responses((status = 204)))]
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Id(id): Id<TokenId>,
+    Ask { context, .. }: Ask<Nothing>,
+) -> Result<StatusCode, Failure> {
+    app.driver.command(context, Command::RevokeToken { id }).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn view(row: record::Token) -> Token {

@@ -7,6 +7,7 @@ use super::{App, ask::Params, failure::Failure, sign::UploadLink};
 use crate::{
     access::Actor,
     blob::{BlobError, Upload},
+    clock::now,
     record::{Dataset, DatasetState},
 };
 use axum::{
@@ -39,7 +40,7 @@ pub(super) struct Signature {
 
 /// A fresh link for a dataset's upload, and when it stops working.
 pub(super) fn link(app: &App, dataset: &Dataset) -> (String, UnixMillis) {
-    let expires = UnixMillis(super::server::now().0 + app.config.http.upload_ttl.as_millis() as u64);
+    let expires = UnixMillis(now().0 + app.config.http.upload_ttl.as_millis() as u64);
     let link = UploadLink { id: dataset.id, owner: dataset.owner, size: dataset.size, expires };
     let base = app.config.http.public_url.as_deref().unwrap_or_default().trim_end_matches('/');
     let path = route::with_id(route::UPLOAD, dataset.id);
@@ -122,7 +123,7 @@ async fn signed(app: &App, id: &str, signature: &Signature) -> Result<Dataset, F
     if !app.signer.is_upload(&link, &signature.signature) {
         return Err(Failure::not_found("dataset"));
     }
-    if expires <= super::server::now() {
+    if expires <= now() {
         let message = "this upload link has expired; ask for a fresh one";
         return Err(Failure::new(ErrorCode::Forbidden, message));
     }

@@ -11,7 +11,8 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging")).unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let blobs = Blobs::open(&at("blobs"), &at("staging"), &[at("base")], 0).unwrap();
         Self { folder, blobs }
     }
 
@@ -57,13 +58,40 @@ async fn a_child_that_floods_or_dies_gives_no_answer_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_child_that_writes_a_file_fails_alone() {
+async fn its_limits_are_arguments_of_the_child() {
     let place = Place::new();
-    let target = place.folder.path().join("written");
-    let writing = place
-        .inspector(&format!("sleep 0.2; echo data > {}; echo '{DATASET}'", target.display()), Duration::from_secs(10));
-    let _ = writing.dataset(Path::new("/x"), None).await;
-    assert!(fs::read(&target).unwrap_or_default().is_empty(), "it wrote a file");
+    let script = r#"echo "{\"kind\":\"refused\",\"faults\":[{\"line\":null,\"path\":\"\",\"message\":\"$*\"}]}""#;
+    let found = place.inspector(script, Duration::from_secs(20)).dataset(Path::new("/x"), None).await.unwrap();
+    let Inspection::Refused { faults } = found else { panic!("{found:?}") };
+    assert_eq!(faults[0].message, format!("inspect dataset /x --memory-bytes {} --seconds 20", 4_u64 << 30));
+}
+
+#[tokio::test]
+async fn one_user_asks_once_at_a_time_and_keeps_nobodys_validation_waiting() {
+    let place = Place::new();
+    // A job hangs until the file is there; a dataset is answered at once.
+    let go = place.folder.path().join("go");
+    let script =
+        format!("if [ $2 = job ]; then while [ ! -e {} ]; do sleep 0.01; done; fi; echo '{DATASET}'", go.display());
+    let inspector = place.inspector(&script, Duration::from_secs(60));
+    let spec = || lorikeet_api::JobFile::new("a", "b").resolve(&lorikeet_api::Presets::embedded()).unwrap();
+    let dry_run = |n: u128| {
+        let (inspector, user) = (inspector.clone(), UserId(uuid::Uuid::from_u128(n)));
+        async move { inspector.dry_run(user, Path::new("/b"), Path::new("/d"), spec()).await }
+    };
+    let running: Vec<_> = (1..=3).map(|n| tokio::spawn(dry_run(n))).collect();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while inspector.curious.lock().len() < 3 {
+        assert!(Instant::now() < deadline, "they never asked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(matches!(dry_run(1).await, Err(InspectError::Crowded)));
+    inspector.dataset(Path::new("/x"), None).await.unwrap();
+    fs::write(&go, "").unwrap();
+    for run in running {
+        run.await.unwrap().unwrap();
+    }
+    dry_run(1).await.unwrap();
 }
 
 #[tokio::test]
@@ -93,4 +121,45 @@ async fn a_program_that_is_not_there_is_named() {
     let inspector = Inspector::new(&config, place.blobs.clone()).unwrap();
     let error = inspector.dataset(Path::new("/x"), None).await.unwrap_err().to_string();
     assert!(error.contains(program.to_str().unwrap()), "{error}");
+}
+
+#[tokio::test]
+async fn a_base_with_a_link_to_the_outside_is_refused_by_name_before_anybody_reads_it() {
+    let place = Place::new();
+    let (base, secret) = (place.folder.path().join("base"), place.folder.path().join("ca.key"));
+    fs::create_dir(&base).unwrap();
+    fs::write(&secret, "secret").unwrap();
+    std::os::unix::fs::symlink(&secret, base.join("merges.txt")).unwrap();
+    let inspector = place.inspector("echo read > /proc/self/fd/1; exit 9", Duration::from_secs(10));
+    let (refused, files) = inspector.base(&base).await.unwrap();
+    let Inspection::Refused { faults } = refused else { panic!("{refused:?}") };
+    assert_eq!((faults[0].path.as_str(), files.len()), ("merges.txt", 0), "{faults:?}");
+    assert!(!faults[0].message.contains(&*place.folder.path().to_string_lossy()), "{faults:?}");
+}
+
+#[tokio::test]
+async fn bases_that_hang_hold_up_no_dataset() {
+    let place = Place::new();
+    let base = place.folder.path().join("base");
+    fs::create_dir(&base).unwrap();
+    let script = format!("[ \"$2\" = base ] && exec sleep 600; echo '{DATASET}'");
+    let inspector = place.inspector(&script, Duration::from_secs(60));
+    let hanging = [inspector.clone(), inspector.clone(), inspector.clone()].map(|inspector| {
+        let base = base.clone();
+        tokio::spawn(async move { inspector.base(&base).await })
+    });
+    let found = tokio::time::timeout(Duration::from_secs(20), inspector.dataset(Path::new("/x"), None)).await;
+    assert!(matches!(found.expect("it waits behind the bases"), Ok(Inspection::Dataset(_))));
+    hanging.iter().for_each(|base| base.abort());
+}
+
+#[test]
+fn a_small_file_has_little_time_and_none_has_more_than_the_config_says() {
+    let place = Place::new();
+    let inspector = place.inspector("true", Duration::from_secs(90));
+    let file = place.folder.path().join("file");
+    fs::write(&file, "[]").unwrap();
+    assert_eq!(inspector.time_for(&file), Duration::from_secs(60));
+    fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
+    assert_eq!(inspector.time_for(&file), Duration::from_secs(90));
 }

@@ -1,42 +1,96 @@
-//! Certificates with a session at this moment: a blob connection may speak only while one of them has its session.
+//! Certificates with a session at this moment: a request for bytes is served under one of them, and no longer.
 
 use super::tls::NodeCertificate;
 use lorikeet_protocol::id::NodeId;
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-type Sessions = HashMap<NodeId, (u64, HashSet<String>)>;
+/// Signs of life that are handed on: leases last seconds, traffic comes by the thousand.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// Each node's session with the serials it may use.
 #[derive(Debug, Default)]
-pub(super) struct Admitted(Mutex<Sessions>);
+pub(super) struct Admitted(Mutex<HashMap<NodeId, Session>>);
+
+#[derive(Debug)]
+struct Session {
+    number: u64,
+    serials: HashSet<String>,
+    beat: Option<Instant>,
+}
 
 impl Admitted {
-    fn lock(&self) -> MutexGuard<'_, Sessions> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Session>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn enter(&self, certificate: &NodeCertificate, session: u64) {
-        self.lock().insert(certificate.node, (session, HashSet::from([certificate.serial.clone()])));
+    /// A newer session of the node stays: this one is only late.
+    pub(super) fn enter(&self, certificate: &NodeCertificate, number: u64) {
+        let mut admitted = self.lock();
+        if admitted.get(&certificate.node).is_none_or(|current| current.number < number) {
+            let serials = HashSet::from([certificate.serial.clone()]);
+            admitted.insert(certificate.node, Session { number, serials, beat: None });
+        }
     }
 
     pub(super) fn renewed(&self, node: NodeId, serial: String) {
-        if let Some((_, serials)) = self.lock().get_mut(&node) {
-            serials.insert(serial);
+        if let Some(session) = self.lock().get_mut(&node) {
+            session.serials.insert(serial);
         }
     }
 
-    /// A newer session of the node stays.
-    pub(super) fn leave(&self, node: NodeId, session: u64) {
+    /// Whether it was this session that left; a newer one of the node stays.
+    pub(super) fn leave(&self, node: NodeId, number: u64) -> bool {
         let mut admitted = self.lock();
-        if admitted.get(&node).is_some_and(|(current, _)| *current == session) {
+        let ours = admitted.get(&node).is_some_and(|current| current.number == number);
+        if ours {
             admitted.remove(&node);
         }
+        ours
     }
 
     pub(super) fn holds(&self, certificate: &NodeCertificate) -> bool {
-        self.lock().get(&certificate.node).is_some_and(|(_, serials)| serials.contains(&certificate.serial))
+        self.lock().get(&certificate.node).is_some_and(|session| session.serials.contains(&certificate.serial))
+    }
+
+    /// Traffic of a node is a sign of life of its session; `None`: one was handed on a moment ago.
+    pub(super) fn beat(&self, node: NodeId) -> Option<u64> {
+        let mut admitted = self.lock();
+        let session = admitted.get_mut(&node)?;
+        if session.beat.is_some_and(|last| last.elapsed() < BEAT) {
+            return None;
+        }
+        session.beat = Some(Instant::now());
+        Some(session.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_that_is_late_does_not_take_the_place_of_a_newer() {
+        let admitted = Admitted::default();
+        let certificate =
+            |serial: &str| NodeCertificate { node: NodeId(uuid::Uuid::nil()), serial: serial.into(), expired: false };
+        let (old, new) = (certificate("old"), certificate("new"));
+        admitted.enter(&new, 2);
+        admitted.enter(&old, 1);
+        assert!(admitted.holds(&new) && !admitted.holds(&old));
+        assert!(!admitted.leave(old.node, 1) && admitted.holds(&new));
+        assert!(admitted.leave(new.node, 2) && !admitted.holds(&new));
+    }
+
+    #[test]
+    fn a_flood_of_traffic_is_one_sign_of_life() {
+        let admitted = Admitted::default();
+        let certificate = NodeCertificate { node: NodeId(uuid::Uuid::nil()), serial: "s".into(), expired: false };
+        assert_eq!(admitted.beat(certificate.node), None);
+        admitted.enter(&certificate, 7);
+        assert_eq!((0..1_000).filter_map(|_| admitted.beat(certificate.node)).collect::<Vec<_>>(), [7]);
     }
 }

@@ -3,22 +3,26 @@
 use super::Services;
 use crate::{
     access::{Actor, Refusal},
+    clock::now,
     cluster::command::{Answer, Command, Query},
+    driver::as_system,
     record::{Attempt, Node, Receipt},
-    start::system,
 };
 use lorikeet_protocol::{
     agent::FromAgent,
-    id::{AttemptId, Hash, NodeId},
+    id::{AttemptId, Hash, NodeId, UnixMillis},
 };
 use std::net::SocketAddr;
 use uuid::Uuid;
+
+/// Lines of an attempt are taken for so long after its end; an agent that was away for longer may forget them.
+const LINES_TAKEN_MILLIS: u64 = 30 * 86_400_000;
 
 impl Services {
     /// Makes a machine a node; `Err` is a sentence for the person there.
     pub(super) async fn join(&self, secret: Hash, key: Hash, name: String, from: SocketAddr) -> Result<NodeId, String> {
         let command = Command::Join { secret, key, name, node: NodeId(Uuid::now_v7()) };
-        match self.driver.command(system(from.to_string()), command).await {
+        match self.driver.command(as_system(from.to_string()), command).await {
             Ok(Receipt::Node(node)) => Ok(node),
             Ok(receipt) => unreachable!("joining makes a node, not {receipt:?}"),
             Err(refusal) => Err(refusal.to_string()),
@@ -28,7 +32,7 @@ impl Services {
     /// Lets a certificate in from now on.
     pub(super) async fn record_certificate(&self, node: NodeId, serial: String) -> Result<(), Refusal> {
         let command = Command::RecordCertificate { node, serial };
-        self.driver.command(system(node.to_string()), command).await.map(|_| ())
+        self.driver.command(as_system(node.to_string()), command).await.map(|_| ())
     }
 
     /// Whether a certificate is one of those that are let in.
@@ -45,7 +49,7 @@ impl Services {
     /// A file that was registered in place is no longer what it was.
     pub(super) async fn mark_changed(&self, file: Hash) {
         let command = Command::MarkChanged { file };
-        if let Err(error) = self.driver.command(system("blob"), command).await {
+        if let Err(error) = self.driver.command(as_system("blob"), command).await {
             tracing::error!(%file, %error, "a base model that changed could not be closed");
         }
     }
@@ -60,14 +64,31 @@ impl Services {
         self.allowed(Query::MayUpload { node, attempt }).await
     }
 
-    /// Whether the attempt was placed on this node, now or before: its lines are kept even when its word no longer counts.
-    pub(super) async fn may_append(&self, node: NodeId, id: AttemptId) -> bool {
+    /// What is to be done with lines of an attempt.
+    pub(super) async fn judge_lines(&self, node: NodeId, id: AttemptId) -> Lines {
         let placed =
             move |attempt: &Attempt| attempt.id == id && attempt.members.iter().any(|member| member.node == node);
-        self.driver.read(move |store| store.scan(&id.job.bytes(), placed)).await.is_ok_and(|found| !found.is_empty())
+        let found = self.driver.read(move |store| store.scan(&id.job.bytes(), placed)).await;
+        let long_ago = UnixMillis(now().0.saturating_sub(LINES_TAKEN_MILLIS));
+        match found.unwrap_or_default().pop() {
+            None => Lines::Foreign,
+            Some(attempt) if attempt.end.as_ref().is_some_and(|end| end.at < long_ago) => Lines::Late,
+            Some(_) => Lines::Wanted,
+        }
     }
 
     async fn allowed(&self, query: Query) -> bool {
         matches!(self.driver.query(Actor::System, query).await, Ok(Answer::Allowed(true)))
     }
+}
+
+/// Lines that an agent brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// The attempt was placed on this node, now or before: they are kept even when its word no longer counts.
+    Wanted,
+    /// It has been over for so long that nobody asks for them: they may go.
+    Late,
+    /// It is not this node's.
+    Foreign,
 }

@@ -89,6 +89,7 @@ impl Exchange {
         if !self.shared.admitted.holds(&self.certificate) {
             return Ok(Err(Refusal::Busy));
         }
+        self.shared.beat(self.certificate.node).await;
         Ok(match request {
             BlobRequest::Fetch { attempt, file, chunk } => self.fetch(attempt, file, chunk).await,
             BlobRequest::Offer { attempt, manifest } => self.offer(attempt, manifest).await,
@@ -105,7 +106,7 @@ impl Exchange {
         match services.blobs.chunk(file, chunk).await {
             Ok(bytes) => Ok((BlobAnswer::Bytes(bytes.len() as u64), bytes)),
             Err(error) => {
-                if matches!(error, BlobError::Changed { .. }) {
+                if matches!(error, BlobError::Changed { .. } | BlobError::Refused { .. }) {
                     services.mark_changed(file).await;
                 }
                 Err(refusal(error))
@@ -131,6 +132,7 @@ impl Exchange {
         };
         let mut bytes = vec![0; usize::try_from(length).expect("a chunk is 16 MiB at most")];
         self.receive.read_exact(&mut bytes).await.map_err(LinkError::Cut)?;
+        self.shared.beat(self.certificate.node).await;
         let stored = blobs.put_chunk(attempt, file, chunk, bytes).await.map_err(refusal);
         Ok(stored.map(|()| (BlobAnswer::Stored, Vec::new())))
     }
@@ -150,13 +152,16 @@ impl Exchange {
 fn refusal(error: BlobError) -> Refusal {
     let refusal = match &error {
         BlobError::Missing { .. } => Refusal::Missing,
-        BlobError::Changed { .. } | BlobError::Corrupt { .. } | BlobError::Inconsistent { .. } => Refusal::Corrupt,
+        BlobError::Changed { .. }
+        | BlobError::Refused { .. }
+        | BlobError::Corrupt { .. }
+        | BlobError::Inconsistent { .. } => Refusal::Corrupt,
         BlobError::NoSpace { .. } => Refusal::NoSpace,
         BlobError::TooLarge { .. } => Refusal::TooLarge,
         BlobError::Disk { .. } | BlobError::Incomplete { .. } | BlobError::Busy { .. } | BlobError::Closed => {
             Refusal::Busy
         }
     };
-    tracing::warn!(%error, "a request for bytes was refused");
+    tracing::warn!(error = &error as &dyn std::error::Error, "a request for bytes was refused");
     refusal
 }

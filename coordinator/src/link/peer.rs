@@ -2,12 +2,15 @@
 //!
 //! The session's number comes from the driver, which closes an older session of the same node through its outbox. Lines of
 //! events go to `series` and are acknowledged from here once they are synced; everything else goes to the driver, which
-//! acknowledges after its commit. A report that names files is handed on only when every one of them is here whole: otherwise
-//! nothing is answered, and the agent uploads them again before it repeats the report.
+//! acknowledges after its commit. A report of a current attempt that names files is handed on only when every one of them is here
+//! whole: otherwise nothing is answered, and the agent uploads them again before it repeats the report. Of an attempt whose word
+//! no longer counts nothing is uploaded any more; its report goes on without its files, so that it is acknowledged and those
+//! behind it are heard. Words that are out of bounds end the session (`link/check.rs`).
 
-use super::{LinkError, PATIENCE, Shared, tls::NodeCertificate, wire};
+use super::{LinkError, PATIENCE, Shared, ask::Lines, check, tls::NodeCertificate, wire};
 use lorikeet_protocol::{
-    agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, ToAgent, Welcome},
+    agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Welcome},
+    codec,
     id::{AttemptId, NodeId},
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -32,7 +35,10 @@ pub(super) async fn serve(
         Some(FromAgent::Hello(_)) if certificate.expired => {
             Err(LinkError::Misbehaved("its certificate has run out: it may renew it and nothing else"))
         }
-        Some(FromAgent::Hello(hello)) => session(shared, connection, certificate, *hello, send, receive).await,
+        Some(FromAgent::Hello(mut hello)) => match check::hello(&mut hello) {
+            Ok(()) => session(shared, connection, certificate, *hello, send, receive).await,
+            Err(why) => misbehaved(&mut send, &certificate, why).await,
+        },
         _ => Err(LinkError::Misbehaved("it did not say hello first")),
     }
 }
@@ -55,19 +61,23 @@ async fn session(
     shared.admitted.enter(&certificate, number);
     tracing::info!(%node, session = number, "an agent is here");
     let (own, own_messages) = mpsc::channel(OWN_MESSAGES);
-    let mut peer = Peer { shared, certificate, session: number, own, own_attempts: HashSet::new() };
+    let mut peer =
+        Peer { shared, certificate: certificate.clone(), session: number, own, own_attempts: HashSet::new() };
     // Each of the three lives until the session ends, so none is ever cut in the middle of a frame and begun again.
     let ended = tokio::select! {
         biased;
         () = shared.cancel.cancelled() => Ok(Ending::ShuttingDown),
         ended = write(shared, &mut send, opened.outbox, own_messages) => ended,
         ended = peer.read(receive) => ended,
-        ended = listen(shared, connection, node, number) => ended,
+        ended = listen(shared, connection, node) => ended,
     };
-    shared.admitted.leave(node, number);
+    if shared.admitted.leave(node, number) {
+        shared.services.telemetry.forget(node);
+    }
     driver.close_session(node, number).await;
     tracing::info!(%node, session = number, "an agent is gone");
     match ended? {
+        Ending::Misbehaved(why) => misbehaved(&mut send, &certificate, why).await,
         Ending::ShuttingDown => say_goodbye(&mut send, ToAgent::Goodbye(Farewell::ShuttingDown)).await,
         // What was said last must arrive before the connection closes.
         Ending::Dismissed => finish(&mut send).await,
@@ -84,6 +94,8 @@ enum Ending {
     Dismissed,
     /// The coordinator leaves.
     ShuttingDown,
+    /// The agent said what no agent says.
+    Misbehaved(&'static str),
 }
 
 /// Puts what the driver and this file have to say on the wire.
@@ -119,11 +131,16 @@ async fn with_events(shared: &Shared, mut welcome: Box<Welcome>) -> ToAgent {
     ToAgent::Welcome(welcome)
 }
 
-/// Telemetry: a sign of life; what it says is not kept yet.
-async fn listen(shared: &Shared, connection: &Connection, node: NodeId, session: u64) -> Result<Ending, LinkError> {
+/// Telemetry: a sign of life, and the newest word of a device. One that is no telemetry is lost, as any datagram may be.
+async fn listen(shared: &Shared, connection: &Connection, node: NodeId) -> Result<Ending, LinkError> {
     loop {
-        connection.read_datagram().await?;
-        shared.services.heard(node, session, FromAgent::Heartbeat).await;
+        let datagram = connection.read_datagram().await?;
+        if let Ok(said) = codec::decode::<Telemetry>(&datagram)
+            && check::telemetry(&said).is_ok()
+        {
+            shared.services.telemetry.hear(node, said);
+        }
+        shared.beat(node).await;
     }
 }
 
@@ -138,7 +155,10 @@ struct Peer<'a> {
 
 impl Peer<'_> {
     async fn read(&mut self, mut receive: RecvStream) -> Result<Ending, LinkError> {
-        while let Some(message) = wire::read::<FromAgent>(&mut receive).await? {
+        while let Some(mut message) = wire::read::<FromAgent>(&mut receive).await? {
+            if let Err(why) = check::message(&mut message) {
+                return Ok(Ending::Misbehaved(why));
+            }
             self.hear(message).await?;
         }
         Ok(Ending::Left)
@@ -153,15 +173,11 @@ impl Peer<'_> {
                     self.say(renewed).await;
                 }
             }
-            FromAgent::Report(report) if !self.files_are_here(&report).await => {
-                tracing::warn!(node = %self.certificate.node, attempt = %report.attempt, number = report.number,
-                    "a report names files that are not here; it is not taken");
-            }
+            FromAgent::Report(report) => self.report(report).await,
             message @ (FromAgent::Heartbeat
             | FromAgent::Devices(_)
             | FromAgent::Accepted(_)
-            | FromAgent::Declined { .. }
-            | FromAgent::Report(_)) => self.hand_on(message).await,
+            | FromAgent::Declined { .. }) => self.hand_on(message).await,
         }
         Ok(())
     }
@@ -175,11 +191,30 @@ impl Peer<'_> {
         let _ = self.own.send(message).await;
     }
 
+    async fn report(&self, mut report: Report) {
+        if !self.files_are_here(&report).await {
+            let (node, attempt, number) = (self.certificate.node, report.attempt, report.number);
+            if self.shared.services.may_upload(node, attempt).await {
+                return tracing::warn!(%node, %attempt, number, "a report names files that are not here; it is not taken");
+            }
+            tracing::warn!(%node, %attempt, number, "files of an attempt that is no longer current are not here");
+            forget_files(&mut report.body);
+        }
+        self.hand_on(FromAgent::Report(report)).await;
+    }
+
     async fn keep(&mut self, lines: EventLines) {
         let attempt = lines.attempt;
-        self.hand_on(FromAgent::Heartbeat).await;
-        if !self.may_write(attempt).await {
-            return tracing::warn!(node = %self.certificate.node, %attempt, "lines of an attempt of another node");
+        self.shared.beat(self.certificate.node).await;
+        match self.judge(attempt).await {
+            Lines::Wanted => {}
+            Lines::Late => {
+                let through = (lines.first + lines.lines.len() as u64).saturating_sub(1);
+                return self.say(ToAgent::EventsAcknowledged { attempt, through }).await;
+            }
+            Lines::Foreign => {
+                return tracing::warn!(node = %self.certificate.node, %attempt, "lines of an attempt of another node");
+            }
         }
         match self.shared.services.series.append(lines).await {
             Ok(through) => self.say(ToAgent::EventsAcknowledged { attempt, through }).await,
@@ -188,14 +223,15 @@ impl Peer<'_> {
     }
 
     /// Asked once per attempt and session: a placement is never taken back.
-    async fn may_write(&mut self, attempt: AttemptId) -> bool {
-        if !self.own_attempts.contains(&attempt) {
-            if !self.shared.services.may_append(self.certificate.node, attempt).await {
-                return false;
-            }
+    async fn judge(&mut self, attempt: AttemptId) -> Lines {
+        if self.own_attempts.contains(&attempt) {
+            return Lines::Wanted;
+        }
+        let judged = self.shared.services.judge_lines(self.certificate.node, attempt).await;
+        if judged == Lines::Wanted {
             self.own_attempts.insert(attempt);
         }
-        true
+        judged
     }
 
     async fn files_are_here(&self, report: &Report) -> bool {
@@ -214,6 +250,14 @@ impl Peer<'_> {
     }
 }
 
+fn forget_files(body: &mut ReportBody) {
+    match body {
+        ReportBody::Checkpoint(checkpoint) => checkpoint.files.clear(),
+        ReportBody::Ended(ended) => ended.files.clear(),
+        ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => {}
+    }
+}
+
 /// A certificate for the next days; `None`: the request is none, and the old one stays.
 async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -> Option<ToAgent> {
     let (node, services) = (certificate.node, &shared.services);
@@ -229,6 +273,12 @@ async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -
 async fn say_goodbye(send: &mut SendStream, message: ToAgent) -> Result<(), LinkError> {
     wire::write(send, &message).await?;
     finish(send).await
+}
+
+async fn misbehaved(send: &mut SendStream, certificate: &NodeCertificate, why: &'static str) -> Result<(), LinkError> {
+    tracing::warn!(node = %certificate.node, why, "an agent said what no agent says");
+    say_goodbye(send, ToAgent::Goodbye(Farewell::Misbehaved)).await?;
+    Err(LinkError::Misbehaved(why))
 }
 
 async fn finish(send: &mut SendStream) -> Result<(), LinkError> {

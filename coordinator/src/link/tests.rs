@@ -46,14 +46,15 @@ impl World {
         let stop = CancellationToken::new();
         let store = Store::open(&at("state.redb")).unwrap();
         let driver = Driver::start(store, Timers::default(), stop.clone()).unwrap();
-        let (series, _thread) = Series::open(&at("series")).unwrap();
+        let (series, _thread) = Series::open(&at("series"), 0).unwrap();
         let services = Services {
             driver: driver.handle.clone(),
-            blobs: Blobs::open(&at("blobs"), &at("staging")).unwrap(),
+            blobs: Blobs::open(&at("blobs"), &at("staging"), &[], 0).unwrap(),
             series,
             authority: Arc::new(Authority::open(&at("ca")).unwrap()),
             certificate_ttl,
             attempt_limit: 1 << 20,
+            telemetry: Newest::default(),
         };
         let link = Link::bind((Ipv4Addr::LOCALHOST, 0).into(), services.clone()).unwrap();
         Self { folder, link, services, stop, driver: driver.task }
@@ -403,4 +404,54 @@ async fn going_down_tells_the_agents_to_come_back() {
     down.await.unwrap();
     stop.cancel();
     driver.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_of_any_length_is_renewed_in_its_middle_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::open(folder.path()).unwrap();
+    for hours in [1, 12, 24, 7 * 24] {
+        let ttl = Duration::from_secs(hours * 3_600);
+        let issued = authority.certify(NodeId(Uuid::nil()), &request(&new_key()), ttl).unwrap();
+        let (_, parsed) = x509_parser::parse_x509_certificate(&issued.certificate).unwrap();
+        let (from, to) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+        let left = from.midpoint(to) - now;
+        assert!(from < now && left > (hours * 3_600 / 3) as i64, "{hours} h: {left} s until it is renewed");
+    }
+}
+
+#[tokio::test]
+async fn what_a_device_says_of_itself_is_there_while_its_node_is() {
+    let world = World::new();
+    let (identity, key) = world.node(12).await;
+    let mut control = world.control((&identity, &key)).await;
+    control.hello(1).await;
+    let said = lorikeet_protocol::agent::Telemetry {
+        device: lorikeet_protocol::id::DeviceId::cpu(),
+        time: UnixMillis(5),
+        utilization_percent: 40.0,
+        used_bytes: 3,
+        memory_bytes: 9,
+        temperature_celsius: Some(50.0),
+        power_watts: None,
+    };
+    let nonsense =
+        lorikeet_protocol::agent::Telemetry { utilization_percent: f32::NAN, time: UnixMillis(6), ..said.clone() };
+    let newest = || world.services.telemetry.of(identity.node).into_values().collect::<Vec<_>>();
+    let until = async |expected: &[_]| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while newest() != expected {
+            assert!(std::time::Instant::now() < deadline, "it stayed {:?}", newest());
+            for message in [&nonsense, &said] {
+                let frame = lorikeet_protocol::codec::encode(message).unwrap();
+                let body = frame[lorikeet_protocol::codec::HEADER_BYTES..].to_vec();
+                let _ = control.connection.send_datagram(body.into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until(std::slice::from_ref(&said)).await;
+    control.connection.close(VarInt::from_u32(0), b"");
+    until(&[]).await;
 }

@@ -37,7 +37,8 @@ const CA_LIFE: Duration = Duration::from_secs(30 * 365 * 86_400);
 const SERVER_LIFE: Duration = Duration::from_secs(5 * 365 * 86_400);
 /// A node that was off may be this late with its renewal.
 const RENEWAL_GRACE: Duration = Duration::from_secs(90 * 86_400);
-/// Clocks of machines differ: certificates begin this long before they are made.
+/// Clocks of machines differ: certificates begin this long before they are made, short ones less long, because a node renews in the
+/// middle of the time that its certificate names.
 const BACKDATE: Duration = Duration::from_secs(86_400);
 
 /// The certificate authority.
@@ -215,7 +216,7 @@ fn params(name: &str, life: Duration) -> CertificateParams {
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = now - BACKDATE;
+    params.not_before = now - BACKDATE.min(life / 8);
     params.not_after = now + life;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;

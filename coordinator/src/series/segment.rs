@@ -9,10 +9,10 @@
 //! A record that is short, longer than an honest one, or does not match its checksum ends the segment: what follows was
 //! never acknowledged, or is damaged, and cannot be told apart from noise.
 
-use super::{Line, SeriesError};
+use super::{Line, SeriesError, marks::Marks};
 use std::{
     fs::File,
-    io::{self, BufReader, Read},
+    io::{self, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -84,27 +84,44 @@ pub(super) fn extent(path: &Path) -> Result<Extent, SeriesError> {
     Ok(extent)
 }
 
-/// At most `limit` lines of a folder with `after < seq <= through`.
-pub(super) fn read_folder(folder: &Path, after: u64, through: u64, limit: usize) -> Result<Vec<Line>, SeriesError> {
+/// Which lines of an attempt: those with `after < seq <= through`, at most `limit` of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) after: u64,
+    pub(super) through: u64,
+    pub(super) limit: usize,
+}
+
+/// Reads them, from the last record before them whose place is known.
+pub(super) fn read_folder(folder: &Path, wanted: Wanted, marks: &Marks) -> Result<Vec<Line>, SeriesError> {
     let segments = list(folder)?;
     // The last segment that begins at or before the line behind `after`.
-    let start = segments.partition_point(|(first, _)| *first <= after + 1).saturating_sub(1);
+    let start = segments.partition_point(|(first, _)| *first <= wanted.after + 1).saturating_sub(1);
     let mut lines = Vec::new();
     for (_, path) in &segments[start.min(segments.len())..] {
-        if lines.len() < limit {
-            read_segment(path, after, through, limit, &mut lines).map_err(SeriesError::disk("read", path))?;
+        if lines.len() < wanted.limit {
+            read_segment(path, wanted, marks, &mut lines).map_err(SeriesError::disk("read", path))?;
         }
     }
     Ok(lines)
 }
 
-fn read_segment(path: &Path, after: u64, through: u64, limit: usize, lines: &mut Vec<Line>) -> io::Result<()> {
+fn read_segment(path: &Path, wanted: Wanted, marks: &Marks, lines: &mut Vec<Line>) -> io::Result<()> {
     let Some(mut records) = Records::open(path)? else { return Ok(()) };
+    if let Some(offset) = marks.before(path, wanted.after + 1) {
+        records.skip_to(offset)?;
+    }
+    let mut offset = records.offset;
     while let Some(record) = records.next()? {
+        // Beyond what is synced a record may still be cut and written anew.
+        if record.first <= wanted.through {
+            marks.put(path, record.first, offset);
+        }
+        offset = records.offset;
         let numbered = (record.first..).zip(record.lines).map(|(seq, text)| Line { seq, text });
-        let wanted = numbered.filter(|line| line.seq > after && line.seq <= through);
-        lines.extend(wanted.take(limit - lines.len()));
-        if lines.len() == limit {
+        let fitting = numbered.filter(|line| line.seq > wanted.after && line.seq <= wanted.through);
+        lines.extend(fitting.take(wanted.limit - lines.len()));
+        if lines.len() == wanted.limit {
             break;
         }
     }
@@ -118,20 +135,30 @@ struct Record {
     bytes: u64,
 }
 
-struct Records(BufReader<File>);
+struct Records {
+    file: BufReader<File>,
+    /// Where the next record begins.
+    offset: u64,
+}
 
 impl Records {
     /// `None`: the file does not begin like a segment.
     fn open(path: &Path) -> io::Result<Option<Self>> {
         let mut file = BufReader::with_capacity(1 << 18, File::open(path)?);
         let mut magic = [0; MAGIC.len()];
-        Ok((fill(&mut file, &mut magic)? && magic == *MAGIC).then_some(Self(file)))
+        let whole = fill(&mut file, &mut magic)? && magic == *MAGIC;
+        Ok(whole.then_some(Self { file, offset: MAGIC.len() as u64 }))
+    }
+
+    fn skip_to(&mut self, offset: u64) -> io::Result<()> {
+        self.offset = self.file.seek(SeekFrom::Start(offset))?;
+        Ok(())
     }
 
     /// The next good record.
     fn next(&mut self) -> io::Result<Option<Record>> {
         let mut header = [0; RECORD_HEADER];
-        if !fill(&mut self.0, &mut header)? {
+        if !fill(&mut self.file, &mut header)? {
             return Ok(None);
         }
         let (length, checksum) = header.split_at(4);
@@ -140,8 +167,10 @@ impl Records {
             return Ok(None);
         }
         let mut payload = vec![0; length];
-        let whole = fill(&mut self.0, &mut payload)? && blake3::hash(&payload).as_bytes()[..8] == *checksum;
-        Ok(if whole { decode(&payload) } else { None })
+        let whole = fill(&mut self.file, &mut payload)? && blake3::hash(&payload).as_bytes()[..8] == *checksum;
+        let record = if whole { decode(&payload) } else { None };
+        self.offset += record.as_ref().map_or(0, |record| record.bytes);
+        Ok(record)
     }
 }
 

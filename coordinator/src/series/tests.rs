@@ -24,7 +24,7 @@ fn numbered(texts: &[&str]) -> Vec<(u64, String)> {
 #[tokio::test]
 async fn lines_that_come_twice_are_kept_once() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path()).unwrap();
+    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
     assert_eq!(series.append(lines(1, 1, &["a", "b"])).await.unwrap(), 2);
     assert_eq!(series.append(lines(1, 1, &["a", "b", "c"])).await.unwrap(), 3);
     assert_eq!(series.append(lines(1, 2, &["b"])).await.unwrap(), 3);
@@ -34,7 +34,7 @@ async fn lines_that_come_twice_are_kept_once() {
 #[tokio::test]
 async fn a_gap_is_not_filled_and_the_answer_says_where_to_go_on() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path()).unwrap();
+    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
     assert_eq!(series.append(lines(1, 1, &["a"])).await.unwrap(), 1);
     assert_eq!(series.append(lines(1, 3, &["c"])).await.unwrap(), 1);
     assert_eq!(series.append(lines(1, 0, &["zero"])).await.unwrap(), 1);
@@ -44,7 +44,7 @@ async fn a_gap_is_not_filled_and_the_answer_says_where_to_go_on() {
 #[tokio::test]
 async fn a_torn_tail_is_cut_and_writing_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, thread) = Series::open(folder.path()).unwrap();
+    let (series, thread) = Series::open(folder.path(), 0).unwrap();
     series.append(lines(1, 1, &["a", "b"])).await.unwrap();
     drop(series);
     thread.join().unwrap();
@@ -54,7 +54,7 @@ async fn a_torn_tail_is_cut_and_writing_goes_on() {
     let mut file = OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(&torn[..torn.len() - 1]).unwrap();
 
-    let (series, _thread) = Series::open(folder.path()).unwrap();
+    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
     assert_eq!(series.through(attempt(1)).await.unwrap(), 2);
     assert_eq!(series.append(lines(1, 3, &["c", "d"])).await.unwrap(), 4);
     assert_eq!(all(&series, 1).await, numbered(&["a", "b", "c", "d"]));
@@ -63,7 +63,7 @@ async fn a_torn_tail_is_cut_and_writing_goes_on() {
 #[tokio::test]
 async fn a_segment_torn_at_any_byte_loses_only_what_is_behind_the_tear() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, thread) = Series::open(folder.path()).unwrap();
+    let (series, thread) = Series::open(folder.path(), 0).unwrap();
     series.append(lines(1, 1, &["first"])).await.unwrap();
     series.append(lines(1, 2, &["second"])).await.unwrap();
     drop(series);
@@ -87,7 +87,7 @@ async fn a_segment_torn_at_any_byte_loses_only_what_is_behind_the_tear() {
 #[tokio::test]
 async fn a_follower_wakes_after_the_lines_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path()).unwrap();
+    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
     let mut news = series.follow(attempt(1).job);
     let writer = series.clone();
     let writing = tokio::spawn(async move { writer.append(lines(1, 1, &["a"])).await });
@@ -99,7 +99,7 @@ async fn a_follower_wakes_after_the_lines_can_be_read() {
 #[tokio::test]
 async fn ranges_come_in_order_from_many_segments() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path()).unwrap();
+    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
     let long = "x".repeat(1 << 19);
     for first in (1..=80).step_by(2) {
         series.append(lines(1, first, &[&long, &long])).await.unwrap();
@@ -113,7 +113,7 @@ async fn ranges_come_in_order_from_many_segments() {
 #[tokio::test]
 async fn the_attempts_of_a_job_are_listed_in_their_order() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path()).unwrap();
+    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
     for number in [10, 2, 1] {
         series.append(lines(number, 1, &["a"])).await.unwrap();
     }
@@ -124,7 +124,7 @@ async fn the_attempts_of_a_job_are_listed_in_their_order() {
 #[tokio::test]
 async fn a_write_that_fails_is_named_and_not_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path()).unwrap();
+    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
     // A file where the job's folder should be.
     let place = folder.path().join(attempt(1).job.to_string());
     std::fs::write(&place, "in the way").unwrap();
@@ -132,4 +132,35 @@ async fn a_write_that_fails_is_named_and_not_acknowledged() {
     assert!(error.contains(place.to_str().unwrap()), "{error}");
     std::fs::remove_file(&place).unwrap();
     assert_eq!(series.append(lines(1, 1, &["a"])).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn reading_on_begins_where_reading_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    for first in 1..=4 {
+        series.append(lines(1, first, &["line"])).await.unwrap();
+    }
+    let read =
+        async |after| series.read(attempt(1), after, 2).await.unwrap().iter().map(|line| line.seq).collect::<Vec<_>>();
+    assert_eq!(read(0).await, [1, 2]);
+    // Whoever began at the beginning again would stop here.
+    let path = super::folder(folder.path(), attempt(1)).join(segment::name(1));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[segment::MAGIC.len() + 4] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    assert_eq!(read(2).await, [3, 4]);
+    assert_eq!(read(0).await, Vec::<u64>::new());
+}
+
+#[tokio::test]
+async fn lines_that_would_take_what_is_kept_free_are_refused_and_the_others_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (series, thread) = Series::open(folder.path(), 0).unwrap();
+    series.append(lines(1, 1, &["a"])).await.unwrap();
+    drop(series);
+    thread.join().unwrap();
+    let (series, _thread) = Series::open(folder.path(), u64::MAX).unwrap();
+    assert!(matches!(series.append(lines(1, 2, &["b"])).await, Err(SeriesError::NoSpace(_))));
+    assert_eq!(all(&series, 1).await, numbered(&["a"]));
 }

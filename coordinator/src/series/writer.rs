@@ -1,7 +1,7 @@
 //! The thread that writes: batches of requests in, one sync per touched file, then the answers.
 
 use super::{
-    Followers, SeriesError, folder,
+    Followers, SeriesError, Space, folder,
     segment::{self, MAGIC},
 };
 use lorikeet_protocol::{agent::EventLines, id::AttemptId};
@@ -34,13 +34,14 @@ pub(super) enum Request {
 /// What the thread owns.
 pub(super) struct Writer {
     root: PathBuf,
+    space: Space,
     followers: Arc<Followers>,
     open: HashMap<AttemptId, Log>,
 }
 
 impl Writer {
-    pub(super) fn new(root: PathBuf, followers: Arc<Followers>) -> Self {
-        Self { root, followers, open: HashMap::new() }
+    pub(super) fn new(root: PathBuf, space: Space, followers: Arc<Followers>) -> Self {
+        Self { root, space, followers, open: HashMap::new() }
     }
 
     /// Until the last handle is gone.
@@ -78,6 +79,8 @@ impl Writer {
     }
 
     fn append(&mut self, lines: &EventLines) -> Result<(), SeriesError> {
+        // Lines go before records do: their senders have them still.
+        self.space.check(lines.lines.iter().map(|line| line.len() as u64).sum())?;
         let written = self.log(lines.attempt)?.append(lines.first, &lines.lines);
         if written.is_err() {
             // What the file holds now is not known: it is read again, and cut, before the next write.

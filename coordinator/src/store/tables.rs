@@ -1,21 +1,34 @@
-//! The tables: names carry a version, keys sort as people list them, values are JSON.
+//! The tables: names carry a version, keys sort as people list them, values are JSON. And the indexes over them, which are
+//! written with the rows and say nothing that the rows do not.
+//!
+//! ```text
+//! *_listed_1     owner ++ id, and 16 zero bytes ++ id for all: the rows that are not deleted
+//! jobs_live_1    id: the jobs that are not over
+//! ```
 
+use super::StoreError;
 use crate::record::{
     Attempt, Audit, Base, Dataset, Job, JoinSecret, Model, Node, Orphan, Record, Replay, StoredCheckpoint, Token,
     Usage, User,
 };
 use lorikeet_protocol::id::{AttemptId, UserId};
-use redb::TableDefinition;
+use redb::{TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Bytes to bytes; what they are is the row's business.
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
+/// Keys alone.
+pub(super) type Index = TableDefinition<'static, &'static [u8], ()>;
+
 /// Small facts about the store itself: `schema`, `generation`.
 pub(super) const META: TableDefinition<'static, &'static str, u64> = TableDefinition::new("meta_1");
 
 /// The layout that this program reads and writes.
-pub(super) const SCHEMA: u64 = 1;
+pub(super) const SCHEMA: u64 = 2;
+
+/// The jobs that are not over.
+pub(super) const LIVE_JOBS: &str = "jobs_live_1";
 
 /// Something with a table of its own.
 pub trait Row: Serialize + DeserializeOwned {
@@ -23,16 +36,39 @@ pub trait Row: Serialize + DeserializeOwned {
     const TABLE: &'static str;
     /// Where it stands in it.
     fn key(&self) -> Vec<u8>;
+    /// Where indexes name it, or no longer do.
+    fn entries(&self) -> Vec<Entry> {
+        Vec::new()
+    }
+}
+
+/// A row that lists show until it is deleted.
+pub trait Listed: Row {
+    /// Its index, by owner.
+    const INDEX: &'static str;
+}
+
+/// One key of an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    index: &'static str,
+    key: Vec<u8>,
+    /// Whether it is to be there.
+    stands: bool,
 }
 
 macro_rules! rows {
-    ($($name:ident in $table:literal by |$row:ident| $key:expr;)*) => {
+    ($($name:ident in $table:literal by |$row:ident| $key:expr $(, entries $entries:expr)?;)*) => {
         $(impl Row for $name {
             const TABLE: &'static str = $table;
             fn key(&self) -> Vec<u8> {
                 let $row = self;
                 $key
             }
+            $(fn entries(&self) -> Vec<Entry> {
+                let $row = self;
+                $entries
+            })?
         })*
 
         /// Every table, so that reading one before its first row finds it empty.
@@ -42,19 +78,57 @@ macro_rules! rows {
 
 rows! {
     User in "users_1" by |row| row.id.bytes().to_vec();
-    Token in "tokens_1" by |row| row.id.bytes().to_vec();
+    Token in "tokens_1" by |row| row.id.bytes().to_vec(), entries listed(row, Some(row.owner), row.deleted_at.is_none());
     JoinSecret in "join_secrets_1" by |row| row.hash.0.to_vec();
     Node in "nodes_1" by |row| row.id.bytes().to_vec();
-    Dataset in "datasets_1" by |row| row.id.bytes().to_vec();
-    Base in "bases_1" by |row| row.id.bytes().to_vec();
-    Job in "jobs_1" by |row| row.id.bytes().to_vec();
+    Dataset in "datasets_1" by |row| row.id.bytes().to_vec(), entries listed(row, Some(row.owner), row.deleted_at.is_none());
+    Base in "bases_1" by |row| row.id.bytes().to_vec(), entries listed(row, None, row.deleted_at.is_none());
+    Job in "jobs_1" by |row| row.id.bytes().to_vec(), entries job_entries(row);
     Attempt in "attempts_1" by |row| attempt_key(row.id);
     StoredCheckpoint in "checkpoints_1" by |row| [attempt_key(row.attempt), row.checkpoint.step.to_be_bytes().to_vec()].concat();
-    Model in "models_1" by |row| row.id.bytes().to_vec();
+    Model in "models_1" by |row| row.id.bytes().to_vec(), entries listed(row, Some(row.owner), row.deleted_at.is_none());
     Orphan in "orphans_1" by |row| attempt_key(row.attempt);
     Audit in "audit_1" by |row| row.number.to_be_bytes().to_vec();
     Usage in "usage_1" by |row| row.user.bytes().to_vec();
     Replay in "replays_1" by |row| replay_key(row.owner, &row.key);
+}
+
+macro_rules! lists {
+    ($($name:ident in $index:literal;)*) => {
+        $(impl Listed for $name {
+            const INDEX: &'static str = $index;
+        })*
+
+        /// Every index.
+        pub(super) const INDEXES: &[&str] = &[LIVE_JOBS, $($index),*];
+    };
+}
+
+lists! {
+    Token in "tokens_listed_1";
+    Dataset in "datasets_listed_1";
+    Base in "bases_listed_1";
+    Job in "jobs_listed_1";
+    Model in "models_listed_1";
+}
+
+/// Among everybody's, and among its owner's if it has one.
+fn listed<R: Listed>(row: &R, owner: Option<UserId>, stands: bool) -> Vec<Entry> {
+    let everybody = [None].into_iter().chain(owner.map(Some));
+    let entry =
+        |owner: Option<UserId>| Entry { index: R::INDEX, key: [&owner_key(owner)[..], &row.key()].concat(), stands };
+    everybody.map(entry).collect()
+}
+
+fn job_entries(job: &Job) -> Vec<Entry> {
+    let mut entries = listed(job, Some(job.owner), true);
+    entries.push(Entry { index: LIVE_JOBS, key: job.key(), stands: !job.phase().is_terminal() });
+    entries
+}
+
+/// What the keys of one owner begin with in an index; of everybody: zeros, which no user has for an id.
+pub(super) fn owner_key(owner: Option<UserId>) -> [u8; 16] {
+    owner.map_or([0; 16], |id| id.bytes())
 }
 
 /// Attempts of one job stand together, in the order of their tokens.
@@ -66,26 +140,43 @@ fn replay_key(owner: Option<UserId>, key: &str) -> Vec<u8> {
     [&owner.map_or([0; 16], |id| id.bytes())[..], key.as_bytes()].concat()
 }
 
-/// Table, key and value of a record.
-pub(super) fn encode(record: &Record) -> (&'static str, Vec<u8>, Vec<u8>) {
+/// Writes a record with everything that indexes say of it.
+pub(super) fn put(transaction: &WriteTransaction, record: &Record) -> Result<(), StoreError> {
     match record {
-        Record::User(row) => row_parts(row),
-        Record::Token(row) => row_parts(row),
-        Record::JoinSecret(row) => row_parts(row),
-        Record::Node(row) => row_parts(row),
-        Record::Dataset(row) => row_parts(row),
-        Record::Base(row) => row_parts(row),
-        Record::Job(row) => row_parts(row.as_ref()),
-        Record::Attempt(row) => row_parts(row),
-        Record::Checkpoint(row) => row_parts(row),
-        Record::Model(row) => row_parts(row),
-        Record::Orphan(row) => row_parts(row),
-        Record::Audit(row) => row_parts(row),
-        Record::Replay(row) => row_parts(row),
-        Record::Usage(row) => row_parts(row),
+        Record::User(row) => put_row(transaction, row),
+        Record::Token(row) => put_row(transaction, row),
+        Record::JoinSecret(row) => put_row(transaction, row),
+        Record::Node(row) => put_row(transaction, row),
+        Record::Dataset(row) => put_row(transaction, row),
+        Record::Base(row) => put_row(transaction, row),
+        Record::Job(row) => put_row(transaction, row.as_ref()),
+        Record::Attempt(row) => put_row(transaction, row),
+        Record::Checkpoint(row) => put_row(transaction, row),
+        Record::Model(row) => put_row(transaction, row),
+        Record::Orphan(row) => put_row(transaction, row),
+        Record::Audit(row) => put_row(transaction, row),
+        Record::Replay(row) => put_row(transaction, row),
+        Record::Usage(row) => put_row(transaction, row),
     }
 }
 
-fn row_parts<R: Row>(row: &R) -> (&'static str, Vec<u8>, Vec<u8>) {
-    (R::TABLE, row.key(), serde_json::to_vec(row).expect("records are plain data with string keys and finite numbers"))
+fn put_row<R: Row>(transaction: &WriteTransaction, row: &R) -> Result<(), StoreError> {
+    let value = serde_json::to_vec(row).expect("records are plain data with string keys");
+    // JSON has no word for NaN: the link lets none in, and a row that cannot be read back would stop the next start.
+    debug_assert!(serde_json::from_slice::<R>(&value).is_ok(), "a row of {} does not read back", R::TABLE);
+    transaction.open_table(Definition::new(R::TABLE))?.insert(row.key().as_slice(), value.as_slice())?;
+    index(transaction, row)
+}
+
+/// Brings the indexes to what a row says.
+pub(super) fn index<R: Row>(transaction: &WriteTransaction, row: &R) -> Result<(), StoreError> {
+    for Entry { index, key, stands } in row.entries() {
+        let mut index = transaction.open_table(Index::new(index))?;
+        if stands {
+            index.insert(key.as_slice(), ())?
+        } else {
+            index.remove(key.as_slice())?
+        };
+    }
+    Ok(())
 }

@@ -42,6 +42,9 @@ pub struct JobFile {
     /// How to train.
     #[serde(skip_serializing_if = "is_empty")]
     pub training: TrainingKeys,
+    /// Which records are used.
+    #[serde(skip_serializing_if = "is_empty")]
+    pub data: DataKeys,
     /// The adapter's shape.
     #[serde(skip_serializing_if = "is_empty")]
     pub lora: LoraKeys,
@@ -57,6 +60,8 @@ pub struct JobFile {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "each key is explained where it ends up: protocol's `Training`")]
 pub struct TrainingKeys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,6 +104,24 @@ pub struct TrainingKeys {
     pub base_dtype: Option<String>,
 }
 
+/// `[data]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+#[expect(missing_docs, reason = "each key is explained where it ends up: protocol's `DataFilter`")]
+pub struct DataKeys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality_min: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiers: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub human_reviewed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub personas: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arcs: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topics: Option<Vec<String>>,
+}
+
 /// `[lora]`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
 #[expect(missing_docs, reason = "each key is explained where it ends up: protocol's `Lora`")]
@@ -112,9 +135,21 @@ pub struct LoraKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_modules: Option<Targets>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_modules: Option<Targets>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers_to_transform: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank_pattern: Option<BTreeMap<String, i64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_pattern: Option<BTreeMap<String, f64>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rslora: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dora: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plus_ratio: Option<f64>,
 }
 
 /// `[resources]`

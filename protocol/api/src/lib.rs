@@ -10,6 +10,7 @@ pub mod envelope;
 pub mod job;
 pub mod jobfile;
 pub mod model;
+pub mod name;
 pub mod node;
 pub mod route;
 pub mod server;

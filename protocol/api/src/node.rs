@@ -2,6 +2,7 @@
 
 use crate::timestamp::Timestamp;
 use lorikeet_protocol::{
+    agent::Telemetry,
     id::{AttemptId, DeviceId, NodeId},
     job::DeviceKind,
 };
@@ -82,6 +83,37 @@ pub struct DeviceView {
     /// What runs there.
     #[schema(value_type = Vec<String>)]
     pub attempts: Vec<AttemptId>,
+    /// What it said of itself last, while its node is connected; not kept.
+    #[serde(default)]
+    pub telemetry: Option<DeviceTelemetry>,
+}
+
+/// A device at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceTelemetry {
+    /// By the node's clock.
+    pub time: Timestamp,
+    /// 0–100.
+    pub utilization_percent: f32,
+    /// Memory in use, by anybody.
+    pub used_bytes: u64,
+    /// Where the device says.
+    pub temperature_celsius: Option<f32>,
+    /// Where the device says.
+    pub power_watts: Option<f32>,
+}
+
+impl From<Telemetry> for DeviceTelemetry {
+    fn from(said: Telemetry) -> Self {
+        Self {
+            time: Timestamp(said.time),
+            utilization_percent: said.utilization_percent,
+            used_bytes: said.used_bytes,
+            temperature_celsius: said.temperature_celsius,
+            power_watts: said.power_watts,
+        }
+    }
 }
 
 /// GPU or CPU.

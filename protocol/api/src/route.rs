@@ -64,6 +64,8 @@ pub const NODE_OPEN: &str = "/api/nodes/{id}/open";
 pub const JOIN_TOKENS: &str = "/api/nodes/join-tokens";
 /// POST makes a bearer token; GET lists.
 pub const TOKENS: &str = "/api/tokens";
+/// DELETE withdraws one.
+pub const TOKEN: &str = "/api/tokens/{id}";
 /// GET: who the token says the caller is.
 pub const ME: &str = "/api/me";
 /// GET, without a token.

@@ -20,8 +20,8 @@ pub struct CreateJoinToken {
 pub struct JoinToken {
     /// `LK1.…`, for `lorikeet agent join`. Null in the replayed answer of a repeated request.
     pub join_string: Option<String>,
-    /// When it stops working.
-    pub expires_at: Timestamp,
+    /// When it stops working. Null where `join_string` is.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// `POST /api/tokens`.

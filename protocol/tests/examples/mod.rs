@@ -41,6 +41,7 @@ pub fn job() -> JobSpec {
         priority: 50,
         task: Task::Train(Train {
             training: Training {
+                method: Method::Lora,
                 learning_rate: 2e-4,
                 batch_size: 8,
                 micro_tokens: MicroTokens::Auto,
@@ -61,7 +62,15 @@ pub fn job() -> JobSpec {
                 checkpoint_every: Every::Steps(100),
                 base_dtype: BaseDtype::Auto,
             },
-            lora: Lora { rank: 16, alpha: 32.0, dropout: 0.1, target_modules: TargetModules::AllLinear, rslora: false },
+            data: DataFilter {
+                quality_min: Some(3.5),
+                tiers: vec!["production".into()],
+                human_reviewed: Some(true),
+                personas: vec!["anxious_planner".into()],
+                arcs: Vec::new(),
+                topics: Vec::new(),
+            },
+            lora: Lora::plain(16, 32.0, 0.1),
         }),
         resources: Resources {
             gpus: 1,

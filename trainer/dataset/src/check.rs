@@ -1,12 +1,12 @@
 //! What a file holds and what is wrong with it: `dataset check`, and the judgement behind an upload.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::encode::{Encoder, RenderedSample, shortened};
 use crate::pipeline::{Outcome, Pipeline};
+use crate::record::Body;
 use crate::{DatasetError, Fault, Faults, Filters, Format, Key, Progress, Record, Role, Supervise, Target, Tokenizer};
 
 /// Conversations shown.
@@ -58,9 +58,9 @@ pub struct Sample {
 /// A message of a sample, long ones shortened in the middle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SampleMessage {
-    /// Who says it.
-    pub role: Role,
-    /// What is said.
+    /// `system`, `user`, `assistant`, `tool`; `text` where there is no conversation.
+    pub role: String,
+    /// What is said, calls of tools as JSON behind it.
     pub content: String,
     /// Whether the loss counts it (by `supervise = assistant` where the format leaves it open).
     pub supervised: bool,
@@ -87,8 +87,8 @@ pub fn check(
 #[derive(Default)]
 struct Counts<'a> {
     encoder: Option<Encoder<'a>>,
-    /// Highest turn of each conversation.
-    turns: HashMap<String, u64>,
+    /// Highest turn of each conversation, by its ordinal; 0 where none was counted.
+    turns: Vec<u32>,
     pairs: u64,
     trainable: u64,
     tokens: u64,
@@ -103,33 +103,35 @@ impl Counts<'_> {
     fn take(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Example(record, example) => {
-                let spoken = record.messages.iter().filter(|message| message.role != Role::System).count() as u64;
-                self.turn(&record.key, spoken);
-                let pairs = pairs_of(&record);
-                self.pairs += pairs;
-                self.trainable += pairs;
+                let spoken = record.messages().iter().filter(|message| message.role != Role::System).count();
+                self.turn(example.conversation, &record.key, spoken.max(1) as u32);
+                self.pairs += record.pairs();
+                self.trainable += record.pairs();
                 self.tokens += example.tokens.len() as u64;
                 self.supervised += example.supervised_count() as u64;
                 self.longest = self.longest.max(example.tokens.len() as u64);
                 self.show(&record);
             }
-            Outcome::NoTarget(key) | Outcome::Filtered(key) => {
-                self.turn(&key, 1);
+            Outcome::NoTarget(key, conversation) => {
+                self.turn(conversation, &key, 1);
                 self.pairs += 1;
+            }
+            Outcome::Filtered(record, conversation) => {
+                self.turn(conversation, &record.key, 1);
+                self.pairs += record.pairs();
             }
             Outcome::Fault(fault) => self.faults.push(fault),
         }
     }
 
     /// A format that numbers its turns is believed; elsewhere the messages are counted.
-    fn turn(&mut self, key: &Key, spoken: u64) {
-        let turns = if key.turn > 0 { u64::from(key.turn) } else { spoken };
-        match self.turns.get_mut(&key.conversation) {
-            Some(most) => *most = turns.max(*most),
-            None => {
-                self.turns.insert(key.conversation.clone(), turns);
-            }
+    fn turn(&mut self, conversation: u64, key: &Key, spoken: u32) {
+        let turns = if key.turn > 0 { key.turn } else { spoken };
+        let ordinal = conversation as usize;
+        if self.turns.len() <= ordinal {
+            self.turns.resize(ordinal + 1, 0);
         }
+        self.turns[ordinal] = turns.max(self.turns[ordinal]);
     }
 
     fn show(&mut self, record: &Record) {
@@ -142,13 +144,15 @@ impl Counts<'_> {
 
     fn into_check(self, format: Format, warnings: Vec<String>) -> Check {
         let named = self.encoder.is_some();
+        let conversations = self.turns.iter().filter(|turns| **turns > 0).count() as u64;
+        let turns: u64 = self.turns.iter().map(|turns| u64::from(*turns)).sum();
         let ratio = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         Check {
             format,
-            conversations: self.turns.len() as u64,
+            conversations,
             pairs: self.pairs,
             trainable_pairs: self.trainable,
-            average_turns_per_conversation: ratio(self.turns.values().sum(), self.turns.len() as u64),
+            average_turns_per_conversation: ratio(turns, conversations),
             tokens: named.then_some(self.tokens),
             average_tokens_per_turn: named.then(|| ratio(self.supervised, self.trainable)),
             longest_example: named.then_some(self.longest),
@@ -161,26 +165,25 @@ impl Counts<'_> {
     }
 }
 
-/// A record whose format names its target is one pair; elsewhere every answer makes one.
-fn pairs_of(record: &Record) -> u64 {
-    match record.target {
-        Target::LastMessage => 1,
-        Target::AsSettings => record.messages.iter().filter(|message| message.role == Role::Assistant).count() as u64,
-    }
-}
-
 fn sample_messages(record: &Record) -> Vec<SampleMessage> {
-    let last = record.messages.len().saturating_sub(1);
-    let supervised = |index: usize, role: Role| match record.target {
-        Target::LastMessage => index == last,
-        Target::AsSettings => role == Role::Assistant,
+    let (messages, target) = match &record.body {
+        Body::Chat { messages, target, .. } => (messages, *target),
+        Body::Text(text) => {
+            return vec![SampleMessage { role: "text".to_owned(), content: shortened(text), supervised: true }];
+        }
     };
-    let messages = record.messages.iter().enumerate();
-    messages
-        .map(|(index, message)| SampleMessage {
-            role: message.role,
-            content: shortened(&message.content),
-            supervised: supervised(index, message.role),
-        })
-        .collect()
+    let last = messages.len().saturating_sub(1);
+    let shown = messages.iter().enumerate().map(|(index, message)| {
+        let calls = message.tool_calls.iter().map(|call| serde_json::to_string(call).unwrap_or_default());
+        let said = Some(message.text().to_owned()).filter(|text| !text.is_empty()).into_iter().chain(calls);
+        SampleMessage {
+            role: message.role.name().to_owned(),
+            content: shortened(&said.collect::<Vec<_>>().join("\n")),
+            supervised: match target {
+                Target::LastMessage => index == last,
+                Target::AsSettings => message.role == Role::Assistant && message.trained,
+            },
+        }
+    });
+    shown.collect()
 }

@@ -3,13 +3,14 @@
 //! Which characters an answer takes is found by rendering the conversation up to it (with the opening of an answer) and up to
 //! its end. Both must be beginnings of the whole, else the template looks ahead and nothing can be told apart: a fault. A
 //! token is a target when it begins inside an answer, up to the special token that ends the turn; blanks that the template
-//! puts behind it are the template's.
+//! puts behind it are the template's. A plain text knows no template and is all target.
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Fault, Key, Message, Record, Role, Target, Tokenizer};
+use crate::record::Body;
+use crate::{Fault, Json, Key, Message, Record, Role, Target, Tokenizer};
 
 /// Which messages are targets; formats that name their own target overrule it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,13 +93,21 @@ pub struct Encoder<'a> {
     pub max_seq_length: usize,
 }
 
-/// A rendered, tokenised, masked conversation.
+/// A rendered, tokenised, masked record.
 struct Laid {
     text: String,
     tokens: Vec<u32>,
     offsets: Vec<Range<usize>>,
     supervised: Vec<bool>,
     cut: Cut,
+}
+
+/// A conversation as the template gets it.
+#[derive(Clone, Copy)]
+struct Chat<'a> {
+    messages: &'a [Message],
+    tools: &'a [Json],
+    target: Target,
 }
 
 impl Encoder<'_> {
@@ -121,24 +130,63 @@ impl Encoder<'_> {
     }
 
     fn lay(&self, record: &Record) -> Result<Laid, String> {
-        let text = self.render(&record.messages, false)?;
+        let mut laid = match &record.body {
+            Body::Text(text) => self.lay_text(text)?,
+            Body::Chat { messages, tools, target } => self.lay_chat(Chat { messages, tools, target: *target })?,
+        };
+        // nothing comes before the first token, so nothing predicts it
+        if let Some(first) = laid.supervised.first_mut() {
+            *first = false;
+        }
+        if laid.supervised.contains(&true) { Ok(laid) } else { Err("no token of this sample is a target".into()) }
+    }
+
+    /// A text cannot lose its oldest side without becoming another, so one that does not fit is refused.
+    fn lay_text(&self, text: &str) -> Result<Laid, String> {
+        let text = self.tokenizer.plain(text);
+        let (tokens, offsets) = self.tokenise(&text)?;
+        if tokens.len() > self.max_seq_length {
+            let (found, limit) = (tokens.len(), self.max_seq_length);
+            return Err(format!("the text takes {found} tokens, more than max_seq_length = {limit}; split it"));
+        }
+        let supervised = vec![true; tokens.len()];
+        Ok(Laid { text, tokens, offsets, supervised, cut: Cut::default() })
+    }
+
+    fn lay_chat(&self, chat: Chat<'_>) -> Result<Laid, String> {
+        self.check_tools(chat)?;
+        let text = self.render(chat, false)?;
         let (tokens, offsets) = self.tokenise(&text)?;
         if tokens.len() <= self.max_seq_length {
-            return self.mask(record, &record.messages, Laid::new(text, tokens, offsets));
+            return self.mask(chat, Laid::new(text, tokens, offsets));
         }
-        self.lay_cut(record, tokens.len())
+        self.lay_cut(chat, tokens.len())
+    }
+
+    /// A template that knows nothing of tools would leave them out without a word.
+    fn check_tools(&self, chat: Chat<'_>) -> Result<(), String> {
+        let calls = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
+        let missing =
+            |what: &str| Err(format!("the base's chat template has no place for {what}, which this sample has"));
+        if calls && !self.tokenizer.template_names("tool_calls") {
+            return missing("tool_calls");
+        }
+        if !chat.tools.is_empty() && !self.tokenizer.template_names("tools") {
+            return missing("tools");
+        }
+        Ok(())
     }
 
     /// Drops as few of the oldest messages as make the rest fit. More dropped never takes more tokens, so halving finds it.
-    fn lay_cut(&self, record: &Record, whole: usize) -> Result<Laid, String> {
-        let cuts = cut_points(&record.messages);
+    fn lay_cut(&self, chat: Chat<'_>, whole: usize) -> Result<Laid, String> {
+        let cuts = cut_points(chat.messages);
         let mut best = None;
         let (mut low, mut high) = (0, cuts.len());
         let mut shortest = whole;
         while low < high {
             let middle = low.midpoint(high);
-            let messages = without(&record.messages, &cuts[middle]);
-            let text = self.render(&messages, false)?;
+            let messages = without(chat.messages, &cuts[middle]);
+            let text = self.render(Chat { messages: &messages, ..chat }, false)?;
             let (tokens, offsets) = self.tokenise(&text)?;
             shortest = shortest.min(tokens.len());
             if tokens.len() <= self.max_seq_length {
@@ -155,33 +203,34 @@ impl Encoder<'_> {
             ));
         };
         laid.cut = Cut { messages: dropped as u32, tokens: (whole - laid.tokens.len()) as u32 };
-        self.mask(record, &messages, laid)
+        self.mask(Chat { messages: &messages, ..chat }, laid)
     }
 
-    fn mask(&self, record: &Record, messages: &[Message], mut laid: Laid) -> Result<Laid, String> {
-        let last = messages.len().saturating_sub(1);
-        let supervise = match record.target {
+    fn mask(&self, chat: Chat<'_>, mut laid: Laid) -> Result<Laid, String> {
+        let supervise = match chat.target {
             Target::LastMessage => Supervise::Last,
             Target::AsSettings => self.supervise,
         };
         match supervise {
             Supervise::All => laid.supervised.fill(true),
-            Supervise::Last | Supervise::Completion => self.mask_answer(messages, last, &mut laid)?,
+            Supervise::Last | Supervise::Completion => {
+                self.mask_answer(chat, chat.messages.len().saturating_sub(1), &mut laid)?;
+            }
             Supervise::Assistant => {
-                for (index, _) in messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant) {
-                    self.mask_answer(messages, index, &mut laid)?;
+                let answers = chat.messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant);
+                for (index, _) in answers {
+                    self.mask_answer(chat, index, &mut laid)?;
                 }
             }
         }
-        // nothing comes before the first token, so nothing predicts it
-        if let Some(first) = laid.supervised.first_mut() {
-            *first = false;
-        }
-        if laid.supervised.contains(&true) { Ok(laid) } else { Err("no token of this sample is a target".into()) }
+        Ok(laid)
     }
 
-    fn mask_answer(&self, messages: &[Message], index: usize, laid: &mut Laid) -> Result<(), String> {
-        let span = self.answer_span(messages, index, &laid.text)?;
+    fn mask_answer(&self, chat: Chat<'_>, index: usize, laid: &mut Laid) -> Result<(), String> {
+        if !chat.messages[index].trained {
+            return Ok(());
+        }
+        let span = self.answer_span(chat, index, &laid.text)?;
         let inside = |range: &Range<usize>| span.contains(&range.start) && range.end > range.start;
         let chosen: Vec<usize> = (0..laid.tokens.len()).filter(|i| inside(&laid.offsets[*i])).collect();
         let end_of_turn = chosen.iter().rposition(|i| self.tokenizer.is_special(laid.tokens[*i]));
@@ -192,21 +241,27 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    fn answer_span(&self, messages: &[Message], index: usize, whole: &str) -> Result<Range<usize>, String> {
-        let before = self.render(&messages[..index], true)?;
-        let after =
-            if index + 1 == messages.len() { whole.to_owned() } else { self.render(&messages[..=index], false)? };
+    fn answer_span(&self, chat: Chat<'_>, index: usize, whole: &str) -> Result<Range<usize>, String> {
+        let before = self.render(Chat { messages: &chat.messages[..index], ..chat }, true)?;
+        let is_last = index + 1 == chat.messages.len();
+        let after = if is_last {
+            whole.to_owned()
+        } else {
+            self.render(Chat { messages: &chat.messages[..=index], ..chat }, false)?
+        };
         if whole.starts_with(&before) && whole.starts_with(&after) && before.len() <= after.len() {
             return Ok(before.len()..after.len());
         }
+        let hint = if is_last { "" } else { "; supervise = \"last\" trains the last answer alone" };
         Err(format!(
-            "the chat template renders the conversation before message {index} otherwise alone than as a part of the whole, \
-             so its target cannot be told apart"
+            "the chat template renders the conversation up to message {index} otherwise alone than as a part of the whole, \
+             so its target cannot be told apart{hint}"
         ))
     }
 
-    fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, String> {
-        self.tokenizer.render(messages, add_generation_prompt).map_err(|error| error.to_string())
+    fn render(&self, chat: Chat<'_>, add_generation_prompt: bool) -> Result<String, String> {
+        let rendered = self.tokenizer.render_with(chat.messages, chat.tools, add_generation_prompt);
+        rendered.map_err(|error| error.to_string())
     }
 
     fn tokenise(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), String> {
@@ -221,16 +276,18 @@ impl Laid {
     }
 }
 
-/// Which messages may go, shortest loss first: from the oldest after the system prompt, so that a question or the final
-/// question and target come first afterwards.
+/// Which messages may go, shortest loss first: from the oldest after the system prompt, so that a question comes first
+/// afterwards, and the final question stays with all that follows it, calls of tools and their answers too.
 fn cut_points(messages: &[Message]) -> Vec<Range<usize>> {
     let first = messages.iter().take_while(|message| message.role == Role::System).count();
     let target = messages.len().saturating_sub(1);
-    let kept_from = if target > first && messages[target - 1].role == Role::User { target - 1 } else { target };
-    (first + 1..=kept_from)
-        .filter(|end| *end == kept_from || messages[*end].role == Role::User)
-        .map(|end| first..end)
-        .collect()
+    let is_user = |end: &usize| messages[*end].role == Role::User;
+    let kept_from = (first + 1..target).rev().find(is_user).unwrap_or(if first < target && is_user(&first) {
+        first
+    } else {
+        target
+    });
+    (first + 1..=kept_from).filter(|end| *end == kept_from || is_user(end)).map(|end| first..end).collect()
 }
 
 fn without(messages: &[Message], cut: &Range<usize>) -> Vec<Message> {

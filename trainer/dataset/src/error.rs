@@ -20,16 +20,18 @@ pub enum DatasetError {
         source: io::Error,
     },
     /// Nothing known was recognised.
-    #[error("recognise the format of {}: {found}; expected BRIGHTRUN_LORA_V4, CHAT_MESSAGES or PROMPT_COMPLETION", path.display())]
+    #[error("recognise the format of {}: {found}; expected {expected}", path.display())]
     UnknownFormat {
         /// Which file.
         path: PathBuf,
         /// What stands at its beginning.
         found: String,
+        /// The formats and what they are known by.
+        expected: &'static str,
     },
-    /// Recognised, but not built.
-    #[error("read {} as {format}: this format is not yet supported", path.display())]
-    UnsupportedFormat {
+    /// Filters were asked of a format that marks nothing.
+    #[error("filter dataset {}: the keys of [data] ask for marks of BRIGHTRUN_LORA_V4, the file is {format}", path.display())]
+    Filters {
         /// Which file.
         path: PathBuf,
         /// What it is.

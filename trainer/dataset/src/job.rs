@@ -1,19 +1,14 @@
 //! Dataset × base × settings: what a job comes to, before anything is trained. Nothing is written.
 
-use std::ops::ControlFlow;
-
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Entry;
 use crate::encode::{Encoder, RenderedSample};
 use crate::pipeline::{Outcome, Pipeline};
 use crate::prepare::CutTotal;
-use crate::read::{Item, read};
+use crate::preview::preview;
 use crate::split::split;
 use crate::{DatasetError, Faults, OnFault, PrepareConfig, Progress, Tokenizer};
-
-/// Examples shown.
-const SAMPLES: usize = 3;
 
 /// What a job comes to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,8 +52,8 @@ pub fn check_job(
     let (train, held_out) = match &config.validation_file {
         Some(file) => (entries, self::entries(config, file, encoder, progress, stop)?.0),
         None => {
-            let (train, held_out) = split(&entries, config.validation_fraction, config.seed);
-            let pick = |indices: Vec<usize>| indices.into_iter().map(|index| entries[index].clone()).collect();
+            let (train, held_out) = split(entries.iter().copied(), config.validation_fraction, config.seed);
+            let pick = |numbers: Vec<u32>| numbers.into_iter().map(|number| entries[number as usize]).collect();
             (pick(train), pick(held_out))
         }
     };
@@ -77,7 +72,7 @@ pub fn check_job(
         most_supervised: most(|entry| entry.supervised),
         cut,
         warnings,
-        rendered: rendered(config, encoder)?,
+        rendered: preview(&config.file, &config.filters, encoder)?.samples,
     })
 }
 
@@ -92,8 +87,8 @@ fn entries(
     let (mut entries, mut faults) = (Vec::new(), Faults::default());
     let summary = pipeline.run(progress, &mut |outcome| {
         match outcome {
-            Outcome::Example(_, example) => entries.push(Entry::of(&example, 0)),
-            Outcome::NoTarget(_) | Outcome::Filtered(_) => {}
+            Outcome::Example(_, example) => entries.push(Entry::of(&example)),
+            Outcome::NoTarget(..) | Outcome::Filtered(..) => {}
             Outcome::Fault(fault) => faults.push(fault),
         }
         Ok(())
@@ -102,18 +97,4 @@ fn entries(
         return Ok((entries, summary.warnings));
     }
     Err(DatasetError::Faulty { path: file.to_owned(), faults })
-}
-
-/// The first records once more, this time for a person to read.
-fn rendered(config: &PrepareConfig, encoder: Encoder<'_>) -> Result<Vec<RenderedSample>, DatasetError> {
-    let mut samples = Vec::new();
-    read(&config.file, &mut |item, _| {
-        if let Item::Record(record) = item
-            && config.filters.admit(&record)
-        {
-            samples.extend(encoder.sample(&record));
-        }
-        if samples.len() < SAMPLES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    Ok(samples)
 }

@@ -1,6 +1,7 @@
 //! The way through a file that checking, preparing and job inspection share: read, encode on all cores, hand out in order.
 //!
-//! Memory is bounded by a batch: it is encoded and handed out before more is read.
+//! Memory is bounded by a batch: it is encoded and handed out before more is read. Beside it grow only a few bytes for each
+//! conversation.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -8,8 +9,10 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::format::detect;
 use crate::read::{Item, Summary, read};
-use crate::{DatasetError, Encoder, Example, Fault, Filters, Key, Progress, Record};
+use crate::split::half;
+use crate::{DatasetError, Encoder, Example, Fault, Filters, Format, Key, Progress, Record};
 
 /// Items in a batch.
 const BATCH_ITEMS: usize = 512;
@@ -20,10 +23,10 @@ const BATCH_BYTES: usize = 8 << 20;
 pub(crate) enum Outcome {
     /// An example, with its record; no tokens when there is no encoder.
     Example(Record, Example),
-    /// A pair without a target.
-    NoTarget(Key),
-    /// A record that the filters leave out.
-    Filtered(Key),
+    /// A pair without a target, with the ordinal of its conversation.
+    NoTarget(Key, u64),
+    /// A record that the filters leave out, with the ordinal of its conversation.
+    Filtered(Record, u64),
     /// Something wrong, in the file or in rendering it.
     Fault(Fault),
 }
@@ -44,6 +47,7 @@ impl Pipeline<'_> {
         progress: &mut dyn FnMut(Progress),
         out: &mut dyn FnMut(Outcome) -> Result<(), DatasetError>,
     ) -> Result<Summary, DatasetError> {
+        check_filters(self.path, self.filters)?;
         let total_bytes =
             self.path.metadata().map_err(|source| DatasetError::Read { path: self.path.to_owned(), source })?.len();
         let mut batch = Batch::default();
@@ -94,15 +98,27 @@ impl Pipeline<'_> {
     }
 }
 
+/// Only brightrun marks its pairs; elsewhere a filter would leave out everything without a word.
+pub(crate) fn check_filters(path: &Path, filters: &Filters) -> Result<(), DatasetError> {
+    if filters.is_empty() {
+        return Ok(());
+    }
+    let format = detect(path)?.format;
+    if format == Format::BrightrunLoraV4 {
+        return Ok(());
+    }
+    Err(DatasetError::Filters { path: path.to_owned(), format })
+}
+
 /// Judges and encodes one item; runs on any thread.
 fn outcome(encoder: Option<Encoder<'_>>, filters: &Filters, item: Item, conversation: u64) -> Outcome {
     let record = match item {
         Item::Record(record) => record,
-        Item::NoTarget(key) => return Outcome::NoTarget(key),
+        Item::NoTarget(key) => return Outcome::NoTarget(key, conversation),
         Item::Fault(fault) => return Outcome::Fault(fault),
     };
     if !filters.admit(&record) {
-        return Outcome::Filtered(record.key);
+        return Outcome::Filtered(record, conversation);
     }
     match encoder.map(|encoder| encoder.encode(&record, conversation)) {
         Some(Ok(example)) => Outcome::Example(record, example),
@@ -119,14 +135,15 @@ fn outcome(encoder: Option<Encoder<'_>>, filters: &Filters, item: Item, conversa
 struct Batch {
     items: Vec<(Item, u64)>,
     bytes: usize,
-    conversations: HashMap<String, u64>,
+    /// Ordinals by half a hash of the name: names themselves would be most of what grows with the file.
+    conversations: HashMap<[u8; 16], u64>,
 }
 
 impl Batch {
     fn push(&mut self, item: Item) {
         let number = match &item {
             Item::Record(record) => {
-                self.bytes += record.messages.iter().map(|message| message.content.len()).sum::<usize>();
+                self.bytes += record.weight_bytes();
                 self.number(&record.key)
             }
             Item::NoTarget(key) => self.number(key),
@@ -137,13 +154,7 @@ impl Batch {
 
     fn number(&mut self, key: &Key) -> u64 {
         let next = self.conversations.len() as u64;
-        match self.conversations.get(&key.conversation) {
-            Some(number) => *number,
-            None => {
-                self.conversations.insert(key.conversation.clone(), next);
-                next
-            }
-        }
+        *self.conversations.entry(half(&blake3::hash(key.conversation.as_bytes()))).or_insert(next)
     }
 
     const fn is_full(&self) -> bool {

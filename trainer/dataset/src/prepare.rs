@@ -2,36 +2,22 @@
 //!
 //! The cache holds the whole file in order and does not depend on seed or split, so another split costs nothing.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Entry;
+use crate::memo::content_hash;
 use crate::pipeline::{Outcome, Pipeline};
-use crate::read::open as open_dataset;
 use crate::split::split;
 use crate::{
-    CacheWriter, Cut, DatasetError, Encoder, Example, Faults, Format, Record, Supervise, TokenCache, Tokenizer,
+    CacheWriter, Cut, DatasetError, Encoder, Example, Faults, Filters, Format, Supervise, TokenCache, Tokenizer,
 };
 
 /// Goes up whenever the same file, tokenizer and settings would become other tokens than before.
-const RULES_VERSION: u32 = 1;
-
-/// Which records are used at all; the places of the further filters.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Filters {
-    /// Records scored below are left out; records without a score too.
-    pub quality_min: Option<f64>,
-}
-
-impl Filters {
-    /// Whether a record is used.
-    pub fn admit(&self, record: &Record) -> bool {
-        self.quality_min.is_none_or(|least| record.quality.is_some_and(|quality| quality >= least))
-    }
-}
+const RULES_VERSION: u32 = 2;
 
 /// What happens when a record is at fault.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,45 +146,45 @@ impl CutTotal {
 #[derive(Debug, Clone)]
 pub struct Examples {
     cache: Arc<TokenCache>,
-    indices: Vec<usize>,
+    numbers: Arc<[u32]>,
 }
 
 impl Examples {
-    pub(crate) const fn new(cache: Arc<TokenCache>, indices: Vec<usize>) -> Examples {
-        Examples { cache, indices }
+    pub(crate) fn new(cache: Arc<TokenCache>, numbers: Vec<u32>) -> Examples {
+        Examples { cache, numbers: numbers.into() }
     }
 
     /// How many.
-    pub const fn len(&self) -> usize {
-        self.indices.len()
+    pub fn len(&self) -> usize {
+        self.numbers.len()
     }
 
     /// None.
-    pub const fn is_empty(&self) -> bool {
-        self.indices.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
     }
 
-    /// One example.
+    /// One example; an error when its tokens on disk are damaged.
     ///
     /// # Panics
     /// When `index` is not below [`Examples::len`].
-    pub fn get(&self, index: usize) -> Example {
-        self.cache.example(self.indices[index])
+    pub fn get(&self, index: usize) -> Result<Example, DatasetError> {
+        self.cache.example(self.numbers[index] as usize)
     }
 
     /// Its number of tokens, without reading it.
     pub fn tokens_in(&self, index: usize) -> usize {
-        self.cache.entries()[self.indices[index]].tokens as usize
+        self.entry(index).tokens as usize
     }
 
     /// Its number of targets, without reading it.
     pub fn supervised_in(&self, index: usize) -> usize {
-        self.cache.entries()[self.indices[index]].supervised as usize
+        self.entry(index).supervised as usize
     }
 
     /// Its ordinal in the whole file; names it in dropout keys and messages.
     pub fn id(&self, index: usize) -> u64 {
-        self.indices[index] as u64
+        u64::from(self.numbers[index])
     }
 
     /// Tokens of the longest one; 0 when there is none.
@@ -206,12 +192,29 @@ impl Examples {
         (0..self.len()).map(|index| self.tokens_in(index)).max().unwrap_or(0)
     }
 
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.indices.iter().map(|index| &self.cache.entries()[*index])
+    fn entry(&self, index: usize) -> Entry {
+        self.cache.entry(self.numbers[index] as usize)
     }
 
-    fn conversations(&self) -> BTreeSet<&str> {
-        self.entries().map(|entry| entry.key.conversation.as_str()).collect()
+    fn entries(&self) -> impl Iterator<Item = Entry> + '_ {
+        (0..self.len()).map(|index| self.entry(index))
+    }
+
+    /// How many different conversations they are of.
+    fn conversations(&self) -> u64 {
+        let mut seen = Vec::new();
+        for entry in self.entries() {
+            let ordinal = entry.conversation as usize;
+            if seen.len() <= ordinal {
+                seen.resize(ordinal + 1, false);
+            }
+            seen[ordinal] = true;
+        }
+        seen.into_iter().filter(|seen| *seen).count() as u64
+    }
+
+    fn names(&self) -> HashSet<[u8; 16]> {
+        self.entries().map(|entry| entry.name).collect()
     }
 }
 
@@ -225,14 +228,14 @@ pub fn prepare(
     let mut open = |file: &Path| Source::open(config, file, tokenizer, progress, stop);
     let train = open(&config.file)?;
     let validation = config.validation_file.as_deref().map(&mut open).transpose()?;
-    let (train_indices, validation_examples) = match &validation {
-        Some(source) => ((0..train.cache.entries().len()).collect(), source.all()),
+    let (examples, validation_examples) = match &validation {
+        Some(source) => (train.all(), source.all()),
         None => {
             let (train_side, held_out) = split(train.cache.entries(), config.validation_fraction, config.seed);
+            let train_side = Examples::new(Arc::clone(&train.cache), train_side);
             (train_side, Examples::new(Arc::clone(&train.cache), held_out))
         }
     };
-    let examples = Examples::new(Arc::clone(&train.cache), train_indices);
     if examples.is_empty() {
         return Err(DatasetError::Empty { path: config.file.clone() });
     }
@@ -278,7 +281,8 @@ impl Source {
     }
 
     fn all(&self) -> Examples {
-        Examples::new(Arc::clone(&self.cache), (0..self.cache.entries().len()).collect())
+        let len = u32::try_from(self.cache.len()).expect("a cache is built with fewer examples");
+        Examples::new(Arc::clone(&self.cache), (0..len).collect())
     }
 }
 
@@ -300,8 +304,8 @@ fn build(
             Outcome::Example(_, example) if faults.is_empty() || config.on_fault == OnFault::Skip => {
                 writer.push(&example)?;
             }
-            Outcome::Example(..) | Outcome::NoTarget(_) => {}
-            Outcome::Filtered(_) => filtered += 1,
+            Outcome::Example(..) | Outcome::NoTarget(..) => {}
+            Outcome::Filtered(..) => filtered += 1,
             Outcome::Fault(fault) => faults.push(fault),
         }
         Ok(())
@@ -312,19 +316,21 @@ fn build(
     if writer.is_empty() {
         return Err(DatasetError::Empty { path: file.to_owned() });
     }
+    if writer.len() > u64::from(u32::MAX) {
+        let reason = format!("{} examples, expected at most {}", writer.len(), u32::MAX);
+        return Err(DatasetError::Cache { path: cache.to_owned(), reason });
+    }
     let notes = Notes { format: summary.format, warnings: summary.warnings, skipped: faults.count, filtered };
-    writer.finish(serde_json::to_value(notes).expect("plain data is always JSON"))
+    writer.finish(&serde_json::to_value(notes).expect("plain data is always JSON"))
 }
 
 /// Everything that decides the tokens of a file; neither seed nor split do.
 fn fingerprint(config: &PrepareConfig, file: &Path, tokenizer: &Tokenizer) -> Result<blake3::Hash, DatasetError> {
-    let mut content = blake3::Hasher::new();
-    let hashed = open_dataset(file)?;
-    content.update_reader(hashed).map_err(|source| DatasetError::Read { path: file.to_owned(), source })?;
+    let content = content_hash(file, &config.cache_dir)?;
     let settings = (RULES_VERSION, config.max_seq_length, config.supervise, &config.filters, config.on_fault);
     let settings = serde_json::to_vec(&settings).expect("plain data is always JSON");
     let mut hasher = blake3::Hasher::new();
-    hasher.update(content.finalize().as_bytes()).update(tokenizer.hash().as_bytes()).update(&settings);
+    hasher.update(content.as_bytes()).update(tokenizer.hash().as_bytes()).update(&settings);
     Ok(hasher.finalize())
 }
 
@@ -338,12 +344,14 @@ fn report(
     let mut cut = CutTotal::default();
     examples.entries().chain(held_out.entries()).for_each(|entry| cut.add(entry.cut));
     let both = |part: fn(&Notes) -> u64| part(&train.notes) + validation.map_or(0, |source| part(&source.notes));
-    let (train_names, held_out_names) = (examples.conversations(), held_out.conversations());
+    let (train_count, held_out_count) = (examples.conversations(), held_out.conversations());
+    // a split of one file never parts a conversation
+    let shared = validation.map_or(0, |_| examples.names().intersection(&held_out.names()).count()) as u64;
     PrepareReport {
         format: train.notes.format,
-        conversations: train_names.union(&held_out_names).count() as u64,
-        train_conversations: train_names.len() as u64,
-        validation_conversations: held_out_names.len() as u64,
+        conversations: train_count + held_out_count - shared,
+        train_conversations: train_count,
+        validation_conversations: held_out_count,
         train_tokens: examples.entries().map(|entry| u64::from(entry.tokens)).sum(),
         train_supervised_tokens: examples.entries().map(|entry| u64::from(entry.supervised)).sum(),
         validation_tokens: held_out.entries().map(|entry| u64::from(entry.tokens)).sum(),
@@ -351,7 +359,7 @@ fn report(
         cut,
         skipped: both(|notes| notes.skipped),
         filtered: both(|notes| notes.filtered),
-        warnings: warnings(config, train, validation, train_names.intersection(&held_out_names).count(), held_out),
+        warnings: warnings(config, train, validation, shared, held_out),
         fingerprint: split_fingerprint(config, train, validation),
     }
 }
@@ -360,7 +368,7 @@ fn warnings(
     config: &PrepareConfig,
     train: &Source,
     validation: Option<&Source>,
-    shared: usize,
+    shared: u64,
     held_out: &Examples,
 ) -> Vec<String> {
     let mut warnings = train.notes.warnings.clone();

@@ -2,19 +2,21 @@
 
 mod document;
 mod lines;
+mod source;
+mod table;
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{self, BufReader};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-
-use serde_json::Value;
+use std::sync::atomic::Ordering;
 
 pub(crate) use lines::BoundedLines;
+pub(crate) use source::{Container, container, open, open_text};
+pub(crate) use table::shape as table_shape;
 
-use crate::format::{self, Format, Layout};
-use crate::{DatasetError, Fault, Key, Record};
+use crate::format::{self, Detected, Format, Layout, Records};
+use crate::{DatasetError, Fault, Json, Key, Record};
 
 /// The longest line, and the longest record of a document. The longest known real ones are some 20 kB; parsed, a record of
 /// this size that was made to hurt takes a few hundred megabytes.
@@ -40,44 +42,40 @@ pub struct Summary {
     pub warnings: Vec<String>,
 }
 
-/// Reads a file; `sink` gets each item and the bytes read so far, and may end the reading.
+/// Reads a file; `sink` gets each item and the bytes of the file taken so far, and may end the reading.
 pub fn read(path: &Path, sink: &mut dyn FnMut(Item, u64) -> ControlFlow<()>) -> Result<Summary, DatasetError> {
     let detected = format::detect(path)?;
-    let file = open(path)?;
-    let failed = |source: io::Error| DatasetError::Read { path: path.to_owned(), source };
-    let mut sink = Sink { sink, seen: HashSet::new() };
-    let warnings = match (detected.format, detected.layout) {
-        (Format::BrightrunLoraV4, Layout::Document) => document::read_brightrun(file, &mut sink).map_err(failed)?,
-        (Format::BrightrunLoraV4, Layout::Lines) => {
-            let mut lines = format::brightrun::Lines::default();
-            lines::read(file, &mut sink, &mut |value, line| lines.items(value, line)).map_err(failed)?;
-            lines.warnings()
+    let warnings = match detected.layout {
+        Layout::Rows => {
+            let mut records = Records::of(detected.format);
+            table::read(path, &mut Sink::new(sink), &mut |value, row, place| records.item(value, row, place))?;
+            records.warnings()
         }
-        (Format::ChatMessages | Format::PromptCompletion, layout) => {
-            let mut flat = format::Flat::new(detected.format);
-            match layout {
-                Layout::Lines => {
-                    lines::read(file, &mut sink, &mut |value, line| flat.item(value, line, "$")).map_err(failed)?;
-                }
-                Layout::Array | Layout::Document => {
-                    document::read_array(file, &mut sink, &mut |value, line, path| flat.item(value, line, path))
-                        .map_err(failed)?;
-                }
-            }
-            flat.warnings()
-        }
-        (format, _) => return Err(DatasetError::UnsupportedFormat { path: path.to_owned(), format }),
+        Layout::Lines | Layout::Objects | Layout::List | Layout::Document => read_text(path, detected, sink)?,
     };
     Ok(Summary { format: detected.format, warnings })
 }
 
-pub(crate) fn open(path: &Path) -> Result<BufReader<File>, DatasetError> {
-    let failed = |source| DatasetError::Read { path: path.to_owned(), source };
-    // opening a pipe would wait for ever
-    if !path.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file")));
+fn read_text(
+    path: &Path,
+    detected: Detected,
+    sink: &mut dyn FnMut(Item, u64) -> ControlFlow<()>,
+) -> Result<Vec<String>, DatasetError> {
+    let text = open_text(path)?;
+    let meter = text.meter();
+    let mut metered = |item, _| sink(item, meter.load(Ordering::Relaxed));
+    let mut sink = Sink::new(&mut metered);
+    let failed = |source: io::Error| DatasetError::Read { path: path.to_owned(), source };
+    let mut records = Records::of(detected.format);
+    let mut item = |value: &Json, line: u64, place: &str| records.item(value, line, place);
+    match detected.layout {
+        Layout::Document => return document::read_brightrun(text, &mut sink).map_err(failed),
+        Layout::List => document::read_list(text, &mut sink, &mut item),
+        Layout::Objects => document::read_objects(text, &mut sink, &mut item),
+        Layout::Lines | Layout::Rows => lines::read(text, &mut sink, &mut item),
     }
-    File::open(path).map(|file| BufReader::with_capacity(1 << 18, file)).map_err(failed)
+    .map_err(failed)?;
+    Ok(records.warnings())
 }
 
 /// The caller's sink behind the one check that needs memory of the whole file: a turn may stand only once.
@@ -87,7 +85,11 @@ pub(crate) struct Sink<'a> {
     seen: HashSet<u128>,
 }
 
-impl Sink<'_> {
+impl<'a> Sink<'a> {
+    fn new(sink: &'a mut dyn FnMut(Item, u64) -> ControlFlow<()>) -> Sink<'a> {
+        Sink { sink, seen: HashSet::new() }
+    }
+
     pub(crate) fn fault(&mut self, fault: Fault, bytes: u64) -> ControlFlow<()> {
         (self.sink)(Item::Fault(fault), bytes)
     }
@@ -132,5 +134,5 @@ pub(crate) struct Found {
 /// What became of one JSON value; `None` when it is no record of its own.
 pub(crate) type Read = Result<Option<Found>, Fault>;
 
-/// A format's way with one JSON value on a line.
-pub(crate) type ItemOf<'a> = &'a mut dyn FnMut(&Value, u64) -> Read;
+/// A format's way with one JSON value: the value, its line or row, its path.
+pub(crate) type ItemOf<'a> = &'a mut dyn FnMut(&Json, u64, &str) -> Read;

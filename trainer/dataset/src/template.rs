@@ -1,20 +1,21 @@
 //! Chat templates, rendered as transformers renders them: Jinja with trimmed blocks, Python's string and dict methods,
 //! `tojson`, `raise_exception`, `strftime_now`, and the model's special tokens by name.
 //!
-//! `strftime_now` answers one fixed day. A template that prints today's date would otherwise give the same file other tokens
-//! tomorrow, and a resumed run other data than the one it continues.
+//! Printed values and `tojson` follow Python (`template/python.rs`). `strftime_now` answers one fixed day: a template that prints
+//! today's date would otherwise give the same file other tokens tomorrow, and a resumed run other data than the one it continues
+//! (`docs/design/0006`).
+
+mod python;
 
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind};
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 use time::macros::datetime;
 use time::{PrimitiveDateTime, format_description};
 
-use crate::Message;
+use crate::{Json, Message};
 
 /// Used when a base has no template: roles by name, the end-of-text token after each answer where there is one.
 pub(crate) const BUILT_IN: &str = "\
@@ -31,10 +32,18 @@ const TODAY: PrimitiveDateTime = datetime!(2024-07-26 0:00);
 
 const NAME: &str = "chat";
 
+/// The beginning of what is said of a template that takes too many steps.
+const ENDLESS: &str = "it takes more than";
+
+/// Steps that one rendering may take. A message takes some dozens, so this is for a conversation of a hundred thousand; a template
+/// that loops for ever is stopped within a second.
+const FUEL: u64 = 10_000_000;
+
 /// A compiled chat template with the special tokens it may print.
 #[derive(Debug)]
 pub(crate) struct Template {
     env: Environment<'static>,
+    source: String,
     tokens: BTreeMap<String, String>,
 }
 
@@ -45,28 +54,82 @@ impl Template {
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         env.set_syntax(syntax.map_err(|error| error.to_string())?);
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        env.add_filter("tojson", tojson);
+        env.set_fuel(Some(FUEL));
+        env.set_formatter(python::format);
+        env.add_filter("tojson", python::tojson);
+        env.add_filter("string", python::string);
         env.add_function("raise_exception", raise_exception);
         env.add_function("strftime_now", strftime_now);
         env.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| in_words(&error))?;
-        Ok(Template { env, tokens })
+        Ok(Template { env, source: source.to_owned(), tokens })
+    }
+
+    /// Whether the template says this word anywhere.
+    pub(crate) fn names(&self, word: &str) -> bool {
+        self.source.contains(word)
     }
 
     /// The text of a conversation, with the opening of an answer behind it if asked for.
-    pub(crate) fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, String> {
+    pub(crate) fn render(
+        &self,
+        messages: &[Message],
+        tools: &[Json],
+        add_generation_prompt: bool,
+    ) -> Result<String, String> {
         let mut context: BTreeMap<&str, Value> =
             self.tokens.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str()))).collect();
-        context.insert("messages", messages.iter().map(as_value).collect());
+        context.insert("messages", messages.iter().map(message).collect());
         context.insert("add_generation_prompt", add_generation_prompt.into());
-        context.insert("tools", Value::from(()));
+        let tools = if tools.is_empty() { Value::from(()) } else { tools.iter().map(value).collect() };
+        context.insert("tools", tools);
         context.insert("documents", Value::from(()));
         let template = self.env.get_template(NAME).map_err(|error| in_words(&error))?;
         template.render(Value::from_pairs(context)).map_err(|error| in_words(&error))
     }
+
+    /// Whether a short conversation is rendered at all: a template that refuses it may take another, one that never ends takes none.
+    pub(crate) fn check_end(&self, messages: &[Message]) -> Result<(), String> {
+        match self.render(messages, &[], false) {
+            Err(error) if error.starts_with(ENDLESS) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
 }
 
-fn as_value(message: &Message) -> Value {
-    Value::from_pairs([("role", message.role.name()), ("content", message.content.as_str())])
+/// Names of a message's reasoning; templates read the first, some the second.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// As transformers hands it over: only members that say something, and reasoning under every name that templates know.
+fn message(message: &Message) -> Value {
+    let mut members = vec![("role", Value::from(message.role.name()))];
+    members.extend(message.content.as_deref().map(|content| ("content", Value::from(content))));
+    if !message.tool_calls.is_empty() {
+        members.push(("tool_calls", message.tool_calls.iter().map(value).collect()));
+    }
+    members.extend(message.further.iter().map(|(name, json)| (name.as_str(), value(json))));
+    let named = |name: &str| message.further.iter().find(|(known, _)| known == name);
+    if let Some((_, reasoning)) = REASONING.iter().find_map(|name| named(name)) {
+        members.push((REASONING[0], value(reasoning)));
+        if named(REASONING[1]).is_none() {
+            members.push((REASONING[1], value(reasoning)));
+        }
+    }
+    Value::from_pairs(members)
+}
+
+fn value(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(flag) => Value::from(*flag),
+        Json::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            (None, None) => Value::from(number.as_f64()),
+        },
+        Json::String(text) => Value::from(text.as_str()),
+        Json::List(items) => items.iter().map(value).collect(),
+        Json::Object(members) => Value::from_pairs(members.iter().map(|(name, json)| (name.as_str(), value(json)))),
+    }
 }
 
 /// transformers marks answers with `{% generation %}` blocks that print nothing; here they become plain blocks.
@@ -100,44 +163,12 @@ fn strftime_now(format: String) -> Result<String, Error> {
     TODAY.format(&items).map_err(|error| fail(&error))
 }
 
-/// Python's `json.dumps(value, ensure_ascii=False, indent=…)`; minijinja's own filter escapes for HTML.
-fn tojson(value: &Value, args: Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = args.get("indent")?;
-    let _ascii_and_order_are_fixed: (Option<Value>, Option<Value>) =
-        (args.get("ensure_ascii")?, args.get("sort_keys")?);
-    args.assert_all_used()?;
-    let mut out = Vec::new();
-    let written = match indent {
-        Some(width) => {
-            let indent = " ".repeat(width);
-            value.serialize(&mut Serializer::with_formatter(&mut out, PrettyFormatter::with_indent(indent.as_bytes())))
-        }
-        None => value.serialize(&mut Serializer::with_formatter(&mut out, PythonFormatter)),
-    };
-    written.map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    Ok(Value::from(String::from_utf8_lossy(&out).into_owned()))
-}
-
-/// `, ` and `: ` where serde_json writes no blank.
-struct PythonFormatter;
-
-impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
-    }
-}
-
 /// A template's own words where it raised, else the kind of the error and its line.
 fn in_words(error: &Error) -> String {
     let line = error.line().map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
+    if error.kind() == ErrorKind::OutOfFuel {
+        return format!("{ENDLESS} {FUEL} steps{line}");
+    }
     match error.detail() {
         Some(detail) => format!("{detail}{line}"),
         None => format!("{}{line}", error.kind()),
@@ -150,16 +181,27 @@ mod tests {
     use crate::Role;
 
     #[test]
-    fn tojson_writes_what_python_writes() {
-        let text = rendered("{{ {'a': [1, 2.5, true], 'ü<': none} | tojson }}|{{ [1] | tojson(indent=2) }}");
-        assert_eq!(text, "{\"a\": [1, 2.5, true], \"ü<\": null}|[\n  1\n]");
+    fn a_raised_exception_keeps_the_templates_words() {
+        let template = Template::compile("{{ raise_exception('no system role') }}", BTreeMap::new()).expect("compiles");
+        let error = template.render(&[], &[], false).expect_err("raises");
+        assert!(error.starts_with("no system role"), "{error}");
     }
 
     #[test]
-    fn a_raised_exception_keeps_the_templates_words() {
-        let template = Template::compile("{{ raise_exception('no system role') }}", BTreeMap::new()).expect("compiles");
-        let error = template.render(&[], false).expect_err("raises");
-        assert!(error.starts_with("no system role"), "{error}");
+    fn a_template_that_never_ends_is_stopped() {
+        let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
+        let template = Template::compile(source, BTreeMap::new()).expect("compiles");
+        let error = template.check_end(&[]).expect_err("stops");
+        assert!(error.starts_with("it takes more than 10000000 steps"), "{error}");
+        let refusing = Template::compile("{{ raise_exception('no') }}", BTreeMap::new()).expect("compiles");
+        refusing.check_end(&[]).expect("another conversation may do");
+    }
+
+    #[test]
+    fn a_long_conversation_has_fuel_enough() {
+        let template = Template::compile(BUILT_IN, BTreeMap::new()).expect("compiles");
+        let messages = vec![Message::new(Role::User, "hi"); 100_000];
+        template.render(&messages, &[], true).expect("renders");
     }
 
     #[test]
@@ -177,12 +219,12 @@ mod tests {
         let tokens = BTreeMap::from([("eos_token".to_owned(), "<e>".to_owned())]);
         let template = Template::compile(BUILT_IN, tokens).expect("compiles");
         let messages = [Message::new(Role::User, "hi"), Message::new(Role::Assistant, "ho")];
-        assert_eq!(template.render(&messages, false).expect("renders"), "User: hi\n\nAssistant: ho<e>\n\n");
-        assert_eq!(template.render(&messages[..1], true).expect("renders"), "User: hi\n\nAssistant:");
+        assert_eq!(template.render(&messages, &[], false).expect("renders"), "User: hi\n\nAssistant: ho<e>\n\n");
+        assert_eq!(template.render(&messages[..1], &[], true).expect("renders"), "User: hi\n\nAssistant:");
     }
 
     fn rendered(source: &str) -> String {
         let template = Template::compile(source, BTreeMap::new()).expect("compiles");
-        template.render(&[], false).expect("renders")
+        template.render(&[], &[], false).expect("renders")
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! `tokenizer.json` is needed; `chat_template.jinja`, `tokenizer_config.json`, `special_tokens_map.json` and
 //! `generation_config.json` are read where they stand. The post-processor is left out: templates write the special tokens
-//! themselves, so it would only add them twice, and byte-level ones also move the offsets that decide what is a target.
+//! themselves, so it would only add them twice, and byte-level ones also move the offsets that decide what is a target. What
+//! it puts before a text is remembered for texts that no template touches.
 
 mod train;
 
@@ -19,7 +20,10 @@ use tokenizers::PostProcessorWrapper;
 pub use train::{train_tokenizer, write_byte_tokenizer};
 
 use crate::template::{BUILT_IN, Template};
-use crate::{Message, Role};
+use crate::{Json, Message, Role};
+
+/// The largest `tokenizer.json` known has some thirty megabytes.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// A tokenizer that cannot be used.
 #[derive(Debug, Error)]
@@ -77,6 +81,8 @@ pub struct Tokenizer {
     template_source: TemplateSource,
     special_ids: BTreeSet<u32>,
     eos_ids: Vec<u32>,
+    /// What stands before and behind a plain text.
+    around_text: (String, String),
     entries: usize,
     hash: blake3::Hash,
 }
@@ -84,13 +90,14 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Loads `tokenizer.json`, and beside it whatever names special tokens and the chat template.
     pub fn load(dir: &Path) -> Result<Tokenizer, TokenizerError> {
-        let (inner, bytes) = load_inner(dir)?;
+        let (inner, bytes, before_text) = load_inner(dir)?;
         let config = read_object(&dir.join("tokenizer_config.json"))?;
         let tokens = special_tokens(dir, &config)?;
         let own = own_template(dir, &config)?;
         let source = own.as_deref().unwrap_or(BUILT_IN);
         let template =
             Template::compile(source, tokens.clone()).map_err(|reason| TokenizerError::Template { reason })?;
+        template.check_end(&probe()).map_err(|reason| TokenizerError::Template { reason })?;
         let ids: BTreeMap<String, u32> = inner.get_vocab(true).into_iter().collect();
         let mut tokenizer = Tokenizer {
             template,
@@ -98,6 +105,7 @@ impl Tokenizer {
             special_ids: special_ids(&inner, &tokens),
             eos_ids: eos_ids(dir, &inner, &tokens)?,
             entries: ids.values().max().map_or(0, |id| *id as usize + 1),
+            around_text: (before_text, tokens.get("eos_token").cloned().unwrap_or_default()),
             hash: hash(&bytes, source, &tokens),
             inner,
         };
@@ -150,7 +158,29 @@ impl Tokenizer {
 
     /// A conversation through the chat template, with the opening of an answer behind it if asked for.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, TokenizerError> {
-        self.template.render(messages, add_generation_prompt).map_err(|reason| TokenizerError::Template { reason })
+        self.render_with(messages, &[], add_generation_prompt)
+    }
+
+    /// The same with tools that may be called.
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        tools: &[Json],
+        add_generation_prompt: bool,
+    ) -> Result<String, TokenizerError> {
+        let rendered = self.template.render(messages, tools, add_generation_prompt);
+        rendered.map_err(|reason| TokenizerError::Template { reason })
+    }
+
+    /// A text that no template touches, with what the tokenizer puts before it and the token that ends it.
+    pub fn plain(&self, text: &str) -> String {
+        let (before, behind) = &self.around_text;
+        let behind = if text.ends_with(behind.as_str()) { "" } else { behind };
+        [before, text, behind].concat()
+    }
+
+    pub(crate) fn template_names(&self, word: &str) -> bool {
+        self.template.names(word)
     }
 
     /// The tokens after which the model is to answer.
@@ -170,7 +200,7 @@ impl Tokenizer {
 
     /// A model whose template ends turns with another token than its end of text must stop there too.
     fn learn_end_of_turn(&mut self) {
-        let probe = [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")];
+        let probe = probe();
         let (Ok(before), Ok(whole)) = (self.render(&probe[..1], true), self.render(&probe, false)) else { return };
         let Some(answer) = whole.strip_prefix(&before) else { return };
         let Ok(tokens) = self.encode(answer) else { return };
@@ -182,25 +212,56 @@ impl Tokenizer {
     }
 }
 
-fn load_inner(dir: &Path) -> Result<(tokenizers::Tokenizer, Vec<u8>), TokenizerError> {
+fn load_inner(dir: &Path) -> Result<(tokenizers::Tokenizer, Vec<u8>, String), TokenizerError> {
     let path = dir.join("tokenizer.json");
     let fail = |reason: String| TokenizerError::File { path: path.clone(), reason };
-    let bytes = fs::read(&path).map_err(|error| {
+    let bytes = read_file(&path).map_err(|error| {
         let old = dir.join("tokenizer.model").is_file() && error.kind() == ErrorKind::NotFound;
         let hint =
             if old { "; tokenizer.model alone is not read, save the tokenizer again as tokenizer.json" } else { "" };
         fail(format!("{error}{hint}"))
     })?;
     let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| fail(error.to_string()))?;
-    inner.with_post_processor(None::<PostProcessorWrapper>).with_padding(None);
     inner.with_truncation(None).map_err(|error| fail(error.to_string()))?;
-    Ok((inner, bytes))
+    inner.with_padding(None);
+    let before_text = before_text(&inner).map_err(fail)?;
+    inner.with_post_processor(None::<PostProcessorWrapper>);
+    Ok((inner, bytes, before_text))
+}
+
+/// The special tokens that the post-processor puts before every text.
+fn before_text(inner: &tokenizers::Tokenizer) -> Result<String, String> {
+    let ids = |special: bool| {
+        let encoding = inner.encode_fast("a", special).map_err(|error| error.to_string())?;
+        Ok::<_, String>(encoding.get_ids().to_vec())
+    };
+    let (bare, whole) = (ids(false)?, ids(true)?);
+    let start = whole.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
+    Ok(whole[..start].iter().filter_map(|id| inner.id_to_token(*id)).collect())
+}
+
+/// The shortest conversation that says what a template does.
+fn probe() -> [Message; 2] {
+    [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")]
+}
+
+/// A whole regular file: opening a pipe would wait for ever, and a device has no end.
+fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    if meta.len() > MAX_FILE_BYTES {
+        let message = format!("it has {} bytes, at most {MAX_FILE_BYTES} are read", meta.len());
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, message));
+    }
+    fs::read(path)
 }
 
 /// An absent file is an empty object.
 fn read_object(path: &Path) -> Result<Map<String, Value>, TokenizerError> {
     let fail = |reason: String| TokenizerError::File { path: path.to_owned(), reason };
-    match fs::read(path) {
+    match read_file(path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Map::new()),
         Err(error) => Err(fail(error.to_string())),
@@ -218,7 +279,8 @@ fn special_tokens(dir: &Path, config: &Map<String, Value>) -> Result<BTreeMap<St
 /// `chat_template.jinja` first, then `chat_template` of the config: a string, or a list of which `default` is taken.
 fn own_template(dir: &Path, config: &Map<String, Value>) -> Result<Option<String>, TokenizerError> {
     let path = dir.join("chat_template.jinja");
-    match fs::read_to_string(&path) {
+    let as_text = |bytes| String::from_utf8(bytes).map_err(|error| std::io::Error::new(ErrorKind::InvalidData, error));
+    match read_file(&path).and_then(as_text) {
         Ok(source) => return Ok(Some(source)),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(TokenizerError::File { path, reason: error.to_string() }),

@@ -19,9 +19,8 @@ fn both_files_are_sound_chats_of_the_stated_sizes() {
 fn no_two_conversations_share_a_sentence() {
     let mut owners: HashMap<String, String> = HashMap::new();
     for record in records() {
-        for message in &record.messages {
-            for sentence in message.content.split(['.', '!', '?', '\n']).map(str::trim).filter(|text| !text.is_empty())
-            {
+        for message in record.messages() {
+            for sentence in message.text().split(['.', '!', '?', '\n']).map(str::trim).filter(|text| !text.is_empty()) {
                 let owner = owners.entry(sentence.to_lowercase()).or_insert_with(|| record.key.conversation.clone());
                 assert_eq!(*owner, record.key.conversation, "{sentence:?} stands in two conversations");
             }
@@ -33,8 +32,8 @@ fn no_two_conversations_share_a_sentence() {
 #[test]
 fn every_conversation_is_at_most_two_hundred_bytes() {
     for record in records() {
-        let bytes: usize = record.messages.iter().map(|message| message.content.len()).sum();
-        assert!(bytes <= 200, "{bytes} bytes: {:?}", record.messages);
+        let bytes: usize = record.messages().iter().map(|message| message.text().len()).sum();
+        assert!(bytes <= 200, "{bytes} bytes: {:?}", record.messages());
     }
 }
 

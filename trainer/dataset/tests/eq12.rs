@@ -21,7 +21,7 @@ fn both_encodings_hold_the_same_records() {
     assert_eq!((from_document.len(), from_lines.len()), (44, 44));
     assert_eq!((without_target, none), (45, 0));
     let plain =
-        |records: &[Record]| records.iter().map(|r| (r.key.clone(), r.messages.clone())).collect::<BTreeMap<_, _>>();
+        |records: &[Record]| records.iter().map(|r| (r.key.clone(), r.messages().to_vec())).collect::<BTreeMap<_, _>>();
     assert_eq!(plain(&from_document), plain(&from_lines));
     assert_eq!(from_document.iter().map(|r| &r.key.conversation).collect::<BTreeSet<_>>().len(), 12);
 }
@@ -29,7 +29,7 @@ fn both_encodings_hold_the_same_records() {
 #[test]
 fn the_current_input_stands_once_and_the_target_last() {
     for record in records(&files().json).0 {
-        let roles: Vec<Role> = record.messages.iter().map(|message| message.role).collect();
+        let roles: Vec<Role> = record.messages().iter().map(|message| message.role).collect();
         assert_eq!(roles[0], Role::System);
         for (i, role) in roles[1..].iter().enumerate() {
             assert_eq!(*role, if i % 2 == 0 { Role::User } else { Role::Assistant }, "message {i} of {:?}", record.key);
@@ -62,7 +62,7 @@ fn both_encodings_give_the_same_examples_split_without_leakage() {
     assert_eq!(document.train.len() + document.validation.len(), 44);
     assert_eq!((document.report.train_conversations, document.report.validation_conversations), (11, 1));
     let names = |side: &lorikeet_dataset::Examples| -> BTreeSet<String> {
-        (0..side.len()).map(|i| side.get(i).key.conversation).collect()
+        (0..side.len()).map(|i| side.get(i).expect("sound").key.conversation).collect()
     };
     assert!(names(&document.train).is_disjoint(&names(&document.validation)));
 }
@@ -75,7 +75,7 @@ fn only_the_target_and_its_end_of_turn_are_learnt() {
     let targets: BTreeMap<_, _> = records(&files.json)
         .0
         .into_iter()
-        .map(|record| (record.key, record.messages.last().expect("messages").content.clone()))
+        .map(|record| (record.key.clone(), record.messages().last().expect("messages").text().to_owned()))
         .collect();
     let end = tokenizer.encode("<|im_end|>").expect("encodes");
     for example in examples(&all).into_values() {
@@ -147,14 +147,18 @@ fn records(file: &Path) -> (Vec<Record>, usize) {
 fn examples(prepared: &Prepared) -> BTreeMap<lorikeet_dataset::Key, Example> {
     let both = [&prepared.train, &prepared.validation];
     both.into_iter()
-        .flat_map(|side| (0..side.len()).map(|i| side.get(i)))
+        .flat_map(|side| (0..side.len()).map(|i| side.get(i).expect("sound")))
         .map(|example| (example.key.clone(), example))
         .collect()
 }
 
 fn tokenizer(files: &Files) -> (TempDir, Tokenizer) {
     let dir = tempfile::tempdir().expect("dir");
-    let texts = records(&files.json).0.into_iter().flat_map(|record| record.messages).map(|message| message.content);
+    let texts = records(&files.json)
+        .0
+        .into_iter()
+        .flat_map(|record| record.messages().to_vec())
+        .map(|message| message.text().to_owned());
     let entries = train_tokenizer(texts, 49_152, dir.path()).expect("trains");
     let tokenizer = Tokenizer::load(dir.path()).expect("loads");
     assert_eq!(tokenizer.entries(), entries);

@@ -3,7 +3,8 @@
 use std::fs;
 
 use lorikeet_dataset::{
-    Check, DatasetError, Format, MAX_RECORD_BYTES, PrepareConfig, Tokenizer, check, prepare, write_byte_tokenizer,
+    Check, DatasetError, Format, MAX_RECORD_BYTES, PrepareConfig, TokenCache, Tokenizer, check, prepare,
+    write_byte_tokenizer,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ fn each_fault_of_a_line_is_named_and_the_next_line_is_read() {
         (
             b"{\"messages\": [{\"role\": \"user\", \"content\": 3}]}",
             "$.messages[0].content",
-            "expected a string, found a number",
+            "expected a string or a list of text parts, found a number",
         ),
         (b"{\"messages\": [{\"role\": \"bot\", \"content\": \"x\"}]}", "$.messages[0].role", "found \"bot\""),
         (b"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}", "$.messages", "no assistant message"),
@@ -94,20 +95,19 @@ fn broken_json_in_a_document_ends_it_with_its_line() {
 }
 
 #[test]
-fn what_is_not_recognised_is_said_and_what_is_not_built_too() {
+fn what_is_not_recognised_is_said_with_what_would_be() {
     let refused = |text: &[u8]| {
         let (_dir, path) = written(text);
         check(&path, None, &mut |_| {}, &|| false).expect_err("refused").to_string()
     };
     assert!(refused(b" \n").contains("the file is empty"));
     assert!(refused(b"question,answer\n").contains("begins with 'q'"));
-    assert!(refused(b"\x1f\x8b\x08").contains("byte 0x1f"));
-    assert!(refused(b"{\"a\": 1, \"b\": 2}").contains("has the keys a, b"));
-    assert!(
-        refused(b"{\"instruction\": \"x\", \"output\": \"y\"}").contains("as ALPACA: this format is not yet supported")
-    );
-    assert!(refused(b"{\"text\": \"x\"}").contains("TEXT"));
-    assert!(refused(b"{\"conversations\": [{\"from\": \"human\", \"value\": \"x\"}]}").contains("SHAREGPT"));
+    assert!(refused(b"\x1f\x8b\x08").contains("gzip data ends"));
+    let unknown = refused(b"{\"a\": 1, \"b\": 2}");
+    assert!(unknown.contains("has the keys a, b") && unknown.contains("ALPACA (instruction, output)"), "{unknown}");
+    assert!(refused(b"[]").contains("no keys"));
+    let both = refused(b"{\"messages\": [], \"conversations\": [{\"from\": \"human\", \"value\": \"x\"}]}");
+    assert!(both.contains("those of CHAT_MESSAGES and SHAREGPT"), "{both}");
 }
 
 #[test]
@@ -184,19 +184,29 @@ fn a_target_too_long_by_itself_is_a_named_fault() {
 }
 
 #[test]
-fn a_damaged_cache_is_made_again() {
+fn a_cache_with_a_damaged_index_is_made_again_and_one_with_damaged_tokens_names_itself() {
     let (dir, path) = written(format!("{}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
     write_byte_tokenizer(dir.path()).expect("writes");
     let tokenizer = Tokenizer::load(dir.path()).expect("loads");
     let config = PrepareConfig::new(&path, &dir.path().join("cache"));
-    let first = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("prepares").train.get(0);
-    let cache = fs::read_dir(dir.path().join("cache")).expect("dir").next().expect("a cache").expect("entry").path();
-    let mut bytes = fs::read(&cache).expect("reads");
-    bytes[20] ^= 1;
-    fs::write(&cache, &bytes).expect("writes");
-    assert!(lorikeet_dataset::TokenCache::open(&cache).expect_err("damaged").to_string().contains("hash"));
-    assert_eq!(prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("prepares").train.get(0), first);
-    lorikeet_dataset::TokenCache::open(&cache).expect("sound again");
+    let prepared = || prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("prepares");
+    let first = prepared().train.get(0).expect("sound");
+    let files = fs::read_dir(dir.path().join("cache")).expect("dir").map(|entry| entry.expect("entry").path());
+    let cache = files.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "tokens")).expect("a cache");
+    let sound = fs::read(&cache).expect("reads");
+    let damage = |at: usize| {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 1;
+        fs::write(&cache, &bytes).expect("writes");
+    };
+    damage(sound.len() - 100);
+    assert!(TokenCache::open(&cache).expect_err("damaged").to_string().contains("does not match its hash"));
+    assert_eq!(prepared().train.get(0).expect("made again"), first);
+    damage(20);
+    let error = TokenCache::open(&cache).expect("its index is sound").example(0).expect_err("damaged").to_string();
+    assert!(error.contains("example 0") && error.contains("the next start makes it again"), "{error}");
+    assert!(!cache.exists());
+    assert_eq!(prepared().train.get(0).expect("made again"), first);
 }
 
 #[test]
@@ -215,7 +225,7 @@ proptest! {
     /// Whatever a file is changed into, it is read to an answer.
     #[test]
     fn mutated_files_never_panic(
-        which in 0usize..4, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 1..6)
+        which in 0usize..6, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..3), 1..6)
     ) {
         let mut bytes = sound(which);
         for (place, byte, kind) in edits {
@@ -239,9 +249,15 @@ fn sound(which: usize) -> Vec<u8> {
     match which {
         0 => format!("{}\n{}\n", chat("a", "b"), chat("ü", "🙂")).into_bytes(),
         1 => b"{\"prompt\": \"p\", \"completion\": \"c\"}\n".repeat(3),
+        4 => fs::read(packed("chat.jsonl.gz")).expect("reads"),
+        5 => fs::read(packed("chat_snappy.parquet")).expect("reads"),
         2 => fs::read(&files.json).expect("reads")[..6000].to_vec(),
         _ => fs::read(&files.jsonl).expect("reads")[..6000].to_vec(),
     }
+}
+
+fn packed(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/packed").join(name)
 }
 
 fn chat(question: &str, answer: &str) -> Value {

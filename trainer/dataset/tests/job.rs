@@ -83,11 +83,39 @@ fn a_split_follows_its_seed_and_its_share() {
 #[test]
 fn low_scores_are_filtered_and_counted() {
     let (files, dir, tokenizer) = set_up();
-    let filters = Filters { quality_min: Some(3.2) };
+    let filters = Filters { quality_min: Some(3.2), ..Filters::default() };
     let config = PrepareConfig { filters, ..PrepareConfig::new(&files.json, dir.path()) };
     let config = PrepareConfig { max_seq_length: 1 << 20, ..config };
     let prepared = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("prepares");
     assert_eq!((prepared.train.len() + prepared.validation.len(), prepared.report.filtered), (12, 32));
+}
+
+#[test]
+fn every_mark_of_a_pair_can_be_asked_for() {
+    let (files, dir, tokenizer) = set_up();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let none = Filters::default;
+    let asked = [
+        (Filters { tiers: names(&["production"]), ..none() }, 12),
+        (Filters { tiers: names(&["EXPERIMENTAL", "production"]), ..none() }, 44),
+        (Filters { human_reviewed: Some(true), ..none() }, 4),
+        (Filters { human_reviewed: Some(false), ..none() }, 40),
+        (Filters { personas: names(&["planner"]), ..none() }, 22),
+        (Filters { arcs: names(&["Fear → Calm"]), ..none() }, 44),
+        (Filters { topics: names(&["savings"]), personas: names(&["planner", "avoider"]), ..none() }, 44),
+    ];
+    for (filters, expected) in asked {
+        for file in [&files.json, &files.jsonl] {
+            let config = PrepareConfig { filters: filters.clone(), ..PrepareConfig::new(file, dir.path()) };
+            let config = PrepareConfig { max_seq_length: 1 << 20, ..config };
+            let job = check_job(&config, &tokenizer, &mut |_| {}, &|| false).expect("checks");
+            assert_eq!(job.examples + job.validation_examples, expected, "{filters:?} of {}", file.display());
+        }
+    }
+    let filters = Filters { topics: names(&["debts"]), ..none() };
+    let config = PrepareConfig { filters, ..PrepareConfig::new(&files.json, dir.path()) };
+    let error = check_job(&config, &tokenizer, &mut |_| {}, &|| false).expect_err("nothing is left").to_string();
+    assert!(error.contains("no trainable example"), "{error}");
 }
 
 fn set_up() -> (samples::Files, TempDir, Tokenizer) {
@@ -98,5 +126,5 @@ fn set_up() -> (samples::Files, TempDir, Tokenizer) {
 }
 
 fn conversations(examples: &Examples) -> BTreeSet<String> {
-    (0..examples.len()).map(|index| examples.get(index).key.conversation).collect()
+    (0..examples.len()).map(|index| examples.get(index).expect("sound").key.conversation).collect()
 }

@@ -38,6 +38,9 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct Base {
     /// The model's shape, when `config.json` could be read.
     pub config: Option<ModelConfig>,
+    /// `config.json` as it stands there.
+    #[serde(skip)]
+    pub config_text: String,
     /// The class name of its architecture.
     pub architecture: Option<String>,
     /// Numbers in all its tensors.
@@ -100,7 +103,7 @@ pub fn inspect_base(dir: &Path) -> Base {
         base.note_file(dir, name);
     }
     match read_config(dir) {
-        Ok(config) => base.accept_config(config),
+        Ok((config, text)) => base.accept_config(config, text),
         Err(message) => base.fault("config.json", message),
     }
     let weights = match weight_files(dir) {
@@ -140,7 +143,8 @@ impl Base {
         }
     }
 
-    fn accept_config(&mut self, config: ModelConfig) {
+    fn accept_config(&mut self, config: ModelConfig, text: String) {
+        self.config_text = text;
         self.architecture = Some(config.family.architecture().into());
         self.parameters = parameters(&config);
         self.config = Some(config);
@@ -224,16 +228,16 @@ impl Base {
             .map(|(name, place)| (name.clone(), place.file.clone()))
             .collect();
         for (name, file) in biases {
-            self.fault(&file, format!("tensor {name:?} is a bias, expected linear layers without bias"));
+            self.fault(&file, format!("tensor {name:?} is a bias, config.json calls for none"));
         }
         let keep = |name: &String, _: &mut TensorPlace| wanted.contains(name);
         self.places.retain(keep);
     }
 }
 
-fn read_config(dir: &Path) -> Result<ModelConfig, String> {
+fn read_config(dir: &Path) -> Result<(ModelConfig, String), String> {
     let text = read_text(&dir.join("config.json"), MAX_CONFIG_BYTES)?;
-    ModelConfig::parse(&text).map_err(|error| error.to_string())
+    ModelConfig::parse(&text).map(|config| (config, text)).map_err(|error| error.to_string())
 }
 
 /// The weight files of a model.

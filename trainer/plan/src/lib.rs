@@ -6,17 +6,21 @@
 mod base;
 mod config;
 mod error;
+mod family;
 mod flops;
 mod header;
 mod memory;
 mod module;
+mod rope;
 mod tensor;
 
 pub use base::{Base, BaseFault, BaseFile, TensorPlace, inspect_base};
-pub use config::{Family, ModelConfig, RopeScaling};
+pub use config::{Activation, Biases, Layer, ModelConfig};
 pub use error::PlanError;
+pub use family::Family;
 pub use flops::{Flops, flops_per_token};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, WeightDtype, parse_header};
 pub use memory::{AdapterShape, BaseDtype, HEAD_CHUNK_ROWS, MemoryPlan, Settings, plan};
 pub use module::Module;
+pub use rope::{Rope, RopeScaling};
 pub use tensor::{TensorSpec, parameters, tensors};

@@ -1,7 +1,8 @@
 //! Memory of a training step, from shapes alone: printed before loading, used by the scheduler, compared with what was used.
 //!
 //! Counted is what the tape keeps per layer (layer input, q, k, v, attention output, log-sum-exp, middle residual, gate, up,
-//! and `x·A` of every adapted module); norms and `silu(gate)·up` are computed again in the backward pass.
+//! and `x·A` of every adapted module; q and k before their norm, and what goes into a norm behind a half, where the model has
+//! such); other norms and the activation are computed again in the backward pass.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,20 +45,26 @@ impl BaseDtype {
     }
 }
 
-/// What one adapter adds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What one adapter adds, over all modules that it sits on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterShape {
-    /// Rank of its products.
-    pub rank: usize,
-    /// On which projections of every layer it sits.
-    pub modules: Vec<Module>,
+    /// Numbers it trains.
+    pub parameters: u64,
+    /// Numbers it holds and does not train.
+    pub constants: u64,
+    /// Numbers kept per token for its backward: the ranks of its products, with DoRA the outputs too.
+    pub products: usize,
+    /// Multiplications per token of its forward pass.
+    pub operations: u64,
 }
 
 impl AdapterShape {
-    /// Numbers it trains.
-    pub fn parameters(&self, config: &ModelConfig) -> u64 {
-        let per_layer = |module: &Module| self.rank * (module.in_features(config) + module.out_features(config));
-        config.num_hidden_layers as u64 * self.modules.iter().map(per_layer).sum::<usize>() as u64
+    /// Of one rank on these projections of every layer.
+    pub fn uniform(config: &ModelConfig, rank: usize, modules: &[Module]) -> AdapterShape {
+        let per_layer = |module: &Module| rank * (module.in_features(config) + module.out_features(config));
+        let layers = config.num_hidden_layers;
+        let parameters = (layers * modules.iter().map(per_layer).sum::<usize>()) as u64;
+        AdapterShape { parameters, constants: 0, products: layers * rank * modules.len(), operations: parameters }
     }
 }
 
@@ -97,10 +104,11 @@ pub struct MemoryPlan {
 
 /// Predicts the memory of one training step.
 pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
-    let trained: u64 = settings.adapters.iter().map(|adapter| adapter.parameters(config)).sum();
+    let trained: u64 = settings.adapters.iter().map(|adapter| adapter.parameters).sum();
+    let constants: u64 = settings.adapters.iter().map(|adapter| adapter.constants).sum();
     let mut plan = MemoryPlan {
         weights: weight_bytes(config, settings.base_dtype),
-        adapters: 2 * 4 * trained,
+        adapters: 2 * 4 * trained + 4 * constants,
         optimizer: 2 * 4 * trained,
         activations: activation_bytes(config, settings),
         head: head_bytes(config, settings),
@@ -117,20 +125,21 @@ fn weight_bytes(config: &ModelConfig, dtype: BaseDtype) -> u64 {
     (linear as f64 * dtype.linear_bits() / 8.0).ceil() as u64 + rest * dtype.plain_bytes()
 }
 
-/// Numbers in the seven projections of one layer.
+/// Numbers in the projections of one layer.
 pub(crate) fn linear_parameters(config: &ModelConfig) -> u64 {
-    Module::ALL.iter().map(|module| (module.in_features(config) * module.out_features(config)) as u64).sum()
+    Module::of(config).iter().map(|module| (module.in_features(config) * module.out_features(config)) as u64).sum()
 }
 
 fn activation_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
-    let kept =
+    let plain =
         2 * config.hidden_size + 2 * config.query_size() + 2 * config.key_value_size() + 2 * config.intermediate_size;
-    let products: usize =
-        settings.adapters.iter().map(|adapter| adapter.rank * adapter.modules.len()).max().unwrap_or(0);
+    let unnormed = if config.qk_norm { config.query_size() + config.key_value_size() } else { 0 };
+    let kept = plain + unnormed + if config.post_norms { 2 * config.hidden_size } else { 0 };
+    let products = settings.adapters.iter().map(|adapter| adapter.products).max().unwrap_or(0);
     let plain = kept as u64 * settings.base_dtype.plain_bytes();
     // log-sum-exp and the low-rank products stay in f32 whatever the base
-    let exact = 4 * (config.num_attention_heads + products) as u64;
-    settings.tokens_per_micro as u64 * config.num_hidden_layers as u64 * (plain + exact)
+    let layers = config.num_hidden_layers as u64;
+    settings.tokens_per_micro as u64 * (layers * (plain + 4 * config.num_attention_heads as u64) + 4 * products as u64)
 }
 
 fn head_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
@@ -140,7 +149,8 @@ fn head_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
 
 /// The widest moment of a layer's backward: gradients of gate, up and their product beside two of hidden width.
 fn workspace_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
-    let mlp = 3 * config.intermediate_size + 3 * config.hidden_size;
-    let attention = 3 * config.query_size() + 4 * config.key_value_size() + 3 * config.hidden_size;
+    let hidden = if config.post_norms { 4 } else { 3 } * config.hidden_size;
+    let mlp = 3 * config.intermediate_size + hidden;
+    let attention = 3 * config.query_size() + 4 * config.key_value_size() + hidden;
     settings.tokens_per_micro as u64 * mlp.max(attention) as u64 * 4
 }

@@ -32,17 +32,38 @@ pub fn parameters(config: &ModelConfig) -> u64 {
 }
 
 fn push_layer(specs: &mut Vec<TensorSpec>, config: &ModelConfig, layer: usize) {
-    let norm = |name: &str| TensorSpec {
-        name: format!("model.layers.{layer}.{name}.weight"),
-        shape: vec![config.hidden_size],
-    };
-    let linear = |module: Module| {
-        spec(&format!("{}.weight", module.path(layer)), [module.out_features(config), module.in_features(config)])
+    let path = |name: &str| format!("model.layers.{layer}.{name}.weight");
+    let norm = |name: &str| vector(path(name), config.hidden_size);
+    let push = |specs: &mut Vec<TensorSpec>, module: &Module| {
+        let (inputs, outputs) = (module.in_features(config), module.out_features(config));
+        specs.push(spec(&path_of(*module, layer, "weight"), [outputs, inputs]));
+        if module.has_bias(config) {
+            specs.push(vector(path_of(*module, layer, "bias"), outputs));
+        }
     };
     specs.push(norm("input_layernorm"));
-    specs.extend([Module::QProj, Module::KProj, Module::VProj, Module::OProj].map(linear));
+    Module::of_qkv(config).iter().for_each(|module| push(specs, module));
+    if config.qk_norm {
+        specs.extend(["self_attn.q_norm", "self_attn.k_norm"].map(|name| vector(path(name), config.head_dim)));
+    }
+    push(specs, &Module::OProj);
     specs.push(norm("post_attention_layernorm"));
-    specs.extend([Module::GateProj, Module::UpProj, Module::DownProj].map(linear));
+    if config.post_norms {
+        specs.push(norm("pre_feedforward_layernorm"));
+    }
+    Module::of_gate_up(config).iter().for_each(|module| push(specs, module));
+    push(specs, &Module::DownProj);
+    if config.post_norms {
+        specs.push(norm("post_feedforward_layernorm"));
+    }
+}
+
+fn path_of(module: Module, layer: usize, part: &str) -> String {
+    format!("{}.{part}", module.path(layer))
+}
+
+fn vector(name: String, len: usize) -> TensorSpec {
+    TensorSpec { name, shape: vec![len] }
 }
 
 fn spec(name: &str, shape: [usize; 2]) -> TensorSpec {

@@ -34,14 +34,14 @@ fn both_spellings_of_llama3_rope_scaling_mean_the_same() {
     new.as_object_mut().expect("object").remove("rope_theta");
     let new = parse(&new);
     assert_eq!(old, new);
-    assert_eq!(new.rope_theta, 500000.0);
+    assert_eq!(new.ropes[0].theta, 500000.0);
     let expected = RopeScaling::Llama3 {
         factor: 32.0,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     };
-    assert_eq!(new.rope_scaling, Some(expected));
+    assert_eq!(new.ropes[0].scaling, Some(expected));
 }
 
 #[test]
@@ -58,11 +58,16 @@ fn what_is_not_built_is_refused_by_key_and_value() {
         assert!(error.contains(key), "{error}");
         error
     };
-    assert!(refused("architectures", json!(["Qwen2ForCausalLM"])).contains("Qwen2ForCausalLM"));
-    assert!(refused("attention_bias", json!(true)).contains("true"));
-    refused("mlp_bias", json!(true));
+    assert!(
+        refused("architectures", json!(["Gemma3ForConditionalGeneration"])).contains("Gemma3ForConditionalGeneration")
+    );
+    assert!(refused("use_bidirectional_attention", json!(true)).contains("true"));
+    refused("attention_dropout", json!(0.1));
+    refused("partial_rotary_factor", json!(0.5));
+    refused("attention_bias", json!("yes"));
     assert!(refused("hidden_act", json!("gelu")).contains("gelu"));
-    assert!(refused("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})).contains("yarn"));
+    assert!(refused("rope_scaling", json!({"rope_type": "axial", "factor": 4.0})).contains("axial"));
+    refused("rope_scaling", json!({"full_attention": {"rope_type": "default"}}));
     refused("quantization_config", json!({"bits": 4}));
     assert!(refused("hidden_size", json!("576")).contains("expected a whole number"));
     refused("num_hidden_layers", json!(0));
@@ -72,15 +77,6 @@ fn what_is_not_built_is_refused_by_key_and_value() {
     refused("rope_scaling", json!(3));
     refused("eos_token_id", json!("</s>"));
     refused("vocab_size", json!(u64::MAX));
-}
-
-#[test]
-fn a_sliding_window_shorter_than_the_model_is_refused() {
-    let mistral = with(smollm2(), "architectures", json!(["MistralForCausalLM"]));
-    assert_eq!(parse(&with(mistral.clone(), "sliding_window", Value::Null)).family, Family::Mistral);
-    parse(&with(mistral.clone(), "sliding_window", json!(8192)));
-    let error = ModelConfig::parse(&with(mistral, "sliding_window", json!(4096)).to_string()).expect_err("window");
-    assert!(error.to_string().contains("sliding_window = 4096"), "{error}");
 }
 
 #[test]
@@ -97,7 +93,8 @@ fn a_missing_key_and_broken_json_are_named() {
 #[test]
 fn modules_know_their_shapes_and_paths() {
     let config = parse(&smollm2());
-    let shapes = Module::ALL.map(|module| (module.in_features(&config), module.out_features(&config)));
+    let shapes: Vec<_> =
+        Module::of(&config).iter().map(|module| (module.in_features(&config), module.out_features(&config))).collect();
     assert_eq!(shapes, [(576, 576), (576, 192), (576, 192), (576, 576), (576, 1536), (576, 1536), (1536, 576)]);
     assert_eq!(Module::DownProj.path(3), "model.layers.3.mlp.down_proj");
     assert!(Module::ALL.into_iter().all(|module| Module::from_name(module.name()) == Some(module)));
@@ -130,7 +127,7 @@ fn training_costs_about_four_operations_per_weight_and_token() {
 
 fn settings() -> Settings {
     Settings {
-        adapters: vec![AdapterShape { rank: 16, modules: Module::ALL.to_vec() }],
+        adapters: vec![AdapterShape::uniform(&parse(&smollm2()), 16, &Module::of(&parse(&smollm2())))],
         base_dtype: BaseDtype::F32,
         tokens_per_micro: 1024,
         longest_segment: 256,

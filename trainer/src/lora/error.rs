@@ -15,7 +15,7 @@ pub enum LoraError {
         targets: String,
     },
     /// A module matched on which no adapter can sit.
-    #[error("target_modules {targets} match {module}, which cannot carry an adapter (only the seven projections can)")]
+    #[error("target_modules {targets} match {module}, which cannot carry an adapter (linear layers and embedding can)")]
     CannotCarry {
         /// The setting.
         targets: String,
@@ -23,11 +23,45 @@ pub enum LoraError {
         module: String,
     },
     /// The string is no regular expression.
-    #[error("target_modules {pattern:?} is not a regular expression that is understood here: {reason}")]
+    #[error("{key} {pattern:?} is not a regular expression that is understood here: {reason}")]
     Pattern {
         /// The setting.
+        key: &'static str,
+        /// Its value.
         pattern: String,
         /// The parser's words.
+        reason: String,
+    },
+    /// One item of a setting does nothing.
+    #[error("{key} {item:?} matches no module of the base model that could be meant")]
+    Unmatched {
+        /// The setting.
+        key: &'static str,
+        /// The name or expression.
+        item: String,
+    },
+    /// Two expressions say different things of one module.
+    #[error("{key} {:?} and {:?} say different things of {module}", patterns[0], patterns[1])]
+    Ambiguous {
+        /// The setting.
+        key: &'static str,
+        /// The module.
+        module: String,
+        /// Both expressions.
+        patterns: [String; 2],
+    },
+    /// The layers make no sense.
+    #[error("layers_to_transform {reason}")]
+    Layers {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A module matched that cannot carry this kind of adapter.
+    #[error("no adapter on {module}: {reason}")]
+    Unfit {
+        /// The module.
+        module: String,
+        /// Why not.
         reason: String,
     },
     /// A file could not be read or written.
@@ -90,12 +124,24 @@ pub enum LoraError {
     },
 }
 
+/// A setting of the adapter by its full name.
+fn setting(key: &str) -> &'static str {
+    let known = ["lora.exclude_modules", "lora.rank_pattern", "lora.alpha_pattern"];
+    known.into_iter().find(|name| name.ends_with(key)).unwrap_or("lora.target_modules")
+}
+
 impl From<LoraError> for TrainError {
     fn from(error: LoraError) -> TrainError {
         let at = |path: &Path, reason: String| TrainError::Adapter { path: path.into(), reason };
         match error {
-            LoraError::NothingMatched { .. } | LoraError::CannotCarry { .. } | LoraError::Pattern { .. } => {
+            LoraError::NothingMatched { .. } | LoraError::CannotCarry { .. } | LoraError::Unfit { .. } => {
                 TrainError::Config { key: "lora.target_modules", reason: error.to_string() }
+            }
+            LoraError::Layers { .. } => {
+                TrainError::Config { key: "lora.layers_to_transform", reason: error.to_string() }
+            }
+            LoraError::Pattern { key, .. } | LoraError::Unmatched { key, .. } | LoraError::Ambiguous { key, .. } => {
+                TrainError::Config { key: setting(key), reason: error.to_string() }
             }
             LoraError::Io { verb, path, source } => TrainError::Io { verb, path, source },
             LoraError::Pickle { path } => at(&path, "a pickle, which is never opened: expected safetensors".into()),

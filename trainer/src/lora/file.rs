@@ -1,13 +1,16 @@
 //! Adapter files as PEFT writes and reads them: `adapter_model.safetensors` and `adapter_config.json`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{LoraEntry, LoraError, LoraLayout, Targets};
+use super::{LoraConfig, LoraEntry, LoraError, LoraLayout, Site, Targets};
 use crate::ops::widen::{Stored, widen};
 
 /// The adapter's numbers.
@@ -27,29 +30,97 @@ pub struct AdapterMeta {
     pub base_model: Option<String>,
 }
 
+/// One tensor of the files and its place in the flat buffer.
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    place: Range<usize>,
+}
+
 impl LoraEntry {
-    /// PEFT's names of A and B.
-    pub fn keys(&self) -> [String; 2] {
-        let path = self.module.path(self.layer);
-        ["A", "B"].map(|matrix| format!("base_model.model.{path}.lora_{matrix}.weight"))
+    /// PEFT's names of A, B and, with DoRA, the row lengths.
+    pub fn keys(&self) -> Vec<String> {
+        self.tensors().into_iter().map(|tensor| tensor.name).collect()
     }
 
-    fn shapes(&self) -> [[usize; 2]; 2] {
-        [[self.rank, self.in_features], [self.out_features, self.rank]]
+    fn tensors(&self) -> Vec<Tensor> {
+        let (path, rank) = (self.site.path(), self.rank);
+        let tensor = |part: &str, shape: &[usize], place: &Range<usize>| Tensor {
+            name: format!("base_model.model.{path}.{part}"),
+            shape: shape.to_vec(),
+            place: place.clone(),
+        };
+        let [a, b] = match self.site {
+            Site::Embedding => ["lora_embedding_A", "lora_embedding_B"],
+            Site::Block(..) | Site::Head => ["lora_A.weight", "lora_B.weight"],
+        };
+        let mut tensors =
+            vec![tensor(a, &[rank, self.in_features], &self.a), tensor(b, &[self.out_features, rank], &self.b)];
+        if !self.magnitude.is_empty() {
+            tensors.push(tensor("lora_magnitude_vector", &[self.out_features], &self.magnitude));
+        }
+        tensors
+    }
+
+    /// The shapes of A and B in the files, where a start that is taken out again lies beside what was trained.
+    fn saved_shape(&self, tensor: &Tensor) -> Vec<usize> {
+        match &self.start {
+            None => tensor.shape.clone(),
+            Some(_) if tensor.place == self.a => vec![2 * self.rank, self.in_features],
+            Some(_) => vec![self.out_features, 2 * self.rank],
+        }
+    }
+
+    /// The numbers of one tensor as the files hold them. `A` lies above its start; `B` beside the negative of its start, so that
+    /// the product of the wide matrices is the difference of both products.
+    fn widened(&self, tensor: &Tensor, params: &[f32]) -> Vec<f32> {
+        let trained = &params[tensor.place.clone()];
+        match &self.start {
+            None => trained.to_vec(),
+            Some([a, _]) if tensor.place == self.a => [trained, &params[a.clone()]].concat(),
+            Some([_, b]) => {
+                let pairs = trained.chunks(self.rank).zip(params[b.clone()].chunks(self.rank));
+                pairs.flat_map(|(row, start)| row.iter().copied().chain(start.iter().map(|b| -b))).collect()
+            }
+        }
+    }
+
+    /// The other way.
+    fn narrow(&self, tensor: &Tensor, numbers: &[f32], params: &mut [f32]) {
+        match &self.start {
+            None => params[tensor.place.clone()].copy_from_slice(numbers),
+            Some([a, _]) if tensor.place == self.a => {
+                let (trained, start) = numbers.split_at(self.a.len());
+                params[self.a.clone()].copy_from_slice(trained);
+                params[a.clone()].copy_from_slice(start);
+            }
+            Some([_, b]) => {
+                for (o, row) in numbers.chunks(2 * self.rank).enumerate() {
+                    let (trained, start) = row.split_at(self.rank);
+                    params[self.b.start + o * self.rank..][..self.rank].copy_from_slice(trained);
+                    let place = &mut params[b.start + o * self.rank..][..self.rank];
+                    place.iter_mut().zip(start).for_each(|(to, from)| *to = -from);
+                }
+            }
+        }
     }
 }
 
 /// Writes both files into `dir`. What is durable when, and what stands there half-written, is the caller's affair.
 pub fn save(dir: &Path, layout: &LoraLayout, params: &[f32], meta: &AdapterMeta) -> Result<(), LoraError> {
     assert_eq!(params.len(), layout.len(), "one number per place of the layout");
-    let bytes: Vec<u8> = params.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let tensors = layout.entries().iter().flat_map(|entry| {
-        let places = [entry.a.clone(), entry.b.clone()].map(|range| range.start * 4..range.end * 4);
-        let named = entry.keys().into_iter().zip(entry.shapes()).zip(places);
-        named.map(|((key, shape), place)| {
-            let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes[place]);
-            (key, view.expect("the layout gives every tensor as many numbers as its shape"))
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = layout
+        .entries()
+        .iter()
+        .flat_map(|entry| entry.tensors().into_iter().map(move |tensor| (entry, tensor)))
+        .map(|(entry, tensor)| {
+            let bytes = entry.widened(&tensor, params).iter().flat_map(|x| x.to_le_bytes()).collect();
+            (tensor.name.clone(), entry.saved_shape(&tensor), bytes)
         })
+        .collect();
+    let tensors = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+        (name, view.expect("the layout gives every tensor as many numbers as its shape"))
     });
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let file = safetensors::serialize(tensors, Some(metadata)).expect("views that were checked serialise");
@@ -61,10 +132,10 @@ pub fn save(dir: &Path, layout: &LoraLayout, params: &[f32], meta: &AdapterMeta)
 
 /// The keys PEFT writes, in its order (sorted).
 fn config_json(layout: &LoraLayout, meta: &AdapterMeta) -> Value {
-    let config = layout.config();
+    let config = layout.config().as_saved();
     let fields = [
         ("alora_invocation_tokens", Value::Null),
-        ("alpha_pattern", json!({})),
+        ("alpha_pattern", numbers(&config.alpha_pattern)),
         ("arrow_config", Value::Null),
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", json!(meta.base_model)),
@@ -72,14 +143,14 @@ fn config_json(layout: &LoraLayout, meta: &AdapterMeta) -> Value {
         ("corda_config", Value::Null),
         ("ensure_weight_tying", json!(false)),
         ("eva_config", Value::Null),
-        ("exclude_modules", Value::Null),
+        ("exclude_modules", json!(config.exclude_modules)),
         ("fan_in_fan_out", json!(false)),
         ("inference_mode", json!(true)),
         ("init_lora_weights", json!(true)),
         ("kasa_config", Value::Null),
         ("layer_replication", Value::Null),
         ("layers_pattern", Value::Null),
-        ("layers_to_transform", Value::Null),
+        ("layers_to_transform", layers(&config.layers_to_transform)),
         ("loftq_config", json!({})),
         ("lora_alpha", number(config.alpha)),
         ("lora_bias", json!(false)),
@@ -93,14 +164,14 @@ fn config_json(layout: &LoraLayout, meta: &AdapterMeta) -> Value {
         ("peft_version", json!(PEFT_VERSION)),
         ("qalora_group_size", json!(16)),
         ("r", json!(config.rank)),
-        ("rank_pattern", json!({})),
+        ("rank_pattern", json!(config.rank_pattern)),
         ("revision", Value::Null),
         ("target_modules", target_modules(layout)),
         ("target_parameters", Value::Null),
         ("task_type", json!("CAUSAL_LM")),
         ("trainable_token_indices", Value::Null),
         ("use_bdlora", Value::Null),
-        ("use_dora", json!(false)),
+        ("use_dora", json!(config.dora)),
         ("use_qalora", json!(false)),
         ("use_rslora", json!(config.rslora)),
         ("velora_config", Value::Null),
@@ -111,10 +182,28 @@ fn config_json(layout: &LoraLayout, meta: &AdapterMeta) -> Value {
 /// Readers other than PEFT know no `all-linear`: it is spelled out.
 fn target_modules(layout: &LoraLayout) -> Value {
     match &layout.config().target_modules {
-        Targets::AllLinear => json!(lorikeet_plan::Module::ALL.map(|module| module.name())),
+        Targets::AllLinear => {
+            let mut names: Vec<&str> = Vec::new();
+            for entry in layout.entries() {
+                if let Site::Block(_, module) = entry.site
+                    && !names.contains(&module.name())
+                {
+                    names.push(module.name());
+                }
+            }
+            json!(names)
+        }
         Targets::Names(names) => json!(names),
         Targets::Pattern(text) => json!(text),
     }
+}
+
+fn numbers(table: &BTreeMap<String, f64>) -> Value {
+    Value::Object(table.iter().map(|(name, x)| (name.clone(), number(*x))).collect())
+}
+
+fn layers(layers: &[usize]) -> Value {
+    if layers.is_empty() { Value::Null } else { json!(layers) }
 }
 
 /// Whole numbers without a point, as PEFT has them.
@@ -135,9 +224,11 @@ pub fn load(dir: &Path, layout: &LoraLayout) -> Result<Vec<f32>, LoraError> {
     let tensors = SafeTensors::deserialize(&bytes).map_err(malformed)?;
     let mut params = vec![0.0; layout.len()];
     for entry in layout.entries() {
-        let places = [entry.a.clone(), entry.b.clone()];
-        for ((key, shape), place) in entry.keys().iter().zip(entry.shapes()).zip(places) {
-            fill(&mut params[place], &tensors, key, shape, &path)?;
+        for tensor in entry.tensors() {
+            let shape = entry.saved_shape(&tensor);
+            let mut numbers = vec![0.0; shape.iter().product()];
+            fill(&mut numbers, &tensors, &tensor.name, &shape, &path)?;
+            entry.narrow(&tensor, &numbers, &mut params);
         }
     }
     refuse_others(&tensors, layout, &path)?;
@@ -152,7 +243,7 @@ fn refuse_pickle(dir: &Path, weights: &Path) -> Result<(), LoraError> {
     Ok(())
 }
 
-fn fill(out: &mut [f32], file: &SafeTensors<'_>, name: &str, shape: [usize; 2], path: &Path) -> Result<(), LoraError> {
+fn fill(out: &mut [f32], file: &SafeTensors<'_>, name: &str, shape: &[usize], path: &Path) -> Result<(), LoraError> {
     let missing = |_| LoraError::Tensor { path: path.into(), name: name.into(), state: "missing" };
     let tensor = file.tensor(name).map_err(missing)?;
     match stored(tensor.dtype()).filter(|_| tensor.shape() == shape) {
@@ -191,21 +282,22 @@ fn check_config(path: &Path, layout: &LoraLayout) -> Result<(), LoraError> {
     let malformed = |reason: String| LoraError::Malformed { path: path.into(), reason };
     let value: Value = serde_json::from_slice(&bytes).map_err(|error| malformed(format!("not JSON: {error}")))?;
     let Value::Object(map) = value else { return Err(malformed("not a JSON object".into())) };
-    let config = layout.config();
+    let config = layout.config().as_saved();
     let expected = [
         ("peft_type", json!("LORA")),
         ("r", json!(config.rank)),
         ("lora_alpha", number(config.alpha)),
         ("use_rslora", json!(config.rslora)),
-        ("use_dora", json!(false)),
+        ("use_dora", json!(config.dora)),
         ("bias", json!("none")),
         ("lora_bias", json!(false)),
         ("fan_in_fan_out", json!(false)),
-        ("rank_pattern", json!({})),
-        ("alpha_pattern", json!({})),
+        ("rank_pattern", json!(config.rank_pattern)),
+        ("alpha_pattern", numbers(&config.alpha_pattern)),
         ("modules_to_save", Value::Null),
         ("layer_replication", Value::Null),
     ];
+    refuse_other_base(&map, path)?;
     for (key, want) in expected {
         let found = map.get(key).cloned().unwrap_or(default_of(key, &want));
         if !same(&found, &want) {
@@ -216,11 +308,24 @@ fn check_config(path: &Path, layout: &LoraLayout) -> Result<(), LoraError> {
     Ok(())
 }
 
+/// These starts change the base, and what PEFT saves then fits the changed one only, unless it was converted.
+fn refuse_other_base(map: &Map<String, Value>, path: &Path) -> Result<(), LoraError> {
+    const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+    let key = "init_lora_weights";
+    let start = map.get(key).and_then(Value::as_str).unwrap_or_default().to_lowercase();
+    if CHANGING.iter().any(|word| start.starts_with(word)) {
+        let expected = "true: an adapter that was converted to plain LoRA".to_owned();
+        return Err(LoraError::Setting { path: path.into(), key, found: start, expected });
+    }
+    Ok(())
+}
+
 /// Old files lack the newer keys, whose absence means "off"; rank, scale and kind must be said.
 fn default_of(key: &str, want: &Value) -> Value {
     match key {
         "peft_type" | "r" | "lora_alpha" => Value::Null,
-        "use_rslora" => json!(false),
+        "use_rslora" | "use_dora" => json!(false),
+        "rank_pattern" | "alpha_pattern" => json!({}),
         _ => want.clone(),
     }
 }
@@ -230,6 +335,51 @@ fn same(found: &Value, want: &Value) -> bool {
         (Some(found), Some(want)) => found == want,
         _ => found == want || (found.is_null() && want.as_object().is_some_and(Map::is_empty)),
     }
+}
+
+/// The settings of an adapter from its files; what they say of dropout is for training and left out.
+pub fn read_config(dir: &Path) -> Result<LoraConfig, LoraError> {
+    #[derive(Deserialize)]
+    struct Peft {
+        r: usize,
+        lora_alpha: f64,
+        target_modules: Targets,
+        exclude_modules: Option<Targets>,
+        layers_to_transform: Option<Layers>,
+        rank_pattern: Option<BTreeMap<String, usize>>,
+        alpha_pattern: Option<BTreeMap<String, f64>>,
+        #[serde(default)]
+        use_rslora: bool,
+        #[serde(default)]
+        use_dora: bool,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Layers {
+        One(usize),
+        Many(Vec<usize>),
+    }
+    let path = dir.join(CONFIG_FILE);
+    let malformed = |reason: String| LoraError::Malformed { path: path.clone(), reason };
+    let peft: Peft = serde_json::from_slice(&read(&path, 1 << 20)?)
+        .map_err(|error| malformed(format!("not an adapter's settings: {error}")))?;
+    if peft.r == 0 {
+        return Err(malformed("r is 0, expected at least 1".into()));
+    }
+    Ok(LoraConfig {
+        target_modules: peft.target_modules,
+        exclude_modules: peft.exclude_modules,
+        layers_to_transform: match peft.layers_to_transform {
+            None => Vec::new(),
+            Some(Layers::One(layer)) => vec![layer],
+            Some(Layers::Many(layers)) => layers,
+        },
+        rank_pattern: peft.rank_pattern.unwrap_or_default(),
+        alpha_pattern: peft.alpha_pattern.unwrap_or_default(),
+        rslora: peft.use_rslora,
+        dora: peft.use_dora,
+        ..LoraConfig::plain(peft.r, peft.lora_alpha, 0.0)
+    })
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, LoraError> {

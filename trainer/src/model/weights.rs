@@ -8,18 +8,20 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use lorikeet_plan::{Base, Module, TensorPlace, WeightDtype, inspect_base};
+use lorikeet_plan::{Base, ModelConfig, Module, TensorPlace, WeightDtype, inspect_base};
 use rayon::prelude::*;
 
 use super::Model;
 use super::attention::Attention;
 use super::block::Block;
+use super::ends::{Entry, Exit};
+use super::gain::Gain;
+use super::linear::Linear;
 use super::mlp::Mlp;
 use crate::TrainError;
 use crate::ops::buffer::Buffers;
 use crate::ops::linear::Weight;
 use crate::ops::profile::Profile;
-use crate::ops::rope;
 use crate::ops::widen::{Stored, widen};
 
 /// Numbers read at a time by one thread.
@@ -42,13 +44,12 @@ impl Model {
             return Err(TrainError::Internal("a base without faults has a config".into()));
         };
         let files = Files::open(dir, places, stop)?;
-        let blocks = (0..config.num_hidden_layers).map(|layer| files.block(layer));
+        let blocks = (0..config.num_hidden_layers).map(|layer| files.block(&config, layer));
         Ok(Model {
-            embedding: files.matrix(&["model.embed_tokens".into()])?,
+            embedding: files.weight(&["model.embed_tokens".into()])?,
             blocks: blocks.collect::<Result<_, _>>()?,
-            norm: files.vector("model.norm")?,
-            head: if config.tie_word_embeddings { None } else { Some(files.matrix(&["lm_head".into()])?) },
-            frequencies: rope::frequencies(&config),
+            norm: files.gain(&config, "model.norm")?,
+            head: if config.tie_word_embeddings { None } else { Some(files.weight(&["lm_head".into()])?) },
             buffers: Buffers::default(),
             profile: Profile::default(),
             config,
@@ -80,33 +81,62 @@ impl<'a> Files<'a> {
         Ok(Files { places, open, stop })
     }
 
-    fn block(&self, layer: usize) -> Result<Block, TrainError> {
-        let paths = |modules: &[Module]| modules.iter().map(|module| module.path(layer)).collect::<Vec<_>>();
-        let norm = |name: &str| self.vector(&format!("model.layers.{layer}.{name}"));
+    fn block(&self, config: &ModelConfig, layer: usize) -> Result<Block, TrainError> {
+        let gain = |name: &str| self.gain(config, &format!("model.layers.{layer}.{name}"));
+        let linear = |modules: &[Module]| self.linear(config, layer, modules);
+        // in a block with norms on both sides the one called `post_attention` is behind the attention, else before the MLP
+        let before_mlp = if config.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        let behind = |name: &str| config.post_norms.then(|| gain(name)).transpose();
         Ok(Block {
             attention: Attention {
-                norm: norm("input_layernorm")?,
-                qkv: self.matrix(&paths(&[Module::QProj, Module::KProj, Module::VProj]))?,
-                out: self.matrix(&paths(&[Module::OProj]))?,
+                entry: Entry { norm: gain("input_layernorm")?, linear: linear(Module::of_qkv(config))? },
+                qk_norm: match config.qk_norm {
+                    true => Some([gain("self_attn.q_norm")?, gain("self_attn.k_norm")?]),
+                    false => None,
+                },
+                exit: Exit { linear: linear(&[Module::OProj])?, norm: behind("post_attention_layernorm")? },
             },
             mlp: Mlp {
-                norm: norm("post_attention_layernorm")?,
-                gate_up: self.matrix(&paths(&[Module::GateProj, Module::UpProj]))?,
-                down: self.matrix(&paths(&[Module::DownProj]))?,
+                entry: Entry { norm: gain(before_mlp)?, linear: linear(Module::of_gate_up(config))? },
+                exit: Exit { linear: linear(&[Module::DownProj])?, norm: behind("post_feedforward_layernorm")? },
             },
         })
     }
 
-    fn vector(&self, module: &str) -> Result<Vec<f32>, TrainError> {
-        let place = self.place(module);
+    /// The gain of a norm as it multiplies, whatever the files hold.
+    fn gain(&self, config: &ModelConfig, module: &str) -> Result<Gain, TrainError> {
+        let tensor = format!("{module}.weight");
+        let mut values = self.vector(&tensor)?;
+        if config.norm_offset {
+            values.iter_mut().for_each(|g| *g += 1.0);
+        }
+        Ok(Gain { tensor, values })
+    }
+
+    fn linear(&self, config: &ModelConfig, layer: usize, modules: &[Module]) -> Result<Linear, TrainError> {
+        let mut rows = 0;
+        let part = |module: &Module| {
+            let first = rows;
+            rows += module.out_features(config);
+            (*module, first..rows)
+        };
+        let parts = modules.iter().map(part).collect();
+        let paths: Vec<String> = modules.iter().map(|module| module.path(layer)).collect();
+        let biased = paths.iter().zip(modules).filter(|(_, module)| module.has_bias(config));
+        let biases = biased.map(|(path, _)| self.vector(&format!("{path}.bias"))).collect::<Result<Vec<_>, _>>()?;
+        Ok(Linear::new(self.weight(&paths)?.with_bias(biases.concat()), parts))
+    }
+
+    fn vector(&self, tensor: &str) -> Result<Vec<f32>, TrainError> {
+        let place = self.place(tensor);
         let mut numbers = vec![0.0; place.shape.iter().product()];
         self.read(place, &mut numbers)?;
         Ok(numbers)
     }
 
     /// The weights of several modules, one below the other.
-    fn matrix(&self, modules: &[String]) -> Result<Weight, TrainError> {
-        let places: Vec<_> = modules.iter().map(|module| self.place(module)).collect();
+    fn weight(&self, modules: &[String]) -> Result<Weight, TrainError> {
+        let places: Vec<_> = modules.iter().map(|module| self.place(&format!("{module}.weight"))).collect();
         let rows = places.iter().map(|place| place.shape[0]).sum();
         let cols = places[0].shape[1];
         let mut numbers = vec![0.0; rows * cols];
@@ -119,8 +149,8 @@ impl<'a> Files<'a> {
         Ok(Weight::new(numbers, rows, cols))
     }
 
-    fn place(&self, module: &str) -> &TensorPlace {
-        self.places.get(&format!("{module}.weight")).expect("a base without faults has every tensor of its config")
+    fn place(&self, tensor: &str) -> &TensorPlace {
+        self.places.get(tensor).expect("a base without faults has every tensor of its config")
     }
 
     fn read(&self, place: &TensorPlace, numbers: &mut [f32]) -> Result<(), TrainError> {

@@ -1,12 +1,20 @@
-//! The frozen linear layer `y = x Wᵀ`, W: [out, in]. Its weight gets no gradient and none is computed.
+//! The linear layer `y = x Wᵀ + b`, W: [out, in], b only where the model has one. Frozen, weight and bias get no gradient and none
+//! is computed; where the model itself is trained, `dW = dyᵀ x` and `db = Σ dy`.
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::lora::Columns;
 use super::matmul::{View, ViewMut};
 use super::real::Real;
 
-/// A frozen weight, `[rows, cols]` as Hugging Face stores it: rows are outputs.
+/// A weight, `[rows, cols]` as Hugging Face stores it: rows are outputs.
 #[derive(Debug, Clone)]
 pub struct Weight {
     data: Vec<f32>,
+    /// One number per row, or none at all.
+    bias: Vec<f32>,
     rows: usize,
     cols: usize,
 }
@@ -15,7 +23,13 @@ impl Weight {
     /// From consecutive rows.
     pub fn new(data: Vec<f32>, rows: usize, cols: usize) -> Weight {
         assert_eq!(data.len(), rows * cols, "a weight of {rows} × {cols}");
-        Weight { data, rows, cols }
+        Weight { data, bias: Vec::new(), rows, cols }
+    }
+
+    /// With a bias; an empty one is none.
+    pub fn with_bias(self, bias: Vec<f32>) -> Weight {
+        assert!(bias.is_empty() || bias.len() == self.rows, "a bias of {} numbers for {} rows", bias.len(), self.rows);
+        Weight { bias, ..self }
     }
 
     /// Outputs.
@@ -31,6 +45,17 @@ impl Weight {
     /// One row.
     pub fn row(&self, row: usize) -> &[f32] {
         &self.data[row * self.cols..(row + 1) * self.cols]
+    }
+
+    /// Consecutive rows.
+    pub fn rows_of(&self, rows: Range<usize>) -> &[f32] {
+        &self.data[rows.start * self.cols..rows.end * self.cols]
+    }
+
+    /// Consecutive rows, to be changed, and their part of the bias.
+    pub fn rows_mut(&mut self, rows: Range<usize>) -> (&mut [f32], &mut [f32]) {
+        let bias = if self.bias.is_empty() { &mut [][..] } else { &mut self.bias[rows.clone()] };
+        (&mut self.data[rows.start * self.cols..rows.end * self.cols], bias)
     }
 
     /// The whole matrix.
@@ -61,15 +86,37 @@ pub fn backward_plain<R: Real>(dy: &[R], weight: &[R], inputs: usize, dx: &mut [
     }
 }
 
-/// `y = x Wᵀ`.
-pub fn forward(x: &[f32], weight: &Weight, y: &mut [f32]) {
-    let tokens = x.len() / weight.cols;
-    ViewMut::new(y, tokens, weight.rows).set(View::new(x, tokens, weight.cols).times(weight.view().t()));
+/// Adds to the gradients of weight and bias, plainly.
+pub fn weights_backward_plain<R: Real>(x: &[R], dy: &[R], inputs: usize, dw: &mut [R], db: &mut [R]) {
+    for (x, dy) in x.chunks(inputs).zip(dy.chunks(db.len())) {
+        for (o, dy) in dy.iter().enumerate() {
+            db[o] += *dy; // mutate: flip
+            for (dw, x) in dw[o * inputs..][..inputs].iter_mut().zip(x) {
+                *dw += *dy * *x; // mutate: flip
+            }
+        }
+    }
 }
 
-/// `y += x Wᵀ`: a residual branch ends in it.
+/// `y = x Wᵀ + b`.
+pub fn forward(x: &[f32], weight: &Weight, y: &mut [f32]) {
+    let tokens = x.len() / weight.cols;
+    let product = View::new(x, tokens, weight.cols).times(weight.view().t());
+    if weight.bias.is_empty() {
+        ViewMut::new(y, tokens, weight.rows).set(product);
+    } else {
+        y.par_chunks_mut(weight.rows).for_each(|row| row.copy_from_slice(&weight.bias));
+        let mut y = ViewMut::new(y, tokens, weight.rows);
+        y += product;
+    }
+}
+
+/// `y += x Wᵀ + b`: a residual branch ends in it.
 pub fn forward_add(x: &[f32], weight: &Weight, y: &mut [f32]) {
     let tokens = x.len() / weight.cols;
+    if !weight.bias.is_empty() {
+        y.par_chunks_mut(weight.rows).for_each(|row| row.iter_mut().zip(&weight.bias).for_each(|(y, b)| *y += b));
+    }
     let mut y = ViewMut::new(y, tokens, weight.rows);
     y += View::new(x, tokens, weight.cols).times(weight.view().t());
 }
@@ -78,6 +125,23 @@ pub fn forward_add(x: &[f32], weight: &Weight, y: &mut [f32]) {
 pub fn backward(dy: &[f32], weight: &Weight, dx: &mut [f32]) {
     let tokens = dy.len() / weight.rows;
     ViewMut::new(dx, tokens, weight.cols).set(View::new(dy, tokens, weight.rows).times(weight.view()));
+}
+
+/// Adds to the gradient of the rows of a weight whose outputs are those columns of `dy`.
+pub fn weight_backward(x: &[f32], inputs: usize, (dy, columns): (&[f32], Columns), dw: &mut [f32]) {
+    let tokens = x.len() / inputs;
+    let dy = View::strided(&dy[columns.first..], tokens, columns.count, columns.stride);
+    let mut dw = ViewMut::new(dw, columns.count, inputs);
+    dw += dy.t().times(View::new(x, tokens, inputs)); // mutate: flip
+}
+
+/// Adds to the gradient of their bias.
+pub fn bias_backward((dy, columns): (&[f32], Columns), db: &mut [f32]) {
+    for row in dy.chunks(columns.stride) {
+        for (db, dy) in db.iter_mut().zip(&row[columns.first..][..columns.count]) {
+            *db += dy; // mutate: flip
+        }
+    }
 }
 
 #[cfg(test)]
@@ -115,5 +179,42 @@ mod tests {
         backward(&dy, &weight, &mut dx);
         backward_plain(&dy, &w, inputs, &mut expected);
         assert_close("dx", &dx, &expected, 1e-5);
+    }
+
+    #[test]
+    fn the_gradients_of_weight_and_bias_equal_finite_differences_and_the_cpu_form_them() {
+        let (tokens, inputs, outputs) = (3, 4, 5);
+        let (x, w, b) = (numbers(1, tokens * inputs), numbers(2, outputs * inputs), numbers(3, outputs));
+        let dy = numbers(4, tokens * outputs);
+        let loss = |w: &[f64], b: &[f64]| {
+            let mut y: Vec<f64> = b.repeat(tokens);
+            forward_plain(&x, w, inputs, &mut y);
+            dot(&dy, &y)
+        };
+        let (mut dw, mut db) = (vec![0.0; w.len()], vec![0.0; b.len()]);
+        weights_backward_plain(&x, &dy, inputs, &mut dw, &mut db);
+        assert_gradient("dW", |w| loss(w, &b), &w, &dw);
+        assert_gradient("db", |b| loss(&w, b), &b, &db);
+
+        let columns = Columns { first: 2, count: outputs, stride: 9 };
+        let (x, wide) = (numbers32(1, tokens * inputs), numbers32(4, tokens * columns.stride));
+        let narrow: Vec<f32> = wide.chunks(9).flat_map(|row| row[2..7].to_vec()).collect();
+        let (mut dw, mut db) = (numbers32(8, outputs * inputs), numbers32(9, outputs));
+        let (mut dw_plain, mut db_plain) = (dw.clone(), db.clone());
+        weight_backward(&x, inputs, (&wide, columns), &mut dw);
+        bias_backward((&wide, columns), &mut db);
+        weights_backward_plain(&x, &narrow, inputs, &mut dw_plain, &mut db_plain);
+        assert_close("dW", &dw, &dw_plain, 1e-6);
+        assert_close("db", &db, &db_plain, 1e-6);
+    }
+
+    #[test]
+    fn a_bias_is_added_to_every_row() {
+        let weight = Weight::new(vec![0.0; 6], 2, 3).with_bias(vec![1.0, -2.0]);
+        let mut y = vec![f32::NAN; 4];
+        forward(&[0.5; 6], &weight, &mut y);
+        assert_eq!(y, [1.0, -2.0, 1.0, -2.0]);
+        forward_add(&[0.5; 6], &weight, &mut y);
+        assert_eq!(y, [2.0, -4.0, 2.0, -4.0]);
     }
 }

@@ -92,7 +92,7 @@ pub struct Input<'a> {
 
 impl Input<'_> {
     /// Hands `x∘m` to `use_it`.
-    fn with_masked<T>(&self, inputs: usize, buffers: &Buffers, use_it: impl FnOnce(&[f32]) -> T) -> T {
+    pub(super) fn with_masked<T>(&self, inputs: usize, buffers: &Buffers, use_it: impl FnOnce(&[f32]) -> T) -> T {
         if self.masks.is_empty() {
             return use_it(self.x);
         }
@@ -152,6 +152,18 @@ pub fn backward(
     buffers.give(t);
 }
 
+/// Adds to the gradient of x alone: A and B are constants and x came without dropout.
+pub fn backward_constant(pair: Pair<'_, f32>, buffers: &Buffers, (dy, columns): (&[f32], Columns), dx: &mut [f32]) {
+    let (rank, inputs) = (pair.rank, pair.a.len() / pair.rank);
+    let tokens = dx.len() / inputs;
+    let dy = View::strided(&dy[columns.first..], tokens, columns.count, columns.stride);
+    let mut t = buffers.take(tokens * rank);
+    ViewMut::new(&mut t, tokens, rank).set(dy.times(View::new(pair.b, columns.count, rank)).scaled(pair.scale));
+    let mut dx = ViewMut::new(dx, tokens, inputs);
+    dx += View::new(&t, tokens, rank).times(View::new(pair.a, rank, inputs)); // mutate: flip
+    buffers.give(t);
+}
+
 /// The product comes as [rank, outputs], the orientation in which its long side is contiguous: four times sooner.
 fn add_db(product: Product<'_>, buffers: &Buffers, rank: usize, db: &mut [f32]) {
     let outputs = db.len() / rank;
@@ -165,7 +177,8 @@ fn add_db(product: Product<'_>, buffers: &Buffers, rank: usize, db: &mut [f32]) 
     buffers.give(transposed);
 }
 
-fn add_dx(product: Product<'_>, input: Input<'_>, buffers: &Buffers, inputs: usize, dx: &mut [f32]) {
+/// Adds a product to `dx`, through the masks.
+pub(super) fn add_dx(product: Product<'_>, input: Input<'_>, buffers: &Buffers, inputs: usize, dx: &mut [f32]) {
     let tokens = dx.len() / inputs;
     if input.masks.is_empty() {
         let mut dx = ViewMut::new(dx, tokens, inputs);
@@ -250,6 +263,11 @@ mod tests {
             assert_close("dA", &da, &da_plain, 1e-5);
             assert_close("dB", &db, &db_plain, 1e-5);
             assert_close("dx", &dx, &dx_plain, 1e-5);
+            if masks.is_empty() {
+                let mut dx = numbers32(9, x.len());
+                backward_constant(pair, &buffers, (&wide, columns), &mut dx);
+                assert_close("dx of constants", &dx, &dx_plain, 1e-5);
+            }
         }
     }
 

@@ -12,13 +12,13 @@ pub enum Op {
     Lora,
     Rope,
     Attention,
-    Swiglu,
+    Glu,
     Head,
 }
 
 impl Op {
     /// Every operation.
-    pub const ALL: [Op; 7] = [Op::Norm, Op::Linear, Op::Lora, Op::Rope, Op::Attention, Op::Swiglu, Op::Head];
+    pub const ALL: [Op; 7] = [Op::Norm, Op::Linear, Op::Lora, Op::Rope, Op::Attention, Op::Glu, Op::Head];
 }
 
 /// Sums since the model was loaded.

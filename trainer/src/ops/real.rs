@@ -27,6 +27,8 @@ pub trait Real:
     fn ln(self) -> Self;
     /// Its square root.
     fn sqrt(self) -> Self;
+    /// Its hyperbolic tangent.
+    fn tanh(self) -> Self;
 }
 
 macro_rules! real {
@@ -43,6 +45,9 @@ macro_rules! real {
             }
             fn sqrt(self) -> Self {
                 <$type>::sqrt(self)
+            }
+            fn tanh(self) -> Self {
+                <$type>::tanh(self)
             }
         }
     };

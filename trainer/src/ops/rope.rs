@@ -1,13 +1,18 @@
-//! Rotary positions: within a head of width d, the pair (i, i + d/2) at position p is turned by the angle p · ωᵢ.
+//! Rotary positions: within the first r columns of a head, the pair (i, i + r/2) at position p is turned by the angle p · ωᵢ and
+//! multiplied by a factor (1 in most models). r is the head's width, or a part of it.
 //!
 //! The gradient of a rotation is the rotation back. Positions count from 0 in every segment. Angles are rounded to `f32` as
-//! the reference implementation rounds them: at position 10,000 a more exact table would be a different model.
+//! the reference implementation rounds them: at position 10,000 a more exact table would be a different model. Where the
+//! frequencies depend on the length of the sequence (dynamic, longrope), the sequence is the segment: what else is in the
+//! micro-batch does not matter.
 
+use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 
-use lorikeet_plan::{ModelConfig, RopeScaling};
+use lorikeet_plan::{Rope, RopeScaling};
 use rayon::prelude::*;
 
+use super::attention::Heads;
 use super::real::Real;
 use super::simd;
 
@@ -20,55 +25,139 @@ pub enum Turn {
     Back,
 }
 
-/// Angular frequencies of a model, one per pair.
-pub fn frequencies(config: &ModelConfig) -> Vec<f32> {
-    let half = config.head_dim / 2;
-    let plain = |i: usize| (1.0 / config.rope_theta.powf(i as f64 / half as f64)) as f32;
-    (0..half).map(|i| scaled(plain(i), config.rope_scaling)).collect()
-}
-
-fn scaled(frequency: f32, scaling: Option<RopeScaling>) -> f32 {
-    let exact = f64::from(frequency);
-    match scaling {
-        None => frequency,
-        Some(RopeScaling::Linear { factor }) => (exact / factor) as f32,
-        Some(RopeScaling::Llama3 {
-            factor,
-            low_freq_factor: low,
-            high_freq_factor: high,
-            original_max_position_embeddings: original,
-        }) => {
-            let wave = TAU / exact;
-            // 0: a long wave, divided; 1: a short one, kept; a ramp between
-            let kept = ((original as f64 / wave - low) / (high - low)).clamp(0.0, 1.0);
-            ((1.0 - kept) * exact / factor + kept * exact) as f32
+/// Angular frequencies for a sequence of `len` tokens, one per pair of `width` turned columns.
+pub fn frequencies(rope: &Rope, width: usize, len: usize) -> Vec<f32> {
+    let half = width / 2;
+    let of_base = |theta: f64| move |i: usize| theta.powf(-(i as f64) / half as f64);
+    let plain = of_base(rope.theta);
+    match &rope.scaling {
+        None => (0..half).map(|i| plain(i) as f32).collect(),
+        Some(RopeScaling::Linear { factor }) => (0..half).map(|i| (plain(i) / factor) as f32).collect(),
+        Some(RopeScaling::Dynamic { factor, max_position_embeddings }) => {
+            let grown = len.max(*max_position_embeddings) as f64 / *max_position_embeddings as f64;
+            let power = width as f64 / (width as f64 - 2.0);
+            let stretched = of_base(rope.theta * (factor * grown - (factor - 1.0)).powf(power));
+            (0..half).map(|i| stretched(i) as f32).collect()
+        }
+        Some(RopeScaling::Yarn { factor, .. }) => {
+            let ramp = yarn_ramp(rope, width);
+            (0..half).map(|i| (plain(i) * (ramp(i) / factor + 1.0 - ramp(i))) as f32).collect()
+        }
+        Some(RopeScaling::Llama3 { .. }) => (0..half).map(|i| llama3(plain(i) as f32, rope)).collect(),
+        Some(RopeScaling::Longrope { short_factor, long_factor, original_max_position_embeddings, .. }) => {
+            let factors = if len > *original_max_position_embeddings { long_factor } else { short_factor };
+            factors.iter().enumerate().map(|(i, factor)| (plain(i) / factor) as f32).collect()
         }
     }
 }
 
-/// Cosines and sines of every position and pair.
+/// How much of a pair's frequency is divided: 0 for the fast ones, 1 for the slow.
+fn yarn_ramp(rope: &Rope, width: usize) -> impl Fn(usize) -> f64 {
+    let Some(RopeScaling::Yarn { beta_fast, beta_slow, original_max_position_embeddings, truncate, .. }) = rope.scaling
+    else {
+        unreachable!("asked of a yarn rope only")
+    };
+    // the pair that turns so often over the first training length
+    let pair = |turns: f64| {
+        width as f64 * (original_max_position_embeddings as f64 / (turns * TAU)).ln() / (2.0 * rope.theta.ln())
+    };
+    let (low, high) = (pair(beta_fast), pair(beta_slow));
+    let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+    let (low, high) = (low.max(0.0), high.min(width as f64 - 1.0));
+    let high = if low == high { high + 0.001 } else { high };
+    move |i| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0)
+}
+
+fn llama3(frequency: f32, rope: &Rope) -> f32 {
+    let Some(RopeScaling::Llama3 {
+        factor,
+        low_freq_factor: low,
+        high_freq_factor: high,
+        original_max_position_embeddings: original,
+    }) = rope.scaling
+    else {
+        unreachable!("asked of a llama3 rope only")
+    };
+    let exact = f64::from(frequency);
+    let wave = TAU / exact;
+    // 0: a long wave, divided; 1: a short one, kept; a ramp between
+    let kept = ((original as f64 / wave - low) / (high - low)).clamp(0.0, 1.0);
+    ((1.0 - kept) * exact / factor + kept * exact) as f32
+}
+
+/// What cosines and sines are multiplied by.
+fn attention_factor(rope: &Rope) -> f64 {
+    match rope.scaling {
+        Some(RopeScaling::Yarn { attention_factor, .. } | RopeScaling::Longrope { attention_factor, .. }) => {
+            attention_factor
+        }
+        None | Some(RopeScaling::Linear { .. } | RopeScaling::Dynamic { .. } | RopeScaling::Llama3 { .. }) => 1.0,
+    }
+}
+
+/// Sequences of lengths with the same answer have the same frequencies.
+fn length_class(rope: &Rope, len: usize) -> usize {
+    match rope.scaling {
+        Some(RopeScaling::Dynamic { max_position_embeddings, .. }) => len.max(max_position_embeddings),
+        Some(RopeScaling::Longrope { original_max_position_embeddings, .. }) => {
+            usize::from(len > original_max_position_embeddings)
+        }
+        None | Some(RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } | RopeScaling::Llama3 { .. }) => 0,
+    }
+}
+
+/// The rotation of every row of a pass, by one rope.
 #[derive(Debug, Clone)]
-pub struct Table {
+pub struct Rotations {
     half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
+    /// Every row's place in the table.
+    places: Vec<u32>,
 }
 
-impl Table {
-    /// For positions `0..positions`.
-    pub fn new(frequencies: &[f32], positions: usize) -> Table {
-        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |w| f64::from(p as f32 * w)));
-        let (cos, sin) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
-        Table { half: frequencies.len(), cos, sin }
+impl Rotations {
+    /// For segments of these lengths, one after another, of whose heads `width` columns turn.
+    pub fn new(rope: &Rope, width: usize, lengths: &[usize]) -> Rotations {
+        let mut longest: BTreeMap<usize, usize> = BTreeMap::new();
+        for len in lengths {
+            let longest = longest.entry(length_class(rope, *len)).or_default();
+            *longest = (*longest).max(*len);
+        }
+        let factor = attention_factor(rope);
+        let mut rotations = Rotations { half: width / 2, cos: Vec::new(), sin: Vec::new(), places: Vec::new() };
+        let mut begins = BTreeMap::new();
+        for (class, positions) in longest {
+            begins.insert(class, (rotations.cos.len() / rotations.half) as u32);
+            rotations.push(&frequencies(rope, width, positions), positions, factor);
+        }
+        rotations.places = lengths
+            .iter()
+            .flat_map(|len| {
+                let begin = begins[&length_class(rope, *len)];
+                begin..begin + *len as u32
+            })
+            .collect();
+        rotations
     }
 
-    fn row(&self, position: usize) -> (&[f32], &[f32]) {
-        let place = position * self.half..(position + 1) * self.half;
+    fn push(&mut self, frequencies: &[f32], positions: usize, factor: f64) {
+        for p in 0..positions {
+            let angles = frequencies.iter().map(|w| f64::from(p as f32 * w));
+            let (cos, sin): (Vec<_>, Vec<_>) =
+                angles.map(|angle| ((angle.cos() * factor) as f32, (angle.sin() * factor) as f32)).unzip();
+            self.cos.extend(cos);
+            self.sin.extend(sin);
+        }
+    }
+
+    fn row(&self, place: u32) -> (&[f32], &[f32]) {
+        let place = place as usize * self.half..(place as usize + 1) * self.half;
         (&self.cos[place.clone()], &self.sin[place])
     }
 }
 
-/// Turns one head in place, plainly.
+/// Turns the leading columns of one head in place, plainly.
 pub fn turn_plain<R: Real>(head: &mut [R], cos: &[R], sin: &[R], turn: Turn) {
     let half = cos.len();
     for i in 0..half {
@@ -88,16 +177,16 @@ pub fn turn_plain<R: Real>(head: &mut [R], cos: &[R], sin: &[R], turn: Turn) {
     }
 }
 
-/// Turns the first `heads` heads of every row in place. `positions[r]` is row r's; rows are `row_stride` wide.
-pub fn turn(rows: &mut [f32], row_stride: usize, heads: usize, table: &Table, positions: &[u32], turn: Turn) {
-    let width = 2 * table.half;
-    rows.par_chunks_mut(row_stride).zip(positions).with_min_len(16).for_each(|(row, position)| {
-        let (cos, sin) = table.row(*position as usize);
+/// Turns the query and key heads of every row.
+pub fn turn(heads: Heads, rotations: &Rotations, qkv: &mut [f32], turn: Turn) {
+    let rows = qkv.par_chunks_mut(heads.stride()).zip(&rotations.places);
+    rows.with_min_len(16).for_each(|(row, place)| {
+        let (cos, sin) = rotations.row(*place);
         simd::wide(
             #[inline(always)]
             || {
-                for head in row[..heads * width].chunks_exact_mut(width) {
-                    turn_head(head, cos, sin, turn);
+                for head in row[..heads.turned()].chunks_exact_mut(heads.width) {
+                    turn_head(&mut head[..2 * rotations.half], cos, sin, turn);
                 }
             },
         );
@@ -127,7 +216,8 @@ mod tests {
 
     #[test]
     fn the_plain_gradient_equals_finite_differences() {
-        let (x, dy, angle) = (numbers(1, 8), numbers(2, 8), numbers(3, 4));
+        // the last two columns do not turn
+        let (x, dy, angle) = (numbers(1, 10), numbers(2, 10), numbers(3, 4));
         let cos: Vec<f64> = angle.iter().map(|a| (3.0 * a).cos()).collect();
         let sin: Vec<f64> = angle.iter().map(|a| (3.0 * a).sin()).collect();
         let loss = |x: &[f64]| {
@@ -142,35 +232,74 @@ mod tests {
 
     #[test]
     fn the_cpu_form_equals_the_plain_one_and_leaves_other_columns_alone() {
-        let table = Table::new(&[1.0, 0.3, 0.05], 9);
-        let (heads, stride) = (2, 15);
-        for way in [Turn::Forth, Turn::Back] {
-            let start = numbers32(1, 4 * stride);
-            let mut ours = start.clone();
-            let positions = [0, 3, 8, 1];
-            turn(&mut ours, stride, heads, &table, &positions, way);
-            let mut expected = start;
-            for (row, position) in expected.chunks_mut(stride).zip(positions) {
-                let (cos, sin) = table.row(position as usize);
-                row[..12].chunks_mut(6).for_each(|head| turn_plain(head, cos, sin, way));
+        let heads = Heads { queries: 2, keys: 1, width: 8, scale: 1.0, softcap: None, window: None };
+        for width in [8, 6] {
+            let rotations = Rotations::new(&rope(None), width, &[3, 9]);
+            for way in [Turn::Forth, Turn::Back] {
+                let start = numbers32(1, 12 * heads.stride());
+                let mut ours = start.clone();
+                turn(heads, &rotations, &mut ours, way);
+                let mut expected = start;
+                for (row, place) in expected.chunks_mut(heads.stride()).zip([0, 1, 2, 0, 1, 2, 3, 4, 5, 6, 7, 8]) {
+                    let (cos, sin) = rotations.row(place);
+                    row[..24].chunks_mut(8).for_each(|head| turn_plain(&mut head[..width], cos, sin, way));
+                }
+                assert_close("rows", &ours, &expected, 1e-6);
             }
-            assert_close("rows", &ours, &expected, 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_segment_turns_by_its_own_length_whatever_lies_beside_it() {
+        let scalings = [
+            RopeScaling::Dynamic { factor: 2.0, max_position_embeddings: 4 },
+            RopeScaling::Longrope {
+                short_factor: vec![1.0, 1.0],
+                long_factor: vec![2.0, 3.0],
+                original_max_position_embeddings: 4,
+                attention_factor: 1.25,
+            },
+        ];
+        for scaling in scalings {
+            let rope = rope(Some(scaling));
+            let together = Rotations::new(&rope, 4, &[9, 3, 6, 9]);
+            let (mut at, mut seen) = (0, Vec::new());
+            for len in [9, 3, 6, 9] {
+                let alone = Rotations::new(&rope, 4, &[len]);
+                for i in 0..len {
+                    assert_eq!(together.row(together.places[at + i]), alone.row(alone.places[i]), "{len}, {i}");
+                }
+                seen.push(alone.row(alone.places[2]).0.to_vec());
+                at += len;
+            }
+            assert_ne!(seen[0], seen[1], "long and short differ");
         }
     }
 
     #[test]
     fn llama3_divides_long_waves_keeps_short_ones_and_ramps_between() {
-        let scaling = Some(RopeScaling::Llama3 {
+        let rope = rope(Some(RopeScaling::Llama3 {
             factor: 8.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
             original_max_position_embeddings: 100,
-        });
-        let of_wave = |wave: f64| f64::from(scaled((TAU / wave) as f32, scaling)) * wave / TAU;
+        }));
+        let of_wave = |wave: f64| f64::from(llama3((TAU / wave) as f32, &rope)) * wave / TAU;
         assert!((of_wave(20.0) - 1.0).abs() < 1e-6);
         assert!((of_wave(101.0) - 0.125).abs() < 1e-6);
         // halfway: 100 / 40 = 2.5 lies in the middle of 1..4
         assert!((of_wave(40.0) - (0.5 + 0.5 / 8.0)).abs() < 1e-6);
-        assert_eq!(scaled(0.5, Some(RopeScaling::Linear { factor: 4.0 })), 0.125);
+    }
+
+    #[test]
+    fn linear_divides_every_frequency_and_partial_width_counts_its_own_pairs() {
+        let plain = frequencies(&rope(None), 8, 1);
+        let linear = frequencies(&rope(Some(RopeScaling::Linear { factor: 4.0 })), 8, 1);
+        assert!(plain.iter().zip(&linear).all(|(plain, linear)| plain / 4.0 == *linear));
+        assert_eq!(frequencies(&rope(None), 4, 1), [1.0, 0.01]);
+    }
+
+    fn rope(scaling: Option<RopeScaling>) -> Rope {
+        Rope { theta: 10_000.0, scaling }
     }
 }

@@ -12,12 +12,11 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Module, Settings, plan};
+use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Settings, plan};
 
 use super::Session;
 use crate::TrainError;
 use crate::event::{Event, Level};
-use crate::lora::LoraLayout;
 use crate::ops::buffer::Refused;
 
 impl Session<'_, '_> {
@@ -27,7 +26,8 @@ impl Session<'_, '_> {
         let Some(allowed) = allowed_bytes(limit) else { return Ok(()) };
         let resident = resident_bytes();
         while let Some(fewer) = fewer(self.micro_tokens, self.longest()) {
-            let needed = plan_for(self.model.config(), &self.run.layout, self.micro_tokens, self.longest()).total;
+            let needed =
+                plan_for(self.model.config(), self.run.trained.shape(), self.micro_tokens, self.longest()).total;
             // A tenth of air: the agent does not look at the moment before.
             let crowded = limit.is_some_and(|limit| resident > limit / 10 * 9);
             if needed <= allowed && !crowded {
@@ -90,11 +90,9 @@ fn caught<T>(pass: impl FnOnce() -> T) -> Result<T, Refused> {
 }
 
 /// What a run takes with so many tokens at a time.
-pub(super) fn plan_for(shape: &ModelConfig, layout: &LoraLayout, tokens: usize, longest: usize) -> MemoryPlan {
-    let sits_on = |module: &Module| layout.entries().iter().any(|entry| entry.module == *module);
-    let modules = Module::ALL.into_iter().filter(sits_on).collect();
+pub(super) fn plan_for(shape: &ModelConfig, trained: AdapterShape, tokens: usize, longest: usize) -> MemoryPlan {
     let settings = Settings {
-        adapters: vec![AdapterShape { rank: layout.config().rank, modules }],
+        adapters: vec![trained],
         base_dtype: BaseDtype::F32,
         tokens_per_micro: tokens,
         longest_segment: longest,

@@ -5,17 +5,17 @@ use std::path::Path;
 use std::time::Instant;
 
 use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
-use lorikeet_plan::{MemoryPlan, ModelConfig, parameters};
+use lorikeet_plan::{AdapterShape, MemoryPlan, ModelConfig, parameters};
 
 use super::{Events, Run, Session, memory};
-use crate::TrainError;
 use crate::checkpoint::{self, Found, Identity};
 use crate::config::{Config, MicroTokens};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
-use crate::lora::{self, LoraLayout};
+use crate::lora;
 use crate::model::Model;
 use crate::staged;
 use crate::stop::{Stop, Wish};
+use crate::{TrainError, Trained};
 
 /// Tokens per micro-batch that are tried, the fastest first; beyond the first nothing is gained.
 const MICRO_TOKENS: [usize; 4] = [2048, 1024, 512, 256];
@@ -27,7 +27,7 @@ pub(super) fn session<'a, 'e>(
 ) -> Result<Session<'a, 'e>, TrainError> {
     let mut tell = |event| events(event).map_err(TrainError::Report);
     let shape = model_config(&config.base)?;
-    let layout = LoraLayout::new(&shape, &config.settings.lora)?;
+    let trained = Trained::new(&shape, &config.settings)?;
     let found = find_checkpoint(config, &mut tell)?;
 
     tell(Event::Stage(Stage::Data))?;
@@ -36,11 +36,16 @@ pub(super) fn session<'a, 'e>(
         tell(Event::Log { level: Level::Warning, message: warning.clone() })?;
     }
     let planned = found.as_ref().map(checkpoint::read_saved).transpose()?.map(|saved| saved.micro_tokens);
-    let (micro_tokens, memory) = plan_memory(config, &shape, &layout, &data, planned)?;
+    let (micro_tokens, memory) = plan_memory(config, &shape, trained.shape(), &data, planned)?;
 
     tell(Event::Stage(Stage::Loading))?;
-    let params = config.init_adapter.as_deref().map(|dir| lora::load(dir, &layout)).transpose()?;
-    let mut run = Run::new(&config.settings, layout, params, data.train.clone());
+    let mut model = Model::load_unless(&config.base, &|| stop.is_asked())?;
+    let params = match (&trained, config.init_adapter.as_deref()) {
+        (Trained::Adapter(layout), Some(dir)) => lora::load(dir, layout)?,
+        (Trained::Adapter(layout), None) => model.start(layout, config.settings.seed),
+        (Trained::Model(layout), _) => model.weights(layout),
+    };
+    let mut run = Run::new(&config.settings, trained, params, data.train.clone());
     let identity = Identity {
         settings: config.settings.clone(),
         data: data.report.fingerprint.clone(),
@@ -51,7 +56,7 @@ pub(super) fn session<'a, 'e>(
         let message = [vec![format!("goes on from {}", found.name())], differing].concat().join("; ");
         tell(Event::Log { level: Level::Info, message })?;
     }
-    let model = Model::load_unless(&config.base, &|| stop.is_asked())?;
+    run.put_into(&mut model);
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
@@ -100,7 +105,7 @@ impl From<DatasetError> for TrainError {
             DatasetError::Stopped => TrainError::Stopped,
             DatasetError::Read { path, source } => TrainError::Io { verb: "read", path, source },
             DatasetError::UnknownFormat { .. }
-            | DatasetError::UnsupportedFormat { .. }
+            | DatasetError::Filters { .. }
             | DatasetError::Faulty { .. }
             | DatasetError::Empty { .. }
             | DatasetError::Split { .. }
@@ -113,12 +118,12 @@ impl From<DatasetError> for TrainError {
 fn plan_memory(
     config: &Config,
     shape: &ModelConfig,
-    layout: &LoraLayout,
+    trained: AdapterShape,
     data: &Prepared,
     planned: Option<usize>,
 ) -> Result<(usize, MemoryPlan), TrainError> {
     let longest = data.report.longest_example as usize;
-    let cost = |tokens: usize| memory::plan_for(shape, layout, tokens.max(longest), longest);
+    let cost = |tokens: usize| memory::plan_for(shape, trained, tokens.max(longest), longest);
     let fixed = planned.or(match config.micro_tokens {
         MicroTokens::Tokens(tokens) => Some(tokens),
         MicroTokens::Auto => None,
@@ -163,7 +168,7 @@ fn what_will_be_done(run: &Run, data: &Prepared, shape: &ModelConfig, micro_toke
         longest_tokens: report.longest_example,
         cut_examples: report.cut.examples,
         cut_tokens: report.cut.tokens,
-        trainable_parameters: run.layout.len() as u64,
+        trainable_parameters: run.trained.trained() as u64,
         base_parameters: parameters(shape),
         micro_tokens: micro_tokens as u64,
         memory_bytes: memory.total,

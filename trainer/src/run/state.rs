@@ -3,17 +3,18 @@
 use lorikeet_dataset::Examples;
 use serde::{Deserialize, Serialize};
 
-use crate::TrainError;
 use crate::config::{Numbers, Settings};
 use crate::data::cursor::{Cursor, Order};
-use crate::lora::{self, AdapterView, Dropout, LoraLayout};
+use crate::lora::{AdapterView, Dropout};
+use crate::model::Model;
 use crate::optim::Optimizer;
 use crate::schedule::Schedule;
+use crate::{TrainError, Trained};
 
-/// One adapter in training: settings, weights, optimizer, place in the data.
+/// One adapter, or the model itself, in training: settings, weights, optimizer, place in the data.
 #[derive(Debug)]
 pub struct Run {
-    pub(crate) layout: LoraLayout,
+    pub(crate) trained: Trained,
     pub(crate) params: Vec<f32>,
     /// Scratch: the gradient of the step in progress, never part of the state.
     pub(crate) grads: Vec<f32>,
@@ -71,22 +72,22 @@ impl State {
 }
 
 impl Run {
-    /// A run at its beginning, with fresh weights or given ones.
-    pub fn new(settings: &Settings, layout: LoraLayout, params: Option<Vec<f32>>, examples: Examples) -> Run {
-        let params = params.unwrap_or_else(|| lora::init(&layout, settings.seed));
-        assert_eq!(params.len(), layout.len(), "weights come with their layout");
+    /// A run at its beginning, with the weights that it starts from.
+    pub fn new(settings: &Settings, trained: impl Into<Trained>, params: Vec<f32>, examples: Examples) -> Run {
+        let trained = trained.into();
+        assert_eq!(params.len(), trained.len(), "weights come with their layout");
         let numbers = Numbers::new(settings, examples.len() as u64);
         let p = settings.lora.dropout;
         Run {
-            grads: vec![0.0; params.len()],
-            optimizer: Optimizer::new(params.len(), settings.adamw()),
+            grads: vec![0.0; trained.trained()],
+            optimizer: Optimizer::new(trained.trained(), settings.adamw()).with_rates(trained.rates(settings)),
             schedule: numbers.schedule(settings),
             clip: settings.clip(),
             order: Order::new(numbers.examples, settings.shuffle.then_some(settings.seed)),
             dropout: (p > 0.0).then_some(Dropout { p, seed: settings.seed }),
             state: State::default(),
             numbers,
-            layout,
+            trained,
             params,
             examples,
         }
@@ -97,7 +98,7 @@ impl Run {
         self.state.step
     }
 
-    /// The adapter's numbers, in the order of its layout.
+    /// The numbers that are trained, in the order of their layout.
     pub fn params(&self) -> &[f32] {
         &self.params
     }
@@ -107,13 +108,23 @@ impl Run {
         self.state.step >= self.numbers.total_steps
     }
 
-    /// The adapter as evaluation sees it.
-    pub fn view(&self) -> AdapterView<'_> {
-        AdapterView { layout: &self.layout, params: &self.params, dropout: None }
+    /// The adapter as evaluation sees it; none where the model itself is trained.
+    pub fn view(&self) -> Option<AdapterView<'_>> {
+        match &self.trained {
+            Trained::Adapter(layout) => Some(AdapterView { layout, params: &self.params, dropout: None }),
+            Trained::Model(_) => None,
+        }
     }
 
-    pub(crate) fn training_view(&self) -> AdapterView<'_> {
-        AdapterView { dropout: self.dropout, ..self.view() }
+    pub(crate) fn training_view(&self) -> Option<AdapterView<'_>> {
+        self.view().map(|view| AdapterView { dropout: self.dropout, ..view })
+    }
+
+    /// Where the model itself is trained, puts its numbers into it: before the first step and after each.
+    pub fn put_into(&self, model: &mut Model) {
+        if let Trained::Model(layout) = &self.trained {
+            model.set_weights(layout, &self.params);
+        }
     }
 
     /// Indices of the next step's examples.
@@ -125,7 +136,7 @@ impl Run {
     /// All zero, whatever became of the step before.
     pub(crate) fn clear_grads(&mut self) {
         self.grads.clear();
-        self.grads.resize(self.params.len(), 0.0);
+        self.grads.resize(self.trained.trained(), 0.0);
     }
 
     /// Counts a step that was taken.
@@ -148,8 +159,8 @@ impl Run {
         v: Vec<f32>,
         state: State,
     ) -> Result<(), TrainError> {
-        let len = self.layout.len();
-        if [params.len(), m.len(), v.len()] != [len; 3] {
+        let (len, trained) = (self.trained.len(), self.trained.trained());
+        if [params.len(), m.len(), v.len()] != [len, trained, trained] {
             let found =
                 format!("{} weights, {} and {} moments for an adapter of {len}", params.len(), m.len(), v.len());
             return Err(TrainError::Internal(found));

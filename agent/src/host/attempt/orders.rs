@@ -75,7 +75,8 @@ impl Attempt {
         self.wanted = Wanted::No;
         self.stop(StopHow::Discard, StopCause::Superseded, rules, now, out);
         if !self.is_live() {
-            self.drop_now(out);
+            // Its end is known; its last lines may still be missing there.
+            self.forget(now, out);
         }
     }
 

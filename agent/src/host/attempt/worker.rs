@@ -12,6 +12,7 @@ use lorikeet_protocol::{
     job::{AttemptPhase, Outcome, StopCause},
     worker::{EventLine, WorkerEvent, WrittenFile},
 };
+use std::time::Duration;
 
 impl Attempt {
     /// News of its worker.
@@ -20,6 +21,7 @@ impl Attempt {
             News::Holds { pid } => self.holds_lock(pid, now, out),
             News::Event(line) => self.event(*line, now, out),
             News::TooLarge { resident, limit } => self.too_large(resident, limit, out),
+            News::Stalled { quiet } => self.stalled(quiet, out),
             News::Gone { how } => self.gone(&how, now, out),
         }
     }
@@ -158,11 +160,23 @@ impl Attempt {
     }
 
     pub(super) fn too_large(&mut self, resident: u64, limit: u64, out: &mut Vec<Action>) {
+        let message = format!("the worker used {resident} bytes of main memory, {limit} are allowed");
+        self.condemn(Fault { outcome: Outcome::Oom, message }, out);
+    }
+
+    /// The lock says that it lives, and nothing else does. One that was asked to leave has its grace instead.
+    pub(super) fn stalled(&mut self, quiet: Duration, out: &mut Vec<Action>) {
+        if self.asked().is_none() {
+            let message = format!("process hung: no event for {} s", quiet.as_secs());
+            self.condemn(Fault { outcome: Outcome::Lost, message }, out);
+        }
+    }
+
+    fn condemn(&mut self, fault: Fault, out: &mut Vec<Action>) {
         let id = self.id();
         let (State::Starting { leave, .. } | State::Running { leave, .. }) = &mut self.state else { return };
         if !matches!(leave, Some(Leave::Killed(_))) {
-            let message = format!("the worker used {resident} bytes of main memory, {limit} are allowed");
-            *leave = Some(Leave::Killed(Fault { outcome: Outcome::Oom, message }));
+            *leave = Some(Leave::Killed(fault));
             out.push(Action::Kill(id));
         }
     }

@@ -75,6 +75,17 @@ fn a_worker_that_grows_too_large_is_killed_and_called_out_of_memory() {
 }
 
 #[test]
+fn a_worker_that_hangs_is_killed_and_called_lost() {
+    let mut scene = Scene::running();
+    let quiet = Duration::from_secs(1900);
+    assert_eq!(scene.news(1, News::Stalled { quiet }), [Action::Kill(id(1))]);
+    assert!(scene.news(1, News::Stalled { quiet }).is_empty());
+    let out = scene.gone(1);
+    let ended = ended(&out);
+    assert_eq!((ended.outcome, ended.message.as_deref()), (Outcome::Lost, Some("process hung: no event for 1900 s")));
+}
+
+#[test]
 fn the_time_limit_asks_for_a_save_and_is_named_as_the_end() {
     let mut scene = Scene::running();
     assert!(scene.wait(3599).is_empty());

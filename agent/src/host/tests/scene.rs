@@ -232,6 +232,7 @@ pub(crate) fn offer_on(attempt: AttemptId, device: &str) -> Offer {
 
 pub(super) fn spec() -> JobSpec {
     let training = Training {
+        method: Method::Lora,
         learning_rate: 1e-4,
         batch_size: 1,
         micro_tokens: MicroTokens::Auto,
@@ -252,14 +253,14 @@ pub(super) fn spec() -> JobSpec {
         checkpoint_every: Every::Steps(5),
         base_dtype: BaseDtype::Auto,
     };
-    let lora = Lora { rank: 4, alpha: 8.0, dropout: 0.0, target_modules: TargetModules::AllLinear, rslora: false };
+    let lora = Lora::plain(4, 8.0, 0.0);
     JobSpec {
         name: "test".into(),
         base: "base".into(),
         dataset: "data".into(),
         preset: "standard".into(),
         priority: 50,
-        task: Task::Train(Train { training, lora }),
+        task: Task::Train(Train { training, data: DataFilter::default(), lora }),
         resources: Resources {
             gpus: 1,
             gpu: GpuRequest::Any,

@@ -80,7 +80,7 @@ pub(crate) fn job() -> JobSpec {
         dataset: "counting".into(),
         preset: "balanced".into(),
         priority: 50,
-        task: Task::Train(Train { training: training(), lora: lora() }),
+        task: Task::Train(Train { training: training(), data: DataFilter::default(), lora: lora() }),
         resources: Resources {
             gpus: 1,
             gpu: GpuRequest::Any,
@@ -99,6 +99,7 @@ pub(crate) fn job() -> JobSpec {
 
 pub(crate) fn training() -> Training {
     Training {
+        method: Method::Lora,
         learning_rate: 5e-3,
         batch_size: 3,
         micro_tokens: MicroTokens::Auto,
@@ -122,7 +123,7 @@ pub(crate) fn training() -> Training {
 }
 
 pub(crate) fn lora() -> Lora {
-    Lora { rank: 4, alpha: 8.0, dropout: 0.1, target_modules: TargetModules::AllLinear, rslora: false }
+    Lora::plain(4, 8.0, 0.1)
 }
 
 /// More steps than any test waits for, with neither evaluation nor checkpoint on the way.

@@ -5,7 +5,7 @@ use crate::failure::{Failure, chain};
 use lorikeet_dataset::{Item, Message, Role, Tokenizer, read};
 use lorikeet_trainer::{
     generate::greedy,
-    lora::{self, AdapterView, LoraConfig, LoraLayout},
+    lora::{self, AdapterView, LoraLayout},
     model::Model,
 };
 use serde::Serialize;
@@ -38,7 +38,7 @@ pub(super) fn both(files: &Files) -> Result<Samples, Failure> {
         let words: Vec<u32> = tokens.into_iter().filter(|token| !tokenizer.eos_ids().contains(token)).collect();
         tokenizer.decode(&words).map_err(|error| failed(&error))
     };
-    let prompt = messages.last().map(|message| message.content.clone()).unwrap_or_default();
+    let prompt = messages.last().map(|message| message.text().to_owned()).unwrap_or_default();
     Ok(Samples { prompt, before: answer(None)?, after: answer(Some(&view))? })
 }
 
@@ -47,7 +47,7 @@ fn question(file: &Path) -> Result<Vec<Message>, Failure> {
     let mut found = Vec::new();
     let summary = read(file, &mut |item, _| {
         if let Item::Record(record) = item {
-            found = record.messages.into_iter().take_while(|message| message.role != Role::Assistant).collect();
+            found = record.messages().iter().take_while(|message| message.role != Role::Assistant).cloned().collect();
         }
         if found.is_empty() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
@@ -62,31 +62,8 @@ fn adapter(directory: &Path, model: &Model) -> Result<(LoraLayout, Vec<f32>), Fa
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::bug(format!("read the adapter in {}: {}", directory.display(), chain(error)))
     };
-    let config: LoraConfig = lora_config(directory)?;
+    let config = lora::read_config(directory).map_err(|error| failed(&error))?;
     let layout = LoraLayout::new(model.config(), &config).map_err(|error| failed(&error))?;
     let params = lora::load(directory, &layout).map_err(|error| failed(&error))?;
     Ok((layout, params))
-}
-
-/// What `adapter_config.json` says, in the trainer's words.
-fn lora_config(directory: &Path) -> Result<LoraConfig, Failure> {
-    #[derive(serde::Deserialize)]
-    struct Peft {
-        r: usize,
-        lora_alpha: f64,
-        target_modules: lora::Targets,
-        #[serde(default)]
-        use_rslora: bool,
-    }
-    let path = directory.join(lora::CONFIG_FILE);
-    let text = std::fs::read(&path).map_err(|error| Failure::file("read", &path, &error))?;
-    let peft: Peft =
-        serde_json::from_slice(&text).map_err(|error| Failure::bug(format!("read {}: {error}", path.display())))?;
-    Ok(LoraConfig {
-        rank: peft.r,
-        alpha: peft.lora_alpha,
-        dropout: 0.0,
-        target_modules: peft.target_modules,
-        rslora: peft.use_rslora,
-    })
 }

@@ -7,7 +7,7 @@ use lorikeet_protocol::{
     file::is_plain_path,
     inspect::{BaseFindings, Fault},
 };
-use std::{fs, path::Path};
+use std::path::Path;
 
 /// Config, tensors and tokenizer, each against the others.
 pub(super) fn inspect(directory: &Path) -> Result<BaseFindings, Vec<Fault>> {
@@ -25,9 +25,8 @@ pub(super) fn inspect(directory: &Path) -> Result<BaseFindings, Vec<Fault>> {
     faults.extend(
         odd.map(|file| fault(file.name.clone(), "its name cannot be kept; expected letters, digits, `.`, `-`, `_`")),
     );
-    let config_json = fs::read_to_string(directory.join("config.json")).unwrap_or_default();
     match (tokenizer, faults.is_empty()) {
-        (Ok(tokenizer), true) => Ok(findings(base, &tokenizer, config_json)),
+        (Ok(tokenizer), true) => Ok(findings(base, &tokenizer)),
         _ => Err(faults),
     }
 }
@@ -39,11 +38,11 @@ pub(super) fn config(directory: &Path) -> Result<ModelConfig, Vec<Fault>> {
     base.config.filter(|_| base.fault_count == 0).ok_or(faults)
 }
 
-fn findings(base: Base, tokenizer: &Tokenizer, config_json: String) -> BaseFindings {
+fn findings(base: Base, tokenizer: &Tokenizer) -> BaseFindings {
     BaseFindings {
         architecture: base.architecture.unwrap_or_default(),
         parameters: base.parameters,
-        config_json,
+        config_json: base.config_text,
         dtype: dtype(base.dtype),
         vocabulary: tokenizer.entries() as u64,
         chat_template: tokenizer.template_source() == TemplateSource::Model,

@@ -1,17 +1,15 @@
 //! What a training file holds.
 
 use super::{dataset_faults, line_fault};
-use lorikeet_dataset::{Check, DatasetError, Format, Role, Tokenizer, check};
+use lorikeet_dataset::{Check, DatasetError, Format, Tokenizer, check};
 use lorikeet_protocol::inspect::{DatasetFindings, DatasetFormat, Fault, SampleMessage};
 use std::path::Path;
 
 /// Counts and faults; with a tokenizer, tokens too. A file of no known format is a finding of its own.
 pub(super) fn inspect(file: &Path, tokenizer: Option<&Tokenizer>) -> Result<DatasetFindings, Vec<Fault>> {
     match check(file, tokenizer, &mut |_| (), &|| false) {
-        Ok(check) => Ok(findings(check)),
-        Err(error @ (DatasetError::UnknownFormat { .. } | DatasetError::UnsupportedFormat { .. })) => {
-            Ok(unknown(dataset_faults(error)))
-        }
+        Ok(check) => Ok(trainable(findings(check))),
+        Err(error @ DatasetError::UnknownFormat { .. }) => Ok(unknown(dataset_faults(error))),
         Err(error) => Err(dataset_faults(error)),
     }
 }
@@ -31,6 +29,15 @@ fn findings(check: Check) -> DatasetFindings {
     }
 }
 
+/// A file without a fault that trains nothing is faulty as a whole.
+fn trainable(mut findings: DatasetFindings) -> DatasetFindings {
+    if findings.trainable_pairs == 0 && findings.error_count == 0 {
+        findings.errors.push(Fault::whole("it holds no pair that can be trained on"));
+        findings.error_count = 1;
+    }
+    findings
+}
+
 fn unknown(errors: Vec<Fault>) -> DatasetFindings {
     DatasetFindings {
         format: None,
@@ -46,7 +53,8 @@ fn unknown(errors: Vec<Fault>) -> DatasetFindings {
     }
 }
 
-fn format(format: Format) -> DatasetFormat {
+/// In the wire's words.
+pub(in crate::commands) fn format(format: Format) -> DatasetFormat {
     match format {
         Format::BrightrunLoraV4 => DatasetFormat::BrightrunLoraV4,
         Format::ChatMessages => DatasetFormat::ChatMessages,
@@ -58,11 +66,6 @@ fn format(format: Format) -> DatasetFormat {
 }
 
 fn message(message: lorikeet_dataset::SampleMessage) -> SampleMessage {
-    let role = match message.role {
-        Role::System => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-    };
     let content = message.content.chars().take(2_000).collect();
-    SampleMessage { role: role.to_owned(), content, supervised: message.supervised }
+    SampleMessage { role: message.role, content, supervised: message.supervised }
 }

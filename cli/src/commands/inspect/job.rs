@@ -2,15 +2,14 @@
 
 use super::{base, dataset_faults, fault, tokenizer_fault};
 use crate::failure::Failure;
-use lorikeet_dataset::{Filters, JobCheck, OnFault, PrepareConfig, Supervise, Tokenizer, check_job};
+use lorikeet_dataset::{JobCheck, OnFault, PrepareConfig, Supervise, Tokenizer, check_job};
 use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Settings, plan};
 use lorikeet_protocol::{
     inspect::{Fault, JobFindings, JobQuestion, RenderedExample, RenderedPart},
-    job::{self, Lora, MicroTokens, TargetModules, Task, Training, TrainingLength},
+    job::{self, MicroTokens, Task, Train, Training, TrainingLength},
 };
-use lorikeet_trainer::lora::{LoraConfig, LoraLayout, Targets};
+use lorikeet_trainer::Trained;
 use std::{
-    collections::BTreeSet,
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -31,10 +30,10 @@ pub(super) fn inspect(base: &Path, dataset: &Path, question: &JobQuestion) -> Re
     let Task::Train(train) = &question.job.task;
     let config = base::config(base)?;
     let tokenizer = Tokenizer::load(base).map_err(|error| vec![tokenizer_fault(&error)])?;
-    let adapter = adapter(&config, &train.lora)?;
-    let prepare = prepare(&train.training, dataset);
+    let trained = trained(&config, train)?;
+    let prepare = prepare(train, dataset);
     let check = check_job(&prepare, &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
-    let memory = |dtype| memory(&config, &adapter, &train.training, &check, dtype).total;
+    let memory = |dtype| memory(&config, trained, &train.training, &check, dtype).total;
     Ok(JobFindings {
         total_steps: steps(&train.training, &check),
         cpu_bytes: memory(BaseDtype::F32),
@@ -73,7 +72,8 @@ fn steps(training: &Training, check: &JobCheck) -> u64 {
     }
 }
 
-fn prepare(training: &Training, dataset: &Path) -> PrepareConfig {
+fn prepare(train: &Train, dataset: &Path) -> PrepareConfig {
+    let training = &train.training;
     PrepareConfig {
         file: dataset.to_owned(),
         validation_file: None,
@@ -86,34 +86,22 @@ fn prepare(training: &Training, dataset: &Path) -> PrepareConfig {
             job::Supervise::All => Supervise::All,
         },
         seed: training.seed,
-        filters: Filters::default(),
+        filters: lorikeet_worker::filters(&train.data),
         on_fault: OnFault::Refuse,
         cache_dir: PathBuf::new(),
     }
 }
 
-/// Which projections carry an adapter. One that sits on some layers only is planned as if on all of them.
-fn adapter(config: &ModelConfig, lora: &Lora) -> Result<AdapterShape, Vec<Fault>> {
-    let settings = LoraConfig {
-        rank: lora.rank as usize,
-        alpha: lora.alpha,
-        dropout: lora.dropout,
-        target_modules: match &lora.target_modules {
-            TargetModules::AllLinear => Targets::AllLinear,
-            TargetModules::Names(names) => Targets::Names(names.clone()),
-            TargetModules::Pattern(pattern) => Targets::Pattern(pattern.clone()),
-        },
-        rslora: lora.rslora,
-    };
-    let layout = LoraLayout::new(config, &settings);
-    let layout = layout.map_err(|error| vec![fault("lora.target_modules", crate::failure::chain(&error))])?;
-    let modules: BTreeSet<_> = layout.entries().iter().map(|entry| entry.module).collect();
-    Ok(AdapterShape { rank: settings.rank, modules: modules.into_iter().collect() })
+/// What is trained, module by module as the trainer would place it.
+fn trained(config: &ModelConfig, train: &Train) -> Result<AdapterShape, Vec<Fault>> {
+    let trained = Trained::new(config, &lorikeet_worker::settings(&train.training, &train.lora));
+    let trained = trained.map_err(|error| vec![fault("lora.target_modules", crate::failure::chain(&error))])?;
+    Ok(trained.shape())
 }
 
 fn memory(
     config: &ModelConfig,
-    adapter: &AdapterShape,
+    trained: AdapterShape,
     training: &Training,
     check: &JobCheck,
     base_dtype: BaseDtype,
@@ -124,7 +112,7 @@ fn memory(
         MicroTokens::Auto => longest.max(AUTO_MICRO_TOKENS),
     };
     let settings = Settings {
-        adapters: vec![adapter.clone()],
+        adapters: vec![trained],
         base_dtype,
         tokens_per_micro: tokens,
         longest_segment: longest,

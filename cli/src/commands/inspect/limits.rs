@@ -10,20 +10,16 @@ use lorikeet_worker::{Fence, Raised};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::path::Path;
 
-/// Private memory: several times what the largest honest dataset needs, which is streamed. Mapped files do not count.
-const MEMORY_BYTES: u64 = 4 << 30;
-/// Processor time: ten gigabytes are tokenised in less.
-const SECONDS: u64 = 3_600;
 /// What may be written into a regular file; only the answer is, and that is bounded by its own lists.
 const OUTPUT_BYTES: u64 = 64 << 20;
 /// Open files: a base model has some hundred shards at most.
 const FILES: u64 = 512;
 
-/// Sets them for the rest of this process.
-pub(super) fn set() -> Result<(), Failure> {
+/// Sets them for the rest of this process. Memory is private memory: mapped files do not count.
+pub(super) fn set(memory_bytes: u64, seconds: u64) -> Result<(), Failure> {
     let limits = [
-        (Resource::Data, MEMORY_BYTES),
-        (Resource::Cpu, SECONDS),
+        (Resource::Data, memory_bytes),
+        (Resource::Cpu, seconds),
         (Resource::Fsize, OUTPUT_BYTES),
         (Resource::Nofile, FILES),
         (Resource::Core, 0),

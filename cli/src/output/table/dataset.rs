@@ -98,9 +98,14 @@ fn faults<'a>(faults: impl Iterator<Item = Line<'a>>) -> Option<String> {
 
 /// Faults of any file, for error messages.
 pub(crate) fn fault_lines(faults: &[Fault]) -> String {
-    let line = |fault: &Fault| match fault.line {
-        Some(line) => format!("\n  line {line}, {}: {}", fault.path, fault.message),
-        None => format!("\n  {}: {}", fault.path, fault.message),
-    };
-    faults.iter().take(10).map(line).collect()
+    faults.iter().take(10).map(|fault| format!("\n  {}", fault_line(fault))).collect()
+}
+
+/// One fault, in one line whatever a template or a file says.
+pub(crate) fn fault_line(fault: &Fault) -> String {
+    let message = fault.message.replace(['\n', '\r'], " ");
+    match fault.line {
+        Some(line) => format!("line {line}, {}: {message}", fault.path),
+        None => format!("{}: {message}", fault.path),
+    }
 }

@@ -130,7 +130,8 @@ impl View for Vec<LogLine> {
 
 /// One line of a log.
 pub(crate) fn log_line(line: &LogLine) -> String {
-    format!("{}  {:<7}  {}", moment(line.time), word(&line.level), line.message)
+    // Further lines are set in, so that none of them looks like a line of its own.
+    format!("{}  {:<7}  {}", moment(line.time), word(&line.level), line.message.replace('\n', "\n    "))
 }
 
 impl View for Vec<CheckpointView> {

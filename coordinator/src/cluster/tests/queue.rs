@@ -83,3 +83,16 @@ fn a_user_gets_no_more_jobs_and_devices_than_are_allowed_and_the_next_user_does(
     let theirs = world.submit_as(user(), 4, |_| {});
     assert!(world.is_placed(theirs));
 }
+
+#[test]
+fn a_job_that_fits_no_message_fails_with_a_reason_and_is_never_offered() {
+    let mut world = World::ready();
+    let job = world.submit_with(1, |spec| {
+        let lorikeet_protocol::job::Task::Train(train) = &mut spec.task;
+        train.lora.target_modules = lorikeet_protocol::job::TargetModules::Names(vec!["abcdefgh".into(); 80_000]);
+    });
+    assert!(world.offer_of(job).is_none());
+    assert_eq!(world.phase(job), None, "a job that is over is not among the live ones");
+    let next = world.submit(2);
+    assert!(world.offer_of(next).is_some(), "its device is free");
+}

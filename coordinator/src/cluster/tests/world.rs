@@ -82,6 +82,7 @@ pub(super) fn spec() -> JobSpec {
         priority: 50,
         task: Task::Train(Train {
             training: Training {
+                method: Method::Lora,
                 learning_rate: 1e-4,
                 batch_size: 4,
                 micro_tokens: MicroTokens::Auto,
@@ -102,7 +103,8 @@ pub(super) fn spec() -> JobSpec {
                 checkpoint_every: Every::Steps(100),
                 base_dtype: BaseDtype::Auto,
             },
-            lora: Lora { rank: 8, alpha: 16.0, dropout: 0.0, target_modules: TargetModules::AllLinear, rslora: false },
+            data: DataFilter::default(),
+            lora: Lora::plain(8, 16.0, 0.0),
         }),
         resources: Resources {
             gpus: 1,

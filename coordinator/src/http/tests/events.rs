@@ -17,7 +17,7 @@ async fn told(world: &World) -> JobId {
     let queued = world.job().await;
     let (job, _) = world.finished(queued).await;
     let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
-    let (series, thread) = Series::open(&world.data().join("series")).unwrap();
+    let (series, thread) = Series::open(&world.data().join("series"), 0).unwrap();
     let lines = LINES.map(str::to_owned).to_vec();
     assert_eq!(series.append(EventLines { attempt, first: 1, lines }).await.unwrap(), 5);
     drop(series);
@@ -100,6 +100,8 @@ async fn metrics_and_logs_come_from_the_lines() {
     assert_eq!(metrics[1]["validationLoss"], 2.0);
     let later = world.get(&format!("{}?from=2", route::with_id(route::JOB_METRICS, job))).await;
     assert_eq!(later, json!([]));
+    let short = world.get(&format!("{}?limit=1", route::with_id(route::JOB_METRICS, job))).await;
+    assert_eq!(short, json!([metrics[0]]));
     let logs = world.get(&route::with_id(route::JOB_LOGS, job)).await;
     assert_eq!((logs[0]["message"].as_str(), &logs[0]["seq"]), (Some("here we go"), &json!(2)));
 }

@@ -28,11 +28,12 @@ enum Kind {
     Dataset,
     Job,
     Model,
+    Token,
 }
 
 fn kept(method: &str, path: &str) -> Option<Kept> {
     use Kept::{Admin, Empty, Link, Named, NotFound, Own, Public, Shared};
-    use Kind::{Dataset, Job, Model};
+    use Kind::{Dataset, Job, Model, Token};
     Some(match (method, path) {
         ("GET", route::HEALTH | route::VERSION | route::CA) => Public,
         ("HEAD" | "PATCH", route::UPLOAD) => Link,
@@ -41,6 +42,7 @@ fn kept(method: &str, path: &str) -> Option<Kept> {
         ("GET", route::TOKENS) => Shared,
         ("POST", route::DATASETS) => Own(json!({ "name": "own", "fileName": "x", "sizeBytes": 3 })),
         ("POST", route::TOKENS) => Own(json!({ "name": "own" })),
+        ("DELETE", route::TOKEN) => NotFound(Token, Value::Null),
         ("GET" | "DELETE", route::DATASET) => NotFound(Dataset, Value::Null),
         ("GET", route::DATASET_VALIDATION_STATUS) => NotFound(Dataset, Value::Null),
         ("POST", route::DATASET_CONFIRM | route::DATASET_UPLOAD_URL | route::DATASET_VALIDATE) => {
@@ -70,6 +72,7 @@ struct Theirs {
     base: String,
     jobs: Vec<String>,
     model: String,
+    token: String,
 }
 
 impl Theirs {
@@ -78,6 +81,7 @@ impl Theirs {
             Kind::Dataset => self.datasets.iter().map(String::as_str).collect(),
             Kind::Job => self.jobs.iter().map(String::as_str).collect(),
             Kind::Model => vec![&self.model],
+            Kind::Token => vec![&self.token],
         }
     }
 }
@@ -88,6 +92,7 @@ fn unknown(kind: Kind) -> String {
         Kind::Dataset => DatasetId(id).to_string(),
         Kind::Job => JobId(id).to_string(),
         Kind::Model => ModelId(id).to_string(),
+        Kind::Token => TokenId(id).to_string(),
     }
 }
 
@@ -105,7 +110,8 @@ async fn theirs(world: &World) -> Theirs {
     let uploading = uploading["data"]["dataset"]["id"].as_str().unwrap().to_owned();
     let base = world.get(route::BASES).await[0]["id"].as_str().unwrap().to_owned();
     let jobs = vec![job.to_string(), finished.to_string()];
-    Theirs { datasets: vec![dataset, uploading], base, jobs, model: model.to_string() }
+    let token = world.get(route::TOKENS).await[0]["id"].as_str().unwrap().to_owned();
+    Theirs { datasets: vec![dataset, uploading], base, jobs, model: model.to_string(), token }
 }
 
 /// Every method and path of the document.

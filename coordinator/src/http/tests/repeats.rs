@@ -61,6 +61,9 @@ async fn a_secret_is_told_once() {
         let secret = first["data"][field].as_str().unwrap().to_owned();
         let (status, again) = send().await;
         assert_eq!((status, again["data"][field].as_str()), (StatusCode::CREATED, None), "{again}");
+        if field == "joinString" {
+            assert_eq!(again["data"]["expiresAt"], Value::Null, "when the first expires is not known from the second");
+        }
         if field == "secret" {
             assert_eq!(answer(world.ask(Method::GET, route::ME, &secret)).await.0, StatusCode::OK);
         }
@@ -74,4 +77,15 @@ async fn a_key_that_is_none_is_refused() {
     let request =
         world.ask(Method::POST, route::TOKENS, &world.admin).header("idempotency-key", "x".repeat(256)).json(&body);
     assert_eq!(answer(request).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_delete_that_is_repeated_under_its_key_is_done_once() {
+    let world = World::new().await;
+    let id = world.dataset("chats", "one line\n").await;
+    let path = route::with_id(route::DATASET, id);
+    let delete = |key: &str| answer(world.ask(Method::DELETE, &path, &world.admin).header("idempotency-key", key));
+    assert_eq!(delete("four").await.0, StatusCode::NO_CONTENT);
+    assert_eq!(delete("four").await.0, StatusCode::NO_CONTENT);
+    assert_eq!(delete("five").await.0, StatusCode::NOT_FOUND);
 }

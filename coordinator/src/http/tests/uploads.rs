@@ -114,3 +114,24 @@ async fn a_link_that_was_changed_or_whose_dataset_is_gone_is_as_good_as_none() {
     assert_eq!(status, StatusCode::NO_CONTENT);
     assert_eq!(send(&world, &url, 0, "abcd").await, StatusCode::NOT_FOUND);
 }
+
+#[tokio::test]
+async fn what_must_stay_free_is_not_taken_by_bytes_of_an_upload_that_was_begun_before() {
+    let world = World::with(|config| config.storage.keep_free = u64::MAX / 2).await;
+    let me = world.get(route::ME).await["id"].as_str().unwrap().parse().unwrap();
+    let id = DatasetId(Uuid::now_v7());
+    let mut row = record::Dataset::new(id, "chats".into(), None, "x.jsonl".into(), 4, None, at(1));
+    row.owner = me;
+    world.insert(vec![Record::Dataset(row)]).await;
+    let (status, body) = world.call(Method::POST, &route::with_id(route::DATASET_UPLOAD_URL, id), json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let url = body["data"]["uploadUrl"].as_str().unwrap();
+    assert_eq!(send(&world, url, 0, "abcd").await, StatusCode::INSUFFICIENT_STORAGE);
+    assert_eq!(offset(&world, url).await, Some(0));
+    let health = world.http.get(format!("{}{}", world.coordinator.http_url(), route::HEALTH)).send().await.unwrap();
+    assert_eq!(health.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+fn at(wall: u64) -> crate::cluster::Now {
+    crate::cluster::Now { mono: Duration::ZERO, wall: UnixMillis(wall) }
+}

@@ -156,3 +156,56 @@ async fn lines_of_another_nodes_attempt_are_not_kept() {
     assert!(matches!(stranger.hear().await, ToAgent::Renewed(_)));
     assert_eq!(world.services.series.through(attempt).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn a_report_of_an_attempt_that_no_longer_counts_is_acknowledged_without_its_files() {
+    let world = World::new();
+    queued(&world).await;
+    let (_control, _blob, offer) = offered(&world, 5).await;
+    let (identity, key) = world.node(6).await;
+    let mut other = world.control((&identity, &key)).await;
+    other.hello(2).await;
+    let manifest = FileManifest { size: 1, hash: Hash([8; 32]), chunks: vec![Hash([8; 32])] };
+    let files = vec![NamedFile { path: "adapter_model.safetensors".into(), manifest }];
+    let checkpoint = Checkpoint { step: 1, loss: 2.0, kind: CheckpointKind::Periodic, files };
+    // Nobody will ever bring these files: without an answer, everything that the node reports would wait behind them.
+    other.say(report(&offer, 1, ReportBody::Checkpoint(checkpoint))).await;
+    assert_eq!(other.hear().await, ToAgent::Acknowledged { through: 1 });
+}
+
+#[tokio::test]
+async fn a_number_that_is_none_ends_the_session_and_is_not_recorded() {
+    let world = World::new();
+    queued(&world).await;
+    let (mut control, _blob, offer) = offered(&world, 7).await;
+    let checkpoint = Checkpoint { step: 1, loss: f64::NAN, kind: CheckpointKind::Periodic, files: vec![] };
+    control.say(report(&offer, 1, ReportBody::Checkpoint(checkpoint))).await;
+    assert_eq!(control.hear().await, ToAgent::Goodbye(Farewell::Misbehaved));
+    close_code(&control.connection).await;
+    let rows = world.services.driver.checkpoints(Actor::System, offer.attempt.job).await.unwrap();
+    assert_eq!(rows, []);
+}
+
+#[tokio::test]
+async fn lines_of_an_attempt_long_over_are_let_go_and_not_kept() {
+    use crate::record::{Attempt, AttemptEnd, Record};
+    let world = World::new();
+    queued(&world).await;
+    let (mut control, _blob, offer) = offered(&world, 8).await;
+    let id = offer.attempt;
+    let change = move |store: &Store| {
+        let mut row = store.scan(&id.job.bytes(), |_: &Attempt| true)?.remove(0);
+        row.id.token.number += 1;
+        let outcome = lorikeet_protocol::job::Outcome::Lost;
+        let (at, held) = (UnixMillis(1), Duration::ZERO);
+        row.end = Some(AttemptEnd { outcome, class: None, message: None, at, held, last_event: 0 });
+        let old = row.id;
+        store.commit(&[Record::Attempt(row)])?;
+        Ok(old)
+    };
+    let old = world.services.driver.read(change).await.unwrap();
+    let lines = vec!["{}".to_owned(), "{}".to_owned()];
+    control.say(FromAgent::Events(EventLines { attempt: old, first: 5, lines })).await;
+    assert_eq!(control.hear().await, ToAgent::EventsAcknowledged { attempt: old, through: 6 });
+    assert_eq!(world.services.series.through(old).await.unwrap(), 0);
+}

@@ -3,12 +3,27 @@
 use super::{FieldError, WordOrNumber};
 use std::{fmt, time::Duration};
 
-pub(super) const NAME: &str = "a text of 1…200 characters";
-pub(super) const SCHEDULE: &str = "cosine, linear or constant";
+pub(super) use crate::name::NAME;
+pub(super) const METHOD: &str = "lora or full";
+pub(super) const SCHEDULE: &str = "cosine, linear, constant or wsd";
 pub(super) const SUPERVISE: &str = "assistant, last, completion or all";
 pub(super) const BASE_DTYPE: &str = "auto or f32";
 pub(super) const TARGET_MODULES: &str = "a list of names, a regular expression or \"all-linear\"";
+pub(super) const EXCLUDE_MODULES: &str = "a list of names or a regular expression";
+pub(super) const LAYERS_TO_TRANSFORM: &str = "a list of layers, counted from 0";
+pub(super) const RANK_PATTERN: &str = "a table of ranks by the end of a module's name";
+pub(super) const ALPHA_PATTERN: &str = "a table of alphas by the end of a module's name";
+pub(super) const INIT: &str = "default or pissa";
+/// Every projection of a model of 128 layers, each by its full name.
+pub(super) const TARGETS: usize = 1_024;
+/// `model.layers.127.self_attn.q_proj` has 33.
+pub(super) const TARGET_BYTES: usize = 128;
+/// A pattern that lists what is meant is as long as the list would be.
+pub(super) const PATTERN_BYTES: usize = 4_096;
 pub(super) const GPU: &str = "\"any\", a name, or { min_memory = \"40GiB\", min_compute = \"8.0\" }";
+pub(super) const TIER_NAMES: [&str; 4] = ["seed_dataset", "production", "experimental", "rejected"];
+pub(super) const TIERS: &str = "a list of seed_dataset, production, experimental, rejected";
+pub(super) const MARKS: &str = "a list of 1…100 names";
 pub(super) const ON_LOST: &str = "requeue, wait or fail";
 
 pub(super) const PRIORITY: Whole = Whole("priority", 0, 100);
@@ -28,9 +43,13 @@ pub(super) const SEED: Whole = Whole("training.seed", 0, i64::MAX);
 pub(super) const VALIDATION_FRACTION: Real = Real("training.validation_fraction", 0.0, 0.5);
 pub(super) const EVAL_EVERY: Whole = Whole("training.eval_every", 1, 1_000_000);
 pub(super) const CHECKPOINT_EVERY: Whole = Whole("training.checkpoint_every", 1, 1_000_000);
+pub(super) const QUALITY_MIN: Real = Real("data.quality_min", 1.0, 5.0);
 pub(super) const RANK: Whole = Whole("lora.rank", 1, 256);
 pub(super) const ALPHA: Real = Real("lora.alpha", 1e-3, 65_536.0);
 pub(super) const DROPOUT: Real = Real("lora.dropout", 0.0, 0.5);
+pub(super) const PATTERN_RANK: Whole = Whole("lora.rank_pattern", 1, 256);
+pub(super) const PATTERN_ALPHA: Real = Real("lora.alpha_pattern", 1e-3, 65_536.0);
+pub(super) const PLUS_RATIO: Real = Real("lora.plus_ratio", 1.0, 1_000.0);
 pub(super) const GPUS: Whole = Whole("resources.gpus", 1, 8);
 pub(super) const MAX_RUNTIME: Span =
     Span("resources.max_runtime", Duration::from_secs(1), Duration::from_secs(72 * 3600));

@@ -1,6 +1,6 @@
 //! From text to [`JobFile`]: types and names of keys. TOML and JSON become the same tree first, so that they cannot differ.
 
-use super::{FieldError, JobFile, LoraKeys, PolicyKeys, Presets, ResourceKeys, TrainingKeys, range};
+use super::{DataKeys, FieldError, JobFile, LoraKeys, PolicyKeys, Presets, ResourceKeys, TrainingKeys, range};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use std::{collections::BTreeMap, ops::Range};
@@ -135,17 +135,19 @@ fn read_top(mut top: Table, faults: &mut Vec<FieldError>) -> JobFile {
         preset: top.take("preset", "the name of a preset", faults),
         priority: top.take("priority", &range::PRIORITY.expected(), faults),
         training: section(&mut top, "training", training, faults),
+        data: section(&mut top, "data", data, faults),
         lora: section(&mut top, "lora", lora, faults),
         resources: section(&mut top, "resources", resources, faults),
         policy: section(&mut top, "policy", policy, faults),
     };
     top.drop_empty_list("after");
-    top.close(&["after", "init_adapter", "data", "hold", "not_before", "sweep"], faults);
+    top.close(&["after", "init_adapter", "hold", "not_before", "sweep"], faults);
     file
 }
 
 fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
     let keys = TrainingKeys {
+        method: table.take("method", range::METHOD, faults),
         learning_rate: table.take("learning_rate", &range::LEARNING_RATE.expected(), faults),
         batch_size: table.take("batch_size", &range::BATCH_SIZE.expected(), faults),
         micro_tokens: table.take("micro_tokens", &range::MICRO_TOKENS.or_word("auto"), faults),
@@ -167,23 +169,38 @@ fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
         checkpoint_every: table.take("checkpoint_every", &range::CHECKPOINT_EVERY.or_word("epoch"), faults),
         base_dtype: table.take("base_dtype", range::BASE_DTYPE, faults),
     };
-    table.drop_value("method", "lora");
-    table.refuse(&["method", "validation_dataset", "early_stopping", "sample_prompts"], faults);
+    table.refuse(&["validation_dataset", "early_stopping", "sample_prompts"], faults);
+    keys
+}
+
+fn data(table: &mut Table, faults: &mut Vec<FieldError>) -> DataKeys {
+    let keys = DataKeys {
+        quality_min: table.take("quality_min", &range::QUALITY_MIN.expected(), faults),
+        tiers: table.take("tiers", range::TIERS, faults),
+        human_reviewed: table.take("human_reviewed", "true or false", faults),
+        personas: table.take("personas", range::MARKS, faults),
+        arcs: table.take("arcs", range::MARKS, faults),
+        topics: table.take("topics", range::MARKS, faults),
+    };
+    table.refuse(&["validation_dataset"], faults);
     keys
 }
 
 fn lora(table: &mut Table, faults: &mut Vec<FieldError>) -> LoraKeys {
-    let keys = LoraKeys {
+    LoraKeys {
         rank: table.take("rank", &range::RANK.expected(), faults),
         alpha: table.take("alpha", &range::ALPHA.expected(), faults),
         dropout: table.take("dropout", &range::DROPOUT.expected(), faults),
         target_modules: table.take("target_modules", range::TARGET_MODULES, faults),
+        exclude_modules: table.take("exclude_modules", range::EXCLUDE_MODULES, faults),
+        layers_to_transform: table.take("layers_to_transform", range::LAYERS_TO_TRANSFORM, faults),
+        rank_pattern: table.take("rank_pattern", range::RANK_PATTERN, faults),
+        alpha_pattern: table.take("alpha_pattern", range::ALPHA_PATTERN, faults),
         rslora: table.take("rslora", "true or false", faults),
         dora: table.take("dora", "true or false", faults),
-    };
-    let later = ["exclude_modules", "rank_pattern", "alpha_pattern", "layers_to_transform", "init", "plus_ratio"];
-    table.refuse(&later, faults);
-    keys
+        init: table.take("init", range::INIT, faults),
+        plus_ratio: table.take("plus_ratio", &range::PLUS_RATIO.expected(), faults),
+    }
 }
 
 fn resources(table: &mut Table, faults: &mut Vec<FieldError>) -> ResourceKeys {
@@ -252,12 +269,6 @@ impl Table {
     }
 
     /// A key of a later version that says nothing but what is so anyway.
-    fn drop_value(&mut self, key: &str, value: &str) {
-        if self.left.get(key).and_then(Value::as_str) == Some(value) {
-            self.left.remove(key);
-        }
-    }
-
     fn drop_empty_list(&mut self, key: &str) {
         if self.left.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty) {
             self.left.remove(key);

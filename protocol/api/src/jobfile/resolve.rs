@@ -2,13 +2,14 @@
 //! is told, not only the first.
 
 use super::{
-    FieldError, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, Presets, ResourceKeys, Targets, TrainingKeys,
-    WordOrNumber, preset, range, range::quoted,
+    DataKeys, FieldError, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, Presets, ResourceKeys, Targets,
+    TrainingKeys, WordOrNumber, preset, range, range::quoted,
 };
+use crate::name::{self, is_plain};
 use bytesize::ByteSize;
 use lorikeet_protocol::job::{
-    BaseDtype, Every, GpuRequest, JobSpec, Lora, MicroTokens, OnLost, Policy, Resources, Schedule, Supervise,
-    TargetModules, Task, Train, Training, TrainingLength,
+    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources,
+    Schedule, Supervise, TargetModules, Task, Train, Training, TrainingLength,
 };
 use std::collections::BTreeMap;
 
@@ -25,7 +26,11 @@ pub(super) fn resolve(file: &JobFile, presets: &Presets) -> Result<JobSpec, Faul
         dataset: text("dataset", &file.dataset, faults),
         preset: preset.to_owned(),
         priority: range::PRIORITY.check(file.priority.unwrap_or(50), faults),
-        task: Task::Train(Train { training: training(&training_keys, faults), lora: lora(&lora_keys, faults) }),
+        task: Task::Train(Train {
+            training: training(&training_keys, faults),
+            data: data(&file.data, faults),
+            lora: lora(&lora_keys, faults),
+        }),
         resources: resources(&file.resources, faults),
         policy: policy(&file.policy, faults),
     };
@@ -53,6 +58,7 @@ fn fill(file: &JobFile, preset: &str, presets: &Presets, faults: &mut Faults) ->
         file.training,
         training,
         TrainingKeys {
+            method,
             learning_rate,
             batch_size,
             micro_tokens,
@@ -75,19 +81,37 @@ fn fill(file: &JobFile, preset: &str, presets: &Presets, faults: &mut Faults) ->
             base_dtype,
         }
     );
-    let lora = overlay!(file.lora, lora, LoraKeys { rank, alpha, dropout, target_modules, rslora, dora });
+    let lora = overlay!(
+        file.lora,
+        lora,
+        LoraKeys {
+            rank,
+            alpha,
+            dropout,
+            target_modules,
+            exclude_modules,
+            layers_to_transform,
+            rank_pattern,
+            alpha_pattern,
+            rslora,
+            dora,
+            init,
+            plus_ratio,
+        }
+    );
     (training, lora)
 }
 
 fn name(file: &JobFile, faults: &mut Faults) -> String {
     match &file.name {
         Some(name) => text("name", name, faults),
+        // What is wrong with either is told of itself.
         None => format!("{} on {}", file.dataset, file.base).chars().take(200).collect(),
     }
 }
 
 fn text(field: &str, value: &str, faults: &mut Faults) -> String {
-    if value.trim().is_empty() || value.chars().count() > 200 {
+    if !name::is_name(value) {
         faults.push(FieldError::new(field, quoted(value), range::NAME));
     }
     value.to_owned()
@@ -100,6 +124,7 @@ fn training(keys: &TrainingKeys, faults: &mut Faults) -> Training {
     let checkpoint_every = keys.checkpoint_every.as_ref().unwrap_or(&WordOrNumber::Number(100));
     let micro_tokens = keys.micro_tokens.as_ref().unwrap_or(&auto);
     Training {
+        method: method(keys.method.as_deref().unwrap_or("lora"), faults),
         learning_rate: range::LEARNING_RATE.check(keys.learning_rate.unwrap_or(2e-4), faults),
         batch_size: range::BATCH_SIZE.check(keys.batch_size.unwrap_or(8), faults),
         micro_tokens: range::MICRO_TOKENS.check_or_word(
@@ -144,12 +169,21 @@ fn length(keys: &TrainingKeys, faults: &mut Faults) -> TrainingLength {
     }
 }
 
+fn method(word: &str, faults: &mut Faults) -> Method {
+    match word {
+        "lora" => Method::Lora,
+        "full" => Method::Full,
+        _ => wrong_word("training.method", word, &[], range::METHOD, Method::Lora, faults),
+    }
+}
+
 fn schedule(word: &str, faults: &mut Faults) -> Schedule {
     match word {
         "cosine" => Schedule::Cosine,
         "linear" => Schedule::Linear,
         "constant" => Schedule::Constant,
-        _ => wrong_word("training.schedule", word, &["wsd"], range::SCHEDULE, Schedule::Cosine, faults),
+        "wsd" => Schedule::Wsd,
+        _ => wrong_word("training.schedule", word, &[], range::SCHEDULE, Schedule::Cosine, faults),
     }
 }
 
@@ -182,16 +216,67 @@ fn wrong_word<T>(field: &str, word: &str, later: &[&str], expected: &str, fallba
     fallback
 }
 
-fn lora(keys: &LoraKeys, faults: &mut Faults) -> Lora {
-    if keys.dora == Some(true) {
-        faults.push(FieldError::not_yet("lora.dora", true));
+fn data(keys: &DataKeys, faults: &mut Faults) -> DataFilter {
+    let tiers = marks("data.tiers", keys.tiers.as_deref(), range::TIERS, faults);
+    for tier in tiers.iter().filter(|tier| !range::TIER_NAMES.contains(&tier.as_str())) {
+        faults.push(FieldError::new("data.tiers", quoted(tier), range::TIERS));
     }
+    DataFilter {
+        quality_min: keys.quality_min.map(|least| range::QUALITY_MIN.check(least, faults)),
+        tiers,
+        human_reviewed: keys.human_reviewed,
+        personas: marks("data.personas", keys.personas.as_deref(), range::MARKS, faults),
+        arcs: marks("data.arcs", keys.arcs.as_deref(), range::MARKS, faults),
+        topics: marks("data.topics", keys.topics.as_deref(), range::MARKS, faults),
+    }
+}
+
+/// A list of names; an empty one would leave out everything or nothing, depending on who reads it.
+fn marks(field: &str, names: Option<&[String]>, expected: &str, faults: &mut Faults) -> Vec<String> {
+    let names = names.map(<[String]>::to_vec);
+    let fits = |name: &String| !name.trim().is_empty() && name.chars().count() <= 200;
+    if names.as_ref().is_some_and(|names| names.is_empty() || names.len() > 100 || !names.iter().all(fits)) {
+        faults.push(FieldError::new(field, serde_json::to_string(&names).unwrap_or_default(), expected));
+    }
+    names.unwrap_or_default()
+}
+
+fn lora(keys: &LoraKeys, faults: &mut Faults) -> Lora {
+    let (ranks, alphas) = (keys.rank_pattern.iter().flatten(), keys.alpha_pattern.iter().flatten());
     Lora {
         rank: range::RANK.check(keys.rank.unwrap_or(16), faults),
         alpha: range::ALPHA.check(keys.alpha.unwrap_or(32.0), faults),
         dropout: range::DROPOUT.check(keys.dropout.unwrap_or(0.1), faults),
         target_modules: targets(keys.target_modules.as_ref(), faults),
+        exclude_modules: excluded(keys.exclude_modules.as_ref(), faults),
+        layers_to_transform: keys.layers_to_transform.clone().unwrap_or_default(),
+        rank_pattern: ranks.map(|(name, rank)| (name.clone(), range::PATTERN_RANK.check(*rank, faults))).collect(),
+        alpha_pattern: alphas.map(|(name, alpha)| (name.clone(), range::PATTERN_ALPHA.check(*alpha, faults))).collect(),
         rslora: keys.rslora.unwrap_or(false),
+        dora: keys.dora.unwrap_or(false),
+        init: init(keys.init.as_deref().unwrap_or("default"), faults),
+        plus_ratio: keys.plus_ratio.map(|ratio| range::PLUS_RATIO.check(ratio, faults)),
+    }
+}
+
+fn init(word: &str, faults: &mut Faults) -> LoraInit {
+    match word {
+        "default" => LoraInit::Default,
+        "pissa" => LoraInit::Pissa,
+        _ => wrong_word("lora.init", word, &[], range::INIT, LoraInit::Default, faults),
+    }
+}
+
+fn excluded(keys: Option<&Targets>, faults: &mut Faults) -> Option<TargetModules> {
+    match keys? {
+        Targets::Pattern(text) if !text.is_empty() => Some(TargetModules::Pattern(text.clone())),
+        Targets::Names(names) if names.is_empty() => None,
+        Targets::Names(names) if names.iter().all(|name| !name.is_empty()) => Some(TargetModules::Names(names.clone())),
+        empty @ (Targets::Names(_) | Targets::Pattern(_)) => {
+            let value = serde_json::to_string(empty).unwrap_or_default();
+            faults.push(FieldError::new("lora.exclude_modules", value, range::EXCLUDE_MODULES));
+            None
+        }
     }
 }
 
@@ -199,6 +284,18 @@ fn targets(keys: Option<&Targets>, faults: &mut Faults) -> TargetModules {
     match keys {
         None => TargetModules::AllLinear,
         Some(Targets::Pattern(text)) if text == "all-linear" => TargetModules::AllLinear,
+        Some(Targets::Pattern(text)) if text.len() > range::PATTERN_BYTES => {
+            let expected = format!("a regular expression of at most {} bytes", range::PATTERN_BYTES);
+            faults.push(FieldError::new("lora.target_modules", quoted(text), expected));
+            TargetModules::AllLinear
+        }
+        Some(Targets::Names(names))
+            if names.len() > range::TARGETS || names.iter().any(|name| name.len() > range::TARGET_BYTES) =>
+        {
+            let expected = format!("at most {} names of at most {} bytes", range::TARGETS, range::TARGET_BYTES);
+            faults.push(FieldError::new("lora.target_modules", format!("{} names", names.len()), expected));
+            TargetModules::AllLinear
+        }
         Some(Targets::Pattern(text)) if !text.is_empty() => TargetModules::Pattern(text.clone()),
         Some(Targets::Names(names)) if !names.is_empty() && names.iter().all(|name| !name.is_empty()) => {
             TargetModules::Names(names.clone())
@@ -255,7 +352,7 @@ fn or_fault<T>(parsed: Option<T>, field: &str, text: &str, expected: &str, fault
 
 /// Labels are compared with those of nodes, which are short words; a job has no use for more than a handful.
 fn labels(labels: BTreeMap<String, String>, faults: &mut Faults) -> BTreeMap<String, String> {
-    let fits = |text: &String| !text.is_empty() && text.len() <= 128;
+    let fits = |text: &String| !text.is_empty() && text.len() <= 128 && is_plain(text);
     if labels.len() > 64 || !labels.iter().all(|(key, value)| fits(key) && fits(value)) {
         let value = serde_json::to_string(&labels).unwrap_or_default();
         let expected = "at most 64 labels, keys and values of 1…128 bytes";

@@ -8,7 +8,7 @@ const LEAST: &str = "base = \"b\"\ndataset = \"d\"\n";
 #[test]
 fn the_shortest_file_is_filled_by_the_balanced_preset() {
     let spec = resolve(LEAST).unwrap();
-    let Task::Train(Train { training, lora }) = &spec.task;
+    let Task::Train(Train { training, lora, .. }) = &spec.task;
     assert_eq!((spec.name.as_str(), spec.preset.as_str(), spec.priority), ("d on b", "balanced", 50));
     assert_eq!((training.learning_rate, training.batch_size), (2e-4, 8));
     assert_eq!(training.length, TrainingLength::Epochs(5));
@@ -27,7 +27,7 @@ fn the_three_presets_hold_the_platforms_numbers() {
     ];
     for (preset, rate, batch, epochs, rank, alpha, dropout, every) in table {
         let spec = resolve(&format!("{LEAST}preset = \"{preset}\"")).unwrap();
-        let Task::Train(Train { training, lora }) = spec.task;
+        let Task::Train(Train { training, lora, .. }) = spec.task;
         assert_eq!((training.learning_rate, training.batch_size), (rate, batch), "{preset}");
         assert_eq!(training.length, TrainingLength::Epochs(epochs), "{preset}");
         assert_eq!((lora.rank, lora.alpha, lora.dropout), (rank, alpha, dropout), "{preset}");
@@ -56,6 +56,7 @@ fn every_range_is_kept_at_both_ends_and_named_beyond_them() {
         ("training.validation_fraction", "0", "0.5", "-0.1", "0.6", "a number 0…0.5"),
         ("training.eval_every", "1", "1000000", "0", "1000001", "a whole number 1…1000000"),
         ("training.checkpoint_every", "1", "1000000", "0", "1000001", "a whole number 1…1000000"),
+        ("data.quality_min", "1", "5", "0.9", "5.1", "a number 1…5"),
         ("lora.rank", "1", "256", "0", "257", "a whole number 1…256"),
         ("lora.alpha", "0.001", "65536", "0", "65537", "a number 0.001…65536"),
         ("lora.dropout", "0", "0.5", "-0.1", "0.51", "a number 0…0.5"),
@@ -146,23 +147,16 @@ fn keys_of_a_later_version_are_refused_and_never_ignored() {
     for (key, value) in [
         ("after", "['job_x:ok']"),
         ("init_adapter", "x"),
-        ("data", "{ quality_min = 3 }"),
+        ("data.validation_dataset", "\"held-out\""),
         ("hold", "true"),
         ("not_before", "2030-01-01"),
         ("sweep", "{}"),
-        ("training.schedule", "wsd"),
         ("training.base_dtype", "nf4"),
         ("training.base_dtype", "int8"),
         ("training.base_dtype", "bf16"),
-        ("training.method", "full"),
         ("training.validation_dataset", "v"),
         ("training.early_stopping", "3"),
         ("training.sample_prompts", "['a']"),
-        ("lora.dora", "true"),
-        ("lora.exclude_modules", "['q_proj']"),
-        ("lora.rank_pattern", "{ q_proj = 4 }"),
-        ("lora.layers_to_transform", "[1]"),
-        ("lora.init", "pissa"),
         ("resources.gpus", "2"),
         ("policy.max_cost", "12.5"),
         ("resources.exclusive", "false"),
@@ -171,9 +165,24 @@ fn keys_of_a_later_version_are_refused_and_never_ignored() {
         assert_eq!(faults.len(), 1, "{key}: {faults:?}");
         assert!(faults[0].field == key && faults[0].message.ends_with("is not available yet"), "{key}: {faults:?}");
     }
-    for (key, value) in [("lora.dora", "false"), ("training.method", "lora"), ("after", "[]"), ("resources.gpus", "1")]
-    {
+    for (key, value) in [("after", "[]"), ("resources.gpus", "1")] {
         assert!(resolve(&in_toml(key, value)).is_ok(), "{key} = {value} asks for nothing new");
+    }
+}
+
+#[test]
+fn what_is_out_of_range_in_a_pattern_is_named() {
+    for (key, value) in [
+        ("lora.rank_pattern", "{ q_proj = 0 }"),
+        ("lora.rank_pattern", "{ q_proj = 'four' }"),
+        ("lora.alpha_pattern", "{ q_proj = -1.0 }"),
+        ("lora.layers_to_transform", "[-1]"),
+        ("lora.exclude_modules", "['']"),
+        ("lora.init", "olora"),
+        ("lora.plus_ratio", "0.5"),
+    ] {
+        let faults = with(key, value).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].field == key, "{key} = {value}: {faults:?}");
     }
 }
 
@@ -240,6 +249,9 @@ fn a_resolved_job_written_out_resolves_to_itself() {
     for extra in [
         "",
         "preset = \"aggressive\"\n[training]\nmax_steps = 7\nlearning_rate = 0.0011\n[policy]\nlost_after = \"1s 200ms\"",
+        "[training]\nmethod = \"full\"\nschedule = \"wsd\"\n[lora]\ntarget_modules = [\"q_proj\", \"up_proj\"]\nexclude_modules = \".*0.mlp.up_proj\"\n\
+            layers_to_transform = [0, 2]\nrank_pattern = { q_proj = 4 }\nalpha_pattern = { \"1.mlp.up_proj\" = 2.5 }\n\
+            dora = true\ninit = \"pissa\"\nplus_ratio = 16",
         "[resources]\ngpu = { min_memory = \"1537MiB\" }\nmax_runtime = \"90m\"\n[lora]\ntarget_modules = \".*q_proj\"",
     ] {
         let spec = resolve(&format!("{LEAST}{extra}")).unwrap();
@@ -284,5 +296,52 @@ fn in_toml(key: &str, value: &str) -> String {
     match key.split_once('.') {
         Some((table, key)) => format!("{LEAST}[{table}]\n{key} = {value}\n"),
         None => format!("{LEAST}{key} = {value}\n"),
+    }
+}
+
+#[test]
+fn filters_of_the_data_are_kept_and_strange_ones_refused() {
+    let data = "[data]\nquality_min = 3.5\ntiers = [\"production\"]\nhuman_reviewed = true\npersonas = [\"anxious_planner\"]\narcs = []\n";
+    let faults = resolve(&format!("{LEAST}{data}")).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert_eq!(faults[0].field, "data.arcs", "an empty list says neither all nor none");
+    let data = data.replace("arcs = []", "topics = [\"Estate planning\"]");
+    let spec = resolve(&format!("{LEAST}{data}")).unwrap();
+    let Task::Train(train) = &spec.task;
+    let filter = &train.data;
+    assert_eq!((filter.quality_min, filter.human_reviewed), (Some(3.5), Some(true)));
+    assert_eq!(
+        (filter.tiers.concat(), filter.personas.concat(), filter.topics.concat()),
+        ("production".into(), "anxious_planner".into(), "Estate planning".into())
+    );
+    assert_eq!(JobFile::from(&spec).resolve(&Presets::embedded()).unwrap(), spec, "and back again");
+    let faults = resolve(&format!("{LEAST}[data]\ntiers = [\"best\"]\n")).unwrap_err();
+    assert!(faults[0].message.contains("expected a list of seed_dataset"), "{faults:?}");
+}
+
+#[test]
+fn nothing_of_a_job_file_is_longer_than_it_needs_to_be() {
+    let names = |count: usize, length: usize| {
+        let names = vec![format!("'{}'", "x".repeat(length)); count];
+        with("lora.target_modules", &format!("[{}]", names.join(",")))
+    };
+    assert!(names(1_024, 128).is_ok());
+    for faults in [names(1_025, 1), names(1, 129), with("lora.target_modules", &format!("'{}'", "x".repeat(4_097)))] {
+        let faults = faults.unwrap_err();
+        assert_eq!((faults.len(), faults[0].field.as_str()), (1, "lora.target_modules"));
+        assert!(faults[0].message.contains("at most") && faults[0].message.len() < 300, "{}", faults[0].message);
+    }
+    assert!(with("lora.target_modules", &format!("'{}'", "x".repeat(4_096))).is_ok());
+    for field in ["name", "base", "dataset", "resources.gpu"] {
+        assert_eq!(with(field, &format!("'{}'", "x".repeat(201))).unwrap_err()[0].field, field);
+    }
+}
+
+#[test]
+fn a_name_with_a_terminal_escape_is_refused() {
+    for field in ["name", "base", "dataset", "resources.gpu"] {
+        let faults = with(field, "\"\\u001b[31mred\"").unwrap_err();
+        assert_eq!(faults[0].field, field);
+        assert!(!faults[0].message.contains('\u{1b}'), "{}", faults[0].message);
     }
 }

@@ -1,9 +1,11 @@
 //! From `JobSpec` back to a [`JobFile`] with every key filled: what the API shows of a job, and what can be submitted again.
 
-use super::{GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber};
+use super::{
+    DataKeys, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber,
+};
 use lorikeet_protocol::job::{
-    BaseDtype, Every, GpuRequest, JobSpec, Lora, MicroTokens, OnLost, Policy, Resources, Schedule, Supervise,
-    TargetModules, Task, Training, TrainingLength,
+    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources,
+    Schedule, Supervise, TargetModules, Task, Training, TrainingLength,
 };
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ pub(super) fn job_file(spec: &JobSpec) -> JobFile {
         preset: Some(spec.preset.clone()),
         priority: Some(spec.priority.into()),
         training: training(&train.training),
+        data: data(&train.data),
         lora: lora(&train.lora),
         resources: resources(&spec.resources),
         policy: policy(&spec.policy),
@@ -28,6 +31,7 @@ fn training(training: &Training) -> TrainingKeys {
         TrainingLength::Steps(steps) => (None, Some(steps.into())),
     };
     TrainingKeys {
+        method: Some(method(training.method).into()),
         learning_rate: Some(training.learning_rate),
         batch_size: Some(training.batch_size.into()),
         micro_tokens: Some(match training.micro_tokens {
@@ -54,11 +58,31 @@ fn training(training: &Training) -> TrainingKeys {
     }
 }
 
+fn method(method: Method) -> &'static str {
+    match method {
+        Method::Lora => "lora",
+        Method::Full => "full",
+    }
+}
+
+fn data(data: &DataFilter) -> DataKeys {
+    let some = |names: &[String]| Some(names.to_vec()).filter(|names| !names.is_empty());
+    DataKeys {
+        quality_min: data.quality_min,
+        tiers: some(&data.tiers),
+        human_reviewed: data.human_reviewed,
+        personas: some(&data.personas),
+        arcs: some(&data.arcs),
+        topics: some(&data.topics),
+    }
+}
+
 fn schedule(schedule: Schedule) -> &'static str {
     match schedule {
         Schedule::Cosine => "cosine",
         Schedule::Linear => "linear",
         Schedule::Constant => "constant",
+        Schedule::Wsd => "wsd",
     }
 }
 
@@ -90,13 +114,30 @@ fn lora(lora: &Lora) -> LoraKeys {
         rank: Some(lora.rank.into()),
         alpha: Some(lora.alpha),
         dropout: Some(lora.dropout),
-        target_modules: Some(match &lora.target_modules {
-            TargetModules::AllLinear => Targets::Pattern("all-linear".into()),
-            TargetModules::Names(names) => Targets::Names(names.clone()),
-            TargetModules::Pattern(text) => Targets::Pattern(text.clone()),
-        }),
+        target_modules: Some(targets(&lora.target_modules)),
+        exclude_modules: Some(lora.exclude_modules.as_ref().map_or_else(|| Targets::Names(Vec::new()), targets)),
+        layers_to_transform: Some(lora.layers_to_transform.clone()),
+        rank_pattern: Some(lora.rank_pattern.iter().map(|(name, rank)| (name.clone(), (*rank).into())).collect()),
+        alpha_pattern: Some(lora.alpha_pattern.clone()),
         rslora: Some(lora.rslora),
-        dora: Some(false),
+        dora: Some(lora.dora),
+        init: Some(init(lora.init).into()),
+        plus_ratio: lora.plus_ratio,
+    }
+}
+
+fn init(init: LoraInit) -> &'static str {
+    match init {
+        LoraInit::Default => "default",
+        LoraInit::Pissa => "pissa",
+    }
+}
+
+fn targets(targets: &TargetModules) -> Targets {
+    match targets {
+        TargetModules::AllLinear => Targets::Pattern("all-linear".into()),
+        TargetModules::Names(names) => Targets::Names(names.clone()),
+        TargetModules::Pattern(text) => Targets::Pattern(text.clone()),
     }
 }
 

@@ -8,12 +8,11 @@
 
 use std::mem;
 
-use serde_json::Value;
-
 use super::chat::read_message;
 use super::node::Node;
 use crate::read::{Found, Item, MAX_RECORD_BYTES, Read};
-use crate::{Fault, Key, Message, Record, Role, Target};
+use crate::record::Body;
+use crate::{Fault, Json, Key, Marks, Message, Record, Role, Target};
 
 const SPECS: [&str; 2] = ["brightrun-lora-v4", "brightrun-lora-v5"];
 
@@ -25,15 +24,15 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn items(&mut self, value: &Value, line: u64) -> Read {
-        let node = Node::new(value, line, "$");
+    pub(crate) fn items(&mut self, value: &Json, line: u64, path: &str) -> Read {
+        let node = Node::new(value, line, path);
         if let Some(meta) = node.find("_meta") {
             self.declared = meta.find("total_pairs").and_then(|total| total.value.as_u64());
             return Ok(None);
         }
         self.pairs += 1;
         let uuid = node.get("conversation_id")?.some_text()?.to_owned();
-        read_pair(&node, &uuid).map(Some)
+        read_pair(&node, &uuid, &Marks::default()).map(Some)
     }
 
     pub(crate) fn warnings(&self) -> Vec<String> {
@@ -60,7 +59,7 @@ pub(crate) struct Document {
 }
 
 impl Document {
-    pub(crate) fn metadata(&mut self, value: &Value, line: u64) -> Result<(), Fault> {
+    pub(crate) fn metadata(&mut self, value: &Json, line: u64) -> Result<(), Fault> {
         self.has_metadata = true;
         let node = Node::new(value, line, "$.training_file_metadata");
         let spec = node.get("format_spec")?;
@@ -68,8 +67,8 @@ impl Document {
         if !SPECS.contains(&name) {
             return Err(spec.fault(format!("expected {} or {}, found {name:?}", SPECS[0], SPECS[1])));
         }
-        self.declared_conversations = value["total_conversations"].as_u64();
-        self.declared_pairs = value["total_training_pairs"].as_u64();
+        self.declared_conversations = value.get("total_conversations").and_then(Json::as_u64);
+        self.declared_pairs = value.get("total_training_pairs").and_then(Json::as_u64);
         Ok(())
     }
 
@@ -119,13 +118,15 @@ pub(crate) struct ConversationReader {
     index: usize,
     line: u64,
     uuid: Uuid,
+    /// What the conversation says of all its pairs.
+    marks: Marks,
     pairs: usize,
 }
 
 enum Uuid {
     /// The metadata has not come; pairs wait with their line.
     Awaited {
-        held: Vec<(Value, u64)>,
+        held: Vec<(Json, u64)>,
         since: Option<u64>,
     },
     Known(String),
@@ -136,14 +137,16 @@ enum Uuid {
 type Reads = Vec<Read>;
 
 impl ConversationReader {
-    pub(crate) const fn new(index: usize, line: u64) -> ConversationReader {
-        ConversationReader { index, line, uuid: Uuid::Awaited { held: Vec::new(), since: None }, pairs: 0 }
+    pub(crate) fn new(index: usize, line: u64) -> ConversationReader {
+        let uuid = Uuid::Awaited { held: Vec::new(), since: None };
+        ConversationReader { index, line, uuid, marks: Marks::default(), pairs: 0 }
     }
 
-    pub(crate) fn metadata(&mut self, value: &Value, line: u64, document: &mut Document) -> Reads {
+    pub(crate) fn metadata(&mut self, value: &Json, line: u64, document: &mut Document) -> Reads {
         document.conversations += 1;
         let node = Node::new(value, line, self.path("conversation_metadata"));
         let read = node.get("conversation_id").and_then(|id| id.some_text().map(str::to_owned));
+        self.marks = conversation_marks(&node);
         let (uuid, fault) = match read {
             Ok(uuid) => (Uuid::Known(uuid), None),
             Err(fault) => (Uuid::Broken, Some(fault)),
@@ -158,12 +161,12 @@ impl ConversationReader {
     }
 
     /// Reads a pair; `bytes` were read of the file so far.
-    pub(crate) fn pair(&mut self, value: Value, line: u64, bytes: u64, document: &mut Document) -> Reads {
+    pub(crate) fn pair(&mut self, value: Json, line: u64, bytes: u64, document: &mut Document) -> Reads {
         let path = format!("{}[{}]", self.path("training_pairs"), self.pairs);
         self.pairs += 1;
         match &mut self.uuid {
             Uuid::Known(uuid) => {
-                let read = read_pair(&Node::new(&value, line, path), uuid).map(Some);
+                let read = read_pair(&Node::new(&value, line, path), uuid, &self.marks).map(Some);
                 document.count(&read);
                 vec![read]
             }
@@ -196,19 +199,18 @@ impl ConversationReader {
 }
 
 /// One pair of either encoding. Keys that training does not need are neither asked for nor checked.
-fn read_pair(node: &Node<'_>, uuid: &str) -> Result<Found, Fault> {
+fn read_pair(node: &Node<'_>, uuid: &str, of_conversation: &Marks) -> Result<Found, Fault> {
     let key = Key { conversation: uuid.to_owned(), turn: node.get("turn_number")?.ordinal()? };
     let place = Some((node.line, node.path.clone()));
-    let messages = read_messages(node)?;
-    let quality = quality(node)?;
+    let mut messages = read_messages(node)?;
+    let marks = marks(node, of_conversation)?;
     let target = node.get("target_response")?;
     if target.value.is_null() {
         return Ok(Found { item: Item::NoTarget(key), place });
     }
-    let mut messages = messages;
     messages.push(Message::new(Role::Assistant, target.some_text()?));
-    let (line, path, target) = (node.line, node.path.clone(), Target::LastMessage);
-    Ok(Found { item: Item::Record(Record { key, line, path, messages, target, quality }), place })
+    let body = Body::Chat { messages, tools: Vec::new(), target: Target::LastMessage };
+    Ok(Found { item: Item::Record(Record { key, line: node.line, path: node.path.clone(), body, marks }), place })
 }
 
 /// System, history, current input; the input once, though real files end the history with it.
@@ -220,10 +222,11 @@ fn read_messages(node: &Node<'_>) -> Result<Vec<Message>, Fault> {
     }
     let history = node.get("conversation_history")?;
     for turn in history.items()? {
-        messages.push(read_message(&turn)?);
+        // what else a turn says (its number, its mood) is no part of the conversation
+        messages.push(Message { further: Vec::new(), ..read_message(&turn)? });
     }
     let input = node.get("current_user_input")?.some_text()?;
-    let repeated = |last: &Message| last.role == Role::User && last.content.trim() == input.trim();
+    let repeated = |last: &Message| last.role == Role::User && last.text().trim() == input.trim();
     if messages.last().is_some_and(repeated) {
         messages.pop();
     }
@@ -231,7 +234,53 @@ fn read_messages(node: &Node<'_>) -> Result<Vec<Message>, Fault> {
     Ok(messages)
 }
 
-fn quality(node: &Node<'_>) -> Result<Option<f64>, Fault> {
-    let score = node.find("training_metadata").and_then(|metadata| metadata.find("quality_score"));
-    score.map(|score| score.number()).transpose()
+/// What a full file says of a conversation; lines say it in each pair, except for the tier.
+fn conversation_marks(node: &Node<'_>) -> Marks {
+    let Some(scaffolding) = node.find("scaffolding") else {
+        return Marks { tier: name(node, "quality_tier"), ..Marks::default() };
+    };
+    Marks {
+        tier: name(node, "quality_tier"),
+        personas: names(&scaffolding, &["persona_key", "persona_name"]),
+        arcs: names(&scaffolding, &["emotional_arc_key", "emotional_arc"]),
+        topics: names(&scaffolding, &["training_topic_key", "training_topic"]),
+        ..Marks::default()
+    }
+}
+
+/// A pair's own marks, and its conversation's where it has none.
+fn marks(node: &Node<'_>, of_conversation: &Marks) -> Result<Marks, Fault> {
+    let training = node.find("training_metadata");
+    let find = |key: &str| training.as_ref().and_then(|training| training.find(key));
+    let quality = find("quality_score").map(|score| score.number()).transpose()?;
+    let own = |keys: &[&str], other: &[String]| {
+        let own = node.find("conversation_metadata").map(|metadata| names(&metadata, keys)).unwrap_or_default();
+        [own, other.to_vec()].concat()
+    };
+    Ok(Marks {
+        quality,
+        tier: of_conversation.tier.clone().or_else(|| Some(tier_of(quality).to_owned())),
+        human_reviewed: find("human_reviewed").map(|reviewed| reviewed.flag()).transpose()?,
+        personas: own(&["persona_archetype", "client_persona"], &of_conversation.personas),
+        arcs: own(&["emotional_arc_key", "emotional_arc"], &of_conversation.arcs),
+        topics: own(&["training_topic_key", "training_topic"], &of_conversation.topics),
+    })
+}
+
+/// The format's own bounds; what was not scored is experimental.
+fn tier_of(quality: Option<f64>) -> &'static str {
+    match quality {
+        Some(score) if score >= 4.5 => "seed_dataset",
+        Some(score) if score >= 3.5 => "production",
+        Some(score) if score < 2.5 => "rejected",
+        Some(_) | None => "experimental",
+    }
+}
+
+fn names(node: &Node<'_>, keys: &[&str]) -> Vec<String> {
+    keys.iter().filter_map(|key| name(node, key)).collect()
+}
+
+fn name(node: &Node<'_>, key: &str) -> Option<String> {
+    node.find(key)?.value.as_str().map(str::to_owned)
 }

@@ -1,26 +1,24 @@
-//! Which format a file is, from the keys of its first object, read no further than needed.
+//! Which format a file is, from the keys of its first record.
 //!
 //! A first line that is broken does not hide the format: then the first lines that are whole decide. What is recognised is
-//! always said; what is not is an error with the keys that were found.
+//! always said; what is not, or is two things at once, is an error with the keys that were found.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::io::{BufRead, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
 
-use super::{Format, Layout};
+use super::shape::Verdict;
+use super::{EXPECTED, Format, Layout, Shape, ambiguous};
 use crate::DatasetError;
-use crate::read::{BoundedLines, open};
+use crate::read::{BoundedLines, Container, container, open_text, table_shape};
 
-/// How far the first object is followed; a decisive key stands long before.
+/// How far the first record is followed; a record that is longer is refused anyway, a full file is known long before.
 const SNIFF_BYTES: u64 = 64 << 20;
 /// Lines tried when the first one is broken.
 const TRIED_LINES: usize = 100;
-/// Keys remembered for the message.
-const SHOWN_KEYS: usize = 12;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,34 +29,54 @@ pub(crate) struct Detected {
 
 /// Looks at the beginning of a file.
 pub(crate) fn detect(path: &Path) -> Result<Detected, DatasetError> {
-    let unknown = |found: String| DatasetError::UnknownFormat { path: path.to_owned(), found };
-    let failed = |source| DatasetError::Read { path: path.to_owned(), source };
-    let mut input = open(path)?;
-    let first = first_byte(&mut input).map_err(failed)?;
-    let Some(first) = first else { return Err(unknown("the file is empty".into())) };
+    let unknown = |found: String| DatasetError::UnknownFormat { path: path.to_owned(), found, expected: EXPECTED };
+    if container(path)? == Container::Parquet {
+        let shape = table_shape(path)?;
+        return decide(&shape, Layout::Rows).map_err(|found| unknown(format!("in its columns, {found}")));
+    }
+    let mut input = open_text(path)?;
+    let first = match first_byte(&mut input) {
+        Ok(first) => first,
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(unknown(error.to_string())),
+        Err(source) => return Err(DatasetError::Read { path: path.to_owned(), source }),
+    };
     let sniffed = match first {
-        b'[' => sniff(input, |d, seen| d.deserialize_seq(FirstElement(seen))),
-        b'{' => sniff(input, |d, seen| d.deserialize_map(Keys(seen))),
-        _ => Keys::none(),
+        None => return Err(unknown("the file is empty".into())),
+        Some(b'[') => sniff(input, Layout::List, |json, seen| json.deserialize_seq(FirstElement(&seen.shape))),
+        Some(b'{') => sniff(input, Layout::Lines, |json, seen| json.deserialize_map(Keys(seen))),
+        Some(other) => return Err(unknown(format!("it begins with {}, not with a JSON object", shown(other)))),
     };
-    let by_lines = || by_lines(path);
-    let (decided, keys) = match sniffed.verdict {
-        Some(verdict) => (Some(verdict), Vec::new()),
-        None if first == b'[' => (None, sniffed.names),
-        None => (by_lines()?, sniffed.names),
+    let (shape, layout) = if sniffed.is_whole || first == Some(b'[') {
+        (sniffed.shape, sniffed.layout)
+    } else {
+        (first_whole_line(path)?.unwrap_or(sniffed.shape), Layout::Lines)
     };
-    match decided {
-        Some(Verdict { format, whole_file: true }) => Ok(Detected { format, layout: Layout::Document }),
-        Some(Verdict { format, .. }) if first == b'[' => Ok(Detected { format, layout: Layout::Array }),
-        Some(Verdict { format, .. }) => Ok(Detected { format, layout: Layout::Lines }),
-        None if keys.is_empty() => Err(unknown(format!("it begins with {}, not with a JSON object", shown(first)))),
-        None => Err(unknown(format!("its first object has the keys {}", keys.join(", ")))),
+    decide(&shape, layout).map_err(unknown)
+}
+
+fn decide(shape: &Shape, layout: Layout) -> Result<Detected, String> {
+    match shape.verdict() {
+        Verdict::BrightrunDocument if layout == Layout::Lines || layout == Layout::Objects => {
+            Ok(Detected { format: Format::BrightrunLoraV4, layout: Layout::Document })
+        }
+        Verdict::Record { format, .. } => Ok(Detected { format, layout }),
+        Verdict::Ambiguous(formats) => Err(ambiguous(shape, &formats)),
+        Verdict::BrightrunDocument | Verdict::Unknown if shape.names.is_empty() => {
+            Err("its first record has no keys".into())
+        }
+        Verdict::BrightrunDocument | Verdict::Unknown => {
+            Err(format!("its first record has the keys {}", shape.shown()))
+        }
     }
 }
 
 /// Skips a byte order mark and blanks; the first byte stays unread.
-fn first_byte(input: &mut impl BufRead) -> std::io::Result<Option<u8>> {
-    if input.fill_buf()?.starts_with(b"\xef\xbb\xbf") {
+fn first_byte(input: &mut impl BufRead) -> io::Result<Option<u8>> {
+    let start = input.fill_buf()?;
+    if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is UTF-16 text, expected UTF-8"));
+    }
+    if start.starts_with(b"\xef\xbb\xbf") {
         input.consume(3);
     }
     loop {
@@ -80,106 +98,85 @@ fn first_byte(input: &mut impl BufRead) -> std::io::Result<Option<u8>> {
     }
 }
 
-fn by_lines(path: &Path) -> Result<Option<Verdict>, DatasetError> {
-    let mut lines = BoundedLines::new(open(path)?);
+/// The first line that is a JSON object of a known shape.
+fn first_whole_line(path: &Path) -> Result<Option<Shape>, DatasetError> {
+    let mut lines = BoundedLines::new(open_text(path)?);
+    let mut other = None;
     for _ in 0..TRIED_LINES {
-        let next = lines.next().map_err(|source| DatasetError::Read { path: path.to_owned(), source })?;
-        let Some(line) = next else { break };
-        let Ok(Some(Value::Object(map))) = line.value() else { continue };
-        let mut seen = Seen::default();
-        for (name, value) in &map {
-            seen.note(name, || turn_names(value));
-        }
-        if let Some(verdict) = seen.finish() {
-            return Ok(Some(verdict));
+        let line = match lines.next() {
+            Ok(Some(line)) => line,
+            Ok(None) => break,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData && other.is_none() => {
+                let (path, found) = (path.to_owned(), error.to_string());
+                return Err(DatasetError::UnknownFormat { path, found, expected: EXPECTED });
+            }
+            // what is broken here is broken again, and said, when the file is read
+            Err(_) => break,
+        };
+        let Ok(Some(value)) = line.value() else { continue };
+        let shape = Shape::of(&value);
+        match shape.verdict() {
+            Verdict::Unknown => other = other.or(Some(shape).filter(|shape| !shape.names.is_empty())),
+            Verdict::Record { .. } | Verdict::BrightrunDocument | Verdict::Ambiguous(_) => return Ok(Some(shape)),
         }
     }
-    Ok(None)
-}
-
-fn turn_names(value: &Value) -> Vec<String> {
-    let first = value.as_array().and_then(|list| list.first()).and_then(Value::as_object);
-    first.map(|turn| turn.keys().cloned().collect()).unwrap_or_default()
+    Ok(other)
 }
 
 fn shown(byte: u8) -> String {
     if byte.is_ascii_graphic() { format!("{:?}", char::from(byte)) } else { format!("byte 0x{byte:02x}") }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Verdict {
-    format: Format,
-    whole_file: bool,
+/// What following the first record came to.
+struct Sniffed {
+    shape: Shape,
+    /// Its end was seen, or nothing behind could change the verdict.
+    is_whole: bool,
+    layout: Layout,
 }
 
-/// Keys met so far and what they mean.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Seen {
-    names: Vec<String>,
-    verdict: Option<Verdict>,
-}
-
-impl Seen {
-    /// Notes a key; `inside` names the keys of the first element below it, asked only where they matter.
-    fn note(&mut self, name: &str, inside: impl FnOnce() -> Vec<String>) {
-        let record = |format| Some(Verdict { format, whole_file: false });
-        let whole = Some(Verdict { format: Format::BrightrunLoraV4, whole_file: true });
-        let has = |other: &str| self.names.iter().any(|seen| seen == other);
-        let verdict = match name {
-            "training_file_metadata" | "consultant_profile" => whole,
-            "_meta" | "target_response" | "current_user_input" => record(Format::BrightrunLoraV4),
-            "messages" => record(Format::ChatMessages),
-            "prompt" if has("completion") => record(Format::PromptCompletion),
-            "completion" if has("prompt") => record(Format::PromptCompletion),
-            "instruction" => record(Format::Alpaca),
-            "conversations" => {
-                let inside = inside();
-                let any = |wanted: [&str; 2]| inside.iter().any(|name| wanted.contains(&name.as_str()));
-                match (any(["training_pairs", "conversation_metadata"]), any(["from", "value"])) {
-                    (true, _) => whole,
-                    (false, true) => record(Format::Sharegpt),
-                    (false, false) => None,
-                }
-            }
-            _ => None,
-        };
-        self.verdict = self.verdict.or(verdict);
-        if self.names.len() < SHOWN_KEYS {
-            self.names.push(name.to_owned());
-        }
-    }
-
-    /// `text` means something only when nothing else does.
-    fn finish(&self) -> Option<Verdict> {
-        let text = self.names.iter().any(|name| name == "text");
-        self.verdict.or(text.then_some(Verdict { format: Format::Text, whole_file: false }))
-    }
+    shape: RefCell<Shape>,
+    decided: Cell<bool>,
 }
 
 type Json<R> = serde_json::Deserializer<serde_json::de::IoRead<R>>;
 
-/// Follows the first object until it is decided. How parsing ends does not matter: it is ended on purpose, too.
+/// Follows the first record to its end, or until it is decided.
 fn sniff<R: Read>(
     input: R,
-    read: impl FnOnce(&mut Json<std::io::Take<R>>, &RefCell<Seen>) -> Result<(), serde_json::Error>,
-) -> Seen {
-    let seen = RefCell::new(Seen::default());
-    let mut deserializer = serde_json::Deserializer::from_reader(input.take(SNIFF_BYTES));
-    let ended = read(&mut deserializer, &seen);
-    let mut seen = seen.into_inner();
-    if ended.is_ok() {
-        seen.verdict = seen.finish();
-    }
-    seen
-}
-
-struct Keys<'a>(&'a RefCell<Seen>);
-
-impl Keys<'_> {
-    fn none() -> Seen {
-        Seen::default()
+    layout: Layout,
+    read: impl FnOnce(&mut Json<WatchedLines<'_, R>>, &Seen) -> Result<(), serde_json::Error>,
+) -> Sniffed {
+    let (seen, lines) = (Seen::default(), Cell::new(0));
+    let watched = WatchedLines { input: input.take(SNIFF_BYTES), lines: &lines };
+    let ended = read(&mut serde_json::Deserializer::from_reader(watched), &seen);
+    let over_lines = layout == Layout::Lines && lines.get() > 0;
+    Sniffed {
+        shape: seen.shape.into_inner(),
+        is_whole: ended.is_ok() || seen.decided.get(),
+        layout: if over_lines { Layout::Objects } else { layout },
     }
 }
+
+/// Counts the line ends that go by.
+struct WatchedLines<'a, R> {
+    input: io::Take<R>,
+    lines: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for WatchedLines<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        let ends = buffer[..count].iter().filter(|byte| **byte == b'\n').count();
+        self.lines.set(self.lines.get() + ends as u64);
+        Ok(count)
+    }
+}
+
+/// The keys of the first object of a file.
+struct Keys<'a>(&'a Seen);
 
 impl<'de> Visitor<'de> for Keys<'_> {
     type Value = ();
@@ -188,18 +185,16 @@ impl<'de> Visitor<'de> for Keys<'_> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key::<String>()? {
-            if name == "conversations" {
-                let inside = RefCell::new(Seen::default());
-                let ended = map.next_value_seed(FirstElement(&inside));
-                self.0.borrow_mut().note(&name, || inside.into_inner().names);
-                ended?;
-            } else {
-                self.0.borrow_mut().note(&name, Vec::new);
+            let is_list = name == "conversations";
+            self.0.shape.borrow_mut().names.push(name);
+            if is_list {
+                map.next_value_seed(Turns(self.0))?;
             }
-            if self.0.borrow().verdict.is_some() {
+            if self.0.shape.borrow().is_brightrun_document() {
+                self.0.decided.set(true);
                 return Err(A::Error::custom("decided"));
             }
-            if name != "conversations" {
+            if !is_list {
                 map.next_value::<IgnoredAny>()?;
             }
         }
@@ -207,15 +202,65 @@ impl<'de> Visitor<'de> for Keys<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Keys<'_> {
+/// The list called `conversations`: the keys of its first element, which decide at once if they are a full brightrun file's.
+struct Turns<'a>(&'a Seen);
+
+impl<'de> DeserializeSeed<'de> for Turns<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Turns<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of objects")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let first = RefCell::new(Shape::default());
+        let ended = seq.next_element_seed(Names(&first));
+        self.0.shape.borrow_mut().turn_names = first.into_inner().names;
+        ended?;
+        if self.0.shape.borrow().is_brightrun_document() {
+            self.0.decided.set(true);
+            return Err(A::Error::custom("decided"));
+        }
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// The keys of one object, its values passed over.
+struct Names<'a>(&'a RefCell<Shape>);
+
+impl<'de> DeserializeSeed<'de> for Names<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_map(self)
     }
 }
 
-/// The keys of a list's first element; the rest of the list is passed over.
-struct FirstElement<'a>(&'a RefCell<Seen>);
+impl<'de> Visitor<'de> for Names<'_> {
+    type Value = ();
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key::<String>()? {
+            let decided = name == "training_pairs" || name == "conversation_metadata";
+            self.0.borrow_mut().names.push(name);
+            if decided {
+                return Err(A::Error::custom("decided"));
+            }
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
+}
+
+/// The shape of a list's first element; the rest of the list is passed over.
+struct FirstElement<'a>(&'a RefCell<Shape>);
 
 impl<'de> Visitor<'de> for FirstElement<'_> {
     type Value = ();
@@ -223,16 +268,9 @@ impl<'de> Visitor<'de> for FirstElement<'_> {
         f.write_str("a list of objects")
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        if seq.next_element_seed(Keys(self.0))?.is_some() {
-            return Err(A::Error::custom("decided"));
+        if let Some(element) = seq.next_element::<crate::Json>()? {
+            *self.0.borrow_mut() = Shape::of(&element);
         }
-        Ok(())
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for FirstElement<'_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
+        Err(A::Error::custom("decided"))
     }
 }

@@ -1,18 +1,16 @@
 //! A JSON value that knows where it stands, so that whatever is missing or of the wrong kind is named by line and path.
 
-use serde_json::{Map, Value};
-
-use crate::Fault;
+use crate::{Fault, Json};
 
 /// A value, its line and its path.
 pub(super) struct Node<'a> {
-    pub(super) value: &'a Value,
+    pub(super) value: &'a Json,
     pub(super) line: u64,
     pub(super) path: String,
 }
 
 impl<'a> Node<'a> {
-    pub(super) fn new(value: &'a Value, line: u64, path: impl Into<String>) -> Node<'a> {
+    pub(super) fn new(value: &'a Json, line: u64, path: impl Into<String>) -> Node<'a> {
         Node { value, line, path: path.into() }
     }
 
@@ -22,9 +20,9 @@ impl<'a> Node<'a> {
 
     /// The member of that name, which must be there; `null` is a value.
     pub(super) fn get(&self, key: &str) -> Result<Node<'a>, Fault> {
-        let map = self.object()?;
+        self.object()?;
         let path = format!("{}.{key}", self.path);
-        match map.get(key) {
+        match self.value.get(key) {
             Some(value) => Ok(Node { value, line: self.line, path }),
             None => Err(Fault::new(self.line, path, "the key is missing")),
         }
@@ -36,7 +34,7 @@ impl<'a> Node<'a> {
         Some(Node { value, line: self.line, path: format!("{}.{key}", self.path) })
     }
 
-    pub(super) fn object(&self) -> Result<&'a Map<String, Value>, Fault> {
+    pub(super) fn object(&self) -> Result<&'a [(String, Json)], Fault> {
         self.value.as_object().ok_or_else(|| self.expected("an object"))
     }
 
@@ -51,7 +49,7 @@ impl<'a> Node<'a> {
     }
 
     pub(super) fn items(&self) -> Result<impl Iterator<Item = Node<'a>> + use<'a>, Fault> {
-        let list = self.value.as_array().ok_or_else(|| self.expected("a list"))?;
+        let list = self.value.as_list().ok_or_else(|| self.expected("a list"))?;
         let (line, path) = (self.line, self.path.clone());
         Ok(list.iter().enumerate().map(move |(i, value)| Node { value, line, path: format!("{path}[{i}]") }))
     }
@@ -69,18 +67,11 @@ impl<'a> Node<'a> {
         Err(self.fault(format!("expected a whole number from 1, found {number}")))
     }
 
-    fn expected(&self, what: &str) -> Fault {
-        self.fault(format!("expected {what}, found {}", kind(self.value)))
+    pub(super) fn flag(&self) -> Result<bool, Fault> {
+        if let Json::Bool(flag) = self.value { Ok(*flag) } else { Err(self.expected("true or false")) }
     }
-}
 
-const fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+    pub(super) fn expected(&self, what: &str) -> Fault {
+        self.fault(format!("expected {what}, found {}", self.value.kind()))
     }
 }

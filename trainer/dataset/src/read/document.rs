@@ -9,23 +9,18 @@ use std::fmt;
 use std::io::{self, BufRead, Read};
 use std::ops::ControlFlow;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
-
 use super::lines::broken;
-use super::{MAX_RECORD_BYTES, Read as ReadOne, Sink};
-use crate::Fault;
+use super::{ItemOf, MAX_RECORD_BYTES, Read as ReadOne, Sink};
 use crate::format::brightrun;
+use crate::{Fault, Json};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// Reads `[element, …]`, each at `$[i]`.
-pub(crate) fn read_array(
-    input: impl BufRead,
-    sink: &mut Sink<'_>,
-    item_of: &mut dyn FnMut(&Value, u64, &str) -> ReadOne,
-) -> io::Result<()> {
+pub(crate) fn read_list(input: impl BufRead, sink: &mut Sink<'_>, item_of: ItemOf<'_>) -> io::Result<()> {
     let place = Place::default();
     let mut index = 0;
     let outcome = stream(without_mark(input)?, &place, |deserializer| {
+        place.set_path("$[0]".to_owned());
         Elements(&place, &mut |value, line| {
             let path = format!("$[{index}]");
             index += 1;
@@ -35,6 +30,32 @@ pub(crate) fn read_array(
         .deserialize(deserializer)
     });
     finish(outcome, &place, sink)
+}
+
+/// Reads objects one after the other, each over as many lines as it likes; the whole file is usually one.
+pub(crate) fn read_objects(input: impl BufRead, sink: &mut Sink<'_>, item_of: ItemOf<'_>) -> io::Result<()> {
+    let place = Place::default();
+    let mut input = Counted { input: without_mark(input)?, place: &place };
+    loop {
+        place.unbound();
+        match input.skip_blanks() {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) => return finish(Err(serde_json::Error::io(error)), &place, sink),
+        }
+        let line = place.line();
+        place.bound();
+        let mut deserializer = serde_json::Deserializer::from_reader(&mut input);
+        match serde::Deserialize::deserialize(&mut deserializer) {
+            Ok(value) => {
+                let value: Json = value;
+                if sink.give(item_of(&value, line, "$"), place.bytes.get()).is_break() {
+                    return Ok(());
+                }
+            }
+            Err(error) => return finish_at(place.line(), &error, &place, sink),
+        }
+    }
 }
 
 /// Reads a full brightrun file; returns its warnings.
@@ -102,6 +123,25 @@ struct Counted<'a, R> {
     place: &'a Place,
 }
 
+impl<R: BufRead> Counted<'_, R> {
+    /// Up to the next byte that is no blank; whether there is one.
+    fn skip_blanks(&mut self) -> io::Result<bool> {
+        loop {
+            let available = self.input.fill_buf()?;
+            let blanks = available.iter().position(|byte| !byte.is_ascii_whitespace());
+            let count = blanks.unwrap_or(available.len());
+            let newlines = available[..count].iter().filter(|byte| **byte == b'\n').count();
+            let at_end = available.is_empty();
+            self.place.bytes.set(self.place.bytes.get() + count as u64);
+            self.place.line.set(self.place.line.get() + newlines as u64);
+            self.input.consume(count);
+            if blanks.is_some() || at_end {
+                return Ok(blanks.is_some());
+            }
+        }
+    }
+}
+
 impl<R: BufRead> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let limit = self.place.limit.get();
@@ -124,12 +164,12 @@ fn without_mark<R: BufRead>(mut input: R) -> io::Result<R> {
     Ok(input)
 }
 
-type Json<'a, R> = serde_json::Deserializer<serde_json::de::IoRead<Counted<'a, R>>>;
+type Parser<'a, R> = serde_json::Deserializer<serde_json::de::IoRead<Counted<'a, R>>>;
 
 fn stream<'a, R: BufRead>(
     input: R,
     place: &'a Place,
-    read: impl FnOnce(&mut Json<'a, R>) -> Result<(), serde_json::Error>,
+    read: impl FnOnce(&mut Parser<'a, R>) -> Result<(), serde_json::Error>,
 ) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_reader(Counted { input, place });
     read(&mut deserializer)?;
@@ -142,20 +182,24 @@ fn finish(outcome: Result<(), serde_json::Error>, place: &Place, sink: &mut Sink
     if place.stopped.get() {
         return Ok(());
     }
-    let message = match error.io_error_kind() {
-        Some(io::ErrorKind::FileTooLarge) => {
-            format!("the element is longer than {MAX_RECORD_BYTES} bytes; nothing behind it was read")
-        }
-        Some(_) => return Err(error.into()),
-        None => format!("{}; nothing behind it was read", broken(&error)),
-    };
     let line = if error.line() > 0 { error.line() as u64 } else { place.line() };
-    let _ended_anyway = sink.fault(Fault::new(line, place.path(), message), place.bytes.get());
+    finish_at(line, &error, place, sink)
+}
+
+fn finish_at(line: u64, error: &serde_json::Error, place: &Place, sink: &mut Sink<'_>) -> io::Result<()> {
+    let (line, message) = match error.io_error_kind() {
+        Some(io::ErrorKind::FileTooLarge) => (line, format!("the element is longer than {MAX_RECORD_BYTES} bytes")),
+        Some(io::ErrorKind::InvalidData) => (place.line(), error.to_string()),
+        Some(kind) => return Err(io::Error::new(kind, error.to_string())),
+        None => (line, broken(error)),
+    };
+    let fault = Fault::new(line, place.path(), format!("{message}; nothing behind it was read"));
+    let _ended_anyway = sink.fault(fault, place.bytes.get());
     Ok(())
 }
 
 /// A sequence whose elements are handed out one by one, each bounded.
-struct Elements<'a, 'f>(&'a Place, &'f mut dyn FnMut(Value, u64) -> ControlFlow<()>);
+struct Elements<'a, 'f>(&'a Place, &'f mut dyn FnMut(Json, u64) -> ControlFlow<()>);
 
 impl<'de> DeserializeSeed<'de> for Elements<'_, '_> {
     type Value = ();
@@ -186,8 +230,8 @@ impl<'de> Visitor<'de> for Elements<'_, '_> {
 struct Located<'a>(&'a Place);
 
 impl<'de> DeserializeSeed<'de> for Located<'_> {
-    type Value = (Value, u64);
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(Value, u64), D::Error> {
+    type Value = (Json, u64);
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(Json, u64), D::Error> {
         let line = self.0.line();
         Ok((serde::Deserialize::deserialize(deserializer)?, line))
     }
@@ -300,8 +344,7 @@ impl<'de> Visitor<'de> for Conversation<'_, '_, '_, '_> {
                     }
                 }
                 "training_pairs" => {
-                    let mut each =
-                        |value: Value, line: u64| give(reader.pair(value, line, place.bytes.get(), document));
+                    let mut each = |value: Json, line: u64| give(reader.pair(value, line, place.bytes.get(), document));
                     map.next_value_seed(Elements(place, &mut each))?;
                 }
                 _ => {

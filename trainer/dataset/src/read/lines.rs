@@ -3,26 +3,33 @@
 use std::io::{self, BufRead};
 use std::ops::ControlFlow;
 
-use serde_json::Value;
-
 use super::{ItemOf, MAX_RECORD_BYTES, Sink};
-use crate::Fault;
+use crate::{Fault, Json};
 
-/// Reads every line into `item_of`.
+/// Reads every line into `item_of`. Packed data that breaks off is a fault behind the last line.
 pub(crate) fn read(input: impl BufRead, sink: &mut Sink<'_>, item_of: ItemOf<'_>) -> io::Result<()> {
     let mut lines = BoundedLines::new(input);
-    while let Some(line) = lines.next()? {
+    loop {
+        let line = match lines.next() {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let fault = Fault::new(lines.number + 1, "$", format!("{error}; nothing behind it was read"));
+                let _ended_anyway = sink.fault(fault, lines.bytes);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
         let number = line.number;
         let read = match line.value() {
             Ok(None) => continue,
-            Ok(Some(value)) => item_of(&value, number),
+            Ok(Some(value)) => item_of(&value, number, "$"),
             Err(fault) => Err(fault),
         };
         if sink.give(read, lines.bytes) == ControlFlow::Break(()) {
-            break;
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Lines of at most [`MAX_RECORD_BYTES`]; of a longer one only the length is learnt.
@@ -85,7 +92,7 @@ impl<R: BufRead> BoundedLines<R> {
 
 impl Line<'_> {
     /// The JSON on the line; `None` when it is blank.
-    pub(crate) fn value(&self) -> Result<Option<Value>, Fault> {
+    pub(crate) fn value(&self) -> Result<Option<Json>, Fault> {
         let fault = |message: String| Fault::new(self.number, "$", message);
         if self.length > MAX_RECORD_BYTES {
             return Err(fault(format!("the line is {} bytes long, expected at most {MAX_RECORD_BYTES}", self.length)));
@@ -95,6 +102,9 @@ impl Line<'_> {
         if text.trim().is_empty() {
             return Ok(None);
         }
+        if let Some(position) = text.bytes().position(|byte| byte == 0) {
+            return Err(fault(format!("a NUL byte stands at column {}, expected text", position + 1)));
+        }
         serde_json::from_str(text).map(Some).map_err(|error| fault(broken(&error)))
     }
 }
@@ -103,5 +113,12 @@ impl Line<'_> {
 pub(crate) fn broken(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let words = text.split(" at line ").next().unwrap_or(&text);
+    let words = match words {
+        "recursion limit exceeded" => "lists and objects are nested deeper than 127 levels",
+        "control character (\\u0000-\\u001F) found while parsing a string" => {
+            "a control character stands in a string, expected it escaped"
+        }
+        words => words,
+    };
     format!("broken JSON at column {}: {words}", error.column())
 }

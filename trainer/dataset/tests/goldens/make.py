@@ -1,7 +1,7 @@
 """Renders conversations through chat templates with transformers and writes templates.json beside this file.
 
 Run with any Python that has transformers 5 (and jinja2, tokenizers):  python make.py
-The templates are written in the idioms of the families they are named after.
+The templates lie in templates/, each with its origin in the first line.
 """
 
 import datetime
@@ -12,96 +12,33 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-TEMPLATES = {
-    "chatml": {
-        "tokens": {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"},
-        "template": "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-        "{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"
-        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
-    },
-    "llama3": {
-        "tokens": {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"},
-        "template": """{{- bos_token }}
-{%- if not date_string is defined %}
-    {%- if strftime_now is defined %}
-        {%- set date_string = strftime_now("%d %b %Y") %}
-    {%- else %}
-        {%- set date_string = "26 Jul 2024" %}
-    {%- endif %}
-{%- endif %}
-{%- if not tools is defined %}
-    {%- set tools = none %}
-{%- endif %}
+HERE = pathlib.Path(__file__).parent
 
-{#- The system message may be absent. #}
-{%- if messages[0]['role'] == 'system' %}
-    {%- set system_message = messages[0]['content'] | trim %}
-    {%- set messages = messages[1:] %}
-{%- else %}
-    {%- set system_message = "" %}
-{%- endif %}
-{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
-{%- if tools is not none %}
-    {{- "Environment: ipython\\n" }}
-{%- endif %}
-{{- "Cutting Knowledge Date: December 2023\\n" }}
-{{- "Today Date: " + date_string + "\\n\\n" }}
-{{- system_message }}
-{{- "<|eot_id|>" }}
-{%- for message in messages %}
-    {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' + message['content'] | trim + '<|eot_id|>' }}
-{%- endfor %}
-{%- if add_generation_prompt %}
-    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
-{%- endif %}
-""",
-    },
-    "mistral": {
-        "tokens": {"bos_token": "<s>", "eos_token": "</s>"},
-        "template": """{%- if messages[0]["role"] == "system" %}
-    {%- set system_message = messages[0]["content"] %}
-    {%- set loop_messages = messages[1:] %}
-{%- else %}
-    {%- set loop_messages = messages %}
-{%- endif %}
-{%- set ns = namespace(index=0) %}
-{%- for message in loop_messages %}
-    {%- if not (message.tool_calls is defined and message.tool_calls is not none) %}
-        {%- if (message["role"] == "user") != (ns.index % 2 == 0) %}
-            {{- raise_exception("conversation roles must alternate user/assistant/user/assistant/...") }}
-        {%- endif %}
-        {%- set ns.index = ns.index + 1 %}
-    {%- endif %}
-{%- endfor %}
+CHATML = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+LLAMA3 = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}
+SENTENCE = {"bos_token": "<s>", "eos_token": "</s>"}
+GEMMA = {"bos_token": "<bos>", "eos_token": "<eos>"}
+PHI = {"bos_token": "<s>", "eos_token": "<|endoftext|>"}
 
-{{- bos_token }}
-{%- for message in loop_messages %}
-    {%- if message["role"] == "user" %}
-        {%- if loop.first and system_message is defined %}
-            {{- "[INST] " + system_message + "\\n\\n" + message["content"] + "[/INST]" }}
-        {%- else %}
-            {{- "[INST] " + message["content"] + "[/INST]" }}
-        {%- endif %}
-    {%- else %}
-        {{- " " + message["content"] | trim + eos_token }}
-    {%- endif %}
-{%- endfor %}
-""",
-    },
-    "pythonic": {
-        "tokens": {"eos_token": "<|end|>"},
-        "template": """{% for message in messages %}
-    {% if message.role.upper() == 'SYSTEM' %}
-{{ {'system': message.content.strip().split('\\n'), 'n': loop.index0, 'ok': true} | tojson }}
-    {% elif message['content'].startswith('#') %}
-        {% continue %}
-    {% else %}
-{% generation %}<|{{ message.get('role', 'x').title() }}|>{{ message['content'].replace('\\n', ' / ').rstrip() }}{% endgeneration %}{{ eos_token }}
-    {% endif %}
-{% endfor %}
-{% if add_generation_prompt and messages | selectattr('role', 'equalto', 'user') | list | length > 0 %}<|Assistant|>{% endif %}""",
-    },
+# name: (tokens that templates may print, further special tokens)
+FAMILIES = {
+    "llama2": (SENTENCE, []),
+    "llama3": (LLAMA3, ["<|start_header_id|>", "<|end_header_id|>"]),
+    "llama3_1": (LLAMA3, ["<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|python_tag|>"]),
+    "llama3_2": (LLAMA3, ["<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|python_tag|>"]),
+    "mistral": (SENTENCE, []),
+    "mistral_v3": (SENTENCE, ["[INST]", "[/INST]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[TOOL_RESULTS]"]),
+    "smollm2": (CHATML, ["<|im_start|>"]),
+    "qwen2_5": (CHATML, ["<|im_start|>"]),
+    "qwen3": (CHATML, ["<|im_start|>"]),
+    "qwen3_training": (CHATML, ["<|im_start|>"]),
+    "gemma2": (GEMMA, ["<start_of_turn>", "<end_of_turn>"]),
+    "gemma3": (GEMMA, ["<start_of_turn>", "<end_of_turn>"]),
+    "phi3": (PHI, ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
+    "phi3_5": (PHI, ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
+    "phi4": (CHATML, ["<|im_start|>", "<|im_sep|>"]),
+    "phi4_mini": (PHI, ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]),
+    "pythonic": (PHI, ["<|end|>"]),
 }
 
 SYSTEM = {"role": "system", "content": " Be kind, & brief.\nÜber <alles>. "}
@@ -109,14 +46,52 @@ USER = {"role": "user", "content": "  What is 2 < 3?\nTell \"me\".  "}
 ANSWER = {"role": "assistant", "content": " It is true. 🙂 "}
 AGAIN = {"role": "user", "content": "# thanks"}
 LAST = {"role": "assistant", "content": "You're welcome\n"}
+ASK = {"role": "user", "content": "How warm is it in Köln and in \"Bonn\"?"}
 
+
+def call(number, arguments):
+    function = {"name": "temperature", "arguments": arguments}
+    return {"id": f"abcdefgh{number}", "type": "function", "function": function}
+
+
+KOELN = call(1, {"place": "Köln <Dom>", "days": 2, "above": 1.0, "below": 1e-7, "exact": True, "unit": None})
+BONN = call(2, {"place": "it's \"Bonn\"", "nested": {"z": [1, 2.5, {"a": []}], "a": "\n"}})
+CALL = {"role": "assistant", "content": None, "tool_calls": [KOELN]}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [KOELN, BONN]}
+SAID = {"role": "tool", "content": "{\"celsius\": 21.5}", "name": "temperature", "tool_call_id": "abcdefgh1"}
+SAID_TOO = {"role": "tool", "content": "unknown", "name": "temperature", "tool_call_id": "abcdefgh2"}
+WARM = {"role": "assistant", "content": "It is 21.5 °C."}
+THOUGHT = {"role": "assistant", "content": "Because.", "reasoning_content": "\nLet me see.\n"}
+TAGGED = {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nYes."}
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "temperature",
+            "description": "How warm it is, in °C; \"<now>\" if no day is given & known.",
+            "parameters": {
+                "type": "object",
+                "properties": {"place": {"type": "string", "description": "A town"}, "days": {"type": "integer"}},
+                "required": ["place"],
+            },
+        },
+    },
+    {"type": "function", "function": {"name": "noon", "description": "", "parameters": {"type": "object"}}},
+]
+
+# messages, tools, add_generation_prompt
 CONVERSATIONS = [
-    ([USER], True),
-    ([SYSTEM, USER], True),
-    ([SYSTEM, USER, ANSWER], False),
-    ([USER, ANSWER, AGAIN, LAST], False),
-    ([SYSTEM, USER, ANSWER, AGAIN], True),
-    ([USER, AGAIN], True),
+    ([USER], None, True),
+    ([SYSTEM, USER], None, True),
+    ([SYSTEM, USER, ANSWER], None, False),
+    ([USER, ANSWER, AGAIN, LAST], None, False),
+    ([SYSTEM, USER, ANSWER, AGAIN], None, True),
+    ([USER, AGAIN], None, True),
+    ([ASK, CALL, SAID, WARM], TOOLS, False),
+    ([SYSTEM, ASK, CALLS, SAID, SAID_TOO], TOOLS, True),
+    ([SYSTEM, ASK, CALLS, SAID, SAID_TOO, WARM, AGAIN, LAST], TOOLS, False),
+    ([USER, THOUGHT, AGAIN, TAGGED], None, False),
 ]
 
 
@@ -126,26 +101,26 @@ class FixedDay(datetime.datetime):
         return cls(2024, 7, 26)
 
 
-def rendered(tokenizer, messages, prompt):
+def rendered(tokenizer, messages, tools, prompt):
     try:
-        return {"text": tokenizer.apply_chat_template(messages, add_generation_prompt=prompt, tokenize=False)}
+        text = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=prompt, tokenize=False)
+        return {"text": text}
     except Exception as error:  # the template's own words
         return {"error": str(error)}
 
 
 def main():
     chat_template_utils.datetime = FixedDay
-    goldens = []
-    for name, family in TEMPLATES.items():
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **family["tokens"])
-        tokenizer.chat_template = family["template"]
-        cases = [
-            {"messages": messages, "add_generation_prompt": prompt, **rendered(tokenizer, messages, prompt)}
-            for messages, prompt in CONVERSATIONS
-        ]
-        goldens.append({"name": name, **family, "cases": cases})
-    path = pathlib.Path(__file__).with_name("templates.json")
-    path.write_text(json.dumps(goldens, indent=1, ensure_ascii=False) + "\n")
+    families = []
+    for name, (tokens, special) in FAMILIES.items():
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE()), **tokens)
+        tokenizer.chat_template = (HERE / "templates" / f"{name}.jinja").read_text()
+        results = [rendered(tokenizer, *conversation) for conversation in CONVERSATIONS]
+        families.append({"name": name, "tokens": tokens, "special": special, "results": results})
+    names = ("messages", "tools", "add_generation_prompt")
+    conversations = [dict(zip(names, conversation)) for conversation in CONVERSATIONS]
+    goldens = {"conversations": conversations, "families": families}
+    (HERE / "templates.json").write_text(json.dumps(goldens, indent=1, ensure_ascii=False) + "\n")
 
 
 main()

@@ -68,12 +68,14 @@ fn conversation(index: usize) -> Value {
             let has_target = turn % 2 == 0;
             json!({
                 "id": format!("made_turn{turn}"), "conversation_id": "made", "turn_number": turn,
-                "conversation_metadata": {"client_persona": "Someone"}, "system_prompt": "You are calm.",
+                "conversation_metadata": {"client_persona": "Someone", "persona_archetype": if index.is_multiple_of(2) { "planner" } else { "avoider" },
+                    "emotional_arc": "Fear → Calm", "emotional_arc_key": "fear_to_calm", "training_topic_key": "savings"},
+                "system_prompt": "You are calm.",
                 "conversation_history": history,
                 "current_user_input": text(if has_target { turn - 1 } else { turn }),
                 "emotional_context": {"detected_emotions": {"primary": "calm"}},
                 "target_response": has_target.then(|| text(turn)),
-                "training_metadata": {"quality_score": if turn > 3 { json!(3) } else { json!(3.5) }},
+                "training_metadata": {"quality_score": if turn > 3 { json!(3) } else { json!(3.5) }, "human_reviewed": index == 11},
             })
         })
         .collect();

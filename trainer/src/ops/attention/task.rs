@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::super::matmul::{View, ViewMut};
-use super::super::simd;
+use super::super::{simd, softcap};
 use super::Heads;
 
 /// Rows of a tile of scores.
 const QUERIES: usize = 128;
-/// Columns of a tile of scores; a multiple of [`QUERIES`], so that every row of a tile sees at least its first key.
+/// Columns of a tile of scores; a multiple of [`QUERIES`], so that no key of a tile but those of its last one is ahead of every query.
 const KEYS: usize = 128;
 
 /// One query head of one segment.
@@ -73,15 +73,15 @@ impl Task {
         let (n, width) = (queries.len(), self.heads.width);
         let [q, k, v] = self.heads.columns(self.head);
         let mut running = [(f32::NEG_INFINITY, 0.0); QUERIES];
-        for keys in self.blocks(KEYS).take_while(|keys| keys.start < queries.end) {
+        let seen = self.heads.first_seen(queries.start)..queries.end;
+        for keys in self.blocks(KEYS).filter(|keys| keys.start < seen.end && keys.end > seen.start) {
             let keys = keys.start..keys.end.min(queries.end);
             let mut scores = ViewMut::new(tile, n, keys.len());
             let product = self.view(qkv, q, queries.clone()).times(self.view(qkv, k, keys.clone()).t());
-            scores.set(product.scaled(self.heads.scale() as f32).here());
+            scores.set(product.scaled(self.heads.scale as f32).here());
             for (i, state) in running[..n].iter_mut().enumerate() {
-                let visible = visible(&keys, queries.start + i);
                 let row = &mut tile[i * keys.len()..][..keys.len()];
-                let shrink = absorb(row, visible, state);
+                let shrink = absorb(row, self.visible(&keys, queries.start + i), self.cap(), state);
                 out[i * width..][..width].iter_mut().for_each(|o| *o *= shrink);
             }
             let mut sum = ViewMut::new(out, n, width);
@@ -101,7 +101,9 @@ impl Task {
         let lse: Vec<f32> = self.rows.clone().map(|row| lse[row * self.heads.queries + self.head]).collect();
         let mut tiles = [vec![0.0; QUERIES * KEYS], vec![0.0; QUERIES * KEYS]];
         for keys in self.blocks(KEYS) {
-            for queries in self.blocks(QUERIES).filter(|queries| queries.end > keys.start) {
+            let sees =
+                |queries: &Range<usize>| queries.end > keys.start && self.heads.first_seen(queries.start) < keys.end;
+            for queries in self.blocks(QUERIES).filter(sees) {
                 let keys = keys.start..keys.end.min(queries.end);
                 self.backward_tile(qkv, dout, (&lse, &delta), (queries, keys), &mut tiles, &mut gradient);
             }
@@ -132,7 +134,7 @@ impl Task {
         [p, ds]: &mut [Vec<f32>; 2],
         gradient: &mut Gradient,
     ) {
-        let (n, m, width, scale) = (queries.len(), keys.len(), self.heads.width, self.heads.scale() as f32);
+        let (n, m, width, scale) = (queries.len(), keys.len(), self.heads.width, self.heads.scale as f32);
         let [q, k, v] = self.heads.columns(self.head);
         let (q, k, v) =
             (self.view(qkv, q, queries.clone()), self.view(qkv, k, keys.clone()), self.view(qkv, v, keys.clone()));
@@ -141,7 +143,8 @@ impl Task {
         ViewMut::new(ds, n, m).set(dout.times(v.t()).here());
         for i in 0..n {
             let (p, ds) = (&mut p[i * m..][..m], &mut ds[i * m..][..m]);
-            soften(p, ds, visible(&keys, queries.start + i), lse[queries.start + i], delta[queries.start + i]);
+            let row = queries.start + i;
+            soften(p, ds, self.visible(&keys, row), self.cap(), (lse[row], delta[row]));
         }
         let (p, ds) = (View::new(p, n, m), View::new(ds, n, m));
         let of = |range: &Range<usize>| range.start * width..range.end * width;
@@ -152,24 +155,37 @@ impl Task {
         let mut dk = ViewMut::new(&mut gradient.k[of(&keys)], m, width);
         dk += ds.t().times(q).scaled(scale).here(); // mutate: flip
     }
-}
 
-/// How many of `keys` the query at `position` sees.
-fn visible(keys: &Range<usize>, position: usize) -> usize {
-    (position + 1 - keys.start).min(keys.len())
+    fn cap(&self) -> Option<f32> {
+        self.heads.softcap.map(|cap| cap as f32)
+    }
+
+    /// Which of `keys` the query at `position` sees, counted from the first of them; may be none.
+    fn visible(&self, keys: &Range<usize>, position: usize) -> Range<usize> {
+        let within = |key: usize| key.clamp(keys.start, keys.end) - keys.start;
+        within(self.heads.first_seen(position))..within(position + 1)
+    }
 }
 
 /// Turns scores into unnormalised probabilities under the new running maximum; returns the factor that brings everything
 /// summed before under it.
-fn absorb(row: &mut [f32], visible: usize, (most, sum): &mut (f32, f32)) -> f32 {
+fn absorb(row: &mut [f32], visible: Range<usize>, cap: Option<f32>, (most, sum): &mut (f32, f32)) -> f32 {
+    if visible.is_empty() {
+        row.fill(0.0);
+        return 1.0;
+    }
     simd::wide(
         #[inline(always)]
         || {
-            let (seen, hidden) = row.split_at_mut(visible);
+            row[..visible.start].fill(0.0);
+            row[visible.end..].fill(0.0);
+            let seen = &mut row[visible];
+            if let Some(cap) = cap {
+                softcap::forward(seen, cap);
+            }
             let larger = most.max(simd::max(seen));
             let shrink = simd::exp(*most - larger);
             seen.iter_mut().for_each(|s| *s = simd::exp(*s - larger));
-            hidden.fill(0.0);
             *sum = *sum * shrink + simd::sum([seen], |[p]| p);
             *most = larger;
             shrink
@@ -178,17 +194,24 @@ fn absorb(row: &mut [f32], visible: usize, (most, sum): &mut (f32, f32)) -> f32 
 }
 
 /// Turns scores into probabilities and `dout vᵀ` into `ds`.
-fn soften(p: &mut [f32], ds: &mut [f32], visible: usize, lse: f32, delta: f32) {
+fn soften(p: &mut [f32], ds: &mut [f32], visible: Range<usize>, cap: Option<f32>, (lse, delta): (f32, f32)) {
     simd::wide(
         #[inline(always)]
         || {
-            for (p, ds) in p[..visible].iter_mut().zip(&mut ds[..visible]) {
+            for outside in [0..visible.start, visible.end..p.len()] {
+                p[outside.clone()].fill(0.0);
+                ds[outside].fill(0.0);
+            }
+            let (p, ds) = (&mut p[visible.clone()], &mut ds[visible]);
+            ds.iter_mut().for_each(|ds| *ds -= delta); // mutate: flip
+            if let Some(cap) = cap {
+                softcap::forward(p, cap);
+                softcap::backward(p, cap, ds);
+            }
+            for (p, ds) in p.iter_mut().zip(ds) {
                 *p = simd::exp(*p - lse);
-                *ds -= delta; // mutate: flip
                 *ds *= *p;
             }
-            p[visible..].fill(0.0);
-            ds[visible..].fill(0.0);
         },
     );
 }

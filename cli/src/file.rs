@@ -1,0 +1,28 @@
+//! Files that people name on the command line: regular ones, for a pipe or a device would be read for ever.
+
+use crate::failure::Failure;
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// A file that has an end.
+pub(crate) fn open(doing: &str, path: &Path) -> Result<File, Failure> {
+    let failed = |error: io::Error| Failure::file(doing, path, &error);
+    if !path.metadata().map_err(failed)?.is_file() {
+        return Err(Failure::mistake(format!("{doing} {}: it is not a regular file", path.display())));
+    }
+    File::open(path).map_err(failed)
+}
+
+/// The text of a file that has no reason to be longer than `most` bytes.
+pub(crate) fn text(doing: &str, path: &Path, most: u64) -> Result<String, Failure> {
+    let mut text = String::new();
+    let read = open(doing, path)?.take(most + 1).read_to_string(&mut text);
+    read.map_err(|error| Failure::file(doing, path, &error))?;
+    if text.len() as u64 > most {
+        return Err(Failure::mistake(format!("{doing} {}: it has more than {most} bytes", path.display())));
+    }
+    Ok(text)
+}

@@ -1,0 +1,310 @@
+//! The loop: waits for inputs, makes turns of them, commits, then lets the effects go.
+
+use super::{Answering, DriverError, Input, Session, load::load, writer::Writer};
+use crate::{
+    access::Refusal,
+    clock,
+    cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, command::Command},
+    store::{Store, StoreError},
+    turn::Turn,
+};
+use lorikeet_protocol::{
+    agent::{Farewell, ToAgent},
+    id::{JobId, NodeId},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Events of one transaction: more would only lengthen the wait of the first.
+const BATCH: usize = 256;
+
+/// Messages that may wait for one agent; one that takes none for so long is cut off, and hears everything again when it returns.
+const OUTBOX: usize = 1_024;
+
+/// While the disk is full it is looked at so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What expires lives for a day; an hour more does no harm.
+pub(super) const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Both clocks.
+pub(super) struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { mono: self.started.elapsed(), wall: clock::now() }
+    }
+}
+
+/// What the task owns.
+pub(super) struct Loop {
+    pub(super) turn: Turn,
+    pub(super) clock: Clock,
+    pub(super) settings: Settings,
+    pub(super) writer: Writer,
+    pub(super) store: Store,
+    pub(super) replies: BTreeMap<ReplyKey, Answering>,
+    pub(super) arrivals: BTreeMap<ReplyKey, oneshot::Sender<Result<Session, Farewell>>>,
+    pub(super) outboxes: BTreeMap<NodeId, (u64, mpsc::Sender<ToAgent>)>,
+    pub(super) next_key: ReplyKey,
+    pub(super) inspect: mpsc::UnboundedSender<Inspect>,
+    pub(super) changes: broadcast::Sender<JobId>,
+    pub(super) reading_only: Arc<AtomicBool>,
+    /// When it is next looked whether there is room again.
+    pub(super) next_look: Duration,
+    /// When what has expired next leaves the store.
+    pub(super) next_expiry: Duration,
+}
+
+impl Loop {
+    pub(super) async fn run(
+        mut self,
+        mut inputs: mpsc::Receiver<Input>,
+        stop: CancellationToken,
+    ) -> Result<(), DriverError> {
+        self.turn(vec![Event::Booted]).await?;
+        let mut waiting = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                received = inputs.recv_many(&mut waiting, BATCH) => if received == 0 { break },
+                () = tokio::time::sleep(self.wait()) => {}
+            }
+            if self.is_reading_only() {
+                self.look_for_room().await?;
+            }
+            self.batches(&mut waiting).await?;
+            self.expire().await?;
+        }
+        self.say_goodbye();
+        self.writer.close().await
+    }
+
+    fn wait(&self) -> Duration {
+        let now = self.clock.now().mono;
+        let of_turn = self.turn.next_deadline().unwrap_or(now + self.settings.timers.heartbeat);
+        let next = if self.is_reading_only() { self.next_look } else { of_turn };
+        next.saturating_sub(now).min(self.settings.timers.heartbeat)
+    }
+
+    fn is_reading_only(&self) -> bool {
+        self.reading_only.load(Ordering::Relaxed)
+    }
+
+    /// A command that names a finished thing reads its row from the store; so it starts a batch of its own, after everything before it.
+    async fn batches(&mut self, waiting: &mut Vec<Input>) -> Result<(), DriverError> {
+        let mut batch = Vec::new();
+        for input in waiting.drain(..) {
+            if let Input::Command { command, .. } = &input
+                && names_finished(command)
+            {
+                self.turn(std::mem::take(&mut batch)).await?;
+            }
+            if self.is_reading_only() {
+                self.answer_only(input);
+                continue;
+            }
+            let rows = match &input {
+                Input::Command { command, .. } if names_finished(command) => Some(self.rows(command)),
+                Input::Command { .. }
+                | Input::Query { .. }
+                | Input::Session { .. }
+                | Input::Closed { .. }
+                | Input::Heard { .. }
+                | Input::Inspected { .. } => None,
+            };
+            let (alone, rows) = (rows.is_some(), rows.transpose().map_err(DriverError::Commit)?.unwrap_or_default());
+            batch.push(self.event(input, rows));
+            if alone {
+                self.turn(std::mem::take(&mut batch)).await?;
+            }
+        }
+        if self.is_reading_only() { Ok(()) } else { self.turn(batch).await }
+    }
+
+    fn rows(&self, command: &Command) -> Result<Rows, StoreError> {
+        let mut rows = Rows::default();
+        if let Command::RetryJob { old, .. } = command {
+            rows.job = self.store.get(&old.bytes())?;
+        }
+        if let Command::PatchModel { id, .. } | Command::DeleteModel { id } = command {
+            rows.model = self.store.get(&id.bytes())?;
+        }
+        Ok(rows)
+    }
+
+    fn event(&mut self, input: Input, rows: Rows) -> Event {
+        self.next_key += 1;
+        let reply = self.next_key;
+        match input {
+            Input::Command { context, command, answer } => {
+                self.replies.insert(reply, answer);
+                Event::Requested { reply, context, command: *command, rows }
+            }
+            Input::Query { actor, query, answer } => {
+                self.replies.insert(reply, answer);
+                Event::Asked { reply, actor, query }
+            }
+            Input::Session { node, serial, hello, admitted } => {
+                self.arrivals.insert(reply, admitted);
+                Event::SessionOpened { reply, node, serial, hello }
+            }
+            Input::Closed { node, session } => {
+                if self.outboxes.get(&node).is_some_and(|(live, _)| *live == session) {
+                    self.outboxes.remove(&node);
+                }
+                Event::SessionClosed { node, session }
+            }
+            Input::Heard { node, session, message } => Event::Heard { node, session, message: *message },
+            Input::Inspected { subject, result, files } => Event::Inspected { subject, result: *result, files },
+        }
+    }
+
+    async fn turn(&mut self, batch: Vec<Event>) -> Result<(), DriverError> {
+        let outcome = self.turn.run(batch, self.clock.now());
+        outcome.early.into_iter().for_each(|effect| self.release(effect));
+        if !outcome.records.is_empty() {
+            match self.writer.commit(outcome.records).await {
+                Ok(()) => {}
+                Err(DriverError::Commit(StoreError::NoSpace)) => return self.start_over().await,
+                Err(error) => return Err(error),
+            }
+        }
+        outcome.effects.into_iter().for_each(|effect| self.release(effect));
+        Ok(())
+    }
+
+    /// The disk is full: memory is ahead of it, so memory goes. Agents are asked to come back; who waits hears that nothing was done.
+    async fn start_over(&mut self) -> Result<(), DriverError> {
+        tracing::error!("the store's disk is full: nothing new is taken until there is room");
+        self.reading_only.store(true, Ordering::Relaxed);
+        self.next_look = self.clock.now().mono + LOOK_EVERY;
+        self.say_goodbye();
+        self.arrivals.clear();
+        for (_, answer) in std::mem::take(&mut self.replies) {
+            let _ = answer.send(Err(Refusal::NoSpace));
+        }
+        self.remember(|store| store.reopen().and_then(|()| load(store))).await
+    }
+
+    async fn remember(
+        &mut self,
+        read: impl FnOnce(&Store) -> Result<Loaded, StoreError> + Send + 'static,
+    ) -> Result<(), DriverError> {
+        let loaded = self.writer.run(read).await?;
+        self.turn = Turn::new(Cluster::new(loaded, self.settings, self.clock.now()));
+        Ok(())
+    }
+
+    /// Once there is room everything begins as after a start: leases anew, and what was to be inspected is asked for again.
+    async fn look_for_room(&mut self) -> Result<(), DriverError> {
+        if self.clock.now().mono < self.next_look {
+            return Ok(());
+        }
+        self.next_look = self.clock.now().mono + LOOK_EVERY;
+        if !self.writer.run(|store| Ok(store.has_room())).await? {
+            return Ok(());
+        }
+        tracing::info!("there is room again: new work is taken");
+        self.remember(load).await?;
+        self.reading_only.store(false, Ordering::Relaxed);
+        self.turn(vec![Event::Booted]).await
+    }
+
+    /// Without writing, only questions have an answer. What agents say they say again, and inspections are asked for again.
+    fn answer_only(&mut self, input: Input) {
+        match input {
+            Input::Command { answer, .. } => drop(answer.send(Err(Refusal::NoSpace))),
+            Input::Query { actor, query, answer } => {
+                self.next_key += 1;
+                self.replies.insert(self.next_key, answer);
+                let effects = self.turn.ask(self.next_key, actor, query, self.clock.now());
+                effects.into_iter().for_each(|effect| self.release(effect));
+            }
+            Input::Session { admitted, .. } => drop(admitted.send(Err(Farewell::ShuttingDown))),
+            Input::Closed { .. } | Input::Heard { .. } | Input::Inspected { .. } => {}
+        }
+    }
+
+    /// What nobody can ask for any more leaves the store; what of it is in memory went with the turn that noticed.
+    async fn expire(&mut self) -> Result<(), DriverError> {
+        let now = self.clock.now();
+        if now.mono < self.next_expiry || self.is_reading_only() {
+            return Ok(());
+        }
+        self.next_expiry = now.mono + EXPIRE_EVERY;
+        match self.writer.run(move |store| store.expire(now.wall)).await {
+            Ok(_) => Ok(()),
+            Err(DriverError::Commit(StoreError::NoSpace)) => self.start_over().await,
+            Err(error) => Err(error),
+        }
+    }
+
+    fn release(&mut self, effect: Action) {
+        match effect {
+            Action::Put(_) => unreachable!("rows were committed before effects are released"),
+            Action::Reply { reply, result } => {
+                if let Some(answer) = self.replies.remove(&reply) {
+                    let _ = answer.send(result);
+                }
+            }
+            Action::Admit { reply, node, session } => self.admit(reply, node, session),
+            Action::TurnAway { reply, farewell } => {
+                if let Some(answer) = self.arrivals.remove(&reply) {
+                    let _ = answer.send(Err(farewell));
+                }
+            }
+            Action::Send { node, message } => self.send(node, message),
+            Action::Close { node, session, farewell } => {
+                if self.outboxes.get(&node).is_some_and(|(live, _)| *live == session) {
+                    self.send(node, ToAgent::Goodbye(farewell));
+                    self.outboxes.remove(&node);
+                }
+            }
+            Action::Inspect(inspect) => drop(self.inspect.send(inspect)),
+            Action::JobChanged(id) => drop(self.changes.send(id)),
+        }
+    }
+
+    fn admit(&mut self, reply: ReplyKey, node: NodeId, session: u64) {
+        let (outbox, receiver) = mpsc::channel(OUTBOX);
+        if let Some(answer) = self.arrivals.remove(&reply)
+            && answer.send(Ok(Session { number: session, outbox: receiver })).is_ok()
+        {
+            self.outboxes.insert(node, (session, outbox));
+        }
+    }
+
+    fn send(&mut self, node: NodeId, message: ToAgent) {
+        if let Some((_, outbox)) = self.outboxes.get(&node)
+            && outbox.try_send(message).is_err()
+        {
+            self.outboxes.remove(&node);
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        for (_, (_, outbox)) in std::mem::take(&mut self.outboxes) {
+            let _ = outbox.try_send(ToAgent::Goodbye(Farewell::ShuttingDown));
+        }
+    }
+}
+
+fn names_finished(command: &Command) -> bool {
+    matches!(command, Command::RetryJob { .. } | Command::PatchModel { .. } | Command::DeleteModel { .. })
+}

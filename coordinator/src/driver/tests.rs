@@ -1,0 +1,115 @@
+//! The driver on a disk that is full and then is not.
+
+use super::*;
+use crate::{
+    access::Role,
+    cluster::{Subject, Timers},
+    record::{DatasetState, Record},
+    store::tests::full::Full,
+};
+use lorikeet_protocol::{
+    file::FileManifest,
+    id::{DatasetId, Hash, RequestId, TokenId, UserId},
+};
+use std::time::Instant;
+use uuid::Uuid;
+
+struct World {
+    _folder: tempfile::TempDir,
+    driver: Driver,
+    disk: Full,
+    user: Actor,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, disk) = Store::open_full(&folder.path().join("state.redb"));
+        let driver = Driver::start(store, Timers::default(), CancellationToken::new()).unwrap();
+        let id = UserId(Uuid::now_v7());
+        let user = Actor::User { id, role: Role::Admin, token: TokenId(Uuid::now_v7()) };
+        let world = Self { _folder: folder, driver, disk, user };
+        let user = Command::CreateUser { id, email: "a@b".into(), name: "A".into(), role: Role::Admin };
+        world.command(Actor::System, user).await.unwrap();
+        world
+    }
+
+    async fn command(&self, actor: Actor, command: Command) -> Result<Receipt, Refusal> {
+        let context = Context { actor, request: RequestId(Uuid::now_v7()), from: "test".into(), idempotency: None };
+        self.driver.handle.command(context, command).await
+    }
+
+    async fn create(&self, name: &str) -> Result<Receipt, Refusal> {
+        let (id, file_name) = (DatasetId(Uuid::now_v7()), "x.jsonl".to_owned());
+        let command =
+            Command::CreateDataset { id, name: name.into(), description: None, file_name, size: 0, format: None };
+        self.command(self.user, command).await
+    }
+
+    async fn until_writing(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.driver.handle.is_reading_only() {
+            assert!(Instant::now() < deadline, "it never wrote again");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_leaves_the_answers_and_stops_the_changes_until_there_is_room() {
+    let mut world = World::new().await;
+    let Receipt::Dataset(id) = world.create("before").await.unwrap() else { panic!("no dataset") };
+    let hash = Hash(*blake3::hash(b"").as_bytes());
+    let manifest = FileManifest { size: 0, hash, chunks: vec![] };
+    world.command(world.user, Command::ConfirmDataset { id, manifest }).await.unwrap();
+    assert!(matches!(world.driver.inspections.recv().await, Some(Inspect::Dataset { .. })));
+
+    world.disk.fill();
+    assert_eq!(world.create("during").await, Err(Refusal::NoSpace));
+    assert!(world.driver.handle.is_reading_only());
+    assert_eq!(world.create("still").await, Err(Refusal::NoSpace));
+    let row = world.driver.handle.dataset(world.user, id).await.unwrap();
+    assert_eq!((row.name.as_str(), row.state), ("before", DatasetState::Validating));
+    // Its answer comes while nothing can be written, so it is asked for again.
+    world.driver.handle.inspected(Subject::Dataset(id), Err("lost".into()), vec![]).await;
+    assert!(matches!(world.driver.handle.query(Actor::System, Query::Nodes).await, Ok(Answer::Nodes(_))));
+
+    world.disk.free();
+    world.until_writing().await;
+    world.create("after").await.unwrap();
+    let again = world.driver.inspections.recv().await;
+    assert!(matches!(again, Some(Inspect::Dataset { id: asked, .. }) if asked == id), "{again:?}");
+    let page = crate::history::Page { offset: 0, limit: 9 };
+    let names: Vec<_> = world
+        .driver
+        .handle
+        .datasets(world.user, page, None)
+        .await
+        .unwrap()
+        .rows
+        .into_iter()
+        .map(|row| row.name)
+        .collect();
+    assert_eq!(names, ["after", "before"]);
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_read_stops_the_start_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(&folder.path().join("state.redb")).unwrap();
+    let node = crate::record::Node {
+        id: NodeId(Uuid::from_u128(5)),
+        name: "machine".into(),
+        joined: lorikeet_protocol::id::UnixMillis(1),
+        serials: vec![],
+        quarantine: None,
+        closed: None,
+        boot: None,
+        sessions: 0,
+        last_report: 0,
+    };
+    store.commit(&[Record::Node(node.clone())]).unwrap();
+    store.damage::<crate::record::Node>(&node.id.bytes());
+    let error = Driver::start(store, Timers::default(), CancellationToken::new()).unwrap_err().to_string();
+    assert!(error.contains("nodes_1") && error.contains(&node.id.0.simple().to_string()), "{error}");
+}

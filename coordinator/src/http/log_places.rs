@@ -1,0 +1,124 @@
+//! Where the words among an attempt's lines are, so that a page of them is read without the lines around it. Learnt by whoever asks
+//! first, kept in memory, and only ever added to: lines do not change.
+
+use super::{
+    failure::Failure,
+    job_series::{READ_LINES, log_line, parse},
+};
+use crate::{
+    history::Page,
+    series::{Line, Series},
+};
+use lorikeet_api::job::LogLine;
+use lorikeet_protocol::id::{AttemptId, JobId};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Words whose places are remembered, over all attempts: 32 MiB. Beyond that all are forgotten.
+const WORDS: usize = 4 << 20;
+
+/// What is known of each attempt.
+#[derive(Debug, Default)]
+pub(crate) struct LogPlaces(Mutex<HashMap<AttemptId, Known>>);
+
+/// Of one attempt's lines up to `through`, which are words.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    through: u64,
+    seqs: Arc<Vec<u64>>,
+}
+
+impl LogPlaces {
+    /// A page of a job's words, oldest first, and how many there are.
+    pub(super) async fn page(&self, series: &Series, job: JobId, page: Page) -> Result<(Vec<LogLine>, usize), Failure> {
+        let (mut rows, mut total) = (Vec::new(), 0);
+        for attempt in series.attempts(job).await? {
+            let seqs = self.words(series, attempt).await?;
+            let skipped = page.offset.saturating_sub(total);
+            for seq in seqs.iter().skip(skipped).take(page.limit - rows.len()) {
+                let lines = series.read(attempt, seq - 1, 1).await?;
+                rows.extend(lines.iter().filter_map(parse).filter_map(|line| log_line(attempt, line)));
+            }
+            total += seqs.len();
+        }
+        Ok((rows, total))
+    }
+
+    /// Reads only what came since the last time.
+    async fn words(&self, series: &Series, attempt: AttemptId) -> Result<Arc<Vec<u64>>, Failure> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&attempt).cloned().unwrap_or_default();
+        let (mut through, mut fresh) = (known.through, Vec::new());
+        loop {
+            let lines = series.read(attempt, through, READ_LINES).await?;
+            let Some(last) = lines.last() else { break };
+            through = last.seq;
+            fresh.extend(lines.iter().filter(|line| is_word(attempt, line)).map(|line| line.seq));
+        }
+        if through == known.through {
+            return Ok(known.seqs);
+        }
+        let seqs = Arc::new([known.seqs.as_slice(), &fresh].concat());
+        self.remember(attempt, Known { through, seqs: Arc::clone(&seqs) });
+        Ok(seqs)
+    }
+
+    fn remember(&self, attempt: AttemptId, learnt: Known) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let words: usize = places.values().map(|known| known.seqs.len()).sum();
+        if words + learnt.seqs.len() > WORDS {
+            places.clear();
+        }
+        // Somebody else may have come further meanwhile.
+        if places.get(&attempt).is_none_or(|known| known.through < learnt.through) {
+            places.insert(attempt, learnt);
+        }
+    }
+}
+
+fn is_word(attempt: AttemptId, line: &Line) -> bool {
+    // Most lines are steps, and reading one as JSON costs more than this look.
+    line.text.contains("\"log\"") && parse(line).and_then(|line| log_line(attempt, line)).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorikeet_protocol::{agent::EventLines, id::AttemptToken};
+    use uuid::Uuid;
+
+    fn attempt(number: u32) -> AttemptId {
+        AttemptId { job: JobId(Uuid::from_u128(3)), token: AttemptToken { generation: 1, number } }
+    }
+
+    fn word(seq: u64) -> String {
+        format!(r#"{{"seq":{seq},"time":1000,"type":"log","level":"INFO","message":"word {seq}"}}"#)
+    }
+
+    fn step(seq: u64) -> String {
+        format!(r#"{{"seq":{seq},"time":1000,"type":"stage","stage":"training"}}"#)
+    }
+
+    #[tokio::test]
+    async fn a_page_is_cut_from_the_words_of_all_attempts_and_new_lines_are_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+        let append = async |number, first, lines: Vec<String>| {
+            series.append(EventLines { attempt: attempt(number), first, lines }).await.unwrap();
+        };
+        append(1, 1, vec![step(1), word(2), step(3), word(4)]).await;
+        append(2, 1, vec![word(1)]).await;
+        let places = LogPlaces::default();
+        let page = async |offset, limit| {
+            let (rows, total) = places.page(&series, attempt(1).job, Page { offset, limit }).await.unwrap();
+            let found: Vec<_> = rows.iter().map(|row| (row.attempt.token.number, row.seq)).collect();
+            (found, total)
+        };
+        assert_eq!(page(0, 2).await, (vec![(1, 2), (1, 4)], 3));
+        assert_eq!(page(1, 9).await, (vec![(1, 4), (2, 1)], 3));
+        append(2, 2, vec![step(2), word(3)]).await;
+        assert_eq!(page(2, 9).await, (vec![(2, 1), (2, 3)], 4));
+        assert_eq!(places.0.lock().unwrap()[&attempt(2)].through, 3);
+    }
+}

@@ -1,0 +1,188 @@
+//! What an agent may say: the one place where its words are measured before anybody believes them.
+//!
+//! Texts for people are cut, because an agent says them again for ever and a long one is no reason to be deaf to it. Everything
+//! else that is out of bounds no agent of ours says, and ends the session ([`Farewell::Misbehaved`](lorikeet_protocol::agent::Farewell)):
+//! numbers that are none (JSON has no word for them, so a row that holds one never reads back), paths that lead out, lists without end.
+
+use lorikeet_protocol::{
+    agent::{FromAgent, Hello, Report, ReportBody, Telemetry},
+    file::{NamedFile, is_plain_path},
+    job::Device,
+};
+
+/// What is wrong with a message.
+type Fault = &'static str;
+
+/// What people call a node; longer is cut.
+const NAME: usize = 100;
+/// A reason or a message for people; longer is cut.
+const MESSAGE: usize = 4_000;
+/// A version, a label's key or value, a device's id or name.
+const WORD: usize = 256;
+/// Labels of one node: each is looked at for every job that waits.
+const LABELS: usize = 64;
+/// GPUs of one machine are sixteen at most.
+const DEVICES: usize = 64;
+/// Attempts that one agent remembers, the finished ones too.
+const ATTEMPTS: usize = 4_096;
+/// As `Hello::cached` promises.
+const CACHED: usize = 4_096;
+/// Files of a checkpoint or an adapter are about a dozen.
+const FILES: usize = 256;
+/// `training_summary.json` is some KiB.
+const SUMMARY: usize = 256 << 10;
+
+/// The first word.
+pub(super) fn hello(hello: &mut Hello) -> Result<(), Fault> {
+    cut(&mut hello.name, NAME);
+    cut(&mut hello.version, WORD);
+    let labels = hello.labels.iter().all(|(key, value)| key.len() <= WORD && value.len() <= WORD);
+    hold(labels && hello.labels.len() <= LABELS, "its labels are too many or too long")?;
+    hold(hello.attempts.len() <= ATTEMPTS, "it names too many attempts")?;
+    hold(hello.cached.len() <= CACHED, "it names too many cached files")?;
+    devices(&mut hello.devices)
+}
+
+/// Any other word.
+pub(super) fn message(message: &mut FromAgent) -> Result<(), Fault> {
+    match message {
+        FromAgent::Hello(said) => hello(said),
+        FromAgent::Devices(said) => devices(said),
+        FromAgent::Declined { reason, .. } => {
+            cut(reason, MESSAGE);
+            Ok(())
+        }
+        FromAgent::Report(said) => report(said),
+        // Their sizes are the frame's.
+        FromAgent::Heartbeat | FromAgent::Accepted(_) | FromAgent::Events(_) | FromAgent::Renew(_) => Ok(()),
+    }
+}
+
+/// A datagram.
+pub(super) fn telemetry(said: &Telemetry) -> Result<(), Fault> {
+    let numbers = [Some(said.utilization_percent), said.temperature_celsius, said.power_watts];
+    hold(numbers.into_iter().flatten().all(f32::is_finite), "a device's number is none")?;
+    hold(said.device.to_string().len() <= WORD, "a device's id is too long")
+}
+
+fn devices(devices: &mut [Device]) -> Result<(), Fault> {
+    hold(devices.len() <= DEVICES, "it has too many devices")?;
+    for device in devices {
+        hold(device.id.to_string().len() <= WORD, "a device's id is too long")?;
+        cut(&mut device.name, WORD);
+        if let Err(reason) = &mut device.usable {
+            cut(reason, MESSAGE);
+        }
+    }
+    Ok(())
+}
+
+fn report(report: &mut Report) -> Result<(), Fault> {
+    match &mut report.body {
+        ReportBody::Progress(progress) => {
+            let numbers = [progress.epoch, progress.loss, progress.learning_rate, progress.tokens_per_second];
+            finite(numbers.into_iter().chain(progress.validation_loss))
+        }
+        ReportBody::Checkpoint(checkpoint) => {
+            finite([checkpoint.loss])?;
+            files(&checkpoint.files)
+        }
+        ReportBody::Ended(ended) => {
+            ended.message.iter_mut().for_each(|message| cut(message, MESSAGE));
+            hold(ended.summary.as_ref().is_none_or(|text| text.len() <= SUMMARY), "its summary is too long")?;
+            files(&ended.files)
+        }
+        ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Finalizing => Ok(()),
+    }
+}
+
+fn finite(numbers: impl IntoIterator<Item = f64>) -> Result<(), Fault> {
+    hold(numbers.into_iter().all(f64::is_finite), "a number of its report is none")
+}
+
+fn files(files: &[NamedFile]) -> Result<(), Fault> {
+    hold(files.len() <= FILES, "its report names too many files")?;
+    hold(files.iter().all(|file| is_plain_path(&file.path)), "a file of its report has no plain relative path")?;
+    hold(files.iter().all(|file| file.manifest.is_consistent()), "a file of its report has a manifest that cannot be")
+}
+
+fn hold(holds: bool, fault: Fault) -> Result<(), Fault> {
+    if holds { Ok(()) } else { Err(fault) }
+}
+
+/// At most so many bytes, cut between two characters.
+fn cut(text: &mut String, most: usize) {
+    text.truncate(text.floor_char_boundary(most));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorikeet_protocol::{
+        agent::{Checkpoint, CheckpointKind, Progress},
+        file::FileManifest,
+        id::{AttemptId, AttemptToken, BootId, Hash, JobId, UnixMillis},
+    };
+    use uuid::Uuid;
+
+    fn said(body: ReportBody) -> FromAgent {
+        let attempt = AttemptId { job: JobId(Uuid::nil()), token: AttemptToken { generation: 1, number: 1 } };
+        FromAgent::Report(Report { number: 1, attempt, time: UnixMillis(1), body })
+    }
+
+    fn checkpoint(loss: f64, path: &str) -> ReportBody {
+        let manifest = FileManifest { size: 0, hash: Hash([0; 32]), chunks: vec![] };
+        let files = vec![NamedFile { path: path.into(), manifest }];
+        ReportBody::Checkpoint(Checkpoint { step: 1, loss, kind: CheckpointKind::Best, files })
+    }
+
+    fn progress(validation_loss: Option<f64>) -> ReportBody {
+        let (step, total_steps, epoch, loss, learning_rate, tokens_per_second) = (1, 2, 0.5, 2.0, 0.1, 9.0);
+        ReportBody::Progress(Progress {
+            step,
+            total_steps,
+            epoch,
+            loss,
+            learning_rate,
+            tokens_per_second,
+            validation_loss,
+        })
+    }
+
+    #[test]
+    fn a_number_that_is_none_and_a_path_that_leads_out_are_refused() {
+        for good in [checkpoint(2.0, "adapter/a.bin"), progress(None), progress(Some(1.0))] {
+            assert_eq!(message(&mut said(good)), Ok(()));
+        }
+        for bad in [
+            checkpoint(f64::NAN, "a.bin"),
+            checkpoint(2.0, "../a.bin"),
+            checkpoint(2.0, "ä.bin"),
+            progress(Some(f64::INFINITY)),
+        ] {
+            assert!(message(&mut said(bad.clone())).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn words_for_people_are_cut_and_lists_without_end_are_refused() {
+        let mut said = Hello {
+            boot: BootId(Uuid::nil()),
+            instance: BootId(Uuid::nil()),
+            version: "1".into(),
+            name: "ä".repeat(NAME),
+            labels: Default::default(),
+            devices: vec![],
+            attempts: vec![],
+            cached: vec![Hash([0; 32]); CACHED],
+            acknowledged: 0,
+        };
+        assert_eq!(hello(&mut said), Ok(()));
+        assert_eq!(said.name, "ä".repeat(NAME / 2));
+        said.labels.insert("k".into(), "v".repeat(WORD + 1));
+        assert!(hello(&mut said).is_err());
+        said.labels.clear();
+        said.cached.push(Hash([0; 32]));
+        assert!(hello(&mut said).is_err());
+    }
+}

@@ -1,0 +1,124 @@
+//! Opening the store's file: its layout's version is read before anything is written, an older layout is copied aside and brought
+//! forward in one transaction.
+//!
+//! ```text
+//! 1   rows by id                     2   and indexes: what lists show, by owner; the jobs that are not over
+//! ```
+
+use super::{
+    StoreError, begin, decode,
+    tables::{self, Definition, Index, META, Row, SCHEMA},
+};
+use crate::record::{Base, Dataset, Job, Model, Token};
+use redb::{Database, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction};
+use std::path::Path;
+
+/// Opens or makes the file; afterwards it has this program's layout.
+pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
+    let failed = |source: redb::Error| StoreError::Open { path: path.into(), source: Box::new(source) };
+    let database = disk.database(path).map_err(|error| failed(error.into()))?;
+    match version(&database)? {
+        Some(found) if found > SCHEMA => Err(StoreError::Newer { path: path.into(), found }),
+        Some(SCHEMA) if has_every_table(&database)? => Ok(database),
+        Some(SCHEMA) | None => {
+            let transaction = begin(&database)?;
+            prepare(&transaction)?;
+            transaction.commit()?;
+            Ok(database)
+        }
+        Some(found) => {
+            drop(database);
+            copy_aside(path, found)?;
+            let database = disk.database(path).map_err(|error| failed(error.into()))?;
+            bring_forward(&database)?;
+            tracing::info!(path = %path.display(), from = found, to = SCHEMA, "the store has a new layout");
+            Ok(database)
+        }
+    }
+}
+
+/// `None`: the file is new.
+fn version(database: &Database) -> Result<Option<u64>, StoreError> {
+    match database.begin_read()?.open_table(META) {
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        meta => Ok(meta?.get("schema")?.map(|value| value.value())),
+    }
+}
+
+/// A table that came with a later program of the same layout is made when that first opens the store.
+fn has_every_table(database: &Database) -> Result<bool, StoreError> {
+    let transaction = database.begin_read()?;
+    let there: Vec<_> = transaction.list_tables()?.map(|table| table.name().to_owned()).collect();
+    Ok(tables::ALL.iter().all(|table| there.iter().any(|name| name == table)))
+}
+
+fn prepare(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    let mut meta = transaction.open_table(META)?;
+    meta.insert("schema", SCHEMA)?;
+    if meta.get("generation")?.is_none() {
+        meta.insert("generation", 1)?;
+    }
+    for table in tables::ALL {
+        transaction.open_table(Definition::new(table))?;
+    }
+    for index in tables::INDEXES {
+        transaction.open_table(Index::new(index))?;
+    }
+    Ok(())
+}
+
+/// `state.redb.1` beside `state.redb`: the way back to the program of before.
+fn copy_aside(path: &Path, version: u64) -> Result<(), StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{version}"));
+    let copied = std::fs::copy(path, &name).and_then(|_| std::fs::File::open(&name)?.sync_all());
+    copied.map_err(StoreError::file(Path::new(&name)))
+}
+
+/// From 1 to 2: the indexes, from the rows.
+fn bring_forward(database: &Database) -> Result<(), StoreError> {
+    let transaction = begin(database)?;
+    prepare(&transaction)?;
+    index_rows::<Dataset>(&transaction)?;
+    index_rows::<Base>(&transaction)?;
+    index_rows::<Job>(&transaction)?;
+    index_rows::<Model>(&transaction)?;
+    index_rows::<Token>(&transaction)?;
+    Ok(transaction.commit()?)
+}
+
+fn index_rows<R: Row>(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    let table = transaction.open_table(Definition::new(R::TABLE))?;
+    for entry in table.iter()? {
+        let (key, value) = entry?;
+        tables::index(transaction, &decode::<R>(key.value(), value.value())?)?;
+    }
+    Ok(())
+}
+
+/// How the file is reached. Tests put a disk under it that is full when they say so: a small file system of our own would need
+/// a privilege that whoever runs the tests may not have.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    #[cfg(test)]
+    pub(super) full: Option<super::tests::full::Full>,
+}
+
+impl Disk {
+    fn database(&self, path: &Path) -> Result<Database, redb::DatabaseError> {
+        #[cfg(test)]
+        if let Some(full) = &self.full {
+            return full.database(path);
+        }
+        Database::create(path)
+    }
+
+    /// Whether there may be room at all.
+    pub(super) fn has_room(&self) -> bool {
+        #[cfg(test)]
+        if let Some(full) = &self.full {
+            return full.has_room();
+        }
+        true
+    }
+}

@@ -1,0 +1,298 @@
+//! What was committed is there; what the disk refused is not, and the store goes on.
+
+use super::*;
+use crate::{
+    access::{Refusal, Role},
+    record::{Dataset, DatasetState, User},
+};
+use full::Full;
+use lorikeet_protocol::id::{DatasetId, Hash, UnixMillis, UserId};
+
+/// A disk that is full when a test says so, except for what the store's own reserve leaves when it is given away.
+pub(crate) mod full {
+    use redb::{Database, DatabaseError, StorageBackend};
+    use std::{
+        fs::{File, OpenOptions},
+        io,
+        os::unix::fs::FileExt,
+        path::Path,
+        sync::{
+            Arc,
+            atomic::{AtomicI64, Ordering},
+        },
+    };
+
+    /// Room for everything.
+    const PLENTY: i64 = i64::MAX;
+
+    /// How many bytes may still be written.
+    #[derive(Debug, Clone)]
+    pub(crate) struct Full(Arc<AtomicI64>);
+
+    impl Default for Full {
+        fn default() -> Self {
+            Self(Arc::new(AtomicI64::new(PLENTY)))
+        }
+    }
+
+    impl Full {
+        /// No byte more, from now on.
+        pub(crate) fn fill(&self) {
+            self.0.store(0, Ordering::SeqCst);
+        }
+
+        /// Somebody removed something.
+        pub(crate) fn free(&self) {
+            self.0.store(PLENTY, Ordering::SeqCst);
+        }
+
+        pub(in crate::store) fn has_room(&self) -> bool {
+            self.0.load(Ordering::SeqCst) == PLENTY
+        }
+
+        pub(in crate::store) fn database(&self, path: &Path) -> Result<Database, DatabaseError> {
+            if !self.has_room() {
+                // What the reserve was.
+                self.0.store(1 << 20, Ordering::SeqCst);
+            }
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+            Database::builder().create_with_backend(OnIt { file, full: self.clone() })
+        }
+    }
+
+    #[derive(Debug)]
+    struct OnIt {
+        file: File,
+        full: Full,
+    }
+
+    impl StorageBackend for OnIt {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.file.metadata()?.len())
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.file.read_exact_at(out, offset)
+        }
+
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.file.set_len(length)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            let taken = |left: i64| match left {
+                PLENTY => Some(PLENTY),
+                left => left.checked_sub_unsigned(data.len() as u64).filter(|left| *left >= 0),
+            };
+            let room = self.full.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, taken);
+            room.map_err(|_| io::Error::from(io::ErrorKind::QuotaExceeded))?;
+            self.file.write_all_at(data, offset)
+        }
+    }
+}
+
+impl Store {
+    /// On a disk that a test can fill.
+    pub(crate) fn open_full(path: &Path) -> (Self, Full) {
+        let full = Full::default();
+        let store = Self::open_on(path, Disk { full: Some(full.clone()) }).unwrap();
+        (store, full)
+    }
+
+    /// Puts something in a row's place that is none.
+    pub(crate) fn damage<R: Row>(&self, key: &[u8]) {
+        let broken = |database: &Database| {
+            let transaction = begin(database)?;
+            transaction.open_table(Definition::new(R::TABLE))?.insert(key, b"{\"id\":null}".as_slice())?;
+            Ok(transaction.commit()?)
+        };
+        self.with(broken).unwrap();
+    }
+}
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    (folder, path)
+}
+
+#[test]
+fn what_was_committed_is_there_after_reopening_and_nothing_else() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    store.commit(&[Record::User(user(1)), Record::User(user(2))]).unwrap();
+    let unfinished = |database: &Database| {
+        database.begin_write()?;
+        Ok(())
+    };
+    store.with(unfinished).unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.scan::<User>(&[], |_| true).unwrap(), [user(1), user(2)]);
+    assert_eq!(store.get::<User>(&user(2).id.bytes()).unwrap(), Some(user(2)));
+    assert_eq!(store.generation().unwrap(), 1);
+}
+
+#[test]
+fn a_page_is_newest_first_and_counts_what_it_leaves_out() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    store.commit(&(1..=5).map(|n| Record::User(user(n))).collect::<Vec<_>>()).unwrap();
+    assert_eq!(store.page::<User>(1, 2).unwrap(), (vec![user(4), user(3)], 5));
+}
+
+#[test]
+fn a_list_reads_the_rows_of_its_owner_and_of_its_page_alone() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let rows: Vec<_> = (1..=6).map(|n| dataset(n, n % 2)).collect();
+    store.commit(&rows.iter().cloned().map(Record::Dataset).collect::<Vec<_>>()).unwrap();
+    let mut deleted = rows[0].clone();
+    deleted.deleted_at = Some(UnixMillis(9));
+    store.commit(&[Record::Dataset(deleted)]).unwrap();
+    let (one, all) = (Some(owner(1)), None::<fn(&Dataset) -> bool>);
+    assert_eq!(store.listed(one, 0, 9, all).unwrap(), (vec![rows[4].clone(), rows[2].clone()], 2));
+    assert_eq!(store.listed(None, 1, 2, all).unwrap(), (vec![rows[4].clone(), rows[3].clone()], 5));
+    let keep = Some(|row: &Dataset| row.id != rows[4].id);
+    assert_eq!(store.listed(one, 0, 9, keep).unwrap(), (vec![rows[2].clone()], 1));
+    // A row of another that cannot be read does not matter to this list, and is named by one that it belongs to.
+    store.damage::<Dataset>(&rows[1].key());
+    assert_eq!(store.listed(one, 0, 9, all).unwrap().1, 2);
+    let error = store.listed(Some(owner(0)), 0, 9, all).unwrap_err().to_string();
+    assert!(error.contains("datasets_1") && error.contains(&hex(&rows[1].key())), "{error}");
+}
+
+#[test]
+fn answers_and_secrets_that_have_expired_go_and_others_stay() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let replay = |key: &str, expires| Replay {
+        owner: None,
+        key: key.into(),
+        body: Hash([0; 32]),
+        answer: Err(Refusal::NoSpace),
+        expires: UnixMillis(expires),
+    };
+    let secret = |byte, expires| JoinSecret { hash: Hash([byte; 32]), expires: UnixMillis(expires), used: None };
+    let now = 2 * SECRET_KEPT_MILLIS;
+    let rows = [replay("old", now), replay("new", now + 1)].map(Record::Replay);
+    let secrets = [secret(1, now - SECRET_KEPT_MILLIS), secret(2, now)].map(Record::JoinSecret);
+    store.commit(&[&rows[..], &secrets].concat()).unwrap();
+    assert_eq!(store.expire(UnixMillis(now)).unwrap(), 2);
+    assert_eq!(store.expire(UnixMillis(now)).unwrap(), 0);
+    assert_eq!(store.scan::<Replay>(&[], |_| true).unwrap(), [replay("new", now + 1)]);
+    assert_eq!(store.scan::<JoinSecret>(&[], |_| true).unwrap(), [secret(2, now)]);
+}
+
+#[test]
+fn a_store_whose_disk_was_full_is_opened_again_and_nothing_is_half_there() {
+    let (_folder, path) = place();
+    let (store, disk) = Store::open_full(&path);
+    store.commit(&[Record::User(user(1))]).unwrap();
+    disk.fill();
+    assert!(matches!(store.commit(&[Record::User(user(2))]), Err(StoreError::NoSpace)));
+    // This is why it must be opened again: after a failed write redb takes nothing, room or not.
+    disk.free();
+    assert!(store.commit(&[Record::User(user(3))]).is_err());
+    disk.fill();
+    store.reopen().unwrap();
+    assert!(!path.with_extension("reserve").exists(), "the reserve is there to be given away");
+    assert_eq!(store.scan::<User>(&[], |_| true).unwrap(), [user(1)]);
+    assert!(!store.has_room());
+    disk.free();
+    assert!(store.has_room() && path.with_extension("reserve").exists());
+    store.commit(&[Record::User(user(4))]).unwrap();
+    assert_eq!(store.scan::<User>(&[], |_| true).unwrap(), [user(1), user(4)]);
+}
+
+#[test]
+fn a_file_that_is_no_store_is_named() {
+    let (_folder, path) = place();
+    std::fs::write(&path, b"this is not a store, and long enough to look at: ".repeat(200)).unwrap();
+    assert!(Store::open(&path).unwrap_err().to_string().contains("state.redb"));
+}
+
+#[test]
+fn a_store_of_a_later_program_is_left_as_it_is() {
+    let (_folder, path) = place();
+    drop(Store::open(&path).unwrap());
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("schema", SCHEMA + 1).unwrap();
+    // Its own idea of what tables there are.
+    transaction.delete_table(Index::new(LIVE_JOBS)).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    assert!(matches!(Store::open(&path), Err(StoreError::Newer { .. })));
+    let database = Database::create(&path).unwrap();
+    assert!(database.begin_read().unwrap().open_table(Index::new(LIVE_JOBS)).is_err(), "a table was made in it");
+}
+
+#[test]
+fn a_store_of_the_first_layout_gets_its_indexes_and_a_copy_of_it_stays() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    store.commit(&[Record::Dataset(dataset(1, 1)), Record::Dataset(dataset(2, 2))]).unwrap();
+    drop(store);
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("schema", 1).unwrap();
+    tables::INDEXES.iter().for_each(|index| assert!(transaction.delete_table(Index::new(index)).unwrap()));
+    transaction.commit().unwrap();
+    drop(database);
+    let store = Store::open(&path).unwrap();
+    let listed = store.listed(Some(owner(2)), 0, 9, None::<fn(&Dataset) -> bool>).unwrap();
+    assert_eq!(listed, (vec![dataset(2, 2)], 1));
+    assert_eq!(store.live_jobs().unwrap(), []);
+    assert!(path.with_extension("redb.1").exists());
+}
+
+#[test]
+fn a_table_that_is_new_in_this_program_is_made() {
+    let (_folder, path) = place();
+    drop(Store::open(&path).unwrap());
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.delete_table(Definition::new(User::TABLE)).unwrap();
+    transaction.commit().unwrap();
+    drop(database);
+    assert_eq!(Store::open(&path).unwrap().scan::<User>(&[], |_| true).unwrap(), []);
+}
+
+fn owner(n: u128) -> UserId {
+    UserId(uuid::Uuid::from_u128(n + 1_000))
+}
+
+fn dataset(n: u128, whose: u128) -> Dataset {
+    Dataset {
+        id: DatasetId(uuid::Uuid::from_u128(n)),
+        owner: owner(whose),
+        name: format!("set {n}"),
+        description: None,
+        file_name: "x.jsonl".into(),
+        size: 1,
+        declared_format: None,
+        state: DatasetState::Uploading,
+        manifest: None,
+        findings: None,
+        faults: vec![],
+        created: UnixMillis(1),
+        uploaded_at: None,
+        validated_at: None,
+        deleted_at: None,
+    }
+}
+
+fn user(n: u128) -> User {
+    User {
+        id: UserId(uuid::Uuid::from_u128(n)),
+        email: format!("{n}@example.org"),
+        name: "A".into(),
+        role: Role::User,
+        created: UnixMillis(1),
+    }
+}

@@ -1,0 +1,205 @@
+//! What is promised, and what was seen of it.
+//!
+//! | promise | seen in |
+//! |---|---|
+//! | what was acknowledged is there | answers against the store, after every start and at the end |
+//! | a token stands for one placement on one node | every offer that leaves |
+//! | a success is applied once, and is the current attempt's | every model that is written |
+//! | a terminal state is never left | every job row that is written |
+//! | nobody is lost who was heard in time | every end by silence, against the arrivals |
+//! | a cancelled job never succeeds | answers against the store |
+//! | every step is recorded once | the lines of all attempts, at the end |
+
+use super::{store::Store, worker::STEPS};
+use lorikeet_coordinator::{
+    cluster::{Action, job::JobState},
+    record::{Job, Model, Record},
+};
+use lorikeet_protocol::{
+    agent::ToAgent,
+    id::{AttemptId, JobId, NodeId},
+    job::{Outcome, Phase},
+    worker::{EventLine, WorkerEvent},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// In which world.
+    pub seed: u64,
+    /// When, in virtual milliseconds.
+    pub at: u64,
+    /// Which, and how.
+    pub what: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {} after {} ms: {}", self.seed, self.at, self.what)
+    }
+}
+
+/// The witness.
+#[derive(Debug, Default)]
+pub(super) struct Promises {
+    placed: BTreeMap<AttemptId, NodeId>,
+    submitted: BTreeSet<JobId>,
+    cancelled: BTreeSet<JobId>,
+    /// When a word of a node last reached the coordinator's door.
+    arrived: BTreeMap<NodeId, u64>,
+    /// The series: lines that were acknowledged to agents.
+    pub(super) series: BTreeMap<AttemptId, Vec<EventLine>>,
+}
+
+type Kept = Result<(), String>;
+
+impl Promises {
+    /// A word of a node is at the door.
+    pub(super) fn arrived(&mut self, node: NodeId, now: u64) {
+        self.arrived.insert(node, now);
+    }
+
+    /// A submission was acknowledged.
+    pub(super) fn submitted(&mut self, job: JobId) {
+        self.submitted.insert(job);
+    }
+
+    /// A cancel was acknowledged.
+    pub(super) fn cancelled(&mut self, job: JobId) {
+        self.cancelled.insert(job);
+    }
+
+    /// An effect leaves.
+    pub(super) fn effect(&mut self, effect: &Action) -> Kept {
+        let Action::Send { node, message: ToAgent::Offer(offer) } = effect else { return Ok(()) };
+        match self.placed.insert(offer.attempt, *node) {
+            Some(before) if before != *node => {
+                Err(format!("{} was offered to {before} and then to {node}: one token, two placements", offer.attempt))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A batch is about to be written.
+    pub(super) fn written(&self, records: &[Record], store: &Store, now: u64) -> Kept {
+        let mut models = BTreeMap::new();
+        for record in records {
+            match record {
+                Record::Job(job) => terminal_stays(store.jobs.get(&job.id), job)?,
+                Record::Model(model) => {
+                    let before = store.models.get(&model.id).or(models.get(&model.id).copied());
+                    self.is_the_last_attempts(model, before, store)?;
+                    models.insert(model.id, model);
+                }
+                Record::Attempt(attempt) => {
+                    let silent = attempt.end.as_ref().filter(|end| end.outcome == Outcome::Lost && end.held.is_zero());
+                    let by_silence =
+                        silent.and_then(|end| end.message.as_ref()).is_some_and(|why| why.contains("silent"));
+                    let lost_after = store.jobs.get(&attempt.id.job).map(|job| job.spec.policy.lost_after);
+                    if let (true, Some(lost_after)) = (by_silence, lost_after) {
+                        let node = attempt.members[0].node;
+                        let heard = self.arrived.get(&node).copied().unwrap_or(0);
+                        if u128::from(now - heard) < lost_after.as_millis() {
+                            return Err(format!(
+                                "{} was given up though {node} spoke {} ms ago",
+                                attempt.id,
+                                now - heard
+                            ));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_the_last_attempts(&self, model: &Model, before: Option<&Model>, store: &Store) -> Kept {
+        if before.is_some() {
+            return Err(format!("{} got a second model", model.job));
+        }
+        let id = AttemptId { job: model.job, token: model.token };
+        let last = store.attempts.keys().rfind(|attempt| attempt.job == model.job);
+        if last.is_some_and(|last| *last > id) {
+            return Err(format!("{} got its model from {id}, whose token was no longer current", model.job));
+        }
+        Ok(())
+    }
+
+    /// A coordinator starts from this store.
+    pub(super) fn remembered(&self, store: &Store) -> Kept {
+        let missing = self.submitted.iter().find(|job| !store.jobs.contains_key(job));
+        missing.map_or(Ok(()), |job| Err(format!("{job} was acknowledged, and is gone")))
+    }
+
+    /// The world has ended.
+    pub(super) fn at_the_end(&self, store: &Store) -> Kept {
+        self.remembered(store)?;
+        for (id, job) in &store.jobs {
+            if !job.phase().is_terminal() {
+                return Err(format!("{id} never ended: it is {:?}", job.state));
+            }
+            if self.cancelled.contains(id) && job.phase() == Phase::Succeeded {
+                return Err(format!("{id} was cancelled, acknowledged, and succeeded"));
+            }
+            if job.phase() == Phase::Succeeded {
+                self.every_step_once(*id, store)?;
+            }
+            if matches!(job.phase(), Phase::Failed | Phase::Rejected | Phase::Expired) {
+                return Err(format!("{id} ended as {:?}, and nothing was wrong with it", job.state));
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each attempt the steps up to where the next one went on, as people see them.
+    fn every_step_once(&self, id: JobId, store: &Store) -> Kept {
+        let attempts: Vec<_> = store.attempts.values().filter(|attempt| attempt.id.job == id).collect();
+        let ran: Vec<_> = attempts.iter().filter_map(|attempt| Some((attempt.id, attempt.from_step?))).collect();
+        let mut seen = BTreeMap::<u64, u32>::new();
+        for (index, (attempt, _)) in ran.iter().enumerate() {
+            let through = ran.get(index + 1).map_or(u64::MAX, |(_, from)| *from);
+            let lines = self.series.get(attempt).map(Vec::as_slice).unwrap_or_default();
+            let steps = lines
+                .iter()
+                .filter_map(|line| if let WorkerEvent::Step(step) = &line.event { Some(step.step) } else { None });
+            steps.filter(|step| *step <= through).for_each(|step| *seen.entry(step).or_default() += 1);
+        }
+        let wrong: Vec<_> = (1..=STEPS).filter(|step| seen.get(step) != Some(&1)).collect();
+        if wrong.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{id}: steps {wrong:?} are not recorded once each: {ran:?} {seen:?}"))
+        }
+    }
+}
+
+fn terminal_stays(before: Option<&Job>, after: &Job) -> Kept {
+    match before {
+        Some(before) if before.phase().is_terminal() && before.state != after.state => {
+            Err(format!("{} was {:?} and became {:?}", after.id, before.state, after.state))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// For the tally: where a job is.
+pub(super) fn state_word(state: &JobState) -> &'static str {
+    match state {
+        JobState::Submitted => "submitted",
+        JobState::Validating => "validating",
+        JobState::Queued => "queued",
+        JobState::Blocked(_) => "blocked",
+        JobState::Paused => "paused",
+        JobState::Placed { .. } => "placed",
+        JobState::Succeeded { .. } => "succeeded",
+        JobState::Failed(_) => "failed",
+        JobState::Rejected { .. } => "rejected",
+        JobState::Expired => "expired",
+        JobState::Cancelled => "cancelled",
+    }
+}

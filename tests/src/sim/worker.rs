@@ -1,0 +1,113 @@
+//! A worker process and its attempt directory, as an agent sees them: lines that stay, a lock that is held or free.
+
+use lorikeet_agent::host::Ask;
+use lorikeet_protocol::{
+    agent::{CheckpointKind, Offer, StopHow},
+    id::UnixMillis,
+    job::StopCause,
+    worker::{EventLine, Plan, Step, WorkerEvent},
+};
+
+/// Steps of every job.
+pub(super) const STEPS: u64 = 12;
+/// A checkpoint every so many.
+const EVERY: u64 = 4;
+
+/// The directory outlives the process.
+#[derive(Debug)]
+pub(super) struct Worker {
+    /// Counts processes: news of an older one is nobody's.
+    pub(super) life: u64,
+    pub(super) alive: bool,
+    pub(super) holds: bool,
+    pub(super) lines: Vec<EventLine>,
+    /// Up to here the coordinator has them.
+    pub(super) acknowledged: u64,
+    /// Up to here they were told to the host of this life of the agent.
+    pub(super) told: usize,
+    pub(super) asked: Option<(StopHow, StopCause)>,
+    step: u64,
+}
+
+impl Worker {
+    pub(super) fn new(offer: &Offer, life: u64) -> Self {
+        let step = offer.resume.as_ref().map_or(0, |checkpoint| checkpoint.step);
+        Self { life, alive: true, holds: false, lines: vec![], acknowledged: 0, told: 0, asked: None, step }
+    }
+
+    /// It begins.
+    pub(super) fn hold(&mut self, now: UnixMillis) {
+        self.holds = true;
+        let plan = Plan {
+            examples: 1,
+            validation_examples: 0,
+            conversations: 1,
+            total_steps: STEPS,
+            epoch_tokens: 100,
+            supervised_tokens: 50,
+            longest_tokens: 10,
+            cut_examples: 0,
+            cut_tokens: 0,
+            trainable_parameters: 1,
+            base_parameters: 1,
+            micro_tokens: 1,
+            memory_bytes: 1,
+            from_step: self.step,
+        };
+        self.say(now, WorkerEvent::Plan(plan));
+    }
+
+    /// What it is asked; the process looks at it before its next step.
+    pub(super) fn ask(&mut self, ask: Ask, now: UnixMillis) {
+        match ask {
+            Ask::SaveNow => self.save(CheckpointKind::Emergency, now),
+            Ask::Stop(how, cause) => self.asked = Some((how, cause)),
+        }
+    }
+
+    /// One step, or the way out; false: the process has ended.
+    pub(super) fn work(&mut self, now: UnixMillis) -> bool {
+        if let Some((how, cause)) = self.asked {
+            if how == StopHow::Save {
+                self.save(CheckpointKind::Emergency, now);
+            }
+            let checkpoint = (how == StopHow::Save).then(|| folder(self.step));
+            self.say(now, WorkerEvent::Stopped { step: self.step, checkpoint, cause });
+            return false;
+        }
+        if self.step < STEPS {
+            self.step += 1;
+            let step = Step {
+                step: self.step,
+                epoch: 0.1,
+                loss: 1.0,
+                lr: 1e-4,
+                grad_norm: 1.0,
+                tokens: 10,
+                supervised_tokens: 5,
+                seconds: 0.1,
+            };
+            self.say(now, WorkerEvent::Step(step));
+            if self.step.is_multiple_of(EVERY) {
+                let kind = if self.step == STEPS { CheckpointKind::Final } else { CheckpointKind::Periodic };
+                self.save(kind, now);
+            }
+            return true;
+        }
+        self.say(now, WorkerEvent::Finished { step: self.step, files: vec![] });
+        false
+    }
+
+    fn save(&mut self, kind: CheckpointKind, now: UnixMillis) {
+        let (step, path) = (self.step, folder(self.step));
+        self.say(now, WorkerEvent::Checkpoint { step, loss: 1.0, kind, path });
+    }
+
+    fn say(&mut self, time: UnixMillis, event: WorkerEvent) {
+        self.lines.push(EventLine { seq: self.lines.len() as u64 + 1, time, event });
+    }
+}
+
+fn folder(step: u64) -> String {
+    format!("checkpoints/step-{step:08}")
+}

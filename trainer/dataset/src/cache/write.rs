@@ -1,0 +1,131 @@
+//! Writing a cache: examples as they come, the index in a second file until the end, nothing held in memory.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use super::entry::check_of;
+use super::{Entry, HEAD_BYTES, TokenCache, head};
+use crate::{DatasetError, Example};
+
+/// Writes a cache aside; nothing stands under its name before [`CacheWriter::finish`].
+pub struct CacheWriter {
+    path: PathBuf,
+    data: Aside,
+    index: Aside,
+    offset: u64,
+    len: u64,
+}
+
+impl CacheWriter {
+    /// Begins a cache that will stand at `path`; its directory is made.
+    pub fn create(path: &Path) -> Result<CacheWriter, DatasetError> {
+        let fail = |error: io::Error| cache_error(path, &error);
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(fail)?;
+        }
+        let process = std::process::id();
+        let data = Aside::create(path.with_extension(format!("{process}.partial"))).map_err(fail)?;
+        let index = Aside::create(path.with_extension(format!("{process}.index.partial"))).map_err(fail)?;
+        let mut writer = CacheWriter { path: path.to_owned(), data, index, offset: HEAD_BYTES as u64, len: 0 };
+        writer.data.file.write_all(&head()).map_err(fail)?;
+        Ok(writer)
+    }
+
+    /// Adds an example.
+    pub fn push(&mut self, example: &Example) -> Result<(), DatasetError> {
+        let block = block(example);
+        let entry = Entry { offset: self.offset, check: check_of(&block), ..Entry::of(example) };
+        let written = self.data.file.write_all(&block).and_then(|()| self.index.file.write_all(&entry.write()));
+        written.map_err(|error| cache_error(&self.path, &error))?;
+        self.offset += block.len() as u64;
+        self.len += 1;
+        Ok(())
+    }
+
+    /// How many examples were added.
+    pub const fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Nothing was added yet.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Writes index and tail, syncs, renames, and opens what now stands there.
+    pub fn finish(mut self, notes: &serde_json::Value) -> Result<TokenCache, DatasetError> {
+        let tail = serde_json::to_vec(notes).expect("plain data is always JSON");
+        self.publish(&tail).map_err(|error| cache_error(&self.path, &error))?;
+        TokenCache::open(&self.path)
+    }
+
+    fn publish(&mut self, tail: &[u8]) -> io::Result<()> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&head());
+        let mut index = self.index.reread()?;
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let count = index.read(&mut buffer)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&buffer[..count]);
+            self.data.file.write_all(&buffer[..count])?;
+        }
+        let numbers = [self.offset, self.len, tail.len() as u64].map(u64::to_le_bytes).concat();
+        hasher.update(tail).update(&numbers);
+        for part in [tail, &numbers, hasher.finalize().as_bytes()] {
+            self.data.file.write_all(part)?;
+        }
+        self.data.file.flush()?;
+        self.data.file.get_ref().sync_all()?;
+        fs::rename(&self.data.path, &self.path)?;
+        match self.path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            Some(dir) => File::open(dir)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Tokens, bits, name.
+fn block(example: &Example) -> Vec<u8> {
+    let mut bytes: Vec<u8> = example.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+    for chunk in example.supervised.chunks(32) {
+        let bits = chunk.iter().enumerate().fold(0u32, |bits, (i, on)| bits | u32::from(*on) << i);
+        bytes.extend(bits.to_le_bytes());
+    }
+    bytes.extend(example.key.conversation.as_bytes());
+    bytes
+}
+
+/// A file that goes away with its owner, unless it was renamed.
+struct Aside {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Aside {
+    fn create(path: PathBuf) -> io::Result<Aside> {
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        Ok(Aside { path, file: BufWriter::with_capacity(1 << 20, file) })
+    }
+
+    /// The file from its beginning.
+    fn reread(&mut self) -> io::Result<File> {
+        self.file.flush()?;
+        let mut file = self.file.get_ref().try_clone()?;
+        file.rewind()?;
+        Ok(file)
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let _already_renamed = fs::remove_file(&self.path);
+    }
+}
+
+fn cache_error(path: &Path, error: &io::Error) -> DatasetError {
+    DatasetError::Cache { path: path.to_owned(), reason: error.to_string() }
+}

@@ -1,0 +1,129 @@
+//! A linear layer of a block and whatever adapters sit on it. One frozen weight may hold several modules, one below the other
+//! (q, k and v; gate and up): one product makes all of them, and each module's adapter adds to its own columns.
+
+use std::ops::Range;
+
+use lorikeet_plan::Module;
+
+use crate::lora::Site;
+use crate::ops::buffer::Buffers;
+use crate::ops::linear::{self, Weight};
+use crate::ops::lora::Columns;
+use crate::ops::profile::Op;
+
+use super::pass::{Adapted, Pass, Products};
+
+/// A frozen weight and the modules it is made of.
+#[derive(Debug)]
+pub(super) struct Linear {
+    weight: Weight,
+    parts: Vec<(Module, Range<usize>)>,
+}
+
+/// What its backward needs beside its input.
+#[derive(Debug)]
+pub(super) struct LinearKept(Vec<Products>);
+
+impl LinearKept {
+    pub(super) fn give(self, buffers: &Buffers) {
+        self.0.into_iter().for_each(|products| products.give(buffers));
+    }
+}
+
+impl Linear {
+    /// `parts` are the modules and the rows of the weight that are theirs.
+    pub(super) fn new(weight: Weight, parts: Vec<(Module, Range<usize>)>) -> Linear {
+        Linear { weight, parts }
+    }
+
+    /// Numbers in a row of the output.
+    pub(super) fn outputs(&self) -> usize {
+        self.weight.rows()
+    }
+
+    /// `y = layer(x)`.
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
+        pass.time(Op::Linear, || linear::forward(x, &self.weight, y));
+        self.add_adapters(pass, layer, x, y)
+    }
+
+    /// `y += layer(x)`.
+    pub(super) fn forward_add(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
+        pass.time(Op::Linear, || linear::forward_add(x, &self.weight, y));
+        self.add_adapters(pass, layer, x, y)
+    }
+
+    fn add_adapters(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
+        let add = |(module, rows): &(Module, Range<usize>)| {
+            let adapted = self.adapted(Site::Block(layer, *module), rows);
+            pass.time(Op::Lora, || pass.lora_forward(adapted, &pass.all, x, y))
+        };
+        LinearKept(self.parts.iter().map(add).collect())
+    }
+
+    /// Adds the gradients of adapters, or of weight and bias, to `grads`; overwrites `dx` where the gradient for x is wanted.
+    pub(super) fn backward(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        (x, kept): (&[f32], &LinearKept),
+        dy: &[f32],
+        mut dx: Option<&mut [f32]>,
+        grads: &mut [&mut [f32]],
+    ) {
+        if let Some(dx) = dx.as_deref_mut() {
+            pass.time(Op::Linear, || linear::backward(dy, &self.weight, dx));
+        }
+        for (module, rows) in &self.parts {
+            self.weights_backward(pass, (layer, *module), self.columns(rows), (x, dy), grads);
+        }
+        for ((module, rows), products) in self.parts.iter().zip(&kept.0) {
+            let (adapted, dx) = (self.adapted(Site::Block(layer, *module), rows), dx.as_deref_mut());
+            pass.time(Op::Lora, || pass.lora_backward(adapted, &pass.all, (x, products), dy, dx, grads));
+        }
+    }
+
+    /// Where the model itself is trained: the gradients of one module's weight and bias.
+    fn weights_backward(
+        &self,
+        pass: &Pass<'_>,
+        (layer, module): (usize, Module),
+        columns: Columns,
+        (x, dy): (&[f32], &[f32]),
+        grads: &mut [&mut [f32]],
+    ) {
+        let Some(layout) = pass.weights else { return };
+        let path = module.path(layer);
+        let dw = &mut grads[0][layout.place(&format!("{path}.weight"))];
+        pass.time(Op::Linear, || linear::weight_backward(x, self.weight.cols(), (dy, columns), dw));
+        if module.has_bias(pass.config) {
+            linear::bias_backward((dy, columns), &mut grads[0][layout.place(&format!("{path}.bias"))]);
+        }
+    }
+
+    /// Hands every tensor to `visit`.
+    pub(super) fn visit(&mut self, layer: usize, visit: &mut dyn FnMut(&str, &mut [f32])) {
+        for (module, rows) in &self.parts {
+            let path = module.path(layer);
+            let (weight, bias) = self.weight.rows_mut(rows.clone());
+            visit(&format!("{path}.weight"), weight);
+            if !bias.is_empty() {
+                visit(&format!("{path}.bias"), bias);
+            }
+        }
+    }
+
+    /// The weight under one module, if it is here.
+    pub(super) fn weight_of(&self, module: Module) -> Option<&[f32]> {
+        let (_, rows) = self.parts.iter().find(|(part, _)| *part == module)?;
+        Some(self.weight.rows_of(rows.clone()))
+    }
+
+    fn adapted(&self, site: Site, rows: &Range<usize>) -> Adapted<'_> {
+        Adapted { site, weight: self.weight.rows_of(rows.clone()), columns: self.columns(rows) }
+    }
+
+    fn columns(&self, rows: &Range<usize>) -> Columns {
+        Columns { first: rows.start, count: rows.len(), stride: self.weight.rows() }
+    }
+}

@@ -1,0 +1,131 @@
+//! The end of a pass: the last norm, the head and the loss over supervised rows, and what is trained there.
+
+use std::ops::Range;
+
+use crate::data::MicroBatch;
+use crate::lora::Site;
+use crate::ops::head::{self, Beside, Head, Wanted};
+use crate::ops::linear::weight_backward;
+use crate::ops::lora::Columns;
+use crate::ops::profile::Op;
+
+use super::pass::{Adapted, Pass, Products, Rows};
+use super::{LossSum, Model};
+
+impl Model {
+    pub(super) fn head(&self) -> Head<'_> {
+        let softcap = self.config.logit_softcap.map(|cap| cap as f32);
+        Head { weight: self.head.as_ref().unwrap_or(&self.embedding), softcap }
+    }
+
+    /// A tied head is the embedding.
+    fn head_tensor(&self) -> &'static str {
+        if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" }
+    }
+
+    fn adapted_head(&self) -> Adapted<'_> {
+        let count = self.config.vocab_size;
+        let columns = Columns { first: 0, count, stride: count };
+        Adapted { site: Site::Head, weight: self.head().weight.rows_of(0..count), columns }
+    }
+
+    /// Losses by adapter; where the gradient is wanted, that for `last` goes to the (zeroed) buffer for it.
+    pub(super) fn head_loss(
+        &self,
+        pass: &Pass<'_>,
+        batch: &MicroBatch,
+        last: &[f32],
+        gradient: Option<Gradient<'_, '_>>,
+    ) -> Vec<LossSum> {
+        let width = self.config.hidden_size;
+        let rows: Vec<usize> = batch.targets.iter().map(|target| target.row as usize).collect();
+        let adapter_of = |row: &usize| pass.segment_of(*row).adapter;
+        let mut seen = self.buffers.take(rows.len() * width);
+        for (to, row) in seen.chunks_mut(width).zip(&rows) {
+            to.copy_from_slice(&last[row * width..][..width]);
+        }
+        let mut hidden = self.buffers.take(seen.len());
+        self.norm.forward(pass, &seen, &mut hidden);
+        let weight = |row: &usize| gradient.as_ref().map_or(0.0, |gradient| gradient.scale[adapter_of(row)]);
+        let wanted: Vec<Wanted> = rows
+            .iter()
+            .zip(&batch.targets)
+            .map(|(row, target)| Wanted { target: target.token, weight: weight(row) })
+            .collect();
+        let mut beside = BesideHead { model: self, pass, rows: rows.clone(), kept: None, grads: None };
+        let losses = match gradient {
+            None => pass.time(Op::Head, || head::loss(&hidden, self.head(), &wanted, &mut beside, &self.buffers)),
+            Some(Gradient { dx, grads, .. }) => {
+                let mut dhidden = self.buffers.take(seen.len());
+                beside.grads = Some(&mut *grads);
+                let (head, buffers) = (self.head(), &self.buffers);
+                let losses = pass.time(Op::Head, || {
+                    head::loss_and_gradient(&hidden, head, &wanted, &mut beside, buffers, &mut dhidden)
+                });
+                // `hidden` is done with and receives the gradient of the gathered rows
+                hidden.fill(0.0);
+                self.norm.backward(pass, &seen, &dhidden, &mut hidden, grads);
+                for (from, row) in hidden.chunks(width).zip(&rows) {
+                    dx[row * width..][..width].copy_from_slice(from);
+                }
+                self.buffers.give(dhidden);
+                losses
+            }
+        };
+        self.buffers.give(hidden);
+        self.buffers.give(seen);
+        let mut sums = vec![LossSum::default(); pass.adapters()];
+        for (loss, row) in losses.iter().zip(&rows) {
+            let sum = &mut sums[adapter_of(row)];
+            sum.sum += loss;
+            sum.count += 1;
+        }
+        sums
+    }
+}
+
+/// Where the gradients of a pass go.
+pub(super) struct Gradient<'a, 'g> {
+    /// What each adapter's loss sum counts.
+    pub(super) scale: &'a [f32],
+    /// The last layer's output.
+    pub(super) dx: &'a mut [f32],
+    /// Every adapter's flat gradient, or that of all weights.
+    pub(super) grads: &'a mut [&'g mut [f32]],
+}
+
+/// What is trained at the head, chunk by chunk of the rows that it sees: adapters, or its own weight.
+pub(super) struct BesideHead<'a, 'g> {
+    pub(super) model: &'a Model,
+    pub(super) pass: &'a Pass<'a>,
+    /// Which rows of the batch they are.
+    pub(super) rows: Vec<usize>,
+    /// Of the chunk in progress.
+    pub(super) kept: Option<(Rows, Products)>,
+    pub(super) grads: Option<&'a mut [&'g mut [f32]]>,
+}
+
+impl Beside for BesideHead<'_, '_> {
+    fn forward(&mut self, rows: Range<usize>, x: &[f32], logits: &mut [f32]) {
+        let rows = self.pass.some(self.rows[rows].to_vec());
+        let products = self.pass.lora_forward(self.model.adapted_head(), &rows, x, logits);
+        match self.grads {
+            None => products.give(&self.model.buffers),
+            Some(_) => self.kept = Some((rows, products)),
+        }
+    }
+
+    fn backward(&mut self, _: Range<usize>, x: &[f32], dlogits: &[f32], dx: &mut [f32]) {
+        let (rows, products) = self.kept.take().expect("the chunk went forward just before");
+        let model = self.model;
+        if let Some(grads) = self.grads.as_deref_mut() {
+            let adapted = model.adapted_head();
+            if let Some(layout) = self.pass.weights {
+                let dw = &mut grads[0][layout.place(model.head_tensor())];
+                weight_backward(x, model.config.hidden_size, (dlogits, adapted.columns), dw);
+            }
+            self.pass.lora_backward(adapted, &rows, (x, &products), dlogits, Some(dx), grads);
+        }
+        products.give(&model.buffers);
+    }
+}

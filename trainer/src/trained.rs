@@ -1,0 +1,85 @@
+//! What a run trains: an adapter, or the model itself. Both are one flat buffer with a map, and files that hold it.
+
+use std::ops::Range;
+use std::path::Path;
+
+use lorikeet_plan::{AdapterShape, ModelConfig};
+
+use crate::TrainError;
+use crate::config::{Method, Settings};
+use crate::full::{self, WeightLayout};
+use crate::lora::{self, AdapterMeta, LoraLayout};
+
+/// What a run trains.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Trained {
+    /// An adapter beside frozen weights.
+    Adapter(LoraLayout),
+    /// Every weight. The run's numbers are put into the model after each step.
+    Model(WeightLayout),
+}
+
+impl From<LoraLayout> for Trained {
+    fn from(layout: LoraLayout) -> Trained {
+        Trained::Adapter(layout)
+    }
+}
+
+impl Trained {
+    /// What the settings ask for.
+    pub fn new(model: &ModelConfig, settings: &Settings) -> Result<Trained, TrainError> {
+        Ok(match settings.method {
+            Method::Lora => Trained::Adapter(LoraLayout::new(model, &settings.lora)?),
+            Method::Full => Trained::Model(WeightLayout::new(model)),
+        })
+    }
+
+    /// How many numbers the buffer has.
+    #[expect(clippy::len_without_is_empty, reason = "nothing cannot be trained")]
+    pub fn len(&self) -> usize {
+        match self {
+            Trained::Adapter(layout) => layout.len(),
+            Trained::Model(layout) => layout.len(),
+        }
+    }
+
+    /// How many of them are trained; they come first.
+    pub fn trained(&self) -> usize {
+        match self {
+            Trained::Adapter(layout) => layout.trained(),
+            Trained::Model(layout) => layout.len(),
+        }
+    }
+
+    /// What it adds to the memory of frozen weights.
+    pub fn shape(&self) -> AdapterShape {
+        match self {
+            Trained::Adapter(layout) => layout.shape(),
+            Trained::Model(layout) => AdapterShape { parameters: layout.len() as u64, ..AdapterShape::default() },
+        }
+    }
+
+    /// Parts of the buffer and what their learning rate is multiplied by.
+    pub(crate) fn rates(&self, settings: &Settings) -> Vec<(Range<usize>, f64)> {
+        match self {
+            Trained::Adapter(layout) => layout.rates(settings.plus_ratio, settings.learning_rate),
+            Trained::Model(layout) => vec![(0..layout.len(), 1.0)],
+        }
+    }
+
+    /// Writes the files that hold the numbers.
+    pub(crate) fn save(&self, dir: &Path, params: &[f32], meta: &AdapterMeta) -> Result<(), TrainError> {
+        match self {
+            Trained::Adapter(layout) => Ok(lora::save(dir, layout, params, meta)?),
+            Trained::Model(layout) => full::save(dir, layout, params),
+        }
+    }
+
+    /// Reads them back.
+    pub(crate) fn load(&self, dir: &Path) -> Result<Vec<f32>, TrainError> {
+        match self {
+            Trained::Adapter(layout) => Ok(lora::load(dir, layout)?),
+            Trained::Model(layout) => full::load(dir, layout),
+        }
+    }
+}
