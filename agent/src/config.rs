@@ -2,6 +2,7 @@
 //!
 //! Every timer stands here, so that a test can run a whole life in a second. `configs/agent.toml` is the commented example.
 
+use lorikeet_protocol::settings::{self, Fault, duration::deserialize as duration};
 use serde::{Deserialize, Deserializer};
 use std::{
     collections::BTreeMap,
@@ -167,7 +168,7 @@ pub struct Link {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            data_dir: PathBuf::from("/var/lib/lorikeet-agent"),
+            data_dir: PathBuf::from("/var/lib/lorikeet/agent"),
             name: None,
             labels: BTreeMap::new(),
             coordinator: None,
@@ -243,58 +244,67 @@ pub enum ConfigError {
         #[source]
         cause: std::io::Error,
     },
-    /// Not TOML, an unknown key or a wrong type; the text has line and column.
-    #[error("read the agent's config {}: {message}", path.display())]
-    Parse {
+    /// Not TOML, or keys, types and values that cannot be: all of them.
+    #[error("read the agent's config {}:{}", path.display(), list(faults))]
+    File {
         /// Which.
         path: PathBuf,
         /// With line and key.
-        message: String,
+        faults: Vec<Fault>,
     },
-    /// A value that cannot be.
-    #[error("read the agent's config: `{key}` must be {expected}, found {found}")]
-    Value {
-        /// Which.
-        key: &'static str,
-        /// What would do.
-        expected: &'static str,
-        /// What stands there.
-        found: String,
-    },
+    /// Values that cannot be, of a config that is in no file.
+    #[error("use the agent's config:{}", list(.0))]
+    Values(Vec<Fault>),
+}
+
+/// Each on a line of its own.
+fn list(faults: &[Fault]) -> String {
+    faults.iter().map(|fault| format!("\n  {fault}")).collect()
 }
 
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
-        let config: Self = toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })?;
-        config.check()?;
-        Ok(config)
+        let refused = |faults| ConfigError::File { path: path.to_owned(), faults };
+        let (config, mut faults) = settings::read::<Self>(&text).map_err(|fault| refused(vec![fault]))?;
+        let values = config.faults().into_iter();
+        faults.extend(values.map(|fault| Fault { line: settings::line(&text, &fault.key), ..fault }));
+        if faults.is_empty() { Ok(config) } else { Err(refused(faults)) }
     }
 
     /// Whether every value, alone and beside the others, makes sense.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.check_timers()?;
-        let worker = &self.worker;
-        require(worker.memory_slack >= 1.0, "worker.memory_slack", "at least 1", worker.memory_slack)?;
-        require(worker.threads != Some(0), "worker.threads", "at least 1", 0)?;
-        let parallel = self.cache.parallel;
-        require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", parallel)?;
-        let (keep, idle) = (self.link.keep_alive, self.link.idle_timeout);
-        require(keep < idle, "link.idle_timeout", "longer than link.keep_alive", humantime::format_duration(idle))?;
-        let (first, longest) = (self.link.backoff_first, self.link.backoff_longest);
-        let found = humantime::format_duration(longest);
-        require(first <= longest, "link.backoff_longest", "no shorter than link.backoff_first", found)?;
-        for fake in &self.devices.fake {
-            require(!fake.id.is_empty(), "devices.fake.id", "a name", "nothing")?;
-            let same = self.devices.fake.iter().filter(|other| other.id == fake.id).count();
-            require(same == 1, "devices.fake.id", "unique", &fake.id)?;
-        }
-        Ok(())
+        let faults = self.faults();
+        if faults.is_empty() { Ok(()) } else { Err(ConfigError::Values(faults)) }
     }
 
-    fn check_timers(&self) -> Result<(), ConfigError> {
+    /// Every value that makes none.
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        self.check_timers(&mut faults);
+        let mut require = |holds, key, expected, found: &dyn std::fmt::Display| {
+            faults.extend(refuse_unless(holds, key, expected, found));
+        };
+        let worker = &self.worker;
+        require(worker.memory_slack >= 1.0, "worker.memory_slack", "at least 1", &worker.memory_slack);
+        require(worker.threads != Some(0), "worker.threads", "at least 1", &0);
+        let parallel = self.cache.parallel;
+        require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", &parallel);
+        let (keep, idle) = (self.link.keep_alive, self.link.idle_timeout);
+        require(keep < idle, "link.idle_timeout", "longer than link.keep_alive", &humantime::format_duration(idle));
+        let (first, longest) = (self.link.backoff_first, self.link.backoff_longest);
+        let found = humantime::format_duration(longest);
+        require(first <= longest, "link.backoff_longest", "no shorter than link.backoff_first", &found);
+        let mut ids = std::collections::BTreeSet::new();
+        for fake in &self.devices.fake {
+            require(!fake.id.is_empty(), "devices.fake", "devices with an id", &"one without");
+            require(ids.insert(&fake.id), "devices.fake", "devices with an id each", &fake.id);
+        }
+        faults
+    }
+
+    fn check_timers(&self, faults: &mut Vec<Fault>) {
         let timers = [
             ("devices.probe", self.devices.probe),
             ("devices.report", self.devices.report),
@@ -315,36 +325,21 @@ impl Config {
         ];
         for (key, timer) in timers {
             let fits = Duration::from_millis(1) <= timer && timer <= Duration::from_secs(86_400);
-            require(fits, key, "from 1ms to 1day", humantime::format_duration(timer))?;
+            faults.extend(refuse_unless(fits, key, "from 1ms to 1day", &humantime::format_duration(timer)));
         }
-        Ok(())
     }
 }
 
-fn require(
-    holds: bool,
-    key: &'static str,
-    expected: &'static str,
-    found: impl std::fmt::Display,
-) -> Result<(), ConfigError> {
-    if holds { Ok(()) } else { Err(ConfigError::Value { key, expected, found: found.to_string() }) }
-}
-
-/// `5s`, `200ms`, `2min`.
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text).map_err(|error| {
-        serde::de::Error::custom(format!("expected a duration like \"5s\", found \"{text}\": {error}"))
-    })
+fn refuse_unless(holds: bool, key: &str, expected: &str, found: &dyn std::fmt::Display) -> Option<Fault> {
+    let message = || format!("must be {expected}, found {found}");
+    (!holds).then(|| Fault { line: None, key: key.to_owned(), message: message() })
 }
 
 /// `200 GiB`, or a number of bytes.
 fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     match Size::deserialize(deserializer)? {
         Size::Bytes(bytes) => Ok(bytes),
-        Size::Text(text) => text.parse::<bytesize::ByteSize>().map(|size| size.as_u64()).map_err(|error| {
-            serde::de::Error::custom(format!("expected a size like \"200 GiB\", found \"{text}\": {error}"))
-        }),
+        Size::Text(text) => settings::bytes::parse(&text).map_err(serde::de::Error::custom),
     }
 }
 
@@ -376,12 +371,20 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_its_line() {
+    fn every_fault_is_named_with_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.toml");
-        std::fs::write(&path, "name = \"a\"\n[worker]\nspeed = 3\n").unwrap();
+        std::fs::write(
+            &path,
+            "name = \"a\"\n[worker]\nspeed = 3\nsave_grace = \"soon\"\npoll = \"0s\"\n[cache]\nbugdet = 1\n",
+        )
+        .unwrap();
         let error = Config::load(&path).unwrap_err().to_string();
-        assert!(error.contains("speed") && error.contains("line 3"), "{error}");
+        for fault in
+            ["agent.toml", "line 3: worker.speed", "line 4: worker.save_grace", "line 5: worker.poll", "cache.bugdet"]
+        {
+            assert!(error.contains(fault), "{fault}: {error}");
+        }
     }
 
     #[test]
@@ -393,7 +396,7 @@ mod tests {
             ("[cache]\nparallel = 0", "cache.parallel"),
             (
                 "[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1\n[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1",
-                "devices.fake.id",
+                "devices.fake",
             ),
         ] {
             let error = toml::from_str::<Config>(text).unwrap().check().unwrap_err().to_string();

@@ -74,6 +74,13 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), DiskError> {
     File::open(parent).and_then(|folder| folder.sync_all()).at("sync", parent)
 }
 
+/// Shows that new files last in a folder, before anything is promised that rests on it.
+pub(crate) fn check_writable(folder: &Path) -> Result<(), DiskError> {
+    let probe = folder.join(".writable");
+    replace(&probe, b"", Access::Secret)?;
+    remove_file(&probe)
+}
+
 /// A folder with all its parents, readable by the agent's user alone.
 pub(crate) fn create_folder(path: &Path) -> Result<(), DiskError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("create the folder", path)

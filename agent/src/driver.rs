@@ -207,7 +207,7 @@ impl Driver {
                 Vec::new()
             }
             link::News::Welcomed(welcome, session) => self.welcomed(*welcome, session).await,
-            link::News::Heard(ToAgent::Acknowledged { through }) => self.acknowledged(through).await,
+            link::News::Heard(ToAgent::Acknowledged { through }) => self.acknowledged(through),
             link::News::Heard(ToAgent::EventsAcknowledged { attempt, through }) => {
                 if let Some(spool) = self.spools.get_mut(&attempt) {
                     spool.acknowledge(through);
@@ -257,7 +257,7 @@ impl Driver {
         actions
     }
 
-    async fn acknowledged(&mut self, through: u64) -> Vec<Action> {
+    fn acknowledged(&mut self, through: u64) -> Vec<Action> {
         let named = |report: &lorikeet_protocol::agent::Report| files_of(&report.body).to_vec();
         let gone: Vec<_> = self
             .outbox
@@ -265,7 +265,7 @@ impl Driver {
             .take_while(|report| report.number <= through)
             .map(|report| (report.attempt, named(report)))
             .collect();
-        let delivered = self.until_done(|driver| driver.outbox.acknowledge(through)).await;
+        let delivered = self.outbox.acknowledge(through);
         if let Some(talk) = &mut self.conversation {
             talk.acknowledged(through);
         }
@@ -330,6 +330,9 @@ impl Driver {
 
     fn report(&mut self, id: AttemptId, time: lorikeet_protocol::id::UnixMillis, body: ReportBody) {
         let has_files = !files_of(&body).is_empty();
+        if let (ReportBody::Ended(_), Some(talk)) = (&body, &mut self.conversation) {
+            talk.device_was_left();
+        }
         self.outbox.push(id, time, body);
         if let Some(talk) = self.conversation.as_mut().filter(|_| has_files) {
             // Its files were uploaded a moment ago.

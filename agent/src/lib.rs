@@ -118,13 +118,17 @@ impl AgentError {
     /// What would help, where it is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Identity(IdentityError::NotJoined(_)) => {
-                Some("make a join string with `lorikeet node token` and run `lorikeet agent join STRING` here")
-            }
+            Self::Identity(IdentityError::NotJoined(_)) => Some(
+                "make a join string with `lorikeet node token` and run `lorikeet agent join STRING --config FILE` here, with the config \
+                     that the agent has; a node that was joined elsewhere by mistake goes with `lorikeet node retire NODE`",
+            ),
             Self::Join(JoinError::WrongCa { .. }) => {
                 Some("compare with `lorikeet ca show`; if the coordinator was set up anew, make a new join string")
             }
-            Self::Join(JoinError::Refused(_)) => Some("a join string works once, for an hour: make a new one"),
+            Self::Join(JoinError::Refused(_)) => Some(
+                "a join string works once, for an hour: make a new one with `lorikeet node token`; `lorikeet node retire NODE` removes the \
+                 node of a machine that was joined by mistake",
+            ),
             Self::Config(_) | Self::Disk(_) | Self::Busy(_) | Self::Identity(_) | Self::Join(_) | Self::Dial(_) => None,
             Self::Task(_) => Some("this is a bug of ours; the log has the details"),
         }
@@ -151,6 +155,11 @@ enum Part {
 }
 
 impl Agent {
+    /// Where a machine with this config keeps who it is.
+    pub fn identity_folder(config: &Config) -> PathBuf {
+        Places::new(&config.data_dir).identity()
+    }
+
     /// Makes this machine a node of the coordinator that gave the join string, and keeps its identity.
     pub async fn join(join_string: &str, config: &Config) -> Result<NodeId, AgentError> {
         config.check()?;

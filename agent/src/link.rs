@@ -21,6 +21,7 @@ pub use dial::DialError;
 pub use frame::FrameError;
 pub use identity::IdentityError;
 pub use join::JoinError;
+pub(crate) use lorikeet_protocol::chain;
 pub use tls::TlsError;
 
 use crate::config;
@@ -310,20 +311,6 @@ impl Link {
         };
         self.state.send_replace(state);
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 /// Evenly drawn. Where the system has no randomness, the middle: jitter is a courtesy.

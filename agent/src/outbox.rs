@@ -42,6 +42,8 @@ pub(crate) struct Outbox {
     base: u64,
     /// What is not acknowledged, numbers `base + 1` onwards.
     queue: VecDeque<Report>,
+    /// Attempts of which an acknowledged report has left the queue, until the answer that names them.
+    gone: Vec<AttemptId>,
     /// The highest number that left in this session.
     sent: u64,
     /// The highest number that is synced; nothing above it may leave.
@@ -75,7 +77,8 @@ impl Outbox {
         }
         file.seek(SeekFrom::Start(length)).at("seek in", &path)?;
         let synced = base + queue.len() as u64;
-        Ok(Self { path, file, length, unwritten: Vec::new(), base, queue, sent: base, synced })
+        let (unwritten, gone) = (Vec::new(), Vec::new());
+        Ok(Self { path, file, length, unwritten, base, queue, gone, sent: base, synced })
     }
 
     /// Reports through this one are the coordinator's, and no longer here.
@@ -135,35 +138,47 @@ impl Outbox {
     /// Answers the attempts of which nothing waits any more.
     pub(crate) fn resume(&mut self, last_report: u64) -> Result<Vec<AttemptId>, DiskError> {
         self.commit()?;
-        let delivered = self.acknowledge(last_report)?;
+        self.drop_through(last_report);
         if last_report > self.last() {
             tracing::warn!(
                 last_report,
                 ours = self.last(),
                 "the coordinator knows more reports of this node than the node does"
             );
-            self.base = last_report;
-            self.compact()?;
+            let ours = std::mem::replace(&mut self.base, last_report);
+            if let Err(error) = self.compact() {
+                self.base = ours;
+                return Err(error);
+            }
         }
         self.rewind();
-        Ok(delivered)
+        Ok(self.delivered())
     }
 
     /// Forgets reports up to `through`; answers the attempts of which nothing waits any more.
-    pub(crate) fn acknowledge(&mut self, through: u64) -> Result<Vec<AttemptId>, DiskError> {
-        let mut gone = Vec::new();
+    pub(crate) fn acknowledge(&mut self, through: u64) -> Vec<AttemptId> {
+        self.drop_through(through);
+        if self.length > COMPACT_BYTES || (self.queue.is_empty() && self.length > COMPACT_BYTES / 16) {
+            // A longer file than need be is no reason to keep anybody waiting; the next acknowledgement tries again.
+            self.compact().unwrap_or_else(|error| tracing::warn!("could not {}", crate::link::chain(&error)));
+        }
+        self.delivered()
+    }
+
+    fn drop_through(&mut self, through: u64) {
         while self.base < through.min(self.synced) {
-            gone.extend(self.queue.pop_front().map(|report| report.attempt));
+            self.gone.extend(self.queue.pop_front().map(|report| report.attempt));
             self.base += 1;
         }
         self.sent = self.sent.max(self.base);
+    }
+
+    fn delivered(&mut self) -> Vec<AttemptId> {
+        let mut gone = std::mem::take(&mut self.gone);
         gone.sort_unstable();
         gone.dedup();
         gone.retain(|attempt| !self.queue.iter().any(|report| report.attempt == *attempt));
-        if self.length > COMPACT_BYTES || (self.queue.is_empty() && self.length > COMPACT_BYTES / 16) {
-            self.compact()?;
-        }
-        Ok(gone)
+        gone
     }
 
     /// The reports that wait, oldest first.

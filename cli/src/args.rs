@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, Parser)]
 #[command(name = "lorikeet", version, propagate_version = true, max_term_width = 100)]
 #[command(
-    after_help = "Start here:\n  lorikeet demo                     a whole training on this machine, in two minutes\n  lorikeet train --help             one training without a cluster\n  lorikeet dev                      a coordinator and an agent on this machine"
+    after_help = "Start here:\n  lorikeet demo                     a whole training on this machine, in a minute or two\n  lorikeet train --help             one training without a cluster\n  lorikeet dev                      a coordinator and an agent on this machine"
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -70,7 +70,7 @@ pub(crate) enum Command {
     Demo(Demo),
     /// Train one adapter on this machine, without a cluster
     #[command(
-        after_help = "Example:\n  lorikeet train --base models/smollm2 --dataset chats.jsonl --out run1 --set training.epochs=3\n\nRun the same command again to go on where it stopped."
+        after_help = "Example:\n  lorikeet train --base models/smollm2 --dataset chats.jsonl --out run1 --set training.epochs=3\n\nCtrl-C saves the state and leaves; run the same command again to go on where it stopped."
     )]
     Train(Train),
     /// Submit a job file
@@ -80,25 +80,28 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lorikeet jobs --status running")]
     Jobs(Jobs),
     /// One job: how it is, why it waits, what it said
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  lorikeet job why job_0192…")]
     Job(Job),
     /// Training files: check, upload, list
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  lorikeet dataset check chats.jsonl\n  lorikeet dataset add chats.jsonl --name support-chats"
+    )]
     Dataset(Dataset),
     /// Base models
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  lorikeet base add smollm2-135m /srv/models/smollm2-135m")]
     Base(Base),
     /// What came out of the jobs
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  lorikeet adapter pull job_0192… --out adapter")]
     Adapter(Adapter),
     /// List machines and their devices
     #[command(after_help = "Example:\n  lorikeet nodes --output json")]
     Nodes,
     /// Machines
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  lorikeet node token\n  lorikeet node drain node_0192…")]
     Node(Node),
     /// Your bearer tokens
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  lorikeet token add laptop --ttl 30d")]
     Token(Token),
     /// Remember a server, its certificate authority and a token
     #[command(
@@ -106,7 +109,7 @@ pub(crate) enum Command {
     )]
     Login(Login),
     /// The certificate authority of a coordinator
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  lorikeet ca show --data /var/lib/lorikeet/coordinator")]
     Ca(Ca),
     /// Coordinator and one agent on this machine, for trying things out
     #[command(after_help = "Example:\n  lorikeet dev --dir ~/lorikeet-dev")]
@@ -117,13 +120,14 @@ pub(crate) enum Command {
     /// Run the agent of a GPU machine, or make the machine a node
     #[command(
         args_conflicts_with_subcommands = true,
-        after_help = "Example:\n  lorikeet agent join LK1.…\n  lorikeet agent --config /etc/lorikeet/agent.toml"
+        after_help = "Example:\n  lorikeet agent join LK1.… --config /etc/lorikeet/agent.toml\n  lorikeet agent --config /etc/lorikeet/agent.toml"
     )]
     Agent(Agent),
     /// Train what attempt directories ask for; started by the agent
-    #[command(after_help = "Example:\n  lorikeet worker /var/lib/lorikeet/attempts/job_…-1.1")]
+    #[command(after_help = "Example:\n  lorikeet worker /var/lib/lorikeet/agent/attempts/job_…-1.1")]
     Worker(Worker),
     /// Judge a user's file as one JSON object; started by the coordinator
+    #[command(after_help = "Example:\n  lorikeet inspect dataset chats.jsonl")]
     Inspect(Inspection),
 }
 
@@ -186,11 +190,22 @@ pub(crate) struct Submit {
 
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
-    /// Only these: queued, initializing, running, completed, failed or cancelled
-    #[arg(long, value_name = "STATUS")]
-    pub(crate) status: Option<String>,
+    /// Only these
+    #[arg(long, value_enum, value_name = "STATUS")]
+    pub(crate) status: Option<Status>,
     #[command(flatten)]
     pub(crate) page: Page,
+}
+
+/// What a job looks like from afar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Status {
+    Queued,
+    Initializing,
+    Running,
+    Completed,
+    Failed,
+    Cancelled,
 }
 
 /// Which part of a list.
@@ -491,12 +506,14 @@ pub(crate) struct Agent {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
     /// Make this machine a node, once
-    #[command(after_help = "Example:\n  lorikeet agent join LK1.…\n\n`lorikeet node token` makes the string.")]
+    #[command(
+        after_help = "Example:\n  lorikeet agent join LK1.… --config /etc/lorikeet/agent.toml\n\n`lorikeet node token` makes the string. Who this machine is lies in the config's data_dir: join as the user,\nand with the config, that the agent runs with."
+    )]
     Join {
         /// From `lorikeet node token`
         #[arg(value_name = "STRING")]
         ticket: String,
-        /// The agent's configuration
+        /// The agent's configuration; its defaults when not given
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
@@ -568,10 +585,8 @@ mod tests {
         let command = Cli::command();
         command.clone().debug_assert();
         fn walk(command: &clap::Command) {
-            if command.get_subcommands().next().is_none() {
-                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(help.contains("Example:"), "{}", command.get_name());
-            }
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example:"), "{}", command.get_name());
             command.get_subcommands().for_each(walk);
         }
         command.get_subcommands().for_each(walk);

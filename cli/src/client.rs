@@ -26,11 +26,15 @@ const BACK_OFF: Duration = Duration::from_millis(200);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(10);
 /// No byte for so long: the connection is dead. Event streams are kept alive by the server every 15 s.
 const SILENCE: Duration = Duration::from_secs(60);
+/// Where the server reads a whole file before it answers: the ten minutes that its config gives an inspection, and a margin.
+const PATIENCE: Duration = Duration::from_secs(11 * 60);
 
 /// A coordinator and the right to talk to it.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
+    /// For requests whose answer takes the server long.
+    patient: reqwest::Client,
     server: Url,
     token: Option<String>,
 }
@@ -38,12 +42,19 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to nothing yet.
     pub(crate) fn new(connection: &Connection) -> Result<Self, Failure> {
+        Self::waiting(connection, SILENCE, PATIENCE)
+    }
+
+    fn waiting(connection: &Connection, silence: Duration, patience: Duration) -> Result<Self, Failure> {
         let server = address(&connection.server)?;
-        let mut http = builder();
-        if let Some(pem) = &connection.ca {
-            http = http.tls_backend_preconfigured(tls::pinned(pem)?);
-        }
-        Ok(Self { http: http.build().map_err(Failure::bug)?, server, token: connection.token.clone() })
+        let http = |silence| {
+            let mut http = builder().read_timeout(silence);
+            if let Some(pem) = &connection.ca {
+                http = http.tls_backend_preconfigured(tls::pinned(pem)?);
+            }
+            http.build().map_err(Failure::bug)
+        };
+        Ok(Self { http: http(silence)?, patient: http(patience)?, server, token: connection.token.clone() })
     }
 
     /// One thing.
@@ -90,7 +101,9 @@ impl Client {
         body: &B,
     ) -> Result<T, Failure> {
         let key = Uuid::now_v7().to_string();
-        let request = || self.request(Method::POST, path).query(query).header("idempotency-key", &key).json(body);
+        let http = if is_slow(path, query) { &self.patient } else { &self.http };
+        let request =
+            || self.request_by(http, Method::POST, path).query(query).header("idempotency-key", &key).json(body);
         let answer = self.send(request).await?;
         Ok(self.envelope::<T>(answer).await?.data)
     }
@@ -106,14 +119,14 @@ impl Client {
         self.send(|| self.request(Method::GET, path).query(query)).await
     }
 
-    /// Asks; again when nobody answers; a refusal is a failure.
+    /// Asks; again when nobody can have begun to answer; a refusal is a failure.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Failure> {
         let mut back_off = Backoff::new(BACK_OFF, LONGEST_BACK_OFF);
         for attempt in 1.. {
             match request().send().await {
                 Ok(answer) if answer.status().is_success() => return Ok(answer),
                 Ok(answer) => return Err(refusal(answer).await),
-                Err(error) if attempt < ATTEMPTS && is_transport(&error) => {
+                Err(error) if attempt < ATTEMPTS && is_transport(&error) && !is_slowness(&error) => {
                     tokio::time::sleep(back_off.wait(jitter())).await;
                 }
                 Err(error) => return Err(self.unreachable(&error)),
@@ -123,9 +136,13 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request_by(&self.http, method, path)
+    }
+
+    fn request_by(&self, http: &reqwest::Client, method: Method, path: &str) -> RequestBuilder {
         let url = self.url(path);
         let ours = url.origin() == self.server.origin();
-        let request = self.http.request(method, url);
+        let request = http.request(method, url);
         match &self.token {
             // An upload URL may lead elsewhere; its signature is all that place needs to see.
             Some(token) if ours => request.bearer_auth(token),
@@ -148,9 +165,15 @@ impl Client {
 
     /// Nobody answers.
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let text = chain(error);
+        // The error's own words only repeat the URL.
+        let text = std::error::Error::source(error).map_or_else(|| chain(error), chain);
         let failure = Failure::unreachable(format!("reach {}: {text}", self.server));
-        if text.contains("certificate") || text.contains("UnknownIssuer") {
+        if text.contains("InvalidContentType") {
+            let plain = self.server.as_str().replacen("https", "http", 1);
+            failure.hint(format!("it answers, but without TLS: is {plain} meant?"))
+        } else if is_slowness(error) {
+            failure.hint("it took the request and did not answer in time; whether it was done, the lists tell")
+        } else if text.contains("certificate") || text.contains("UnknownIssuer") {
             failure.hint("pin the coordinator's certificate authority with `lorikeet login URL --ca-hash HASH`")
         } else {
             failure.hint("is the coordinator running, and the address right?")
@@ -173,6 +196,9 @@ pub(crate) fn address(server: &str) -> Result<Url, Failure> {
         Failure::mistake(format!("`{server}` is not the address of a coordinator: {why}"))
             .hint("an address looks like https://coordinator.example:7170")
     };
+    if !server.contains("://") {
+        return Err(wrong("it does not begin with https://"));
+    }
     let url = Url::parse(server).map_err(|error| wrong(&error.to_string()))?;
     match (url.scheme(), url.host_str()) {
         ("https", Some(_)) => Ok(url),
@@ -192,6 +218,16 @@ fn is_loopback(host: &str) -> bool {
 /// Whether the request may not have been understood at all, so that asking again makes sense.
 fn is_transport(error: &reqwest::Error) -> bool {
     error.is_connect() || error.is_timeout() || error.is_request()
+}
+
+/// Whether somebody took the request and is only slow. Asking again would start the same work once more.
+fn is_slowness(error: &reqwest::Error) -> bool {
+    error.is_timeout() && !error.is_connect()
+}
+
+/// What the server answers only after it has read a whole file.
+fn is_slow(path: &str, query: &[(&str, String)]) -> bool {
+    path.ends_with("/confirm") || query.iter().any(|(name, _)| *name == "dry_run")
 }
 
 /// Evenly drawn. Where the system has no randomness, the middle: jitter is a courtesy.
@@ -224,6 +260,44 @@ fn unexplained(status: StatusCode, url: &Url) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{io::Read, net::TcpListener};
+
+    #[tokio::test]
+    async fn a_server_that_is_slow_is_asked_once_and_where_it_may_be_slow_it_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let connection = Connection { server, token: None, ca: None };
+        let client = Client::waiting(&connection, Duration::from_millis(50), Duration::from_secs(60)).unwrap();
+        let dry_run = [("dry_run", "true".to_owned())];
+        let slow = tokio::spawn({
+            let client = client.clone();
+            async move { client.post::<_, u32>("/api/jobs", &dry_run, &()).await }
+        });
+        let (mut first, listener) = tokio::task::spawn_blocking(move || (accept(&listener), listener)).await.unwrap();
+        let failure = client.get::<u32>("/api/nodes", &[]).await.unwrap_err();
+        assert_eq!(failure.kind.exit_code(), 4);
+        assert!(failure.hint.unwrap().contains("did not answer in time"));
+        assert!(!slow.is_finished(), "the other was asked before and still waits");
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 25\r\n\r\n{\"success\":true,\"data\":7}";
+        std::io::Write::write_all(&mut first, answer).unwrap();
+        assert_eq!(slow.await.unwrap().unwrap(), 7);
+        drop(accept(&listener));
+        listener.set_nonblocking(true).unwrap();
+        assert!(listener.accept().is_err(), "nobody asked a second time");
+    }
+
+    /// A connection on which something was asked.
+    fn accept(listener: &TcpListener) -> std::net::TcpStream {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = [0; 16];
+        stream.read_exact(&mut asked).unwrap();
+        stream
+    }
+
+    #[test]
+    fn an_address_without_a_scheme_is_told_so() {
+        assert!(address("far.example:7170").unwrap_err().message.contains("does not begin with https://"));
+    }
 
     #[test]
     fn plain_http_is_for_the_loopback_alone() {

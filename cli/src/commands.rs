@@ -37,7 +37,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Worker(args) => return Ok(worker::run(&args)),
         Command::Demo(args) => return demo::run(output, &args),
-        Command::Train(args) => train::run(output, args),
+        Command::Train(args) => return train::run(output, &args),
         Command::Coordinator(args) => coordinator::run(output, &args),
         Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),
         Command::Jobs(args) => context.ask(async |client| jobs::run(&client, output, args).await),

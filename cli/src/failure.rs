@@ -3,6 +3,7 @@
 //! The kind is the exit code. Clap's own complaints about arguments exit with 2 as well, so a script needs to know one table.
 
 use lorikeet_api::{ErrorBody, ErrorCode, FieldError};
+pub(crate) use lorikeet_protocol::chain;
 use std::{fmt, path::Path, process::ExitCode};
 
 /// Whose doing it was.
@@ -133,21 +134,6 @@ impl From<ErrorBody> for Failure {
             | ErrorCode::Unknown => failure,
         }
     }
-}
-
-/// What every cause of an error says, joined by colons: `dial 127.0.0.1:7170: connection refused`.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        // Some libraries repeat their cause in their own words.
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

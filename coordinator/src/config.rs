@@ -4,9 +4,8 @@
 //! addresses to port 0 and the timers to fractions of a second. The file is judged as a whole, so that a person sees every
 //! fault at once; `configs/coordinator.toml` is the commented example, and a test parses it.
 
-mod unit;
-
 use lorikeet_api::FieldError;
+use lorikeet_protocol::settings as unit;
 use serde::Deserialize;
 use std::{
     io,
@@ -155,7 +154,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data: PathBuf::from("/var/lib/lorikeet/coordinator"),
-            base_roots: Vec::new(),
+            base_roots: vec![PathBuf::from("/var/lib/lorikeet/bases")],
             admin_email: "admin@localhost".into(),
             http: Http::default(),
             link: Link::default(),
@@ -225,11 +224,11 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("read the config {path}", path = .0.display())]
     Read(PathBuf, #[source] io::Error),
-    /// It is not TOML, or holds a key or a type that is none of ours.
-    #[error("read the config: {0}")]
-    Parse(String),
-    /// Values that cannot be.
-    #[error("use the config: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    /// A file that is not TOML, or holds keys, types or values that cannot be: all of them.
+    #[error("read the config {path}:{}", list(.1), path = .0.display())]
+    File(PathBuf, Vec<FieldError>),
+    /// The same, of a config that is in no file.
+    #[error("use the config:{}", list(.0))]
     Values(Vec<FieldError>),
 }
 
@@ -237,14 +236,20 @@ impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read(path.to_owned(), error))?;
-        Self::parse(&text)
+        Self::parse(&text).map_err(|faults| ConfigError::File(path.to_owned(), faults))
     }
 
-    /// Reads and checks a text.
-    pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Parse(error.to_string()))?;
-        config.check()?;
-        Ok(config)
+    /// Reads and checks a text; every fault with its line.
+    pub fn parse(text: &str) -> Result<Self, Vec<FieldError>> {
+        let plain = |fault: unit::Fault| FieldError {
+            line: fault.line,
+            ..FieldError::plain(fault.key.clone(), unit::Fault { line: None, ..fault }.to_string())
+        };
+        let (config, faults) = unit::read::<Self>(text).map_err(|fault| vec![plain(fault)])?;
+        let mut faults: Vec<_> = faults.into_iter().map(plain).collect();
+        let values = config.faults().into_iter();
+        faults.extend(values.map(|fault| FieldError { line: unit::line(text, &fault.field), ..fault }));
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 
     /// Whether the values can stand together; names every one that cannot.
@@ -295,6 +300,11 @@ impl Config {
     }
 }
 
+/// Each on a line of its own.
+fn list(faults: &[FieldError]) -> String {
+    faults.iter().map(|fault| format!("\n  {fault}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,15 +326,26 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_by_name() {
-        let error = Config::parse("[http]\nlisten = \"127.0.0.1:1\"\nport = 3\n").unwrap_err().to_string();
-        assert!(error.contains("port"), "{error}");
+        let error = list(&Config::parse("[http]\nlisten = \"127.0.0.1:1\"\nport = 3\n").unwrap_err());
+        assert!(error.contains("line 3: http.port"), "{error}");
     }
 
     #[test]
     fn every_wrong_value_is_named_at_once() {
-        let text = "admin_email = \"nobody\"\n[timers]\nheartbeat = \"5s\"\nlease = \"6s\"\n[inspect]\nat_once = 0\n";
-        let error = Config::parse(text).unwrap_err().to_string();
-        for field in ["admin_email", "timers.lease", "inspect.at_once"] {
+        let text = "admin_email = \"nobody\"\n[timers]\nheartbeat = \"5s\"\nlease = \"6s\"\nheartbeet = \"1s\"\n[inspect]\nat_once = 0\n\
+            [storage]\nkeep_free = \"1Gb\"\nunreferenced = \"30\"\n";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("coordinator.toml");
+        std::fs::write(&path, text).unwrap();
+        let error = Config::load(&path).unwrap_err().to_string();
+        for field in [
+            "coordinator.toml",
+            "line 1: admin_email",
+            "line 4: timers.lease",
+            "line 5: timers.heartbeet",
+            "line 7: inspect.at_once",
+            "line 10: storage.unreferenced",
+        ] {
             assert!(error.contains(field), "{field} in {error}");
         }
     }
@@ -334,6 +355,6 @@ mod tests {
         let config = Config::parse("[inspect]\nmemory = \"512MiB\"\ntimeout = \"1m 30s\"\n").unwrap();
         assert_eq!((config.inspect.memory, config.inspect.timeout), (512 << 20, Duration::from_secs(90)));
         assert!(Config::parse("[inspect]\nmemory = 5\n").is_err());
-        assert!(Config::parse("[inspect]\ntimeout = \"soon\"\n").unwrap_err().to_string().contains("soon"));
+        assert!(list(&Config::parse("[inspect]\ntimeout = \"soon\"\n").unwrap_err()).contains("soon"));
     }
 }

@@ -15,6 +15,7 @@
 //!
 //! Whoever is not answered asks again, later and later ([`backoff`]).
 //! Frames are a length and one encoded message ([`codec`]); the version of the conversation is in the ALPN names below.
+//! How the files that operators write are judged is the same for all ([`settings`]).
 
 pub mod agent;
 pub mod backoff;
@@ -25,7 +26,23 @@ pub mod id;
 pub mod inspect;
 pub mod job;
 pub mod join;
+pub mod settings;
 pub mod worker;
+
+/// What every cause of an error says, joined by colons: `dial 127.0.0.1:7170: connection refused`.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        // Some libraries repeat their cause in their own words.
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        source = cause.source();
+    }
+    text
+}
 
 /// The version of the conversation. A coordinator speaks this one and the one before.
 pub const VERSION: u8 = 1;

@@ -58,16 +58,22 @@ impl Api {
 
     /// Waits until a job is in one of these phases.
     pub fn until_phase(&self, id: &str, phases: &[&str]) -> Value {
-        crate::until(
-            &format!(
-                "job {id} to be {phases:?}; it is {:?}",
-                self.try_get(&format!("/api/jobs/{id}")).map(|job| job["phase"].clone())
-            ),
-            || {
-                self.try_get(&format!("/api/jobs/{id}"))
-                    .filter(|job| job["phase"].as_str().is_some_and(|phase| phases.contains(&phase)))
-            },
-        )
+        let seen = std::cell::RefCell::new(Value::Null);
+        let what = std::fmt::from_fn(|f| write!(f, "job {id} to be {phases:?}; it is {:#}", seen.borrow()));
+        crate::until(what, || {
+            let job = self.try_get(&format!("/api/jobs/{id}"))?;
+            let holds = job["phase"].as_str().is_some_and(|phase| phases.contains(&phase));
+            seen.replace(job.clone());
+            holds.then_some(job)
+        })
+    }
+
+    /// Waits until a job says that its machine is silent.
+    pub fn until_told_unreachable(&self, id: &str) -> Value {
+        crate::until(format!("{id} to be unreachable"), || {
+            let told = |job: &Value| job["reason"].as_str().is_some_and(|reason| reason.contains("has not been heard"));
+            self.try_get(&format!("/api/jobs/{id}")).filter(told)
+        })
     }
 
     /// Waits until a job has recorded at least this step.

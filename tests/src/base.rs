@@ -31,13 +31,7 @@ fn write_weights(folder: &Path) {
             (spec.name, spec.shape, bytes)
         })
         .collect();
-    let view = |(name, shape, bytes): &'_ (String, Vec<usize>, Vec<u8>)| {
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes)
-            .map(|view| view.data().to_vec());
-        (name.clone(), shape.clone(), view.expect("sizes agree"))
-    };
-    let owned: Vec<_> = tensors.iter().map(view).collect();
-    let views = owned.iter().map(|(name, shape, bytes)| {
+    let views = tensors.iter().map(|(name, shape, bytes)| {
         (
             name.as_str(),
             safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).expect("sizes agree"),

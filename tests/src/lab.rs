@@ -176,9 +176,14 @@ impl Agent {
 }
 
 impl Drop for Agent {
+    /// A story that ended well has seen its workers end.
     fn drop(&mut self) {
         self.process.kill();
-        self.workers().into_iter().for_each(|pid| crate::process::signal(pid, rustix::process::Signal::KILL));
+        let left = self.workers();
+        left.iter().for_each(|pid| crate::process::signal(*pid, rustix::process::Signal::KILL));
+        if !std::thread::panicking() {
+            assert!(left.is_empty(), "workers of {} were left behind: {left:?}", self.name);
+        }
     }
 }
 

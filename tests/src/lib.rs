@@ -1,7 +1,7 @@
 //! The harness of the stories: real programs in a temporary folder on free ports, observed as an operator would.
 //!
-//! A [`Lab`] owns the folder and everything started in it; dropping it kills what still runs and fails the test if a worker was
-//! left behind. Nothing sleeps for a fixed time: [`until`] waits for a state, with a deadline and a word for what it waited for.
+//! A [`Lab`] owns the folder and everything started in it; dropping an agent kills what still runs there and fails the
+//! test if that was a worker. Nothing sleeps for a fixed time: [`until`] waits for a state, with a deadline and a word for what it waited for.
 
 pub mod api;
 pub mod base;
@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 /// Long enough for a busy machine of two cores; a state that takes longer is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits for a state and gives what it found; says what it waited for when it does not come.
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+/// Waits for a state and gives what it found; says what it waited for, as that stands by then, when it does not come.
+pub fn until<T>(what: impl std::fmt::Display, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {

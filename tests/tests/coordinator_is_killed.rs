@@ -28,7 +28,8 @@ fn ten_kills_cost_no_step_and_leave_one_model() {
     }
     let attempt = format!("{job}-1.1");
     let events = agent.data.join("attempts").join(&attempt).join("events.jsonl");
-    // Gone already is fine too: then the success that removed it was recorded, and the next kill comes right after that.
+    assert!(events.exists(), "the last steps are not yet made: {}", events.display());
+    // Gone later is fine too: then the success that removed it was recorded, and the next kill comes right after that.
     until("the last event", || {
         std::fs::read_to_string(&events).map_or(true, |text| text.contains("\"finished\"")).then_some(())
     });

@@ -15,6 +15,8 @@ fn a_job_whose_machine_is_lost_ends_bit_for_bit_as_if_nothing_had_happened() {
     lab.api.until_step(&job, kill_at);
     let holder = agents.iter().position(|agent| !agent.workers().is_empty()).expect("one of them trains");
     agents[holder].destroy();
+    let silent = lab.api.until_told_unreachable(&job);
+    assert!(silent["secondsLeft"].is_null() && silent["tokensPerSecond"].is_null(), "nobody knows: {silent:#}");
     let done = lab.api.until_phase(&job, &["succeeded", "failed"]);
     assert_eq!(done["phase"], "succeeded", "{done:#}");
     assert_eq!(lab.api.steps(&job), steps_of_directory(&reference), "every step's loss, once, to the last bit");

@@ -97,6 +97,25 @@ fn summary(run: &Run) -> Value {
     })
 }
 
+/// The base is named by what the job called it, which is no path and no name on any hub: whoever loads it says where it is.
+const USE_ADAPTER: &str = r#"
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")
+model = PeftModel.from_pretrained(base, "path/to/this/directory")
+```
+"#;
+
+const USE_MODEL: &str = r#"
+```python
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
+```
+"#;
+
 /// What was trained on what.
 fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
     json!({
@@ -112,9 +131,9 @@ fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
 fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
     let (settings, state) = (&config.settings, &run.state);
     let base = &config.base_name;
-    let (library, tag, what, class) = match run.trained {
-        Trained::Adapter(_) => ("peft", "lora", "LoRA adapter for", "peft import AutoPeftModelForCausalLM"),
-        Trained::Model(_) => ("transformers", "full", "Fine-tuned", "transformers import AutoModelForCausalLM"),
+    let (library, tag, what, how) = match run.trained {
+        Trained::Adapter(_) => ("peft", "lora", "LoRA adapter for", USE_ADAPTER),
+        Trained::Model(_) => ("transformers", "full", "Fine-tuned", USE_MODEL),
     };
     let mut text = format!(
         "---\nbase_model: {}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- {tag}\n- lorikeet\n---\n\n\
@@ -145,9 +164,7 @@ fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
     ];
     text.push_str("| | |\n|---|---|\n");
     text.extend(shape.iter().chain(&rows).map(|(name, value)| format!("| {name} | {value} |\n")));
-    let name = class.rsplit(' ').next().unwrap_or(class);
-    text.push_str(&format!("\n```python\nfrom {class}\n\n"));
-    text.push_str(&format!("model = {name}.from_pretrained(\"path/to/this/directory\")\n```\n"));
+    text.push_str(how);
     text
 }
 

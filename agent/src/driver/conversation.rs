@@ -31,6 +31,8 @@ pub(crate) struct Conversation {
     /// Since when the oldest report that was sent waits for its acknowledgement.
     waiting: Option<Instant>,
     told_devices: Instant,
+    /// An attempt ended: what its device has free is told with the next look, for whoever waits for memory.
+    left_a_device: bool,
 }
 
 impl Conversation {
@@ -44,6 +46,7 @@ impl Conversation {
             clearing: None,
             waiting: None,
             told_devices: Instant::now(),
+            left_a_device: false,
         }
     }
 
@@ -89,10 +92,14 @@ impl Conversation {
         for telemetry in telemetry {
             self.wire.telemetry(telemetry);
         }
-        if changed || self.told_devices.elapsed() >= interval {
+        if changed || std::mem::take(&mut self.left_a_device) || self.told_devices.elapsed() >= interval {
             self.told_devices = Instant::now();
             self.tell(FromAgent::Devices(devices.to_vec()));
         }
+    }
+
+    pub(super) fn device_was_left(&mut self) {
+        self.left_a_device = true;
     }
 
     fn is_clear(&self, report: &Report) -> bool {

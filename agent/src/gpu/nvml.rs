@@ -17,7 +17,8 @@ impl Gpus {
         match Nvml::init() {
             Ok(nvml) => Some(Self(nvml)),
             Err(error) => {
-                tracing::info!(%error, "no NVIDIA GPUs here");
+                tracing::debug!(%error, "NVIDIA's library does not open");
+                tracing::info!("no NVIDIA driver on this machine");
                 None
             }
         }

@@ -9,6 +9,7 @@ use super::{
     identity::{Identity, IdentityError, Key},
     tls::{self, PinnedHash, TlsError},
 };
+use crate::disk;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use lorikeet_protocol::{
     ALPN_JOIN, codec,
@@ -62,16 +63,18 @@ fn parse(text: &str) -> Result<JoinTicket, JoinError> {
     let wrong = |found: &dyn std::fmt::Display| JoinError::Malformed(found.to_string());
     let text = text.trim();
     let body = text.strip_prefix(PREFIX).ok_or_else(|| wrong(&"found another beginning"))?;
-    let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|error| wrong(&error))?;
+    let torn = &"found one that is not whole, or was changed on its way";
+    let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| wrong(torn))?;
     // The ticket is a frame's body, version byte first, without the length.
-    codec::decode(&bytes).map_err(|error| wrong(&error))
+    codec::decode(&bytes).map_err(|_| wrong(torn))
 }
 
-/// Joins and keeps the identity in `folder`.
+/// Joins and keeps the identity in `folder`. The secret works once: whether the folder can be written to is seen before it is shown.
 pub(crate) async fn join(text: &str, name: &str, folder: &Path, timers: &Timers) -> Result<NodeId, JoinError> {
     let ticket = parse(text)?;
     Identity::refuse_existing(folder)?;
     let key = Key::load_or_create(folder)?;
+    disk::check_writable(folder).map_err(IdentityError::Disk)?;
     let request = JoinRequest { secret: ticket.secret, signing_request: key.signing_request()?, name: name.to_owned() };
     let verifier = PinnedHash::new(ticket.ca_hash);
     let config = tls::stranger(verifier.clone(), ALPN_JOIN, timers)?;

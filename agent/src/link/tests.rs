@@ -71,6 +71,18 @@ async fn a_node_does_not_join_twice() {
 }
 
 #[tokio::test]
+async fn a_folder_that_keeps_nothing_costs_no_join_string() {
+    let folder = tempfile::tempdir().unwrap();
+    let coordinator = Coordinator::start();
+    // The key is there from an earlier try; nothing new can be made.
+    join(&join_string("127.0.0.1:9", Hash([1; 32])), folder.path()).await.unwrap_err();
+    std::fs::create_dir(folder.path().join(".writable.aside")).unwrap();
+    let error = join(&coordinator.join_string(), folder.path()).await.unwrap_err();
+    assert!(matches!(error, JoinError::Identity(IdentityError::Disk(_))), "{error:?}");
+    assert_eq!(coordinator.joins.lock().unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn text_that_is_no_join_string_is_refused_before_anything_happens() {
     let folder = tempfile::tempdir().unwrap();
     for text in ["", "LK1.", "LK1.!!!", "LK9.AAAA", "hello", "LK1.AQID"] {

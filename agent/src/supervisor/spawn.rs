@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 
 /// What a worker may see of the agent's own environment. Neither the agent's settings nor anybody's secrets are in it.
 const PASSED_ON: [&str; 9] =
-    ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE"];
+    ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "LORIKEET_LOG", "RUST_BACKTRACE"];
 
 /// One worker to be started.
 #[derive(Debug, Clone)]

@@ -28,6 +28,20 @@ async fn an_offer_becomes_an_adapter_at_the_coordinator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_device_has_free_is_told_when_an_attempt_has_left_it() {
+    let mut scene = Scene::new(&Script::new(2, 1)).await;
+    scene.config.devices.probe = Duration::from_millis(20);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    assert_eq!(talk.devices, 0, "nothing else changes");
+    while talk.devices == 0 {
+        talk.hear().await;
+    }
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_goes_on_from_a_checkpoint_made_elsewhere() {
     let mut scene = Scene::new(&Script::new(12, 1)).await;
     let mut talk = scene.start().await;

@@ -3,7 +3,7 @@
 //! The lock is `flock` on the file `lock`: the kernel frees it when the process ends, however it ends. The file itself stays.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use lorikeet_protocol::id::BootId;
@@ -52,13 +52,20 @@ impl Hold {
     }
 }
 
-/// Written aside and renamed: a reader sees the old holder or the new one.
+/// Written aside, synced and renamed: a reader sees the old holder or the new one, after a power cut too.
 fn write_holder(dir: &Path) -> Result<(), HoldError> {
     let path = dir.join(HOLDER);
     let holder = holder().map_err(io_error("describe the holder of", &path))?;
     let text = serde_json::to_vec(&holder).expect("plain data is JSON");
     let aside = dir.join(format!("{HOLDER}.partial"));
-    fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path)).map_err(io_error("write", &path))
+    let write = || {
+        let mut file = File::create(&aside)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&aside, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(io_error("write", &path))
 }
 
 fn holder() -> io::Result<Holder> {

@@ -1,8 +1,13 @@
-//! Uploads: the core of tus 1.0. HEAD asks how much is there, PATCH adds to it; what broke off goes on where it stopped.
+//! Uploads: the core of tus 1.0. HEAD asks how much is there, PATCH adds to it; what broke off goes on where it stopped. A link
+//! works for a while only: when it has expired, a fresh one is asked for.
 
 use super::{ATTEMPTS, BACK_OFF, Client, LONGEST_BACK_OFF, is_transport, jitter, refusal};
 use crate::failure::Failure;
 use bytes::Bytes;
+use lorikeet_api::{
+    dataset::DatasetCreated,
+    route::{self, with_id},
+};
 use lorikeet_protocol::backoff::Backoff;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use std::path::Path;
@@ -15,16 +20,17 @@ use tokio::{
 const PART_BYTES: u64 = 8 << 20;
 
 impl Client {
-    /// Sends `file` (of `size` bytes) to `url`; `progress` hears how many bytes are there.
+    /// Sends `file` (of `size` bytes) to where `created` says; `progress` hears how many bytes are there.
     pub(crate) async fn upload(
         &self,
-        url: &str,
+        created: &DatasetCreated,
         file: &Path,
         size: u64,
         progress: impl Fn(u64),
     ) -> Result<(), Failure> {
         let mut opened = File::open(file).await.map_err(|error| Failure::file("open", file, &error))?;
-        let mut offset = self.offset(url).await?;
+        let (mut url, mut fresh) = (created.upload_url.clone(), true);
+        let mut offset = self.offset(&url).await?;
         // Counts broken connections since the last part that arrived.
         let mut broken = 0;
         let mut back_off = Backoff::new(BACK_OFF, LONGEST_BACK_OFF);
@@ -32,22 +38,28 @@ impl Client {
             progress(offset);
             let part =
                 read_part(&mut opened, offset, size).await.map_err(|error| Failure::file("read", file, &error))?;
-            match self.part(url, offset, part).send().await {
+            match self.part(&url, offset, part).send().await {
                 Ok(answer) if answer.status().is_success() => {
                     offset = upload_offset(&answer)?;
-                    broken = 0;
+                    (broken, fresh) = (0, false);
                     back_off.reset();
+                }
+                // A link that took something before and is refused now has expired.
+                Ok(answer) if answer.status() == StatusCode::FORBIDDEN && !fresh => {
+                    let path = with_id(route::DATASET_UPLOAD_URL, created.dataset.id);
+                    let renewed: DatasetCreated = self.post(&path, &[], &serde_json::json!({})).await?;
+                    (url, fresh) = (renewed.upload_url, true);
                 }
                 // Another writer, or an answer that was lost: the server knows best how much it has.
                 Ok(answer) if answer.status() == StatusCode::CONFLICT && broken < ATTEMPTS => {
                     broken += 1;
-                    offset = self.offset(url).await?;
+                    offset = self.offset(&url).await?;
                 }
                 Ok(answer) => return Err(refusal(answer).await),
                 Err(error) if broken < ATTEMPTS && is_transport(&error) => {
                     tokio::time::sleep(back_off.wait(jitter())).await;
                     broken += 1;
-                    offset = self.offset(url).await?;
+                    offset = self.offset(&url).await?;
                 }
                 Err(error) => {
                     return Err(self.unreachable(&error).hint("run the same command again to go on from here"));

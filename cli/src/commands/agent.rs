@@ -27,9 +27,17 @@ fn load(path: &Path) -> Result<Config, Failure> {
 }
 
 fn join(output: Output, ticket: &str, config: Option<&Path>) -> Result<(), Failure> {
-    let config = config.map_or_else(|| Ok(Config::default()), load)?;
-    let node = service::runtime()?.block_on(Agent::join(ticket, &config)).map_err(failed)?;
-    output.note(&format!("this machine is {node}; start its agent with `lorikeet agent --config FILE`"));
+    let loaded = config.map_or_else(|| Ok(Config::default()), load)?;
+    let folder = Agent::identity_folder(&loaded);
+    output.note(&format!("joining; who this machine is will be kept in {}", folder.display()));
+    let node = service::runtime()?.block_on(Agent::join(ticket, &loaded)).map_err(failed)?;
+    let next = match config {
+        Some(config) => format!("start its agent with `lorikeet agent --config {}`", config.display()),
+        None => {
+            format!("start its agent with a config that says data_dir = \"{}\"", loaded.data_dir.display())
+        }
+    };
+    output.note(&format!("this machine is {node}; {next}"));
     Ok(())
 }
 

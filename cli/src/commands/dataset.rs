@@ -91,7 +91,7 @@ pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: 
     let (size, hash) = measure(&new.file)?;
     let created = open(client, output, request(new, size)?).await?;
     let bar = BytesProgress::new("uploading", size);
-    client.upload(&created.upload_url, &new.file, size, |bytes| bar.at(bytes)).await?;
+    client.upload(&created, &new.file, size, |bytes| bar.at(bytes)).await?;
     bar.finish();
     let confirm = with_id(route::DATASET_CONFIRM, created.dataset.id);
     let mut dataset: Dataset = client.post(&confirm, &[], &ConfirmDataset { hash: Some(hash) }).await?;

@@ -14,15 +14,15 @@ mod files;
 mod report;
 mod sample;
 
-use super::{adapter, base, dataset, follow, service::Signals};
+use super::{adapter, base, dataset, follow, inspect, service::Signals};
 use crate::{
     args::Demo,
     client::Client,
     failure::{Failure, chain},
-    output::Output,
+    output::{Output, table::dataset::fault_lines},
 };
 use cluster::Cluster;
-use files::Files;
+use files::{End, Files};
 use lorikeet_api::{
     base::AddBase,
     job::{Job, MetricsPoint},
@@ -30,11 +30,12 @@ use lorikeet_api::{
     route::{self, with_id},
 };
 use report::{Losses, Report};
-use std::{process::ExitCode, time::Instant};
+use std::{path::Path, process::ExitCode, time::Instant};
 use tokio::runtime::Builder;
 
 /// Until the adapter is there, or the person has seen enough.
 pub(crate) fn run(output: Output, args: &Demo) -> Result<ExitCode, Failure> {
+    args.dataset.as_deref().map_or(Ok(()), check)?;
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::bug)?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
@@ -46,7 +47,14 @@ pub(crate) fn run(output: Output, args: &Demo) -> Result<ExitCode, Failure> {
         };
         output.note("stopping");
         signals.or_at_once(cluster.stop()).await;
-        files.tidy(args.keep, ended.as_ref().is_ok_and(Option::is_some));
+        let end = match &ended {
+            Ok(Some(_)) => End::Succeeded,
+            Ok(None) => End::Interrupted,
+            Err(_) => End::Failed,
+        };
+        if let Some(left) = files.tidy(args.keep, end) {
+            output.note(&left);
+        }
         ended
     });
     // A sample that is still computed when Ctrl-C comes must not be waited for.
@@ -55,6 +63,14 @@ pub(crate) fn run(output: Output, args: &Demo) -> Result<ExitCode, Failure> {
         Some(report) => output.answer(&report).map(|()| ExitCode::SUCCESS),
         None => Ok(ExitCode::from(130)),
     }
+}
+
+/// Said before anything is started for it.
+fn check(dataset: &Path) -> Result<(), Failure> {
+    let faulty =
+        |faults: &[_]| Failure::mistake(format!("{} cannot be trained on:{}", dataset.display(), fault_lines(faults)));
+    let found = inspect::check(dataset, None).map_err(|faults| faulty(&faults))?;
+    if found.error_count == 0 { Ok(()) } else { Err(faulty(&found.errors)) }
 }
 
 async fn whole(output: Output, files: &Files, cluster: &mut Cluster) -> Result<Report, Failure> {

@@ -41,6 +41,14 @@ pub(super) fn broken(why: &str) -> String {
 /// Said when it is back.
 pub(super) const BACK: &str = "the coordinator is back; nothing was missed";
 
+/// A job as it ended, and what to do next.
+pub(super) fn tell(output: Output, done: &Job) -> Result<(), Failure> {
+    output.answer(done)?;
+    verdict(done)?;
+    output.note(&format!("fetch its adapter with `lorikeet adapter pull {} --out adapter`", done.id));
+    Ok(())
+}
+
 /// How a job's end is told by exit code.
 pub(crate) fn verdict(job: &Job) -> Result<(), Failure> {
     match job.status {

@@ -28,6 +28,9 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
         Args::Why(args::OneJob { id }) => output.answer(&client.get::<Why>(&with_id(route::JOB_WHY, id), &[]).await?),
         Args::Logs { job, follow: false } => {
             let lines: Vec<LogLine> = client.all(&with_id(route::JOB_LOGS, job.id), &[]).await?;
+            if lines.is_empty() {
+                output.note(&format!("no log lines: a worker that has nothing to warn of says nothing. Its steps: `lorikeet job metrics {}`", job.id));
+            }
             lines.iter().try_for_each(|line| output.item(line, log_line))
         }
         Args::Logs { job, follow: true } => logs(client, output, job.id).await,
@@ -39,8 +42,7 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
         }
         Args::Follow(args::OneJob { id }) => {
             let done = follow::to_the_end(client, id, output).await?;
-            output.answer(&done)?;
-            follow::verdict(&done)
+            follow::tell(output, &done)
         }
     }
 }

@@ -1,18 +1,35 @@
 //! `lorikeet jobs`: the list.
 
 use crate::{
-    args::Jobs,
+    args::{Jobs, Status},
     client::Client,
     failure::Failure,
-    output::{Output, View, table},
+    output::{
+        Output, View,
+        table::{self, word},
+    },
 };
-use lorikeet_api::{job::Job, route};
+use lorikeet_api::{
+    job::{Job, JobStatus},
+    route,
+};
 use serde::de::DeserializeOwned;
 
 /// One page.
 pub(crate) async fn run(client: &Client, output: Output, args: Jobs) -> Result<(), Failure> {
-    let status = args.status.map(|status| ("status", status.to_uppercase()));
+    let status = args.status.map(|status| ("status", word(&of(status))));
     list::<Job>(client, output, route::JOBS, args.page, status).await
+}
+
+fn of(status: Status) -> JobStatus {
+    match status {
+        Status::Queued => JobStatus::Queued,
+        Status::Initializing => JobStatus::Initializing,
+        Status::Running => JobStatus::Running,
+        Status::Completed => JobStatus::Completed,
+        Status::Failed => JobStatus::Failed,
+        Status::Cancelled => JobStatus::Cancelled,
+    }
 }
 
 /// One page of any list.

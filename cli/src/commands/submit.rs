@@ -42,8 +42,7 @@ pub(super) async fn show(client: &Client, output: Output, job: Job, to_its_end: 
     }
     output.note(&format!("submitted {} ({})", job.id, job.name));
     let done = follow::to_the_end(client, job.id, output).await?;
-    output.answer(&done)?;
-    follow::verdict(&done)
+    follow::tell(output, &done)
 }
 
 /// A job file with what the command line sets in it; every fault with its line.

@@ -23,18 +23,38 @@ use lorikeet_protocol::{
     worker::{EventLine, Level, Spec, Stage, WorkerEvent},
 };
 use lorikeet_worker::Exit;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 use summary::Summary;
 
-/// Trains to an outcome and tells it.
-pub(crate) fn run(output: Output, args: Train) -> Result<(), Failure> {
+/// What a shell calls the end of a command that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// Trains to an outcome and tells it. Stopped is neither: the state is kept, and the exit code is that of an interrupted command.
+pub(crate) fn run(output: Output, args: &Train) -> Result<ExitCode, Failure> {
     logging::start("warn");
-    let directory = Directory::open(&args.out, &spec(&args)?)?;
+    let directory = Directory::open(&args.out, &spec(args)?)?;
     if !directory.is_finished() {
         let exit = train(directory.path());
-        judge(exit, directory.last().as_ref(), &args.out)?;
+        let last = directory.last();
+        if let Some(WorkerEvent::Stopped { step, checkpoint, .. }) = &last {
+            output.note(&stopped(*step, checkpoint.as_deref(), &args.out));
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        judge(exit, last.as_ref(), &args.out)?;
     }
-    output.answer(&Summary::read(directory.path(), &directory.events())?)
+    output.answer(&Summary::read(directory.path(), &directory.events())?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn stopped(step: u64, checkpoint: Option<&str>, out: &Path) -> String {
+    let saved = match checkpoint {
+        Some(_) => format!("stopped after step {step}; the state is saved in {}", out.join("checkpoints").display()),
+        None => "stopped; there was nothing new to save".to_owned(),
+    };
+    format!("{saved}\nrun the same command again to go on")
 }
 
 fn spec(args: &Train) -> Result<Spec, Failure> {
@@ -131,16 +151,9 @@ fn stage_words(stage: Stage) -> &'static str {
 
 /// The outcome as a failure, unless it is an adapter.
 fn judge(exit: Exit, outcome: Option<&WorkerEvent>, out: &Path) -> Result<(), Failure> {
-    let again = "run the same command again to go on";
     match (exit, outcome) {
         (Exit::Finished, _) => Ok(()),
         (Exit::Held, _) => Err(Failure::mistake(format!("another process trains in {}", out.display()))),
-        (_, Some(WorkerEvent::Stopped { step, checkpoint: Some(_), .. })) => {
-            Err(Failure::job_failed(format!("stopped after step {step}; the state is saved")).hint(again))
-        }
-        (_, Some(WorkerEvent::Stopped { .. })) => {
-            Err(Failure::job_failed("stopped; nothing new was saved").hint(again))
-        }
         (_, Some(WorkerEvent::Failed { class, message, hint })) => {
             let failure = failed(*class, message);
             Err(match hint {

@@ -51,10 +51,10 @@ pub(crate) fn size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
-/// `2026-01-31 12:00:00`
+/// `2026-01-31 12:00:00 UTC`
 pub(crate) fn moment(time: Timestamp) -> String {
     let text = time.to_string();
-    text.get(..19).unwrap_or(&text).replace('T', " ")
+    format!("{} UTC", text.get(..19).unwrap_or(&text).replace('T', " "))
 }
 
 /// `3 min 5 s`

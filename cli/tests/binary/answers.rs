@@ -113,6 +113,7 @@ fn following_survives_a_broken_stream_and_ends_with_the_job() {
     let (code, answer, notes) = run(server.client().args(["job", "follow", JOB]));
     assert_eq!(code, 0, "{notes}");
     assert!(answer.contains("COMPLETED (succeeded)"), "{answer}");
+    assert!(notes.contains(&format!("lorikeet adapter pull {JOB} --out adapter")), "{notes}");
     assert!(notes.contains("step 1") && notes.contains("loss 5.5000"), "{notes}");
     assert!(notes.contains("the connection to the coordinator broke") && notes.contains("is back"), "{notes}");
     let asked = server.asked();
@@ -156,6 +157,45 @@ fn an_upload_goes_on_where_the_server_says_it_stopped() {
     assert_eq!((asked[5].header("upload-offset"), asked[5].body.as_slice()), (Some("6"), &b"6789"[..]));
     let hash = blake3::hash(b"0123456789").to_hex();
     assert_eq!(asked[6].body, format!("{{\"hash\":\"{hash}\"}}").as_bytes());
+}
+
+#[test]
+fn an_upload_whose_link_expires_goes_on_with_a_fresh_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chats.jsonl");
+    fs::File::create(&path).unwrap().set_len((8 << 20) + 1).unwrap();
+    let link = |signature: &str| {
+        let dataset = dataset("UPLOADING");
+        Scripted::data(&format!(
+            "{{\"dataset\":{dataset},\"uploadUrl\":\"/api/uploads/1?signature={signature}\",\"expiresAt\":\"2026-01-01T00:00:00Z\"}}"
+        ))
+    };
+    let refused = "{\"success\":false,\"error\":{\"code\":\"FORBIDDEN\",\"message\":\"this upload link has expired\"}}";
+    let server = FakeServer::new([
+        Scripted::data("[]"),
+        link("old"),
+        Scripted::empty("200 OK", &[("upload-offset", "0")]),
+        Scripted::empty("204 No Content", &[("upload-offset", "8388608")]),
+        Scripted::json("403 Forbidden", refused),
+        link("new"),
+        Scripted::empty("204 No Content", &[("upload-offset", "8388609")]),
+        Scripted::data(&dataset("READY")),
+    ]);
+    let (code, _, complaint) = run(server.client().args(["dataset", "add"]).arg(&path));
+    assert_eq!(code, 0, "{complaint}");
+    let asked: Vec<_> = server.asked().into_iter().map(|asked| asked.line).collect();
+    assert!(
+        asked[5].starts_with("POST /api/datasets/") && asked[6] == "PATCH /api/uploads/1?signature=new",
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn a_log_without_lines_says_so_and_where_the_steps_are() {
+    let server = FakeServer::new([Scripted::data("[]")]);
+    let (code, answer, note) = run(server.client().args(["job", "logs", JOB]));
+    assert_eq!((code, answer.as_str()), (0, ""));
+    assert!(note.contains(&format!("lorikeet job metrics {JOB}")), "{note}");
 }
 
 #[test]

@@ -45,6 +45,41 @@ fn ctrl_c_in_the_demo_stops_everything() {
     interrupt(&demo);
     assert_eq!(demo.wait().unwrap().code(), Some(130));
     assert_eq!(running(&place.path("demo")), [""; 0]);
+    assert!(!place.path("demo").exists(), "the same command works again");
+}
+
+#[test]
+fn a_second_ctrl_c_in_the_demo_leaves_nothing_running_either() {
+    let place = Place::new();
+    let mut demo = demo(&place).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut notes = BufReader::new(demo.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(notes.any(|line| line.starts_with("submitted")), "it came as far as the job");
+    interrupt(&demo);
+    assert!(notes.any(|line| line == "stopping"));
+    interrupt(&demo);
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    until_nothing_runs(&place.path("demo"));
+}
+
+#[test]
+fn a_demo_on_a_faulty_file_says_what_is_wrong_and_leaves_nothing() {
+    let place = Place::new();
+    let bad = file(&place.path(""), "bad.jsonl", "{\"messages\": 3}\nnot json\n");
+    let mut demo = lorikeet();
+    demo.arg("demo").arg("--dir").arg(place.path("demo")).arg("--dataset").arg(&bad);
+    let (code, _, complaint) = run(&mut demo);
+    assert!(code == 2 && complaint.contains("bad.jsonl") && complaint.contains("line 2"), "{complaint}");
+    assert!(!place.path("demo").exists());
+}
+
+#[test]
+fn a_demo_that_fails_keeps_its_logs_and_no_keys() {
+    let place = Place::new();
+    fs::write(place.path("base/model.safetensors"), "no weights").unwrap();
+    let (code, _, notes) = run(&mut demo(&place));
+    let folder = place.path("demo");
+    assert!(code == 2 && notes.contains("logs and configs are left in"), "{code} {notes}");
+    assert!(folder.join("coordinator.log").exists() && !folder.join("coordinator").exists(), "{notes}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ fn a_wrong_argument_is_the_persons_mistake() {
         &["job", "show", "7"],
         &["submit", "a.toml", "--set", "lora.rank"],
         &["jobs", "--page-size", "101"],
+        &["jobs", "--status", "foo"],
         &["agent"],
         &["login", "https://x", "--ca-hash", "abc"],
     ] {
@@ -78,6 +79,11 @@ fn a_server_that_is_not_there_is_unreachable() {
     let (code, _, complaint) = run(lorikeet().args(["--server", &format!("http://127.0.0.1:{port}"), "nodes"]));
     assert_eq!(code, 4);
     assert!(complaint.contains("hint: is the coordinator running"), "{complaint}");
+    assert_eq!(complaint.matches(&port.to_string()).count(), 1, "said once: {complaint}");
+    let plain = FakeServer::new([Scripted::json("200 OK", "{}")]);
+    let https = plain.url.replace("http:", "https:");
+    let (code, _, complaint) = run(lorikeet().args(["--server", &https, "nodes"]));
+    assert!(code == 4 && complaint.contains(&format!("is {}/ meant?", plain.url)), "{complaint}");
     let other = FakeServer::new([Scripted::json("200 OK", "<html>")]);
     assert_eq!(run(other.client().arg("nodes")).0, 4, "another program answers");
 }

@@ -31,7 +31,10 @@ fn a_training_leaves_an_attempt_directory_and_says_what_came_of_it() {
 #[test]
 fn another_training_in_the_same_directory_is_refused() {
     let place = Place::new();
-    assert_eq!(run(&mut place.train("run", &["training.max_steps=1"])).0, 0);
+    fs::write(place.path("data.jsonl"), "{broken\n").unwrap();
+    assert_eq!(run(&mut place.train("run", &["training.max_steps=3"])).0, 2, "it never makes a step");
+    fs::write(place.path("data.jsonl"), (0..20).map(conversation).collect::<String>()).unwrap();
+    assert_eq!(run(&mut place.train("run", &["training.max_steps=1"])).0, 0, "so its folder is free");
     let (code, _, complaint) = run(&mut place.train("run", &["training.max_steps=2"]));
     assert_eq!(code, 2);
     assert!(complaint.contains("with other settings or files\nhint: "), "{complaint}");
@@ -45,7 +48,7 @@ fn a_training_that_was_interrupted_goes_on_to_the_same_adapter() {
     let mut child = place.train("broken", steps).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_a_step(&mut child);
     interrupt(&child);
-    assert_eq!(child.wait().unwrap().code(), Some(5), "stopped is not finished");
+    assert_eq!(child.wait().unwrap().code(), Some(130), "nothing failed, and it is not finished");
     let (code, _, notes) = run(&mut place.train("broken", steps));
     assert_eq!(code, 0, "{notes}");
     let adapter = |out| fs::read(place.path(out).join("adapter/adapter_model.safetensors")).unwrap();

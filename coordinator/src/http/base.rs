@@ -50,7 +50,11 @@ pub(super) async fn add(
 fn under_root(roots: &[PathBuf], path: &Path) -> Result<PathBuf, Failure> {
     let wrong = |expected: &str| Failure::fields(vec![FieldError::new("path", path.display(), expected)]);
     if roots.is_empty() {
-        return Err(wrong("nothing: the coordinator's config names no base_roots"));
+        let folder = path.parent().unwrap_or(path).display();
+        let message = format!(
+            "the coordinator's config names no base_roots; add base_roots = [\"{folder}\"] to it and restart it"
+        );
+        return Err(Failure::fields(vec![FieldError::plain("path", message)]));
     }
     let real = path.canonicalize().map_err(|error| wrong(&format!("a directory ({error})")))?;
     let below = |root: &PathBuf| root.canonicalize().is_ok_and(|root| real.starts_with(root));

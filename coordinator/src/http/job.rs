@@ -68,8 +68,21 @@ async fn made(app: &App, actor: Actor, receipt: Receipt) -> Result<Json<Envelope
     shown(app, actor, id).await
 }
 
+/// As it is; of one whose machine is silent, what is known and no guess.
 async fn shown(app: &App, actor: Actor, id: JobId) -> Answered<api::Job> {
-    one(job_view::view(&app.driver, app.driver.job(actor, id).await?).await?)
+    let job = job_view::view(&app.driver, app.driver.job(actor, id).await?).await?;
+    one(match silence(app, actor, id).await {
+        Some(reason) => api::Job { reason: Some(reason), seconds_left: None, tokens_per_second: None, ..job },
+        None => job,
+    })
+}
+
+/// Since when a live job's machine has not been heard, as a sentence.
+async fn silence(app: &App, actor: Actor, id: JobId) -> Option<String> {
+    let Ok(Answer::Unreachable(Some(since))) = app.driver.query(actor, Query::Unreachable(id)).await else {
+        return None;
+    };
+    Some(format!("its machine has not been heard since {}; it is believed to go on", Timestamp(since)))
 }
 
 /// Inspects without a record, and asks the schedule without placing.
@@ -247,9 +260,8 @@ pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<
     {
         return one(waiting(phase, waits));
     }
-    if let Ok(Answer::Unreachable(Some(since))) = app.driver.query(caller.actor, Query::Unreachable(id)).await {
-        let since = Timestamp(since);
-        return one(settled(phase, format!("its machine has not been heard since {since}; it is believed to go on")));
+    if let Some(summary) = silence(&app, caller.actor, id).await {
+        return one(settled(phase, summary));
     }
     one(settled(phase, job_view::reason(&job).unwrap_or_else(|| sentence(phase).into())))
 }

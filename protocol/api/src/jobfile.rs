@@ -178,9 +178,6 @@ pub struct PolicyKeys {
     pub lost_after: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<String>,
-    /// In dollars.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_cost: Option<f64>,
 }
 
 /// `"auto"` or 4096, `"epoch"` or 100.
@@ -244,7 +241,6 @@ pub struct FieldError {
     pub line: Option<u64>,
 }
 
-/// What a fault that concerns the whole file looks like.
 impl FieldError {
     /// `field` holds `value` where `expected` should be.
     pub fn new(field: impl Into<String>, value: impl fmt::Display, expected: impl Into<String>) -> Self {
@@ -281,7 +277,7 @@ impl JobFile {
         Self { base: base.into(), dataset: dataset.into(), ..Self::default() }
     }
 
-    /// Reads TOML; every fault carries its line.
+    /// Reads TOML; every fault, of a name, a type or a range, carries its line.
     pub fn from_toml(text: &str) -> Result<Self, Vec<FieldError>> {
         let value = read::toml(text).map_err(|fault| vec![fault])?;
         Self::from_value(&value).map_err(|faults| locate(faults, text))

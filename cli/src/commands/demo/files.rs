@@ -24,10 +24,23 @@ const HELD_OUT: &str = include_str!("../../../assets/demo_held_out.jsonl");
 /// Fixes the base model's weights.
 const SEED: u64 = 7;
 
+/// How a demo ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With an adapter.
+    Succeeded,
+    /// The person had seen enough.
+    Interrupted,
+    /// Without one.
+    Failed,
+}
+
 /// The folder and what was brought along.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
     folder: PathBuf,
+    /// Whether it was made for this demo; else it was there, and empty.
+    made: bool,
     /// Our own when not given.
     given_base: Option<PathBuf>,
     /// Our own when not given.
@@ -41,11 +54,9 @@ impl Files {
             Some(path) => path.canonicalize().map(Some).map_err(|error| Failure::file("open", path, &error)),
             None => Ok(None),
         };
-        Ok(Self {
-            given_base: given(&args.base)?,
-            given_dataset: given(&args.dataset)?,
-            folder: folder(args.dir.as_deref())?,
-        })
+        let (given_base, given_dataset) = (given(&args.base)?, given(&args.dataset)?);
+        let made = args.dir.as_ref().is_none_or(|dir| !dir.exists());
+        Ok(Self { given_base, given_dataset, folder: folder(args.dir.as_deref())?, made })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -110,15 +121,38 @@ impl Files {
         Ok(job)
     }
 
-    /// At the end: what the cluster kept for itself goes, unless it is wanted; after a failure everything stays for a look.
-    pub(super) fn tidy(&self, keep: bool, succeeded: bool) {
-        if keep || !succeeded {
-            return;
+    /// At the end: what the cluster kept for itself, keys and tokens among it, goes unless it is wanted. After a failure the logs stay
+    /// for a look; an interrupted demo leaves nothing. Answers what there is to say about it.
+    pub(super) fn tidy(&self, keep: bool, end: End) -> Option<String> {
+        let folder = self.folder.display();
+        match (keep, end) {
+            (true, End::Succeeded) => None,
+            (true, End::Interrupted | End::Failed) => {
+                Some(format!("everything of it is left in {folder}; `rm -r {folder}` removes it"))
+            }
+            (false, End::Interrupted) if self.clear() => Some("nothing of it is left".to_owned()),
+            (false, _) => {
+                for name in ["coordinator", "agent"] {
+                    // What cannot be removed is only in the way.
+                    drop(fs::remove_dir_all(self.folder.join(name)));
+                }
+                let left =
+                    format!("logs and configs are left in {folder}; `rm -r {folder}` removes them, --keep keeps more");
+                (end != End::Succeeded).then_some(left)
+            }
         }
-        for name in ["coordinator", "agent"] {
-            // What cannot be removed is only in the way.
-            drop(fs::remove_dir_all(self.folder.join(name)));
+    }
+
+    /// Removes everything that the demo made; whether that was possible. The folder was empty before it.
+    fn clear(&self) -> bool {
+        if self.made {
+            return fs::remove_dir_all(&self.folder).is_ok();
         }
+        let remove = |entry: std::io::Result<fs::DirEntry>| {
+            let path = entry?.path();
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+        };
+        fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.all(|entry| remove(entry).is_ok()))
     }
 }
 
@@ -178,7 +212,8 @@ mod tests {
     fn the_demos_job_is_a_job_that_can_be_submitted_again() {
         let folder = tempfile::tempdir().unwrap();
         for (base, dataset) in [(None, None), (Some("/b".into()), None), (None, Some("/d".into()))] {
-            let files = Files { folder: folder.path().to_owned(), given_base: base, given_dataset: dataset };
+            let files =
+                Files { folder: folder.path().to_owned(), made: false, given_base: base, given_dataset: dataset };
             let job = files.job().unwrap();
             let spec = job.resolve(&Presets::embedded()).unwrap();
             let text = toml::to_string(&job).unwrap();

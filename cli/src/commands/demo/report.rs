@@ -83,8 +83,9 @@ impl View for Report {
             ("took", Some(format!("{} for {} steps", span(self.seconds), self.steps))),
         ]);
         let folder = self.folder.display();
+        let small = if self.base.starts_with(&self.folder) { SMALL } else { "" };
         format!(
-            "{facts}\n\nTry next:\n  \
+            "{facts}{small}\n\nTry next:\n  \
              lorikeet dataset check YOUR.jsonl\n  \
              lorikeet train --base {base} --dataset {dataset} --out {folder}/run --set training.max_steps=50\n  \
              lorikeet dev --dir {folder}/dev",
@@ -93,6 +94,10 @@ impl View for Report {
         )
     }
 }
+
+/// So that nobody wonders.
+const SMALL: &str = "\n\nThe base began as a million random numbers: before, it says noise; after, it has learnt the manner of the\n\
+    answers, and no facts.";
 
 /// A model that has learnt nothing says anything, control characters included.
 fn printable(text: &str) -> String {

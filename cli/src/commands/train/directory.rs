@@ -1,7 +1,7 @@
 //! The attempt directory of `lorikeet train`: new, begun before, or somebody else's.
 
 use crate::failure::Failure;
-use lorikeet_protocol::worker::{EVENTS, EventLine, SPEC, Spec, WorkerEvent};
+use lorikeet_protocol::worker::{EVENTS, EventLine, LOCK, SPEC, Spec, WorkerEvent};
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
@@ -15,11 +15,12 @@ pub(super) struct Directory {
 
 impl Directory {
     /// Makes it, or goes on with one whose spec says the same. What an earlier start told last, if it was no success, is taken
-    /// back: the attempt goes on.
+    /// back: the attempt goes on. A training that never made a step holds nothing that another could spoil, and makes room.
     pub(super) fn open(path: &Path, spec: &Spec) -> Result<Self, Failure> {
         let directory = Self { path: path.to_owned() };
         match directory.spec()? {
             Some(known) if same(&known, spec) => directory.take_back()?,
+            Some(_) if directory.is_blank() => directory.begin_anew(spec)?,
             Some(_) => {
                 return Err(Failure::mistake(format!(
                     "{} holds a training with other settings or files",
@@ -69,6 +70,29 @@ impl Directory {
         if entries.next().is_some() {
             return Err(Failure::mistake(format!("{} is neither empty nor a training", self.path.display())));
         }
+        self.write(spec)
+    }
+
+    /// Whether it ended before its first step, and nobody works in it.
+    fn is_blank(&self) -> bool {
+        let made = |line: &EventLine| {
+            matches!(line.event, WorkerEvent::Step(_) | WorkerEvent::Checkpoint { .. } | WorkerEvent::Finished { .. })
+        };
+        let lock = File::options().write(true).open(self.path.join(LOCK));
+        let is_free = lock.map_or_else(|error| error.kind() == ErrorKind::NotFound, |lock| lock.try_lock().is_ok());
+        is_free && !self.events().iter().any(made)
+    }
+
+    fn begin_anew(&self, spec: &Spec) -> Result<(), Failure> {
+        let events = self.path.join(EVENTS);
+        match fs::remove_file(&events) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Failure::file("remove", &events, &error)),
+            _ => {}
+        }
+        self.write(spec)
+    }
+
+    fn write(&self, spec: &Spec) -> Result<(), Failure> {
         let aside = self.path.join("spec.json.new");
         let write = || {
             let mut file = File::create(&aside)?;
@@ -115,11 +139,26 @@ mod tests {
         let path = folder.path().join("out");
         Directory::open(&path, &spec(8)).unwrap();
         Directory::open(&path, &Spec { threads: Some(3), ..spec(8) }).unwrap();
+        write(&path, &[WorkerEvent::Finished { step: 1, files: vec![] }]);
         assert_eq!(Directory::open(&path, &spec(16)).err().unwrap().kind.exit_code(), 2);
         let other = folder.path().join("other");
         fs::create_dir(&other).unwrap();
         fs::write(other.join("thesis.txt"), "").unwrap();
         assert_eq!(Directory::open(&other, &spec(8)).err().unwrap().kind.exit_code(), 2, "not ours to write into");
+    }
+
+    #[test]
+    fn a_training_that_never_made_a_step_makes_room_unless_somebody_is_at_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        Directory::open(&path, &spec(8)).unwrap();
+        write(&path, &[WorkerEvent::Stage { stage: Stage::Data }]);
+        let lock = File::create(path.join(LOCK)).unwrap();
+        lock.lock().unwrap();
+        assert_eq!(Directory::open(&path, &spec(16)).err().unwrap().kind.exit_code(), 2, "it may be about to");
+        drop(lock);
+        let directory = Directory::open(&path, &spec(16)).unwrap();
+        assert_eq!((directory.spec().unwrap(), directory.events()), (Some(spec(16)), vec![]));
     }
 
     #[test]

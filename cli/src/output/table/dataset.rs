@@ -56,9 +56,14 @@ impl View for DatasetFindings {
             ("tokens", self.tokens.map(count)),
             ("warnings", Some(self.warnings.join("\n")).filter(|text| !text.is_empty())),
         ]);
-        with_below(table, &title(self.error_count), faults(self.errors.iter().map(Line::from)))
+        let judged = with_below(table, &title(self.error_count), faults(self.errors.iter().map(Line::from)));
+        if self.pairs == 0 { judged } else { format!("{judged}\n\n{COUNTED}") }
     }
 }
+
+/// How a file comes to have fewer conversations than lines.
+const COUNTED: &str = "A pair is one question with its answer. Lines that begin with the same words are one conversation, and a\n\
+    conversation is held out as a whole, so that nothing held out is seen in training.";
 
 /// One fault, whoever found it.
 struct Line<'a>(Option<u64>, &'a str, &'a str);

@@ -51,7 +51,7 @@ impl View for Job {
             ("learning rate", self.learning_rate.map(|rate| format!("{rate:.2e}"))),
             ("tokens/s", self.tokens_per_second.map(|speed| count(speed.round() as u64))),
             ("time left", self.seconds_left.map(span)),
-            ("cost", Some(dollars(self.current_cost_micros))),
+            ("cost", Some(dollars(self.current_cost_micros)).filter(|_| self.current_cost_micros > 0)),
             ("attempt", self.attempt.map(|attempt| attempt.to_string())),
             ("node", self.node_name.clone().or(self.node.map(|node| node.to_string()))),
             ("model", self.model.map(|model| model.to_string())),

@@ -56,7 +56,6 @@ pub(super) const MAX_RUNTIME: Span =
 pub(super) const RETRIES: Whole = Whole("policy.retries", 0, 100);
 pub(super) const LOST_AFTER: Span =
     Span("policy.lost_after", Duration::from_millis(100), Duration::from_secs(7 * 86_400));
-pub(super) const MAX_COST: Real = Real("policy.max_cost", 0.01, 1e6);
 
 /// A whole number and its bounds.
 pub(super) struct Whole(pub(super) &'static str, i64, i64);

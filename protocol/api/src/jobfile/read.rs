@@ -1,6 +1,6 @@
 //! From text to [`JobFile`]: types and names of keys. TOML and JSON become the same tree first, so that they cannot differ.
 
-use super::{DataKeys, FieldError, JobFile, LoraKeys, PolicyKeys, ResourceKeys, TrainingKeys, range};
+use super::{DataKeys, FieldError, JobFile, LoraKeys, PolicyKeys, Presets, ResourceKeys, TrainingKeys, range};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use std::{collections::BTreeMap, ops::Range};
@@ -103,14 +103,19 @@ fn value_of(text: &str) -> Value {
     DeValue::parse(text).map_or_else(|_| Value::String(text.to_owned()), |value| tree(value.get_ref()))
 }
 
-/// The whole file.
+/// The whole file. When something is wrong with it, the ranges of what could be read are judged as well: a person sees all faults
+/// at once. A preset may be unknown here and known elsewhere.
 pub(super) fn job_file(value: &Value) -> Result<JobFile, Vec<FieldError>> {
     let mut faults = Vec::new();
     let file = Table::open("", Some(value), &mut faults).map(|top| read_top(top, &mut faults));
-    match file {
-        Some(file) if faults.is_empty() => Ok(file),
-        _ => Err(faults),
+    let Some(file) = file else { return Err(faults) };
+    if faults.is_empty() {
+        return Ok(file);
     }
+    let named = |fault: &FieldError| fault.field == "preset" || faults.iter().any(|known| known.field == fault.field);
+    let ranges = file.resolve(&Presets::embedded()).err().unwrap_or_default();
+    let ranges: Vec<_> = ranges.into_iter().filter(|fault| !named(fault)).collect();
+    Err([faults, ranges].concat())
 }
 
 /// A preset: `[training]` and `[lora]` of a job file.
@@ -211,18 +216,21 @@ fn resources(table: &mut Table, faults: &mut Vec<FieldError>) -> ResourceKeys {
 }
 
 fn policy(table: &mut Table, faults: &mut Vec<FieldError>) -> PolicyKeys {
-    PolicyKeys {
+    let keys = PolicyKeys {
         retries: table.take("retries", &range::RETRIES.expected(), faults),
         lost_after: table.take("lost_after", &range::LOST_AFTER.expected(), faults),
         on_lost: table.take("on_lost", range::ON_LOST, faults),
-        max_cost: table.take("max_cost", &range::MAX_COST.expected(), faults),
-    }
+    };
+    table.refuse(&["max_cost"], faults);
+    keys
 }
 
 /// A table whose keys are taken one by one; what is left at the end is unknown.
 struct Table {
     path: String,
     left: Map<String, Value>,
+    /// Every key that was asked for, to tell what an unknown one may have meant.
+    known: Vec<String>,
 }
 
 impl Table {
@@ -236,10 +244,11 @@ impl Table {
                 return None;
             }
         };
-        Some(Self { path: path.to_owned(), left })
+        Some(Self { path: path.to_owned(), left, known: Vec::new() })
     }
 
     fn take<T: DeserializeOwned>(&mut self, key: &str, expected: &str, faults: &mut Vec<FieldError>) -> Option<T> {
+        self.known.push(key.to_owned());
         let value = self.left.remove(key).filter(|value| !value.is_null())?;
         let taken = T::deserialize(&value).ok();
         if taken.is_none() {
@@ -278,9 +287,32 @@ impl Table {
         self.refuse(later, faults);
         for (key, _) in self.left {
             let name = join(&self.path, &key);
-            faults.push(FieldError::plain(name.clone(), format!("{name} is unknown")));
+            let meant = self.known.iter().filter(|known| resembles(&key, known));
+            let meant = meant.min_by_key(|known| distance(&key, known)).map(|known| join(&self.path, known));
+            let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+            faults.push(FieldError::plain(name.clone(), format!("{name} is unknown{meant}")));
         }
     }
+}
+
+/// One or two slips of the finger apart, or the beginning of it.
+fn resembles(key: &str, known: &str) -> bool {
+    key.len() >= 3 && (known.starts_with(key) || distance(key, known) <= 2)
+}
+
+/// Letters to add, drop or change until one is the other (Levenshtein), row by row.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.chars().enumerate() {
+        let mut before = std::mem::replace(&mut row[0], index + 1);
+        for (place, same) in other.iter().map(|known| *known == letter).enumerate() {
+            let changed = before + usize::from(!same);
+            before = row[place + 1];
+            row[place + 1] = changed.min(before + 1).min(row[place] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 fn section<T: Default>(
@@ -289,6 +321,7 @@ fn section<T: Default>(
     read: impl FnOnce(&mut Table, &mut Vec<FieldError>) -> T,
     faults: &mut Vec<FieldError>,
 ) -> T {
+    top.known.push(name.to_owned());
     let value = top.left.remove(name);
     let Some(mut table) = Table::open(name, value.as_ref(), faults) else { return T::default() };
     let keys = read(&mut table, faults);

@@ -64,7 +64,6 @@ fn every_range_is_kept_at_both_ends_and_named_beyond_them() {
         ("resources.max_runtime", "1s", "72h", "999ms", "73h", "a time 1s…3days, like \"90m\" or \"24h\""),
         ("policy.retries", "0", "100", "-1", "101", "a whole number 0…100"),
         ("policy.lost_after", "100ms", "7d", "99ms", "8d", "a time 100ms…7days, like \"90m\" or \"24h\""),
-        ("policy.max_cost", "0.01", "1e6", "0", "1000001", "a number 0.01…1e6"),
     ];
     for (key, least, most, below, above, range) in table {
         for value in [least, most] {
@@ -110,7 +109,7 @@ fn words_are_those_that_are_known() {
 
 #[test]
 fn every_wrong_key_and_type_is_told_with_its_line() {
-    let text = "base = \"b\"\ndataset = 7\nbatch = 3\n[training]\nbatch_size = \"eight\"\nlerning_rate = 1\n[lora]\nrank = 1.5\n";
+    let text = "base = \"b\"\ndataset = 7\nbatch = 3\n[training]\nbatch_size = \"eight\"\nlerning_rate = 1\n[lora]\nrank = 1.5\nalpha = 0\n";
     let faults = JobFile::from_toml(text).unwrap_err();
     let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -118,9 +117,10 @@ fn every_wrong_key_and_type_is_told_with_its_line() {
         [
             "line 2: dataset is 7, expected the name or id of a dataset",
             "line 5: training.batch_size is \"eight\", expected a whole number 1…256",
-            "line 6: training.lerning_rate is unknown",
+            "line 6: training.lerning_rate is unknown; did you mean training.learning_rate?",
             "line 8: lora.rank is 1.5, expected a whole number 1…256",
             "line 3: batch is unknown",
+            "line 9: lora.alpha is 0, expected a number 0.001…65536",
         ]
     );
 }
@@ -158,6 +158,7 @@ fn keys_of_a_later_version_are_refused_and_never_ignored() {
         ("training.early_stopping", "3"),
         ("training.sample_prompts", "['a']"),
         ("resources.gpus", "2"),
+        ("policy.max_cost", "12.5"),
         ("resources.exclusive", "false"),
     ] {
         let faults = with(key, value).unwrap_err();
@@ -225,16 +226,16 @@ fn toml_and_json_say_the_same() {
     let text = "base = \"b\"\ndataset = \"d\"\nname = \"n\"\npriority = 7\n\
         [training]\nlearning_rate = 1e-3\nmax_steps = 5\nmicro_tokens = \"auto\"\neval_every = 10\n\
         [lora]\ntarget_modules = [\"q_proj\"]\n[resources]\ngpu = { min_memory = \"40GiB\", min_compute = \"8.0\" }\n\
-        labels = { rack = \"a\" }\n[policy]\nmax_cost = 12.5\n";
+        labels = { rack = \"a\" }\n[policy]\nretries = 3\n";
     let json = br#"{"base":"b","dataset":"d","name":"n","priority":7,
         "training":{"learning_rate":1e-3,"max_steps":5,"micro_tokens":"auto","eval_every":10},
         "lora":{"target_modules":["q_proj"]},
         "resources":{"gpu":{"min_memory":"40GiB","min_compute":"8.0"},"labels":{"rack":"a"}},
-        "policy":{"max_cost":12.5}}"#;
+        "policy":{"retries":3}}"#;
     let (toml, json) = (JobFile::from_toml(text).unwrap(), JobFile::from_json(json).unwrap());
     assert_eq!(toml, json);
     let spec = toml.resolve(&Presets::embedded()).unwrap();
-    assert_eq!(spec.policy.max_cost_micros, Some(12_500_000));
+    assert_eq!(spec.policy.retries, 3);
     let least = GpuRequest::Least { min_memory_bytes: Some(40 << 30), min_compute: Some((8, 0)) };
     assert_eq!(spec.resources.gpu, least);
     assert!(JobFile::from_json(b"{\"base\":\"b\",\"dataset\":\"d\",\"batch\":1}").is_err());
@@ -247,7 +248,7 @@ fn a_resolved_job_written_out_resolves_to_itself() {
     let presets = Presets::embedded();
     for extra in [
         "",
-        "preset = \"aggressive\"\n[training]\nmax_steps = 7\nlearning_rate = 0.0011\n[policy]\nmax_cost = 0.07\nlost_after = \"1s 200ms\"",
+        "preset = \"aggressive\"\n[training]\nmax_steps = 7\nlearning_rate = 0.0011\n[policy]\nlost_after = \"1s 200ms\"",
         "[training]\nmethod = \"full\"\nschedule = \"wsd\"\n[lora]\ntarget_modules = [\"q_proj\", \"up_proj\"]\nexclude_modules = \".*0.mlp.up_proj\"\n\
             layers_to_transform = [0, 2]\nrank_pattern = { q_proj = 4 }\nalpha_pattern = { \"1.mlp.up_proj\" = 2.5 }\n\
             dora = true\ninit = \"pissa\"\nplus_ratio = 16",

@@ -183,7 +183,6 @@ fn policy(policy: &Policy) -> PolicyKeys {
             }
             .into(),
         ),
-        max_cost: policy.max_cost_micros.map(|micros| micros as f64 / 1e6),
     }
 }
 
