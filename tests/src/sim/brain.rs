@@ -25,7 +25,7 @@ pub(super) enum Waiting {
     Cancel(JobId),
     Intent,
     Setup,
-    Session { connection: u64 },
+    Session { connection: u64, since: u64 },
 }
 
 /// A batch between its turn and its effects.
@@ -49,6 +49,7 @@ pub(super) struct Brain {
     /// Its one alarm.
     pub(super) wakes: Option<u64>,
     pub(super) paused_until: u64,
+    pub(super) stood_still: bool,
     pub(super) full_until: u64,
     pub(super) slow_until: u64,
     pub(super) sessions: BTreeMap<NodeId, (u64, u64)>,
@@ -90,6 +91,7 @@ impl Brain {
             death: None,
             wakes: None,
             paused_until: 0,
+            stood_still: false,
             full_until: 0,
             slow_until: 0,
             sessions: BTreeMap::new(),

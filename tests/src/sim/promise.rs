@@ -60,7 +60,8 @@ type Kept = Result<(), String>;
 impl Promises {
     /// A word of a node is at the door.
     pub(super) fn arrived(&mut self, node: NodeId, now: u64) {
-        self.arrived.insert(node, now);
+        let last = self.arrived.entry(node).or_default();
+        *last = now.max(*last);
     }
 
     /// A submission was acknowledged.
@@ -105,7 +106,7 @@ impl Promises {
                         let heard = self.arrived.get(&node).copied().unwrap_or(0);
                         if u128::from(now - heard) < lost_after.as_millis() {
                             return Err(format!(
-                                "{} was given up though {node} spoke {} ms ago",
+                                "{} was given up though {node} spoke {} ms ago, less than {lost_after:?}",
                                 attempt.id,
                                 now - heard
                             ));

@@ -250,7 +250,10 @@ impl World {
         if self.brain.commit.is_some() {
             return Ok(());
         }
-        let (now, batch) = (self.brain.now(self.now), std::mem::take(&mut self.brain.inbox));
+        // A process that stood still looks at its clock before the sockets have brought it what came meanwhile.
+        let awoken = std::mem::replace(&mut self.brain.stood_still, false);
+        let batch = if awoken { vec![] } else { std::mem::take(&mut self.brain.inbox) };
+        let now = self.brain.now(self.now);
         let Some(turn) = &mut self.brain.turn else { return Ok(()) };
         let outcome = turn.run(batch, now);
         turn.check_invariants();
@@ -321,12 +324,14 @@ impl World {
             Action::Put(_) | Action::JobChanged(_) => {}
             Action::Reply { reply, result } => self.answered(reply, &result),
             Action::Admit { reply, node, session } => {
-                if let Some(Waiting::Session { connection }) = self.brain.waiter(reply) {
+                if let Some(Waiting::Session { connection, since }) = self.brain.waiter(reply) {
+                    // A hello is a word of the node only when it is let in.
+                    self.promises.arrived(node, since);
                     self.brain.sessions.insert(node, (session, connection));
                 }
             }
             Action::TurnAway { reply, .. } => {
-                if let Some(Waiting::Session { connection }) = self.brain.waiter(reply) {
+                if let Some(Waiting::Session { connection, .. }) = self.brain.waiter(reply) {
                     self.tally.count("turned away");
                     self.at(1, Happening::Broken { connection });
                 }
@@ -383,8 +388,7 @@ impl World {
         let id = self.nodes[node].id;
         match message {
             Said::Hello(hello) => {
-                self.promises.arrived(id, self.now);
-                let reply = self.brain.wait(Waiting::Session { connection });
+                let reply = self.brain.wait(Waiting::Session { connection, since: self.now });
                 let serial = self.nodes[node].serial.clone();
                 self.post(Event::SessionOpened { reply, node: id, serial, hello });
             }
@@ -394,7 +398,11 @@ impl World {
                 let Some(session) = session else { return };
                 self.promises.arrived(id, self.now);
                 match *message {
-                    FromAgent::Events(lines) => self.keep_lines(id, connection, lines),
+                    FromAgent::Events(lines) => {
+                        // As the link does: lines are a sign of life.
+                        self.post(Event::Heard { node: id, session, message: FromAgent::Heartbeat });
+                        self.keep_lines(id, connection, lines);
+                    }
                     message => self.post(Event::Heard { node: id, session, message }),
                 }
             }

@@ -24,7 +24,7 @@ impl World {
             Fault::BrainDiesAfterCommit => {
                 self.brain.death = Some(Death::AfterCommit(self.chance.below(4) as usize));
             }
-            Fault::BrainPaused => self.brain.paused_until = until,
+            Fault::BrainPaused => (self.brain.paused_until, self.brain.stood_still) = (until, true),
             Fault::BrainDiskFull => self.brain.full_until = self.now + self.chance.between(500, 20_000),
             Fault::BrainDiskSlow => self.brain.slow_until = until,
             Fault::AgentDies => self.agent_dies(node),
