@@ -66,7 +66,7 @@ fn files_and_settings_that_cannot_be_are_the_persons_mistake() {
         (&["training.batch_size=0"][..], "training.batch_size is 0, expected a whole number 1…256"),
         (&["lora.rnk=8"], "lora.rnk is unknown"),
         (&["lora.target_modules=['w_proj']"], "w_proj"),
-        (&["resources.gpus=1"], "only training.*, lora.* and name"),
+        (&["resources.gpus=1"], "only training.*, data.*, lora.* and name"),
     ] {
         let (code, _, complaint) = run(&mut place.train(&format!("bad-{}", words.len()), set));
         assert!(code == 2 && complaint.contains(words), "{set:?}: {code} {complaint}");
