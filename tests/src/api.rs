@@ -36,7 +36,7 @@ impl Api {
 
     /// `data` of the answer; waits for a server that is restarting.
     pub fn get(&self, path: &str) -> Value {
-        crate::until(&format!("GET {path}"), || self.try_get(path))
+        crate::until(format!("GET {path}"), || self.try_get(path))
     }
 
     /// Status and body of a POST.
@@ -78,7 +78,7 @@ impl Api {
 
     /// Waits until a job has recorded at least this step.
     pub fn until_step(&self, id: &str, step: u64) {
-        crate::until(&format!("step {step} of {id}"), || {
+        crate::until(format!("step {step} of {id}"), || {
             let job = self.try_get(&format!("/api/jobs/{id}"))?;
             assert!(job["phase"] != "failed" && job["phase"] != "rejected", "{job:#}");
             job["step"].as_u64().filter(|done| *done >= step)

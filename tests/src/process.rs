@@ -49,7 +49,7 @@ impl Process {
     /// SIGTERM, and waits until it has left in its own way.
     pub fn stop(&mut self) -> ExitStatus {
         signal(self.pid(), rustix::process::Signal::TERM);
-        crate::until(&format!("{} to leave", self.name), || self.child.try_wait().expect("it is our child"))
+        crate::until(format!("{} to leave", self.name), || self.child.try_wait().expect("it is our child"))
     }
 
     /// Whether it still runs.
@@ -60,7 +60,7 @@ impl Process {
     /// Waits for its end.
     pub fn finish(&mut self) -> ExitStatus {
         let name = self.name.clone();
-        crate::until(&format!("{name} to end"), || self.child.try_wait().expect("it is our child"))
+        crate::until(format!("{name} to end"), || self.child.try_wait().expect("it is our child"))
     }
 }
 

@@ -159,7 +159,6 @@ fn keys_of_a_later_version_are_refused_and_never_ignored() {
         ("training.sample_prompts", "['a']"),
         ("resources.gpus", "2"),
         ("policy.max_cost", "12.5"),
-        ("resources.exclusive", "false"),
     ] {
         let faults = with(key, value).unwrap_err();
         assert_eq!(faults.len(), 1, "{key}: {faults:?}");
