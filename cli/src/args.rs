@@ -446,8 +446,8 @@ pub(crate) enum Token {
     #[command(after_help = "Example:\n  lorikeet token revoke tok_0192…")]
     Revoke {
         /// Which
-        #[arg(value_name = "TOKEN")]
-        id: TokenId,
+        #[arg(id = "which", value_name = "TOKEN")]
+        token: TokenId,
     },
 }
 

@@ -17,8 +17,6 @@ pub(super) struct Talk {
     pub(super) reports: Vec<Report>,
     pub(super) lines: Vec<(AttemptId, EventLine)>,
     pub(super) declined: Vec<String>,
-    /// How often the state of the devices was told.
-    pub(super) devices: usize,
     pub(super) mute: bool,
 }
 
@@ -161,7 +159,7 @@ pub(super) fn kill_holder(directory: &Path) {
 impl Talk {
     pub(super) fn new(peer: Peer) -> Self {
         let known = peer.hello.attempts.iter().map(|known| (known.id, known.phase)).collect();
-        Self { peer, known, reports: vec![], lines: vec![], declined: vec![], devices: 0, mute: false }
+        Self { peer, known, reports: vec![], lines: vec![], declined: vec![], mute: false }
     }
 
     pub(super) async fn say(&mut self, message: ToAgent) {
@@ -189,7 +187,6 @@ impl Talk {
                 }
             }
             FromAgent::Declined { reason, .. } => self.declined.push(reason),
-            FromAgent::Devices(_) => self.devices += 1,
             FromAgent::Accepted(_) => {}
             other => panic!("expected a report, found {other:?}"),
         }

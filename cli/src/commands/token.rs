@@ -18,9 +18,9 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
             Ok(())
         }
         Args::List(page) => jobs::list::<Token>(client, output, route::TOKENS, page, None).await,
-        Args::Revoke { id } => {
-            client.delete(&with_id(route::TOKEN, id)).await?;
-            output.note(&format!("{id} works no more"));
+        Args::Revoke { token } => {
+            client.delete(&with_id(route::TOKEN, token)).await?;
+            output.note(&format!("{token} works no more"));
             Ok(())
         }
     }
