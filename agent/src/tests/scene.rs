@@ -187,6 +187,7 @@ impl Talk {
                 }
             }
             FromAgent::Declined { reason, .. } => self.declined.push(reason),
+            FromAgent::Devices(_) => {}
             FromAgent::Accepted(_) => {}
             other => panic!("expected a report, found {other:?}"),
         }

@@ -24,11 +24,11 @@ async fn an_agent_that_can_report_nothing_falls_silent_and_comes_back_with_all_o
     let mut talk = scene.start().await;
     talk.offer(&scene, 1, None).await;
     talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
-    let (outbox, aside) = (scene.places().outbox(), scene.folder.path().join("aside"));
-    std::fs::rename(&outbox, &aside).unwrap();
+    let (records, aside) = (scene.places().records(), scene.folder.path().join("aside"));
+    std::fs::rename(&records, &aside).unwrap();
     scene.kill(1);
     talk.peer.until_closed().await;
-    std::fs::rename(&aside, &outbox).unwrap();
+    std::fs::rename(&aside, &records).unwrap();
     let heard = talk.reports.last().unwrap().number;
     let mut talk =
         Talk::new(scene.coordinator.welcomed(|hello| Welcome { last_report: heard, ..welcome(hello) }).await);

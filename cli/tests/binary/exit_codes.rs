@@ -1,10 +1,8 @@
 //! What a script sees: 0 fine, 2 the person's mistake, 3 the server refused, 4 unreachable, 5 the job failed.
 
 use crate::support::{FakeServer, Scripted, file, lorikeet, run};
-use std::{
-    io::{Read, Write},
-    net::TcpListener,
-};
+use std::io::{Read, Write};
+use std::net::TcpListener;
 
 #[test]
 fn a_wrong_argument_is_the_persons_mistake() {
@@ -83,23 +81,19 @@ fn a_server_that_is_not_there_is_unreachable() {
     assert_eq!(code, 4);
     assert!(complaint.contains("hint: is the coordinator running"), "{complaint}");
     assert_eq!(complaint.matches(&port.to_string()).count(), 1, "said once: {complaint}");
-    let other = FakeServer::new([Scripted::json("200 OK", "<html>")]);
-    assert_eq!(run(other.client().arg("nodes")).0, 4, "another program answers");
-}
-
-#[test]
-fn https_to_a_server_without_it_names_the_address_that_is_meant() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    // A server that speaks plain HTTP answers a TLS greeting in the clear.
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = plain.local_addr().unwrap();
     std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let mut client = client.unwrap();
-            let _hello = client.read(&mut [0; 4_096]);
-            client.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").unwrap();
+        for mut stream in plain.incoming().flatten() {
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n");
         }
     });
     let (code, _, complaint) = run(lorikeet().args(["--server", &format!("https://{address}"), "nodes"]));
     assert!(code == 4 && complaint.contains(&format!("is http://{address}/ meant?")), "{complaint}");
+    let other = FakeServer::new([Scripted::json("200 OK", "<html>")]);
+    assert_eq!(run(other.client().arg("nodes")).0, 4, "another program answers");
 }
 
 #[test]

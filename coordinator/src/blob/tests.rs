@@ -133,11 +133,10 @@ async fn an_end_that_the_disk_did_not_take_is_made_good_by_the_next_offer() {
     let place = Place::new();
     let file = manifest(b"bytes");
     // In the way of the manifest's file: the bytes have been moved to their place when the write fails.
-    let content = place.blobs.inner.content(file.hash);
-    let in_the_way = content.with_extension("aside");
-    std::fs::create_dir_all(&in_the_way).unwrap();
+    let in_the_way = place.blobs.inner.entry_path(file.hash);
     place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap();
     place.blobs.put_chunk(attempt(), file.hash, 0, b"bytes".to_vec()).await.unwrap();
+    std::fs::create_dir_all(&in_the_way).unwrap();
     for _ in 0..2 {
         assert!(place.blobs.finish(attempt(), file.hash).await.is_err());
     }
@@ -201,7 +200,7 @@ async fn a_completion_that_the_disk_did_not_take_is_made_good_by_the_next() {
     upload.write(b"bytes").await.unwrap();
     upload.sync().await.unwrap();
     drop(upload);
-    let in_the_way = place.blobs.inner.content(disk::hash(b"bytes")).with_extension("aside");
+    let in_the_way = place.blobs.inner.entry_path(disk::hash(b"bytes"));
     std::fs::create_dir_all(&in_the_way).unwrap();
     for _ in 0..2 {
         place.blobs.complete_upload(dataset(), 5, None).await.unwrap_err();

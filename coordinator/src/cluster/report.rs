@@ -88,8 +88,10 @@ impl Cluster {
     }
 
     fn running(&mut self, attempt: AttemptId, from_step: u64, now: Now, out: &mut Vec<Action>) {
+        // Written at once: after a reconnect the phase may be further already, and writes nothing more.
         if let Some(row) = self.jobs.get_mut(&attempt.job).and_then(|job| job.attempt.as_mut()) {
             row.from_step = Some(from_step);
+            out.push(put(Record::Attempt(row.clone())));
         }
         self.advance(attempt, AttemptPhase::Running, now, out);
     }

@@ -71,13 +71,15 @@ async fn one_user_asks_once_at_a_time_and_keeps_nobodys_validation_waiting() {
     let place = Place::new();
     // A job hangs until the file is there; a dataset is answered at once.
     let go = place.folder.path().join("go");
+    let base = place.folder.path().join("base");
+    fs::create_dir_all(&base).unwrap();
     let script =
         format!("if [ $2 = job ]; then while [ ! -e {} ]; do sleep 0.01; done; fi; echo '{DATASET}'", go.display());
     let inspector = place.inspector(&script, Duration::from_secs(60));
     let spec = || lorikeet_api::JobFile::new("a", "b").resolve(&lorikeet_api::Presets::embedded()).unwrap();
     let dry_run = |n: u128| {
-        let (inspector, user) = (inspector.clone(), UserId(uuid::Uuid::from_u128(n)));
-        async move { inspector.dry_run(user, Path::new("/b"), Path::new("/d"), spec()).await }
+        let (inspector, user, base) = (inspector.clone(), UserId(uuid::Uuid::from_u128(n)), base.clone());
+        async move { inspector.dry_run(user, &base, Path::new("/d"), spec()).await }
     };
     let running: Vec<_> = (1..=3).map(|n| tokio::spawn(dry_run(n))).collect();
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -2,8 +2,8 @@
 
 use lorikeet_agent::host::Ask;
 use lorikeet_protocol::{
-    agent::{CheckpointKind, Offer, StopHow},
-    id::UnixMillis,
+    agent::{CheckpointKind, EventLines, Offer, StopHow},
+    id::{AttemptId, UnixMillis},
     job::StopCause,
     worker::{EventLine, Plan, Step, WorkerEvent},
 };
@@ -23,6 +23,8 @@ pub(super) struct Worker {
     pub(super) lines: Vec<EventLine>,
     /// Up to here the coordinator has them.
     pub(super) acknowledged: u64,
+    /// Up to here they have left in this session.
+    pub(super) sent: u64,
     /// Up to here they were told to the host of this life of the agent.
     pub(super) told: usize,
     pub(super) asked: Option<(StopHow, StopCause)>,
@@ -32,7 +34,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(offer: &Offer, life: u64) -> Self {
         let step = offer.resume.as_ref().map_or(0, |checkpoint| checkpoint.step);
-        Self { life, alive: true, holds: false, lines: vec![], acknowledged: 0, told: 0, asked: None, step }
+        Self { life, alive: true, holds: false, lines: vec![], acknowledged: 0, sent: 0, told: 0, asked: None, step }
     }
 
     /// It begins.
@@ -55,6 +57,16 @@ impl Worker {
             from_step: self.step,
         };
         self.say(now, WorkerEvent::Plan(plan));
+    }
+
+    /// Lines that have not left in this session.
+    pub(super) fn leaves(&mut self, attempt: AttemptId) -> Option<EventLines> {
+        let from = self.sent.max(self.acknowledged) as usize;
+        let lines = self.lines.get(from..).filter(|lines| !lines.is_empty())?;
+        let text = |line: &EventLine| serde_json::to_string(line).expect("a line is plain data");
+        let lines = EventLines { attempt, first: from as u64 + 1, lines: lines.iter().map(text).collect() };
+        self.sent = self.lines.len() as u64;
+        Some(lines)
     }
 
     /// What it is asked; the process looks at it before its next step.

@@ -381,9 +381,9 @@ impl World {
             return;
         };
         let id = self.nodes[node].id;
-        self.promises.arrived(id, self.now);
         match message {
             Said::Hello(hello) => {
+                self.promises.arrived(id, self.now);
                 let reply = self.brain.wait(Waiting::Session { connection });
                 let serial = self.nodes[node].serial.clone();
                 self.post(Event::SessionOpened { reply, node: id, serial, hello });
@@ -392,6 +392,7 @@ impl World {
                 let session =
                     self.brain.sessions.get(&id).filter(|(_, live)| *live == connection).map(|(session, _)| *session);
                 let Some(session) = session else { return };
+                self.promises.arrived(id, self.now);
                 match *message {
                     FromAgent::Events(lines) => self.keep_lines(id, connection, lines),
                     message => self.post(Event::Heard { node: id, session, message }),
@@ -560,7 +561,7 @@ impl World {
                 let mut delivered = self.nodes[node].resume(welcome.session, welcome.last_report);
                 for (attempt, through) in &welcome.events {
                     if let Some(worker) = self.nodes[node].workers.get_mut(attempt) {
-                        worker.acknowledged = *through;
+                        (worker.acknowledged, worker.sent) = (*through, *through);
                     }
                 }
                 let known = self.nodes[node].host.as_ref().map(|host| host.known()).unwrap_or_default();
@@ -644,19 +645,8 @@ impl World {
         if self.nodes[node].talk.is_none_or(|talk| talk.session.is_none()) {
             return;
         }
-        let waiting: Vec<_> = self.nodes[node]
-            .workers
-            .iter()
-            .filter(|(_, worker)| (worker.acknowledged as usize) < worker.lines.len())
-            .map(|(attempt, worker)| EventLines {
-                attempt: *attempt,
-                first: worker.acknowledged + 1,
-                lines: worker.lines[worker.acknowledged as usize..]
-                    .iter()
-                    .map(|line| serde_json::to_string(line).expect("plain data"))
-                    .collect(),
-            })
-            .collect();
+        let waiting: Vec<_> =
+            self.nodes[node].workers.iter_mut().filter_map(|(attempt, worker)| worker.leaves(*attempt)).collect();
         waiting.into_iter().for_each(|lines| self.tell(node, FromAgent::Events(lines)));
     }
 

@@ -151,7 +151,9 @@ async fn another_persons_things_do_not_exist_on_any_route() {
 }
 
 async fn walk(world: &World, theirs: &Theirs, token: &str, method: &str, path: &str, kept: &Kept) {
-    let (what, id) = (format!("{method} {path}"), &theirs.base);
+    let what = format!("{method} {path}");
+    let node = lorikeet_protocol::id::NodeId(Uuid::now_v7()).to_string();
+    let id = if path.starts_with(route::NODES) { &node } else { &theirs.base };
     match kept {
         Kept::Public | Kept::Link => {}
         Kept::NotFound(kind, body) => {
