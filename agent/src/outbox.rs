@@ -200,6 +200,8 @@ impl Outbox {
     }
 
     fn append(&mut self) -> std::io::Result<()> {
+        // What is written to a file that was taken away is lost with the descriptor, without a word.
+        std::fs::metadata(&self.path)?;
         // After a failed write the file may hold half an entry: the next one begins where the last whole one ended.
         self.file.seek(SeekFrom::Start(self.length))?;
         self.file.write_all(&self.unwritten)?;

@@ -507,7 +507,7 @@ pub(crate) struct Agent {
 pub(crate) enum AgentCommand {
     /// Make this machine a node, once
     #[command(
-        after_help = "Example:\n  lorikeet agent join LK1.… --config /etc/lorikeet/agent.toml\n\n`lorikeet node token` makes the string. Who this machine is lies in the config's data_dir: join as the user,\nand with the config, that the agent runs with."
+        after_help = "Example:\n  lorikeet agent join LK1.… --config /etc/lorikeet/agent.toml\n\n`lorikeet node token` makes the string. Join as the user, and with the\nconfig, that the agent runs with: its data_dir keeps who this machine is."
     )]
     Join {
         /// From `lorikeet node token`

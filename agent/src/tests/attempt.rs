@@ -29,13 +29,13 @@ async fn an_offer_becomes_an_adapter_at_the_coordinator() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_device_has_free_is_told_when_an_attempt_has_left_it() {
-    let mut scene = Scene::new(&Script::new(2, 1)).await;
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
     scene.config.devices.probe = Duration::from_millis(20);
     let mut talk = scene.start().await;
     talk.offer(&scene, 1, None).await;
     talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
-    // Nothing else of them changes, and the next minute is far.
-    while !matches!(talk.peer.hear().await, FromAgent::Devices(_)) {}
+    talk.say(ToAgent::Stop { attempt: attempt(1), how: StopHow::Discard, cause: StopCause::Cancel }).await;
+    talk.until_device("cpu", Result::is_ok).await;
     scene.shutdown().await;
 }
 
