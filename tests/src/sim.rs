@@ -4,8 +4,8 @@
 //!   client ──► brain (Turn, virtual store) ◄── wire (delay, cuts, repeats, broken connections) ──► node (Host, virtual disk, workers)
 //! ```
 //! Faults strike at seeded moments, between any two effects too; then they stop, and every job has to end. What was promised is
-//! held against what was seen after every step ([`promise`]). The same seed makes the same world: a failing one is replayed by
-//! `LORIKEET_SEED=… cargo xtask sim --seeds 1`.
+//! held against what was seen after every step (`sim/promise.rs`). The same seed makes the same world: a failing one is replayed by
+//! `LORIKEET_SEED=… LORIKEET_SEEDS=1 cargo xtask test no_promise`.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "the world looks for what it simulates and hands on the rest")]
 

@@ -4,7 +4,7 @@ use lorikeet_coordinator::guard::{Guard, Guards};
 use lorikeet_tests::sim::{self, Fault, Tally};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Enough for every push; `cargo xtask sim` runs more.
+/// Enough for every push; `LORIKEET_SEEDS` asks for more.
 const SEEDS: u64 = 100;
 
 #[test]
