@@ -1,8 +1,12 @@
 //! The command line: clap types and nothing else. Every command says what it does and shows one example.
 
+mod local;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lorikeet_protocol::id::{Hash, JobId, TokenId};
 use std::path::PathBuf;
+
+pub(crate) use local::{Eval, Export, Generate, LocalModel, Merge, Stored, Supervised};
 
 /// Fine-tune LoRA adapters on your own GPUs.
 #[derive(Debug, Parser)]
@@ -73,6 +77,16 @@ pub(crate) enum Command {
         after_help = "Example:\n  lorikeet train --base models/smollm2 --dataset chats.jsonl --out run1 --set training.epochs=3\n\nCtrl-C saves the state and leaves; run the same command again to go on where it stopped."
     )]
     Train(Train),
+    /// Let a base model, with an adapter or without, say something
+    #[command(
+        after_help = "Example:\n  lorikeet generate --base models/smollm2 --adapter run1/adapter --chat \"Where is my parcel?\""
+    )]
+    Generate(Generate),
+    /// Loss and perplexity of a model on a file, beside the base's own
+    #[command(
+        after_help = "Example:\n  lorikeet eval --base models/smollm2 --adapter run1/adapter --dataset held-out.jsonl"
+    )]
+    Eval(Eval),
     /// Submit a job file
     #[command(after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow")]
     Submit(Submit),
@@ -91,8 +105,11 @@ pub(crate) enum Command {
     /// Base models
     #[command(subcommand, after_help = "Example:\n  lorikeet base add smollm2-135m /srv/models/smollm2-135m")]
     Base(Base),
-    /// What came out of the jobs
-    #[command(subcommand, after_help = "Example:\n  lorikeet adapter pull job_0192… --out adapter")]
+    /// What came out of the jobs, and what becomes of it
+    #[command(
+        subcommand,
+        after_help = "Example:\n  lorikeet adapter pull job_0192… --out adapter\n  lorikeet adapter merge --base models/smollm2 --adapter adapter --out merged"
+    )]
     Adapter(Adapter),
     /// List machines and their devices
     #[command(after_help = "Example:\n  lorikeet nodes --output json")]
@@ -313,8 +330,8 @@ pub(crate) enum Dataset {
         #[arg(long, value_name = "DIR")]
         base: PathBuf,
         /// What is learnt: assistant, last, completion or all
-        #[arg(long, value_name = "WHAT", default_value = "assistant", value_parser = ["assistant", "last", "completion", "all"])]
-        supervise: String,
+        #[arg(long, value_name = "WHAT", default_value = "assistant", hide_possible_values = true)]
+        supervise: Supervised,
         /// Cut examples to this many tokens, as training.max_seq_length does
         #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=131_072))]
         max_seq_length: u32,
@@ -389,6 +406,16 @@ pub(crate) enum Adapter {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Put an adapter into the weights of its base; needs no server
+    #[command(
+        after_help = "Example:\n  lorikeet adapter merge --base models/smollm2 --adapter run1/adapter --out merged\n\nArithmetic in f32; each tensor is stored in the type it has in the base."
+    )]
+    Merge(Merge),
+    /// Write an adapter, or base and adapter merged, for llama.cpp; needs no server
+    #[command(
+        after_help = "Example:\n  lorikeet adapter export --gguf tone.gguf --base models/smollm2 --adapter run1/adapter\n  lorikeet adapter export --gguf model.gguf --merged --type f16 --base models/smollm2 --adapter run1/adapter"
+    )]
+    Export(Export),
 }
 
 #[derive(Debug, Subcommand)]

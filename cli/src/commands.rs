@@ -8,10 +8,13 @@ mod coordinator;
 mod dataset;
 mod demo;
 mod dev;
+mod eval;
 mod follow;
+mod generate;
 mod inspect;
 mod job;
 mod jobs;
+mod local;
 mod login;
 mod nodes;
 mod service;
@@ -38,13 +41,15 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Worker(args) => return Ok(worker::run(&args)),
         Command::Demo(args) => return demo::run(output, &args),
         Command::Train(args) => return train::run(output, &args),
+        Command::Generate(args) => generate::run(output, &args),
+        Command::Eval(args) => eval::run(output, &args),
         Command::Coordinator(args) => coordinator::run(output, &args),
         Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),
         Command::Jobs(args) => context.ask(async |client| jobs::run(&client, output, args).await),
         Command::Job(args) => context.ask(async |client| job::run(&client, output, args).await),
         Command::Dataset(args) => dataset::run(&context, args),
         Command::Base(args) => context.ask(async |client| base::run(&client, output, args).await),
-        Command::Adapter(args) => context.ask(async |client| adapter::run(&client, output, args).await),
+        Command::Adapter(args) => adapter::run(&context, args),
         Command::Nodes => context.ask(async |client| nodes::list(&client, output).await),
         Command::Node(args) => context.ask(async |client| nodes::run(&client, output, args).await),
         Command::Token(args) => context.ask(async |client| token::run(&client, output, args).await),

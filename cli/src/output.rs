@@ -71,8 +71,17 @@ impl Output {
 
     /// A line of standard output as it is.
     pub(crate) fn line(&self, text: &str) -> Result<(), Failure> {
+        self.write(&format!("{text}\n"))
+    }
+
+    /// Words of a line that goes on, for people.
+    pub(crate) fn part(&self, text: &str) -> Result<(), Failure> {
+        self.write(&shown(text))
+    }
+
+    fn write(&self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // Who reads us has seen enough (`| head`): no mistake of anybody's.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
             Err(error) => Err(Failure::mistake(format!("write to standard output: {error}"))),

@@ -18,7 +18,7 @@ use crate::staged::StagedDir;
 use crate::{TrainError, Trained};
 
 /// The files of a base model that make its tokenizer.
-const TOKENIZER_FILES: [&str; 8] = [
+pub(crate) const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -237,7 +237,7 @@ fn bytes(numbers: &[f32], stored: StoredAs) -> Vec<u8> {
     }
 }
 
-fn pretty(value: &Value) -> Vec<u8> {
+pub(crate) fn pretty(value: &Value) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(value).expect("plain data is JSON");
     bytes.push(b'\n');
     bytes

@@ -21,7 +21,7 @@ mod target;
 
 pub use config::{Init, LoraConfig};
 pub use error::LoraError;
-pub use file::{AdapterMeta, CONFIG_FILE, WEIGHTS_FILE, load, read_config, save};
+pub use file::{AdapterMeta, CONFIG_FILE, WEIGHTS_FILE, load, open, read_config, save};
 pub use layout::{LoraEntry, LoraLayout, Site};
 pub(crate) use start::complete;
 pub use start::init;

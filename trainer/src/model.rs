@@ -18,6 +18,7 @@
 
 mod attention;
 mod block;
+mod decode;
 mod ends;
 mod gain;
 mod linear;
@@ -37,9 +38,11 @@ use crate::ops::linear::Weight;
 use crate::ops::profile::Profile;
 
 use block::{Block, Kept};
+pub use decode::Cache;
 use gain::Gain;
 use loss::{BesideHead, Gradient};
 use pass::Pass;
+pub(crate) use weights::stored;
 
 /// A model in memory. A pass never changes it; [`Model::set_weights`] does.
 #[derive(Debug)]
@@ -216,16 +219,22 @@ impl Model {
         let batch = MicroBatch { tokens: tokens.to_vec(), segments: vec![segment], targets: Vec::new() };
         let pass = Pass::new(self, &batch, &adapters)?;
         let last = self.forward(&pass, &|| false, |kept| kept.give(&self.buffers))?;
-        let seen = &last[first * self.config.hidden_size..];
-        let mut hidden = vec![0.0; seen.len()];
-        self.norm.forward(&pass, seen, &mut hidden);
-        let rows = tokens.len() - first;
-        let mut logits = vec![0.0; rows * self.config.vocab_size];
-        let mut beside =
-            BesideHead { model: self, pass: &pass, rows: (first..tokens.len()).collect(), kept: None, grads: None };
-        self.head().logits(0..rows, &hidden, &mut beside, &mut logits);
+        let logits = self.logits_from(&pass, first, &last);
         self.buffers.give(last);
         Ok(logits)
+    }
+
+    /// Logits of the rows from `first` on, by the last layer's output of all.
+    fn logits_from(&self, pass: &Pass<'_>, first: usize, last: &[f32]) -> Vec<f32> {
+        let seen = &last[first * self.config.hidden_size..];
+        let mut hidden = vec![0.0; seen.len()];
+        self.norm.forward(pass, seen, &mut hidden);
+        let rows = pass.rows() - first;
+        let mut logits = vec![0.0; rows * self.config.vocab_size];
+        let mut beside =
+            BesideHead { model: self, pass, rows: (first..pass.rows()).collect(), kept: None, grads: None };
+        self.head().logits(0..rows, &hidden, &mut beside, &mut logits);
+        logits
     }
 
     /// The last layer's output. What each layer's backward will need is handed to `keep`.

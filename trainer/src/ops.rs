@@ -15,6 +15,7 @@
 pub mod adamw;
 pub mod attention;
 pub mod buffer;
+pub mod decode;
 pub mod dora;
 pub mod glu;
 pub mod head;

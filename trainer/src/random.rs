@@ -37,7 +37,7 @@ impl Stream {
     }
 
     /// Evenly from `[0, 1)`, 53 bits.
-    fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }

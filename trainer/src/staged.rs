@@ -64,7 +64,9 @@ impl<'a> StagedDir<'a> {
         self.go_on()?;
         remove(&self.target)?;
         fs::rename(&self.aside, &self.target).map_err(TrainError::io("rename", &self.aside))?;
-        sync(self.target.parent().expect("it was created inside one"))
+        // of a bare name the parent is the empty path
+        let parent = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync(parent.unwrap_or(Path::new(".")))
     }
 
     fn go_on(&self) -> Result<(), TrainError> {

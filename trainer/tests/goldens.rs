@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use lorikeet_trainer::data::MicroBatch;
 use lorikeet_trainer::full::WeightLayout;
 use lorikeet_trainer::lora::{self, AdapterMeta, AdapterView, Init, LoraConfig, LoraLayout, Targets};
-use lorikeet_trainer::model::Model;
+use lorikeet_trainer::model::{Cache, Model};
 use lorikeet_trainer::ops::adamw::{clip_factor, norm};
 use lorikeet_trainer::optim::{AdamWSettings, Optimizer};
 use safetensors::SafeTensors;
@@ -41,6 +41,24 @@ fn logits_equal_the_reference() {
         let last = case.model.next_logits(tokens, Some(&view)).expect("a pass");
         let width = case.model.config().vocab_size;
         case.assert_near("the last logits", &last, &case.expected("logits")[(tokens.len() - 1) * width..][..width]);
+    }
+}
+
+#[test]
+fn token_by_token_over_a_cache_the_logits_are_those_of_the_whole() {
+    for case in CASES.map(Golden::open) {
+        let view = case.view();
+        for (round, tokens) in case.sequences.iter().map(|sequence| &sequence.tokens).enumerate() {
+            let mut cache = Cache::default();
+            let first = (round * 7 + 1).min(tokens.len() - 1);
+            let parts = std::iter::once(&tokens[..first]).chain(tokens[first..].chunks(1 + round % 2));
+            for part in parts {
+                let logits = case.model.extend(&mut cache, part, Some(&view), &|| false).expect("a pass");
+                let whole = case.model.next_logits(cache.tokens(), Some(&view)).expect("a pass");
+                case.assert_within("logits over a cache", &logits, &whole, 1e-5);
+            }
+            assert_eq!(cache.tokens(), tokens);
+        }
     }
 }
 

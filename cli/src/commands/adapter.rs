@@ -1,11 +1,14 @@
-//! `lorikeet adapter …`: what came out.
+//! `lorikeet adapter …`: what came out, fetched and made into other files.
 
-use super::{job, jobs};
+mod export;
+mod merge;
+
+use super::{Context, job, jobs};
 use crate::{
     args::Adapter as Args,
     client::Client,
     failure::Failure,
-    output::{Output, progress::BytesProgress, table::size},
+    output::{progress::BytesProgress, table::size},
 };
 use lorikeet_api::{
     model::Model,
@@ -21,17 +24,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Lists, shows or fetches.
-pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
+/// Lists, shows or fetches; merges and exports without a server.
+pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
+    let output = context.output;
     match args {
-        Args::List(page) => jobs::list::<Model>(client, output, route::MODELS, page, None).await,
-        Args::Show { adapter } => output.answer(&find(client, &adapter).await?),
-        Args::Pull { adapter, out } => {
-            let model = find(client, &adapter).await?;
-            pull(client, &model, &out).await?;
+        Args::List(page) => {
+            context.ask(async |client| jobs::list::<Model>(&client, output, route::MODELS, page, None).await)
+        }
+        Args::Show { adapter } => context.ask(async |client| output.answer(&find(&client, &adapter).await?)),
+        Args::Pull { adapter, out } => context.ask(async |client| {
+            let model = find(&client, &adapter).await?;
+            pull(&client, &model, &out).await?;
             output.note(&format!("{} files, {} in {}", model.files.len(), size(model.size_bytes), out.display()));
             output.answer(&model)
-        }
+        }),
+        Args::Merge(args) => merge::run(output, &args),
+        Args::Export(args) => export::run(output, &args),
     }
 }
 

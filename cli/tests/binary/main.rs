@@ -7,6 +7,7 @@ mod demo;
 mod exit_codes;
 mod help;
 mod inspect;
+mod local;
 mod malformed;
 mod support;
 mod train;

@@ -147,6 +147,11 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
+        Self::drawn(0.02)
+    }
+
+    /// With weights of that deviation; a frozen head must be wide to say anything at all.
+    pub(crate) fn drawn(deviation: f64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().join("base");
         let entries = lorikeet_dataset::write_byte_tokenizer(&base).unwrap();
@@ -154,6 +159,7 @@ impl Place {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32, "intermediate_size": 48,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": entries,
             "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": false,
+            "initializer_range": deviation,
         });
         init_base(&base, &config, 7, StoredAs::F32).unwrap();
         fs::write(folder.path().join("data.jsonl"), (0..20).map(conversation).collect::<String>()).unwrap();
@@ -164,7 +170,7 @@ impl Place {
         self.folder.path().join(name)
     }
 
-    fn train(&self, out: &str, set: &[&str]) -> Command {
+    pub(crate) fn train(&self, out: &str, set: &[&str]) -> Command {
         let mut command = lorikeet();
         command.args(["train", "--threads", "1", "--base"]).arg(self.path("base"));
         command.arg("--dataset").arg(self.path("data.jsonl")).arg("--out").arg(self.path(out));

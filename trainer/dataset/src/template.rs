@@ -64,6 +64,16 @@ impl Template {
         Ok(Template { env, source: source.to_owned(), tokens })
     }
 
+    /// Its text.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// A special token by its name.
+    pub(crate) fn token(&self, name: &str) -> Option<&str> {
+        self.tokens.get(name).map(String::as_str)
+    }
+
     /// Whether the template says this word anywhere.
     pub(crate) fn names(&self, word: &str) -> bool {
         self.source.contains(word)

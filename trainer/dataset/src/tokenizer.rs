@@ -179,6 +179,21 @@ impl Tokenizer {
         [before, text, behind].concat()
     }
 
+    /// The beginning of a text that no template touches, with what the tokenizer puts before it.
+    pub fn opening(&self, text: &str) -> String {
+        [&self.around_text.0, text].concat()
+    }
+
+    /// The model's own chat template; none where the built-in one serves.
+    pub fn chat_template(&self) -> Option<&str> {
+        (self.template_source == TemplateSource::Model).then(|| self.template.source())
+    }
+
+    /// A special token by what its config calls it, like `bos_token`.
+    pub fn special(&self, name: &str) -> Option<u32> {
+        self.inner.token_to_id(self.template.token(name)?)
+    }
+
     pub(crate) fn template_names(&self, word: &str) -> bool {
         self.template.names(word)
     }

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
+use lorikeet_plan::ModelConfig;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -209,6 +210,13 @@ fn layers(layers: &[usize]) -> Value {
 /// Whole numbers without a point, as PEFT has them.
 fn number(x: f64) -> Value {
     if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
+}
+
+/// Reads an adapter for `model` with the settings that its files name.
+pub fn open(dir: &Path, model: &ModelConfig) -> Result<(LoraLayout, Vec<f32>), LoraError> {
+    let layout = LoraLayout::new(model, &read_config(dir)?)?;
+    let params = load(dir, &layout)?;
+    Ok((layout, params))
 }
 
 /// Reads an adapter that fits `layout`: the same rank, scale and modules, every tensor there, no other.

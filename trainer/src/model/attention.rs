@@ -110,7 +110,7 @@ impl Attention {
         dqkv
     }
 
-    fn gains(&self) -> Option<Gains<'_, f32>> {
+    pub(super) fn gains(&self) -> Option<Gains<'_, f32>> {
         self.qk_norm.as_ref().map(|[queries, keys]| Gains { queries: &queries.values, keys: &keys.values })
     }
 
@@ -123,7 +123,7 @@ impl Attention {
     }
 }
 
-fn heads(pass: &Pass<'_>, layer: usize) -> Heads {
+pub(super) fn heads(pass: &Pass<'_>, layer: usize) -> Heads {
     let config = pass.config;
     Heads {
         queries: config.num_attention_heads,

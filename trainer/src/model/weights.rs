@@ -171,7 +171,7 @@ impl<'a> Files<'a> {
 }
 
 /// How the numbers of a judged tensor lie on disk.
-fn stored(dtype: WeightDtype) -> Stored {
+pub(crate) fn stored(dtype: WeightDtype) -> Stored {
     let known = [(WeightDtype::F32, Stored::F32), (WeightDtype::F16, Stored::F16), (WeightDtype::Bf16, Stored::Bf16)];
     let found = known.into_iter().find(|(known, _)| *known == dtype);
     found.expect("a base without faults holds f32, f16 or bf16").1

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
+use std::ops::Range;
 
 use lorikeet_plan::{Rope, RopeScaling};
 use rayon::prelude::*;
@@ -96,7 +97,7 @@ fn attention_factor(rope: &Rope) -> f64 {
 }
 
 /// Sequences of lengths with the same answer have the same frequencies.
-fn length_class(rope: &Rope, len: usize) -> usize {
+pub(crate) fn length_class(rope: &Rope, len: usize) -> usize {
     match rope.scaling {
         Some(RopeScaling::Dynamic { max_position_embeddings, .. }) => len.max(max_position_embeddings),
         Some(RopeScaling::Longrope { original_max_position_embeddings, .. }) => {
@@ -129,7 +130,7 @@ impl Rotations {
         let mut begins = BTreeMap::new();
         for (class, positions) in longest {
             begins.insert(class, (rotations.cos.len() / rotations.half) as u32);
-            rotations.push(&frequencies(rope, width, positions), positions, factor);
+            rotations.push(&frequencies(rope, width, positions), 0..positions, factor);
         }
         rotations.places = lengths
             .iter()
@@ -141,8 +142,16 @@ impl Rotations {
         rotations
     }
 
-    fn push(&mut self, frequencies: &[f32], positions: usize, factor: f64) {
-        for p in 0..positions {
+    /// For these positions of one sequence of `len` tokens.
+    pub fn of(rope: &Rope, width: usize, positions: Range<usize>, len: usize) -> Rotations {
+        let places = (0..positions.len() as u32).collect();
+        let mut rotations = Rotations { half: width / 2, cos: Vec::new(), sin: Vec::new(), places };
+        rotations.push(&frequencies(rope, width, len), positions, attention_factor(rope));
+        rotations
+    }
+
+    fn push(&mut self, frequencies: &[f32], positions: Range<usize>, factor: f64) {
+        for p in positions {
             let angles = frequencies.iter().map(|w| f64::from(p as f32 * w));
             let (cos, sin): (Vec<_>, Vec<_>) =
                 angles.map(|angle| ((angle.cos() * factor) as f32, (angle.sin() * factor) as f32)).unzip();

@@ -2,6 +2,7 @@
 
 use super::faultless;
 use crate::{
+    args::Supervised,
     commands::inspect::{self, dataset_format},
     failure::{Failure, chain},
     output::{
@@ -9,7 +10,7 @@ use crate::{
         table::preview::{Marks, text},
     },
 };
-use lorikeet_dataset::{Encoder, Filters, Piece, RenderedSample, Supervise, Tokenizer, preview};
+use lorikeet_dataset::{Encoder, Filters, Piece, RenderedSample, Tokenizer, preview};
 use lorikeet_protocol::inspect::DatasetFormat;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use std::path::PathBuf;
 pub(super) struct Asked {
     pub(super) file: PathBuf,
     pub(super) base: PathBuf,
-    pub(super) supervise: String,
+    pub(super) supervise: Supervised,
     pub(super) max_seq_length: u32,
 }
 
@@ -60,13 +61,11 @@ struct Span {
 /// Needs no server.
 pub(super) fn run(output: Output, asked: &Asked) -> Result<(), Failure> {
     let tokenizer = Tokenizer::load(&asked.base).map_err(|error| Failure::mistake(chain(&error)))?;
-    let supervise = match asked.supervise.as_str() {
-        "last" => Supervise::Last,
-        "completion" => Supervise::Completion,
-        "all" => Supervise::All,
-        _ => Supervise::Assistant,
+    let encoder = Encoder {
+        tokenizer: &tokenizer,
+        supervise: asked.supervise.into(),
+        max_seq_length: asked.max_seq_length as usize,
     };
-    let encoder = Encoder { tokenizer: &tokenizer, supervise, max_seq_length: asked.max_seq_length as usize };
     let found = preview(&asked.file, &Filters::default(), encoder).map_err(|error| Failure::mistake(chain(&error)))?;
     let marks = if output.has_colour() { Marks::Colour } else { Marks::Brackets };
     let samples = found.samples.into_iter().map(sample).collect();

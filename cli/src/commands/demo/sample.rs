@@ -11,7 +11,7 @@ use lorikeet_trainer::{
 use serde::Serialize;
 use std::{ops::ControlFlow, path::Path};
 
-/// Every new token costs a pass over all before it.
+/// Enough to see what was learnt.
 const MOST_TOKENS: usize = 96;
 
 /// A question and two answers.
@@ -62,8 +62,5 @@ fn adapter(directory: &Path, model: &Model) -> Result<(LoraLayout, Vec<f32>), Fa
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::bug(format!("read the adapter in {}: {}", directory.display(), chain(error)))
     };
-    let config = lora::read_config(directory).map_err(|error| failed(&error))?;
-    let layout = LoraLayout::new(model.config(), &config).map_err(|error| failed(&error))?;
-    let params = lora::load(directory, &layout).map_err(|error| failed(&error))?;
-    Ok((layout, params))
+    lora::open(directory, model.config()).map_err(|error| failed(&error))
 }
