@@ -376,7 +376,7 @@ enum Known {
 
 fn judge_files(offer: &Offer) -> Result<(), String> {
     let resume = offer.resume.iter().flat_map(|checkpoint| &checkpoint.files);
-    for file in offer.base.iter().chain([&offer.dataset]).chain(resume) {
+    for file in offer.inputs().chain(resume) {
         if !is_plain_path(&file.path) {
             return Err(format!("`{}` is no name for a file", file.path));
         }

@@ -81,6 +81,8 @@ impl<S: Source> Preparer<S> {
         disk::create_folder(&self.places.tokens())?;
         let mut pins = self.link_all(id, &offer.base, &base).await?;
         pins.extend(self.link_all(id, std::slice::from_ref(&offer.dataset), &inputs.join("dataset")).await?);
+        pins.extend(self.link_all(id, offer.validation.as_slice(), &inputs.join("validation")).await?);
+        pins.extend(self.link_all(id, &offer.init_adapter, &inputs.join("adapter")).await?);
         if let Some(checkpoint) = &offer.resume {
             self.resume(id, checkpoint, &directory).await?;
         }
@@ -89,7 +91,8 @@ impl<S: Source> Preparer<S> {
             job: offer.job.clone(),
             base,
             dataset: inputs.join("dataset").join(&offer.dataset.path),
-            init_adapter: None,
+            validation: offer.validation.as_ref().map(|file| inputs.join("validation").join(&file.path)),
+            init_adapter: (!offer.init_adapter.is_empty()).then(|| inputs.join("adapter")),
             cache: self.places.tokens(),
             devices: offer.devices.clone(),
             threads: self.threads,
@@ -102,8 +105,7 @@ impl<S: Source> Preparer<S> {
 
     /// Pins again what a worker of an earlier agent uses.
     pub(crate) fn pin_again(&self, offer: &Offer) -> Vec<Pin> {
-        let files = offer.base.iter().chain([&offer.dataset]);
-        files.filter_map(|file| self.cache.pin(file.manifest.hash)).collect()
+        offer.inputs().filter_map(|file| self.cache.pin(file.manifest.hash)).collect()
     }
 
     /// The checkpoint to go on from. It appears under its name only when it is complete.
@@ -155,6 +157,8 @@ mod tests {
         let offer = Offer {
             base: vec![file("config.json", b"{}"), file("onnx/model.bin", b"weights")],
             dataset: file("train.jsonl", b"[]"),
+            validation: Some(file("held-out.jsonl", b"[]")),
+            init_adapter: vec![file("adapter_config.json", b"{}")],
             resume: Some(Checkpoint {
                 step: 40,
                 loss: 1.0,
@@ -164,11 +168,13 @@ mod tests {
             ..offer_on(attempt(), "cpu")
         };
         let pins = preparer.prepare(&offer).await.unwrap();
-        assert_eq!(pins.len(), 3);
+        assert_eq!(pins.len(), 5);
         let directory = folder.path().join("attempts").join(attempt().to_string());
         let spec: Spec = serde_json::from_slice(&std::fs::read(directory.join(SPEC)).unwrap()).unwrap();
         assert_eq!(std::fs::read(spec.base.join("onnx/model.bin")).unwrap(), b"weights");
         assert_eq!(std::fs::read(&spec.dataset).unwrap(), b"[]");
+        assert_eq!(std::fs::read(spec.validation.unwrap()).unwrap(), b"[]");
+        assert_eq!(std::fs::read(spec.init_adapter.unwrap().join("adapter_config.json")).unwrap(), b"{}");
         assert_eq!(std::fs::read(directory.join("checkpoints/step-00000040/manifest.json")).unwrap(), b"m");
         preparer.prepare(&offer).await.unwrap();
     }

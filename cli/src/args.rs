@@ -175,6 +175,9 @@ pub(crate) struct Train {
     /// The attempt directory to write: events, checkpoints, adapter
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+    /// Evaluate on this file instead of a part of the training file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) validation_dataset: Option<PathBuf>,
     /// Start from this adapter instead of a fresh one
     #[arg(long, value_name = "DIR")]
     pub(crate) init_adapter: Option<PathBuf>,
@@ -594,6 +597,9 @@ pub(crate) enum Inspect {
         /// The training file
         #[arg(long, value_name = "FILE")]
         dataset: PathBuf,
+        /// The file to evaluate on instead of a part of it
+        #[arg(long, value_name = "FILE")]
+        validation: Option<PathBuf>,
     },
 }
 

@@ -130,7 +130,7 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         self.own_dataset(actor, id)?;
-        if let Some(job) = self.jobs.values().find(|job| job.record.dataset == id) {
+        if let Some(job) = self.jobs.values().find(|job| job.record.names_dataset(id)) {
             let job = if actor.sees(job.record.owner) { format!("job {}", job.record.id) } else { "a job".into() };
             return Err(Refusal::conflict(format!("{job} needs the dataset")));
         }
@@ -176,6 +176,6 @@ impl Cluster {
             path: dataset.name.clone(),
             message: "the dataset cannot be trained on".into(),
         });
-        self.wake_submitted(|job| job.dataset == id, broken, now, out);
+        self.wake_submitted(|job| job.names_dataset(id), broken, now, out);
     }
 }

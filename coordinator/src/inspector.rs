@@ -132,6 +132,9 @@ impl Drop for Place {
     }
 }
 
+/// A job's training file, and the file it is evaluated on if that is another.
+type Data<'a> = (&'a Path, Option<&'a Path>);
+
 impl Inspector {
     /// With the limits of the config.
     pub fn new(config: &config::Inspect, blobs: Blobs) -> Result<Self, InspectError> {
@@ -186,8 +189,15 @@ impl Inspector {
                 (Subject::Dataset(id), found.await.map(|found| (found, Vec::new())))
             }
             cluster::Inspect::Base { id, path } => (Subject::Base(id), self.base(&path).await),
-            cluster::Inspect::Job { id, spec, base, dataset } => {
-                let found = async { self.job(&base, &self.blobs.path(dataset.hash).await?, *spec).await };
+            cluster::Inspect::Job { id, spec, base, dataset, validation } => {
+                let found = async {
+                    let validation = match validation {
+                        Some(file) => Some(self.blobs.path(file.hash).await?),
+                        None => None,
+                    };
+                    let dataset = self.blobs.path(dataset.hash).await?;
+                    self.job(&base, (dataset.as_path(), validation.as_deref()), *spec).await
+                };
                 (Subject::Job(id), found.await.map(|found| (found, Vec::new())))
             }
         };
@@ -245,12 +255,12 @@ impl Inspector {
     }
 
     /// What a job comes to.
-    pub async fn job(&self, base: &Path, dataset: &Path, job: JobSpec) -> Result<Inspection, InspectError> {
+    pub async fn job(&self, base: &Path, data: Data<'_>, job: JobSpec) -> Result<Inspection, InspectError> {
         // Once more: what its owner is shown is made of these files.
         if let Some(refused) = self.strays(base).await? {
             return Ok(refused);
         }
-        self.run(self.job_command(base, dataset), &question(job), &self.running, self.time_for(dataset)).await
+        self.run(self.job_command(base, data), &question(job), &self.running, self.time_for(data.0)).await
     }
 
     /// The same for somebody who only wants to know. It has a line of its own, a short one, and each user one place in it, so that
@@ -259,19 +269,20 @@ impl Inspector {
         &self,
         user: UserId,
         base: &Path,
-        dataset: &Path,
+        data: Data<'_>,
         job: JobSpec,
     ) -> Result<Inspection, InspectError> {
         let _place = self.curious.enter(user).ok_or(InspectError::Crowded)?;
         if let Some(refused) = self.strays(base).await? {
             return Ok(refused);
         }
-        self.run(self.job_command(base, dataset), &question(job), &self.dry_running, self.time_for(dataset)).await
+        self.run(self.job_command(base, data), &question(job), &self.dry_running, self.time_for(data.0)).await
     }
 
-    fn job_command(&self, base: &Path, dataset: &Path) -> Command {
+    fn job_command(&self, base: &Path, (dataset, validation): Data<'_>) -> Command {
         let mut command = self.command("job");
         command.arg("--base").arg(base).arg("--dataset").arg(dataset);
+        validation.into_iter().for_each(|file| _ = command.arg("--validation").arg(file));
         command
     }
 

@@ -210,6 +210,12 @@ pub struct Job {
     pub base: BaseId,
     /// The dataset that `spec.dataset` stood for.
     pub dataset: DatasetId,
+    /// The dataset that `spec.validation_dataset` stood for.
+    #[serde(default)]
+    pub validation: Option<DatasetId>,
+    /// The files of the adapter that `spec.init_adapter` stood for.
+    #[serde(default)]
+    pub init_adapter: Vec<NamedFile>,
     /// The job this is another try of.
     pub parent: Option<JobId>,
     /// What its owner wants.

@@ -308,8 +308,19 @@ pub struct Offer {
     pub base: Vec<NamedFile>,
     /// The training file.
     pub dataset: NamedFile,
+    /// The file to evaluate on, if not a part of the training file.
+    pub validation: Option<NamedFile>,
+    /// The files of the adapter to begin with; none for a fresh one.
+    pub init_adapter: Vec<NamedFile>,
     /// Where to go on, if not from the start.
     pub resume: Option<Checkpoint>,
     /// What is left of the job's time limit.
     pub time_left: Duration,
+}
+
+impl Offer {
+    /// Every file that the agent has to have before it starts a worker.
+    pub fn inputs(&self) -> impl Iterator<Item = &NamedFile> {
+        self.base.iter().chain([&self.dataset]).chain(&self.validation).chain(&self.init_adapter)
+    }
 }

@@ -16,6 +16,12 @@ pub struct JobSpec {
     pub base: String,
     /// The dataset as the person named it; the job's record holds the id it stood for.
     pub dataset: String,
+    /// A dataset to evaluate on, by name or id; then nothing is held out of the first.
+    #[serde(default)]
+    pub validation_dataset: Option<String>,
+    /// The adapter that training begins with, by the name or id of its model; none: a fresh one.
+    #[serde(default)]
+    pub init_adapter: Option<String>,
     /// The preset that filled what the file left open.
     pub preset: String,
     /// 0–100; higher goes first.
@@ -106,6 +112,15 @@ pub struct Training {
     pub checkpoint_every: Every,
     /// How the frozen weights are held.
     pub base_dtype: BaseDtype,
+    /// Ends it after so many evaluations in a row without a better one; the best state is what comes out.
+    #[serde(default)]
+    pub early_stopping: Option<u32>,
+    /// Messages that the model answers at every evaluation.
+    #[serde(default)]
+    pub sample_prompts: Vec<String>,
+    /// The gradient's norm by module at every step.
+    #[serde(default)]
+    pub grad_norms: bool,
 }
 
 /// What is trained.

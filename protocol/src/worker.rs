@@ -8,6 +8,7 @@
 //!   events.jsonl    what happened: one EventLine a line, append-only; the last, synced, is the outcome
 //!   stop.json       asks for a stop of this attempt alone (StopRequest)
 //!   checkpoints/    step-00000100/… each complete or not there
+//!   metrics.jsonl   a line per step, evaluation and sample; tensorboard/ the same for TensorBoard
 //!   adapter/        the result
 //!   worker.log      what the process printed
 //! ```
@@ -55,6 +56,9 @@ pub struct Spec {
     pub base: PathBuf,
     /// The training file, read-only.
     pub dataset: PathBuf,
+    /// A file to evaluate on instead of a part of the first, read-only.
+    #[serde(default)]
+    pub validation: Option<PathBuf>,
     /// An adapter to start from instead of a fresh one.
     pub init_adapter: Option<PathBuf>,
     /// Where token caches may be kept.
@@ -125,6 +129,9 @@ pub enum WorkerEvent {
         loss: f64,
         /// exp(loss).
         perplexity: f64,
+        /// The loss of the base without an adapter, over the same tokens.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        base_loss: Option<f64>,
         /// Supervised tokens.
         tokens: u64,
         /// How long it took.

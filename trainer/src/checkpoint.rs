@@ -5,6 +5,7 @@
 //!   adapter_model.safetensors, adapter_config.json   the weights, as PEFT reads them; or
 //!   model.safetensors                                the weights, where the model itself is trained
 //!   optimizer.safetensors                            AdamW's moments `m` and `v`, flat, in the order of the weights
+//!   best.safetensors                                 the weights at the best evaluation, where those come out (early stopping)
 //!   state.json                                       step, cursor, losses, micro-batch plan, settings, data (Saved)
 //!   manifest.json                                    size and BLAKE3 of each of these; written last (Manifest)
 //! ```
@@ -28,6 +29,7 @@ use crate::staged::{self, StagedDir};
 /// Name of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const BEST_FILE: &str = "best.safetensors";
 const STATE_FILE: &str = "state.json";
 const PREFIX: &str = "step-";
 const VERSION: u32 = 1;
@@ -70,7 +72,7 @@ pub struct Identity {
 }
 
 /// Settings that may differ between a checkpoint and the run that takes it up: the numbers change, the state still fits.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "learning_rate",
     "schedule",
     "warmup_ratio",
@@ -84,6 +86,7 @@ const FREE: [&str; 15] = [
     "checkpoint_every",
     "lora.dropout",
     "plus_ratio",
+    "early_stopping",
     "supervise",      // decided by `data`, which holds the examples themselves
     "max_seq_length", // likewise
 ];
@@ -121,7 +124,10 @@ pub fn save(
     let path = dir.join(name(run.state.step));
     let staged = StagedDir::create(&path, abandon)?;
     run.trained.save(staged.path(), &run.params, &AdapterMeta::default())?;
-    staged.write(OPTIMIZER_FILE, &moments(&run.optimizer.m, &run.optimizer.v))?;
+    staged.write(OPTIMIZER_FILE, &flat_tensors(&[("m", &run.optimizer.m), ("v", &run.optimizer.v)]))?;
+    if let Some(best) = &run.best {
+        staged.write(BEST_FILE, &flat_tensors(&[("best", best)]))?;
+    }
     let saved = Saved { state: run.state.clone(), micro_tokens, identity: identity.clone() };
     staged.write(STATE_FILE, &json(&saved))?;
     let manifest = Manifest { version: VERSION, step: run.state.step, kind, files: staged.records()? };
@@ -173,8 +179,11 @@ pub fn restore(found: &Found, run: &mut Run, identity: &Identity) -> Result<(Sav
     let differing = compare(&saved.identity, identity)
         .map_err(|reason| TrainError::Checkpoint { path: found.path.clone(), reason })?;
     let params = run.trained.load(&found.path)?;
-    let (m, v) = read_moments(&found.path, run.trained.trained())?;
-    run.restore(params, m, v, saved.state.clone())?;
+    let trained = run.trained.trained();
+    let [m, v] = read_flat(&found.path, OPTIMIZER_FILE, ["m", "v"], trained)?;
+    let has_best = found.manifest.files.iter().any(|file| file.path == BEST_FILE);
+    let best = has_best.then(|| read_flat(&found.path, BEST_FILE, ["best"], run.trained.len())).transpose()?;
+    run.restore(params, m, v, best.map(|[best]| best), saved.state.clone())?;
     Ok((saved, differing))
 }
 
@@ -229,25 +238,33 @@ fn flat(identity: &Identity) -> Vec<(String, Value)> {
     pairs
 }
 
-fn moments(m: &[f32], v: &[f32]) -> Vec<u8> {
-    let [m_bytes, v_bytes] = [m, v].map(|moment| moment.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-    let view = |bytes| TensorView::new(Dtype::F32, vec![m.len()], bytes).expect("four bytes per number");
-    let tensors = [("m", view(&m_bytes)), ("v", view(&v_bytes))];
-    safetensors::serialize(tensors, None).expect("views that were checked serialise")
+fn flat_tensors(tensors: &[(&str, &[f32])]) -> Vec<u8> {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|(_, numbers)| numbers.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, numbers), bytes)| {
+        (*name, TensorView::new(Dtype::F32, vec![numbers.len()], bytes).expect("four bytes per number"))
+    });
+    safetensors::serialize(views, None).expect("views that were checked serialise")
 }
 
-fn read_moments(path: &Path, trained: usize) -> Result<(Vec<f32>, Vec<f32>), TrainError> {
+fn read_flat<const N: usize>(
+    path: &Path,
+    file: &str,
+    names: [&str; N],
+    len: usize,
+) -> Result<[Vec<f32>; N], TrainError> {
     let wrong = |reason: String| TrainError::Checkpoint { path: path.to_owned(), reason };
-    let bytes = read(path, OPTIMIZER_FILE)?;
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(format!("{OPTIMIZER_FILE}: {error}")))?;
-    let moment = |name: &str| {
-        let tensor = tensors.tensor(name).map_err(|error| wrong(format!("{OPTIMIZER_FILE}: {error}")))?;
-        if tensor.dtype() != Dtype::F32 || tensor.shape() != [trained] {
-            return Err(wrong(format!("{OPTIMIZER_FILE}: {name} has shape {:?}, expected {trained}", tensor.shape())));
+    let bytes = read(path, file)?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|error| wrong(format!("{file}: {error}")))?;
+    let mut found = [const { Vec::new() }; N];
+    for (numbers, name) in found.iter_mut().zip(names) {
+        let tensor = tensors.tensor(name).map_err(|error| wrong(format!("{file}: {error}")))?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != [len] {
+            return Err(wrong(format!("{file}: {name} has shape {:?}, expected {len}", tensor.shape())));
         }
-        Ok(tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-    };
-    Ok((moment("m")?, moment("v")?))
+        *numbers = tensor.data().as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect();
+    }
+    Ok(found)
 }
 
 fn read(path: &Path, name: &str) -> Result<Vec<u8>, TrainError> {

@@ -26,6 +26,8 @@ pub struct Config {
     pub data: DataConfig,
     /// Everything that decides the numbers.
     pub settings: Settings,
+    /// What is told on the way.
+    pub telling: Telling,
     /// A checkpoint is made at the latest after this long.
     pub save_interval: Duration,
     /// Tokens per forward pass.
@@ -94,6 +96,18 @@ pub struct Settings {
     pub checkpoint_every: Every,
     /// LoRA+: how many times A's learning rate B has.
     pub plus_ratio: Option<f64>,
+    /// Ends the run after so many evaluations in a row without a better one; what comes out is the best state.
+    #[serde(default)]
+    pub early_stopping: Option<u32>,
+}
+
+/// What is told on the way and changes no number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Telling {
+    /// Messages that the model answers at every evaluation.
+    pub sample_prompts: Vec<String>,
+    /// The gradient's norm by module, at every step.
+    pub grad_norms: bool,
 }
 
 /// What is trained.
@@ -152,6 +166,7 @@ impl Config {
             },
             out,
             settings: Settings::default(),
+            telling: Telling::default(),
             save_interval: Duration::from_secs(30 * 60),
             micro_tokens: MicroTokens::Auto,
             threads: None,
@@ -195,6 +210,9 @@ impl Config {
         }
         if s.plus_ratio.is_some_and(|ratio| !(ratio.is_finite() && ratio > 0.0)) {
             return refused("lora.plus_ratio", "expected a finite number above 0");
+        }
+        if s.early_stopping == Some(0) {
+            return refused("training.early_stopping", "0, expected at least 1 evaluation");
         }
         if !(0.0..1.0).contains(&s.lora.dropout) {
             return refused("lora.dropout", "outside 0 ≤ p < 1");
@@ -249,6 +267,7 @@ impl Default for Settings {
             eval_every: Every::Epoch,
             checkpoint_every: Every::Steps(100),
             plus_ratio: None,
+            early_stopping: None,
         }
     }
 }

@@ -59,6 +59,16 @@ pub enum TrainError {
         /// Name of the checkpoint that holds the state before the step, if one could be written.
         checkpoint: Option<String>,
     },
+    /// Something that is trained has not moved.
+    #[error("step {step}: {tensor} is what it was before the first step ({count} tensors are); no gradient reaches it")]
+    Unchanged {
+        /// After this step.
+        step: u64,
+        /// The first of them.
+        tensor: String,
+        /// How many.
+        count: usize,
+    },
     /// Memory ran out, or was planned to.
     #[error("out of memory: {needed_bytes} bytes needed for {what}, {available_bytes} available")]
     OutOfMemory {
@@ -120,7 +130,7 @@ impl TrainError {
     /// Whose doing it is.
     pub fn class(&self) -> FailureClass {
         match self {
-            TrainError::Config { .. } => FailureClass::Config,
+            TrainError::Config { .. } | TrainError::Unchanged { .. } => FailureClass::Config,
             TrainError::Base { .. } => FailureClass::Base,
             TrainError::Dataset { .. } => FailureClass::Dataset,
             TrainError::Adapter { .. } | TrainError::Checkpoint { .. } => FailureClass::Checkpoint,
@@ -133,6 +143,11 @@ impl TrainError {
 
     /// What to do about it, when we know.
     pub fn hint(&self) -> Option<&'static str> {
+        if let TrainError::Unchanged { .. } = self {
+            return Some(
+                "target other modules, or look at the data: an answer of one token teaches the first layers nothing",
+            );
+        }
         match self.class() {
             FailureClass::NotFinite => Some("lower the learning rate, or look at the data of this step"),
             FailureClass::OutOfMemory => Some("use a smaller batch, a shorter sequence, a lower rank or a 4-bit base"),

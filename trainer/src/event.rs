@@ -1,5 +1,7 @@
 //! What a run tells while it works, and how it ends.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Something happened. Delivered in order to the callback of [`train`](crate::train); a callback that fails ends the run.
@@ -22,6 +24,26 @@ pub enum Event {
     Eval(Eval),
     /// A checkpoint is complete on disk.
     Checkpoint(Checkpoint),
+    /// What the model answers at this point.
+    Sample(Sample),
+    /// The norm of a step's gradient by module, before clipping.
+    GradNorms {
+        /// Which step.
+        step: u64,
+        /// By the module's name, in all layers together.
+        norms: BTreeMap<String, f64>,
+    },
+}
+
+/// What the model answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// After this step; 0: before the first.
+    pub step: u64,
+    /// The message.
+    pub prompt: String,
+    /// The likeliest answer, cut off after a few dozen tokens.
+    pub text: String,
 }
 
 /// What a run is busy with.
@@ -115,6 +137,8 @@ pub struct Eval {
     pub loss: f64,
     /// exp(loss).
     pub perplexity: f64,
+    /// The loss of the base without an adapter.
+    pub base_loss: Option<f64>,
     /// Targets.
     pub tokens: u64,
     /// Wall time.

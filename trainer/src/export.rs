@@ -1,5 +1,9 @@
-//! What comes out: `adapter/` with PEFT's files, the tokenizer, a card and two summaries. And what a demo or a test goes in
-//! with: a base model with random weights.
+//! What comes out: `adapter/` with PEFT's files, the tokenizer, a card with its curve, and two summaries. And what a demo or a
+//! test goes in with: a base model with random weights.
+
+mod card;
+mod curve;
+mod summary;
 
 use std::path::Path;
 
@@ -7,7 +11,7 @@ use lorikeet_dataset::PrepareReport;
 use lorikeet_plan::{ModelConfig, tensors};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::config::Config;
 use crate::event::FileRecord;
@@ -39,7 +43,7 @@ pub(crate) fn write_adapter(
 ) -> Result<Vec<FileRecord>, TrainError> {
     let staged = StagedDir::create(&config.out.join("adapter"), abandon)?;
     let meta = AdapterMeta { base_model: Some(config.base_name.clone()) };
-    run.trained.save(staged.path(), &run.params, &meta)?;
+    run.trained.save(staged.path(), run.result(), &meta)?;
     if let Trained::Model(_) = run.trained {
         staged.write("config.json", &pretty(&config_in_f32(&config.base)?))?;
     }
@@ -49,10 +53,12 @@ pub(crate) fn write_adapter(
             std::fs::copy(&from, staged.path().join(name)).map_err(TrainError::io("copy", &from))?;
         }
     }
-    let summary = summary(run);
-    staged.write("README.md", card(config, run, report).as_bytes())?;
-    staged.write("training_summary.json", &pretty(&summary))?;
-    staged.write("metadata.json", &pretty(&metadata(config, run, report)))?;
+    staged.write("README.md", card::card(config, run, report).as_bytes())?;
+    if let Some(curve) = curve::svg(run.state.course.points(), &run.state.evals, run.state.base_loss) {
+        staged.write(card::CURVE_FILE, curve.as_bytes())?;
+    }
+    staged.write("training_summary.json", &pretty(&summary::summary(run)))?;
+    staged.write("metadata.json", &pretty(&summary::metadata(config, run, report)))?;
     let files = staged.records()?;
     staged.publish()?;
     Ok(files)
@@ -70,109 +76,6 @@ fn config_in_f32(base: &Path) -> Result<Value, TrainError> {
         }
     }
     Ok(config)
-}
-
-/// How the training went.
-fn summary(run: &Run) -> Value {
-    let state = &run.state;
-    let first = state.evals.first().map(|point| point.loss);
-    let last = state.evals.last().map(|point| point.loss);
-    json!({
-        "steps": state.step,
-        "epochs": state.cursor.epochs(run.numbers.examples),
-        "examples": run.numbers.examples,
-        "tokens": state.tokens,
-        "supervised_tokens": state.supervised_tokens,
-        "seconds": state.seconds,
-        "tokens_per_second": state.tokens as f64 / state.seconds.max(1e-9),
-        "training_loss": {"first": state.first_loss, "last": state.last_loss},
-        "validation": {
-            "loss_before": first,
-            "loss_after": last,
-            "perplexity_before": first.map(f64::exp),
-            "perplexity_after": last.map(f64::exp),
-            "best": state.best(),
-            "course": state.evals,
-        },
-    })
-}
-
-/// The base is named by what the job called it, which is no path and no name on any hub: whoever loads it says where it is.
-const USE_ADAPTER: &str = r#"
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")
-model = PeftModel.from_pretrained(base, "path/to/this/directory")
-```
-"#;
-
-const USE_MODEL: &str = r#"
-```python
-from transformers import AutoModelForCausalLM
-
-model = AutoModelForCausalLM.from_pretrained("path/to/this/directory")
-```
-"#;
-
-/// What was trained on what.
-fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
-    json!({
-        "generator": concat!("lorikeet ", env!("CARGO_PKG_VERSION")),
-        "base_model": config.base_name,
-        "trainable_parameters": run.trained.trained(),
-        "settings": config.settings,
-        "dataset": report,
-    })
-}
-
-/// The model card, with the header the Hugging Face hub reads.
-fn card(config: &Config, run: &Run, report: &PrepareReport) -> String {
-    let (settings, state) = (&config.settings, &run.state);
-    let base = &config.base_name;
-    let (library, tag, what, how) = match run.trained {
-        Trained::Adapter(_) => ("peft", "lora", "LoRA adapter for", USE_ADAPTER),
-        Trained::Model(_) => ("transformers", "full", "Fine-tuned", USE_MODEL),
-    };
-    let mut text = format!(
-        "---\nbase_model: {}\nlibrary_name: {library}\npipeline_tag: text-generation\ntags:\n- {tag}\n- lorikeet\n---\n\n\
-         # {what} {base}\n\n\
-         Trained with lorikeet {} on {} examples from {} conversations ({}), {} of them held out.\n\n",
-        Value::from(base.as_str()),
-        env!("CARGO_PKG_VERSION"),
-        run.numbers.examples,
-        report.conversations,
-        report.format,
-        report.validation_conversations,
-    );
-    let lora = &settings.lora;
-    let shape = format!("{}, {}, {}", lora.rank, lora.alpha, lora.dropout);
-    let shape = matches!(run.trained, Trained::Adapter(_)).then_some(("rank, alpha, dropout", shape));
-    let rows = [
-        ("trainable parameters", run.trained.trained().to_string()),
-        ("steps", state.step.to_string()),
-        ("examples per step", settings.batch_size.to_string()),
-        ("peak learning rate", settings.learning_rate.to_string()),
-        ("training loss, first and last step", pair(state.first_loss, state.last_loss)),
-        (
-            "held-out loss, before and after",
-            pair(state.evals.first().map(|e| e.loss), state.evals.last().map(|e| e.loss)),
-        ),
-        ("tokens trained on", state.tokens.to_string()),
-        ("seed", settings.seed.to_string()),
-    ];
-    text.push_str("| | |\n|---|---|\n");
-    text.extend(shape.iter().chain(&rows).map(|(name, value)| format!("| {name} | {value} |\n")));
-    text.push_str(how);
-    text
-}
-
-fn pair(before: Option<f64>, after: Option<f64>) -> String {
-    match (before, after) {
-        (Some(before), Some(after)) => format!("{before:.4}, {after:.4}"),
-        (Some(_), None) | (None, Some(_)) | (None, None) => "none".into(),
-    }
 }
 
 /// How the weights of a new base are stored.

@@ -7,12 +7,17 @@
 //!                                                  Stopped ◄───┘ Finished ◄─┘       ├─► told to stop inside: undone, Stopped
 //!                                                                                   └─► not finite: undone, saved, failed
 //! ```
+//! *Done* is the last step, or with early stopping so many evaluations without a better one; then the best state comes out.
+//! Every event goes into the run's own records first (`record.rs`).
+//!
 //! A pass for which memory is refused is done again with half the micro-batch (`run/memory.rs`).
 //! What is due after a step is decided from the state alone, so a run that was killed anywhere between two steps does what
 //! it had not done yet, and nothing twice.
 
+mod course;
 mod memory;
 mod prepare;
+mod sample;
 mod state;
 
 use std::io;
@@ -21,13 +26,15 @@ use std::time::Instant;
 use crate::checkpoint::{self, Identity};
 use crate::config::Config;
 use crate::event::{Checkpoint, CheckpointKind, Eval, Event, Outcome, Stage};
-use crate::model::Model;
+use crate::model::{LossSum, Model};
+use crate::record::Record;
 use crate::step::{Taken, step};
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, eval, export};
 
-use lorikeet_dataset::Prepared;
+use lorikeet_dataset::{Prepared, Tokenizer};
 
+pub use course::Course;
 pub use state::{EvalPoint, Run, State};
 
 /// Where events go. An event that cannot be delivered ends the run: what is not recorded must not go on.
@@ -39,7 +46,9 @@ pub fn train(config: &Config, stop: &Stop, events: &mut Events<'_>) -> Result<Ou
     config.check()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads.unwrap_or(0)).build();
     let pool = pool.map_err(|error| TrainError::Internal(format!("start threads: {error}")))?;
-    pool.install(|| match prepare::session(config, stop, events) {
+    let mut record = Record::new(&config.out);
+    let mut events = |event: Event| record.keep(&event).and_then(|()| events(event));
+    pool.install(|| match prepare::session(config, stop, &mut events) {
         Ok(mut session) => session.go(),
         Err(TrainError::Stopped) => prepare::stopped_early(config, stop),
         Err(error) => Err(error),
@@ -53,7 +62,10 @@ struct Session<'a, 'e> {
     events: &'a mut Events<'e>,
     model: Model,
     data: Prepared,
+    tokenizer: Tokenizer,
     run: Run,
+    /// What the run began with, until everything has been seen to move.
+    start: Option<Vec<f32>>,
     micro_tokens: usize,
     identity: Identity,
     /// The step whose state lies on disk.
@@ -83,6 +95,23 @@ impl Session<'_, '_> {
             })?;
             self.run.put_into(&mut self.model);
             self.report(taken[0])?;
+            self.look_for_movement()?;
+        }
+    }
+
+    /// After the third update every tensor of an adapter must have moved.
+    fn look_for_movement(&mut self) -> Result<(), TrainError> {
+        let Some(start) = &self.start else { return Ok(()) };
+        let unmoved = self.run.unmoved(start);
+        match unmoved.first() {
+            Some(tensor) => {
+                let (step, count) = (self.run.state.step, unmoved.len());
+                Err(TrainError::Unchanged { step, tensor: tensor.clone(), count })
+            }
+            None => {
+                self.start = self.start.take().filter(|_| !self.run.is_past_movement());
+                Ok(())
+            }
         }
     }
 
@@ -91,6 +120,7 @@ impl Session<'_, '_> {
         let mut best = false;
         if self.run.numbers.evaluates_after(self.run.state.step) && !self.run.state.is_evaluated() {
             best = self.evaluate()?;
+            self.sample()?;
         }
         if let Some(kind) = self.kind_to_save(best) {
             self.save(kind)?;
@@ -104,24 +134,39 @@ impl Session<'_, '_> {
             return Ok(false);
         }
         self.tell(Event::Stage(Stage::Validating))?;
-        let (began, stop) = (Instant::now(), self.stop);
-        let sum = self.in_memory(|session| {
-            let (view, examples) = (session.run.view(), &session.data.validation);
-            eval::evaluate(&session.model, view, examples, session.micro_tokens, &|| stop.is_asked())
-        })?;
+        let began = Instant::now();
+        let sum = self.held_out_loss(true)?;
         let loss = sum.sum / sum.count as f64;
         if !loss.is_finite() {
             let step = self.run.state.step;
             return Err(TrainError::NotFinite { step, what: "held-out loss", value: loss, checkpoint: None });
         }
+        if self.run.state.step == 0 {
+            // a fresh adapter changes nothing, and what trains the model itself begins with it
+            let base = if self.config.init_adapter.is_some() { self.held_out_loss(false)? } else { sum };
+            self.run.state.base_loss = Some(base.sum / base.count as f64).filter(|loss| loss.is_finite());
+        }
         let state = &mut self.run.state;
-        let step = state.step;
+        let (step, base_loss) = (state.step, state.base_loss);
         state.evals.push(EvalPoint { step, loss });
         let best = state.best().is_some_and(|point| point.step == step);
+        if best {
+            self.run.keep_best();
+        }
+        let state = &self.run.state;
         let (epoch, seconds) = (state.cursor.epochs(self.run.numbers.examples), began.elapsed().as_secs_f64());
-        self.tell(Event::Eval(Eval { step, epoch, loss, perplexity: loss.exp(), tokens: sum.count, seconds }))?;
+        let perplexity = loss.exp();
+        self.tell(Event::Eval(Eval { step, epoch, loss, perplexity, base_loss, tokens: sum.count, seconds }))?;
         self.tell(Event::Stage(Stage::Training))?;
         Ok(best)
+    }
+
+    fn held_out_loss(&mut self, adapted: bool) -> Result<LossSum, TrainError> {
+        let stop = self.stop;
+        self.in_memory(|session| {
+            let (view, examples) = (session.run.view().filter(|_| adapted), &session.data.validation);
+            eval::evaluate(&session.model, view, examples, session.micro_tokens, &|| stop.is_asked())
+        })
     }
 
     fn kind_to_save(&self, best: bool) -> Option<CheckpointKind> {
@@ -150,17 +195,24 @@ impl Session<'_, '_> {
         let found = checkpoint::save(&dir, &self.run, self.micro_tokens, &self.identity, kind, &abandon)?;
         let state = &self.run.state;
         let (step, loss, best) = (state.step, state.last_loss.unwrap_or_default(), state.best());
+        let last = if self.run.is_done() { step } else { self.run.numbers.total_steps };
         (self.saved, self.saved_at) = (Some(step), Instant::now());
         let name = found.name();
         let files = found.manifest.files;
         self.tell(Event::Checkpoint(Checkpoint { step, loss, kind, name: name.clone(), files }))?;
-        checkpoint::prune(&dir, best.map(|point| point.step), self.run.numbers.total_steps)?;
+        checkpoint::prune(&dir, best.map(|point| point.step), last)?;
         Ok(name)
     }
 
     fn report(&mut self, taken: Taken) -> Result<(), TrainError> {
         match taken {
-            Taken::Done(step) => self.tell(Event::Step(step)),
+            Taken::Done(step) => {
+                self.tell(Event::Step(step))?;
+                if self.config.telling.grad_norms {
+                    self.tell(Event::GradNorms { step: step.step, norms: self.run.grad_norms() })?;
+                }
+                Ok(())
+            }
             Taken::NotFinite { what, value } => {
                 let checkpoint = self.saved_now()?;
                 Err(TrainError::NotFinite { step: self.run.state.step + 1, what, value, checkpoint })

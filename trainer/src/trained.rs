@@ -8,7 +8,7 @@ use lorikeet_plan::{AdapterShape, ModelConfig};
 use crate::TrainError;
 use crate::config::{Method, Settings};
 use crate::full::{self, WeightLayout};
-use crate::lora::{self, AdapterMeta, LoraLayout};
+use crate::lora::{self, AdapterMeta, LoraEntry, LoraLayout};
 
 /// What a run trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +57,40 @@ impl Trained {
             Trained::Adapter(layout) => layout.shape(),
             Trained::Model(layout) => AdapterShape { parameters: layout.len() as u64, ..AdapterShape::default() },
         }
+    }
+
+    /// Every tensor that is trained, and its place.
+    pub(crate) fn tensors(&self) -> Vec<(String, Range<usize>)> {
+        match self {
+            Trained::Adapter(layout) => {
+                let of = |entry: &LoraEntry| {
+                    let places = [entry.a.clone(), entry.b.clone(), entry.magnitude.clone()];
+                    entry.keys().into_iter().zip(places).collect::<Vec<_>>()
+                };
+                layout.entries().iter().flat_map(of).collect()
+            }
+            Trained::Model(layout) => layout.tensors().map(|(tensor, place)| (tensor.name.clone(), place)).collect(),
+        }
+    }
+
+    /// The same by the module that they belong to, whatever the layer: `q_proj`, `input_layernorm`, `embed_tokens`.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = (String, Range<usize>)> {
+        const PARTS: [&str; 7] = [
+            ".weight",
+            ".bias",
+            ".lora_A",
+            ".lora_B",
+            ".lora_embedding_A",
+            ".lora_embedding_B",
+            ".lora_magnitude_vector",
+        ];
+        self.tensors().into_iter().map(|(name, place)| {
+            let mut module = name.as_str();
+            while let Some(shorter) = PARTS.iter().find_map(|part| module.strip_suffix(part)) {
+                module = shorter;
+            }
+            (module.rsplit('.').next().unwrap_or(module).to_owned(), place)
+        })
     }
 
     /// Parts of the buffer and what their learning rate is multiplied by.

@@ -1,19 +1,20 @@
 //! Whole runs on a tiny random Llama: learnt by heart, killed and resumed, packed and not, refused by name.
 
 mod place;
+mod told;
 
 use std::fs;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lorikeet_trainer::checkpoint;
 use lorikeet_trainer::config::{Every, Length, Method, MicroTokens, Settings};
-use lorikeet_trainer::event::{CheckpointKind, Eval, Event, Outcome, Plan, Step};
+use lorikeet_trainer::event::{CheckpointKind, Event, Outcome, Step};
 use lorikeet_trainer::schedule::Curve;
 use lorikeet_trainer::{Config, FailureClass, Stop, TrainError, Wish, train};
 use place::Place;
 use serde_json::Value;
+use told::{Told, names, run, run_until};
 
 #[test]
 fn a_tiny_set_is_learnt_by_heart() {
@@ -241,6 +242,7 @@ fn everything_that_comes_out_lies_in_the_adapter_directory() {
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "loss.svg",
         "metadata.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -283,63 +285,6 @@ fn an_event_that_cannot_be_recorded_ends_the_run() {
     assert_eq!(error.class(), FailureClass::DiskFull);
 }
 
-/// Everything a run told.
-#[derive(Debug)]
-struct Told {
-    outcome: Outcome,
-    plan: Option<Plan>,
-    steps: Vec<Step>,
-    evals: Vec<Eval>,
-    checkpoints: Vec<(u64, CheckpointKind)>,
-    logs: Vec<String>,
-}
-
-impl Default for Told {
-    fn default() -> Told {
-        let outcome = Outcome::Stopped { step: 0, checkpoint: None };
-        Told { outcome, plan: None, steps: vec![], evals: vec![], checkpoints: vec![], logs: vec![] }
-    }
-}
-
-impl Told {
-    fn take(&mut self, event: Event) {
-        match event {
-            Event::Plan(plan) => self.plan = Some(plan),
-            Event::Step(step) => self.steps.push(step),
-            Event::Eval(eval) => self.evals.push(eval),
-            Event::Checkpoint(saved) => self.checkpoints.push((saved.step, saved.kind)),
-            Event::Log { message, .. } => self.logs.push(message),
-            Event::Stage(_) => {}
-        }
-    }
-
-    fn plan(&self) -> &Plan {
-        self.plan.as_ref().expect("a run tells its plan")
-    }
-
-    fn adapter_hash(&self) -> String {
-        let Outcome::Finished { files, .. } = &self.outcome else { panic!("{:?}", self.outcome) };
-        files.iter().find(|file| file.path == "adapter_model.safetensors").expect("written").blake3.clone()
-    }
-}
-
-fn run(config: &Config) -> Result<Told, TrainError> {
-    run_until(config, u64::MAX, Wish::Run)
-}
-
-/// Runs and makes the wish once step `at` was told.
-fn run_until(config: &Config, at: u64, wish: Wish) -> Result<Told, TrainError> {
-    let (stop, mut told) = (Stop::new(), Told::default());
-    let outcome = train(config, &stop, &mut |event| {
-        if matches!(&event, Event::Step(step) if step.step == at) {
-            stop.ask(wish);
-        }
-        told.take(event);
-        Ok(())
-    })?;
-    Ok(Told { outcome, ..told })
-}
-
 /// Runs until step `at` is told and then drops everything, as a kill would; answers the steps told before.
 fn run_and_crash(config: &Config, at: u64) -> Vec<Step> {
     let (seen, mut steps) = (AtomicU64::new(0), Vec::new());
@@ -367,11 +312,4 @@ fn assert_same(whole: &Told, parts: &[Told], place: &Place, attempt: &str) {
     let weights =
         |attempt: &str| fs::read(place.path(attempt).join("adapter/adapter_model.safetensors")).expect("read");
     assert!(weights(attempt) == weights("whole"), "{attempt}: another adapter");
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").file_name());
-    let mut names: Vec<String> = entries.map(|name| name.into_string().expect("a name of ours")).collect();
-    names.sort();
-    names
 }

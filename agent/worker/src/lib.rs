@@ -124,7 +124,7 @@ fn fenced(dirs: &[PathBuf]) -> Result<(), FenceError> {
             // only what is there can be left in reach; what is wrong with it the dataset's reader tells
             let _made = std::fs::create_dir_all(&spec.cache);
             fence = fence.may_read(spec.base).may_read(spec.dataset).may_write(spec.cache);
-            fence = spec.init_adapter.into_iter().fold(fence, Fence::may_read);
+            fence = spec.init_adapter.into_iter().chain(spec.validation).fold(fence, Fence::may_read);
         }
     }
     match fence.raise()? {

@@ -15,12 +15,13 @@ pub(crate) fn event(event: Event) -> Option<WorkerEvent> {
         Event::Plan(plan) => WorkerEvent::Plan(self::plan(&plan)),
         Event::Log { level, message } => log(level, message),
         Event::Step(step) => WorkerEvent::Step(self::step(&step)),
-        Event::Eval(event::Eval { step, epoch: _, loss, perplexity, tokens, seconds }) => {
+        Event::Eval(event::Eval { step, epoch: _, loss, perplexity, base_loss, tokens, seconds }) => {
             // exp() of a loss beyond 709 is infinite, and that has no JSON
             return (loss.is_finite() && perplexity.is_finite()).then_some(WorkerEvent::Eval {
                 step,
                 loss,
                 perplexity,
+                base_loss,
                 tokens,
                 seconds,
             });
@@ -31,6 +32,9 @@ pub(crate) fn event(event: Event) -> Option<WorkerEvent> {
             kind: kind(saved.kind),
             path: folder(&saved.name),
         },
+        Event::Sample(event::Sample { step, prompt, text }) => WorkerEvent::Sample { step, prompt, text },
+        // a line per step is in the run's own metrics
+        Event::GradNorms { .. } => return None,
     })
 }
 

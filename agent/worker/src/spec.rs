@@ -8,7 +8,7 @@ use lorikeet_dataset::{Filters, OnFault, Supervise};
 use lorikeet_protocol::job::{self, Task};
 use lorikeet_protocol::worker::{SPEC, Spec};
 use lorikeet_trainer::Config;
-use lorikeet_trainer::config::{DataConfig, Every, Length, Method, MicroTokens, Settings};
+use lorikeet_trainer::config::{DataConfig, Every, Length, Method, MicroTokens, Settings, Telling};
 use lorikeet_trainer::lora::{Init, LoraConfig, Targets};
 use lorikeet_trainer::schedule::Curve;
 
@@ -40,12 +40,16 @@ pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
         out: dir.to_owned(),
         data: DataConfig {
             file: spec.dataset.clone(),
-            validation_file: None,
+            validation_file: spec.validation.clone(),
             filters: filters(&train.data),
             on_fault: OnFault::Refuse,
             cache: spec.cache.clone(),
         },
         settings: settings(&train.training, &train.lora),
+        telling: Telling {
+            sample_prompts: train.training.sample_prompts.clone(),
+            grad_norms: train.training.grad_norms,
+        },
         save_interval: SAVE_INTERVAL,
         micro_tokens: match train.training.micro_tokens {
             job::MicroTokens::Auto => MicroTokens::Auto,
@@ -104,6 +108,7 @@ pub fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
         eval_every: every(training.eval_every),
         checkpoint_every: every(training.checkpoint_every),
         plus_ratio: adapter.plus_ratio,
+        early_stopping: training.early_stopping,
     }
 }
 

@@ -28,13 +28,17 @@ pub(crate) fn run(output: Output, limited: &Limited) -> Result<(), Failure> {
     let found = match args {
         Args::Dataset { file } => dataset::inspect(file, None).map(Inspection::Dataset),
         Args::Base { directory } => base::inspect(directory).map(Inspection::Base),
-        Args::Job { base, dataset } => job::inspect(base, dataset, &job::question()?).map(Inspection::Job),
+        Args::Job { base, dataset, validation } => {
+            job::inspect(base, (dataset.as_path(), validation.as_deref()), &job::question()?).map(Inspection::Job)
+        }
     };
     let mut found = found.unwrap_or_else(|faults| Inspection::Refused { faults });
     match args {
         Args::Dataset { file } => hide(&mut found, &[file]),
         Args::Base { directory } => hide(&mut found, &[directory]),
-        Args::Job { base, dataset } => hide(&mut found, &[base, dataset]),
+        Args::Job { base, dataset, validation } => {
+            hide(&mut found, &[base, dataset].into_iter().chain(validation).collect::<Vec<_>>());
+        }
     }
     output.object(&found)
 }

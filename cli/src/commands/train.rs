@@ -62,12 +62,15 @@ fn spec(args: &Train) -> Result<Spec, Failure> {
     let dataset = existing(&args.dataset, "the training file")?;
     let init_adapter =
         args.init_adapter.as_deref().map(|adapter| existing(adapter, "the initial adapter")).transpose()?;
+    let validation =
+        args.validation_dataset.as_deref().map(|file| existing(file, "the file to evaluate on")).transpose()?;
     let out = absolute(&args.out)?;
     Ok(Spec {
         attempt: None,
         job: job(args, &base, &dataset)?,
         base,
         dataset,
+        validation,
         init_adapter,
         cache: out.join("cache"),
         devices: vec![DeviceId::cpu()],
@@ -79,7 +82,14 @@ fn spec(args: &Train) -> Result<Spec, Failure> {
 fn job(args: &Train, base: &Path, dataset: &Path) -> Result<JobSpec, Failure> {
     let mut file = JobFile::new(name(base), name(dataset));
     file.preset.clone_from(&args.preset);
+    file.data.validation_dataset = args.validation_dataset.as_deref().map(name);
+    file.init_adapter = args.init_adapter.as_deref().map(name);
     for (key, value) in &args.set {
+        if key == "data.validation_dataset" {
+            return Err(Failure::mistake(format!(
+                "--set {key}: without a cluster --validation-dataset names the file"
+            )));
+        }
         let means_something = ["training.", "data.", "lora."].iter().any(|section| key.starts_with(section));
         if !means_something && key != "name" {
             return Err(Failure::mistake(format!(
@@ -129,9 +139,11 @@ impl Display {
             WorkerEvent::Eval { step, loss, .. } => {
                 self.progress.note(&format!("step {step}: validation loss {loss:.4}"));
             }
+            WorkerEvent::Sample { step, prompt, text } => {
+                self.progress.note(&format!("step {step}: {prompt}\n  {}", text.replace('\n', "\n  ")));
+            }
             WorkerEvent::Log { level: Level::Info, .. }
             | WorkerEvent::Checkpoint { .. }
-            | WorkerEvent::Sample { .. }
             | WorkerEvent::Finished { .. }
             | WorkerEvent::Stopped { .. }
             | WorkerEvent::Failed { .. } => {}

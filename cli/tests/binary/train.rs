@@ -59,6 +59,110 @@ fn a_training_that_was_interrupted_goes_on_to_the_same_adapter() {
     assert_eq!(seqs, (1..=seqs.len() as u64).collect::<Vec<_>>());
 }
 
+/// Dropout, an order of its own for every epoch, several micro-batches a step, evaluations and checkpoints off the beat.
+const SHAKEN: [&str; 6] = [
+    "training.max_steps=60",
+    "training.checkpoint_every=7",
+    "training.eval_every=9",
+    "training.micro_tokens=100",
+    "lora.dropout=0.2",
+    "training.early_stopping=100",
+];
+
+#[test]
+fn a_training_killed_at_any_step_ends_in_the_same_bits() {
+    let place = Place::drawn(0.4);
+    assert_eq!(run(&mut place.train("whole", &SHAKEN)).0, 0);
+    let whole = Left::of(&place, "whole");
+    let seed = std::env::var("LORIKEET_SEED").map_or_else(|_| getrandom::u64().unwrap(), |seed| seed.parse().unwrap());
+    eprintln!("LORIKEET_SEED={seed}");
+    let mut chance = seed;
+    let mut draw = |below: u64| {
+        // Knuth's MMIX constants; the upper half is the good one
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (chance >> 32) % below
+    };
+    for round in 0..3 {
+        let name = format!("killed-{round}");
+        let mut at = 0;
+        for _ in 0..3 {
+            at += 1 + draw(18);
+            eprintln!("round {round}: killed at step {at} or a little later");
+            let mut child = place.train(&name, &SHAKEN).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            wait_for_step(&place.path(&name), at, &mut child);
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let (code, _, notes) = run(&mut place.train(&name, &SHAKEN));
+        assert_eq!(code, 0, "{notes}");
+        assert_eq!(Left::of(&place, &name), whole, "round {round} of seed {seed}");
+    }
+}
+
+/// What a training left: hashes of the adapter, of the moments, and the state but for its seconds.
+#[derive(Debug, PartialEq)]
+struct Left {
+    adapter: String,
+    moments: String,
+    state: Value,
+    steps: Vec<Value>,
+}
+
+impl Left {
+    fn of(place: &Place, name: &str) -> Self {
+        let hash = |path: &str| blake3::hash(&fs::read(place.path(name).join(path)).unwrap()).to_hex().to_string();
+        let without_seconds = |mut value: Value| {
+            value.as_object_mut().unwrap().remove("seconds");
+            value
+        };
+        let saved = "checkpoints/step-00000060";
+        let state = fs::read(place.path(name).join(saved).join("state.json")).unwrap();
+        let metrics = fs::read_to_string(place.path(name).join("metrics.jsonl")).unwrap();
+        Self {
+            adapter: hash("adapter/adapter_model.safetensors"),
+            moments: hash(&format!("{saved}/optimizer.safetensors")),
+            state: without_seconds(serde_json::from_slice::<Value>(&state).unwrap()["state"].take()),
+            steps: metrics.lines().map(|line| without_seconds(serde_json::from_str(line).unwrap())).collect(),
+        }
+    }
+}
+
+/// Until a line of the metrics says so, or the training is over.
+fn wait_for_step(out: &std::path::Path, at: u64, child: &mut Child) {
+    let told = || {
+        let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap_or_default();
+        let steps = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        steps.filter_map(|line| line["step"].as_u64()).max()
+    };
+    while told() < Some(at) && child.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_training_begins_with_an_adapter_and_is_watched_on_a_file_of_its_own() {
+    let place = Place::drawn(0.4);
+    let held_out = file(place.folder.path(), "held-out.jsonl", &(20..24).map(conversation).collect::<String>());
+    assert_eq!(run(&mut place.train("first", &["training.epochs=4"])).0, 0);
+    let set = ["training.epochs=1", "training.sample_prompts=['what is 3?']", "training.grad_norms=true"];
+    let mut second = place.train("second", &set);
+    second.arg("--validation-dataset").arg(&held_out).arg("--init-adapter").arg(place.path("first/adapter"));
+    let (code, _, notes) = run(&mut second);
+    assert!(code == 0 && notes.contains("step 0: what is 3?"), "{code} {notes}");
+    let events = fs::read_to_string(place.path("second/events.jsonl")).unwrap();
+    let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
+    assert_eq!((&of("plan")[0]["examples"], &of("plan")[0]["validation_examples"]), (&json!(20), &json!(4)));
+    assert_eq!(of("sample").len(), 2, "before and after");
+    let (before, base) = (of("eval")[0]["loss"].as_f64().unwrap(), of("eval")[0]["base_loss"].as_f64().unwrap());
+    assert!(before < base, "it begins where the first ended: {before}, the base {base}");
+    let metrics = fs::read_to_string(place.path("second/metrics.jsonl")).unwrap();
+    assert!(metrics.contains("\"grad_norms\"") && place.path("second/tensorboard").is_dir());
+    let mut none = place.train("third", &["data.validation_dataset=held-out"]);
+    let (code, _, complaint) = run(&mut none);
+    assert!(code == 2 && complaint.contains("--validation-dataset names the file"), "{complaint}");
+}
+
 #[test]
 fn files_and_settings_that_cannot_be_are_the_persons_mistake() {
     let place = Place::new();

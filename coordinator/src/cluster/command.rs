@@ -13,6 +13,27 @@ use lorikeet_protocol::{
 };
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+/// The field that names the dataset to evaluate on.
+pub(super) const VALIDATION: &str = "data.validation_dataset";
+
+/// What the names in a job stand for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) base: &'a Base,
+    pub(super) dataset: &'a Dataset,
+    /// Evaluated on, where it is no part of the other.
+    pub(super) validation: Option<&'a Dataset>,
+}
+
+impl Named<'_> {
+    /// Every file of theirs.
+    pub(super) fn files(&self) -> Vec<Hash> {
+        let datasets = [self.dataset].into_iter().chain(self.validation);
+        let manifests = datasets.filter_map(|dataset| dataset.manifest.as_ref());
+        self.base.hashes().into_iter().chain(manifests.map(|manifest| manifest.hash)).collect()
+    }
+}
+
 /// A change. New ids and the hashes of new secrets come with it.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields are the records'")]
@@ -184,7 +205,7 @@ pub enum Answer {
     Actor(Option<Actor>),
     Nodes(Vec<NodeStatus>),
     Why(Option<Why>),
-    Resolved { base: Box<Base>, dataset: Box<Dataset> },
+    Resolved { base: Box<Base>, dataset: Box<Dataset>, validation: Option<Box<Dataset>> },
     Unreachable(Option<UnixMillis>),
     Allowed(bool),
 }
@@ -247,8 +268,8 @@ impl Cluster {
             Command::RegisterBase { id, name, path } => self.register_base(actor, id, name, path, now, out),
             Command::RemoveBase { id } => self.remove_base(actor, id, now, out),
             Command::MarkChanged { file } => self.mark_changed(actor, file, now, out),
-            Command::SubmitJob { id, spec } => self.submit(actor, id, *spec, None, now, out),
-            Command::RetryJob { old, new } => self.retry(actor, old, new, rows.job, now, out),
+            Command::SubmitJob { id, spec } => self.submit(actor, id, *spec, (None, rows.adapters), now, out),
+            Command::RetryJob { old, new } => self.retry(actor, old, new, (rows.job, rows.adapters), now, out),
             Command::CancelJob { id, reason } => self.cancel(actor, id, reason, &cause, now, out),
             Command::SetIntent { id, intent } => self.set_intent(actor, id, intent, &cause, now, out),
             Command::SaveNow { id } => self.save_now(actor, id, out),
@@ -268,8 +289,12 @@ impl Cluster {
             Query::Nodes => Answer::Nodes(self.present_nodes().map(LiveNode::status).collect()),
             Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?.record.id, now)),
             Query::Resolve(spec) => {
-                let (base, dataset) = self.resolve(actor, &spec)?;
-                Answer::Resolved { base: Box::new(base.clone()), dataset: Box::new(dataset.clone()) }
+                let Named { base, dataset, validation } = self.resolve(actor, &spec)?;
+                Answer::Resolved {
+                    base: Box::new(base.clone()),
+                    dataset: Box::new(dataset.clone()),
+                    validation: validation.cloned().map(Box::new),
+                }
             }
             Query::DryRun { spec, findings } => Answer::Why(self.dry_run(actor, &spec, &findings, now)?),
             Query::Unreachable(id) => Answer::Unreachable(self.unreachable_since(self.visible(actor, id)?)),
@@ -278,20 +303,25 @@ impl Cluster {
         })
     }
 
-    pub(super) fn resolve(&self, actor: Actor, spec: &JobSpec) -> Result<(&Base, &Dataset), Refusal> {
+    pub(super) fn resolve(&self, actor: Actor, spec: &JobSpec) -> Result<Named<'_>, Refusal> {
         let base = self.bases.values().find(|base| base.name == spec.base || base.id.to_string() == spec.base);
         let base = base.ok_or_else(|| {
             Refusal::invalid("base", format!("no base model `{}`; `lorikeet base list` names them", spec.base))
         })?;
+        let dataset = self.dataset_named(actor, "dataset", &spec.dataset)?;
+        let validation = spec.validation_dataset.as_deref();
+        let validation = validation.map(|name| self.dataset_named(actor, VALIDATION, name)).transpose()?;
+        Ok(Named { base, dataset, validation })
+    }
+
+    fn dataset_named(&self, actor: Actor, field: &'static str, name: &str) -> Result<&Dataset, Refusal> {
         let visible = |dataset: &&Dataset| actor.sees(dataset.owner);
-        let named = |dataset: &&Dataset| dataset.id.to_string() == spec.dataset || dataset.name == spec.dataset;
+        let named = |dataset: &&Dataset| dataset.id.to_string() == name || dataset.name == name;
         // Of several with one name the newest is meant, and one's own before another's.
         let found = || self.datasets.values().filter(|dataset| visible(dataset) && named(dataset));
         let dataset = found().rfind(|dataset| Some(dataset.owner) == actor.user()).or_else(|| found().next_back());
-        let dataset = dataset.ok_or_else(|| {
-            Refusal::invalid("dataset", format!("no dataset `{}`; `lorikeet dataset list` names them", spec.dataset))
-        })?;
-        Ok((base, dataset))
+        dataset
+            .ok_or_else(|| Refusal::invalid(field, format!("no dataset `{name}`; `lorikeet dataset list` names them")))
     }
 
     pub(super) fn visible(&self, actor: Actor, id: JobId) -> Result<&LiveJob, Refusal> {

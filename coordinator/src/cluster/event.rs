@@ -90,6 +90,8 @@ pub struct Rows {
     pub job: Option<Job>,
     /// A model.
     pub model: Option<Model>,
+    /// Models that a job's `init_adapter` may mean, oldest first.
+    pub adapters: Vec<Model>,
 }
 
 /// What is inspected.
@@ -132,6 +134,8 @@ pub enum Inspect {
         base: PathBuf,
         /// Its training file.
         dataset: FileManifest,
+        /// The file it is evaluated on, if it has one of its own.
+        validation: Option<FileManifest>,
     },
 }
 

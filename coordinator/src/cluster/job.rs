@@ -12,7 +12,7 @@
 use super::{Action, Cause, Cluster, Now, command::put_job, schedule::Standing};
 use crate::record::{Attempt, Base, BaseState, Job, Member, StoredCheckpoint};
 use lorikeet_protocol::{
-    id::{AttemptId, AttemptToken, JobId, ModelId, NodeId},
+    id::{AttemptId, AttemptToken, DatasetId, JobId, ModelId, NodeId},
     inspect::Fault,
     job::{AttemptPhase, FailureClass, Intent, Phase},
 };
@@ -76,6 +76,11 @@ pub struct Failure {
 }
 
 impl Job {
+    /// Whether it trains or is evaluated on this dataset.
+    pub fn names_dataset(&self, id: DatasetId) -> bool {
+        self.dataset == id || self.validation == Some(id)
+    }
+
     /// Where it is, in one word: what is observed, coloured by what is wanted.
     pub fn phase(&self) -> Phase {
         match &self.state {

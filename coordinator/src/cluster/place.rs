@@ -3,7 +3,7 @@
 use super::{
     Action, Cause, Cluster, LiveNode, Now,
     attempt::over,
-    command::put_job,
+    command::{Named, put_job},
     fair::Load,
     job::{JobState, LiveJob, word},
     put,
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     access::{Actor, Refusal},
-    record::{Attempt, Base, Dataset, Member, Record},
+    record::{Attempt, Dataset, Job, Member, Record},
 };
 use lorikeet_protocol::{
     agent::{Ended, Offer, ToAgent},
@@ -56,7 +56,6 @@ impl Lookup for Books<'_> {
 impl Cluster {
     fn candidate<'a>(&'a self, job: &'a LiveJob) -> Option<Candidate<'a>> {
         let findings = job.record.findings.as_ref()?;
-        let (base, dataset) = (self.bases.get(&job.record.base)?, self.datasets.get(&job.record.dataset)?);
         Some(Candidate {
             job: job.record.id,
             owner: job.record.owner,
@@ -64,7 +63,7 @@ impl Cluster {
             resources: &job.record.spec.resources,
             cpu_bytes: findings.cpu_bytes,
             cuda_bytes: findings.cuda_bytes,
-            files: Self::files(base, dataset),
+            files: self.inputs(&job.record)?,
             avoid: job.record.blamed.keys().chain(&job.refused_by).copied().collect(),
             lasts: job.time_left(),
         })
@@ -91,7 +90,7 @@ impl Cluster {
         now: Now,
     ) -> Result<Option<Why>, Refusal> {
         let owner = actor.owner()?;
-        let (base, dataset) = self.resolve(actor, spec)?;
+        let named = self.resolve(actor, spec)?;
         let id = JobId(uuid::Uuid::max());
         let candidate = Candidate {
             job: id,
@@ -100,7 +99,7 @@ impl Cluster {
             resources: &spec.resources,
             cpu_bytes: findings.cpu_bytes,
             cuda_bytes: findings.cuda_bytes,
-            files: Self::files(base, dataset),
+            files: named.files(),
             avoid: BTreeSet::new(),
             lasts: spec.resources.max_runtime,
         };
@@ -114,8 +113,17 @@ impl Cluster {
         schedule::schedule(queue, &self.views(now), books, &self.rules, (now.mono, now.wall), about)
     }
 
-    pub(super) fn files(base: &Base, dataset: &Dataset) -> Vec<Hash> {
-        base.hashes().into_iter().chain(dataset.manifest.iter().map(|manifest| manifest.hash)).collect()
+    /// What the names in a job's row stand for; `None` when one of them is gone.
+    pub(super) fn named(&self, job: &Job) -> Option<Named<'_>> {
+        let (base, dataset) = (self.bases.get(&job.base)?, self.datasets.get(&job.dataset)?);
+        let validation = job.validation.map(|id| self.datasets.get(&id).ok_or(())).transpose().ok()?;
+        Some(Named { base, dataset, validation })
+    }
+
+    /// Every file that an attempt of this job begins with.
+    fn inputs(&self, job: &Job) -> Option<Vec<Hash>> {
+        let adapter = job.init_adapter.iter().map(|file| file.manifest.hash);
+        Some(self.named(job)?.files().into_iter().chain(adapter).collect())
     }
 
     /// The nodes as the scheduler sees them.
@@ -193,8 +201,8 @@ impl Cluster {
     pub(super) fn offer(&self, id: JobId, out: &mut Vec<Action>) {
         let job = &self.jobs[&id];
         let attempt = job.attempt.as_ref().expect("only placed jobs are offered");
-        let (base, dataset) = (&self.bases[&job.record.base], &self.datasets[&job.record.dataset]);
-        let manifest = dataset.manifest.clone().expect("a ready dataset has its bytes");
+        let Named { base, dataset, validation } =
+            self.named(&job.record).expect("what a live job names cannot be deleted");
         let member = &attempt.members[0];
         let offer = Offer {
             attempt: attempt.id,
@@ -202,7 +210,9 @@ impl Cluster {
             devices: member.devices.clone(),
             planned_bytes: attempt.planned_bytes,
             base: base.files.clone(),
-            dataset: NamedFile { path: dataset.stored_name(), manifest },
+            dataset: stored(dataset),
+            validation: validation.map(stored),
+            init_adapter: job.record.init_adapter.clone(),
             resume: job.record.checkpoint.clone(),
             time_left: job.record.spec.resources.max_runtime.saturating_sub(job.record.held),
         };
@@ -218,12 +228,16 @@ impl Cluster {
 
     pub(super) fn may_fetch(&self, node: NodeId, attempt: AttemptId, file: Hash) -> bool {
         self.current(node, attempt).is_some_and(|job| {
-            let files = self.bases.get(&job.record.base).zip(self.datasets.get(&job.record.dataset));
             let checkpoint = job.record.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
-            files.is_some_and(|(base, dataset)| Self::files(base, dataset).contains(&file))
+            self.inputs(&job.record).is_some_and(|files| files.contains(&file))
                 || checkpoint.into_iter().any(|named| named.manifest.hash == file)
         })
     }
+}
+
+fn stored(dataset: &Dataset) -> NamedFile {
+    let manifest = dataset.manifest.clone().expect("a ready dataset has its bytes");
+    NamedFile { path: dataset.stored_name(), manifest }
 }
 
 impl LiveNode {

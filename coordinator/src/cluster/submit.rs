@@ -2,14 +2,15 @@
 
 use super::{
     Action, Cause, Cluster, Inspect, Now,
-    command::put_job,
+    command::{Named, VALIDATION, put_job},
     job::{JobState, LiveJob},
 };
 use crate::{
     access::{Actor, Refusal},
-    record::{BaseState, DatasetState, Job, Receipt},
+    record::{Base, BaseState, Dataset, DatasetState, Job, Model, Receipt},
 };
 use lorikeet_protocol::{
+    file::NamedFile,
     id::JobId,
     inspect::{Fault, Inspection, JobFindings},
     job::{Intent, JobSpec},
@@ -22,29 +23,28 @@ impl Cluster {
         actor: Actor,
         id: JobId,
         spec: JobSpec,
-        parent: Option<JobId>,
+        (parent, adapters): (Option<JobId>, Vec<Model>),
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         let owner = actor.owner()?;
-        let (base, dataset) = self.resolve(actor, &spec)?;
+        let Named { base, dataset, validation } = self.resolve(actor, &spec)?;
+        let init_adapter = adapter_files(actor, &spec, base, adapters)?;
         if matches!(base.state, BaseState::Error | BaseState::Changed) {
             return Err(Refusal::invalid(
                 "base",
                 format!("base model `{}` cannot be used; `lorikeet base list` says why", base.name),
             ));
         }
-        if matches!(dataset.state, DatasetState::Error | DatasetState::Uploading) {
-            return Err(Refusal::invalid(
-                "dataset",
-                format!("dataset `{}` is not ready; `lorikeet dataset show {}` says why", dataset.name, dataset.id),
-            ));
-        }
+        usable("dataset", dataset)?;
+        validation.map_or(Ok(()), |dataset| usable(VALIDATION, dataset))?;
         let record = Job {
             id,
             owner,
             base: base.id,
             dataset: dataset.id,
+            validation: validation.map(|dataset| dataset.id),
+            init_adapter,
             spec,
             parent,
             intent: Intent::Run,
@@ -75,7 +75,7 @@ impl Cluster {
         actor: Actor,
         old: JobId,
         new: JobId,
-        row: Option<Job>,
+        (row, adapters): (Option<Job>, Vec<Model>),
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
@@ -85,15 +85,17 @@ impl Cluster {
         let job = actor.find(row.filter(|row| row.id == old), |job| job.owner, "job")?;
         let mut spec = job.spec;
         spec.name = next_name(&spec.name);
-        self.submit(actor, new, spec, Some(old), now, out)
+        self.submit(actor, new, spec, (Some(old), adapters), now, out)
     }
 
     /// A submitted job is validated once both its files are ready.
     pub(super) fn validate_when_ready(&mut self, id: JobId, out: &mut Vec<Action>) {
         let ready = self.jobs.get(&id).is_some_and(|job| {
             job.record.state == JobState::Submitted
-                && self.bases.get(&job.record.base).is_some_and(|base| base.state == BaseState::Ready)
-                && self.datasets.get(&job.record.dataset).is_some_and(|dataset| dataset.state == DatasetState::Ready)
+                && self.named(&job.record).is_some_and(|named| {
+                    let mut datasets = [named.dataset].into_iter().chain(named.validation);
+                    named.base.state == BaseState::Ready && datasets.all(|dataset| dataset.state == DatasetState::Ready)
+                })
         });
         if let (true, Some(job)) = (ready, self.jobs.get_mut(&id)) {
             job.record.state = JobState::Validating;
@@ -124,12 +126,14 @@ impl Cluster {
     }
 
     pub(super) fn job_inspection(&self, job: &Job) -> Option<Inspect> {
-        let (base, dataset) = (self.bases.get(&job.base)?, self.datasets.get(&job.dataset)?);
+        let Named { base, dataset, validation } = self.named(job)?;
+        let bytes = |dataset: &Dataset| dataset.manifest.clone().expect("a ready dataset has its bytes");
         (job.state == JobState::Validating).then(|| Inspect::Job {
             id: job.id,
             spec: Box::new(job.spec.clone()),
             base: base.path.clone(),
-            dataset: dataset.manifest.clone().expect("a ready dataset has its bytes"),
+            dataset: bytes(dataset),
+            validation: validation.map(bytes),
         })
     }
 
@@ -155,6 +159,35 @@ impl Cluster {
         self.settle(id, state, &Cause::default(), now, out);
     }
 }
+
+fn usable(field: &'static str, dataset: &Dataset) -> Result<(), Refusal> {
+    let broken = matches!(dataset.state, DatasetState::Error | DatasetState::Uploading);
+    let words = || format!("dataset `{}` is not ready; `lorikeet dataset show {}` says why", dataset.name, dataset.id);
+    if broken { Err(Refusal::invalid(field, words())) } else { Ok(()) }
+}
+
+/// The files of the adapter that a job begins with: of the newest model of that name or id, one's own before another's.
+fn adapter_files(actor: Actor, spec: &JobSpec, base: &Base, adapters: Vec<Model>) -> Result<Vec<NamedFile>, Refusal> {
+    const FIELD: &str = "init_adapter";
+    let Some(name) = &spec.init_adapter else { return Ok(Vec::new()) };
+    let named = |model: &&Model| model.deleted_at.is_none() && (model.id.to_string() == *name || model.name == *name);
+    let found = || adapters.iter().filter(|model| actor.sees(model.owner) && named(model));
+    let model = found().rfind(|model| Some(model.owner) == actor.user()).or_else(|| found().next_back());
+    let model = model
+        .ok_or_else(|| Refusal::invalid(FIELD, format!("no model `{name}`; `lorikeet adapter list` names them")))?;
+    if model.base != base.id {
+        return Err(Refusal::invalid(
+            FIELD,
+            format!("`{name}` was trained on another base model than `{}`", base.name),
+        ));
+    }
+    let file = |wanted: &str| model.files.iter().find(|file| file.path == wanted).cloned();
+    let files: Option<Vec<NamedFile>> = ADAPTER_FILES.into_iter().map(file).collect();
+    files.ok_or_else(|| Refusal::invalid(FIELD, format!("`{name}` is no adapter: its every weight was trained")))
+}
+
+/// What an adapter is made of.
+const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 
 /// The most characters of a job's name.
 const NAME: usize = 200;

@@ -18,6 +18,7 @@ mod attempt;
 mod base;
 mod checkpoint;
 mod conversation;
+mod inputs;
 mod job;
 mod life;
 mod node;

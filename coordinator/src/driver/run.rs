@@ -5,12 +5,14 @@ use crate::{
     access::Refusal,
     clock,
     cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, command::Command},
+    record::{Job, Model},
     store::{Store, StoreError},
     turn::Turn,
 };
 use lorikeet_protocol::{
     agent::{Farewell, ToAgent},
-    id::{JobId, NodeId},
+    id::{JobId, ModelId, NodeId},
+    job::JobSpec,
 };
 use std::{
     collections::BTreeMap,
@@ -141,11 +143,24 @@ impl Loop {
         let mut rows = Rows::default();
         if let Command::RetryJob { old, .. } = command {
             rows.job = self.store.get(&old.bytes())?;
+            rows.adapters = self.adapters(rows.job.as_ref().map(|job: &Job| &job.spec))?;
+        }
+        if let Command::SubmitJob { spec, .. } = command {
+            rows.adapters = self.adapters(Some(spec))?;
         }
         if let Command::PatchModel { id, .. } | Command::DeleteModel { id } = command {
             rows.model = self.store.get(&id.bytes())?;
         }
         Ok(rows)
+    }
+
+    /// Models that a job's `init_adapter` may mean.
+    fn adapters(&self, spec: Option<&JobSpec>) -> Result<Vec<Model>, StoreError> {
+        let Some(name) = spec.and_then(|spec| spec.init_adapter.as_deref()) else { return Ok(Vec::new()) };
+        match name.parse::<ModelId>() {
+            Ok(id) => Ok(self.store.get(&id.bytes())?.into_iter().collect()),
+            Err(_) => self.store.scan(&[], |model: &Model| model.name == name && model.deleted_at.is_none()),
+        }
     }
 
     fn event(&mut self, input: Input, rows: Rows) -> Event {
@@ -306,5 +321,6 @@ impl Loop {
 }
 
 fn names_finished(command: &Command) -> bool {
-    matches!(command, Command::RetryJob { .. } | Command::PatchModel { .. } | Command::DeleteModel { .. })
+    matches!(command, Command::SubmitJob { spec, .. } if spec.init_adapter.is_some())
+        || matches!(command, Command::RetryJob { .. } | Command::PatchModel { .. } | Command::DeleteModel { .. })
 }

@@ -35,7 +35,7 @@ use lorikeet_protocol::{
     job::{Intent, JobSpec, Phase},
 };
 use serde::Deserialize;
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 use uuid::Uuid;
 
 #[derive(Debug, Deserialize)]
@@ -88,17 +88,23 @@ async fn silence(app: &App, actor: Actor, id: JobId) -> Option<String> {
 /// Inspects without a record, and asks the schedule without placing.
 async fn dry_run(app: &App, actor: Actor, spec: JobSpec) -> Result<DryRun, Failure> {
     let answer = app.driver.query(actor, Query::Resolve(Box::new(spec.clone()))).await?;
-    let Answer::Resolved { base, dataset } = answer else {
+    let Answer::Resolved { base, dataset, validation } = answer else {
         unreachable!("names are answered with what they stand for")
     };
     let file = JobFile::from(&spec);
-    let ready = base.state == BaseState::Ready && dataset.state == DatasetState::Ready;
-    let Some(manifest) = dataset.manifest.filter(|_| ready) else {
+    let datasets = || [&dataset].into_iter().chain(&validation);
+    let ready = base.state == BaseState::Ready && datasets().all(|dataset| dataset.state == DatasetState::Ready);
+    let manifests: Option<Vec<_>> = datasets().map(|dataset| dataset.manifest.as_ref()).collect();
+    let Some(manifests) = manifests.filter(|_| ready) else {
         let message = format!("base model `{}` or dataset `{}` is not ready", base.name, dataset.name);
         return Ok(not_fitting(file, vec![Fault { line: None, path: String::new(), message }]));
     };
-    let path = app.blobs.path(manifest.hash).await?;
-    match app.inspector.dry_run(actor.owner()?, &base.path, &path, spec.clone()).await? {
+    let mut paths = Vec::new();
+    for manifest in manifests {
+        paths.push(app.blobs.path(manifest.hash).await?);
+    }
+    let data = (paths[0].as_path(), paths.get(1).map(PathBuf::as_path));
+    match app.inspector.dry_run(actor.owner()?, &base.path, data, spec.clone()).await? {
         Inspection::Job(findings) => placed(app, actor, spec, file, findings).await,
         Inspection::Refused { faults } => Ok(not_fitting(file, faults)),
         Inspection::Dataset(_) | Inspection::Base(_) => {

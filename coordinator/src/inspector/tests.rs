@@ -79,7 +79,7 @@ async fn one_user_asks_once_at_a_time_and_keeps_nobodys_validation_waiting() {
     let spec = || lorikeet_api::JobFile::new("a", "b").resolve(&lorikeet_api::Presets::embedded()).unwrap();
     let dry_run = |n: u128| {
         let (inspector, user, base) = (inspector.clone(), UserId(uuid::Uuid::from_u128(n)), base.clone());
-        async move { inspector.dry_run(user, &base, Path::new("/d"), spec()).await }
+        async move { inspector.dry_run(user, &base, (Path::new("/d"), None), spec()).await }
     };
     let running: Vec<_> = (1..=3).map(|n| tokio::spawn(dry_run(n))).collect();
     let deadline = Instant::now() + Duration::from_secs(20);

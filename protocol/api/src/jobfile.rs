@@ -33,6 +33,9 @@ pub struct JobFile {
     pub base: String,
     /// A dataset, by name or id.
     pub dataset: String,
+    /// The adapter that training begins with: a model, by name or id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_adapter: Option<String>,
     /// Fills what is left open; `balanced` when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
@@ -102,11 +105,17 @@ pub struct TrainingKeys {
     pub checkpoint_every: Option<WordOrNumber>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base_dtype: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample_prompts: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norms: Option<bool>,
 }
 
 /// `[data]`
 #[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
-#[expect(missing_docs, reason = "each key is explained where it ends up: protocol's `DataFilter`")]
+#[expect(missing_docs, reason = "each key is explained where it ends up: protocol's `DataFilter` and `JobSpec`")]
 pub struct DataKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quality_min: Option<f64>,
@@ -120,6 +129,8 @@ pub struct DataKeys {
     pub arcs: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topics: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validation_dataset: Option<String>,
 }
 
 /// `[lora]`

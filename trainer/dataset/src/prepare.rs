@@ -119,6 +119,12 @@ pub struct PrepareReport {
     pub filtered: u64,
     /// Worth knowing, not wrong.
     pub warnings: Vec<String>,
+    /// BLAKE3 of the training file.
+    #[serde(default)]
+    pub file_hash: String,
+    /// And of the file to validate on, if there is one.
+    #[serde(default)]
+    pub validation_file_hash: Option<String>,
     /// Hash over the file, the tokenizer and every setting that decides the examples and their split.
     pub fingerprint: String,
 }
@@ -256,6 +262,8 @@ struct Notes {
 struct Source {
     cache: Arc<TokenCache>,
     notes: Notes,
+    /// Of the file's bytes.
+    content: blake3::Hash,
     fingerprint: blake3::Hash,
 }
 
@@ -268,7 +276,8 @@ impl Source {
         progress: &mut dyn FnMut(Progress),
         stop: &dyn Fn() -> bool,
     ) -> Result<Source, DatasetError> {
-        let fingerprint = fingerprint(config, file, tokenizer)?;
+        let content = content_hash(file, &config.cache_dir)?;
+        let fingerprint = fingerprint(config, &content, tokenizer);
         let path = config.cache_dir.join(format!("{}.tokens", &fingerprint.to_hex()[..32]));
         let cache = match TokenCache::open(&path) {
             Ok(cache) => cache,
@@ -277,7 +286,7 @@ impl Source {
         };
         let notes = serde_json::from_value(cache.notes().clone())
             .map_err(|error| DatasetError::Cache { path, reason: format!("the notes are broken: {error}") })?;
-        Ok(Source { cache: Arc::new(cache), notes, fingerprint })
+        Ok(Source { cache: Arc::new(cache), notes, content, fingerprint })
     }
 
     fn all(&self) -> Examples {
@@ -325,13 +334,12 @@ fn build(
 }
 
 /// Everything that decides the tokens of a file; neither seed nor split do.
-fn fingerprint(config: &PrepareConfig, file: &Path, tokenizer: &Tokenizer) -> Result<blake3::Hash, DatasetError> {
-    let content = content_hash(file, &config.cache_dir)?;
+fn fingerprint(config: &PrepareConfig, content: &blake3::Hash, tokenizer: &Tokenizer) -> blake3::Hash {
     let settings = (RULES_VERSION, config.max_seq_length, config.supervise, &config.filters, config.on_fault);
     let settings = serde_json::to_vec(&settings).expect("plain data is always JSON");
     let mut hasher = blake3::Hasher::new();
     hasher.update(content.as_bytes()).update(tokenizer.hash().as_bytes()).update(&settings);
-    Ok(hasher.finalize())
+    hasher.finalize()
 }
 
 fn report(
@@ -360,6 +368,8 @@ fn report(
         skipped: both(|notes| notes.skipped),
         filtered: both(|notes| notes.filtered),
         warnings: warnings(config, train, validation, shared, held_out),
+        file_hash: train.content.to_hex().to_string(),
+        validation_file_hash: validation.map(|source| source.content.to_hex().to_string()),
         fingerprint: split_fingerprint(config, train, validation),
     }
 }

@@ -31,7 +31,8 @@ pub(super) fn session<'a, 'e>(
     let found = find_checkpoint(config, &mut tell)?;
 
     tell(Event::Stage(Stage::Data))?;
-    let data = read_data(config, &shape, stop)?;
+    let tokenizer = read_tokenizer(config, &shape)?;
+    let data = prepare(&config.prepare(), &tokenizer, &mut |_| {}, &|| stop.is_asked())?;
     for warning in &data.report.warnings {
         tell(Event::Log { level: Level::Warning, message: warning.clone() })?;
     }
@@ -45,6 +46,7 @@ pub(super) fn session<'a, 'e>(
         (Trained::Adapter(layout), None) => model.start(layout, config.settings.seed),
         (Trained::Model(layout), _) => model.weights(layout),
     };
+    let watched = matches!(trained, Trained::Adapter(_)).then(|| params.clone());
     let mut run = Run::new(&config.settings, trained, params, data.train.clone());
     let identity = Identity {
         settings: config.settings.clone(),
@@ -56,13 +58,15 @@ pub(super) fn session<'a, 'e>(
         let message = [vec![format!("goes on from {}", found.name())], differing].concat().join("; ");
         tell(Event::Log { level: Level::Info, message })?;
     }
+    let start = watched.filter(|_| !run.is_past_movement());
     run.put_into(&mut model);
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
     tell(Event::Plan(what_will_be_done(&run, &data, &shape, micro_tokens, memory)))?;
     let saved = found.map(|found| found.manifest.step);
-    Ok(Session { config, stop, events, model, data, run, micro_tokens, identity, saved, saved_at: Instant::now() })
+    let saved_at = Instant::now();
+    Ok(Session { config, stop, events, model, data, tokenizer, run, start, micro_tokens, identity, saved, saved_at })
 }
 
 /// Told to stop before there was a run: what is on disk is the state.
@@ -92,11 +96,10 @@ fn model_config(base: &Path) -> Result<ModelConfig, TrainError> {
     ModelConfig::parse(&text).map_err(|error| TrainError::Base { path, reason: error.to_string() })
 }
 
-fn read_data(config: &Config, shape: &ModelConfig, stop: &Stop) -> Result<Prepared, TrainError> {
-    let tokenizer = Tokenizer::load(&config.base)
+fn read_tokenizer(config: &Config, shape: &ModelConfig) -> Result<Tokenizer, TrainError> {
+    Tokenizer::load(&config.base)
         .and_then(|tokenizer| tokenizer.check_fits(shape.vocab_size).map(|()| tokenizer))
-        .map_err(|error| TrainError::Base { path: config.base.clone(), reason: error.to_string() })?;
-    prepare(&config.prepare(), &tokenizer, &mut |_| {}, &|| stop.is_asked()).map_err(TrainError::from)
+        .map_err(|error| TrainError::Base { path: config.base.clone(), reason: error.to_string() })
 }
 
 impl From<DatasetError> for TrainError {

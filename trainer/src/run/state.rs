@@ -1,5 +1,8 @@
 //! One adapter in training: settings, weights, optimizer, place in the data; and what of it a checkpoint keeps.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use lorikeet_dataset::Examples;
 use serde::{Deserialize, Serialize};
 
@@ -7,15 +10,23 @@ use crate::config::{Numbers, Settings};
 use crate::data::cursor::{Cursor, Order};
 use crate::lora::{AdapterView, Dropout};
 use crate::model::Model;
+use crate::ops::adamw::norm;
 use crate::optim::Optimizer;
 use crate::schedule::Schedule;
 use crate::{TrainError, Trained};
+
+use super::course::Course;
+
+/// Updates at a rate above zero after which everything must have moved.
+const UPDATES_TO_MOVE: usize = 3;
 
 /// One adapter, or the model itself, in training: settings, weights, optimizer, place in the data.
 #[derive(Debug)]
 pub struct Run {
     pub(crate) trained: Trained,
     pub(crate) params: Vec<f32>,
+    /// The weights at the best evaluation, where they are what comes out.
+    pub(crate) best: Option<Vec<f32>>,
     /// Scratch: the gradient of the step in progress, never part of the state.
     pub(crate) grads: Vec<f32>,
     pub(crate) optimizer: Optimizer,
@@ -24,6 +35,7 @@ pub struct Run {
     pub(crate) clip: Option<f64>,
     pub(crate) examples: Examples,
     pub(crate) state: State,
+    patience: Option<u32>,
     dropout: Option<Dropout>,
     order: Order,
 }
@@ -41,6 +53,12 @@ pub struct State {
     pub last_loss: Option<f64>,
     /// Every evaluation so far.
     pub evals: Vec<EvalPoint>,
+    /// The held-out loss of the base without an adapter.
+    #[serde(default)]
+    pub base_loss: Option<f64>,
+    /// The training loss, thinned.
+    #[serde(default)]
+    pub course: Course,
     /// Tokens seen.
     pub tokens: u64,
     /// Targets among them.
@@ -65,6 +83,12 @@ impl State {
         trained.copied().reduce(|best, point| if point.loss < best.loss { point } else { best })
     }
 
+    /// How many evaluations there were since the best.
+    fn evals_without_a_better(&self) -> usize {
+        let best = self.best().map_or(u64::MAX, |point| point.step);
+        self.evals.iter().filter(|point| point.step > best).count()
+    }
+
     /// Whether the split was evaluated after the step at which the run stands.
     pub fn is_evaluated(&self) -> bool {
         self.evals.last().is_some_and(|point| point.step == self.step)
@@ -79,6 +103,8 @@ impl Run {
         let numbers = Numbers::new(settings, examples.len() as u64);
         let p = settings.lora.dropout;
         Run {
+            best: None,
+            patience: settings.early_stopping,
             grads: vec![0.0; trained.trained()],
             optimizer: Optimizer::new(trained.trained(), settings.adamw()).with_rates(trained.rates(settings)),
             schedule: numbers.schedule(settings),
@@ -103,9 +129,57 @@ impl Run {
         &self.params
     }
 
-    /// Whether every step was taken.
+    /// Whether every step was taken, or the last evaluations were no better than one before.
     pub fn is_done(&self) -> bool {
-        self.state.step >= self.numbers.total_steps
+        let exhausted = self.patience.is_some_and(|most| self.state.evals_without_a_better() >= most as usize);
+        exhausted || self.state.step >= self.numbers.total_steps
+    }
+
+    /// Keeps the weights as the best, where the best are what comes out.
+    pub(crate) fn keep_best(&mut self) {
+        if self.patience.is_some() {
+            self.best = Some(self.params.clone());
+        }
+    }
+
+    /// The weights that come out.
+    pub(crate) fn result(&self) -> &[f32] {
+        self.best.as_deref().unwrap_or(&self.params)
+    }
+
+    /// The evaluation of the weights that come out.
+    pub(crate) fn result_eval(&self) -> Option<EvalPoint> {
+        self.best.as_ref().and(self.state.best()).or(self.state.evals.last().copied())
+    }
+
+    /// The norm of the last step's gradient by module.
+    pub(crate) fn grad_norms(&self) -> BTreeMap<String, f64> {
+        let mut squares: BTreeMap<String, f64> = BTreeMap::new();
+        for (module, place) in self.trained.modules() {
+            let norm = norm(&self.grads[place]);
+            *squares.entry(module).or_default() += norm * norm;
+        }
+        squares.into_iter().map(|(module, square)| (module, square.sqrt())).collect()
+    }
+
+    /// Updates at a rate above zero so far.
+    fn updates(&self) -> usize {
+        (0..self.state.step).filter(|done| self.schedule.rate(*done) > 0.0).take(UPDATES_TO_MOVE + 1).count()
+    }
+
+    /// Whether everything must have been seen to move before this step.
+    pub(crate) fn is_past_movement(&self) -> bool {
+        self.updates() >= UPDATES_TO_MOVE
+    }
+
+    /// Tensors that are what they were at the start though all must have moved: B moves at the first update, A, whose gradient
+    /// passes through B, at the second.
+    pub(crate) fn unmoved(&self, start: &[f32]) -> Vec<String> {
+        if !self.is_past_movement() {
+            return Vec::new();
+        }
+        let same = |place: &Range<usize>| self.params[place.clone()] == start[place.clone()];
+        self.trained.tensors().into_iter().filter(|(_, place)| same(place)).map(|(name, _)| name).collect()
     }
 
     /// The adapter as evaluation sees it; none where the model itself is trained.
@@ -146,6 +220,7 @@ impl Run {
         state.cursor = state.cursor.after_step(self.numbers.batch_size, self.numbers.examples);
         state.first_loss.get_or_insert(loss);
         state.last_loss = Some(loss);
+        state.course.push(state.step, loss);
         state.tokens += tokens;
         state.supervised_tokens += supervised_tokens;
         state.seconds += seconds;
@@ -157,6 +232,7 @@ impl Run {
         params: Vec<f32>,
         m: Vec<f32>,
         v: Vec<f32>,
+        best: Option<Vec<f32>>,
         state: State,
     ) -> Result<(), TrainError> {
         let (len, trained) = (self.trained.len(), self.trained.trained());
@@ -166,6 +242,7 @@ impl Run {
             return Err(TrainError::Internal(found));
         }
         (self.params, self.optimizer.m, self.optimizer.v, self.state) = (params, m, v, state);
+        self.best = best.filter(|best| best.len() == len);
         Ok(())
     }
 }

@@ -225,6 +225,8 @@ pub(crate) fn offer_on(attempt: AttemptId, device: &str) -> Offer {
         planned_bytes: 1 << 30,
         base: vec![],
         dataset: file("dataset.jsonl"),
+        validation: None,
+        init_adapter: vec![],
         resume: None,
         time_left: Duration::from_secs(3600),
     }
@@ -252,12 +254,17 @@ pub(super) fn spec() -> JobSpec {
         eval_every: Every::Epoch,
         checkpoint_every: Every::Steps(5),
         base_dtype: BaseDtype::Auto,
+        early_stopping: None,
+        sample_prompts: Vec::new(),
+        grad_norms: false,
     };
     let lora = Lora::plain(4, 8.0, 0.0);
     JobSpec {
         name: "test".into(),
         base: "base".into(),
         dataset: "data".into(),
+        validation_dataset: None,
+        init_adapter: None,
         preset: "standard".into(),
         priority: 50,
         task: Task::Train(Train { training, data: DataFilter::default(), lora }),

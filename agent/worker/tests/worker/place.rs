@@ -65,6 +65,7 @@ impl Place {
             job: job(),
             base: self.path("base"),
             dataset: self.path("data.jsonl"),
+            validation: None,
             init_adapter: None,
             cache: self.path("cache"),
             devices: vec![],
@@ -78,6 +79,8 @@ pub(crate) fn job() -> JobSpec {
         name: "tiny".into(),
         base: "tiny".into(),
         dataset: "counting".into(),
+        validation_dataset: None,
+        init_adapter: None,
         preset: "balanced".into(),
         priority: 50,
         task: Task::Train(Train { training: training(), data: DataFilter::default(), lora: lora() }),
@@ -119,6 +122,9 @@ pub(crate) fn training() -> Training {
         eval_every: Every::Epoch,
         checkpoint_every: Every::Epoch,
         base_dtype: BaseDtype::Auto,
+        early_stopping: None,
+        sample_prompts: Vec::new(),
+        grad_norms: false,
     }
 }
 

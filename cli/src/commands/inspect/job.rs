@@ -26,12 +26,16 @@ pub(super) fn question() -> Result<JobQuestion, Failure> {
 }
 
 /// Examples, steps, tokens and memory.
-pub(super) fn inspect(base: &Path, dataset: &Path, question: &JobQuestion) -> Result<JobFindings, Vec<Fault>> {
+pub(super) fn inspect(
+    base: &Path,
+    data: (&Path, Option<&Path>),
+    question: &JobQuestion,
+) -> Result<JobFindings, Vec<Fault>> {
     let Task::Train(train) = &question.job.task;
     let config = base::config(base)?;
     let tokenizer = Tokenizer::load(base).map_err(|error| vec![tokenizer_fault(&error)])?;
     let trained = trained(&config, train)?;
-    let prepare = prepare(train, dataset);
+    let prepare = prepare(train, data);
     let check = check_job(&prepare, &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
     let memory = |dtype| memory(&config, trained, &train.training, &check, dtype).total;
     Ok(JobFindings {
@@ -72,11 +76,11 @@ fn steps(training: &Training, check: &JobCheck) -> u64 {
     }
 }
 
-fn prepare(train: &Train, dataset: &Path) -> PrepareConfig {
+fn prepare(train: &Train, (dataset, validation): (&Path, Option<&Path>)) -> PrepareConfig {
     let training = &train.training;
     PrepareConfig {
         file: dataset.to_owned(),
-        validation_file: None,
+        validation_file: validation.map(Path::to_owned),
         validation_fraction: training.validation_fraction,
         max_seq_length: training.max_seq_length as usize,
         supervise: match training.supervise {

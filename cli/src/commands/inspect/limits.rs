@@ -37,7 +37,10 @@ pub(super) fn fence(output: Output, args: &Inspect) -> Result<(), Failure> {
     let fence = match args {
         Inspect::Dataset { file } => Fence::new().may_read(file),
         Inspect::Base { directory } => base(Fence::new(), directory),
-        Inspect::Job { base: directory, dataset } => base(Fence::new().may_read(dataset), directory),
+        Inspect::Job { base: directory, dataset, validation } => {
+            let fence = validation.iter().fold(Fence::new().may_read(dataset), Fence::may_read);
+            base(fence, directory)
+        }
     };
     match fence.raise().map_err(|error| Failure::bug(chain(&error)))? {
         Raised::FilesAndTcp => {}

@@ -191,6 +191,7 @@ mod tests {
             job: job.resolve(&Presets::embedded()).unwrap(),
             base: "/b".into(),
             dataset: "/d".into(),
+            validation: None,
             init_adapter: None,
             cache: "/c".into(),
             devices: vec![],

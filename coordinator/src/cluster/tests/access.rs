@@ -62,7 +62,7 @@ fn what_is_anothers_does_not_exist() {
         (Command::RevokeToken { id: TOKEN }, Command::RevokeToken { id: TokenId(uuid(999)) }),
     ];
     for (anothers, absent) in pairs {
-        let rows = Rows { job: Some(finished.clone()), model: Some(model.clone()) };
+        let rows = Rows { job: Some(finished.clone()), model: Some(model.clone()), ..Rows::default() };
         let refused = world.request(user(), None, anothers.clone(), rows).0.unwrap_err();
         assert!(matches!(refused, Refusal::NotFound { .. }), "{anothers:?}: {refused}");
         assert_eq!(world.request(user(), None, absent, Rows::default()).0.unwrap_err(), refused, "word for word");

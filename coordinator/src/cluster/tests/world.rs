@@ -78,6 +78,8 @@ pub(super) fn spec() -> JobSpec {
         name: "tone".into(),
         base: "b".into(),
         dataset: "d".into(),
+        validation_dataset: None,
+        init_adapter: None,
         preset: "balanced".into(),
         priority: 50,
         task: Task::Train(Train {
@@ -102,6 +104,9 @@ pub(super) fn spec() -> JobSpec {
                 eval_every: Every::Epoch,
                 checkpoint_every: Every::Steps(100),
                 base_dtype: BaseDtype::Auto,
+                early_stopping: None,
+                sample_prompts: Vec::new(),
+                grad_norms: false,
             },
             data: DataFilter::default(),
             lora: Lora::plain(8, 16.0, 0.0),

@@ -132,6 +132,7 @@ fn read_top(mut top: Table, faults: &mut Vec<FieldError>) -> JobFile {
         name: top.take("name", range::NAME, faults),
         base: top.require("base", "the name or id of a base model", faults),
         dataset: top.require("dataset", "the name or id of a dataset", faults),
+        init_adapter: top.take("init_adapter", range::INIT_ADAPTER, faults),
         preset: top.take("preset", "the name of a preset", faults),
         priority: top.take("priority", &range::PRIORITY.expected(), faults),
         training: section(&mut top, "training", training, faults),
@@ -141,12 +142,12 @@ fn read_top(mut top: Table, faults: &mut Vec<FieldError>) -> JobFile {
         policy: section(&mut top, "policy", policy, faults),
     };
     top.drop_empty_list("after");
-    top.close(&["after", "init_adapter", "hold", "not_before", "sweep"], faults);
+    top.close(&["after", "hold", "not_before", "sweep"], faults);
     file
 }
 
 fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
-    let keys = TrainingKeys {
+    TrainingKeys {
         method: table.take("method", range::METHOD, faults),
         learning_rate: table.take("learning_rate", &range::LEARNING_RATE.expected(), faults),
         batch_size: table.take("batch_size", &range::BATCH_SIZE.expected(), faults),
@@ -168,22 +169,22 @@ fn training(table: &mut Table, faults: &mut Vec<FieldError>) -> TrainingKeys {
         eval_every: table.take("eval_every", &range::EVAL_EVERY.or_word("epoch"), faults),
         checkpoint_every: table.take("checkpoint_every", &range::CHECKPOINT_EVERY.or_word("epoch"), faults),
         base_dtype: table.take("base_dtype", range::BASE_DTYPE, faults),
-    };
-    table.refuse(&["validation_dataset", "early_stopping", "sample_prompts"], faults);
-    keys
+        early_stopping: table.take("early_stopping", &range::EARLY_STOPPING.expected(), faults),
+        sample_prompts: table.take("sample_prompts", range::SAMPLE_PROMPTS, faults),
+        grad_norms: table.take("grad_norms", "true or false", faults),
+    }
 }
 
 fn data(table: &mut Table, faults: &mut Vec<FieldError>) -> DataKeys {
-    let keys = DataKeys {
+    DataKeys {
         quality_min: table.take("quality_min", &range::QUALITY_MIN.expected(), faults),
         tiers: table.take("tiers", range::TIERS, faults),
         human_reviewed: table.take("human_reviewed", "true or false", faults),
         personas: table.take("personas", range::MARKS, faults),
         arcs: table.take("arcs", range::MARKS, faults),
         topics: table.take("topics", range::MARKS, faults),
-    };
-    table.refuse(&["validation_dataset"], faults);
-    keys
+        validation_dataset: table.take("validation_dataset", range::VALIDATION_DATASET, faults),
+    }
 }
 
 fn lora(table: &mut Table, faults: &mut Vec<FieldError>) -> LoraKeys {

@@ -24,6 +24,12 @@ pub(super) fn resolve(file: &JobFile, presets: &Presets) -> Result<JobSpec, Faul
         name: name(file, faults),
         base: text("base", &file.base, faults),
         dataset: text("dataset", &file.dataset, faults),
+        validation_dataset: file
+            .data
+            .validation_dataset
+            .as_deref()
+            .map(|dataset| text("data.validation_dataset", dataset, faults)),
+        init_adapter: file.init_adapter.as_deref().map(|adapter| text("init_adapter", adapter, faults)),
         preset: preset.to_owned(),
         priority: range::PRIORITY.check(file.priority.unwrap_or(50), faults),
         task: Task::Train(Train {
@@ -79,6 +85,9 @@ fn fill(file: &JobFile, preset: &str, presets: &Presets, faults: &mut Faults) ->
             eval_every,
             checkpoint_every,
             base_dtype,
+            early_stopping,
+            sample_prompts,
+            grad_norms,
         }
     );
     let lora = overlay!(
@@ -154,7 +163,20 @@ fn training(keys: &TrainingKeys, faults: &mut Faults) -> Training {
             faults,
         ),
         base_dtype: base_dtype(keys.base_dtype.as_deref().unwrap_or("auto"), faults),
+        early_stopping: keys.early_stopping.map(|evaluations| range::EARLY_STOPPING.check(evaluations, faults)),
+        sample_prompts: sample_prompts(keys.sample_prompts.as_deref(), faults),
+        grad_norms: keys.grad_norms.unwrap_or(false),
     }
+}
+
+fn sample_prompts(prompts: Option<&[String]>, faults: &mut Faults) -> Vec<String> {
+    let prompts = prompts.unwrap_or_default().to_vec();
+    let fits = |prompt: &String| !prompt.trim().is_empty() && prompt.chars().count() <= range::PROMPT_CHARS;
+    if prompts.len() > range::PROMPTS || !prompts.iter().all(fits) {
+        let value = serde_json::to_string(&prompts).unwrap_or_default();
+        faults.push(FieldError::new("training.sample_prompts", value, range::SAMPLE_PROMPTS));
+    }
+    prompts
 }
 
 fn length(keys: &TrainingKeys, faults: &mut Faults) -> TrainingLength {

@@ -56,6 +56,7 @@ fn every_range_is_kept_at_both_ends_and_named_beyond_them() {
         ("training.validation_fraction", "0", "0.5", "-0.1", "0.6", "a number 0…0.5"),
         ("training.eval_every", "1", "1000000", "0", "1000001", "a whole number 1…1000000"),
         ("training.checkpoint_every", "1", "1000000", "0", "1000001", "a whole number 1…1000000"),
+        ("training.early_stopping", "1", "1000", "0", "1001", "a whole number 1…1000"),
         ("data.quality_min", "1", "5", "0.9", "5.1", "a number 1…5"),
         ("lora.rank", "1", "256", "0", "257", "a whole number 1…256"),
         ("lora.alpha", "0.001", "65536", "0", "65537", "a number 0.001…65536"),
@@ -146,17 +147,12 @@ fn base_and_dataset_are_asked_for() {
 fn keys_of_a_later_version_are_refused_and_never_ignored() {
     for (key, value) in [
         ("after", "['job_x:ok']"),
-        ("init_adapter", "x"),
-        ("data.validation_dataset", "\"held-out\""),
         ("hold", "true"),
         ("not_before", "2030-01-01"),
         ("sweep", "{}"),
         ("training.base_dtype", "nf4"),
         ("training.base_dtype", "int8"),
         ("training.base_dtype", "bf16"),
-        ("training.validation_dataset", "v"),
-        ("training.early_stopping", "3"),
-        ("training.sample_prompts", "['a']"),
         ("resources.gpus", "2"),
         ("policy.max_cost", "12.5"),
     ] {
@@ -179,6 +175,12 @@ fn what_is_out_of_range_in_a_pattern_is_named() {
         ("lora.exclude_modules", "['']"),
         ("lora.init", "olora"),
         ("lora.plus_ratio", "0.5"),
+        ("training.sample_prompts", "['']"),
+        ("training.sample_prompts", "'one'"),
+        ("training.sample_prompts", "['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i']"),
+        ("training.grad_norms", "'modules'"),
+        ("data.validation_dataset", "''"),
+        ("init_adapter", "''"),
     ] {
         let faults = with(key, value).unwrap_err();
         assert!(faults.len() == 1 && faults[0].field == key, "{key} = {value}: {faults:?}");
@@ -251,6 +253,8 @@ fn a_resolved_job_written_out_resolves_to_itself() {
         "[training]\nmethod = \"full\"\nschedule = \"wsd\"\n[lora]\ntarget_modules = [\"q_proj\", \"up_proj\"]\nexclude_modules = \".*0.mlp.up_proj\"\n\
             layers_to_transform = [0, 2]\nrank_pattern = { q_proj = 4 }\nalpha_pattern = { \"1.mlp.up_proj\" = 2.5 }\n\
             dora = true\ninit = \"pissa\"\nplus_ratio = 16",
+        "init_adapter = \"tone\"\n[training]\nearly_stopping = 3\nsample_prompts = [\"Where is my parcel?\", \"Danke!\"]\ngrad_norms = true\n\
+            [data]\nvalidation_dataset = \"held-out\"",
         "[resources]\ngpu = { min_memory = \"1537MiB\" }\nmax_runtime = \"90m\"\n[lora]\ntarget_modules = \".*q_proj\"",
     ] {
         let spec = resolve(&format!("{LEAST}{extra}")).unwrap();

@@ -15,10 +15,11 @@ pub(super) fn job_file(spec: &JobSpec) -> JobFile {
         name: Some(spec.name.clone()),
         base: spec.base.clone(),
         dataset: spec.dataset.clone(),
+        init_adapter: spec.init_adapter.clone(),
         preset: Some(spec.preset.clone()),
         priority: Some(spec.priority.into()),
         training: training(&train.training),
-        data: data(&train.data),
+        data: DataKeys { validation_dataset: spec.validation_dataset.clone(), ..data(&train.data) },
         lora: lora(&train.lora),
         resources: resources(&spec.resources),
         policy: policy(&spec.policy),
@@ -55,6 +56,9 @@ fn training(training: &Training) -> TrainingKeys {
         eval_every: Some(every(training.eval_every)),
         checkpoint_every: Some(every(training.checkpoint_every)),
         base_dtype: Some(base_dtype(training.base_dtype).into()),
+        early_stopping: training.early_stopping.map(Into::into),
+        sample_prompts: Some(training.sample_prompts.clone()).filter(|prompts| !prompts.is_empty()),
+        grad_norms: Some(training.grad_norms),
     }
 }
 
@@ -74,6 +78,7 @@ fn data(data: &DataFilter) -> DataKeys {
         personas: some(&data.personas),
         arcs: some(&data.arcs),
         topics: some(&data.topics),
+        validation_dataset: None,
     }
 }
 

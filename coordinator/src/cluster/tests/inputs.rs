@@ -1,0 +1,126 @@
+//! What a job begins with besides base and dataset: an adapter, and a dataset to be evaluated on.
+
+use super::{world::*, *};
+use crate::{
+    access::Refusal,
+    record::{DatasetState, Model, Receipt},
+};
+
+#[test]
+fn a_dataset_to_evaluate_on_is_awaited_offered_and_kept_while_a_job_needs_it() {
+    let mut world = World::ready();
+    let id = held_out(&mut world);
+    let job = JobId(uuid(700));
+    let mut asked = spec();
+    asked.validation_dataset = Some("held-out".into());
+    world.ask(Command::SubmitJob { id: job, spec: Box::new(asked) }).0.unwrap();
+    assert_eq!(world.phase(job), Some(Phase::Submitted), "it waits until the second dataset has been judged");
+    assert!(matches!(world.ask(Command::DeleteDataset { id }).0, Err(Refusal::Conflict { .. })));
+    let out = judged(&mut world, id);
+    let asked = out.iter().find_map(|action| match action {
+        Action::Inspect(Inspect::Job { validation, .. }) => Some(validation.clone()),
+        _ => None,
+    });
+    assert_eq!(asked.flatten().map(|manifest| manifest.hash), Some(hash(77)));
+    let found = Inspection::Job(world.findings.clone());
+    world.handle(Event::Inspected { subject: Subject::Job(job), result: Ok(found), files: vec![] });
+    let offer = world.offer_of(job).expect("placed");
+    assert_eq!(offer.validation.as_ref().map(|file| file.manifest.hash), Some(hash(77)));
+    assert!(world.cluster.may_fetch(NODE, offer.attempt, hash(77)), "its worker needs the file");
+}
+
+#[test]
+fn an_adapter_to_begin_with_is_found_offered_and_may_be_fetched() {
+    let mut world = World::ready();
+    let (job, submitted) = submit(&mut world, 701, "tone", vec![model(1, "tone", ADMIN), model(2, "tone", ADMIN)]);
+    submitted.unwrap();
+    let found = Inspection::Job(world.findings.clone());
+    world.handle(Event::Inspected { subject: Subject::Job(job), result: Ok(found), files: vec![] });
+    let offer = world.offer_of(job).expect("placed");
+    let hashes: Vec<Hash> = offer.init_adapter.iter().map(|file| file.manifest.hash).collect();
+    assert_eq!(hashes, [hash(2), hash(102)], "of several with one name the newest");
+    assert!(hashes.iter().all(|hash| world.cluster.may_fetch(NODE, offer.attempt, *hash)));
+    assert!(!world.cluster.may_fetch(NODE, offer.attempt, hash(1)));
+}
+
+#[test]
+fn an_adapter_that_cannot_be_begun_with_is_refused_by_name() {
+    let mut world = World::ready();
+    let of = |change: &dyn Fn(&mut Model)| {
+        let mut model = model(1, "tone", ADMIN);
+        change(&mut model);
+        vec![model]
+    };
+    let cases: [(Vec<Model>, &str); 4] = [
+        (vec![], "no model `tone`"),
+        (of(&|model| model.deleted_at = Some(UnixMillis(1))), "no model `tone`"),
+        (of(&|model| model.base = BaseId(uuid(555))), "another base model"),
+        (of(&|model| model.files.truncate(1)), "its every weight was trained"),
+    ];
+    for (n, (models, words)) in (702..).zip(cases) {
+        let refused = submit(&mut world, n, "tone", models).1.unwrap_err();
+        assert!(
+            matches!(&refused, Refusal::Invalid { field, message } if field == "init_adapter" && message.contains(words)),
+            "{refused:?}"
+        );
+    }
+    // another's model does not exist, whatever the driver read
+    let mut asked = spec();
+    asked.init_adapter = Some("tone".into());
+    let rows = Rows { adapters: vec![model(1, "tone", ADMIN)], ..Rows::default() };
+    let command = Command::SubmitJob { id: JobId(uuid(720)), spec: Box::new(asked) };
+    world.request(user(), None, command, rows).0.unwrap_err();
+}
+
+fn submit(world: &mut World, n: u128, adapter: &str, adapters: Vec<Model>) -> (JobId, Result<Receipt, Refusal>) {
+    let id = JobId(uuid(n));
+    let mut asked = spec();
+    asked.init_adapter = Some(adapter.into());
+    let rows = Rows { adapters, ..Rows::default() };
+    (id, world.request(admin(), None, Command::SubmitJob { id, spec: Box::new(asked) }, rows).0)
+}
+
+fn held_out(world: &mut World) -> DatasetId {
+    let id = DatasetId(uuid(770));
+    let create = Command::CreateDataset {
+        id,
+        name: "held-out".into(),
+        description: None,
+        file_name: "held-out.jsonl".into(),
+        size: 10,
+        format: None,
+    };
+    world.ask(create).0.unwrap();
+    let manifest = FileManifest { size: 10, hash: hash(77), chunks: vec![hash(77)] };
+    world.ask(Command::ConfirmDataset { id, manifest }).0.unwrap();
+    id
+}
+
+fn judged(world: &mut World, id: DatasetId) -> Vec<Action> {
+    let known = world.cluster.datasets.values().find(|dataset| dataset.state == DatasetState::Ready).unwrap();
+    let found = Inspection::Dataset(known.findings.clone().unwrap());
+    world.handle(Event::Inspected { subject: Subject::Dataset(id), result: Ok(found), files: vec![] })
+}
+
+/// A finished adapter; its two files are hashes of `n` and of `n` and a hundred.
+fn model(n: u8, name: &str, owner: UserId) -> Model {
+    let file = |path: &str, byte| NamedFile {
+        path: path.into(),
+        manifest: FileManifest { size: 10, hash: hash(byte), chunks: vec![hash(byte)] },
+    };
+    Model {
+        id: ModelId(uuid(800 + u128::from(n))),
+        owner,
+        job: JobId(uuid(900)),
+        token: AttemptToken { generation: 1, number: 1 },
+        name: name.into(),
+        version: "1.0.0".into(),
+        description: None,
+        files: vec![file("adapter_config.json", n), file("adapter_model.safetensors", n + 100)],
+        summary: None,
+        dataset: DatasetId(uuid(21)),
+        base: BASE,
+        created: UnixMillis(0),
+        deleted_at: None,
+    }
+}
