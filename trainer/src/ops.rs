@@ -15,6 +15,8 @@
 pub mod adamw;
 pub mod attention;
 pub mod buffer;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod decode;
 pub mod dora;
 pub mod glu;
@@ -24,6 +26,8 @@ pub mod lookup;
 pub mod lora;
 pub mod matmul;
 pub mod norm;
+#[cfg(any(test, feature = "cuda"))]
+pub mod parity;
 pub mod profile;
 pub mod qk_norm;
 pub mod random;

@@ -32,7 +32,7 @@ pub struct AdamW {
 
 /// What an update multiplies with, computed once.
 #[derive(Debug, Clone, Copy)]
-struct Factors<R> {
+pub(super) struct Factors<R> {
     clip: R,
     keep: R,
     beta1: R,
@@ -45,7 +45,7 @@ struct Factors<R> {
 }
 
 impl<R: Real> Factors<R> {
-    fn new(adamw: AdamW, step: u64, clip: f64) -> Factors<R> {
+    pub(super) fn new(adamw: AdamW, step: u64, clip: f64) -> Factors<R> {
         let power = |beta: f64| 1.0 - beta.powf(step as f64);
         Factors {
             clip: R::of(clip),
@@ -58,6 +58,12 @@ impl<R: Real> Factors<R> {
             eps: R::of(adamw.eps),
             rate: R::of(adamw.lr / power(adamw.beta1)),
         }
+    }
+
+    /// All but the clip factor, in the order of `trainer/kernels/adamw.cu`.
+    #[cfg(feature = "cuda")]
+    pub(super) fn without_clip(&self) -> [R; 8] {
+        [self.keep, self.beta1, self.rest1, self.beta2, self.rest2, self.root, self.eps, self.rate]
     }
 
     #[inline(always)]

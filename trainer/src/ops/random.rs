@@ -70,6 +70,21 @@ impl Masks {
         Masks { key: [inner[0], inner[1]], threshold, keep: (1.0 / (1.0 - dropout.p)) as f32 }
     }
 
+    /// The key of their generator; with the two numbers below all that a device needs to make them.
+    pub fn key(&self) -> [u32; 2] {
+        self.key
+    }
+
+    /// A word below it falls out.
+    pub fn threshold(&self) -> u32 {
+        self.threshold
+    }
+
+    /// What kept inputs are multiplied by.
+    pub fn keep(&self) -> f32 {
+        self.keep
+    }
+
     /// Writes the factors (0 or 1 / (1 − p)) of every channel of one token. Channel c takes word (c / 16) mod 4 of the
     /// block with number (c / 64, c mod 16): sixteen neighbours are computed side by side.
     pub fn factors(&self, token: u32, out: &mut [f32]) {

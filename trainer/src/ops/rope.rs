@@ -160,6 +160,16 @@ impl Rotations {
         }
     }
 
+    /// Pairs that turn in a head.
+    pub fn pairs(&self) -> usize {
+        self.half
+    }
+
+    /// Cosines and sines, [`Self::pairs`] a row, and every row's place among them: for a device that turns rows itself.
+    pub fn tables(&self) -> (&[f32], &[f32], &[u32]) {
+        (&self.cos, &self.sin, &self.places)
+    }
+
     fn row(&self, place: u32) -> (&[f32], &[f32]) {
         let place = place as usize * self.half..(place as usize + 1) * self.half;
         (&self.cos[place.clone()], &self.sin[place])

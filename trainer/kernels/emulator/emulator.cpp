@@ -1,0 +1,204 @@
+// NVIDIA's libraries in the smallest form that runs our kernels on a machine without a GPU: the driver, NVRTC and cuBLAS in one
+// file, loaded under their names from a folder that CUDA_LIB_DIR points at.
+//
+//   g++ -std=c++17 -O2 -shared -fPIC -DKERNELS='"…/kernels/emulator"' emulator.cpp -o libcuda.so.1      and links to it named
+//   libnvrtc.so.13, libcublas.so.13, libcublasLt.so.13
+//
+// "Device memory" is heap memory: filled with NaN when it is handed out, fenced on both sides, looked at when it is given back.
+// "Compiling" is g++ with emulator.h, "a module" the library that comes out, "a launch" runs at once. It proves that kernels
+// and the code that starts them agree and are right; it says nothing about speed, nor about what only hardware does.
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <fstream>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+typedef unsigned long long Address;
+#define API extern "C" __attribute__((visibility("default"))) int
+
+// ---- driver ------------------------------------------------------------------------------------------------------------
+static const size_t FENCE = 256;
+static std::map<Address, size_t> allocations;
+static size_t in_use = 0;
+static const size_t TOTAL = size_t(8) << 30;
+
+API cuInit(unsigned) { return 0; }
+API cuDriverGetVersion(int* version) { return *version = 13000, 0; }
+API cuDeviceGetCount(int* count) { return *count = 1, 0; }
+API cuDeviceGet(int* device, int) { return *device = 0, 0; }
+API cuDeviceGetName(char* name, int length, int) { return snprintf(name, length, "emulated GPU"), 0; }
+API cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = TOTAL, 0; }
+API cuDeviceGetAttribute(int* value, int attribute, int) {
+  switch (attribute) {
+    case 75: *value = 9; break;          // compute capability, major
+    case 76: *value = 0; break;          // and minor
+    case 16: *value = 4; break;          // multiprocessors
+    case 97: *value = 227 << 10; break;  // shared memory a block may opt into
+    case 115: *value = 1; break;         // memory pools
+    default: *value = 0;
+  }
+  return 0;
+}
+API cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)1, 0; }
+API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+API cuCtxGetCurrent(void** context) { return *context = (void*)1, 0; }
+API cuCtxSetCurrent(void*) { return 0; }
+API cuCtxSynchronize() { return 0; }
+API cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = TOTAL - in_use, *total = TOTAL, 0; }
+API cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = (void*)1, 0; }
+API cuMemPoolSetAttribute(void*, int, void*) { return 0; }
+API cuStreamCreate(void** stream, unsigned) { return *stream = (void*)1, 0; }
+API cuStreamDestroy_v2(void*) { return 0; }
+API cuStreamSynchronize(void*) { return 0; }
+API cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
+API cuEventCreate(void** event, unsigned) { return *event = new timespec, 0; }
+API cuEventDestroy_v2(void* event) { return delete (timespec*)event, 0; }
+API cuEventRecord(void* event, void*) { return clock_gettime(CLOCK_MONOTONIC, (timespec*)event), 0; }
+API cuEventSynchronize(void*) { return 0; }
+API cuEventElapsedTime_v2(float* milliseconds, void* a, void* b) {
+  timespec *from = (timespec*)a, *to = (timespec*)b;
+  *milliseconds = float(double(to->tv_sec - from->tv_sec) * 1e3 + double(to->tv_nsec - from->tv_nsec) * 1e-6);
+  return 0;
+}
+API cuEventElapsedTime(float* milliseconds, void* a, void* b) { return cuEventElapsedTime_v2(milliseconds, a, b); }
+API cuGetErrorName(int, const char** text) { return *text = "an error of the emulator", 0; }
+API cuGetErrorString(int, const char** text) { return *text = "an error of the emulator", 0; }
+
+API cuMemAllocAsync(Address* at, size_t bytes, void*) {
+  if (bytes > TOTAL - in_use) return 2; // CUDA_ERROR_OUT_OF_MEMORY
+  char* memory = (char*)aligned_alloc(256, (bytes + 2 * FENCE + 255) / 256 * 256);
+  memset(memory, 0xff, bytes + 2 * FENCE);
+  *at = Address(memory + FENCE);
+  allocations[*at] = bytes;
+  in_use += bytes;
+  return 0;
+}
+API cuMemFreeAsync(Address at, void*) {
+  auto found = allocations.find(at);
+  if (found == allocations.end()) return 1;
+  const unsigned char* memory = (const unsigned char*)at;
+  for (size_t i = 0; i < FENCE; i++)
+    if (memory[i - FENCE] != 0xff || memory[found->second + i] != 0xff) {
+      fprintf(stderr, "emulator: a kernel wrote outside a buffer of %zu bytes\n", found->second);
+      abort();
+    }
+  in_use -= found->second;
+  free((void*)(at - FENCE));
+  allocations.erase(found);
+  return 0;
+}
+API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { return memcpy((void*)to, from, bytes), 0; }
+API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) { return memcpy(to, (void*)from, bytes), 0; }
+API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
+  return memmove((void*)to, (void*)from, bytes), 0;
+}
+API cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void*) { return memset((void*)at, value, bytes), 0; }
+
+struct Function {
+  void (*kernel)(void**);
+  void (*run)(void (*)(void**), const unsigned*, unsigned, void**);
+};
+API cuModuleLoadData(void** module, const void* image) {
+  *module = dlopen((const char*)image, RTLD_NOW | RTLD_LOCAL);
+  if (!*module) fprintf(stderr, "emulator: %s\n", dlerror());
+  return *module ? 0 : 200; // CUDA_ERROR_INVALID_IMAGE
+}
+API cuModuleUnload(void*) { return 0; }
+API cuModuleGetFunction(void** function, void* module, const char* name) {
+  Function found = {(void (*)(void**))dlsym(module, name), (decltype(Function::run))dlsym(module, "emulator_run")};
+  if (!found.kernel || !found.run) return 500; // CUDA_ERROR_NOT_FOUND
+  *function = new Function(found);
+  return 0;
+}
+API cuFuncSetAttribute(void*, int, int) { return 0; }
+API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, void*, void** arguments, void**) {
+  if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return 1;
+  unsigned shape[6] = {gx, gy, gz, bx, by, bz};
+  ((Function*)function)->run(((Function*)function)->kernel, shape, shared, arguments);
+  return 0;
+}
+
+// ---- NVRTC -------------------------------------------------------------------------------------------------------------
+struct Program {
+  std::map<std::string, std::string> files;
+  std::string image, log;
+};
+
+API nvrtcVersion(int* major, int* minor) { return *major = 13, *minor = 0, 0; }
+API nvrtcCreateProgram(Program** program, const char* source, const char*, int count, const char* const* headers,
+                       const char* const* names) {
+  *program = new Program;
+  (*program)->files["kernel.cpp"] = source;
+  for (int i = 0; i < count; i++) (*program)->files[names[i]] = headers[i];
+  return 0;
+}
+API nvrtcCompileProgram(Program* program, int count, const char* const* options) {
+  char folder[] = "/tmp/lorikeet-emulator-XXXXXX";
+  if (!mkdtemp(folder)) return 6;
+  std::string place = folder;
+  for (auto& file : program->files) std::ofstream(place + "/" + file.first) << file.second;
+  program->image = place + "/kernel.so";
+  std::string line = "g++ -std=c++17 -O2 -shared -fPIC -Wno-unknown-pragmas -DLORIKEET_EMULATOR -I" KERNELS " -I" + place;
+  for (int i = 0; i < count; i++)
+    if (!strncmp(options[i], "-D", 2)) line += std::string(" ") + options[i];
+  line += " -o " + program->image + " " + place + "/kernel.cpp 2> " + place + "/log";
+  int failed = system(line.c_str());
+  std::stringstream log;
+  log << std::ifstream(place + "/log").rdbuf();
+  program->log = log.str();
+  return failed ? 6 : 0; // NVRTC_ERROR_COMPILATION
+}
+API nvrtcGetCUBINSize(Program* program, size_t* size) { return *size = program->image.size() + 1, 0; }
+API nvrtcGetCUBIN(Program* program, char* image) { return memcpy(image, program->image.c_str(), program->image.size() + 1), 0; }
+API nvrtcGetProgramLogSize(Program* program, size_t* size) { return *size = program->log.size() + 1, 0; }
+API nvrtcGetProgramLog(Program* program, char* log) { return memcpy(log, program->log.c_str(), program->log.size() + 1), 0; }
+API nvrtcDestroyProgram(Program** program) { return delete *program, *program = nullptr, 0; }
+
+// ---- cuBLAS ------------------------------------------------------------------------------------------------------------
+API cublasCreate_v2(void** handle) { return *handle = (void*)1, 0; }
+API cublasDestroy_v2(void*) { return 0; }
+API cublasSetStream_v2(void*, void*) { return 0; }
+
+static const int BF16 = 14, F32 = 0; // cudaDataType
+static float get(const void* at, int type, size_t i) {
+  if (type == F32) return ((const float*)at)[i];
+  uint32_t bits = uint32_t(((const uint16_t*)at)[i]) << 16;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+static void put(void* at, int type, size_t i, float x) {
+  if (type == F32) {
+    ((float*)at)[i] = x;
+    return;
+  }
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fff0000 : bits + 0x7fff + ((bits >> 16) & 1);
+  ((uint16_t*)at)[i] = uint16_t(bits >> 16);
+}
+API cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
+                 const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int, int) {
+  if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7; // CUBLAS_STATUS_INVALID_VALUE
+  if (a_type != b_type || (c_type != F32 && c_type != a_type)) return 15; // CUBLAS_STATUS_NOT_SUPPORTED
+  float scale = *(const float*)alpha, keep = *(const float*)beta;
+  for (int j = 0; j < n; j++)
+    for (int i = 0; i < m; i++) {
+      float sum = 0;
+      for (int l = 0; l < k; l++)
+        sum += get(a, a_type, ta ? size_t(i) * lda + l : size_t(l) * lda + i) *
+               get(b, b_type, tb ? size_t(l) * ldb + j : size_t(j) * ldb + l);
+      size_t at = size_t(j) * ldc + i;
+      put(c, c_type, at, scale * sum + (keep == 0 ? 0 : keep * get(c, c_type, at)));
+    }
+  return 0;
+}

@@ -1,0 +1,37 @@
+// The loss of rows of logits, one block per row; the logits become their own gradient. src/ops/head.rs has the equations.
+#include "prelude.cuh"
+
+// The running maximum m and the sum of exp(x - m) of the part that a thread has seen.
+struct Sum {
+  float most, sum;
+};
+
+__device__ __forceinline__ float capped(float x, float cap) { return cap > 0.0f ? cap * tanhf(x / cap) : x; }
+
+// losses[row] = ln sum exp(logits) - logits[target]. logits become weight (softmax - onehot), carried back through the cap.
+// cap 0: none. A row whose weight is 0 is only judged: its logits stay.
+KERNEL(head_loss, bf16* logits, const u32* targets, const float* weights, float* losses, u32 vocabulary, float cap) {
+  bf16* row = logits + (u64)blockIdx.x * vocabulary;
+  Sum own = {-INFINITY, 0.0f};
+  for (u32 c = threadIdx.x; c < vocabulary; c += blockDim.x) {
+    float x = capped(wide(row[c]), cap);
+    if (x > own.most) {
+      own.sum *= expf(own.most - x);
+      own.most = x;
+    }
+    own.sum += expf(x - own.most);
+  }
+  float most = block_max(own.most);
+  float sum = block_sum(own.most == -INFINITY ? 0.0f : own.sum * expf(own.most - most));
+  u32 target = targets[blockIdx.x];
+  float weight = weights[blockIdx.x];
+  if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + most - capped(wide(row[target]), cap);
+  __syncthreads(); // the target's logit is read before it is overwritten
+  if (weight == 0.0f) return;
+  for (u32 c = threadIdx.x; c < vocabulary; c += blockDim.x) {
+    float x = capped(wide(row[c]), cap);
+    float d = weight * (expf(x - most) / sum - (c == target ? 1.0f : 0.0f));
+    if (cap > 0.0f) d *= 1.0f - x / cap * (x / cap);
+    row[c] = narrow(d);
+  }
+}

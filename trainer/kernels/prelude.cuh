@@ -1,0 +1,96 @@
+// What every kernel begins with: bf16 numbers as they lie in memory, sums over a warp and over a block, Philox.
+//
+// The files here are compiled by NVRTC on the machine that trains (src/ops/cuda/compile.rs), by nvcc in the checks, and as
+// ordinary C++ by the emulator (kernels/emulator), which runs the same text on a machine without a GPU. So: no standard
+// header, no library, names of kernels without mangling.
+//
+// Same bits every time: a block's work is given by shape alone, sums have one order, nothing is added with atomics.
+#pragma once
+
+#ifdef LORIKEET_EMULATOR
+#include "emulator.h"
+#else
+#define KERNEL(name, ...) extern "C" __global__ void name(__VA_ARGS__)
+#define DYNAMIC_SHARED(type, name)                                                                                     \
+  extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];                                                \
+  type* name = reinterpret_cast<type*>(dynamic_shared_bytes)
+#endif
+
+#ifndef INFINITY // NVRTC has no header that would
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+// A bf16 number as stored: the upper half of a float.
+struct bf16 {
+  unsigned short bits;
+};
+
+__device__ __forceinline__ float wide(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
+
+// To the nearest, ties to even; NaN stays one.
+__device__ __forceinline__ bf16 narrow(float x) {
+  bf16 y;
+#ifdef __CUDA_ARCH__
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+#else
+  u32 bits = __float_as_uint(x);
+  bits = (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fff0000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+  y.bits = (unsigned short)(bits >> 16);
+#endif
+  return y;
+}
+
+// Two neighbours with one load; `pair` must lie at an even place.
+__device__ __forceinline__ float2 wide2(const bf16* pair) {
+  u32 both = *reinterpret_cast<const u32*>(pair);
+  return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
+}
+
+// Over the 32 lanes of a warp; every lane gets the sum.
+__device__ __forceinline__ float warp_sum(float x) {
+  for (int apart = 16; apart > 0; apart >>= 1) x += __shfl_xor_sync(0xffffffffu, x, apart);
+  return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+  for (int apart = 16; apart > 0; apart >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, apart));
+  return x;
+}
+
+// Over a block of whole warps, 1024 threads at most; every thread gets the result.
+__device__ __forceinline__ float block_sum(float x) {
+  __shared__ float of_warp[32];
+  x = warp_sum(x);
+  __syncthreads(); // of_warp may still be read from the sum before
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
+  __syncthreads();
+  float sum = 0.0f;
+  for (u32 warp = 0; warp < blockDim.x / 32; warp++) sum += of_warp[warp];
+  return sum;
+}
+
+__device__ __forceinline__ float block_max(float x) {
+  __shared__ float of_warp[32];
+  x = warp_max(x);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
+  __syncthreads();
+  float most = of_warp[0];
+  for (u32 warp = 1; warp < blockDim.x / 32; warp++) most = fmaxf(most, of_warp[warp]);
+  return most;
+}
+
+__device__ __forceinline__ double block_sum(double x) {
+  __shared__ double of_thread[1024];
+  __syncthreads();
+  of_thread[threadIdx.x] = x;
+  for (u32 half = blockDim.x / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x < half) of_thread[threadIdx.x] += of_thread[threadIdx.x + half];
+  }
+  __syncthreads();
+  return of_thread[0];
+}

@@ -1,0 +1,310 @@
+//! The CUDA form of every operation, one per file: bf16 numbers in memory, `f32` arithmetic, `f32` adapters and moments.
+//!
+//! [`Gpu`] is one device as one run uses it: one context, one stream, cuBLAS on that stream, and the kernels of
+//! `trainer/kernels`, compiled for this very device when it is opened (`compile.rs`; docs/design/0008 says why then). Work is put
+//! on the stream and nobody waits for it; the host waits where it reads a result, which inside a step nobody does.
+//!
+//! Traps that this file keeps out of everybody's way: cudarc makes two events per buffer unless event tracking is off, and it
+//! is off, since with one stream there is no order to keep; the driver's pool gives memory back at every synchronisation
+//! unless its threshold is raised. So a `Gpu` must be used from one thread at a time, and `&Gpu` does not leave its thread.
+//!
+//! Views are checked against shapes with assertions before a kernel starts: a wrong length is our own bug, never a user's.
+
+pub mod adamw;
+pub mod attention;
+pub mod bench;
+mod compile;
+pub mod dropout;
+pub mod glu;
+pub mod head;
+pub mod linear;
+pub mod lora;
+pub mod matmul;
+pub mod norm;
+pub mod quant;
+pub mod rope;
+pub mod rows;
+pub mod survey;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use cudarc::cublas::CudaBlas;
+use cudarc::cublas::result::CublasError;
+use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUresult};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr,
+    DriverError, LaunchConfig, ValidAsZeroBits, result,
+};
+
+/// The oldest card that the kernels are written for: bf16 arithmetic came with compute capability 8.0 (Ampere).
+pub const OLDEST: (i32, i32) = (8, 0);
+
+/// What can go wrong between us and a GPU.
+#[derive(Debug, thiserror::Error)]
+pub enum GpuError {
+    /// NVIDIA's libraries are not there.
+    #[error("open CUDA: {0}")]
+    Missing(String),
+    /// No such device.
+    #[error("open GPU {ordinal}: there are {count}")]
+    NoDevice {
+        /// Which was wanted.
+        ordinal: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// It has no bf16 arithmetic.
+    #[error("use {name}: its compute capability is {}.{}, the kernels need {}.{}", compute.0, compute.1, OLDEST.0, OLDEST.1)]
+    TooOld {
+        /// The card.
+        name: String,
+        /// What it is.
+        compute: (i32, i32),
+    },
+    /// The device has no memory for a buffer.
+    #[error("take {bytes} bytes of GPU memory: there are {free} free")]
+    OutOfMemory {
+        /// Wanted.
+        bytes: u64,
+        /// What the driver says is free.
+        free: u64,
+    },
+    /// A kernel does not compile.
+    #[error("compile {file} for {architecture}:\n{log}")]
+    Compile {
+        /// Its file in `trainer/kernels`.
+        file: &'static str,
+        /// For which processor.
+        architecture: String,
+        /// What the compiler says.
+        log: String,
+    },
+    /// The driver refused.
+    #[error("{doing}: the CUDA driver says {code:?}")]
+    Driver {
+        /// What was tried.
+        doing: &'static str,
+        /// Its answer.
+        code: CUresult,
+    },
+    /// cuBLAS refused.
+    #[error("{doing}: cuBLAS says {source:?}")]
+    Blas {
+        /// What was tried.
+        doing: &'static str,
+        /// Its answer.
+        source: CublasError,
+    },
+}
+
+impl GpuError {
+    fn driver(doing: &'static str) -> impl FnOnce(DriverError) -> GpuError {
+        move |DriverError(code)| GpuError::Driver { doing, code }
+    }
+}
+
+/// What every operation answers.
+pub type Done = Result<(), GpuError>;
+
+/// One device as one run uses it.
+#[derive(Debug)]
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    blas: CudaBlas,
+    compute: (i32, i32),
+    functions: BTreeMap<&'static str, CudaFunction>,
+    /// Attention is compiled once for every width of a head.
+    attention: RefCell<BTreeMap<usize, attention::Functions>>,
+    /// One stream without events: two threads would have no order.
+    one_thread: PhantomData<*const ()>,
+}
+
+impl Gpu {
+    /// Opens a device and compiles every kernel for it, which takes a second or two.
+    pub fn open(ordinal: usize) -> Result<Gpu, GpuError> {
+        let missing = cuda_lazy::missing();
+        if !missing.is_empty() {
+            return Err(GpuError::Missing(cuda_lazy::in_words(&missing)));
+        }
+        let count = CudaContext::device_count().map_err(GpuError::driver("count GPUs"))?.max(0) as usize;
+        if ordinal >= count {
+            return Err(GpuError::NoDevice { ordinal, count });
+        }
+        let context = CudaContext::new(ordinal).map_err(GpuError::driver("open a GPU"))?;
+        let compute = context.compute_capability().map_err(GpuError::driver("ask for the compute capability"))?;
+        if compute < OLDEST {
+            return Err(GpuError::TooOld { name: context.name().unwrap_or_default(), compute });
+        }
+        // SAFETY: there is one stream, so nothing needs the events that order several.
+        unsafe { context.disable_event_tracking() };
+        keep_memory(&context)?;
+        let stream = context.new_stream().map_err(GpuError::driver("make a stream"))?;
+        let blas =
+            CudaBlas::new(Arc::clone(&stream)).map_err(|source| GpuError::Blas { doing: "start cuBLAS", source })?;
+        let functions = compile::all(&context, compute)?;
+        let attention = RefCell::default();
+        Ok(Gpu { context, stream, blas, compute, functions, attention, one_thread: PhantomData })
+    }
+
+    /// As the driver calls it.
+    pub fn name(&self) -> String {
+        self.context.name().unwrap_or_else(|_| "a GPU".into())
+    }
+
+    /// Its compute capability.
+    pub fn compute(&self) -> (i32, i32) {
+        self.compute
+    }
+
+    /// Free and total memory, in bytes.
+    pub fn memory(&self) -> Result<(u64, u64), GpuError> {
+        let (free, total) = self.context.mem_get_info().map_err(GpuError::driver("ask for free memory"))?;
+        Ok((free as u64, total as u64))
+    }
+
+    /// The one stream.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// Waits until everything so far is done.
+    pub fn wait(&self) -> Done {
+        self.stream.synchronize().map_err(GpuError::driver("wait for the GPU"))
+    }
+
+    /// A buffer with unspecified contents.
+    pub fn take<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>, GpuError> {
+        // a buffer of nothing has no address
+        let len = len.max(1);
+        // SAFETY: what is in it is written before it is read; the parity cases fill it with NaN to see that.
+        unsafe { self.stream.alloc(len) }.map_err(|error| self.no_memory(len * size_of::<T>(), error))
+    }
+
+    /// A buffer of zeros.
+    pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>, GpuError> {
+        let mut buffer = self.take(len)?;
+        self.stream.memset_zeros(&mut buffer).map_err(GpuError::driver("fill a buffer"))?;
+        Ok(buffer)
+    }
+
+    /// A buffer every bit of which is set: NaN in every format. For tests, so that what was not written shows.
+    pub fn poisoned<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>, GpuError> {
+        let mut buffer = self.take(len)?;
+        let bytes = buffer.num_bytes();
+        let (address, _order) = buffer.device_ptr_mut(&self.stream);
+        // SAFETY: the buffer is ours and as long as that.
+        unsafe { result::memset_d8_async(address, 0xff, bytes, self.stream.cu_stream()) }
+            .map_err(GpuError::driver("poison a buffer"))?;
+        drop(_order);
+        Ok(buffer)
+    }
+
+    /// The numbers, on the device.
+    pub fn upload<T: DeviceRepr>(&self, numbers: &[T]) -> Result<CudaSlice<T>, GpuError> {
+        let mut buffer = self.take(numbers.len())?;
+        if !numbers.is_empty() {
+            self.stream.memcpy_htod(numbers, &mut buffer).map_err(GpuError::driver("copy to the GPU"))?;
+        }
+        Ok(buffer)
+    }
+
+    /// The numbers, on the host; waits for them.
+    pub fn download<T: DeviceRepr + Default + Clone>(&self, view: &CudaView<'_, T>) -> Result<Vec<T>, GpuError> {
+        let mut numbers = vec![T::default(); view.len()];
+        self.stream.memcpy_dtoh(view, &mut numbers).map_err(GpuError::driver("copy from the GPU"))?;
+        self.wait()?;
+        Ok(numbers)
+    }
+
+    /// Copies on the device.
+    pub fn copy<T>(&self, from: &CudaView<'_, T>, to: &mut CudaViewMut<'_, T>) -> Done {
+        assert_eq!(from.len(), to.len(), "a copy has the length of what is copied");
+        self.stream.memcpy_dtod(from, to).map_err(GpuError::driver("copy on the GPU"))
+    }
+
+    fn no_memory(&self, bytes: usize, DriverError(code): DriverError) -> GpuError {
+        if code != CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+            return GpuError::Driver { doing: "take GPU memory", code };
+        }
+        let free = self.memory().map_or(0, |(free, _)| free);
+        GpuError::OutOfMemory { bytes: bytes as u64, free }
+    }
+
+    fn function(&self, name: &str) -> &CudaFunction {
+        self.functions.get(name).unwrap_or_else(|| panic!("{name} stands in the list of kernels"))
+    }
+
+    /// Where a view lies, or null for none: kernels take both.
+    fn address<T>(&self, view: Option<&CudaView<'_, T>>) -> u64 {
+        view.map_or(0, |view| view.device_ptr(&self.stream).0)
+    }
+}
+
+/// What is given back stays with us: the default gives it to the system whenever the host waits.
+fn keep_memory(context: &CudaContext) -> Done {
+    let pools = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+    if context.attribute(pools).map_err(GpuError::driver("ask for memory pools"))? == 0 {
+        return Ok(());
+    }
+    let mut all = u64::MAX;
+    // SAFETY: the pool is the device's own; the attribute is a 64-bit number that is read during the call.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(context.cu_device())
+            .map_err(GpuError::driver("find the memory pool"))?;
+        let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut all).cast())
+            .map_err(GpuError::driver("keep the memory pool"))
+    }
+}
+
+/// Threads of a block in kernels that give a block to a row, or a thread to a number.
+const THREADS: u32 = 256;
+
+/// One block for every row.
+fn per_row(rows: usize) -> LaunchConfig {
+    shape(rows, THREADS)
+}
+
+/// Every number is some thread's, which takes several where there are very many.
+fn per_number(count: usize) -> LaunchConfig {
+    shape(count.div_ceil(THREADS as usize).min(1 << 16), THREADS)
+}
+
+/// One warp for each of `count`.
+fn per_warp(count: usize) -> LaunchConfig {
+    shape(count.div_ceil(THREADS as usize / 32), THREADS)
+}
+
+fn shape(blocks: usize, threads: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (number(blocks), 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 }
+}
+
+/// As kernels count.
+fn number(n: usize) -> u32 {
+    u32::try_from(n).expect("shapes of a pass stay below 2^32")
+}
+
+/// Starts a kernel by name. An empty grid is no work, and for the driver an error, so it is not started.
+macro_rules! launch {
+    ($gpu:expr, $name:literal, $shape:expr, $($argument:expr),+ $(,)?) => {
+        $crate::ops::cuda::launch!($gpu, $gpu.function($name), $name, $shape, $($argument),+)
+    };
+    ($gpu:expr, $function:expr, $name:literal, $shape:expr, $($argument:expr),+ $(,)?) => {{
+        use cudarc::driver::PushKernelArg as _;
+        let shape: cudarc::driver::LaunchConfig = $shape;
+        if shape.grid_dim.0 == 0 || shape.grid_dim.1 == 0 {
+            Ok(())
+        } else {
+            // SAFETY: the caller has checked the length of every view against the shape; types and order of the arguments
+            // are those of the kernel, which the parity cases run.
+            unsafe { $gpu.stream.launch_builder($function)$(.arg($argument))+.launch(shape) }
+                .map(drop)
+                .map_err($crate::ops::cuda::GpuError::driver(concat!("start ", $name)))
+        }
+    }};
+}
+use launch;

@@ -1,0 +1,68 @@
+//! [`crate::ops::head`] on the device: logits of a chunk of supervised rows at a time, turned into their own gradient.
+
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
+use half::bf16;
+
+use super::linear::{self, Weight};
+use super::{Done, Gpu, GpuError, launch, number, shape};
+use crate::ops::head::Wanted;
+
+/// Numbers of logits that exist at a time: 512 MiB of them. Rows of a chunk follow from it, by shape alone.
+const CHUNK: usize = 1 << 28;
+
+/// Threads of a row: a vocabulary is long.
+const THREADS: u32 = 512;
+
+/// What becomes of each row, on the device.
+#[derive(Debug)]
+pub struct Targets {
+    tokens: CudaSlice<u32>,
+    weights: CudaSlice<f32>,
+    rows: usize,
+}
+
+impl Targets {
+    /// Tokens lie within the vocabulary; whoever made them has checked that.
+    pub fn upload(gpu: &Gpu, wanted: &[Wanted]) -> Result<Targets, GpuError> {
+        let tokens: Vec<u32> = wanted.iter().map(|wanted| wanted.target).collect();
+        let weights: Vec<f32> = wanted.iter().map(|wanted| wanted.weight).collect();
+        Ok(Targets { tokens: gpu.upload(&tokens)?, weights: gpu.upload(&weights)?, rows: wanted.len() })
+    }
+}
+
+/// −ln p of every row's target to `losses`; where `dx` is given it is overwritten with the weighted gradient. `x` is
+/// [rows, width]. Rows of weight 0 are judged and get no gradient; without `dx` no row needs one.
+pub fn loss(
+    gpu: &Gpu,
+    x: &CudaView<'_, bf16>,
+    (weight, softcap): (&Weight, Option<f32>),
+    targets: &Targets,
+    losses: &mut CudaViewMut<'_, f32>,
+    mut dx: Option<&mut CudaViewMut<'_, bf16>>,
+) -> Done {
+    let (width, vocabulary) = (weight.cols(), weight.rows());
+    assert!(x.len() == targets.rows * width && losses.len() >= targets.rows, "a row for every target");
+    let chunk = (CHUNK / vocabulary).max(1).min(targets.rows.max(1));
+    let mut logits = gpu.take::<bf16>(chunk * vocabulary)?;
+    for first in (0..targets.rows).step_by(chunk) {
+        let rows = first..(first + chunk).min(targets.rows);
+        let of_x = rows.start * width..rows.end * width;
+        let mut logits = logits.slice_mut(..rows.len() * vocabulary);
+        linear::forward(gpu, &x.slice(of_x.clone()), weight, &mut logits)?;
+        launch!(
+            gpu,
+            "head_loss",
+            shape(rows.len(), THREADS),
+            &mut logits,
+            &targets.tokens.slice(rows.clone()),
+            &targets.weights.slice(rows.clone()),
+            &mut losses.slice_mut(rows.clone()),
+            &number(vocabulary),
+            &softcap.unwrap_or(0.0)
+        )?;
+        if let Some(dx) = dx.as_deref_mut() {
+            linear::backward(gpu, &logits.as_view(), weight, &mut dx.slice_mut(of_x))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! [`crate::ops::lora`] on the device: every product lands on what is there already (k = 1 in `matmul.rs`).
+//!
+//! A and B are trained in `f32`; the products take bf16 copies, made once per step. Gradients are summed in `f32`.
+
+use cudarc::driver::{CudaView, CudaViewMut};
+use half::bf16;
+
+use super::dropout::RowMasks;
+use super::matmul::{self, Into, Matrix};
+use super::{Done, Gpu};
+use crate::ops::lora::Columns;
+
+/// A and B of one module, as products take them.
+#[derive(Debug, Clone, Copy)]
+pub struct Pair<'a> {
+    /// `[rank, inputs]`.
+    pub a: &'a CudaView<'a, bf16>,
+    /// `[outputs, rank]`.
+    pub b: &'a CudaView<'a, bf16>,
+    /// Rows of A.
+    pub rank: usize,
+    /// The factor s.
+    pub scale: f32,
+}
+
+impl Pair<'_> {
+    fn inputs(&self) -> usize {
+        self.a.len() / self.rank
+    }
+
+    fn a(&self, gpu: &Gpu) -> Matrix {
+        Matrix::new(gpu, self.a, self.rank, self.inputs())
+    }
+
+    fn b(&self, gpu: &Gpu) -> Matrix {
+        Matrix::new(gpu, self.b, self.b.len() / self.rank, self.rank)
+    }
+}
+
+/// One run of tokens: the input, and its dropout if there is any.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// `[tokens, inputs]`.
+    pub x: &'a CudaView<'a, bf16>,
+    /// Of every row.
+    pub masks: Option<&'a RowMasks>,
+}
+
+impl Input<'_> {
+    /// Hands `x∘m` to `use_it`.
+    fn with_masked(&self, gpu: &Gpu, use_it: impl FnOnce(&CudaView<'_, bf16>) -> Done) -> Done {
+        let Some(masks) = self.masks else { return use_it(self.x) };
+        let mut masked = gpu.take(self.x.len())?;
+        masks.apply(gpu, self.x, &mut masked.as_view_mut())?;
+        use_it(&masked.as_view())
+    }
+}
+
+/// `u`, and the module's columns of `y` added to.
+pub fn forward(
+    gpu: &Gpu,
+    pair: Pair<'_>,
+    input: Input<'_>,
+    u: &mut CudaViewMut<'_, bf16>,
+    y: &mut CudaViewMut<'_, bf16>,
+    columns: Columns,
+) -> Done {
+    let tokens = input.x.len() / pair.inputs();
+    input.with_masked(gpu, |x| matmul::set(gpu, Matrix::new(gpu, x, tokens, pair.inputs()), pair.a(gpu).t(), u))?;
+    let u = Matrix::new(gpu, &u.as_view(), tokens, pair.rank);
+    let into = Into { stride: columns.stride, scale: pair.scale, keep: 1.0 };
+    matmul::product(gpu, u, pair.b(gpu).t(), into, &mut y.slice_mut(columns.first..))
+}
+
+/// Adds to the gradients of A and B and, where one is wanted, of x.
+pub fn backward(
+    gpu: &Gpu,
+    pair: Pair<'_>,
+    input: Input<'_>,
+    (u, dy, columns): (&CudaView<'_, bf16>, &CudaView<'_, bf16>, Columns),
+    [da, db]: [&mut CudaViewMut<'_, f32>; 2],
+    dx: Option<&mut CudaViewMut<'_, bf16>>,
+) -> Done {
+    let (rank, inputs) = (pair.rank, pair.inputs());
+    let tokens = input.x.len() / inputs;
+    let dy = Matrix::strided(gpu, &dy.slice(columns.first..), tokens, columns.count, columns.stride);
+    let mut t = gpu.take::<bf16>(tokens * rank)?;
+    matmul::product(gpu, dy, pair.b(gpu), Into { stride: rank, scale: pair.scale, keep: 0.0 }, &mut t.as_view_mut())?;
+    let small = Matrix::new(gpu, &t.as_view(), tokens, rank);
+    let u = Matrix::new(gpu, u, tokens, rank);
+    matmul::product(gpu, dy.t(), u, Into { stride: rank, scale: pair.scale, keep: 1.0 }, db)?;
+    input.with_masked(gpu, |x| {
+        let x = Matrix::new(gpu, x, tokens, inputs);
+        matmul::product(gpu, small.t(), x, Into { stride: inputs, scale: 1.0, keep: 1.0 }, da)
+    })?;
+    let Some(dx) = dx else { return Ok(()) };
+    match input.masks {
+        None => matmul::product(gpu, small, pair.a(gpu), Into { stride: inputs, scale: 1.0, keep: 1.0 }, dx),
+        Some(masks) => {
+            let mut unmasked = gpu.take::<bf16>(dx.len())?;
+            matmul::set(gpu, small, pair.a(gpu), &mut unmasked.as_view_mut())?;
+            masks.add(gpu, &unmasked.as_view(), dx)
+        }
+    }
+}

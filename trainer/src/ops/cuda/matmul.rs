@@ -1,0 +1,124 @@
+//! Matrix products on the device: `c = s · a b + k · c`, by cuBLAS, bf16 in, `f32` sums, bf16 or `f32` out.
+//!
+//! k is what candle's product lacks: with k = 1 an adapter's product lands on what the frozen layer wrote, and a gradient on
+//! what earlier micro-batches left. cuBLAS counts columns first; a matrix stored row by row is its transpose there, so that the
+//! product is asked for with its factors exchanged.
+
+use std::ffi::c_void;
+
+use cudarc::cublas::result::gemm_ex;
+use cudarc::cublas::sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
+use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
+use half::bf16;
+
+use super::{Done, Gpu, GpuError};
+
+/// Numbers that a product can end in.
+pub trait Stored {
+    /// As cuBLAS calls them.
+    const KIND: cudaDataType_t;
+}
+
+impl Stored for bf16 {
+    const KIND: cudaDataType_t = cudaDataType_t::CUDA_R_16BF;
+}
+
+impl Stored for f32 {
+    const KIND: cudaDataType_t = cudaDataType_t::CUDA_R_32F;
+}
+
+/// A matrix somewhere on the device: rows that begin `stride` apart, or its transpose.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix {
+    address: u64,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    turned: bool,
+}
+
+impl Matrix {
+    /// Consecutive rows.
+    pub fn new(gpu: &Gpu, data: &CudaView<'_, bf16>, rows: usize, cols: usize) -> Matrix {
+        Matrix::strided(gpu, data, rows, cols, cols)
+    }
+
+    /// Rows that begin `stride` apart.
+    pub fn strided(gpu: &Gpu, data: &CudaView<'_, bf16>, rows: usize, cols: usize, stride: usize) -> Matrix {
+        assert!(fits(data.len(), rows, cols, stride), "{rows} × {cols} by {stride} within {} numbers", data.len());
+        Matrix { address: data.device_ptr(gpu.stream()).0, rows, cols, stride, turned: false }
+    }
+
+    /// The transpose, in place.
+    pub fn t(self) -> Matrix {
+        Matrix { turned: !self.turned, ..self }
+    }
+
+    fn shape(self) -> (usize, usize) {
+        if self.turned { (self.cols, self.rows) } else { (self.rows, self.cols) }
+    }
+
+    fn operation(self) -> cublasOperation_t {
+        if self.turned { cublasOperation_t::CUBLAS_OP_T } else { cublasOperation_t::CUBLAS_OP_N }
+    }
+}
+
+/// What becomes of the product.
+#[derive(Debug, Clone, Copy)]
+pub struct Into {
+    /// Rows of the result begin so far apart.
+    pub stride: usize,
+    /// The factor s.
+    pub scale: f32,
+    /// The factor k.
+    pub keep: f32,
+}
+
+/// `c = s · a b + k · c`.
+pub fn product<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, into: Into, c: &mut CudaViewMut<'_, T>) -> Done {
+    let ((rows, inner), (other, cols)) = (a.shape(), b.shape());
+    assert_eq!(inner, other, "inner sizes of a product");
+    assert!(fits(c.len(), rows, cols, into.stride), "a product lands within its buffer");
+    if rows == 0 || cols == 0 {
+        return Ok(());
+    }
+    let size = |n: usize| i32::try_from(n).expect("matrices have fewer than 2^31 rows and columns");
+    let (to, _order) = c.device_ptr_mut(gpu.stream());
+    let pointer = |address: u64| address as *const c_void;
+    // SAFETY: all three lie within live buffers of this device, as was checked when they were made and above; the factors
+    // are read during the call.
+    let done = unsafe {
+        gemm_ex(
+            *gpu.blas.handle(),
+            b.operation(),
+            a.operation(),
+            size(cols),
+            size(rows),
+            size(inner),
+            (&raw const into.scale).cast(),
+            pointer(b.address),
+            bf16::KIND,
+            size(b.stride),
+            pointer(a.address),
+            bf16::KIND,
+            size(a.stride),
+            (&raw const into.keep).cast(),
+            to as *mut c_void,
+            T::KIND,
+            size(into.stride),
+            cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+        )
+    };
+    done.map_err(|source| GpuError::Blas { doing: "multiply matrices", source })
+}
+
+/// Overwrites consecutive rows.
+pub fn set<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, c: &mut CudaViewMut<'_, T>) -> Done {
+    let stride = b.shape().1;
+    product(gpu, a, b, Into { stride, scale: 1.0, keep: 0.0 }, c)
+}
+
+fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {
+    rows == 0 || cols == 0 || (stride >= cols && (rows - 1) * stride + cols <= len)
+}

@@ -1,0 +1,120 @@
+//! [`crate::ops::rope`] on the device, with the norms over heads of [`crate::ops::qk_norm`] where a model has them: one kernel does
+//! both.
+
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
+use half::bf16;
+
+use super::{Done, Gpu, GpuError, launch, number, per_warp};
+use crate::ops::attention::Heads;
+use crate::ops::rope::Rotations;
+
+/// The rotation of every row of a pass, by one rope, on the device.
+#[derive(Debug)]
+pub struct Turns {
+    half: usize,
+    cos: CudaSlice<f32>,
+    sin: CudaSlice<f32>,
+    places: CudaSlice<u32>,
+}
+
+impl Turns {
+    /// Those of the host.
+    pub fn upload(gpu: &Gpu, rotations: &Rotations) -> Result<Turns, GpuError> {
+        let (cos, sin, places) = rotations.tables();
+        Ok(Turns { half: rotations.pairs(), cos: gpu.upload(cos)?, sin: gpu.upload(sin)?, places: gpu.upload(places)? })
+    }
+}
+
+/// The norms over heads: gains of query and key heads, and what is kept for the backward, q and k of every row as they were.
+#[derive(Debug)]
+pub struct HeadNorm<'a> {
+    /// Of query heads.
+    pub queries: &'a CudaView<'a, f32>,
+    /// Of key heads.
+    pub keys: &'a CudaView<'a, f32>,
+    /// As in the configuration.
+    pub eps: f64,
+}
+
+/// Norms, where there is something to norm by, and turns the query and key heads of every row, in place. `raw` is written with
+/// what they were before the norm; without one it is not looked at.
+pub fn forward(
+    gpu: &Gpu,
+    heads: Heads,
+    norm: Option<&HeadNorm<'_>>,
+    turns: &Turns,
+    qkv: &mut CudaViewMut<'_, bf16>,
+    raw: Option<&mut CudaViewMut<'_, bf16>>,
+) -> Done {
+    let rows = rows(heads, norm, turns, qkv.len(), raw.as_ref().map(|raw| raw.len()));
+    let raw = gpu.address(raw.map(|raw| raw.as_view()).as_ref());
+    let (queries, keys, eps) = parts(gpu, norm);
+    launch!(
+        gpu,
+        "rope_forward",
+        per_warp(rows * (heads.queries + heads.keys)),
+        qkv,
+        &raw,
+        &queries,
+        &keys,
+        &turns.cos,
+        &turns.sin,
+        &turns.places,
+        &number(rows),
+        &number(heads.queries),
+        &number(heads.keys),
+        &number(heads.width),
+        &number(turns.half),
+        &number(heads.stride()),
+        &eps,
+    )
+}
+
+/// Turns the gradient back and carries it through the norm, in place.
+pub fn backward(
+    gpu: &Gpu,
+    heads: Heads,
+    norm: Option<&HeadNorm<'_>>,
+    turns: &Turns,
+    raw: Option<&CudaView<'_, bf16>>,
+    dqkv: &mut CudaViewMut<'_, bf16>,
+) -> Done {
+    let rows = rows(heads, norm, turns, dqkv.len(), raw.map(|raw| raw.len()));
+    let raw = gpu.address(raw);
+    let (queries, keys, eps) = parts(gpu, norm);
+    launch!(
+        gpu,
+        "rope_backward",
+        per_warp(rows * (heads.queries + heads.keys)),
+        dqkv,
+        &raw,
+        &queries,
+        &keys,
+        &turns.cos,
+        &turns.sin,
+        &turns.places,
+        &number(rows),
+        &number(heads.queries),
+        &number(heads.keys),
+        &number(heads.width),
+        &number(turns.half),
+        &number(heads.stride()),
+        &eps,
+    )
+}
+
+fn rows(heads: Heads, norm: Option<&HeadNorm<'_>>, turns: &Turns, len: usize, raw: Option<usize>) -> usize {
+    let rows = turns.places.len();
+    assert_eq!(len, rows * heads.stride(), "one row of q, k and v per rotation");
+    assert!(2 * turns.half <= heads.width, "a head has the columns that turn");
+    if let Some(norm) = norm {
+        assert_eq!(raw, Some(rows * heads.turned()), "a norm keeps what it norms");
+        assert!(norm.queries.len() == heads.width && norm.keys.len() == heads.width, "a gain per column of a head");
+    }
+    rows
+}
+
+fn parts(gpu: &Gpu, norm: Option<&HeadNorm<'_>>) -> (u64, u64, f32) {
+    let of = |gain: Option<&CudaView<'_, f32>>| gpu.address(gain);
+    (of(norm.map(|norm| norm.queries)), of(norm.map(|norm| norm.keys)), norm.map_or(0.0, |norm| norm.eps as f32))
+}

@@ -1,0 +1,381 @@
+//! The cases: shapes that do not divide evenly, segments of one token, windows and caps that bind.
+
+use std::ops::Range;
+
+use half::bf16;
+use lorikeet_plan::{Activation, Rope};
+
+use super::{Answer, Case, Forms, Fresh, Norm, Output, Product, Turned};
+use crate::lora::Dropout;
+use crate::ops::adamw::{self, AdamW};
+use crate::ops::attention::{self, Heads};
+use crate::ops::head::{self, Wanted};
+use crate::ops::lora::{Columns, Pair, PairGradient};
+use crate::ops::random::Masks;
+use crate::ops::rope::{self, Rotations, Turn};
+use crate::ops::{glu, linear, lora, norm, qk_norm, softcap};
+
+/// One rounding to bf16 is 2⁻⁸ of a number at most; two may meet where a result is added to what lay there.
+const ONCE: f64 = 0.004;
+const TWICE: f64 = 0.008;
+/// A gradient through several rounded numbers.
+const SEVERAL: f64 = 0.012;
+/// `f32` results.
+const EXACT: f64 = 2e-5;
+
+const EPS: f64 = 1e-5;
+
+pub(super) fn all() -> Vec<Case> {
+    vec![
+        Case { name: "narrow", run: narrow },
+        Case { name: "gather, scatter", run: rows },
+        Case { name: "dropout", run: dropout },
+        Case { name: "rms norm", run: norm_forward },
+        Case { name: "rms norm + residual", run: norm_residual },
+        Case { name: "rms norm backward", run: norm_backward },
+        Case { name: "rope", run: |forms, fresh| rope_both(forms, fresh, None) },
+        Case { name: "rope + qk-norm", run: |forms, fresh| rope_both(forms, fresh, Some(())) },
+        Case { name: "swiglu", run: |forms, fresh| glu_both(forms, fresh, Activation::Silu) },
+        Case { name: "geglu", run: |forms, fresh| glu_both(forms, fresh, Activation::GeluTanh) },
+        Case { name: "linear", run: linear_both },
+        Case { name: "lora", run: |forms, fresh| lora_both(forms, fresh, 0.0) },
+        Case { name: "lora + dropout", run: |forms, fresh| lora_both(forms, fresh, 0.3) },
+        Case { name: "head + loss", run: |forms, fresh| head_both(forms, fresh, None) },
+        Case { name: "head + loss, soft cap", run: |forms, fresh| head_both(forms, fresh, Some(2.0)) },
+        Case { name: "adamw", run: |forms, fresh| adamw_step(forms, fresh, 1.0) },
+        Case { name: "adamw, gradient not finite", run: |forms, fresh| adamw_step(forms, fresh, f32::INFINITY) },
+        Case { name: "nf4", run: nf4 },
+        Case { name: "int8", run: int8 },
+        Case { name: "attention", run: |forms, fresh| attention_both(forms, fresh, kind(64, None, None)) },
+        Case { name: "attention, width 128", run: |forms, fresh| attention_both(forms, fresh, kind(128, None, None)) },
+        Case { name: "attention, window", run: |forms, fresh| attention_both(forms, fresh, kind(64, None, Some(37))) },
+        Case {
+            name: "attention, soft cap",
+            run: |forms, fresh| attention_both(forms, fresh, kind(32, Some(1.5), None)),
+        },
+        Case {
+            name: "attention, width 256, both",
+            run: |forms, fresh| attention_both(forms, fresh, kind(256, Some(2.0), Some(5))),
+        },
+    ]
+}
+
+const fn kind(width: usize, softcap: Option<f64>, window: Option<usize>) -> Heads {
+    Heads { queries: 4, keys: 2, width, scale: 0.2, softcap, window }
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(*x)).collect()
+}
+
+fn output(name: &'static str, ours: Vec<f32>, plain: Vec<f64>, tolerance: f64) -> Output {
+    Output { name, ours, plain, tolerance }
+}
+
+fn narrow(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    // products of two bf16 numbers lie between bf16 numbers, some of them exactly halfway
+    let (a, b) = (fresh.numbers(5000, 3.0), fresh.numbers(5000, 1.0));
+    let mut x: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a * b).collect();
+    x.extend([0.0, -0.0, 1.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 3e38, -1e-40]);
+    let plain = x.iter().map(|x| bf16::from_f32(*x).to_f64()).collect();
+    Ok(vec![output("y", forms.narrow(&x)?, plain, 0.0)])
+}
+
+fn rows(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let (width, count) = (77, 40);
+    let table = fresh.numbers(50 * width, 1.0);
+    let rows = fresh.below(count, 50);
+    let of_table = |scale: f64| -> Vec<f64> {
+        let row = |row: &u32| wide(&table[*row as usize * width..][..width]);
+        rows.iter().flat_map(row).map(|x| x * scale).collect()
+    };
+    let plain = forms.gather(&table, &rows, width, 1.0)?;
+    let scaled = forms.gather(&table, &rows, width, 1.5)?;
+    let places = [4u32, 0, 9, 2];
+    let (x, y) = (fresh.numbers(4 * width, 1.0), fresh.numbers(10 * width, 1.0));
+    let mut put = wide(&y);
+    for (place, row) in places.iter().zip(x.chunks(width)) {
+        put[*place as usize * width..][..width].copy_from_slice(&wide(row));
+    }
+    Ok(vec![
+        output("rows", plain, of_table(1.0), 0.0),
+        output("scaled rows", scaled, of_table(1.5), ONCE),
+        output("scattered", forms.scatter(&x, &places, width, &y)?, put, 0.0),
+    ])
+}
+
+fn masks(rows: usize, p: f64) -> Vec<(Masks, u32)> {
+    let of = |example| Masks::new(Dropout { p, seed: 11 }, 2, example, 5);
+    (0..rows as u32).map(|row| if row < 9 { (of(3), row) } else { (of(4), row - 9) }).collect()
+}
+
+fn factors(masks: &[(Masks, u32)], width: usize) -> Vec<f32> {
+    let mut factors = vec![1.0; masks.len() * width];
+    factors.chunks_mut(width).zip(masks).for_each(|(row, (masks, token))| masks.factors(*token, row));
+    factors
+}
+
+fn dropout(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    // nothing is 0 by itself, so a channel falls out here exactly where it does there
+    let (rows, width) = (23, 203);
+    let x: Vec<f32> = fresh.numbers(rows * width, 1.0).iter().map(|x| if *x == 0.0 { 1.0 } else { *x }).collect();
+    let masks = masks(rows, 0.25);
+    let factors = factors(&masks, width);
+    let ours = forms.dropout(&x, &masks)?;
+    let zeros = ours.iter().map(|y| f32::from(u8::from(*y == 0.0))).collect();
+    let expected = factors.iter().map(|factor| f64::from(u8::from(*factor == 0.0))).collect();
+    let plain = x.iter().zip(&factors).map(|(x, m)| f64::from(*x) * f64::from(*m)).collect();
+    Ok(vec![output("y", ours, plain, ONCE), output("the mask", zeros, expected, 0.0)])
+}
+
+fn norm_forward(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let (rows, width) = (19, 331);
+    let (x, gain, y) = (fresh.numbers(rows * width, 2.0), fresh.numbers(width, 1.5), fresh.numbers(rows * width, 1.0));
+    let norm = Norm { x: &x, gain: &gain, eps: EPS };
+    let mut plain = vec![0.0; x.len()];
+    norm::forward_plain(&wide(&x), &wide(&gain), EPS, &mut plain);
+    let added = plain.iter().zip(&y).map(|(normed, y)| normed + f64::from(*y)).collect();
+    Ok(vec![
+        output("y", forms.norm_forward(norm)?, plain, ONCE),
+        output("y added to", forms.norm_forward_add(norm, &y)?, added, TWICE),
+    ])
+}
+
+fn norm_residual(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let (rows, width) = (19, 576);
+    let (x, branch, gain) =
+        (fresh.numbers(rows * width, 2.0), fresh.numbers(rows * width, 1.0), fresh.numbers(width, 1.5));
+    let [sum, y] = forms.norm_residual(Norm { x: &x, gain: &gain, eps: EPS }, &branch)?;
+    let expected: Vec<f64> = x.iter().zip(&branch).map(|(x, b)| f64::from(*x) + f64::from(*b)).collect();
+    let mut normed = vec![0.0; x.len()];
+    norm::forward_plain(&expected, &wide(&gain), EPS, &mut normed);
+    Ok(vec![output("sum", sum, expected, ONCE), output("y", y, normed, TWICE)])
+}
+
+fn norm_backward(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let (rows, width) = (19, 331);
+    let n = rows * width;
+    let (x, gain) = (fresh.numbers(n, 2.0), fresh.numbers(width, 1.5));
+    let (dy, dx) = (fresh.numbers(n, 1.0), fresh.numbers(n, 1.0));
+    let mut plain = wide(&dx);
+    norm::backward_plain(&wide(&x), &wide(&gain), EPS, &wide(&dy), &mut plain);
+    let ours = forms.norm_backward(Norm { x: &x, gain: &gain, eps: EPS }, &dy, &dx)?;
+    Ok(vec![output("dx", ours, plain, TWICE)])
+}
+
+fn rope_both(forms: &dyn Forms, fresh: &mut Fresh, normed: Option<()>) -> Answer<Vec<Output>> {
+    // 40 of 48 columns turn; the longest segment begins anew at position 0
+    let heads = Heads { queries: 3, keys: 1, width: 48, scale: 1.0, softcap: None, window: None };
+    let rotations = Rotations::new(&Rope { theta: 10_000.0, scaling: None }, 40, &[7, 1, 12]);
+    let n = 20 * heads.stride();
+    let (qkv, dqkv) = (fresh.numbers(n, 2.0), fresh.numbers(n, 1.0));
+    let gains = [fresh.numbers(48, 1.5), fresh.numbers(48, 1.5)];
+    let norm = normed.map(|()| ([&gains[0][..], &gains[1][..]], EPS));
+    let turned = Turned { heads, norm, rotations: &rotations };
+    let [y, raw] = forms.rope_forward(turned, &qkv)?;
+    let before: Vec<f32> = qkv.chunks(heads.stride()).flat_map(|row| row[..heads.turned()].iter().copied()).collect();
+    let dx = forms.rope_backward(turned, &before, &dqkv)?;
+
+    let wide_gains = gains.each_ref().map(|gain| wide(gain));
+    let wide_gains = qk_norm::Gains { queries: &wide_gains[0], keys: &wide_gains[1] };
+    let mut plain = wide(&qkv);
+    if norm.is_some() {
+        qk_norm::forward_plain(heads, wide_gains, EPS, &mut plain);
+    }
+    turn_plainly(heads, &rotations, &mut plain, Turn::Forth);
+    let mut gradient = wide(&dqkv);
+    turn_plainly(heads, &rotations, &mut gradient, Turn::Back);
+    if norm.is_some() {
+        qk_norm::backward_plain(heads, wide_gains, EPS, &wide(&before), &mut gradient);
+    }
+    let kept = if norm.is_some() { wide(&before) } else { Vec::new() };
+    Ok(vec![output("y", y, plain, ONCE), output("kept", raw, kept, 0.0), output("dx", dx, gradient, ONCE)])
+}
+
+fn turn_plainly(heads: Heads, rotations: &Rotations, qkv: &mut [f64], turn: Turn) {
+    let (cos, sin, places) = rotations.tables();
+    let pairs = rotations.pairs();
+    for (row, place) in qkv.chunks_mut(heads.stride()).zip(places) {
+        let of = |table: &[f32]| wide(&table[*place as usize * pairs..][..pairs]);
+        for head in row[..heads.turned()].chunks_mut(heads.width) {
+            rope::turn_plain(&mut head[..2 * pairs], &of(cos), &of(sin), turn);
+        }
+    }
+}
+
+fn glu_both(forms: &dyn Forms, fresh: &mut Fresh, activation: Activation) -> Answer<Vec<Output>> {
+    let (rows, width) = (13, 301);
+    let (gate_up, dy) = (fresh.numbers(rows * 2 * width, 6.0), fresh.numbers(rows * width, 1.0));
+    let mut y = vec![0.0; rows * width];
+    glu::forward_plain(activation, &wide(&gate_up), width, &mut y);
+    let mut gradient = wide(&gate_up);
+    glu::backward_plain(activation, &mut gradient, width, &wide(&dy));
+    Ok(vec![
+        output("y", forms.glu_forward(activation, &gate_up, width)?, y, ONCE),
+        output("gradient", forms.glu_backward(activation, &gate_up, width, &dy)?, gradient, ONCE),
+    ])
+}
+
+fn linear_both(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let (tokens, inputs, outputs) = (37, 72, 56);
+    let (x, weight) = (fresh.numbers(tokens * inputs, 1.0), fresh.numbers(outputs * inputs, 1.0));
+    let (bias, dy) = (fresh.numbers(outputs, 1.0), fresh.numbers(tokens * outputs, 1.0));
+    let mut y: Vec<f64> = (0..tokens).flat_map(|_| wide(&bias)).collect();
+    linear::forward_plain(&wide(&x), &wide(&weight), inputs, &mut y);
+    let mut dx = vec![0.0; x.len()];
+    linear::backward_plain(&wide(&dy), &wide(&weight), inputs, &mut dx);
+    Ok(vec![
+        output("y", forms.linear_forward(&x, &weight, &bias)?, y, TWICE),
+        output("dx", forms.linear_backward(&dy, &weight, outputs)?, dx, ONCE),
+    ])
+}
+
+fn lora_both(forms: &dyn Forms, fresh: &mut Fresh, p: f64) -> Answer<Vec<Output>> {
+    let (tokens, inputs, rank, scale) = (21, 72, 8, 0.5);
+    let columns = Columns { first: 16, count: 24, stride: 56 };
+    let (x, a, b) =
+        (fresh.numbers(tokens * inputs, 1.0), fresh.numbers(rank * inputs, 0.2), fresh.numbers(24 * rank, 0.5));
+    let (y, dy) = (fresh.numbers(tokens * 56, 1.0), fresh.numbers(tokens * 56, 1.0));
+    let before = [fresh.numbers(a.len(), 1.0), fresh.numbers(b.len(), 1.0), fresh.numbers(x.len(), 1.0)];
+    let masks = if p > 0.0 { masks(tokens, p) } else { Vec::new() };
+    let mask = if p > 0.0 { wide(&factors(&masks, inputs)) } else { vec![1.0; x.len()] };
+    let product = Product { a: &a, b: &b, rank, scale, x: &x, masks: &masks, columns };
+    let [u, sum] = forms.lora_forward(product, &y)?;
+    let kept = u.clone();
+    let [da, db, dx] = forms.lora_backward(product, &kept, &dy, before.each_ref().map(|x| &x[..]))?;
+
+    let (a, b, x) = (wide(&a), wide(&b), wide(&x));
+    let pair = Pair { a: &a, b: &b, rank, scale: f64::from(scale) };
+    let cut = |wide: &[f64]| -> Vec<f64> {
+        wide.chunks(56).flat_map(|row| row[columns.first..][..columns.count].iter().copied()).collect()
+    };
+    let (mut u_plain, mut part) = (vec![0.0; tokens * rank], cut(&wide(&y)));
+    lora::forward_plain(pair, &x, &mask, &mut u_plain, &mut part);
+    let mut sum_plain = wide(&y);
+    for (row, part) in sum_plain.chunks_mut(56).zip(part.chunks(columns.count)) {
+        row[columns.first..][..columns.count].copy_from_slice(part);
+    }
+    let [mut da_plain, mut db_plain, mut dx_plain] = before.each_ref().map(|x| wide(x));
+    let mut gradient = PairGradient { a: &mut da_plain, b: &mut db_plain };
+    lora::backward_plain(pair, (&x, &mask, &wide(&kept)), &cut(&wide(&dy)), &mut gradient, &mut dx_plain);
+    Ok(vec![
+        output("u", u, u_plain, TWICE),
+        output("y", sum, sum_plain, TWICE),
+        output("dA", da, da_plain, SEVERAL),
+        output("dB", db, db_plain, TWICE),
+        output("dx", dx, dx_plain, SEVERAL),
+    ])
+}
+
+fn head_both(forms: &dyn Forms, fresh: &mut Fresh, cap: Option<f32>) -> Answer<Vec<Output>> {
+    let (rows, width, vocabulary) = (17, 64, 520);
+    let (x, w) = (fresh.numbers(rows * width, 1.0), fresh.numbers(vocabulary * width, 0.5));
+    let targets = fresh.below(rows, vocabulary as u32);
+    let weight = |row: usize| 0.25 + (row % 3) as f32 / 4.0;
+    let wanted: Vec<Wanted> =
+        targets.iter().enumerate().map(|(row, target)| Wanted { target: *target, weight: weight(row) }).collect();
+    let [losses, dx] = forms.head(&x, &w, &wanted, cap)?;
+    let (x, w) = (wide(&x), wide(&w));
+    let (mut losses_plain, mut dx_plain) = (Vec::new(), vec![0.0; rows * width]);
+    for (row, wanted) in wanted.iter().enumerate() {
+        let place = row * width..(row + 1) * width;
+        let mut logits = vec![0.0; vocabulary];
+        linear::forward_plain(&x[place.clone()], &w, width, &mut logits);
+        cap.into_iter().for_each(|cap| softcap::forward_plain(&mut logits, f64::from(cap)));
+        let bent = logits.clone();
+        losses_plain.push(head::loss_plain(&mut logits, wanted.target as usize, f64::from(wanted.weight)));
+        cap.into_iter().for_each(|cap| softcap::backward_plain(&bent, f64::from(cap), &mut logits));
+        linear::backward_plain(&logits, &w, width, &mut dx_plain[place]);
+    }
+    // the logits are rounded once before the loss is taken of them
+    Ok(vec![output("losses", losses, losses_plain, TWICE), output("dx", dx, dx_plain, SEVERAL)])
+}
+
+fn adamw_step(forms: &dyn Forms, fresh: &mut Fresh, one: f32) -> Answer<Vec<Output>> {
+    const SETTINGS: AdamW = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+    let n = 50_021;
+    let state = [fresh.numbers(n, 1.0), fresh.numbers(n, 0.1), fresh.numbers(n, 1.0).iter().map(|v| v * v).collect()];
+    let mut grads = fresh.numbers(n, 1.0);
+    grads[777] = one;
+    let update = forms.adamw(state.each_ref().map(|x| &x[..]), &grads, SETTINGS, Some(3.0))?;
+    let [mut p, mut m, mut v] = state.each_ref().map(|x| wide(x));
+    let grads = wide(&grads);
+    let norm = grads.iter().map(|g| g * g).sum::<f64>().sqrt();
+    if norm.is_finite() {
+        let clip = adamw::clip_factor(norm, Some(3.0));
+        adamw::adamw_plain(&mut p, &mut m, &mut v, &grads, SETTINGS, 3, clip);
+    }
+    let finite = |norm: f64| if norm.is_finite() { norm } else { -1.0 };
+    let [ours_p, ours_m, ours_v] = update.state;
+    Ok(vec![
+        output("p", ours_p, p, EXACT),
+        output("m", ours_m, m, EXACT),
+        output("v", ours_v, v, EXACT),
+        output("norm", vec![finite(update.norm) as f32], vec![finite(norm)], 1e-6),
+    ])
+}
+
+/// As `trainer/kernels/quant.cu` has them.
+pub(super) const NF4: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+fn nf4(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let count = 64 * 41;
+    let codes: Vec<u8> = fresh.below(count / 2, 256).iter().map(|code| *code as u8).collect();
+    let factors = fresh.numbers(41, 2.0);
+    let both = codes.iter().flat_map(|both| [both >> 4, both & 15]);
+    let number = |(i, code): (usize, u8)| f64::from(NF4[usize::from(code)]) * f64::from(factors[i / 64]);
+    let plain = both.enumerate().map(number).collect();
+    Ok(vec![output("y", forms.nf4(&codes, &factors)?, plain, ONCE)])
+}
+
+fn int8(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let (rows, width) = (31, 77);
+    let codes: Vec<i8> = fresh.below(rows * width, 256).iter().map(|code| *code as u8 as i8).collect();
+    let factors = fresh.numbers(rows, 0.1);
+    let number = |(i, code): (usize, &i8)| f64::from(*code) * f64::from(factors[i / width]);
+    let plain = codes.iter().enumerate().map(number).collect();
+    Ok(vec![output("y", forms.int8(&codes, &factors, width)?, plain, ONCE)])
+}
+
+fn attention_both(forms: &dyn Forms, fresh: &mut Fresh, heads: Heads) -> Answer<Vec<Output>> {
+    // one token, less than a tile, tiles exactly, and several with a rest
+    let segments: [Range<usize>; 4] = [0..1, 1..30, 30..94, 94..165];
+    let rows = 165;
+    let (qkv, dout) = (fresh.numbers(rows * heads.stride(), 1.0), fresh.numbers(rows * heads.out_stride(), 1.0));
+    let [out, lse] = forms.attention_forward(heads, &segments, &qkv)?;
+    let (wide_qkv, wide_dout) = (wide(&qkv), wide(&dout));
+    let (mut out_plain, mut lse_plain) = (vec![0.0; out.len()], vec![0.0; lse.len()]);
+    let mut dqkv_plain = vec![0.0; qkv.len()];
+    for segment in &segments {
+        let of = |stride: usize| segment.start * stride..segment.end * stride;
+        let (long, short, sums) = (of(heads.stride()), of(heads.out_stride()), of(heads.queries));
+        let (qkv, out, lse) = (&wide_qkv[long.clone()], &mut out_plain[short.clone()], &mut lse_plain[sums]);
+        attention::forward_plain(heads, qkv, out, lse);
+        attention::backward_plain(heads, qkv, out, lse, &wide_dout[short], &mut dqkv_plain[long]);
+    }
+    // the backward takes what a forward of its own kept
+    let kept: [Vec<f32>; 2] = [&out_plain, &lse_plain].map(|x| x.iter().map(|x| *x as f32).collect());
+    let dqkv = forms.attention_backward(heads, &segments, &qkv, kept.each_ref().map(|x| &x[..]), &dout)?;
+    Ok(vec![
+        output("out", out, out_plain, ONCE),
+        output("lse", lse, lse_plain, EXACT),
+        output("dqkv", dqkv, dqkv_plain, SEVERAL),
+    ])
+}

@@ -1,0 +1,203 @@
+//! The CPU's forms, over the same slices.
+
+use std::ops::Range;
+
+use half::bf16;
+use lorikeet_plan::Activation;
+
+use super::case::NF4;
+use super::{Answer, Forms, Norm, Product, Turned, Update};
+use crate::ops::adamw::{self, AdamW};
+use crate::ops::attention::{self, Heads};
+use crate::ops::buffer::Buffers;
+use crate::ops::head::{self, Head, Wanted};
+use crate::ops::linear::{self, Weight};
+use crate::ops::lora::{self, Input, Pair, PairGradient};
+use crate::ops::qk_norm::{self, Gains};
+use crate::ops::random::Masks;
+use crate::ops::rope::{self, Turn};
+use crate::ops::{glu, norm};
+
+#[derive(Debug, Default)]
+pub(super) struct Cpu {
+    buffers: Buffers,
+}
+
+/// What a form has to overwrite.
+fn poison(len: usize) -> Vec<f32> {
+    vec![f32::NAN; len]
+}
+
+impl Forms for Cpu {
+    fn norm_forward(&self, Norm { x, gain, eps }: Norm<'_>) -> Answer<Vec<f32>> {
+        let mut y = poison(x.len());
+        norm::forward(x, gain, eps, &mut y);
+        Ok(y)
+    }
+
+    fn norm_forward_add(&self, Norm { x, gain, eps }: Norm<'_>, y: &[f32]) -> Answer<Vec<f32>> {
+        let mut y = y.to_vec();
+        norm::forward_add(x, gain, eps, &mut y);
+        Ok(y)
+    }
+
+    fn norm_residual(&self, Norm { x, gain, eps }: Norm<'_>, branch: &[f32]) -> Answer<[Vec<f32>; 2]> {
+        let sum: Vec<f32> = x.iter().zip(branch).map(|(x, b)| x + b).collect();
+        let mut y = poison(x.len());
+        norm::forward(&sum, gain, eps, &mut y);
+        Ok([sum, y])
+    }
+
+    fn norm_backward(&self, Norm { x, gain, eps }: Norm<'_>, dy: &[f32], dx: &[f32]) -> Answer<Vec<f32>> {
+        let mut dx = dx.to_vec();
+        norm::backward(x, gain, eps, dy, &mut dx);
+        Ok(dx)
+    }
+
+    fn rope_forward(&self, Turned { heads, norm, rotations }: Turned<'_>, qkv: &[f32]) -> Answer<[Vec<f32>; 2]> {
+        let (mut qkv, mut raw) = (qkv.to_vec(), Vec::new());
+        if let Some(([queries, keys], eps)) = norm {
+            raw = poison(qkv.len() / heads.stride() * heads.turned());
+            qk_norm::forward(heads, Gains { queries, keys }, eps, &mut qkv, &mut raw);
+        }
+        rope::turn(heads, rotations, &mut qkv, Turn::Forth);
+        Ok([qkv, raw])
+    }
+
+    fn rope_backward(&self, turned: Turned<'_>, raw: &[f32], dqkv: &[f32]) -> Answer<Vec<f32>> {
+        let Turned { heads, norm, rotations } = turned;
+        let mut dqkv = dqkv.to_vec();
+        rope::turn(heads, rotations, &mut dqkv, Turn::Back);
+        if let Some(([queries, keys], eps)) = norm {
+            qk_norm::backward(heads, Gains { queries, keys }, eps, raw, &mut dqkv);
+        }
+        Ok(dqkv)
+    }
+
+    fn glu_forward(&self, activation: Activation, gate_up: &[f32], width: usize) -> Answer<Vec<f32>> {
+        let mut y = poison(gate_up.len() / 2);
+        glu::forward(activation, gate_up, width, &mut y);
+        Ok(y)
+    }
+
+    fn glu_backward(&self, activation: Activation, gate_up: &[f32], width: usize, dy: &[f32]) -> Answer<Vec<f32>> {
+        let mut gate_up = gate_up.to_vec();
+        glu::backward(activation, &mut gate_up, width, dy);
+        Ok(gate_up)
+    }
+
+    fn attention_forward(&self, heads: Heads, segments: &[Range<usize>], qkv: &[f32]) -> Answer<[Vec<f32>; 2]> {
+        let rows = qkv.len() / heads.stride();
+        let (mut out, mut lse) = (poison(rows * heads.out_stride()), poison(rows * heads.queries));
+        attention::forward(heads, segments, qkv, &mut out, &mut lse);
+        Ok([out, lse])
+    }
+
+    fn attention_backward(
+        &self,
+        heads: Heads,
+        segments: &[Range<usize>],
+        qkv: &[f32],
+        [out, lse]: [&[f32]; 2],
+        dout: &[f32],
+    ) -> Answer<Vec<f32>> {
+        let mut dqkv = poison(qkv.len());
+        attention::backward(heads, segments, qkv, (out, lse), dout, &mut dqkv);
+        Ok(dqkv)
+    }
+
+    fn gather(&self, table: &[f32], rows: &[u32], width: usize, scale: f32) -> Answer<Vec<f32>> {
+        let row = |row: &u32| table[*row as usize * width..][..width].iter();
+        Ok(rows.iter().flat_map(row).map(|x| x * scale).collect())
+    }
+
+    fn scatter(&self, x: &[f32], rows: &[u32], width: usize, y: &[f32]) -> Answer<Vec<f32>> {
+        let mut y = y.to_vec();
+        for (row, x) in rows.iter().zip(x.chunks(width)) {
+            y[*row as usize * width..][..width].copy_from_slice(x);
+        }
+        Ok(y)
+    }
+
+    fn dropout(&self, x: &[f32], masks: &[(Masks, u32)]) -> Answer<Vec<f32>> {
+        let mut y = poison(x.len());
+        let width = x.len() / masks.len();
+        y.chunks_mut(width).zip(masks).for_each(|(row, (masks, token))| masks.factors(*token, row));
+        y.iter_mut().zip(x).for_each(|(y, x)| *y *= x);
+        Ok(y)
+    }
+
+    fn linear_forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Answer<Vec<f32>> {
+        let inputs = weight.len() / bias.len();
+        let weight = Weight::new(weight.to_vec(), bias.len(), inputs).with_bias(bias.to_vec());
+        let mut y = poison(x.len() / inputs * bias.len());
+        linear::forward(x, &weight, &mut y);
+        Ok(y)
+    }
+
+    fn linear_backward(&self, dy: &[f32], weight: &[f32], outputs: usize) -> Answer<Vec<f32>> {
+        let inputs = weight.len() / outputs;
+        let mut dx = poison(dy.len() / outputs * inputs);
+        linear::backward(dy, &Weight::new(weight.to_vec(), outputs, inputs), &mut dx);
+        Ok(dx)
+    }
+
+    fn lora_forward(&self, product: Product<'_>, y: &[f32]) -> Answer<[Vec<f32>; 2]> {
+        let (mut u, mut y) = (poison(product.x.len() * product.rank * product.rank / product.a.len()), y.to_vec());
+        lora::forward(pair(product), input(product), &self.buffers, &mut u, &mut y, product.columns);
+        Ok([u, y])
+    }
+
+    fn lora_backward(
+        &self,
+        product: Product<'_>,
+        u: &[f32],
+        dy: &[f32],
+        gradients: [&[f32]; 3],
+    ) -> Answer<[Vec<f32>; 3]> {
+        let [mut a, mut b, mut dx] = gradients.map(<[f32]>::to_vec);
+        let mut gradient = PairGradient { a: &mut a, b: &mut b };
+        let kept = (u, dy, product.columns);
+        lora::backward(pair(product), input(product), &self.buffers, kept, &mut gradient, Some(&mut dx));
+        Ok([a, b, dx])
+    }
+
+    fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]> {
+        let width = x.len() / wanted.len();
+        let weight = Weight::new(weight.to_vec(), weight.len() / width, width);
+        let head = Head { weight: &weight, softcap };
+        let mut dx = poison(x.len());
+        let losses = head::loss_and_gradient(x, head, wanted, &mut (), &self.buffers, &mut dx);
+        Ok([losses.into_iter().map(|loss| loss as f32).collect(), dx])
+    }
+
+    fn adamw(&self, state: [&[f32]; 3], grads: &[f32], settings: AdamW, max_norm: Option<f64>) -> Answer<Update> {
+        let [mut p, mut m, mut v] = state.map(<[f32]>::to_vec);
+        let norm = adamw::norm(grads);
+        if norm.is_finite() {
+            adamw::adamw(&mut p, &mut m, &mut v, grads, settings, 3, adamw::clip_factor(norm, max_norm));
+        }
+        Ok(Update { state: [p, m, v], norm })
+    }
+
+    fn nf4(&self, codes: &[u8], factors: &[f32]) -> Answer<Vec<f32>> {
+        let both = codes.iter().flat_map(|both| [both >> 4, both & 15]);
+        Ok(both.enumerate().map(|(i, code)| NF4[usize::from(code)] * factors[i / 64]).collect())
+    }
+
+    fn int8(&self, codes: &[i8], factors: &[f32], width: usize) -> Answer<Vec<f32>> {
+        Ok(codes.iter().enumerate().map(|(i, code)| f32::from(*code) * factors[i / width]).collect())
+    }
+
+    fn narrow(&self, x: &[f32]) -> Answer<Vec<f32>> {
+        Ok(x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect())
+    }
+}
+
+fn pair(product: Product<'_>) -> Pair<'_, f32> {
+    Pair { a: product.a, b: product.b, rank: product.rank, scale: product.scale }
+}
+
+fn input(product: Product<'_>) -> Input<'_> {
+    Input { x: product.x, masks: product.masks }
+}

@@ -1,0 +1,266 @@
+//! A GPU's forms, over the same slices: copied there, computed into buffers full of NaN, copied back.
+
+use std::ops::Range;
+
+use cudarc::driver::CudaSlice;
+use half::bf16;
+use lorikeet_plan::Activation;
+
+use super::{Answer, Forms, Norm, Product, Turned, Update};
+use crate::ops::adamw::AdamW;
+use crate::ops::attention::Heads;
+use crate::ops::cuda::attention::Tiles;
+use crate::ops::cuda::dropout::RowMasks;
+use crate::ops::cuda::head::Targets;
+use crate::ops::cuda::linear::Weight;
+use crate::ops::cuda::lora::{Input, Pair};
+use crate::ops::cuda::rope::{HeadNorm, Turns};
+use crate::ops::cuda::{Gpu, GpuError, adamw, attention, glu, head, linear, lora, norm, quant, rope, rows};
+use crate::ops::head::Wanted;
+use crate::ops::random::Masks;
+
+/// An open device.
+#[derive(Debug)]
+pub struct OnGpu<'a>(pub &'a Gpu);
+
+impl OnGpu<'_> {
+    /// Rounded to bf16, on the device.
+    fn put(&self, numbers: &[f32]) -> Result<CudaSlice<bf16>, GpuError> {
+        self.0.upload(&numbers.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>())
+    }
+
+    fn put32(&self, numbers: &[f32]) -> Result<CudaSlice<f32>, GpuError> {
+        self.0.upload(numbers)
+    }
+
+    fn room(&self, len: usize) -> Result<CudaSlice<bf16>, GpuError> {
+        self.0.poisoned(len)
+    }
+
+    fn get(&self, buffer: &CudaSlice<bf16>) -> Result<Vec<f32>, GpuError> {
+        Ok(self.0.download(&buffer.as_view())?.into_iter().map(bf16::to_f32).collect())
+    }
+
+    fn get32(&self, buffer: &CudaSlice<f32>) -> Result<Vec<f32>, GpuError> {
+        self.0.download(&buffer.as_view())
+    }
+}
+
+impl Forms for OnGpu<'_> {
+    fn norm_forward(&self, Norm { x, gain, eps }: Norm<'_>) -> Answer<Vec<f32>> {
+        let (x, gain, mut y) = (self.put(x)?, self.put32(gain)?, self.room(x.len())?);
+        norm::forward(self.0, &x.as_view(), &gain.as_view(), eps, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn norm_forward_add(&self, Norm { x, gain, eps }: Norm<'_>, y: &[f32]) -> Answer<Vec<f32>> {
+        let (x, gain, mut y) = (self.put(x)?, self.put32(gain)?, self.put(y)?);
+        norm::forward_add(self.0, &x.as_view(), &gain.as_view(), eps, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn norm_residual(&self, Norm { x, gain, eps }: Norm<'_>, branch: &[f32]) -> Answer<[Vec<f32>; 2]> {
+        let (mut sum, mut y) = (self.room(x.len())?, self.room(x.len())?);
+        let (x, branch, gain) = (self.put(x)?, self.put(branch)?, self.put32(gain)?);
+        let from = [&x.as_view(), &branch.as_view()];
+        let to = [&mut sum.as_view_mut(), &mut y.as_view_mut()];
+        norm::residual_forward(self.0, from, &gain.as_view(), eps, to)?;
+        Ok([self.get(&sum)?, self.get(&y)?])
+    }
+
+    fn norm_backward(&self, Norm { x, gain, eps }: Norm<'_>, dy: &[f32], dx: &[f32]) -> Answer<Vec<f32>> {
+        let (x, gain, dy, mut dx) = (self.put(x)?, self.put32(gain)?, self.put(dy)?, self.put(dx)?);
+        norm::backward(self.0, &x.as_view(), &gain.as_view(), eps, &dy.as_view(), &mut dx.as_view_mut())?;
+        Ok(self.get(&dx)?)
+    }
+
+    fn rope_forward(&self, Turned { heads, norm, rotations }: Turned<'_>, qkv: &[f32]) -> Answer<[Vec<f32>; 2]> {
+        let turns = Turns::upload(self.0, rotations)?;
+        let rows = qkv.len() / heads.stride();
+        let mut qkv = self.put(qkv)?;
+        let Some(([queries, keys], eps)) = norm else {
+            rope::forward(self.0, heads, None, &turns, &mut qkv.as_view_mut(), None)?;
+            return Ok([self.get(&qkv)?, Vec::new()]);
+        };
+        let (queries, keys, mut raw) = (self.put32(queries)?, self.put32(keys)?, self.room(rows * heads.turned())?);
+        let norm = HeadNorm { queries: &queries.as_view(), keys: &keys.as_view(), eps };
+        let raw_view = Some(&mut raw.as_view_mut());
+        rope::forward(self.0, heads, Some(&norm), &turns, &mut qkv.as_view_mut(), raw_view)?;
+        Ok([self.get(&qkv)?, self.get(&raw)?])
+    }
+
+    fn rope_backward(&self, turned: Turned<'_>, raw: &[f32], dqkv: &[f32]) -> Answer<Vec<f32>> {
+        let Turned { heads, norm, rotations } = turned;
+        let turns = Turns::upload(self.0, rotations)?;
+        let mut dqkv = self.put(dqkv)?;
+        let Some(([queries, keys], eps)) = norm else {
+            rope::backward(self.0, heads, None, &turns, None, &mut dqkv.as_view_mut())?;
+            return Ok(self.get(&dqkv)?);
+        };
+        let (queries, keys, raw) = (self.put32(queries)?, self.put32(keys)?, self.put(raw)?);
+        let norm = HeadNorm { queries: &queries.as_view(), keys: &keys.as_view(), eps };
+        rope::backward(self.0, heads, Some(&norm), &turns, Some(&raw.as_view()), &mut dqkv.as_view_mut())?;
+        Ok(self.get(&dqkv)?)
+    }
+
+    fn glu_forward(&self, activation: Activation, gate_up: &[f32], width: usize) -> Answer<Vec<f32>> {
+        let (mut y, gate_up) = (self.room(gate_up.len() / 2)?, self.put(gate_up)?);
+        glu::forward(self.0, activation, &gate_up.as_view(), width, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn glu_backward(&self, activation: Activation, gate_up: &[f32], width: usize, dy: &[f32]) -> Answer<Vec<f32>> {
+        let (mut gate_up, dy) = (self.put(gate_up)?, self.put(dy)?);
+        glu::backward(self.0, activation, &mut gate_up.as_view_mut(), width, &dy.as_view())?;
+        Ok(self.get(&gate_up)?)
+    }
+
+    fn attention_forward(&self, heads: Heads, segments: &[Range<usize>], qkv: &[f32]) -> Answer<[Vec<f32>; 2]> {
+        let rows = qkv.len() / heads.stride();
+        let tiles = Tiles::upload(self.0, segments)?;
+        let (qkv, mut out) = (self.put(qkv)?, self.room(rows * heads.out_stride())?);
+        let mut lse = self.0.poisoned::<f32>(rows * heads.queries)?;
+        let (to, sums) = (&mut out.as_view_mut(), &mut lse.as_view_mut());
+        attention::forward(self.0, heads, &tiles, &qkv.as_view(), to, sums)?;
+        Ok([self.get(&out)?, self.get32(&lse)?])
+    }
+
+    fn attention_backward(
+        &self,
+        heads: Heads,
+        segments: &[Range<usize>],
+        qkv: &[f32],
+        [out, lse]: [&[f32]; 2],
+        dout: &[f32],
+    ) -> Answer<Vec<f32>> {
+        let tiles = Tiles::upload(self.0, segments)?;
+        let (mut dqkv, qkv, dout) = (self.room(qkv.len())?, self.put(qkv)?, self.put(dout)?);
+        let (out, lse) = (self.put(out)?, self.put32(lse)?);
+        let kept = (&out.as_view(), &lse.as_view());
+        let to = &mut dqkv.as_view_mut();
+        attention::backward(self.0, heads, &tiles, &qkv.as_view(), kept, &dout.as_view(), to)?;
+        Ok(self.get(&dqkv)?)
+    }
+
+    fn gather(&self, table: &[f32], rows: &[u32], width: usize, scale: f32) -> Answer<Vec<f32>> {
+        let mut y = self.room(rows.len() * width)?;
+        let (table, rows) = (self.put(table)?, self.0.upload(rows)?);
+        rows::gather(self.0, &table.as_view(), &rows.as_view(), width, scale, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn scatter(&self, x: &[f32], rows: &[u32], width: usize, y: &[f32]) -> Answer<Vec<f32>> {
+        let (x, rows, mut y) = (self.put(x)?, self.0.upload(rows)?, self.put(y)?);
+        rows::scatter(self.0, &x.as_view(), &rows.as_view(), width, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn dropout(&self, x: &[f32], masks: &[(Masks, u32)]) -> Answer<Vec<f32>> {
+        let masks = RowMasks::upload(self.0, masks)?;
+        let (mut y, x) = (self.room(x.len())?, self.put(x)?);
+        masks.apply(self.0, &x.as_view(), &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn linear_forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Answer<Vec<f32>> {
+        let weight = self.weight(weight, bias, bias.len())?;
+        let (mut y, x) = (self.room(x.len() / weight.cols() * weight.rows())?, self.put(x)?);
+        linear::forward(self.0, &x.as_view(), &weight, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn linear_backward(&self, dy: &[f32], weight: &[f32], outputs: usize) -> Answer<Vec<f32>> {
+        let weight = self.weight(weight, &[], outputs)?;
+        let (mut dx, dy) = (self.room(dy.len() / outputs * weight.cols())?, self.put(dy)?);
+        linear::backward(self.0, &dy.as_view(), &weight, &mut dx.as_view_mut())?;
+        Ok(self.get(&dx)?)
+    }
+
+    fn lora_forward(&self, product: Product<'_>, y: &[f32]) -> Answer<[Vec<f32>; 2]> {
+        let tokens = product.x.len() * product.rank / product.a.len();
+        let (mut u, mut y) = (self.room(tokens * product.rank)?, self.put(y)?);
+        self.with(product, |pair, input| {
+            lora::forward(self.0, pair, input, &mut u.as_view_mut(), &mut y.as_view_mut(), product.columns)
+        })?;
+        Ok([self.get(&u)?, self.get(&y)?])
+    }
+
+    fn lora_backward(
+        &self,
+        product: Product<'_>,
+        u: &[f32],
+        dy: &[f32],
+        [da, db, dx]: [&[f32]; 3],
+    ) -> Answer<[Vec<f32>; 3]> {
+        let (u, dy) = (self.put(u)?, self.put(dy)?);
+        let (mut da, mut db, mut dx) = (self.put32(da)?, self.put32(db)?, self.put(dx)?);
+        self.with(product, |pair, input| {
+            let kept = (&u.as_view(), &dy.as_view(), product.columns);
+            let gradients = [&mut da.as_view_mut(), &mut db.as_view_mut()];
+            lora::backward(self.0, pair, input, kept, gradients, Some(&mut dx.as_view_mut()))
+        })?;
+        Ok([self.get32(&da)?, self.get32(&db)?, self.get(&dx)?])
+    }
+
+    fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]> {
+        let weight = self.weight(weight, &[], weight.len() * wanted.len() / x.len())?;
+        let targets = Targets::upload(self.0, wanted)?;
+        let (mut dx, x) = (self.room(x.len())?, self.put(x)?);
+        let mut losses = self.0.poisoned::<f32>(wanted.len())?;
+        let to = Some(&mut dx.as_view_mut());
+        head::loss(self.0, &x.as_view(), (&weight, softcap), &targets, &mut losses.as_view_mut(), to)?;
+        Ok([self.get32(&losses)?, self.get(&dx)?])
+    }
+
+    fn adamw(&self, state: [&[f32]; 3], grads: &[f32], settings: AdamW, max_norm: Option<f64>) -> Answer<Update> {
+        let [p, m, v] = state;
+        let (mut p, mut m, mut v, grads) = (self.put32(p)?, self.put32(m)?, self.put32(v)?, self.put32(grads)?);
+        let clip = adamw::clip(self.0, &grads.as_view(), max_norm)?;
+        let state = [&mut p.as_view_mut(), &mut m.as_view_mut(), &mut v.as_view_mut()];
+        adamw::adamw(self.0, state, &grads.as_view(), &clip, settings, 3)?;
+        let norm = self.0.download(&clip.as_view())?[0].norm;
+        Ok(Update { state: [self.get32(&p)?, self.get32(&m)?, self.get32(&v)?], norm })
+    }
+
+    fn nf4(&self, codes: &[u8], factors: &[f32]) -> Answer<Vec<f32>> {
+        let mut y = self.room(2 * codes.len())?;
+        let (codes, factors) = (self.0.upload(codes)?, self.put32(factors)?);
+        quant::nf4(self.0, &codes.as_view(), &factors.as_view(), 64, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn int8(&self, codes: &[i8], factors: &[f32], width: usize) -> Answer<Vec<f32>> {
+        let mut y = self.room(codes.len())?;
+        let (codes, factors) = (self.0.upload(codes)?, self.put32(factors)?);
+        quant::int8(self.0, &codes.as_view(), &factors.as_view(), width, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn narrow(&self, x: &[f32]) -> Answer<Vec<f32>> {
+        let (mut y, x) = (self.room(x.len())?, self.put32(x)?);
+        rows::narrow(self.0, &x.as_view(), &mut y.as_view_mut())?;
+        let mut back = self.0.poisoned::<f32>(y.len())?;
+        rows::widen(self.0, &y.as_view(), &mut back.as_view_mut())?;
+        Ok(self.get32(&back)?)
+    }
+}
+
+impl OnGpu<'_> {
+    fn weight(&self, weight: &[f32], bias: &[f32], outputs: usize) -> Result<Weight, GpuError> {
+        let numbers: Vec<bf16> = weight.iter().map(|x| bf16::from_f32(*x)).collect();
+        Weight::upload(self.0, &numbers, bias, outputs, weight.len() / outputs)
+    }
+
+    /// Hands the product's factors and input, on the device, to `use_them`.
+    fn with(
+        &self,
+        product: Product<'_>,
+        use_them: impl FnOnce(Pair<'_>, Input<'_>) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let (a, b, x) = (self.put(product.a)?, self.put(product.b)?, self.put(product.x)?);
+        let masks = if product.masks.is_empty() { None } else { Some(RowMasks::upload(self.0, product.masks)?) };
+        let (a, b, x) = (a.as_view(), b.as_view(), x.as_view());
+        let pair = Pair { a: &a, b: &b, rank: product.rank, scale: product.scale };
+        use_them(pair, Input { x: &x, masks: masks.as_ref() })
+    }
+}
