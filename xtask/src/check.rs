@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::output::{say, seconds, table};
 use crate::program::{Program, present};
 use crate::tree::Tree;
-use crate::{deny, test, tidy, units};
+use crate::{deny, gpu, test, tidy, units};
 
 /// How a step ended when it did not fail.
 pub(crate) enum Done {
@@ -32,15 +32,18 @@ enum Outcome {
 
 type Step = (&'static str, fn(&Tree) -> Result<Done>);
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 11] = [
     ("fmt", fmt),
     ("tidy", |tree| tidy::run(tree).map(|()| Done::Passed)),
     ("units", units::run),
     ("clippy", clippy),
     ("docs", docs),
+    ("cuda", gpu::lint),
+    ("kernels", gpu::compile),
     ("deny", deny::run),
     ("build", |tree| test::build(tree).map(|()| Done::Passed)),
     ("tests", |tree| test::execute(tree, &[])),
+    ("emulated gpu", gpu::emulate),
 ];
 
 /// Runs every step, prints the table and fails when one of them did.

@@ -6,6 +6,7 @@
 mod bench;
 mod check;
 mod deny;
+mod gpu;
 mod mutate;
 mod output;
 mod pins;
@@ -30,7 +31,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Everything that CI runs: fmt, clippy, docs, tests, deny, tidy, units
+    /// Everything that CI runs: fmt, clippy, docs, tests, deny, tidy, units, the CUDA code and its kernels
     Check {
         /// A step that lacks its tool fails instead of being skipped
         #[arg(long)]
@@ -49,6 +50,11 @@ enum Task {
         /// Passed on to the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<String>,
+    },
+    /// Everything about the CUDA kernels: fetch a compiler, build, check, measure
+    Gpu {
+        #[command(subcommand)]
+        job: gpu::Job,
     },
     /// Rewrite pinned files (wire bytes, JSON, --help, tables) from what the code does now; review the diff
     Pins {
@@ -84,6 +90,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Check { strict } => check::run(&tree, strict),
         Task::Test { rest } => test::run(&tree, &rest),
         Task::Bench { part, rest } => bench::run(&tree, part, &rest),
+        Task::Gpu { job } => gpu::run(&tree, job),
         Task::Pins { filter } => pins::run(&tree, filter.as_deref()),
         Task::Tidy => tidy::run(&tree),
         Task::Mutate { only, limit } => mutate::run(&tree, only.as_deref(), limit),

@@ -19,19 +19,39 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// `line` split at spaces, run in `folder`. What cargo told this very task about its own package is taken back, or
-    /// build scripts that watch these variables would run again at every change between a task and a plain `cargo build`.
+    /// `line` split at spaces, run in `folder`.
     pub(crate) fn new(folder: &Path, line: &str) -> Self {
-        let mut words = line.split_whitespace();
-        let mut command = Command::new(words.next().expect("a command line names a program"));
-        command.args(words).current_dir(folder).stdin(Stdio::null());
+        let (program, arguments) = line.split_once(' ').unwrap_or((line, ""));
+        Self::at(folder, Path::new(program)).words(arguments)
+    }
+
+    /// The program at `path`, or of that name, run in `folder`. What cargo told this very task about its own package is taken
+    /// back, or build scripts that watch these variables would run again at every change between a task and a plain `cargo build`.
+    pub(crate) fn at(folder: &Path, path: &Path) -> Self {
+        let mut command = Command::new(path);
+        command.current_dir(folder).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
                 command.env_remove(&name);
             }
         }
-        Self { command, line: line.to_owned() }
+        Self { command, line: path.display().to_string() }
+    }
+
+    /// More arguments, split at spaces.
+    pub(crate) fn words(self, words: &str) -> Self {
+        words.split_whitespace().fold(self, Self::word)
+    }
+
+    /// One more argument.
+    pub(crate) fn word(self, word: &str) -> Self {
+        self.args(&[word.to_owned()])
+    }
+
+    /// One more argument, a path.
+    pub(crate) fn path(self, path: &Path) -> Self {
+        self.word(&path.display().to_string())
     }
 
     /// More arguments, each passed on as it is.

@@ -23,6 +23,11 @@ impl Tree {
         &self.root
     }
 
+    /// Where cargo builds.
+    pub(crate) fn target(&self) -> PathBuf {
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from)
+    }
+
     /// Every file that is tracked, or new and not ignored, relative to the root. One that was removed but is not yet
     /// committed so is left out.
     pub(crate) fn files(&self) -> Result<Vec<String>> {

@@ -1,0 +1,35 @@
+//! The checks of every kernel on an emulated GPU: `trainer/kernels/emulator` takes the place of NVIDIA's libraries, the program
+//! and the kernels are the real ones.
+
+use anyhow::{Context, Result};
+
+use super::home;
+use crate::check::Done;
+use crate::program::{Program, present};
+use crate::tree::Tree;
+
+/// The names under which the one library is opened.
+const NAMES: [&str; 4] = ["libcuda.so.1", "libnvrtc.so.13", "libcublas.so.13", "libcublasLt.so.13"];
+
+/// Builds and runs; the inputs are the same every time, so that a fault can be looked at twice.
+pub(super) fn run(tree: &Tree) -> Result<Done> {
+    if !present("g++ --version") {
+        return Ok(Done::Missing("g++"));
+    }
+    let folder = home(tree)?.join("emulator");
+    std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+    let kernels = tree.root().join("trainer/kernels/emulator");
+    Program::new(tree.root(), "g++ -std=c++17 -O2 -Wall -Wextra -Werror -shared -fPIC")
+        .word(&format!("-DKERNELS=\"{}\"", kernels.display()))
+        .path(&kernels.join("emulator.cpp"))
+        .word("-o")
+        .path(&folder.join(NAMES[0]))
+        .run()?;
+    for name in &NAMES[1..] {
+        let place = folder.join(name);
+        std::fs::copy(folder.join(NAMES[0]), &place).with_context(|| format!("write {}", place.display()))?;
+    }
+    let line = "cargo run -p lorikeet-trainer --features cuda --bin lorikeet-gpu -- check --seed 7";
+    let libraries = folder.display().to_string();
+    Program::new(tree.root(), line).env("CUDA_LIB_DIR", &libraries).run().map(|()| Done::Passed)
+}

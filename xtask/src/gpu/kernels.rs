@@ -1,0 +1,41 @@
+//! Every kernel through nvcc, warnings as errors, down to machine code for Ampere and Hopper and to PTX for Blackwell.
+//!
+//! What users run is compiled by NVRTC from the same text when a GPU is opened; this step is how a fault in it is found where
+//! there is no GPU. Attention is compiled for the widths of a head that models have.
+
+use anyhow::Result;
+
+use super::{home, kit};
+use crate::check::Done;
+use crate::output::say;
+use crate::program::Program;
+use crate::tree::Tree;
+
+const ARCHITECTURES: &str = "-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
+                             -gencode arch=compute_120,code=compute_120";
+
+/// Widths of heads that attention is compiled for.
+const WIDTHS: [&str; 3] = ["-DHEAD=64", "-DHEAD=128", "-DHEAD=256"];
+
+/// Compiles all of them.
+pub(super) fn compile(tree: &Tree) -> Result<Done> {
+    let Some(nvcc) = kit::nvcc(tree) else { return Ok(Done::Missing("nvcc")) };
+    let folder = home(tree)?;
+    let mut count = 0;
+    for file in tree.files()?.into_iter().filter(|file| file.starts_with("trainer/kernels/") && file.ends_with(".cu")) {
+        let definitions = if file.ends_with("/attention.cu") { &WIDTHS[..] } else { &[""] };
+        for definition in definitions {
+            let call = Program::at(tree.root(), &nvcc)
+                .words("-fatbin -O3 -std=c++17 -Werror all-warnings --threads 0")
+                .words(ARCHITECTURES)
+                .words(definition)
+                .word(&file)
+                .word("-o")
+                .path(&folder.join("kernel.fatbin"));
+            call.run()?;
+            count += 1;
+        }
+    }
+    say(format!("{count} compilations, each for sm_80, sm_90 and compute_120"));
+    Ok(Done::Passed)
+}
