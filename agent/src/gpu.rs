@@ -6,7 +6,11 @@
 
 mod cpu;
 mod fake;
+mod health;
 mod nvml;
+mod reading;
+
+pub use reading::{Driver, Reading, readings};
 
 use crate::{
     clock,
@@ -57,7 +61,7 @@ impl Probe {
         if !self.config.fake.is_empty() {
             return fake::look(&self.config.fake, time);
         }
-        let mut look = self.nvml.as_ref().map_or_else(Look::none, |gpus| gpus.look(time));
+        let mut look = self.nvml.as_mut().map_or_else(Look::none, |gpus| gpus.look(time));
         look.keep(&self.config.only);
         if wants_cpu(self.config.kind, &look.seen.devices) {
             look.add(self.cpu.look(time));

@@ -31,6 +31,7 @@ mod tests;
 
 pub use config::{Config, ConfigError};
 pub use disk::DiskError;
+pub use gpu::{Driver as GpuDriver, Reading as GpuReading, readings as gpu_readings};
 pub use link::{DialError, FrameError, IdentityError, JoinError, LinkError, LinkState, TlsError};
 
 use cache::Cache;

@@ -1,21 +1,46 @@
 //! NVIDIA GPUs, through the driver's own library, opened at run time.
+//!
+//! A card that is cut into MIG instances is as many devices as it has instances, each by its own UUID; the card itself is not
+//! offered then. Its health counts for all of them.
 
-use super::Look;
+use super::{
+    Look,
+    health::{Health, Signs},
+    reading::Reading,
+};
 use lorikeet_protocol::{
     agent::Telemetry,
     id::{DeviceId, UnixMillis},
     job::{Device, DeviceKind},
 };
-use nvml_wrapper::{Device as Gpu, Nvml, enum_wrappers::device::TemperatureSensor, error::NvmlError};
+use nvml_wrapper::{
+    Device as Gpu, EventSet, Nvml,
+    bitmasks::{device::ThrottleReasons, event::EventTypes},
+    enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor},
+    enums::event::XidError,
+    error::NvmlError,
+};
+
+/// Error reports read at one look; more wait for the next.
+const MOST_REPORTS: usize = 64;
 
 /// The library, open.
-pub(super) struct Gpus(Nvml);
+pub(super) struct Gpus {
+    nvml: &'static Nvml,
+    /// Where the driver's error reports arrive; none where it takes no such wish.
+    reports: Option<EventSet<'static>>,
+    health: Health,
+}
 
 impl Gpus {
     /// `None` where the library or the driver is not there: a normal answer.
     pub(super) fn open() -> Option<Self> {
         match Nvml::init() {
-            Ok(nvml) => Some(Self(nvml)),
+            Ok(nvml) => {
+                // opened once in a process and never closed, so that what borrows from it may live beside it
+                let nvml: &'static Nvml = Box::leak(Box::new(nvml));
+                Some(Self { nvml, reports: reports(nvml), health: Health::default() })
+            }
             Err(error) => {
                 tracing::debug!(%error, "NVIDIA's library does not open");
                 tracing::info!("no NVIDIA driver on this machine");
@@ -25,27 +50,96 @@ impl Gpus {
     }
 
     /// Every GPU that answers. One that fails is named in the log and not offered.
-    pub(super) fn look(&self, time: UnixMillis) -> Look {
+    pub(super) fn look(&mut self, time: UnixMillis) -> Look {
+        self.read_reports();
         let mut look = Look::none();
-        for index in 0..self.0.device_count().unwrap_or(0) {
-            match self.0.device_by_index(index).and_then(|gpu| one(&gpu, time)) {
-                Ok((device, telemetry, holders)) => {
-                    look.seen.holders.insert(device.id.clone(), holders);
-                    look.seen.devices.push(device);
-                    look.telemetry.push(telemetry);
-                }
-                Err(error) => tracing::warn!(index, %error, "a GPU does not answer"),
+        for index in 0..self.nvml.device_count().unwrap_or(0) {
+            if let Err(error) = self.nvml.device_by_index(index).and_then(|gpu| self.card(&gpu, time, &mut look)) {
+                tracing::warn!(index, %error, "a GPU does not answer");
             }
         }
         look
     }
+
+    /// Everything that every card says of itself, for a person.
+    pub(super) fn readings(&self) -> Vec<Result<Reading, String>> {
+        let gpus = (0..self.nvml.device_count().unwrap_or(0)).map(|index| self.nvml.device_by_index(index));
+        gpus.map(|gpu| gpu.and_then(|gpu| reading(&gpu)).map_err(|error| error.to_string())).collect()
+    }
+
+    /// The driver's own version, `580.95.05`.
+    pub(super) fn driver(&self) -> Option<String> {
+        self.nvml.sys_driver_version().ok()
+    }
+
+    fn read_reports(&mut self) {
+        let Some(reports) = &self.reports else { return };
+        for report in std::iter::from_fn(|| reports.wait(0).ok()).take(MOST_REPORTS) {
+            let (Ok(uuid), Some(XidError::Value(xid))) = (report.device.uuid(), report.event_data) else { continue };
+            tracing::warn!(gpu = uuid, xid, "the driver reports an error");
+            self.health.reported(&DeviceId(uuid), xid);
+        }
+    }
+
+    /// One card: itself, or its instances.
+    fn card(&mut self, gpu: &Gpu<'_>, time: UnixMillis, look: &mut Look) -> Result<(), NvmlError> {
+        let compute = gpu.cuda_compute_capability()?;
+        let compute = (u8::try_from(compute.major).unwrap_or(0), u8::try_from(compute.minor).unwrap_or(0));
+        let healthy = self.health.judge(&DeviceId(gpu.uuid()?), signs(gpu));
+        let usable = usable().and(healthy);
+        let instances = instances(gpu);
+        for gpu in if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances } {
+            let (device, telemetry, holders) = one(gpu, compute, usable.clone(), time)?;
+            look.seen.holders.insert(device.id.clone(), holders);
+            look.seen.devices.push(device);
+            look.telemetry.push(telemetry);
+        }
+        Ok(())
+    }
+}
+
+/// Asks to hear of every card's errors.
+fn reports(nvml: &'static Nvml) -> Option<EventSet<'static>> {
+    let mut reports = nvml.create_event_set().ok()?;
+    for index in 0..nvml.device_count().ok()? {
+        let gpu = nvml.device_by_index(index).ok()?;
+        let supported = gpu.supported_event_types().unwrap_or(EventTypes::empty());
+        if supported.contains(EventTypes::CRITICAL_XID_ERROR) {
+            reports = gpu.register_events(EventTypes::CRITICAL_XID_ERROR, reports).ok()?;
+        }
+    }
+    Some(reports)
+}
+
+/// The parts that a card is cut into; most are whole.
+fn instances<'n>(gpu: &Gpu<'n>) -> Vec<Gpu<'n>> {
+    let places = 0..gpu.mig_device_count().unwrap_or(0);
+    places.filter_map(|place| gpu.mig_device_by_index(place).ok()).collect()
+}
+
+fn signs(gpu: &Gpu<'_>) -> Signs {
+    let uncorrected = gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).unwrap_or(0);
+    let (remap_pending, remap_failed) = remapped(gpu).unwrap_or_default();
+    Signs { uncorrected, remap_pending, remap_failed }
+}
+
+/// Whether a row waits to be replaced, and whether one could not be. The wrapper has no word for it yet.
+fn remapped(gpu: &Gpu<'_>) -> Option<(bool, bool)> {
+    let ask = gpu.nvml().lib().nvmlDeviceGetRemappedRows.as_ref().ok()?;
+    let (mut corrected, mut uncorrected, mut pending, mut failed) = (0, 0, 0, 0);
+    // SAFETY: the handle is that of a device of this open library; four numbers are written during the call.
+    let answer = unsafe { ask(gpu.handle(), &mut corrected, &mut uncorrected, &mut pending, &mut failed) };
+    (answer == 0).then_some((pending != 0, failed != 0))
 }
 
 /// The device, how it feels, and which processes compute on it.
-fn one(gpu: &Gpu<'_>, time: UnixMillis) -> Result<(Device, Telemetry, Vec<u32>), NvmlError> {
+fn one(
+    gpu: &Gpu<'_>,
+    compute: (u8, u8),
+    usable: Result<(), String>,
+    time: UnixMillis,
+) -> Result<(Device, Telemetry, Vec<u32>), NvmlError> {
     let memory = gpu.memory_info()?;
-    let compute = gpu.cuda_compute_capability()?;
-    let compute = (u8::try_from(compute.major).unwrap_or(0), u8::try_from(compute.minor).unwrap_or(0));
     let id = DeviceId(gpu.uuid()?);
     let device = Device {
         id: id.clone(),
@@ -53,7 +147,7 @@ fn one(gpu: &Gpu<'_>, time: UnixMillis) -> Result<(Device, Telemetry, Vec<u32>),
         kind: DeviceKind::Cuda { compute },
         memory_bytes: memory.total,
         free_bytes: memory.free,
-        usable: usable(),
+        usable,
     };
     let telemetry = Telemetry {
         device: id,
@@ -69,9 +163,52 @@ fn one(gpu: &Gpu<'_>, time: UnixMillis) -> Result<(Device, Telemetry, Vec<u32>),
     Ok((device, telemetry, holders.into_iter().map(|process| process.pid).collect()))
 }
 
+fn reading(gpu: &Gpu<'_>) -> Result<Reading, NvmlError> {
+    let memory = gpu.memory_info()?;
+    let watts = |milliwatts: Result<u32, NvmlError>| milliwatts.ok().map(|milliwatts| f64::from(milliwatts) / 1e3);
+    let processes = gpu.running_compute_processes().unwrap_or_default();
+    Ok(Reading {
+        id: gpu.uuid()?,
+        name: gpu.name()?,
+        utilization_percent: gpu.utilization_rates().ok().map(|rates| rates.gpu),
+        memory_bytes: memory.total,
+        free_bytes: memory.free,
+        temperature_celsius: gpu.temperature(TemperatureSensor::Gpu).ok(),
+        power_watts: watts(gpu.power_usage()),
+        power_limit_watts: watts(gpu.enforced_power_limit()),
+        clock_mhz: gpu.clock_info(Clock::SM).ok(),
+        most_clock_mhz: gpu.max_clock_info(Clock::SM).ok(),
+        held_back: gpu.current_throttle_reasons().map_or_else(|_| Vec::new(), held_back),
+        uncorrected_errors: gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok(),
+        remap_pending: remapped(gpu).map(|(pending, _)| pending),
+        remap_failed: remapped(gpu).map(|(_, failed)| failed),
+        energy_kwh: gpu.total_energy_consumption().ok().map(|millijoules| millijoules as f64 / 3.6e9),
+        processes: processes.into_iter().map(|process| process.pid).collect(),
+        instances: instances(gpu).iter().filter_map(|gpu| gpu.uuid().ok()).collect(),
+    })
+}
+
+/// Why the clock is lower than it could be, in words.
+fn held_back(reasons: ThrottleReasons) -> Vec<&'static str> {
+    let words = [
+        (ThrottleReasons::SW_POWER_CAP, "power limit"),
+        (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, "power brake"),
+        (ThrottleReasons::SW_THERMAL_SLOWDOWN, "heat"),
+        (ThrottleReasons::HW_THERMAL_SLOWDOWN, "heat"),
+        (ThrottleReasons::HW_SLOWDOWN, "hardware slowdown"),
+        (ThrottleReasons::APPLICATIONS_CLOCKS_SETTING, "a clock that was set"),
+        (ThrottleReasons::SYNC_BOOST, "a slower GPU beside it"),
+    ];
+    let mut found: Vec<&str> =
+        words.into_iter().filter(|(bit, _)| reasons.contains(*bit)).map(|(_, word)| word).collect();
+    found.dedup();
+    found
+}
+
+/// A GPU is seen, watched and not offered: the decoder's pass runs on the CPU in every build of today.
 fn usable() -> Result<(), String> {
     if cfg!(feature = "cuda") {
-        Ok(())
+        Err("this version has its kernels but does not train on GPUs yet".into())
     } else {
         Err("this build has no CUDA support: install one made with `--features cuda`".into())
     }

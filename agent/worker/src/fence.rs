@@ -31,6 +31,9 @@ const SYSTEM: [&str; 10] = [
     "/dev/zero",
 ];
 
+/// Where else libraries are looked for: by the loader, and NVIDIA's by us.
+const LIBRARY_FOLDERS: [&str; 4] = ["LD_LIBRARY_PATH", "CUDA_LIB_DIR", "CUDA_HOME", "CUDA_PATH"];
+
 /// The fence cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[error("restrict this process to its own files")]
@@ -75,8 +78,9 @@ impl Fence {
     /// Raises it around this thread and all that it starts. There is no way back.
     pub fn raise(self) -> Result<Raised, FenceError> {
         let (read, all) = (AccessFs::from_read(RULES), AccessFs::from_all(RULES));
-        let library_path = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-        let libraries: Vec<PathBuf> = std::env::split_paths(&library_path).filter(|path| path.is_absolute()).collect();
+        let named = LIBRARY_FOLDERS.iter().filter_map(std::env::var_os);
+        let listed = named.flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
+        let libraries: Vec<PathBuf> = listed.filter(|path| path.is_absolute()).collect();
         let ruleset = Ruleset::default().handle_access(all)?.handle_access(AccessNet::from_all(RULES))?;
         let status = ruleset
             .scope(Scope::from_all(RULES))?
