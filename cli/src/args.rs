@@ -128,6 +128,9 @@ pub(crate) enum Command {
     /// The certificate authority of a coordinator
     #[command(subcommand, after_help = "Example:\n  lorikeet ca show --data /var/lib/lorikeet/coordinator")]
     Ca(Ca),
+    /// What this machine has for training, what is missing, and what would bring it
+    #[command(after_help = "Example:\n  lorikeet doctor --output json")]
+    Doctor,
     /// Coordinator and one agent on this machine, for trying things out
     #[command(after_help = "Example:\n  lorikeet dev --dir ~/lorikeet-dev")]
     Dev(Dev),

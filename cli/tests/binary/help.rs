@@ -45,6 +45,7 @@ const COMMANDS: &[&str] = &[
     "login",
     "ca",
     "ca show",
+    "doctor",
     "dev",
     "coordinator",
     "agent",

@@ -1,0 +1,209 @@
+//! `lorikeet doctor`: what this machine has for training, what is missing, and what would bring it. Asks; changes nothing.
+
+use super::Context;
+use crate::{failure::Failure, output::View};
+use bytesize::ByteSize;
+use lorikeet_agent::{GpuDriver, GpuReading};
+use serde::Serialize;
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    version: &'static str,
+    /// Whether this build has the CUDA kernels.
+    cuda_build: bool,
+    /// What NVIDIA's driver says; absent without one.
+    driver: Option<GpuDriver>,
+    /// What CUDA says; absent in a build without it.
+    cuda: Option<Cuda>,
+    /// What to do, most needed first.
+    advice: Vec<String>,
+}
+
+/// The libraries that training on a GPU needs, and the GPUs as they show them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cuda {
+    /// The version that the driver speaks, `13.0`.
+    driver: Option<String>,
+    missing: Vec<&'static str>,
+    gpus: Vec<Gpu>,
+    /// Why no GPU is shown.
+    fault: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Gpu {
+    name: String,
+    compute_capability: String,
+    free_bytes: u64,
+    memory_bytes: u64,
+    /// Why it cannot be trained on.
+    unusable: Option<String>,
+}
+
+/// Looks and tells.
+pub(crate) fn run(context: &Context) -> Result<(), Failure> {
+    let driver = lorikeet_agent::gpu_readings();
+    let (cuda, remedy) = cuda();
+    let advice = advice(driver.as_ref(), cuda.as_ref(), &remedy);
+    let version = env!("CARGO_PKG_VERSION");
+    context.output.answer(&Report { version, cuda_build: cuda.is_some(), driver, cuda, advice })
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> (Option<Cuda>, String) {
+    let found = lorikeet_trainer::ops::cuda::survey::survey();
+    let gpu = |gpu: lorikeet_trainer::ops::cuda::survey::Found| Gpu {
+        name: gpu.name,
+        compute_capability: format!("{}.{}", gpu.compute.0, gpu.compute.1),
+        free_bytes: gpu.free_bytes,
+        memory_bytes: gpu.memory_bytes,
+        unusable: gpu.unusable,
+    };
+    let gpus = found.gpus.into_iter().map(gpu).collect();
+    (Some(Cuda { driver: found.driver, missing: found.missing, gpus, fault: found.fault }), found.remedy)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda() -> (Option<Cuda>, String) {
+    (None, String::new())
+}
+
+fn advice(driver: Option<&GpuDriver>, cuda: Option<&Cuda>, remedy: &str) -> Vec<String> {
+    let mut advice = Vec::new();
+    match (driver, cuda) {
+        (None, _) => advice.push("no NVIDIA driver answers: this machine trains on its CPU. For GPUs install NVIDIA's driver, version 580 or newer".into()),
+        (Some(_), None) => advice.push("this build has no CUDA kernels: install one made with `cargo build --release --features cuda`".into()),
+        (Some(_), Some(_)) => advice.push("this version has its CUDA kernels but does not train on GPUs yet: this machine trains on its CPU".into()),
+    }
+    if !remedy.is_empty() {
+        advice.push(remedy.to_owned());
+    }
+    for gpu in driver.into_iter().flat_map(|driver| &driver.gpus) {
+        if gpu.remap_failed == Some(true) || gpu.uncorrected_errors.unwrap_or(0) > 0 {
+            advice.push(format!(
+                "{} ({}) has memory errors that nothing corrects: look at `nvidia-smi -q`",
+                gpu.name, gpu.id
+            ));
+        } else if gpu.remap_pending == Some(true) {
+            advice.push(format!("{} ({}) waits for a reset to replace a faulty row of its memory", gpu.name, gpu.id));
+        }
+    }
+    advice
+}
+
+impl View for Report {
+    fn table(&self) -> String {
+        let build = if self.cuda_build { "with CUDA kernels" } else { "without CUDA kernels" };
+        let mut lines = vec![format!("lorikeet          {}, {build}", self.version)];
+        let version = |driver: &GpuDriver| driver.version.clone().unwrap_or_else(|| "there".into());
+        lines.push(format!("NVIDIA driver     {}", self.driver.as_ref().map_or_else(|| "none".into(), version)));
+        if let Some(cuda) = &self.cuda {
+            let missing = if cuda.missing.is_empty() {
+                "all there".into()
+            } else {
+                format!("missing: {}", cuda.missing.join(", "))
+            };
+            lines.push(format!("CUDA libraries    {missing}"));
+            lines.extend(cuda.driver.as_ref().map(|version| format!("CUDA of driver    {version}")));
+            lines.extend(cuda.gpus.iter().map(|gpu| {
+                let unusable = gpu.unusable.as_ref().map_or_else(String::new, |why| format!(", unusable: {why}"));
+                format!(
+                    "CUDA GPU          {}, compute capability {}, {} of {} free{unusable}",
+                    gpu.name,
+                    gpu.compute_capability,
+                    size(gpu.free_bytes),
+                    size(gpu.memory_bytes)
+                )
+            }));
+        }
+        let gpus = self.driver.iter().flat_map(|driver| &driver.gpus);
+        lines.extend(gpus.map(|gpu| format!("GPU               {}", described(gpu))));
+        lines.extend(
+            self.driver
+                .iter()
+                .flat_map(|driver| &driver.faults)
+                .map(|fault| format!("GPU               does not answer: {fault}")),
+        );
+        lines.extend(self.advice.iter().map(|advice| format!("- {advice}")));
+        lines.join("\n")
+    }
+}
+
+fn described(gpu: &GpuReading) -> String {
+    let mut parts = vec![
+        format!("{} {}", gpu.name, gpu.id),
+        format!("{} of {} free", size(gpu.free_bytes), size(gpu.memory_bytes)),
+    ];
+    parts.extend(gpu.utilization_percent.map(|percent| format!("{percent} % busy")));
+    parts.extend(gpu.temperature_celsius.map(|celsius| format!("{celsius} °C")));
+    parts.extend(gpu.power_watts.map(|watts| match gpu.power_limit_watts {
+        Some(most) => format!("{watts:.0} of {most:.0} W"),
+        None => format!("{watts:.0} W"),
+    }));
+    parts.extend(gpu.clock_mhz.zip(gpu.most_clock_mhz).map(|(now, most)| format!("{now} of {most} MHz")));
+    if !gpu.held_back.is_empty() {
+        parts.push(format!("held back by {}", gpu.held_back.join(", ")));
+    }
+    parts.extend(gpu.uncorrected_errors.map(|errors| format!("{errors} uncorrected memory errors")));
+    parts.extend(gpu.energy_kwh.map(|energy| format!("{energy:.1} kWh since the driver was loaded")));
+    if !gpu.processes.is_empty() {
+        parts.push(format!("processes {}", gpu.processes.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")));
+    }
+    if !gpu.instances.is_empty() {
+        parts.push(format!("cut into {}", gpu.instances.join(", ")));
+    }
+    parts.join(", ")
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_gpu_is_told_what_it_trains_on_and_what_would_change_that() {
+        let cuda = Cuda { driver: None, missing: vec!["libcuda.so.1"], gpus: Vec::new(), fault: None };
+        let advice = advice(None, Some(&cuda), "libcuda.so.1 is missing: it comes with a driver");
+        assert!(advice[0].contains("trains on its CPU") && advice[0].contains("580"), "{advice:?}");
+        assert_eq!(advice[1], "libcuda.so.1 is missing: it comes with a driver");
+        let table = Report { version: "1", cuda_build: true, driver: None, cuda: Some(cuda), advice }.table();
+        assert!(table.contains("NVIDIA driver     none") && table.contains("missing: libcuda.so.1"), "{table}");
+    }
+
+    #[test]
+    fn a_gpu_says_all_it_knows_and_a_faulty_one_is_pointed_at() {
+        let gpu = GpuReading {
+            id: "GPU-7".into(),
+            name: "NVIDIA H200".into(),
+            utilization_percent: Some(93),
+            memory_bytes: 141 << 30,
+            free_bytes: 100 << 30,
+            temperature_celsius: Some(61),
+            power_watts: Some(512.4),
+            power_limit_watts: Some(700.0),
+            clock_mhz: Some(1755),
+            most_clock_mhz: Some(1980),
+            held_back: vec!["power limit"],
+            uncorrected_errors: Some(2),
+            remap_pending: Some(false),
+            remap_failed: Some(false),
+            energy_kwh: None,
+            processes: vec![12, 34],
+            instances: Vec::new(),
+        };
+        assert_eq!(
+            described(&gpu),
+            "NVIDIA H200 GPU-7, 100.0 GiB of 141.0 GiB free, 93 % busy, 61 °C, 512 of 700 W, 1755 of 1980 MHz, held back by power limit, 2 uncorrected memory errors, processes 12, 34"
+        );
+        let driver = GpuDriver { version: Some("580.95".into()), gpus: vec![gpu], faults: Vec::new() };
+        let advice = advice(Some(&driver), None, "");
+        assert!(advice[0].contains("--features cuda") && advice[1].contains("GPU-7"), "{advice:?}");
+    }
+}
