@@ -1,7 +1,7 @@
 //! [`crate::ops::rope`] on the device, with the norms over heads of [`crate::ops::qk_norm`] where a model has them: one kernel does
 //! both.
 
-use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut};
 use half::bf16;
 
 use super::{Done, Gpu, GpuError, launch, number, per_warp};
@@ -48,26 +48,7 @@ pub fn forward(
 ) -> Done {
     let rows = rows(heads, norm, turns, qkv.len(), raw.as_ref().map(|raw| raw.len()));
     let raw = gpu.address(raw.map(|raw| raw.as_view()).as_ref());
-    let (queries, keys, eps) = parts(gpu, norm);
-    launch!(
-        gpu,
-        "rope_forward",
-        per_warp(rows * (heads.queries + heads.keys)),
-        qkv,
-        &raw,
-        &queries,
-        &keys,
-        &turns.cos,
-        &turns.sin,
-        &turns.places,
-        &number(rows),
-        &number(heads.queries),
-        &number(heads.keys),
-        &number(heads.width),
-        &number(turns.half),
-        &number(heads.stride()),
-        &eps,
-    )
+    run(gpu, gpu.function("rope_forward"), heads, norm, (turns, rows), raw, qkv)
 }
 
 /// Turns the gradient back and carries it through the norm, in place.
@@ -80,13 +61,28 @@ pub fn backward(
     dqkv: &mut CudaViewMut<'_, bf16>,
 ) -> Done {
     let rows = rows(heads, norm, turns, dqkv.len(), raw.map(|raw| raw.len()));
-    let raw = gpu.address(raw);
-    let (queries, keys, eps) = parts(gpu, norm);
+    run(gpu, gpu.function("rope_backward"), heads, norm, (turns, rows), gpu.address(raw), dqkv)
+}
+
+/// Both kernels take the same.
+fn run(
+    gpu: &Gpu,
+    function: &CudaFunction,
+    heads: Heads,
+    norm: Option<&HeadNorm<'_>>,
+    (turns, rows): (&Turns, usize),
+    raw: u64,
+    qkv: &mut CudaViewMut<'_, bf16>,
+) -> Done {
+    let gain = |gain: Option<&CudaView<'_, f32>>| gpu.address(gain);
+    let (queries, keys) = (gain(norm.map(|norm| norm.queries)), gain(norm.map(|norm| norm.keys)));
+    let eps = norm.map_or(0.0, |norm| norm.eps as f32);
     launch!(
         gpu,
-        "rope_backward",
+        function,
+        "rope",
         per_warp(rows * (heads.queries + heads.keys)),
-        dqkv,
+        qkv,
         &raw,
         &queries,
         &keys,
@@ -112,9 +108,4 @@ fn rows(heads: Heads, norm: Option<&HeadNorm<'_>>, turns: &Turns, len: usize, ra
         assert!(norm.queries.len() == heads.width && norm.keys.len() == heads.width, "a gain per column of a head");
     }
     rows
-}
-
-fn parts(gpu: &Gpu, norm: Option<&HeadNorm<'_>>) -> (u64, u64, f32) {
-    let of = |gain: Option<&CudaView<'_, f32>>| gpu.address(gain);
-    (of(norm.map(|norm| norm.queries)), of(norm.map(|norm| norm.keys)), norm.map_or(0.0, |norm| norm.eps as f32))
 }
