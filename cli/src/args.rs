@@ -1,9 +1,11 @@
 //! The command line: clap types and nothing else. Every command says what it does and shows one example.
 
 mod local;
+mod plan;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use lorikeet_protocol::id::{Hash, JobId, TokenId};
+pub(crate) use plan::Plan;
 use std::path::PathBuf;
 
 pub(crate) use local::{Eval, Export, Generate, LocalModel, Merge, Stored, Supervised};
@@ -87,6 +89,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  lorikeet eval --base models/smollm2 --adapter run1/adapter --dataset held-out.jsonl"
     )]
     Eval(Eval),
+    /// Say what a training would take of this machine's memory, and what its adapter would sit on; trains nothing
+    #[command(
+        after_help = "Example:\n  lorikeet plan --base models/smollm2 --memory 2GiB --set training.max_seq_length=1024"
+    )]
+    Plan(Plan),
     /// Submit a job file
     #[command(after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow")]
     Submit(Submit),
@@ -193,6 +200,9 @@ pub(crate) struct Train {
     /// CPU threads; all cores when not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// Main memory it may take, like 6GiB; what is free when not given
+    #[arg(long, value_name = "SIZE", value_parser = plan::size)]
+    pub(crate) memory: Option<u64>,
 }
 
 #[derive(Debug, Args)]

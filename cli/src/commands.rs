@@ -18,6 +18,7 @@ mod jobs;
 mod local;
 mod login;
 mod nodes;
+mod plan;
 mod service;
 mod submit;
 mod token;
@@ -44,6 +45,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Train(args) => return train::run(output, &args),
         Command::Generate(args) => generate::run(output, &args),
         Command::Eval(args) => eval::run(output, &args),
+        Command::Plan(args) => plan::run(output, &args),
         Command::Coordinator(args) => coordinator::run(output, &args),
         Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),
         Command::Jobs(args) => context.ask(async |client| jobs::run(&client, output, args).await),

@@ -208,7 +208,7 @@ pub enum Stage {
 }
 
 /// What will be done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Training examples.
     pub examples: u64,
@@ -236,8 +236,59 @@ pub struct Plan {
     pub micro_tokens: u64,
     /// Planned memory.
     pub memory_bytes: u64,
+    /// What of it is for what.
+    #[serde(default)]
+    pub memory: Memory,
+    /// Blocks that are computed twice to save memory.
+    #[serde(default)]
+    pub recompute: u64,
+    /// What the adapter sits on; nothing where the model itself is trained.
+    #[serde(default)]
+    pub modules: Vec<Modules>,
     /// The step it goes on from; 0 from the start.
     pub from_step: u64,
+}
+
+/// Planned bytes by what they are for. Head and layer take turns with the same memory, so the larger one counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Frozen weights.
+    pub weights: u64,
+    /// Adapter weights and their gradients.
+    pub adapters: u64,
+    /// AdamW's two moments.
+    pub optimizer: u64,
+    /// What the forward pass keeps.
+    pub activations: u64,
+    /// What one token keeps in one block; a part of `activations`.
+    pub token_and_layer: u64,
+    /// The last block's output, and logits one chunk at a time.
+    pub head: u64,
+    /// The widest backward of a block.
+    pub layer: u64,
+    /// The process itself.
+    pub program: u64,
+}
+
+/// Adapted modules of one name, rank and shape.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Modules {
+    /// `q_proj`, `embed_tokens`, …
+    pub module: String,
+    /// Their blocks, like `0-29`; empty for what is in no block.
+    pub layers: String,
+    /// How many.
+    pub count: u64,
+    /// The adapter's rank.
+    pub rank: u64,
+    /// Its alpha.
+    pub alpha: f64,
+    /// Numbers that go in.
+    pub inputs: u64,
+    /// Numbers that come out.
+    pub outputs: u64,
+    /// Trained numbers of all of them.
+    pub parameters: u64,
 }
 
 /// One optimizer step. `tokens` and `seconds` are of this step alone, `loss` is the whole step's before its update.

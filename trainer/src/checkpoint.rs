@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,6 +25,7 @@ use crate::full::MODEL_FILE;
 use crate::lora::{self, AdapterMeta};
 use crate::run::{Run, State};
 use crate::staged::{self, StagedDir};
+use crate::tensor_file::{self, Numbers};
 
 /// Name of the manifest.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -56,6 +57,9 @@ pub struct Saved {
     pub state: State,
     /// Tokens per micro-batch: part of what makes a resumed run the same bit for bit.
     pub micro_tokens: usize,
+    /// Blocks whose forward pass was computed twice to save memory; changes no bit.
+    #[serde(default)]
+    pub recompute: usize,
     /// What the run is.
     pub identity: Identity,
 }
@@ -116,7 +120,7 @@ pub fn name(step: u64) -> String {
 pub fn save(
     dir: &Path,
     run: &Run,
-    micro_tokens: usize,
+    (micro_tokens, recompute): (usize, usize),
     identity: &Identity,
     kind: CheckpointKind,
     abandon: &dyn Fn() -> bool,
@@ -124,11 +128,11 @@ pub fn save(
     let path = dir.join(name(run.state.step));
     let staged = StagedDir::create(&path, abandon)?;
     run.trained.save(staged.path(), &run.params, &AdapterMeta::default())?;
-    staged.write(OPTIMIZER_FILE, &flat_tensors(&[("m", &run.optimizer.m), ("v", &run.optimizer.v)]))?;
+    write_flat(staged.path(), OPTIMIZER_FILE, &[("m", &run.optimizer.m), ("v", &run.optimizer.v)])?;
     if let Some(best) = &run.best {
-        staged.write(BEST_FILE, &flat_tensors(&[("best", best)]))?;
+        write_flat(staged.path(), BEST_FILE, &[("best", best)])?;
     }
-    let saved = Saved { state: run.state.clone(), micro_tokens, identity: identity.clone() };
+    let saved = Saved { state: run.state.clone(), micro_tokens, recompute, identity: identity.clone() };
     staged.write(STATE_FILE, &json(&saved))?;
     let manifest = Manifest { version: VERSION, step: run.state.step, kind, files: staged.records()? };
     staged.write(MANIFEST_FILE, &json(&manifest))?;
@@ -238,13 +242,10 @@ fn flat(identity: &Identity) -> Vec<(String, Value)> {
     pairs
 }
 
-fn flat_tensors(tensors: &[(&str, &[f32])]) -> Vec<u8> {
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|(_, numbers)| numbers.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let views = tensors.iter().zip(&bytes).map(|((name, numbers), bytes)| {
-        (*name, TensorView::new(Dtype::F32, vec![numbers.len()], bytes).expect("four bytes per number"))
-    });
-    safetensors::serialize(views, None).expect("views that were checked serialise")
+fn write_flat(dir: &Path, file: &str, tensors: &[(&str, &[f32])]) -> Result<(), TrainError> {
+    let path = dir.join(file);
+    let tensors = tensors.iter().map(|(name, numbers)| ((*name).to_owned(), Numbers::of(vec![numbers.len()], numbers)));
+    tensor_file::write(&path, tensors, false).map_err(TrainError::io("write", &path))
 }
 
 fn read_flat<const N: usize>(

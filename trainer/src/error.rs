@@ -3,6 +3,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use lorikeet_plan::Remedy;
+
 /// Every way in which the trainer fails. Texts can follow "failed to train: …".
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -70,7 +72,10 @@ pub enum TrainError {
         count: usize,
     },
     /// Memory ran out, or was planned to.
-    #[error("out of memory: {needed_bytes} bytes needed for {what}, {available_bytes} available")]
+    #[error(
+        "out of memory: {} needed for {what}, {} available: {} too few",
+        size(*needed_bytes), size(*available_bytes), size(needed_bytes.saturating_sub(*available_bytes))
+    )]
     OutOfMemory {
         /// What the memory was for.
         what: String,
@@ -78,6 +83,8 @@ pub enum TrainError {
         needed_bytes: u64,
         /// How much there is.
         available_bytes: u64,
+        /// Settings each of which would make it fit.
+        remedies: Vec<Remedy>,
     },
     /// A file could not be read or written.
     #[error("{verb} {}: {source}", path.display())]
@@ -142,13 +149,18 @@ impl TrainError {
     }
 
     /// What to do about it, when we know.
-    pub fn hint(&self) -> Option<&'static str> {
-        if let TrainError::Unchanged { .. } = self {
-            return Some(
-                "target other modules, or look at the data: an answer of one token teaches the first layers nothing",
-            );
+    pub fn hint(&self) -> Option<String> {
+        if let TrainError::OutOfMemory { remedies, .. } = self
+            && !remedies.is_empty()
+        {
+            return Some(would_do(remedies));
         }
-        match self.class() {
+        if let TrainError::Unchanged { .. } = self {
+            let hint =
+                "target other modules, or look at the data: an answer of one token teaches the first layers nothing";
+            return Some(hint.to_owned());
+        }
+        let hint = match self.class() {
             FailureClass::NotFinite => Some("lower the learning rate, or look at the data of this step"),
             FailureClass::OutOfMemory => Some("use a smaller batch, a shorter sequence, a lower rank or a 4-bit base"),
             FailureClass::DiskFull => Some("free space where the attempt directory lies"),
@@ -158,8 +170,21 @@ impl TrainError {
             FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
             FailureClass::Config | FailureClass::Base | FailureClass::Io => None,
-        }
+        };
+        hint.map(str::to_owned)
     }
+}
+
+/// `training.base_dtype = nf4 would take 1.2 GiB; lora.rank = 4 …`
+fn would_do(remedies: &[Remedy]) -> String {
+    let one = |remedy: &Remedy| format!("{} = {} would take {}", remedy.key, remedy.value, size(remedy.bytes));
+    format!("each of these would fit: {}", remedies.iter().map(one).collect::<Vec<_>>().join("; "))
+}
+
+/// Bytes as a person reads them.
+fn size(bytes: u64) -> String {
+    let mib = bytes as f64 / (1 << 20) as f64;
+    if mib < 1024.0 { format!("{mib:.0} MiB") } else { format!("{:.2} GiB", mib / 1024.0) }
 }
 
 fn io_class(error: &std::io::Error) -> FailureClass {

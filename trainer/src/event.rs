@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+pub use lorikeet_plan::MemoryPlan;
 use serde::{Deserialize, Serialize};
+
+use crate::lora::Matched;
 
 /// Something happened. Delivered in order to the callback of [`train`](crate::train); a callback that fails ends the run.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +74,7 @@ pub enum Level {
 }
 
 /// What will be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Training examples.
     pub examples: u64,
@@ -99,8 +102,12 @@ pub struct Plan {
     pub base_parameters: u64,
     /// Tokens per micro-batch.
     pub micro_tokens: u64,
+    /// Blocks that are computed twice to save memory.
+    pub recompute: u64,
     /// Planned memory.
-    pub memory_bytes: u64,
+    pub memory: MemoryPlan,
+    /// What the adapter sits on; nothing where the model itself is trained.
+    pub modules: Vec<Matched>,
     /// The step it goes on from; 0 from the start.
     pub from_step: u64,
 }

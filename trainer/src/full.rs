@@ -9,9 +9,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use lorikeet_plan::{ModelConfig, TensorSpec, tensors};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::TrainError;
+use crate::tensor_file::{self, Numbers};
 
 /// The model's numbers, in f32.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -56,15 +57,11 @@ impl WeightLayout {
 /// Writes every tensor into one file.
 pub(crate) fn save(dir: &Path, layout: &WeightLayout, params: &[f32]) -> Result<(), TrainError> {
     assert_eq!(params.len(), layout.len(), "one number per place of the layout");
-    let bytes: Vec<u8> = params.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let views = layout.tensors().map(|(tensor, place)| {
-        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), &bytes[4 * place.start..4 * place.end]);
-        (tensor.name.as_str(), view.expect("the layout gives every tensor as many numbers as its shape"))
-    });
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    let file = safetensors::serialize(views, Some(metadata)).expect("views that were checked serialise");
+    let tensors = layout
+        .tensors()
+        .map(|(tensor, place)| (tensor.name.clone(), Numbers::of(tensor.shape.clone(), &params[place])));
     let path = dir.join(MODEL_FILE);
-    std::fs::write(&path, file).map_err(TrainError::io("write", &path))
+    tensor_file::write(&path, tensors, true).map_err(TrainError::io("write", &path))
 }
 
 /// Reads what [`save`] wrote.

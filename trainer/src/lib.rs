@@ -27,6 +27,7 @@ mod merged;
 pub mod model;
 pub mod ops;
 pub mod optim;
+pub mod quant;
 mod random;
 mod record;
 mod run;
@@ -34,6 +35,7 @@ pub mod schedule;
 mod staged;
 mod step;
 mod stop;
+mod tensor_file;
 mod tensorboard;
 mod trained;
 

@@ -11,7 +11,7 @@
 //! a factor on the embedding, a bias) is a field of [`ModelConfig`] that one of these lines reads; no line asks for a family.
 //!
 //! The tape is written by hand. Forward keeps, per layer: x, q, k, v, the attention's output and log-sum-exp, mid, gate, up and
-//! the adapters' `u` (and what goes into norms over heads or behind a half); other norms and `silu(gate) · up` are made again. Backward goes from the head down to the lowest adapted layer
+//! the adapters' `u` (and what goes into norms over heads or behind a half); other norms and `silu(gate) · up` are made again. Where memory is short, the lowest blocks keep x alone and are computed twice. Backward goes from the head down to the lowest adapted layer
 //! and no further; frozen weights get no gradient. Where the model itself is trained, the same backward is told so by its
 //! pass and takes the gradients of all weights on its way down. Sequences lie one after another without padding
 //! (`model/pass.rs`).
@@ -55,6 +55,16 @@ pub struct Model {
     head: Option<Weight>,
     buffers: Buffers,
     profile: Profile,
+    recompute: usize,
+}
+
+/// What the forward pass keeps of one block.
+#[derive(Debug)]
+enum Tape {
+    /// All that its backward needs.
+    Whole(Box<Kept>),
+    /// Its input, from which the rest is computed again.
+    Input(Vec<f32>),
 }
 
 /// The loss of one adapter's targets.
@@ -70,6 +80,22 @@ impl Model {
     /// Its shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// So many blocks, from the lowest trained one up, keep only their input from now on and are computed again in the backward
+    /// pass: less memory, more time, the same bits.
+    pub fn set_recompute(&mut self, blocks: usize) {
+        self.recompute = blocks;
+    }
+
+    /// The most bytes that buffers of its passes had at once.
+    pub fn most_in_use(&self) -> u64 {
+        self.buffers.most_in_use()
+    }
+
+    /// Begins to count that anew.
+    pub fn forget_use(&self) {
+        self.buffers.forget();
     }
 
     /// A fresh adapter for this model: what follows from the seed, and what follows from the weights under it.
@@ -172,13 +198,14 @@ impl Model {
         grads: &mut [&mut [f32]],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<LossSum>, TrainError> {
-        let mut kept = Vec::with_capacity(self.blocks.len());
-        let last = self.forward(pass, stop, |layer| kept.push(layer))?;
+        self.buffers.begin();
+        let mut tape = Vec::with_capacity(self.blocks.len());
+        let last = self.forward(pass, stop, |layer, kept| self.record(pass, layer, kept, &mut tape))?;
         let mut dx = self.buffers.zeros(last.len());
         let gradient = Gradient { scale, dx: &mut dx, grads };
         let losses = self.head_loss(pass, batch, &last, Some(gradient));
         self.buffers.give(last);
-        self.backward(pass, kept, dx, grads, stop)?;
+        self.backward(pass, tape, dx, grads, stop)?;
         Ok(losses)
     }
 
@@ -191,7 +218,7 @@ impl Model {
     ) -> Result<Vec<LossSum>, TrainError> {
         let adapters: Vec<_> = adapters.iter().map(|view| AdapterView { dropout: None, ..*view }).collect();
         let pass = Pass::new(self, batch, &adapters)?;
-        let last = self.forward(&pass, stop, |kept| kept.give(&self.buffers))?;
+        let last = self.forward(&pass, stop, |_, kept| kept.give(&self.buffers))?;
         let losses = self.head_loss(&pass, batch, &last, None);
         self.buffers.give(last);
         Ok(losses)
@@ -218,7 +245,7 @@ impl Model {
         let segment = Segment { start: 0, len: tokens.len(), adapter: 0, example: 0, epoch: 0 };
         let batch = MicroBatch { tokens: tokens.to_vec(), segments: vec![segment], targets: Vec::new() };
         let pass = Pass::new(self, &batch, &adapters)?;
-        let last = self.forward(&pass, &|| false, |kept| kept.give(&self.buffers))?;
+        let last = self.forward(&pass, &|| false, |_, kept| kept.give(&self.buffers))?;
         let logits = self.logits_from(&pass, first, &last);
         self.buffers.give(last);
         Ok(logits)
@@ -242,16 +269,26 @@ impl Model {
         &self,
         pass: &Pass<'_>,
         stop: &dyn Fn() -> bool,
-        mut keep: impl FnMut(Kept),
+        mut keep: impl FnMut(usize, Kept),
     ) -> Result<Vec<f32>, TrainError> {
         let mut x = self.embed(pass);
         for (layer, block) in self.blocks.iter().enumerate() {
             go_on(stop)?;
             let kept;
             (x, kept) = block.forward(pass, layer, x);
-            keep(kept);
+            keep(layer, kept);
         }
         Ok(x)
+    }
+
+    /// Keeps of a block what its backward needs: nothing below the lowest that has one.
+    fn record(&self, pass: &Pass<'_>, layer: usize, kept: Kept, tape: &mut Vec<Tape>) {
+        let lowest = pass.lowest_layer();
+        match layer.checked_sub(lowest) {
+            None => kept.give(&self.buffers),
+            Some(above) if above < self.recompute => tape.push(Tape::Input(kept.into_input(&self.buffers))),
+            Some(_) => tape.push(Tape::Whole(Box::new(kept))),
+        }
     }
 
     fn embed(&self, pass: &Pass<'_>) -> Vec<f32> {
@@ -271,7 +308,7 @@ impl Model {
     fn backward(
         &self,
         pass: &Pass<'_>,
-        mut kept: Vec<Kept>,
+        mut tape: Vec<Tape>,
         mut dx: Vec<f32>,
         grads: &mut [&mut [f32]],
         stop: &dyn Fn() -> bool,
@@ -279,11 +316,17 @@ impl Model {
         let lowest = pass.lowest_layer();
         for (layer, block) in self.blocks.iter().enumerate().skip(lowest).rev() {
             go_on(stop)?;
-            let kept = kept.pop().expect("forward kept one per layer");
+            let kept = match tape.pop().expect("the forward pass kept something of every block with a backward") {
+                Tape::Whole(kept) => *kept,
+                Tape::Input(x) => {
+                    let (next, kept) = block.forward(pass, layer, x);
+                    self.buffers.give(next);
+                    kept
+                }
+            };
             block.backward(pass, layer, kept, &mut dx, grads);
         }
         pass.lookup_backward(&dx, grads);
-        kept.into_iter().for_each(|kept| kept.give(&self.buffers));
         self.buffers.give(dx);
         Ok(())
     }

@@ -34,6 +34,8 @@ use crate::{TrainError, eval, export};
 
 use lorikeet_dataset::{Prepared, Tokenizer};
 
+use memory::{Needs, Thrift};
+
 pub use course::Course;
 pub use state::{EvalPoint, Run, State};
 
@@ -66,7 +68,8 @@ struct Session<'a, 'e> {
     run: Run,
     /// What the run began with, until everything has been seen to move.
     start: Option<Vec<f32>>,
-    micro_tokens: usize,
+    needs: Needs,
+    thrift: Thrift,
     identity: Identity,
     /// The step whose state lies on disk.
     saved: Option<u64>,
@@ -91,7 +94,7 @@ impl Session<'_, '_> {
             self.fit()?;
             let taken = self.in_memory(|session| {
                 let (stop, runs) = (session.stop, std::slice::from_mut(&mut session.run));
-                step(&session.model, runs, session.micro_tokens, &|| stop.is_asked())
+                step(&session.model, runs, session.thrift.micro_tokens, &|| stop.is_asked())
             })?;
             self.run.put_into(&mut self.model);
             self.report(taken[0])?;
@@ -165,7 +168,7 @@ impl Session<'_, '_> {
         let stop = self.stop;
         self.in_memory(|session| {
             let (view, examples) = (session.run.view().filter(|_| adapted), &session.data.validation);
-            eval::evaluate(&session.model, view, examples, session.micro_tokens, &|| stop.is_asked())
+            eval::evaluate(&session.model, view, examples, session.thrift.micro_tokens, &|| stop.is_asked())
         })
     }
 
@@ -192,7 +195,8 @@ impl Session<'_, '_> {
     fn save(&mut self, kind: CheckpointKind) -> Result<String, TrainError> {
         let (dir, stop) = (self.config.out.join("checkpoints"), self.stop);
         let abandon = || stop.is_discarded();
-        let found = checkpoint::save(&dir, &self.run, self.micro_tokens, &self.identity, kind, &abandon)?;
+        let plan = (self.thrift.micro_tokens, self.thrift.recompute);
+        let found = checkpoint::save(&dir, &self.run, plan, &self.identity, kind, &abandon)?;
         let state = &self.run.state;
         let (step, loss, best) = (state.step, state.last_loss.unwrap_or_default(), state.best());
         let last = if self.run.is_done() { step } else { self.run.numbers.total_steps };

@@ -8,7 +8,7 @@ use lorikeet_plan::{AdapterShape, ModelConfig};
 use crate::TrainError;
 use crate::config::{Method, Settings};
 use crate::full::{self, WeightLayout};
-use crate::lora::{self, AdapterMeta, LoraEntry, LoraLayout};
+use crate::lora::{self, AdapterMeta, LoraEntry, LoraLayout, Matched};
 
 /// What a run trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +91,14 @@ impl Trained {
             }
             (module.rsplit('.').next().unwrap_or(module).to_owned(), place)
         })
+    }
+
+    /// The modules that carry an adapter; none where the model itself is trained.
+    pub fn matched(&self) -> Vec<Matched> {
+        match self {
+            Trained::Adapter(layout) => layout.matched(),
+            Trained::Model(_) => Vec::new(),
+        }
     }
 
     /// Parts of the buffer and what their learning rate is multiplied by.

@@ -261,19 +261,47 @@ fn everything_that_comes_out_lies_in_the_adapter_directory() {
 fn a_memory_limit_makes_the_micro_batch_smaller_and_the_losses_stay() {
     let place = Place::new(14);
     let config = |name: &str, memory_limit| {
-        let config = place.config(name);
+        let mut config = place.config(name);
+        config.settings.batch_size = 12;
         Config { micro_tokens: MicroTokens::Auto, memory_limit, ..config }
     };
     let free = run(&config("free", None)).expect("trains");
-    let limit = free.plan().memory_bytes - 1;
+    let limit = free.plan().memory.total - 1;
     let limited = run(&config("limited", Some(limit))).expect("trains");
     assert!(limited.plan().micro_tokens < free.plan().micro_tokens, "{:?}", limited.plan());
-    assert!(limited.plan().memory_bytes <= limit);
+    assert!(limited.plan().memory.total <= limit);
     for (a, b) in free.steps.iter().zip(&limited.steps) {
         assert!((a.loss - b.loss).abs() <= 1e-5 * a.loss, "{a:?} and {b:?}");
     }
     let error = run(&config("refused", Some(1000))).expect_err("nothing fits into a kilobyte");
     assert_eq!(error.class(), FailureClass::OutOfMemory);
+}
+
+#[test]
+fn a_run_that_computes_blocks_twice_to_fit_is_the_same_run() {
+    let place = Place::new(14);
+    let config = |name: &str, memory_limit| Config { memory_limit, ..place.config(name) };
+    let free = run(&config("free", None)).expect("trains");
+    let limit = free.plan().memory.total - 1;
+    let limited = run(&config("limited", Some(limit))).expect("trains");
+    assert_eq!((free.plan().recompute, free.plan().micro_tokens), (0, 200));
+    assert!(limited.plan().recompute > 0 && limited.plan().micro_tokens == 200, "{:?}", limited.plan());
+    assert_eq!(limited.adapter_hash(), free.adapter_hash());
+    let found = checkpoint::newest(&place.path("limited/checkpoints"), &mut |_| {}).expect("looked").expect("saved");
+    let saved = checkpoint::read_saved(&found).expect("read");
+    assert_eq!((saved.micro_tokens, saved.recompute as u64), (200, limited.plan().recompute));
+}
+
+#[test]
+fn what_does_not_fit_says_by_how_much_and_which_settings_would() {
+    let place = Place::new(14);
+    let limit = run(&place.config("free")).expect("trains").plan().memory.program;
+    let error =
+        run(&Config { memory_limit: Some(limit), ..place.config("small") }).expect_err("nothing but the program");
+    assert_eq!(error.class(), FailureClass::OutOfMemory);
+    let TrainError::OutOfMemory { needed_bytes, available_bytes, .. } = &error else { panic!("{error}") };
+    assert!(*available_bytes == limit && *needed_bytes > limit, "{error}");
+    assert!(error.to_string().ends_with("too few"), "{error}");
 }
 
 #[test]

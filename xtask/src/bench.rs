@@ -16,6 +16,8 @@ pub(crate) enum Part {
     /// How soon a coordinator is ready, what it holds when idle, and how long a job waits for its first step. Flag: a
     /// `lorikeet` that is built already
     Start,
+    /// Planned against measured memory of random bases of real shapes. Flags: a directory for them, steps
+    Memory,
     /// Preparing a generated dataset of a gigabyte: time and peak memory
     Data,
 }
@@ -29,6 +31,10 @@ pub(crate) fn run(tree: &Tree, part: Part, rest: &[String]) -> Result<()> {
         }
         Part::Data => {
             let line = "cargo run --release --package lorikeet-dataset --example prepare --";
+            Program::new(tree.root(), line).args(rest).run()
+        }
+        Part::Memory => {
+            let line = "cargo run --release --package lorikeet-trainer --example memory --";
             Program::new(tree.root(), line).args(rest).run()
         }
         Part::Start => start::run(tree, rest),

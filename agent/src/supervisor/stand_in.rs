@@ -209,7 +209,7 @@ fn plan(total_steps: u64, from_step: u64) -> Plan {
         trainable_parameters: 1,
         base_parameters: 1,
         micro_tokens: 1,
-        memory_bytes: 1,
         from_step,
+        ..Plan::default()
     }
 }

@@ -42,6 +42,7 @@ pub use exit::Exit;
 pub use fence::{Fence, FenceError, Raised};
 pub use hold::HoldError;
 pub use journal::JournalError;
+pub use report::{memory, modules};
 pub use spec::{config, filters, settings};
 
 /// Sees every line right after it was written; for whoever shows progress in the same process.
@@ -73,8 +74,8 @@ pub fn run(dirs: &[PathBuf], terms: Terms) -> Exit {
 }
 
 /// As [`run`] in a process that does other things as well, with a witness.
-pub fn run_watched(dirs: &[PathBuf], watch: &mut Watch<'_>) -> Exit {
-    serve(dirs, Terms::default(), None, watch)
+pub fn run_watched(dirs: &[PathBuf], terms: Terms, watch: &mut Watch<'_>) -> Exit {
+    serve(dirs, terms, None, watch)
 }
 
 /// How a process gives up what it does not need.

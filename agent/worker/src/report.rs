@@ -2,8 +2,9 @@
 
 use lorikeet_protocol::agent::CheckpointKind;
 use lorikeet_protocol::job::{FailureClass, StopCause};
-use lorikeet_protocol::worker::{CHECKPOINTS, Level, Plan, Stage, Step, WorkerEvent, WrittenFile};
-use lorikeet_trainer::event::{self, Event, FileRecord, Outcome};
+use lorikeet_protocol::worker::{CHECKPOINTS, Level, Memory, Modules, Plan, Stage, Step, WorkerEvent, WrittenFile};
+use lorikeet_trainer::event::{self, Event, FileRecord, MemoryPlan, Outcome};
+use lorikeet_trainer::lora::Matched;
 use lorikeet_trainer::{FailureClass as Trouble, TrainError};
 
 use crate::spec::SpecError;
@@ -53,7 +54,7 @@ pub(crate) fn outcome(outcome: Outcome, cause: StopCause) -> WorkerEvent {
 
 /// A failure, with its class and what would help.
 pub(crate) fn failure(error: &TrainError) -> WorkerEvent {
-    let hint = error.hint().map(str::to_owned);
+    let hint = error.hint();
     WorkerEvent::Failed { class: class(error), message: error.to_string(), hint }
 }
 
@@ -107,9 +108,25 @@ fn plan(plan: &event::Plan) -> Plan {
         trainable_parameters: plan.trainable_parameters,
         base_parameters: plan.base_parameters,
         micro_tokens: plan.micro_tokens,
-        memory_bytes: plan.memory_bytes,
+        memory_bytes: plan.memory.total,
+        memory: memory(&plan.memory),
+        recompute: plan.recompute,
+        modules: plan.modules.iter().map(modules).collect(),
         from_step: plan.from_step,
     }
+}
+
+/// A memory plan as others read it.
+pub fn memory(plan: &MemoryPlan) -> Memory {
+    let MemoryPlan { weights, adapters, optimizer, activations, token_and_layer, head, layer, program, total: _ } =
+        *plan;
+    Memory { weights, adapters, optimizer, activations, token_and_layer, head, layer, program }
+}
+
+/// Matched modules as others read them.
+pub fn modules(matched: &Matched) -> Modules {
+    let Matched { module, layers, count, rank, alpha, inputs, outputs, parameters } = matched.clone();
+    Modules { module, layers, count, rank, alpha, inputs, outputs, parameters }
 }
 
 fn step(step: &event::Step) -> Step {

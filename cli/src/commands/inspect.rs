@@ -2,9 +2,9 @@
 //! child process, so that a file that is a trap takes nothing down but this process; its limits it sets itself, before it
 //! opens anything.
 
-mod base;
+pub(super) mod base;
 mod dataset;
-mod job;
+pub(super) mod job;
 mod limits;
 mod parent;
 
@@ -67,12 +67,12 @@ fn fault(path: impl Into<String>, message: impl Into<String>) -> Fault {
     Fault { line: None, path: path.into(), message: message.into() }
 }
 
-fn tokenizer_fault(error: &TokenizerError) -> Fault {
+pub(super) fn tokenizer_fault(error: &TokenizerError) -> Fault {
     fault("tokenizer.json", crate::failure::chain(error))
 }
 
 /// Every fault of a file, or the one reason why it cannot be read at all.
-fn dataset_faults(error: DatasetError) -> Vec<Fault> {
+pub(super) fn dataset_faults(error: DatasetError) -> Vec<Fault> {
     if let DatasetError::Faulty { faults, .. } = error {
         return faults.listed.into_iter().take(NAMED_FAULTS).map(line_fault).collect();
     }

@@ -11,8 +11,9 @@ use crate::{
     failure::Failure,
     logging,
     output::{
-        Output,
+        Output, View,
         progress::{Point, TrainingProgress},
+        table::plan::Planned,
     },
 };
 use directory::Directory;
@@ -22,7 +23,7 @@ use lorikeet_protocol::{
     job::{FailureClass, JobSpec},
     worker::{EventLine, Level, Spec, Stage, WorkerEvent},
 };
-use lorikeet_worker::Exit;
+use lorikeet_worker::{Bond, Exit, Terms};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -37,7 +38,7 @@ pub(crate) fn run(output: Output, args: &Train) -> Result<ExitCode, Failure> {
     logging::start("warn");
     let directory = Directory::open(&args.out, &spec(args)?)?;
     if !directory.is_finished() {
-        let exit = train(directory.path());
+        let exit = train(directory.path(), args.memory);
         let last = directory.last();
         if let Some(WorkerEvent::Stopped { step, checkpoint, .. }) = &last {
             output.note(&stopped(*step, checkpoint.as_deref(), &args.out));
@@ -65,9 +66,12 @@ fn spec(args: &Train) -> Result<Spec, Failure> {
     let validation =
         args.validation_dataset.as_deref().map(|file| existing(file, "the file to evaluate on")).transpose()?;
     let out = absolute(&args.out)?;
+    let mut file = file(&base, &dataset);
+    file.data.validation_dataset = args.validation_dataset.as_deref().map(name);
+    file.init_adapter = args.init_adapter.as_deref().map(name);
     Ok(Spec {
         attempt: None,
-        job: job(args, &base, &dataset)?,
+        job: job(file, args.preset.as_deref(), &args.set)?,
         base,
         dataset,
         validation,
@@ -78,13 +82,15 @@ fn spec(args: &Train) -> Result<Spec, Failure> {
     })
 }
 
+/// A job file that names what lies here.
+pub(super) fn file(base: &Path, dataset: &Path) -> JobFile {
+    JobFile::new(name(base), name(dataset))
+}
+
 /// The settings, as a job file would give them.
-fn job(args: &Train, base: &Path, dataset: &Path) -> Result<JobSpec, Failure> {
-    let mut file = JobFile::new(name(base), name(dataset));
-    file.preset.clone_from(&args.preset);
-    file.data.validation_dataset = args.validation_dataset.as_deref().map(name);
-    file.init_adapter = args.init_adapter.as_deref().map(name);
-    for (key, value) in &args.set {
+pub(super) fn job(mut file: JobFile, preset: Option<&str>, set: &[(String, String)]) -> Result<JobSpec, Failure> {
+    file.preset = preset.map(str::to_owned);
+    for (key, value) in set {
         if key == "data.validation_dataset" {
             return Err(Failure::mistake(format!(
                 "--set {key}: without a cluster --validation-dataset names the file"
@@ -105,7 +111,7 @@ fn name(path: &Path) -> String {
     path.file_name().map_or_else(|| "unnamed".to_owned(), |name| name.to_string_lossy().chars().take(200).collect())
 }
 
-fn existing(path: &Path, what: &str) -> Result<PathBuf, Failure> {
+pub(super) fn existing(path: &Path, what: &str) -> Result<PathBuf, Failure> {
     path.canonicalize().map_err(|error| Failure::file(&format!("open {what}"), path, &error))
 }
 
@@ -114,9 +120,10 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// In this process; Ctrl-C saves and leaves, a second one leaves at once.
-fn train(directory: &Path) -> Exit {
-    let mut display = Display { progress: TrainingProgress::new() };
-    let exit = lorikeet_worker::run_watched(&[directory.to_owned()], &mut |_, line| display.show(line));
+fn train(directory: &Path, memory_limit: Option<u64>) -> Exit {
+    let mut display = Display { progress: TrainingProgress::new(), steps: 0 };
+    let terms = Terms { bond: Bond::None, memory_limit };
+    let exit = lorikeet_worker::run_watched(&[directory.to_owned()], terms, &mut |_, line| display.show(line));
     display.progress.finish();
     exit
 }
@@ -124,13 +131,18 @@ fn train(directory: &Path) -> Exit {
 /// What is shown of a worker's events.
 struct Display {
     progress: TrainingProgress,
+    steps: u64,
 }
 
 impl Display {
     fn show(&mut self, line: &EventLine) {
         match &line.event {
+            WorkerEvent::Stage { stage: Stage::Training } if self.steps > 0 => self.progress.total(self.steps),
             WorkerEvent::Stage { stage } => self.progress.stage(stage_words(*stage)),
-            WorkerEvent::Plan(plan) => self.progress.total(plan.total_steps),
+            WorkerEvent::Plan(plan) => {
+                self.progress.note(&Planned::from(plan).table());
+                self.steps = plan.total_steps;
+            }
             WorkerEvent::Log { level: Level::Warning | Level::Error, message } => self.progress.note(message),
             WorkerEvent::Step(step) => {
                 let tokens_per_second = (step.seconds > 0.0).then(|| step.tokens as f64 / step.seconds);

@@ -5,6 +5,7 @@ mod base;
 pub(crate) mod dataset;
 pub(crate) mod job;
 mod node;
+pub(crate) mod plan;
 pub(crate) mod preview;
 mod token;
 

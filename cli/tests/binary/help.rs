@@ -8,6 +8,7 @@ const COMMANDS: &[&str] = &[
     "train",
     "generate",
     "eval",
+    "plan",
     "submit",
     "jobs",
     "job",

@@ -9,5 +9,6 @@ mod help;
 mod inspect;
 mod local;
 mod malformed;
+mod plan;
 mod support;
 mod train;

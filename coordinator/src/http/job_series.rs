@@ -203,8 +203,8 @@ mod tests {
             trainable_parameters: 0,
             base_parameters: 0,
             micro_tokens: 0,
-            memory_bytes: 0,
             from_step,
+            ..Plan::default()
         })
     }
 

@@ -53,8 +53,8 @@ impl Worker {
             trainable_parameters: 1,
             base_parameters: 1,
             micro_tokens: 1,
-            memory_bytes: 1,
             from_step: self.step,
+            ..Plan::default()
         };
         self.say(now, WorkerEvent::Plan(plan));
     }

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::quantised::{self, is_quantised};
 use crate::{Header, MAX_HEADER_BYTES, ModelConfig, WeightDtype, parameters, parse_header, tensors};
 
 /// Faults listed; the rest is only counted.
@@ -197,6 +198,11 @@ impl Base {
         let mut wanted = BTreeSet::new();
         for spec in tensors(&config) {
             match self.places.get(&spec.name) {
+                Some(place) if is_quantised(&config, &spec.name, place) => {
+                    let (others, faults) = quantised::check(&spec, &self.places);
+                    faults.into_iter().for_each(|(file, message)| self.fault(&file, message));
+                    wanted.extend(others);
+                }
                 Some(place) => self.check_place(&spec.name, &spec.shape, place.clone()),
                 None if unread => {}
                 None => self.fault(weights.holder(&spec.name), format!("tensor {:?} is missing", spec.name)),

@@ -4,12 +4,14 @@
 //! from: forward and backward read these fields and nothing else. How a family's keys become them is a page in `family/`.
 
 pub(crate) mod keys;
+mod quantisation;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{Family, PlanError, Rope};
-use keys::{Keys, out_of_range, shown, unsupported, wrong_type};
+use keys::{Keys, out_of_range, unsupported, wrong_type};
+pub use quantisation::Quantisation;
 
 /// The shape of a decoder and everything that decides its arithmetic.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +70,8 @@ pub struct ModelConfig {
     pub pad_token_id: Option<u32>,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<u32>,
+    /// How the files hold projections, where not as plain numbers.
+    pub quantisation: Option<Quantisation>,
 }
 
 /// Which linear layers add a bias.
@@ -114,7 +118,12 @@ impl ModelConfig {
         let keys = Keys::of_file(&map);
         let family = Family::of(&keys)?;
         refuse_unsupported(&keys)?;
-        let config = family.read(&keys)?;
+        let mut config = family.read(&keys)?;
+        config.quantisation = quantisation::read(&keys)?;
+        if let Some(quantisation) = config.quantisation {
+            let found = quantisation.dtype().name();
+            return Err(unsupported("quantization_config", found, "unquantised f32, bf16 or f16 weights"));
+        }
         check(&config)?;
         Ok(config)
     }
@@ -137,9 +146,6 @@ impl ModelConfig {
 
 /// Every switch, of whatever family, that would change the arithmetic without changing the shapes this crate knows.
 fn refuse_unsupported(keys: &Keys<'_>) -> Result<(), PlanError> {
-    if let Some(quantization) = keys.get("quantization_config") {
-        return Err(unsupported("quantization_config", &shown(quantization), "unquantised f32, bf16 or f16 weights"));
-    }
     if keys.flag("use_bidirectional_attention")? {
         return Err(unsupported("use_bidirectional_attention", "true", "causal attention"));
     }

@@ -144,6 +144,7 @@ fn plain(keys: &Keys<'_>, family: Family, defaults: &Defaults) -> Result<ModelCo
         bos_token_id: keys.token_ids("bos_token_id")?.first().copied(),
         pad_token_id: keys.token("pad_token_id", defaults.pad_token_id, vocab_size)?,
         eos_token_ids: keys.token_ids("eos_token_id")?,
+        quantisation: None,
     })
 }
 

@@ -11,16 +11,21 @@ mod flops;
 mod header;
 mod memory;
 mod module;
+mod quantised;
 mod rope;
 mod tensor;
 
 pub use base::{Base, BaseFault, BaseFile, TensorPlace, inspect_base};
-pub use config::{Activation, Biases, Layer, ModelConfig};
+pub use config::{Activation, Biases, Layer, ModelConfig, Quantisation};
 pub use error::PlanError;
 pub use family::Family;
 pub use flops::{Flops, flops_per_token};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, WeightDtype, parse_header};
-pub use memory::{AdapterShape, BaseDtype, HEAD_CHUNK_ROWS, MemoryPlan, Settings, plan};
+pub use memory::{
+    AdapterShape, BaseDtype, Fitted, HEAD_CHUNK_ROWS, MemoryPlan, PROGRAM_BYTES, Processor, QUANT_BLOCK,
+    QUANT_NESTED_BLOCK, Remedy, SCRATCH_NUMBERS, Settings, Shortfall, Wish, fit, plan,
+};
 pub use module::Module;
+pub use quantised::QUANT_STATE;
 pub use rope::{Rope, RopeScaling};
 pub use tensor::{TensorSpec, parameters, tensors};

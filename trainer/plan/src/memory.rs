@@ -1,12 +1,23 @@
-//! Memory of a training step, from shapes alone: printed before loading, used by the scheduler, compared with what was used.
+//! Memory of a training run, from shapes alone: printed before loading, used by the scheduler, compared with what was used.
 //!
-//! Counted is what the tape keeps per layer (layer input, q, k, v, attention output, log-sum-exp, middle residual, gate, up,
-//! and `x·A` of every adapted module; q and k before their norm, and what goes into a norm behind a half, where the model has
-//! such); other norms and the activation are computed again in the backward pass.
+//! ```text
+//! total = weights + adapters + optimizer + activations + max(head, layer) + program
+//! ```
+//! *activations* is what the forward pass keeps for the backward, *head* and *layer* what is in use beside it at the two moments
+//! when most is: between the passes, and inside the widest backward of a layer (`memory/live.rs`). Both take turns with the
+//! same memory, so the larger one counts. *program* is what a process holds that trains nothing.
+
+mod fit;
+mod live;
+mod weights;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ModelConfig, Module, parameters};
+use crate::{ModelConfig, Module};
+
+pub use fit::{Fitted, Remedy, Shortfall, Wish, fit};
+pub(crate) use weights::linear_parameters;
+pub use weights::{QUANT_BLOCK, QUANT_NESTED_BLOCK, SCRATCH_NUMBERS};
 
 /// Rows of logits that the head holds at a time, forward and backward.
 pub const HEAD_CHUNK_ROWS: usize = 256;
@@ -15,34 +26,44 @@ pub const HEAD_CHUNK_ROWS: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BaseDtype {
-    /// 32-bit floats; what the CPU computes with.
+    /// 32-bit floats.
     F32,
     /// 16-bit brain floats.
     Bf16,
-    /// 8-bit integers with a scale per row; embeddings and norms stay bf16.
+    /// 8-bit integers with a scale per row; embedding, head and norms stay as they are.
     Int8,
-    /// 4-bit normal floats in blocks of 64; embeddings and norms stay bf16.
+    /// 4-bit normal floats in blocks of 64; embedding, head and norms stay as they are.
     Nf4,
 }
 
 impl BaseDtype {
-    /// Bits of one number in a linear layer, its share of the scales included.
-    const fn linear_bits(self) -> f64 {
+    /// Every one, the largest first.
+    pub const ALL: [BaseDtype; 4] = [BaseDtype::F32, BaseDtype::Bf16, BaseDtype::Int8, BaseDtype::Nf4];
+
+    /// As settings spell it.
+    pub const fn name(self) -> &'static str {
         match self {
-            BaseDtype::F32 => 32.0,
-            BaseDtype::Bf16 => 16.0,
-            BaseDtype::Int8 => 8.03,
-            BaseDtype::Nf4 => 4.13,
+            BaseDtype::F32 => "f32",
+            BaseDtype::Bf16 => "bf16",
+            BaseDtype::Int8 => "int8",
+            BaseDtype::Nf4 => "nf4",
         }
     }
 
-    /// Bytes of one number everywhere else, activations included.
-    pub const fn plain_bytes(self) -> u64 {
-        match self {
-            BaseDtype::F32 => 4,
-            BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4 => 2,
-        }
+    /// Whether a projection is stored in fewer bits than it is computed with and has to be taken apart for every product.
+    pub const fn is_quantised(self) -> bool {
+        matches!(self, BaseDtype::Int8 | BaseDtype::Nf4)
     }
+}
+
+/// What computes: decides how activations lie in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Processor {
+    /// In 32-bit floats, whatever the weights are stored as.
+    Cpu,
+    /// In 16-bit brain floats, unless the weights are 32-bit floats.
+    Cuda,
 }
 
 /// What one adapter adds, over all modules that it sits on.
@@ -52,8 +73,16 @@ pub struct AdapterShape {
     pub parameters: u64,
     /// Numbers it holds and does not train.
     pub constants: u64,
-    /// Numbers kept per token for its backward: the ranks of its products, with DoRA the outputs too.
+    /// Numbers kept per token for its backward, over all blocks: the ranks of its products, with DoRA the outputs too.
     pub products: usize,
+    /// The largest rank.
+    pub rank: usize,
+    /// The lowest block that it, or a gradient on the way to it, reaches; blocks below keep nothing.
+    pub lowest: usize,
+    /// Its inputs are masked.
+    pub dropout: bool,
+    /// It trains row lengths (DoRA).
+    pub lengths: bool,
     /// Multiplications per token of its forward pass.
     pub operations: u64,
 }
@@ -64,93 +93,89 @@ impl AdapterShape {
         let per_layer = |module: &Module| rank * (module.in_features(config) + module.out_features(config));
         let layers = config.num_hidden_layers;
         let parameters = (layers * modules.iter().map(per_layer).sum::<usize>()) as u64;
-        AdapterShape { parameters, constants: 0, products: layers * rank * modules.len(), operations: parameters }
+        let products = layers * rank * modules.len();
+        AdapterShape { parameters, products, rank, operations: parameters, ..AdapterShape::default() }
     }
 }
 
-/// What a micro-batch looks like.
+/// What a step looks like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {
     /// Adapters trained together; today one.
     pub adapters: Vec<AdapterShape>,
     /// How the frozen weights lie in memory.
     pub base_dtype: BaseDtype,
-    /// Tokens of one forward pass.
+    /// What computes.
+    pub processor: Processor,
+    /// Tokens of the largest micro-batch.
     pub tokens_per_micro: usize,
     /// Tokens of the longest segment in it.
     pub longest_segment: usize,
     /// Tokens of it that are targets.
     pub supervised_rows: usize,
+    /// How many of the blocks that keep anything, from the lowest up, keep only their input and are computed again.
+    pub recompute: usize,
 }
 
-/// Bytes by what they are for. `total` is their sum.
+impl Settings {
+    /// Bytes of one activation.
+    const fn activation_bytes(&self) -> u64 {
+        match (self.processor, self.base_dtype) {
+            (Processor::Cpu, _) | (Processor::Cuda, BaseDtype::F32) => 4,
+            (Processor::Cuda, BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4) => 2,
+        }
+    }
+
+    /// The lowest block that keeps anything.
+    fn lowest(&self) -> usize {
+        self.adapters.iter().map(|adapter| adapter.lowest).min().unwrap_or(0)
+    }
+}
+
+/// Bytes by what they are for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryPlan {
     /// Frozen weights.
     pub weights: u64,
-    /// Adapter weights and their gradients.
+    /// Adapter weights, their gradients, what they began with; and one moment as bytes, while a checkpoint is written.
     pub adapters: u64,
     /// AdamW's two moments.
     pub optimizer: u64,
     /// What the forward pass keeps for the backward.
     pub activations: u64,
-    /// Final norm, logits and their gradient, one chunk at a time.
+    /// What one token keeps in one block that is not computed again; a part of `activations`.
+    pub token_and_layer: u64,
+    /// Between the passes: the last block's output and its gradient, the final norm, logits one chunk at a time.
     pub head: u64,
-    /// Buffers that one layer needs while it runs.
-    pub workspace: u64,
-    /// All of them.
+    /// In the widest backward of a block: the gradients that are in use at once.
+    pub layer: u64,
+    /// The program itself with its libraries, threads and open files.
+    pub program: u64,
+    /// `weights + adapters + optimizer + activations + max(head, layer) + program`.
     pub total: u64,
 }
 
-/// Predicts the memory of one training step.
+/// What a process holds before it has read anything: its text and libraries, a stack and the packed panels of a matrix product
+/// for each of a few threads. Measured on Linux: `docs/memory.md`.
+pub const PROGRAM_BYTES: u64 = 24 << 20;
+
+/// Predicts the memory of one training run.
 pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
     let trained: u64 = settings.adapters.iter().map(|adapter| adapter.parameters).sum();
     let constants: u64 = settings.adapters.iter().map(|adapter| adapter.constants).sum();
+    let live = live::Live::new(config, settings);
     let mut plan = MemoryPlan {
-        weights: weight_bytes(config, settings.base_dtype),
-        adapters: 2 * 4 * trained + 4 * constants,
+        weights: weights::bytes(config, settings),
+        adapters: 4 * 4 * trained + 4 * constants,
         optimizer: 2 * 4 * trained,
-        activations: activation_bytes(config, settings),
-        head: head_bytes(config, settings),
-        workspace: workspace_bytes(config, settings),
+        activations: live.kept(),
+        token_and_layer: live.token_and_layer(),
+        head: live.head(),
+        layer: live.layer(),
+        program: PROGRAM_BYTES,
         total: 0,
     };
-    plan.total = plan.weights + plan.adapters + plan.optimizer + plan.activations + plan.head + plan.workspace;
+    let held = plan.weights + plan.adapters + plan.optimizer + plan.activations + plan.program;
+    plan.total = held + plan.head.max(plan.layer);
     plan
-}
-
-fn weight_bytes(config: &ModelConfig, dtype: BaseDtype) -> u64 {
-    let linear = linear_parameters(config) * config.num_hidden_layers as u64;
-    let rest = parameters(config) - linear;
-    (linear as f64 * dtype.linear_bits() / 8.0).ceil() as u64 + rest * dtype.plain_bytes()
-}
-
-/// Numbers in the projections of one layer.
-pub(crate) fn linear_parameters(config: &ModelConfig) -> u64 {
-    Module::of(config).iter().map(|module| (module.in_features(config) * module.out_features(config)) as u64).sum()
-}
-
-fn activation_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
-    let plain =
-        2 * config.hidden_size + 2 * config.query_size() + 2 * config.key_value_size() + 2 * config.intermediate_size;
-    let unnormed = if config.qk_norm { config.query_size() + config.key_value_size() } else { 0 };
-    let kept = plain + unnormed + if config.post_norms { 2 * config.hidden_size } else { 0 };
-    let products = settings.adapters.iter().map(|adapter| adapter.products).max().unwrap_or(0);
-    let plain = kept as u64 * settings.base_dtype.plain_bytes();
-    // log-sum-exp and the low-rank products stay in f32 whatever the base
-    let layers = config.num_hidden_layers as u64;
-    settings.tokens_per_micro as u64 * (layers * (plain + 4 * config.num_attention_heads as u64) + 4 * products as u64)
-}
-
-fn head_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
-    let chunk = settings.supervised_rows.min(HEAD_CHUNK_ROWS);
-    4 * (2 * settings.supervised_rows * config.hidden_size + 2 * chunk * config.vocab_size) as u64
-}
-
-/// The widest moment of a layer's backward: gradients of gate, up and their product beside two of hidden width.
-fn workspace_bytes(config: &ModelConfig, settings: &Settings) -> u64 {
-    let hidden = if config.post_norms { 4 } else { 3 } * config.hidden_size;
-    let mlp = 3 * config.intermediate_size + hidden;
-    let attention = 3 * config.query_size() + 4 * config.key_value_size() + hidden;
-    settings.tokens_per_micro as u64 * mlp.max(attention) as u64 * 4
 }

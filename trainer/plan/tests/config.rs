@@ -1,8 +1,8 @@
 //! `config.json` as models ship it: what is read, what is refused and with which words.
 
 use lorikeet_plan::{
-    AdapterShape, BaseDtype, Family, ModelConfig, Module, RopeScaling, Settings, flops_per_token, parameters, plan,
-    tensors,
+    AdapterShape, BaseDtype, Family, ModelConfig, Module, Processor, RopeScaling, Settings, flops_per_token,
+    parameters, plan, tensors,
 };
 use serde_json::{Value, json};
 
@@ -105,14 +105,22 @@ fn a_memory_plan_is_the_sum_of_its_parts() {
     let config = parse(&smollm2());
     let memory = plan(&config, &settings());
     assert_eq!(memory.weights, 4 * 134_515_008);
-    assert_eq!(memory.adapters, 8 * 4_884_480);
-    assert_eq!(memory.optimizer, memory.adapters);
-    let parts =
-        memory.weights + memory.adapters + memory.optimizer + memory.activations + memory.head + memory.workspace;
-    assert_eq!(memory.total, parts);
+    assert_eq!((memory.adapters, memory.optimizer), (16 * 4_884_480, 8 * 4_884_480));
+    let held = memory.weights + memory.adapters + memory.optimizer + memory.activations + memory.program;
+    assert_eq!(memory.total, held + memory.head.max(memory.layer), "head and layer take turns");
     assert!((1 << 30..3 << 30).contains(&memory.total), "{memory:?}");
-    let half = plan(&config, &Settings { base_dtype: BaseDtype::Bf16, ..settings() });
-    assert!(half.total < memory.total);
+    let totals = BaseDtype::ALL.map(|base_dtype| plan(&config, &Settings { base_dtype, ..settings() }).total);
+    assert!(totals.is_sorted_by(|wide, narrow| wide > narrow), "{totals:?}");
+}
+
+#[test]
+fn every_block_computed_again_leaves_only_inputs() {
+    let config = parse(&smollm2());
+    let plain = plan(&config, &settings());
+    let again = plan(&config, &Settings { recompute: 30, ..settings() });
+    assert_eq!(again.activations, 30 * 1024 * 576 * 4);
+    assert_eq!(again.layer - plain.layer, 1024 * (plain.token_and_layer - 576 * 4));
+    assert!(again.total < plain.total);
 }
 
 #[test]
@@ -129,9 +137,11 @@ fn settings() -> Settings {
     Settings {
         adapters: vec![AdapterShape::uniform(&parse(&smollm2()), 16, &Module::of(&parse(&smollm2())))],
         base_dtype: BaseDtype::F32,
+        processor: Processor::Cpu,
         tokens_per_micro: 1024,
         longest_segment: 256,
         supervised_rows: 1024,
+        recompute: 0,
     }
 }
 

@@ -7,12 +7,13 @@ use std::ops::Range;
 use std::path::Path;
 
 use lorikeet_plan::ModelConfig;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{LoraConfig, LoraEntry, LoraError, LoraLayout, Site, Targets};
 use crate::ops::widen::{Stored, widen};
+use crate::tensor_file::{self, Numbers};
 
 /// The adapter's numbers.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -110,22 +111,13 @@ impl LoraEntry {
 /// Writes both files into `dir`. What is durable when, and what stands there half-written, is the caller's affair.
 pub fn save(dir: &Path, layout: &LoraLayout, params: &[f32], meta: &AdapterMeta) -> Result<(), LoraError> {
     assert_eq!(params.len(), layout.len(), "one number per place of the layout");
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = layout
-        .entries()
-        .iter()
-        .flat_map(|entry| entry.tensors().into_iter().map(move |tensor| (entry, tensor)))
-        .map(|(entry, tensor)| {
-            let bytes = entry.widened(&tensor, params).iter().flat_map(|x| x.to_le_bytes()).collect();
-            (tensor.name.clone(), entry.saved_shape(&tensor), bytes)
-        })
-        .collect();
-    let tensors = tensors.iter().map(|(name, shape, bytes)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-        (name, view.expect("the layout gives every tensor as many numbers as its shape"))
+    let of = |entry| LoraEntry::tensors(entry).into_iter().map(move |tensor| (entry, tensor));
+    let tensors = layout.entries().iter().flat_map(of).map(|(entry, tensor)| {
+        let (name, shape) = (tensor.name.clone(), entry.saved_shape(&tensor));
+        (name, Numbers { shape, numbers: Box::new(move || entry.widened(&tensor, params).into()) })
     });
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    let file = safetensors::serialize(tensors, Some(metadata)).expect("views that were checked serialise");
-    write(&dir.join(WEIGHTS_FILE), &file)?;
+    let path = dir.join(WEIGHTS_FILE);
+    tensor_file::write(&path, tensors, true).map_err(|source| LoraError::Io { verb: "write", path, source })?;
     let mut text = serde_json::to_string_pretty(&config_json(layout, meta)).expect("plain values serialise");
     text.push('\n');
     write(&dir.join(CONFIG_FILE), text.as_bytes())

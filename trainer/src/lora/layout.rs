@@ -149,11 +149,20 @@ impl LoraLayout {
     /// What it costs in memory and operations.
     pub fn shape(&self) -> AdapterShape {
         let doubled = if self.config.init == Init::Pissa { 2 } else { 1 };
-        let products = self.entries.iter().map(|entry| entry.rank + entry.magnitude.len()).sum();
+        let in_block = |entry: &&LoraEntry| matches!(entry.site, Site::Block(..));
+        let kept = |entry: &LoraEntry| entry.rank + entry.magnitude.len();
         AdapterShape {
             parameters: self.trained as u64,
             constants: (self.len - self.trained) as u64,
-            products,
+            products: self.entries.iter().filter(in_block).map(kept).sum(),
+            rank: self.entries.iter().map(|entry| entry.rank).max().unwrap_or(0),
+            lowest: match self.lowest() {
+                Site::Embedding => 0,
+                Site::Block(layer, _) => layer,
+                Site::Head => usize::MAX,
+            },
+            dropout: self.config.dropout > 0.0,
+            lengths: self.config.dora,
             operations: doubled * self.entries.iter().map(|entry| (entry.a.len() + entry.b.len()) as u64).sum::<u64>(),
         }
     }

@@ -25,12 +25,18 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Hands the buffers back.
-    pub(super) fn give(self, buffers: &Buffers) {
-        buffers.give(self.x);
+    /// The block's input; everything else is handed back.
+    pub(super) fn into_input(self, buffers: &Buffers) -> Vec<f32> {
         self.attention.give(buffers);
         buffers.give(self.mid);
         self.mlp.give(buffers);
+        self.x
+    }
+
+    /// Hands the buffers back.
+    pub(super) fn give(self, buffers: &Buffers) {
+        let x = self.into_input(buffers);
+        buffers.give(x);
     }
 }
 

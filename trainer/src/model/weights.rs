@@ -52,6 +52,7 @@ impl Model {
             head: if config.tie_word_embeddings { None } else { Some(files.weight(&["lm_head".into()])?) },
             buffers: Buffers::default(),
             profile: Profile::default(),
+            recompute: 0,
             config,
         })
     }

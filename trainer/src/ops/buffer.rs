@@ -1,8 +1,9 @@
 //! Buffers that outlive a pass. Activations of a step are hundreds of megabytes; asking the system for them anew every time
-//! costs a page fault per 4 KiB, so they are handed back here and handed out again.
+//! costs a page fault per 4 KiB, so they are handed back here and handed out again. How much is in use at most is what the memory
+//! plan foretells (`lorikeet_plan`).
 
 use std::panic::resume_unwind;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 /// The system has no memory for a buffer. Unwinds out of the pass that wanted it, for every operation takes buffers and none
 /// could go on without; whoever started the pass catches it.
@@ -12,28 +13,31 @@ pub struct Refused {
     pub bytes: u64,
 }
 
-/// Buffers at rest.
+/// Buffers at rest, and how much is in use.
 #[derive(Debug, Default)]
 pub struct Buffers {
-    free: Mutex<Vec<Vec<f32>>>,
+    pool: Mutex<Pool>,
+}
+
+/// Bytes are of capacities: what the system gave.
+#[derive(Debug, Default)]
+struct Pool {
+    free: Vec<Vec<f32>>,
+    at_rest: u64,
+    in_use: u64,
+    most_in_use: u64,
 }
 
 impl Buffers {
-    /// A buffer of `len` numbers with unspecified contents: the smallest that fits without wasting a quarter. When none does,
-    /// the largest at rest is let go in favour of a new one, so that a change of shape does not leave two sets behind. Where
-    /// there is no memory for it, [`Refused`] unwinds.
+    /// A buffer of `len` numbers with unspecified contents: the smallest that fits without wasting a quarter. When none does, a
+    /// new one, for which those at rest make room, the largest first: together there is never more than was once in use, and a
+    /// change of shape does not leave two sets behind. Where there is no memory for it, [`Refused`] unwinds.
     pub fn take(&self, len: usize) -> Vec<f32> {
-        let mut free = self.free.lock().expect("no code that holds the lock can panic");
-        let fits = |buffer: &Vec<f32>| (len..=len + len / 4).contains(&buffer.capacity());
-        let fitting = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].capacity());
-        let largest = || (0..free.len()).max_by_key(|&i| free[i].capacity());
-        let mut buffer = fitting.or_else(largest).map(|i| free.swap_remove(i)).unwrap_or_default();
-        drop(free);
-        if !fits(&buffer) {
-            buffer = Vec::new();
-        }
+        let fitting = self.lock().take(len);
+        let mut buffer = fitting.unwrap_or_default();
         if buffer.try_reserve_exact(len.saturating_sub(buffer.len())).is_err() {
-            resume_unwind(Box::new(Refused { bytes: 4 * len as u64 }));
+            self.lock().in_use -= bytes_of(len);
+            resume_unwind(Box::new(Refused { bytes: bytes_of(len) }));
         }
         buffer.resize(len, 0.0);
         buffer
@@ -48,8 +52,62 @@ impl Buffers {
 
     /// Hands a buffer back.
     pub fn give(&self, buffer: Vec<f32>) {
-        self.free.lock().expect("no code that holds the lock can panic").push(buffer);
+        self.lock().give(buffer);
     }
+
+    /// A new pass begins. What an earlier one that was broken off had in use is gone.
+    pub fn begin(&self) {
+        self.lock().in_use = 0;
+    }
+
+    /// The most bytes that were ever in use at once.
+    pub fn most_in_use(&self) -> u64 {
+        self.lock().most_in_use
+    }
+
+    /// Lets everything at rest go and begins to count anew.
+    pub fn forget(&self) {
+        *self.lock() = Pool::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().expect("no code that holds the lock can panic")
+    }
+}
+
+impl Pool {
+    /// One that fits, or room for it.
+    fn take(&mut self, len: usize) -> Option<Vec<f32>> {
+        let fits = |buffer: &Vec<f32>| (len..=len + len / 4).contains(&buffer.capacity());
+        let free = &self.free;
+        let fitting = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].capacity());
+        let taken = fitting.map(|i| self.remove(i));
+        self.in_use += taken.as_ref().map_or(bytes_of(len), |buffer| bytes_of(buffer.capacity()));
+        self.most_in_use = self.most_in_use.max(self.in_use);
+        while self.in_use + self.at_rest > self.most_in_use
+            && let Some(largest) = (0..self.free.len()).max_by_key(|&i| self.free[i].capacity())
+        {
+            self.remove(largest);
+        }
+        taken
+    }
+
+    fn give(&mut self, buffer: Vec<f32>) {
+        let bytes = bytes_of(buffer.capacity());
+        self.in_use = self.in_use.saturating_sub(bytes);
+        self.at_rest += bytes;
+        self.free.push(buffer);
+    }
+
+    fn remove(&mut self, i: usize) -> Vec<f32> {
+        let buffer = self.free.swap_remove(i);
+        self.at_rest -= bytes_of(buffer.capacity());
+        buffer
+    }
+}
+
+const fn bytes_of(numbers: usize) -> u64 {
+    4 * numbers as u64
 }
 
 #[cfg(test)]
@@ -59,7 +117,7 @@ mod tests {
     #[test]
     fn a_buffer_comes_back_for_a_need_of_about_its_size() {
         let buffers = Buffers::default();
-        let (small, large) = (vec![1.0; 10], vec![2.0; 100]);
+        let (small, large) = (buffers.take(10), buffers.take(100));
         let place = small.as_ptr();
         buffers.give(large);
         buffers.give(small);
@@ -77,10 +135,22 @@ mod tests {
     }
 
     #[test]
-    fn a_new_buffer_takes_the_place_of_one_that_does_not_fit() {
+    fn there_is_never_more_than_was_once_in_use() {
         let buffers = Buffers::default();
-        buffers.give(vec![1.0; 100]);
-        assert_eq!(buffers.zeros(10), vec![0.0; 10]);
-        assert!(buffers.free.lock().expect("unpoisoned").is_empty());
+        let held = || {
+            let pool = buffers.lock();
+            [pool.in_use, pool.at_rest]
+        };
+        let (a, b) = (buffers.take(100), buffers.take(50));
+        buffers.give(a);
+        assert_eq!((held(), buffers.most_in_use()), ([200, 400], 600));
+        let c = buffers.take(20);
+        assert_eq!(held(), [280, 0], "20 fit nowhere, so that 100 went");
+        buffers.give(b);
+        let d = buffers.take(79);
+        assert_eq!((held(), buffers.most_in_use()), ([396, 200], 600), "there was room for both");
+        [c, d].into_iter().for_each(|buffer| buffers.give(buffer));
+        assert_eq!(held(), [0, 596]);
+        buffers.begin();
     }
 }

@@ -1,18 +1,21 @@
 //! How large a micro-batch may be while a run lasts: less memory means a smaller one, never another step.
 //!
 //! ```text
+//! before loading      the largest micro-batch that fits, else blocks computed twice, else refused with what would help
 //! before every step   planned bytes > allowed bytes, or close to the limit ─► half
 //! in a pass           the system refuses a buffer ─► the pass is undone ─► half, and again
-//! no smaller one      (an example is never cut) ─► out of memory, by name
+//! no smaller one      (an example is never cut) ─► every block computed twice ─► out of memory, by name
 //! ```
 //! Half the micro-batch is the same mathematics, with sums in another order: another plan, written into the checkpoints from
 //! there on. What cannot be caught here: the kernel ending the process because it promised more than there is, and the
 //! agent ending it above its limit.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Settings, plan};
+use lorikeet_dataset::Prepared;
+use lorikeet_plan::{AdapterShape, BaseDtype, Fitted, ModelConfig, Processor, Settings, Shortfall, Wish, fit};
 
 use super::Session;
 use crate::TrainError;
@@ -25,15 +28,14 @@ impl Session<'_, '_> {
         let limit = self.config.memory_limit;
         let Some(allowed) = allowed_bytes(limit) else { return Ok(()) };
         let resident = resident_bytes();
-        while let Some(fewer) = fewer(self.micro_tokens, self.longest()) {
-            let needed =
-                plan_for(self.model.config(), self.run.trained.shape(), self.micro_tokens, self.longest()).total;
+        while let Some(thrift) = self.thriftier() {
+            let needed = self.needs.plan(self.thrift).memory.total;
             // A tenth of air: the agent does not look at the moment before.
             let crowded = limit.is_some_and(|limit| resident > limit / 10 * 9);
             if needed <= allowed && !crowded {
                 break;
             }
-            self.shrink(fewer, &format!("{needed} bytes planned, {resident} resident, {allowed} allowed"))?;
+            self.save_memory(thrift, &format!("{needed} bytes planned, {resident} resident, {allowed} allowed"))?;
             if crowded {
                 // Only a step shows whether that was enough.
                 break;
@@ -49,30 +51,119 @@ impl Session<'_, '_> {
                 Ok(done) => return done,
                 Err(refused) => refused,
             };
-            let Some(fewer) = fewer(self.micro_tokens, self.longest()) else {
+            let Some(thrift) = self.thriftier() else {
                 return Err(TrainError::OutOfMemory {
-                    what: format!("{} tokens at a time", self.longest().max(self.micro_tokens)),
+                    what: format!("{} tokens at a time", self.longest().max(self.thrift.micro_tokens)),
                     needed_bytes: bytes,
                     available_bytes: allowed_bytes(self.config.memory_limit).unwrap_or_default(),
+                    remedies: Vec::new(),
                 });
             };
-            self.shrink(fewer, &format!("{bytes} bytes were refused"))?;
+            self.save_memory(thrift, &format!("{bytes} bytes were refused"))?;
         }
     }
 
-    fn shrink(&mut self, tokens: usize, why: &str) -> Result<(), TrainError> {
-        let message = format!(
-            "memory is short ({why}): micro-batches of {tokens} tokens instead of {} from step {} on; the steps stay the same but for \
-             rounding",
-            self.micro_tokens,
-            self.run.state.step + 1,
-        );
-        self.micro_tokens = tokens;
+    /// What takes less: half the micro-batch, and where that cannot be, every block computed again.
+    fn thriftier(&self) -> Option<Thrift> {
+        let Thrift { micro_tokens, recompute } = self.thrift;
+        let blocks = self.needs.blocks();
+        match fewer(micro_tokens, self.longest()) {
+            Some(micro_tokens) => Some(Thrift { micro_tokens, recompute }),
+            None => (recompute < blocks).then_some(Thrift { micro_tokens, recompute: blocks }),
+        }
+    }
+
+    fn save_memory(&mut self, thrift: Thrift, why: &str) -> Result<(), TrainError> {
+        let from = self.run.state.step + 1;
+        let message = if thrift.micro_tokens == self.thrift.micro_tokens {
+            format!(
+                "memory is short ({why}): every block is computed twice from step {from} on; the steps stay the same"
+            )
+        } else {
+            format!(
+                "memory is short ({why}): micro-batches of {} tokens instead of {} from step {from} on; the steps stay the same but \
+                 for rounding",
+                thrift.micro_tokens, self.thrift.micro_tokens,
+            )
+        };
+        self.thrift = thrift;
+        self.model.set_recompute(thrift.recompute);
         self.tell(Event::Log { level: Level::Warning, message })
     }
 
     fn longest(&self) -> usize {
-        self.data.report.longest_example as usize
+        self.needs.longest
+    }
+}
+
+/// How a run trades time for memory: its micro-batch plan, which is stored in its checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Thrift {
+    /// Tokens per micro-batch.
+    pub(super) micro_tokens: usize,
+    /// Blocks that keep only their input.
+    pub(super) recompute: usize,
+}
+
+/// What a run's memory depends on, but for its thrift.
+#[derive(Debug)]
+pub(super) struct Needs {
+    shape: ModelConfig,
+    trained: AdapterShape,
+    /// Tokens of the longest example.
+    longest: usize,
+    /// Tokens of the largest step there may be.
+    step_tokens: usize,
+}
+
+impl Needs {
+    pub(super) fn new(shape: &ModelConfig, trained: AdapterShape, data: &Prepared, batch_size: u64) -> Needs {
+        let mut lengths: Vec<usize> = (0..data.train.len()).map(|index| data.train.tokens_in(index)).collect();
+        lengths.sort_unstable_by_key(|length| Reverse(*length));
+        let step_tokens = lengths.iter().take(batch_size as usize).sum();
+        Needs { shape: shape.clone(), trained, longest: data.report.longest_example as usize, step_tokens }
+    }
+
+    /// Chooses what is not settled, within what there is.
+    pub(super) fn fit(&self, micro_tokens: Option<usize>, available: Option<u64>) -> Result<Fitted, Box<Shortfall>> {
+        fit(&self.shape, &self.wish(micro_tokens, None, available))
+    }
+
+    /// What a choice takes.
+    pub(super) fn plan(&self, thrift: Thrift) -> Fitted {
+        let wish = self.wish(Some(thrift.micro_tokens), Some(thrift.recompute), None);
+        fit(&self.shape, &wish).expect("without a limit everything fits")
+    }
+
+    fn wish(&self, micro_tokens: Option<usize>, recompute: Option<usize>, available: Option<u64>) -> Wish {
+        let settings = Settings {
+            adapters: vec![self.trained],
+            base_dtype: BaseDtype::F32,
+            processor: Processor::Cpu,
+            tokens_per_micro: 0,
+            longest_segment: self.longest,
+            supervised_rows: 0,
+            recompute: 0,
+        };
+        Wish { settings, step_tokens: self.step_tokens, micro_tokens, recompute, available }
+    }
+
+    /// Blocks with a backward.
+    fn blocks(&self) -> usize {
+        self.shape.num_hidden_layers.saturating_sub(self.trained.lowest)
+    }
+}
+
+impl From<Shortfall> for TrainError {
+    fn from(Shortfall { least, available, remedies }: Shortfall) -> TrainError {
+        let Fitted { micro_tokens, recompute, memory } = least;
+        let again = if recompute > 0 { ", every block computed twice" } else { "" };
+        TrainError::OutOfMemory {
+            what: format!("{micro_tokens} tokens or one example at a time{again}"),
+            needed_bytes: memory.total,
+            available_bytes: available,
+            remedies,
+        }
     }
 }
 
@@ -87,18 +178,6 @@ fn caught<T>(pass: impl FnOnce() -> T) -> Result<T, Refused> {
         Ok(refused) => *refused,
         Err(other) => resume_unwind(other),
     })
-}
-
-/// What a run takes with so many tokens at a time.
-pub(super) fn plan_for(shape: &ModelConfig, trained: AdapterShape, tokens: usize, longest: usize) -> MemoryPlan {
-    let settings = Settings {
-        adapters: vec![trained],
-        base_dtype: BaseDtype::F32,
-        tokens_per_micro: tokens,
-        longest_segment: longest,
-        supervised_rows: tokens,
-    };
-    plan(shape, &settings)
 }
 
 /// What this process may hold: what it has and what could be had without swapping, and no more than its limit. `None` where the

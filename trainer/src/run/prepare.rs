@@ -5,20 +5,18 @@ use std::path::Path;
 use std::time::Instant;
 
 use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
-use lorikeet_plan::{AdapterShape, MemoryPlan, ModelConfig, parameters};
+use lorikeet_plan::{Fitted, ModelConfig, parameters};
 
-use super::{Events, Run, Session, memory};
+use super::memory::{self, Needs, Thrift};
+use super::{Events, Run, Session};
 use crate::checkpoint::{self, Found, Identity};
-use crate::config::{Config, MicroTokens};
+use crate::config::{Config, MicroTokens, Numbers};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
 use crate::lora;
 use crate::model::Model;
 use crate::staged;
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, Trained};
-
-/// Tokens per micro-batch that are tried, the fastest first; beyond the first nothing is gained.
-const MICRO_TOKENS: [usize; 4] = [2048, 1024, 512, 256];
 
 pub(super) fn session<'a, 'e>(
     config: &'a Config,
@@ -36,11 +34,16 @@ pub(super) fn session<'a, 'e>(
     for warning in &data.report.warnings {
         tell(Event::Log { level: Level::Warning, message: warning.clone() })?;
     }
-    let planned = found.as_ref().map(checkpoint::read_saved).transpose()?.map(|saved| saved.micro_tokens);
-    let (micro_tokens, memory) = plan_memory(config, &shape, trained.shape(), &data, planned)?;
+    let saved = found.as_ref().map(checkpoint::read_saved).transpose()?;
+    let needs = Needs::new(&shape, trained.shape(), &data, config.settings.batch_size);
+    let fitted = plan_memory(config, &needs, saved.as_ref().map(|saved| saved.micro_tokens), &mut tell)?;
+    let thrift = Thrift { micro_tokens: fitted.micro_tokens, recompute: fitted.recompute };
+    let from_step = saved.map_or(0, |saved| saved.state.step);
+    tell(Event::Plan(what_will_be_done(config, &trained, &data, &shape, fitted, from_step)))?;
 
     tell(Event::Stage(Stage::Loading))?;
     let mut model = Model::load_unless(&config.base, &|| stop.is_asked())?;
+    model.set_recompute(thrift.recompute);
     let params = match (&trained, config.init_adapter.as_deref()) {
         (Trained::Adapter(layout), Some(dir)) => lora::load(dir, layout)?,
         (Trained::Adapter(layout), None) => model.start(layout, config.settings.seed),
@@ -63,10 +66,9 @@ pub(super) fn session<'a, 'e>(
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
-    tell(Event::Plan(what_will_be_done(&run, &data, &shape, micro_tokens, memory)))?;
     let saved = found.map(|found| found.manifest.step);
     let saved_at = Instant::now();
-    Ok(Session { config, stop, events, model, data, tokenizer, run, start, micro_tokens, identity, saved, saved_at })
+    Ok(Session { config, stop, events, model, data, tokenizer, run, start, needs, thrift, identity, saved, saved_at })
 }
 
 /// Told to stop before there was a run: what is on disk is the state.
@@ -117,32 +119,31 @@ impl From<DatasetError> for TrainError {
     }
 }
 
-/// The micro-batch of this run and the memory it takes. A resumed run keeps the plan it began with: its bits depend on it.
+/// The micro-batch of this run and the memory it takes. A resumed run keeps the plan it began with, since its bits depend on it,
+/// unless there is no longer room for that.
 fn plan_memory(
     config: &Config,
-    shape: &ModelConfig,
-    trained: AdapterShape,
-    data: &Prepared,
-    planned: Option<usize>,
-) -> Result<(usize, MemoryPlan), TrainError> {
-    let longest = data.report.longest_example as usize;
-    let cost = |tokens: usize| memory::plan_for(shape, trained, tokens.max(longest), longest);
-    let fixed = planned.or(match config.micro_tokens {
+    needs: &Needs,
+    begun_with: Option<usize>,
+    tell: &mut dyn FnMut(Event) -> Result<(), TrainError>,
+) -> Result<Fitted, TrainError> {
+    let available = memory::allowed_bytes(config.memory_limit);
+    let asked = match config.micro_tokens {
         MicroTokens::Tokens(tokens) => Some(tokens),
         MicroTokens::Auto => None,
-    });
-    let available = memory::allowed_bytes(config.memory_limit);
-    let fits = |tokens: &usize| available.is_none_or(|bytes| cost(*tokens).total <= bytes);
-    let tokens = fixed.or_else(|| MICRO_TOKENS.into_iter().find(fits)).unwrap_or(1);
-    let memory = cost(tokens);
-    match available {
-        Some(available_bytes) if memory.total > available_bytes => Err(TrainError::OutOfMemory {
-            what: format!("{} tokens at a time", tokens.max(longest)),
-            needed_bytes: memory.total,
-            available_bytes,
-        }),
-        Some(_) | None => Ok((tokens, memory)),
+    };
+    let Some(tokens) = begun_with else {
+        return needs.fit(asked, available).map_err(|short| TrainError::from(*short));
+    };
+    if let Ok(fitted) = needs.fit(Some(tokens), available) {
+        return Ok(fitted);
     }
+    let fitted = needs.fit(None, available).map_err(|short| TrainError::from(*short))?;
+    let less = fitted.micro_tokens;
+    let message =
+        format!("micro-batches of {less} tokens instead of {tokens}: there is less memory than when the run began");
+    tell(Event::Log { level: Level::Warning, message })?;
+    Ok(fitted)
 }
 
 /// Names a base by its config and the names and sizes of its weights: enough to tell models apart without reading them.
@@ -158,23 +159,32 @@ fn base_fingerprint(base: &Path) -> Result<String, TrainError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn what_will_be_done(run: &Run, data: &Prepared, shape: &ModelConfig, micro_tokens: usize, memory: MemoryPlan) -> Plan {
-    let report = &data.report;
+fn what_will_be_done(
+    config: &Config,
+    trained: &Trained,
+    data: &Prepared,
+    shape: &ModelConfig,
+    fitted: Fitted,
+    from_step: u64,
+) -> Plan {
+    let (report, numbers) = (&data.report, Numbers::new(&config.settings, data.train.len() as u64));
     Plan {
-        examples: run.numbers.examples,
+        examples: numbers.examples,
         validation_examples: data.validation.len() as u64,
         conversations: report.conversations,
-        total_steps: run.numbers.total_steps,
-        warmup_steps: run.numbers.warmup_steps,
+        total_steps: numbers.total_steps,
+        warmup_steps: numbers.warmup_steps,
         epoch_tokens: report.train_tokens,
         supervised_tokens: report.train_supervised_tokens,
         longest_tokens: report.longest_example,
         cut_examples: report.cut.examples,
         cut_tokens: report.cut.tokens,
-        trainable_parameters: run.trained.trained() as u64,
+        trainable_parameters: trained.trained() as u64,
         base_parameters: parameters(shape),
-        micro_tokens: micro_tokens as u64,
-        memory_bytes: memory.total,
-        from_step: run.state.step,
+        micro_tokens: fitted.micro_tokens as u64,
+        recompute: fitted.recompute as u64,
+        memory: fitted.memory,
+        modules: trained.matched(),
+        from_step,
     }
 }

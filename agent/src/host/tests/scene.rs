@@ -182,8 +182,8 @@ pub(super) fn plan(total_steps: u64) -> Plan {
         trainable_parameters: 1,
         base_parameters: 1,
         micro_tokens: 1,
-        memory_bytes: 1,
         from_step: 0,
+        ..Plan::default()
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn inspect(directory: &Path) -> Result<BaseFindings, Vec<Fault>> {
 }
 
 /// A sound base's shape.
-pub(super) fn config(directory: &Path) -> Result<ModelConfig, Vec<Fault>> {
+pub(in crate::commands) fn config(directory: &Path) -> Result<ModelConfig, Vec<Fault>> {
     let base = inspect_base(directory);
     let faults = base.faults.iter().map(base_fault).collect();
     base.config.filter(|_| base.fault_count == 0).ok_or(faults)

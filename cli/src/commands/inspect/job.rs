@@ -3,7 +3,7 @@
 use super::{base, dataset_faults, fault, tokenizer_fault};
 use crate::failure::Failure;
 use lorikeet_dataset::{JobCheck, OnFault, PrepareConfig, Supervise, Tokenizer, check_job};
-use lorikeet_plan::{AdapterShape, BaseDtype, MemoryPlan, ModelConfig, Settings, plan};
+use lorikeet_plan::{AdapterShape, BaseDtype, ModelConfig, Processor, Settings, Wish, fit};
 use lorikeet_protocol::{
     inspect::{Fault, JobFindings, JobQuestion, RenderedExample, RenderedPart},
     job::{self, MicroTokens, Task, Train, Training, TrainingLength},
@@ -37,14 +37,15 @@ pub(super) fn inspect(
     let trained = trained(&config, train)?;
     let prepare = prepare(train, data);
     let check = check_job(&prepare, &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
-    let memory = |dtype| memory(&config, trained, &train.training, &check, dtype).total;
+    let memory = |processor| {
+        let stored = stored(train.training.base_dtype, processor);
+        let wish = wish(trained, &train.training, (check.longest_tokens, check.epoch_tokens), (processor, stored));
+        fit(&config, &wish).map_or_else(|short| short.least.memory.total, |fitted| fitted.memory.total)
+    };
     Ok(JobFindings {
         total_steps: steps(&train.training, &check),
-        cpu_bytes: memory(BaseDtype::F32),
-        cuda_bytes: memory(match train.training.base_dtype {
-            job::BaseDtype::Auto => BaseDtype::Bf16,
-            job::BaseDtype::F32 => BaseDtype::F32,
-        }),
+        cpu_bytes: memory(Processor::Cpu),
+        cuda_bytes: memory(Processor::Cuda),
         ..findings(check)
     })
 }
@@ -76,7 +77,7 @@ fn steps(training: &Training, check: &JobCheck) -> u64 {
     }
 }
 
-fn prepare(train: &Train, (dataset, validation): (&Path, Option<&Path>)) -> PrepareConfig {
+pub(in crate::commands) fn prepare(train: &Train, (dataset, validation): (&Path, Option<&Path>)) -> PrepareConfig {
     let training = &train.training;
     PrepareConfig {
         file: dataset.to_owned(),
@@ -103,27 +104,39 @@ fn trained(config: &ModelConfig, train: &Train) -> Result<AdapterShape, Vec<Faul
     Ok(trained.shape())
 }
 
-fn memory(
-    config: &ModelConfig,
+/// What there is to fit: the largest step is so many of the longest example, or all there is.
+pub(in crate::commands) fn wish(
     trained: AdapterShape,
     training: &Training,
-    check: &JobCheck,
-    base_dtype: BaseDtype,
-) -> MemoryPlan {
-    let longest = check.longest_tokens.max(1) as usize;
-    let tokens = match training.micro_tokens {
-        MicroTokens::Tokens(tokens) => longest.max(tokens as usize),
-        MicroTokens::Auto => longest.max(AUTO_MICRO_TOKENS),
-    };
+    (longest, all): (u64, u64),
+    (processor, base_dtype): (Processor, BaseDtype),
+) -> Wish {
+    let longest = longest.max(1);
     let settings = Settings {
         adapters: vec![trained],
         base_dtype,
-        tokens_per_micro: tokens,
-        longest_segment: longest,
-        supervised_rows: tokens,
+        processor,
+        tokens_per_micro: 0,
+        longest_segment: longest as usize,
+        supervised_rows: 0,
+        recompute: 0,
     };
-    plan(config, &settings)
+    Wish {
+        settings,
+        step_tokens: (u64::from(training.batch_size) * longest).min(all.max(longest)) as usize,
+        micro_tokens: match training.micro_tokens {
+            MicroTokens::Tokens(tokens) => Some(tokens as usize),
+            MicroTokens::Auto => None,
+        },
+        recompute: None,
+        available: None,
+    }
 }
 
-/// What a worker takes at most when it may choose.
-const AUTO_MICRO_TOKENS: usize = 2_048;
+/// How a processor keeps the frozen weights of a job.
+pub(in crate::commands) fn stored(dtype: job::BaseDtype, processor: Processor) -> BaseDtype {
+    match (dtype, processor) {
+        (job::BaseDtype::Auto, Processor::Cuda) => BaseDtype::Bf16,
+        (job::BaseDtype::Auto, Processor::Cpu) | (job::BaseDtype::F32, _) => BaseDtype::F32,
+    }
+}

@@ -1,0 +1,46 @@
+//! `lorikeet plan`: what a training takes, made to fit or refused, on a tiny random base.
+
+use crate::support::{lorikeet, run};
+use crate::train::Place;
+use serde_json::{Value, json};
+
+#[test]
+fn a_plan_is_the_sum_of_its_parts_and_names_every_adapted_module() {
+    let plan = plan(&["--set", "lora.rank=4"]).expect("it fits");
+    let memory = |key: &str| plan["memory"][key].as_u64().expect("bytes");
+    let held: u64 = ["weights", "adapters", "optimizer", "activations", "program"].into_iter().map(memory).sum();
+    assert_eq!(plan["memory_bytes"], held + memory("head").max(memory("layer")), "{plan}");
+    let modules = plan["modules"].as_array().expect("a list");
+    assert_eq!(modules.len(), 7, "{plan}");
+    let first = json!({"module": "q_proj", "layers": "0-1", "count": 2, "rank": 4, "alpha": 32.0, "inputs": 32, "outputs": 32,
+        "parameters": 512});
+    assert_eq!(modules[0], first);
+    let of_modules: u64 = modules.iter().map(|found| found["parameters"].as_u64().expect("a number")).sum();
+    assert_eq!(plan["trainable_parameters"], of_modules);
+    assert_eq!((&plan["micro_tokens"], &plan["recompute"]), (&json!(2048), &json!(0)));
+}
+
+#[test]
+fn a_limit_makes_a_plan_fit_or_says_which_settings_would() {
+    let free = plan(&["--set", "training.max_seq_length=512"]).expect("it fits")["memory_bytes"].as_u64().unwrap();
+    let less = (free - 1).to_string();
+    let fitted = plan(&["--set", "training.max_seq_length=512", "--memory", &less]).expect("it is made to fit");
+    assert!(fitted["memory_bytes"].as_u64().unwrap() < free, "{fitted}");
+    assert_ne!(fitted["micro_tokens"], 2048);
+    let program = fitted["memory"]["program"].as_u64().unwrap() + 400_000;
+    let refused = plan(&["--set", "lora.rank=64", "--memory", &program.to_string()]).expect_err("nothing fits");
+    assert_eq!(refused.0, 2);
+    assert!(refused.1.contains("too few") && refused.1.contains("training.max_seq_length = "), "{}", refused.1);
+    assert_eq!(plan(&["--memory", "much"]).expect_err("no size").0, 2);
+}
+
+/// The answer, or exit code and complaint.
+fn plan(more: &[&str]) -> Result<Value, (i32, String)> {
+    let place = Place::new();
+    let mut command = lorikeet();
+    command.args(["plan", "--output", "json", "--base"]).arg(place.path("base")).args(more);
+    match run(&mut command) {
+        (0, answer, _) => Ok(serde_json::from_str(&answer).expect("JSON")),
+        (code, _, complaint) => Err((code, complaint)),
+    }
+}

@@ -1,0 +1,122 @@
+//! What a step has in use at once: a walk over the passes of the trainer's `model/`, buffer by buffer.
+//!
+//! ```text
+//! kept per block    x, qkv, out, lse, mid, gate|up, u of every adapter; q|k before their norm, what goes into norms behind
+//! between passes    the last output, its gradient, its supervised rows thrice, one chunk of logits
+//! block, backward   MLP exit:  dx, act, dact                        attention exit:   dx, dout
+//!                   MLP entry: dx, dact, h, dh                      attention:        dx, dout, dqkv, the heads' gradients
+//!                                                                   attention entry:  dx, dout, dqkv, h, dh
+//!                   beside each product with an adapter: t, with dropout the masked input, with DoRA dv
+//! ```
+//! Every buffer has a row per token. What is given back is taken again before anything new is asked for, so that the most in use
+//! is the most held. A test of the trainer counts the buffers of real passes against this page.
+
+use super::{HEAD_CHUNK_ROWS, Settings};
+use crate::{ModelConfig, Module};
+
+/// The widths of a model as a step sees them; all in numbers per token unless they say otherwise.
+pub(super) struct Live<'a> {
+    config: &'a ModelConfig,
+    settings: &'a Settings,
+    hidden: usize,
+    queries: usize,
+    qkv: usize,
+    mlp: usize,
+}
+
+impl<'a> Live<'a> {
+    pub(super) fn new(config: &'a ModelConfig, settings: &'a Settings) -> Live<'a> {
+        Live {
+            config,
+            settings,
+            hidden: config.hidden_size,
+            queries: config.query_size(),
+            qkv: config.query_size() + 2 * config.key_value_size(),
+            mlp: config.intermediate_size,
+        }
+    }
+
+    /// Bytes that the forward pass keeps, over all blocks.
+    pub(super) fn kept(&self) -> u64 {
+        let blocks = self.blocks();
+        let again = (self.settings.recompute as u64).min(blocks);
+        let input = self.tokens() * self.activation(self.hidden);
+        again * input + (blocks - again) * self.tokens() * self.token_and_layer()
+    }
+
+    /// Bytes that one token keeps in one block.
+    pub(super) fn token_and_layer(&self) -> u64 {
+        let unnormed = if self.config.qk_norm { self.queries + self.config.key_value_size() } else { 0 };
+        let behind = if self.config.post_norms { 2 * self.hidden } else { 0 };
+        let plain = 2 * self.hidden + self.qkv + unnormed + self.queries + 2 * self.mlp + behind;
+        let products = self.settings.adapters.iter().map(|adapter| adapter.products).max().unwrap_or(0);
+        let blocks = self.blocks().max(1) as usize;
+        // log-sum-exp and the low-rank products stay in f32 whatever the rest is
+        self.activation(plain) + 4 * (self.config.num_attention_heads + products.div_ceil(blocks)) as u64
+    }
+
+    /// Bytes in use between the passes, beside what is kept.
+    pub(super) fn head(&self) -> u64 {
+        let rows = self.settings.supervised_rows;
+        let logits = rows.min(HEAD_CHUNK_ROWS) * self.config.vocab_size;
+        self.tokens() * self.activation(2 * self.hidden) + 4 * (3 * rows * self.hidden + logits) as u64
+    }
+
+    /// Bytes in use in the widest backward of a block, beside what is kept.
+    pub(super) fn layer(&self) -> u64 {
+        let (hidden, mlp, queries, qkv) = (self.hidden, self.mlp, self.queries, self.qkv);
+        let behind = if self.config.post_norms { hidden } else { 0 };
+        let wide =
+            |modules: &[Module]| modules.iter().map(|module| module.out_features(self.config)).max().unwrap_or(0);
+        let [gate_up, of_qkv] = [Module::of_gate_up(self.config), Module::of_qkv(self.config)].map(wide);
+        // each with the input of the adapters there, for their masks, and their widest output, for DoRA's dv
+        let moments = [
+            (2 * mlp + behind, mlp, hidden),
+            (mlp + 2 * hidden, hidden, gate_up),
+            (queries + behind, queries, hidden),
+            (queries + qkv + 3 * queries, 0, 0),
+            (queries + qkv + 2 * hidden, hidden, of_qkv),
+        ];
+        let masked = |input: usize| if self.any_dropout() { input } else { 0 };
+        let lengths = |output: usize| if self.any_lengths() { output } else { 0 };
+        let of = |(plain, input, output): (usize, usize, usize)| plain + masked(input) + lengths(output);
+        let widest = moments.into_iter().map(of).max().unwrap_or(0) + hidden;
+        let adapter = 4 * self.tokens() * self.rank() as u64;
+        // the highest block is the first: where it is computed again it keeps what it would have kept, but its input, which was
+        // there; before a lower one is, the blocks above have given back more than it keeps
+        let again = self.settings.recompute as u64 >= self.blocks();
+        let whole = if again { self.token_and_layer() - self.activation(hidden) } else { 0 };
+        self.tokens() * (self.activation(widest) + whole) + adapter + self.transposed()
+    }
+
+    /// Blocks that keep anything.
+    fn blocks(&self) -> u64 {
+        self.config.num_hidden_layers.saturating_sub(self.settings.lowest()) as u64
+    }
+
+    fn tokens(&self) -> u64 {
+        self.settings.tokens_per_micro as u64
+    }
+
+    fn activation(&self, numbers: usize) -> u64 {
+        numbers as u64 * self.settings.activation_bytes()
+    }
+
+    fn any_dropout(&self) -> bool {
+        self.settings.adapters.iter().any(|adapter| adapter.dropout)
+    }
+
+    fn rank(&self) -> usize {
+        self.settings.adapters.iter().map(|adapter| adapter.rank).max().unwrap_or(0)
+    }
+
+    fn any_lengths(&self) -> bool {
+        self.settings.adapters.iter().any(|adapter| adapter.lengths)
+    }
+
+    /// Bytes of the gradient of one B, which is made the other way round.
+    fn transposed(&self) -> u64 {
+        let widest = Module::of(self.config).iter().map(|module| module.out_features(self.config)).max().unwrap_or(0);
+        4 * (self.rank() * widest) as u64
+    }
+}
