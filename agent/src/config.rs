@@ -54,6 +54,9 @@ pub struct Devices {
     /// A device whose memory a dead worker of ours still holds after this long is not offered until it lets go.
     #[serde(deserialize_with = "duration")]
     pub release_grace: Duration,
+    /// Program and arguments of the test that a device has to pass before it is offered again after a fault; the device's name
+    /// follows, and an exit code of 0 is a pass. The worker's own test when not given.
+    pub burn_in: Option<Vec<String>>,
 }
 
 /// What kind of device is offered.
@@ -190,6 +193,7 @@ impl Default for Devices {
             probe: Duration::from_secs(5),
             report: Duration::from_secs(60),
             release_grace: Duration::from_secs(30),
+            burn_in: None,
         }
     }
 }

@@ -307,20 +307,24 @@ impl Driver {
 
     /// Reports and records first; nothing else happens before they are on the disk.
     async fn commit_and_act(&mut self, actions: Vec<Action>) {
-        let mut records = BTreeMap::new();
+        let (mut records, mut quarantine) = (BTreeMap::new(), None);
         let time = self.clock.now().wall;
-        let is_durable = |action: &Action| matches!(action, Action::Report(..) | Action::Keep(_));
+        let is_durable =
+            |action: &Action| matches!(action, Action::Report(..) | Action::Keep(_) | Action::KeepQuarantine(_));
         let (durable, effects): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_durable);
         for action in durable {
             if let Action::Report(id, body) = action {
                 self.report(id, time, body);
             } else if let Action::Keep(record) = action {
                 records.insert(record.id(), record);
+            } else if let Action::KeepQuarantine(reasons) = action {
+                quarantine = Some(reasons);
             }
         }
         self.until_done(|driver| {
             driver.outbox.commit()?;
-            records.values().try_for_each(|record| driver.records.keep(record))
+            records.values().try_for_each(|record| driver.records.keep(record))?;
+            quarantine.iter().try_for_each(|reasons| driver.records.keep_quarantine(reasons))
         })
         .await;
         for effect in effects {

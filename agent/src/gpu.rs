@@ -177,7 +177,7 @@ mod tests {
             },
         ];
         let look = Probe::new(&Devices { fake, ..Devices::default() }).look(UnixMillis(1)).seen;
-        assert_eq!(look.devices[0].kind, DeviceKind::Cuda { compute: (9, 0) });
+        assert_eq!(look.devices[0].kind, DeviceKind::Cuda { compute: (9, 0), driver: None });
         assert_eq!(look.devices[1].usable, Err("why".into()));
         assert_eq!(visible(&[DeviceId("GPU-a".into())], &look.devices), "GPU-a");
         assert_eq!(visible(&[DeviceId::cpu()], &look.devices), "");
@@ -197,7 +197,7 @@ mod tests {
         Device {
             id: DeviceId(id.into()),
             name: "NVIDIA H200".into(),
-            kind: DeviceKind::Cuda { compute: (9, 0) },
+            kind: DeviceKind::Cuda { compute: (9, 0), driver: None },
             memory_bytes: 10,
             free_bytes: 10,
             usable: Ok(()),

@@ -17,14 +17,14 @@ pub(crate) mod tests;
 use crate::config::{Devices, Worker};
 use attempt::Attempt;
 use lorikeet_protocol::{
-    agent::{Checkpoint, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
+    agent::{Checkpoint, Ended, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
     file::{NamedFile, is_plain_path},
-    id::{AttemptId, BootId, UnixMillis},
+    id::{AttemptId, BootId, DeviceId, UnixMillis},
     job::{Device, Outcome, StopCause},
     worker::{EventLine, WrittenFile},
 };
 use quarantine::Quarantine;
-pub use quarantine::Seen;
+pub use quarantine::{Reasons, Seen};
 pub use record::Record;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 pub use uploads::CheckpointMade;
@@ -61,6 +61,8 @@ pub enum Event {
     AdapterGivenUp(AttemptId, Fault),
     /// The devices as they are.
     Looked(Seen),
+    /// A device was tested: it computes as it should, or why not.
+    Tested(DeviceId, Result<(), String>),
     /// The agent is told to leave no work behind.
     Leave,
     /// A deadline passed.
@@ -132,6 +134,10 @@ pub enum Action {
     UploadAdapter(AttemptId, Vec<WrittenFile>),
     /// Remove whatever is left of it.
     Forget(AttemptId),
+    /// Make it last which devices are out.
+    KeepQuarantine(Reasons),
+    /// Test a device in a process of its own.
+    Test(DeviceId),
 }
 
 /// What a worker can be asked for.
@@ -205,9 +211,14 @@ impl Host {
         (host, out)
     }
 
+    /// Devices that an earlier agent had taken out: they are tested before they are offered.
+    pub fn quarantine(&mut self, reasons: Reasons, now: Now) {
+        self.quarantine.restore(reasons, now.mono);
+    }
+
     /// The only way in.
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
-        let mut out = Vec::new();
+        let (mut out, before) = (Vec::new(), self.quarantine.reasons());
         match event {
             Event::Heard(message) => self.heard(message, now, &mut out),
             Event::Delivered(id) => self.with(id, |attempt, _| attempt.delivered(now, &mut out)),
@@ -231,19 +242,27 @@ impl Host {
                 self.with(id, |attempt, _| attempt.adapter_given_up(fault, now, &mut out))
             }
             Event::Looked(seen) => self.devices = self.quarantine.judge(seen, self.rules.release_grace, now.mono),
+            Event::Tested(device, result) => self.quarantine.tested(&device, result, now.mono),
             Event::Leave => self.leave(now, &mut out),
             Event::Tick => {}
         }
         for attempt in self.attempts.values_mut() {
             attempt.tick(&self.rules, now, &mut out);
         }
+        self.take_out_failed(&out, now);
         self.attempts.retain(|_, attempt| !attempt.is_forgotten());
+        out.extend(self.quarantine.tests(now.mono).into_iter().map(Action::Test));
+        let after = self.quarantine.reasons();
+        if after != before {
+            out.push(Action::KeepQuarantine(after));
+        }
         out
     }
 
     /// When something is due though nothing happens.
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.attempts.values().filter_map(|attempt| attempt.deadline(&self.rules)).min()
+        let attempts = self.attempts.values().filter_map(|attempt| attempt.deadline(&self.rules));
+        attempts.chain(self.quarantine.deadline()).min()
     }
 
     /// For the hello.
@@ -272,6 +291,21 @@ impl Host {
         let worker = self.attempts.get(&id).and_then(|attempt| Some((attempt.pid()?, attempt.devices())));
         if let (News::Gone { .. }, Some((pid, devices))) = (news, worker) {
             self.quarantine.bury(id, pid, devices, now.mono);
+        }
+    }
+
+    /// Devices on which an attempt ended for their sake.
+    fn take_out_failed(&mut self, out: &[Action], now: Now) {
+        for action in out {
+            let Action::Report(id, ReportBody::Ended(Ended { outcome: Outcome::Hardware, message, .. })) = action
+            else {
+                continue;
+            };
+            let word = message.as_deref().unwrap_or("no word why");
+            let devices = self.attempts.get(id).map(|attempt| attempt.devices().to_vec()).unwrap_or_default();
+            for device in devices {
+                self.quarantine.take_out(&device, format!("it failed {id}: {word}"), now.mono);
+            }
         }
     }
 
@@ -337,7 +371,8 @@ impl Host {
         for id in &offer.devices {
             let device = self.devices.iter().find(|device| device.id == *id);
             let device = device.ok_or_else(|| format!("device {id} is not here"))?;
-            device.usable.clone().map_err(|why| format!("device {id} cannot be used: {why}"))?;
+            let usable = device.usable.clone().and_then(|()| self.quarantine.why_out(id).map_or(Ok(()), Err));
+            usable.map_err(|why| format!("device {id} cannot be used: {why}"))?;
             // Two that do not mind may share it; the coordinator has seen to the memory.
             let alone = |attempt: &&Attempt| offer.job.resources.exclusive || attempt.is_exclusive();
             if let Some(holder) = self.attempts.values().filter(|attempt| attempt.holds(id)).find(alone) {

@@ -9,6 +9,7 @@
 //! Every decision is in `host`; everything else carries out or brings news. Workers need neither this process nor the
 //! coordinator: an agent that is stopped leaves them alone and finds them again.
 
+mod burn_in;
 mod cache;
 mod clock;
 pub mod config;
@@ -270,7 +271,8 @@ fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<h
     let records = Records::open(places.records())?;
     let cache = Cache::open(&places.cache(), &config.cache)?;
     let known = records.load()?;
-    let (host, first) = Host::restore(Rules::new(boot, &config.worker, &config.devices), known, clock.now());
+    let (mut host, first) = Host::restore(Rules::new(boot, &config.worker, &config.devices), known, clock.now());
+    host.quarantine(records.quarantine(), clock.now());
     let threads = config.worker.threads;
     let preparer = Preparer { places: places.clone(), cache, source: blobs.clone(), threads };
     let uploader = Uploader { places: places.clone(), blobs };

@@ -1,11 +1,14 @@
-//! The host's records on disk: one JSON file per attempt, replaced whole.
+//! The host's records on disk: one JSON file per attempt, and one that names the devices that are out; replaced whole.
 
 use crate::{
     disk::{self, Access, At, DiskError},
-    host::Record,
+    host::{Reasons, Record},
 };
 use lorikeet_protocol::id::AttemptId;
 use std::path::PathBuf;
+
+/// No record of an attempt: those end in `.json`.
+const QUARANTINE: &str = "devices.out";
 
 /// The folder of records.
 #[derive(Debug, Clone)]
@@ -45,6 +48,23 @@ impl Records {
     pub(crate) fn keep(&self, record: &Record) -> Result<(), DiskError> {
         let json = serde_json::to_vec(record).expect("a record has string keys only");
         disk::replace(&self.path(record.id()), &json, Access::Plain)
+    }
+
+    /// Devices that an earlier agent had taken out. A file that cannot be read took none out.
+    pub(crate) fn quarantine(&self) -> Reasons {
+        let bytes = std::fs::read(self.folder.join(QUARANTINE)).unwrap_or_default();
+        let known = |error| tracing::warn!(%error, "which devices were out cannot be read");
+        if bytes.is_empty() {
+            Reasons::new()
+        } else {
+            serde_json::from_slice(&bytes).map_err(known).unwrap_or_default()
+        }
+    }
+
+    /// Makes it last which devices are out.
+    pub(crate) fn keep_quarantine(&self, reasons: &Reasons) -> Result<(), DiskError> {
+        let json = serde_json::to_vec(reasons).expect("a map of strings");
+        disk::replace(&self.folder.join(QUARANTINE), &json, Access::Plain)
     }
 
     /// The attempt is forgotten.

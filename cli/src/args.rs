@@ -1,10 +1,12 @@
 //! The command line: clap types and nothing else. Every command says what it does and shows one example.
 
+mod job;
 mod local;
 mod plan;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lorikeet_protocol::id::{Hash, JobId, TokenId};
+pub(crate) use job::{CancelReason, Job, OneJob, Sweep};
+use lorikeet_protocol::id::{Hash, TokenId};
 pub(crate) use plan::Plan;
 use std::path::PathBuf;
 
@@ -94,7 +96,7 @@ pub(crate) enum Command {
         after_help = "Example:\n  lorikeet plan --base models/smollm2 --memory 2GiB --set training.max_seq_length=1024"
     )]
     Plan(Plan),
-    /// Submit a job file
+    /// Submit a job file, or a sweep of many
     #[command(after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow")]
     Submit(Submit),
     /// List jobs, newest first
@@ -103,6 +105,9 @@ pub(crate) enum Command {
     /// One job: how it is, why it waits, what it said
     #[command(subcommand, after_help = "Example:\n  lorikeet job why job_0192…")]
     Job(Job),
+    /// Many jobs of one file, and the best of them
+    #[command(subcommand, after_help = "Example:\n  lorikeet submit sweep.toml\n  lorikeet sweep show sweep_0192…")]
+    Sweep(Sweep),
     /// Training files: check, upload, list
     #[command(
         subcommand,
@@ -253,78 +258,6 @@ pub(crate) struct Page {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Job {
-    /// Everything about one job
-    #[command(after_help = "Example:\n  lorikeet job show job_0192…")]
-    Show(OneJob),
-    /// End a job
-    #[command(after_help = "Example:\n  lorikeet job cancel job_0192… --reason wrong-config")]
-    Cancel {
-        #[command(flatten)]
-        job: OneJob,
-        /// For the record
-        #[arg(long, value_enum, default_value_t = CancelReason::Other)]
-        reason: CancelReason,
-    },
-    /// It saves its state, gives its device back and waits
-    #[command(after_help = "Example:\n  lorikeet job pause job_0192…")]
-    Pause(OneJob),
-    /// A paused job goes on
-    #[command(after_help = "Example:\n  lorikeet job resume job_0192…")]
-    Resume(OneJob),
-    /// It saves a checkpoint now and goes on
-    #[command(after_help = "Example:\n  lorikeet job checkpoint job_0192…")]
-    Checkpoint(OneJob),
-    /// The same again, as a new job
-    #[command(after_help = "Example:\n  lorikeet job retry job_0192… --follow")]
-    Retry {
-        #[command(flatten)]
-        job: OneJob,
-        /// Stay and watch the new one
-        #[arg(long)]
-        follow: bool,
-    },
-    /// Why it is where it is
-    #[command(after_help = "Example:\n  lorikeet job why job_0192…")]
-    Why(OneJob),
-    /// What the worker said
-    #[command(after_help = "Example:\n  lorikeet job logs job_0192… -f")]
-    Logs {
-        #[command(flatten)]
-        job: OneJob,
-        /// Stay and print what comes, until the job ends
-        #[arg(short = 'f', long)]
-        follow: bool,
-    },
-    /// Loss, learning rate and speed, step by step
-    #[command(after_help = "Example:\n  lorikeet job metrics job_0192… --output json")]
-    Metrics(OneJob),
-    /// What it could go on from
-    #[command(after_help = "Example:\n  lorikeet job checkpoints job_0192…")]
-    Checkpoints(OneJob),
-    /// Watch it until it ends; exit with 5 if it fails
-    #[command(after_help = "Example:\n  lorikeet job follow job_0192…")]
-    Follow(OneJob),
-}
-
-#[derive(Debug, Clone, Copy, Args)]
-pub(crate) struct OneJob {
-    /// The job
-    #[arg(value_name = "JOB")]
-    pub(crate) id: JobId,
-}
-
-/// Why a job is cancelled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CancelReason {
-    CostConcern,
-    PoorPerformance,
-    WrongConfig,
-    NoLongerNeeded,
-    Other,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum Dataset {
     /// Say what a file on this machine holds and what is wrong with it; needs no server
     #[command(after_help = "Example:\n  lorikeet dataset check chats.jsonl --output json")]
@@ -443,6 +376,9 @@ pub(crate) enum Node {
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         ttl: Option<std::time::Duration>,
     },
+    /// One machine: why it takes nothing, and every device
+    #[command(after_help = "Example:\n  lorikeet node show node_0192…")]
+    Show(OneNode),
     /// It takes nothing new; what is there goes on
     #[command(after_help = "Example:\n  lorikeet node cordon node_0192…")]
     Cordon(OneNode),
@@ -565,8 +501,11 @@ pub(crate) enum AgentCommand {
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     /// Attempt directories
-    #[arg(required = true, value_name = "DIR")]
+    #[arg(required_unless_present = "burn_in", conflicts_with = "burn_in", value_name = "DIR")]
     pub(crate) directories: Vec<PathBuf>,
+    /// Train nothing: test a device with a small computation
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) burn_in: Option<String>,
     /// Save and leave when standard input ends: whoever started this is gone
     #[arg(long)]
     pub(crate) until_eof: bool,

@@ -108,6 +108,16 @@ impl Client {
         Ok(self.envelope::<T>(answer).await?.data)
     }
 
+    /// Asks for a change of what is there.
+    pub(crate) async fn patch<B: Serialize + Sync, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        let answer = self.send(|| self.request(Method::PATCH, path).json(body)).await?;
+        Ok(self.envelope::<T>(answer).await?.data)
+    }
+
     /// Deletes; what it was is of no interest afterwards.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
         let answer = self.send(|| self.request(Method::DELETE, path)).await;

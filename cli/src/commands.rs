@@ -21,6 +21,7 @@ mod nodes;
 mod plan;
 mod service;
 mod submit;
+mod sweep;
 mod token;
 mod train;
 mod worker;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),
         Command::Jobs(args) => context.ask(async |client| jobs::run(&client, output, args).await),
         Command::Job(args) => context.ask(async |client| job::run(&client, output, args).await),
+        Command::Sweep(args) => context.ask(async |client| sweep::run(&client, output, args).await),
         Command::Dataset(args) => dataset::run(&context, args),
         Command::Base(args) => context.ask(async |client| base::run(&client, output, args).await),
         Command::Adapter(args) => adapter::run(&context, args),

@@ -145,7 +145,9 @@ impl Cluster {
             base.id
         });
         let closed: Vec<BaseId> = closed.collect();
-        for id in closed.iter().flat_map(|base| self.jobs_in(*base, &JobState::Queued)).collect::<Vec<_>>() {
+        // What waits for something else would be let go over weights that it was not judged with.
+        let waits = |job: &JobState| matches!(job, JobState::Queued | JobState::Blocked(_));
+        for id in closed.iter().flat_map(|base| self.jobs_in(*base, waits)).collect::<Vec<_>>() {
             self.settle(id, JobState::Queued, &Cause::default(), now, out);
         }
         Ok(closed.first().map_or(Receipt::Done, |id| Receipt::Base(*id)))
@@ -153,15 +155,15 @@ impl Cluster {
 
     /// What waited for the files: goes on if they are the same again, else begins anew.
     fn unblock(&mut self, base: BaseId, same: bool, now: Now, out: &mut Vec<Action>) {
-        for id in self.jobs_in(base, &JobState::Blocked(Obstacle::BaseChanged)) {
+        for id in self.jobs_in(base, |state| *state == JobState::Blocked(Obstacle::BaseChanged)) {
             let begun = self.jobs[&id].record.checkpoint.is_some();
             let state = if same || begun { JobState::Queued } else { JobState::Submitted };
             self.settle(id, state, &Cause::default(), now, out);
         }
     }
 
-    fn jobs_in(&self, base: BaseId, state: &JobState) -> Vec<JobId> {
-        let there = self.jobs.values().filter(|job| job.record.base == base && job.record.state == *state);
+    fn jobs_in(&self, base: BaseId, wanted: impl Fn(&JobState) -> bool) -> Vec<JobId> {
+        let there = self.jobs.values().filter(|job| job.record.base == base && wanted(&job.record.state));
         there.map(|job| job.record.id).collect()
     }
 }

@@ -5,9 +5,12 @@
 //! bases, and live jobs. A job that ends leaves memory in the event that ends it.
 
 mod alarm;
+mod asha;
 mod attempt;
+mod blame;
 mod checkpoint;
 pub mod command;
+mod depend;
 mod event;
 mod fair;
 mod file;
@@ -24,6 +27,7 @@ mod report;
 pub mod schedule;
 mod silence;
 mod submit;
+pub mod sweep;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "tests look for what they name")]
 mod tests;
@@ -32,16 +36,18 @@ use crate::{
     access::{Context, Refusal},
     guard::Guards,
     record::{
-        Attempt, Audit, Base, Dataset, Job, JoinSecret, Receipt, Record, Replay, StoredCheckpoint, Token, Usage, User,
+        Attempt, Audit, Base, Dataset, Job, JoinSecret, Receipt, Record, Replay, StoredCheckpoint, Sweep, Token, Usage,
+        User,
     },
 };
 use alarm::Alarms;
 use command::{Answer, Command};
+use depend::Dependents;
 pub use event::{Action, Event, Inspect, Rows, Subject};
 use fair::FairShare;
 use inspection::Unanswered;
 use job::LiveJob;
-use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, UnixMillis, UserId};
+use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, SweepId, UnixMillis, UserId};
 use node::LiveNode;
 use schedule::{Queue, Rules};
 use std::{collections::BTreeMap, time::Duration};
@@ -128,6 +134,7 @@ pub struct Loaded {
     pub checkpoints: Vec<StoredCheckpoint>,
     pub replays: Vec<Replay>,
     pub usages: Vec<Usage>,
+    pub sweeps: Vec<Sweep>,
     pub audits: u64,
 }
 
@@ -162,6 +169,8 @@ pub struct Cluster {
     pub(crate) datasets: BTreeMap<DatasetId, Dataset>,
     pub(crate) bases: BTreeMap<BaseId, Base>,
     pub(crate) jobs: BTreeMap<JobId, LiveJob>,
+    /// Those with children that are not over.
+    sweeps: BTreeMap<SweepId, Sweep>,
     replays: BTreeMap<(Option<UserId>, String), Replay>,
     audits: u64,
     /// Nothing expires before this moment: a coordinator that was away listens first.
@@ -169,6 +178,7 @@ pub struct Cluster {
     last_event: Duration,
     unanswered: Unanswered,
     queue: Queue,
+    dependents: Dependents,
     alarms: Alarms,
     fair: FairShare,
     /// Something changed that a waiting job may have waited for.
@@ -194,12 +204,14 @@ impl Cluster {
             datasets: by(loaded.datasets.into_iter().filter(|row| row.deleted_at.is_none()), |row| row.id),
             bases: by(loaded.bases.into_iter().filter(|row| row.deleted_at.is_none()), |row| row.id),
             jobs: live_jobs(loaded.jobs, loaded.attempts, loaded.checkpoints, now),
+            sweeps: by(loaded.sweeps.into_iter().filter(|row| row.completed_at.is_none()), |row| row.id),
             replays: by(loaded.replays, |replay| (replay.owner, replay.key.clone())),
             audits: loaded.audits,
             listen_until: now.mono + timers.heartbeat,
             last_event: now.mono,
             unanswered: Unanswered::default(),
             queue: Queue::default(),
+            dependents: Dependents::default(),
             alarms: Alarms::default(),
             fair: FairShare::new(loaded.usages),
             unsettled: true,
@@ -324,6 +336,22 @@ impl Cluster {
                 assert!(attempt.end.is_none(), "{id}: its attempt is over");
             }
         }
+        for sweep in self.sweeps.values() {
+            for child in &sweep.children {
+                assert_eq!(
+                    child.end.is_none(),
+                    self.jobs.contains_key(&child.job),
+                    "{} has lost {}",
+                    sweep.id,
+                    child.job
+                );
+            }
+            assert!(
+                sweep.max_parallel.is_none_or(|most| self.placed_of(sweep.id) <= most),
+                "{} has too many",
+                sweep.id
+            );
+        }
         self.nodes.values().for_each(|node| node.ledger.check_invariants());
         self.check_filed(self.last_event);
     }
@@ -374,6 +402,7 @@ pub(crate) fn subject_of(receipt: Receipt) -> String {
         Receipt::Dataset(id) => id.to_string(),
         Receipt::Base(id) => id.to_string(),
         Receipt::Job(id) => id.to_string(),
+        Receipt::Sweep(id) => id.to_string(),
         Receipt::Model(id) => id.to_string(),
     }
 }

@@ -3,10 +3,10 @@
 use crate::{
     access::{Actor, Refusal},
     driver::Handle,
-    record::{Attempt, Base, Dataset, Job, Model, StoredCheckpoint, Token, User},
+    record::{Attempt, Base, Dataset, Job, Model, StoredCheckpoint, Sweep, Token, User},
     store::{self, Row},
 };
-use lorikeet_protocol::id::{BaseId, DatasetId, JobId, ModelId, UserId};
+use lorikeet_protocol::id::{BaseId, DatasetId, JobId, ModelId, SweepId, UserId};
 
 /// Which part of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,20 @@ impl Handle {
     pub async fn job(&self, actor: Actor, id: JobId) -> Result<Job, Refusal> {
         let row = self.row(id.bytes().to_vec()).await?;
         actor.find(row, |row: &Job| row.owner, "job")
+    }
+
+    /// Sweeps, finished ones too.
+    pub async fn sweeps(&self, actor: Actor, page: Page) -> Result<Listed<Sweep>, Refusal> {
+        self.list(whose(actor), page, None).await
+    }
+
+    /// One sweep and its jobs.
+    pub async fn sweep(&self, actor: Actor, id: SweepId) -> Result<(Sweep, Vec<Job>), Refusal> {
+        let row: Option<Sweep> = self.row(id.bytes().to_vec()).await?;
+        let sweep = actor.find(row, |row| row.owner, "sweep")?;
+        let ids: Vec<_> = sweep.children.iter().map(|child| child.job).collect();
+        let jobs = self.read(move |store| ids.iter().map(|id| store.get(&id.bytes())).collect::<Result<Vec<_>, _>>());
+        Ok((sweep, jobs.await?.into_iter().flatten().collect()))
     }
 
     /// A job's attempts, oldest first.

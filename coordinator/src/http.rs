@@ -20,6 +20,7 @@ mod job;
 mod job_events;
 mod job_series;
 mod job_view;
+mod job_why;
 mod log_places;
 mod model;
 mod node;
@@ -27,6 +28,7 @@ mod page;
 mod place;
 mod server;
 mod sign;
+mod sweep;
 mod token;
 mod upload;
 
@@ -153,21 +155,25 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(base::add, base::list))
         .routes(routes!(base::show, base::delete))
         .routes(routes!(job::list))
-        .routes(routes!(job::show))
+        .routes(routes!(job::show, job::patch))
         .routes(routes!(job::cancel))
         .routes(routes!(job::pause))
         .routes(routes!(job::resume))
+        .routes(routes!(job::release))
         .routes(routes!(job::checkpoint))
         .routes(routes!(job::retry))
-        .routes(routes!(job::why))
+        .routes(routes!(job_why::why))
         .routes(routes!(job::checkpoints))
         .routes(routes!(job_series::metrics))
         .routes(routes!(job_series::logs))
+        .routes(routes!(sweep::list))
+        .routes(routes!(sweep::show))
+        .routes(routes!(sweep::cancel))
         .routes(routes!(model::list))
         .routes(routes!(model::show, model::patch, model::delete))
         .routes(routes!(node::list))
         .routes(routes!(node::invite))
-        .routes(routes!(node::retire))
+        .routes(routes!(node::show, node::retire))
         .routes(routes!(node::cordon))
         .routes(routes!(node::drain))
         .routes(routes!(node::open))
@@ -185,6 +191,7 @@ fn patient_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
     OpenApiRouter::new()
         .routes(routes!(dataset::confirm))
         .routes(routes!(upload::offset, upload::append))
+        .routes(routes!(sweep::submit))
         .routes(routes!(job::submit))
         .routes(routes!(job_events::follow))
         .routes(routes!(model_download))

@@ -2,15 +2,19 @@
 //! store without the wire. A changed record is a new table version with a migration.
 
 use crate::access::{Refusal, Role};
+use lorikeet_api::jobfile::{
+    start::{Start, Wants},
+    sweep::{StopRule, Values},
+};
 use lorikeet_protocol::{
     agent::{Checkpoint, Progress},
     file::{FileManifest, NamedFile},
     id::{
-        AttemptId, AttemptToken, BaseId, BootId, DatasetId, DeviceId, Hash, JobId, ModelId, NodeId, RequestId, TokenId,
-        UnixMillis, UserId,
+        AttemptId, AttemptToken, BaseId, BootId, DatasetId, DeviceId, Hash, JobId, ModelId, NodeId, RequestId, SweepId,
+        TokenId, UnixMillis, UserId,
     },
     inspect::{BaseFindings, DatasetFindings, DatasetFormat, Fault, JobFindings},
-    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome, StopCause},
+    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome, Phase, StopCause},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
@@ -84,6 +88,12 @@ pub struct Node {
     /// Why it takes nothing new, if a person wants it so.
     #[serde(default)]
     pub closed: Option<Closed>,
+    /// Jobs that ended badly on it and nowhere else, since the last thing that went well there.
+    #[serde(default)]
+    pub suspected_by: Vec<JobId>,
+    /// Why it takes nothing new, if too many of them did.
+    #[serde(default)]
+    pub fault: Option<String>,
 }
 
 /// What a person has decided about a node.
@@ -216,8 +226,20 @@ pub struct Job {
     /// The files of the adapter that `spec.init_adapter` stood for.
     #[serde(default)]
     pub init_adapter: Vec<NamedFile>,
+    /// When it may start.
+    #[serde(default)]
+    pub start: Start,
+    /// Whether somebody has let it go, if it was to be held.
+    #[serde(default)]
+    pub released: bool,
+    /// Of the jobs to start after, those that are not over.
+    #[serde(default)]
+    pub waits_for: Vec<Dependency>,
     /// The job this is another try of.
     pub parent: Option<JobId>,
+    /// The sweep it belongs to.
+    #[serde(default)]
+    pub sweep: Option<SweepId>,
     /// What its owner wants.
     pub intent: Intent,
     /// Where it is.
@@ -252,6 +274,64 @@ pub struct Job {
     pub completed_at: Option<UnixMillis>,
     /// The owner's reason for a cancel.
     pub cancel_reason: Option<String>,
+}
+
+/// Many jobs that were asked for at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sweep {
+    /// Its id.
+    pub id: SweepId,
+    /// Whose.
+    pub owner: UserId,
+    /// What people call it.
+    pub name: String,
+    /// Its jobs.
+    pub children: Vec<SweepChild>,
+    /// So many of them hold devices at once.
+    pub max_parallel: Option<u32>,
+    /// Which of them end early.
+    pub stop: Option<StopRule>,
+    /// Validation losses by rung, in the order in which they came.
+    pub rungs: Vec<Vec<(JobId, f64)>>,
+    /// Whether it was cancelled as a whole.
+    pub cancelled: bool,
+    /// When it was submitted.
+    pub created: UnixMillis,
+    /// When its last child ended.
+    pub completed_at: Option<UnixMillis>,
+}
+
+/// One job of a sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SweepChild {
+    /// Which.
+    pub job: JobId,
+    /// What makes it another one.
+    pub values: Values,
+    /// The step after which it was stopped, if it was not among the best.
+    pub stopped_at: Option<u64>,
+    /// How it ended.
+    pub end: Option<ChildEnd>,
+}
+
+/// How a job of a sweep ended.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ChildEnd {
+    /// In a word.
+    pub phase: Phase,
+    /// The last step's loss.
+    pub loss: Option<f64>,
+    /// The last evaluation's.
+    pub validation_loss: Option<f64>,
+}
+
+/// A job that has to end before another starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependency {
+    /// Which.
+    pub job: JobId,
+    /// How.
+    pub wants: Wants,
 }
 
 /// Devices of one node that an attempt holds.
@@ -433,6 +513,8 @@ pub enum Receipt {
     Base(BaseId),
     /// A job.
     Job(JobId),
+    /// A sweep.
+    Sweep(SweepId),
     /// A model.
     Model(ModelId),
 }
@@ -455,4 +537,5 @@ pub enum Record {
     Audit(Audit),
     Replay(Replay),
     Usage(Usage),
+    Sweep(Box<Sweep>),
 }

@@ -74,6 +74,8 @@ macro_rules! ids {
 ids! {
     /// What was asked for: one fine-tuning.
     JobId = "job_";
+    /// Many jobs that were asked for at once.
+    SweepId = "sweep_";
     /// A machine with an agent.
     NodeId = "node_";
     /// An uploaded training file.

@@ -5,7 +5,7 @@
 
 use crate::id::DeviceId;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 /// One job, complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -275,12 +275,27 @@ pub struct Resources {
     pub gpus: u8,
     /// Which devices will do.
     pub gpu: GpuRequest,
+    /// The oldest driver that will do; a CPU slot has none.
+    #[serde(default)]
+    pub min_driver: Option<Driver>,
     /// Labels that a node must have.
     pub labels: BTreeMap<String, String>,
+    /// What it would rather have, and does without.
+    #[serde(default)]
+    pub prefer: Prefer,
     /// Whether it wants its devices for itself.
     pub exclusive: bool,
     /// Time running, over all attempts.
     pub max_runtime: Duration,
+}
+
+/// What a job would rather have: among the nodes that will do, those that have more of it come first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefer {
+    /// Such devices.
+    pub gpu: Option<GpuRequest>,
+    /// Nodes with these labels; each counts.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Which devices will do.
@@ -523,5 +538,30 @@ pub enum DeviceKind {
     Cuda {
         /// Compute capability (major, minor).
         compute: (u8, u8),
+        /// Where it says.
+        driver: Option<Driver>,
     },
+}
+
+/// The version of NVIDIA's driver, as it writes it: `580.65.06`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Driver(pub u16, pub u16, pub u16);
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{:02}", self.0, self.1, self.2)
+    }
+}
+
+impl Driver {
+    /// One to three numbers with dots between them; what is missing is 0.
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts = text.trim().split('.').map(str::parse).collect::<Result<Vec<u16>, _>>().ok()?;
+        match parts[..] {
+            [major] => Some(Self(major, 0, 0)),
+            [major, minor] => Some(Self(major, minor, 0)),
+            [major, minor, patch] => Some(Self(major, minor, patch)),
+            _ => None,
+        }
+    }
 }

@@ -2,14 +2,14 @@
 
 use super::{Driver, Note};
 use crate::{
-    disk, gpu,
+    burn_in, disk, gpu,
     host::{Action, CheckpointMade, Event},
     link::chain,
     supervisor::{spawn::Launch, spool::Spool},
 };
 use lorikeet_protocol::{
     agent::{Checkpoint, Offer},
-    id::AttemptId,
+    id::{AttemptId, DeviceId},
     job::DeviceKind,
     worker::{EVENTS, WrittenFile},
 };
@@ -35,8 +35,11 @@ impl Driver {
             Action::UploadCheckpoint(id, made) => self.upload_checkpoint(id, made),
             Action::UploadAdapter(id, files) => self.upload_adapter(id, files),
             Action::Forget(id) => self.forget(id),
+            Action::Test(device) => self.test(device),
             // Taken out before: they are what the others wait for.
-            Action::Report(..) | Action::Keep(_) => unreachable!("reports and records are committed, not carried out"),
+            Action::Report(..) | Action::Keep(_) | Action::KeepQuarantine(_) => {
+                unreachable!("reports and records are committed, not carried out")
+            }
         }
     }
 
@@ -45,6 +48,18 @@ impl Driver {
         let cancel = self.work.entry(id).or_default().clone();
         self.tasks.spawn(async move {
             cancel.run_until_cancelled(work).await;
+        });
+    }
+
+    fn test(&mut self, device: DeviceId) {
+        let (events, cancel) = (self.events.clone(), self.cancel.clone());
+        let test = burn_in::test(burn_in::command(&self.config, &device));
+        self.tasks.spawn(async move {
+            let Some(result) = cancel.run_until_cancelled(test).await else { return };
+            if let Err(why) = &result {
+                tracing::error!(%device, why, "the device failed its test and stays out");
+            }
+            let _ = events.send(Event::Tested(device, result)).await;
         });
     }
 

@@ -24,7 +24,7 @@ fn device(fake: &Fake) -> Device {
     Device {
         id: DeviceId(fake.id.clone()),
         name: fake.name.clone(),
-        kind: fake.compute.map_or(DeviceKind::Cpu, |compute| DeviceKind::Cuda { compute }),
+        kind: fake.compute.map_or(DeviceKind::Cpu, |compute| DeviceKind::Cuda { compute, driver: None }),
         memory_bytes: fake.memory,
         free_bytes: fake.memory,
         usable: fake.unusable.clone().map_or(Ok(()), Err),

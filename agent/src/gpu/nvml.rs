@@ -11,7 +11,7 @@ use super::{
 use lorikeet_protocol::{
     agent::Telemetry,
     id::{DeviceId, UnixMillis},
-    job::{Device, DeviceKind},
+    job::{Device, DeviceKind, Driver},
 };
 use nvml_wrapper::{
     Device as Gpu, EventSet, Nvml,
@@ -88,8 +88,10 @@ impl Gpus {
         let healthy = self.health.judge(&DeviceId(gpu.uuid()?), signs(gpu));
         let usable = usable().and(healthy);
         let instances = instances(gpu);
+        let driver = self.driver().and_then(|text| Driver::parse(&text));
         for gpu in if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances } {
-            let (device, telemetry, holders) = one(gpu, compute, usable.clone(), time)?;
+            let kind = DeviceKind::Cuda { compute, driver };
+            let (device, telemetry, holders) = one(gpu, kind, usable.clone(), time)?;
             look.seen.holders.insert(device.id.clone(), holders);
             look.seen.devices.push(device);
             look.telemetry.push(telemetry);
@@ -135,20 +137,14 @@ fn remapped(gpu: &Gpu<'_>) -> Option<(bool, bool)> {
 /// The device, how it feels, and which processes compute on it.
 fn one(
     gpu: &Gpu<'_>,
-    compute: (u8, u8),
+    kind: DeviceKind,
     usable: Result<(), String>,
     time: UnixMillis,
 ) -> Result<(Device, Telemetry, Vec<u32>), NvmlError> {
     let memory = gpu.memory_info()?;
     let id = DeviceId(gpu.uuid()?);
-    let device = Device {
-        id: id.clone(),
-        name: gpu.name()?,
-        kind: DeviceKind::Cuda { compute },
-        memory_bytes: memory.total,
-        free_bytes: memory.free,
-        usable,
-    };
+    let device =
+        Device { id: id.clone(), name: gpu.name()?, kind, memory_bytes: memory.total, free_bytes: memory.free, usable };
     let telemetry = Telemetry {
         device: id,
         time,

@@ -1,18 +1,27 @@
-//! Devices whose memory a dead worker of ours still holds.
+//! Devices that are not offered for now: a dead worker of ours still holds memory of them, or one of them failed a worker.
 //!
 //! ```text
 //! worker gone ─► remembered with its devices ─► holds nothing at a look: forgotten
 //!                                    │
-//!                                    └► holds memory at a look, `release_grace` later: the device is out until it does not
+//!                                    └► holds memory at a look, `release_grace` later ─┐
+//! an attempt ended `hardware` ───────────────────────────────────────────────────────┴► out ─► tested ─► offered again
+//!                                                                                           ▲       │
+//!                                                                                           └─ wait ┘ failed
 //! ```
-//! What somebody else holds is only memory that is not free. An agent that restarts has forgotten its dead: what they hold
-//! then lowers the free memory, and no more.
+//! The test is a child process that computes something small on the device and compares. It begins once nobody of ours holds the
+//! device. What somebody else holds is only memory that is not free. Which devices are out outlives the agent.
 
 use lorikeet_protocol::{
     id::{AttemptId, DeviceId},
     job::Device,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+/// Between two tests of a device that failed one: what mends itself at all does so in minutes.
+const TEST_AGAIN: Duration = Duration::from_secs(600);
 
 /// One look at the devices.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,10 +32,14 @@ pub struct Seen {
     pub holders: BTreeMap<DeviceId, Vec<u32>>,
 }
 
-/// The dead that may still hold something.
+/// Devices that are out, by why: what outlives the agent.
+pub type Reasons = BTreeMap<DeviceId, String>;
+
+/// The dead that may still hold something, and the devices that are out.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     dead: Vec<Dead>,
+    out: BTreeMap<DeviceId, Out>,
 }
 
 #[derive(Debug)]
@@ -37,27 +50,114 @@ struct Dead {
     since: Duration,
 }
 
+/// A device that is out.
+#[derive(Debug)]
+struct Out {
+    reason: String,
+    /// What its last test said.
+    failed: Option<String>,
+    test: Test,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Test {
+    Due(Duration),
+    Running,
+}
+
 impl Quarantine {
+    /// What an earlier agent knew.
+    pub(super) fn restore(&mut self, reasons: Reasons, now: Duration) {
+        for (device, reason) in reasons {
+            self.take_out(&device, reason, now);
+        }
+    }
+
+    /// What a later agent has to know.
+    pub(super) fn reasons(&self) -> Reasons {
+        self.out.iter().map(|(device, out)| (device.clone(), out.reason.clone())).collect()
+    }
+
     /// A worker is gone; these were its devices.
     pub(super) fn bury(&mut self, attempt: AttemptId, pid: u32, devices: &[DeviceId], since: Duration) {
         let dead = |device: &DeviceId| Dead { attempt, pid, device: device.clone(), since };
         self.dead.extend(devices.iter().map(dead));
     }
 
+    /// The device is out until it has passed a test.
+    pub(super) fn take_out(&mut self, device: &DeviceId, reason: String, now: Duration) {
+        let out = Out { reason, failed: None, test: Test::Due(now) };
+        self.out.entry(device.clone()).or_insert(out);
+    }
+
     /// The devices as they may be offered.
     pub(super) fn judge(&mut self, seen: Seen, grace: Duration, now: Duration) -> Vec<Device> {
         let Seen { mut devices, holders } = seen;
         self.dead.retain(|dead| holders.get(&dead.device).is_some_and(|pids| pids.contains(&dead.pid)));
-        for dead in self.dead.iter().filter(|dead| now.saturating_sub(dead.since) >= grace) {
-            let held = devices.iter_mut().filter(|device| device.id == dead.device && device.usable.is_ok());
-            held.for_each(|device| device.usable = Err(dead.words()));
+        let late = self.dead.iter().filter(|dead| now.saturating_sub(dead.since) >= grace);
+        for (device, reason) in late.map(|dead| (dead.device.clone(), dead.words())).collect::<Vec<_>>() {
+            self.take_out(&device, reason, now);
+        }
+        for device in devices.iter_mut().filter(|device| device.usable.is_ok()) {
+            device.usable = self.why_out(&device.id).map_or(Ok(()), Err);
         }
         devices
+    }
+
+    /// Why a device is out, if it is.
+    pub(super) fn why_out(&self, device: &DeviceId) -> Option<String> {
+        let out = self.out.get(device)?;
+        let test = match (&out.failed, out.test) {
+            (_, Test::Running) => "it is being tested".to_owned(),
+            (Some(why), Test::Due(_)) => format!("its last test failed: {why}"),
+            (None, Test::Due(_)) => "it is tested before it is offered again".to_owned(),
+        };
+        Some(format!("quarantined: {}; {test}", out.reason))
+    }
+
+    /// Devices whose test begins now: nobody of ours holds them any more.
+    pub(super) fn tests(&mut self, now: Duration) -> Vec<DeviceId> {
+        let held: BTreeSet<_> = self.dead.iter().map(|dead| &dead.device).collect();
+        let due = self.out.iter_mut().filter(|(device, out)| !held.contains(device) && out.is_due(now));
+        due.map(|(device, out)| {
+            out.test = Test::Running;
+            device.clone()
+        })
+        .collect()
+    }
+
+    /// A test is over.
+    pub(super) fn tested(&mut self, device: &DeviceId, result: Result<(), String>, now: Duration) {
+        match result {
+            Ok(()) => _ = self.out.remove(device),
+            Err(why) => {
+                if let Some(out) = self.out.get_mut(device) {
+                    (out.failed, out.test) = (Some(why), Test::Due(now + TEST_AGAIN));
+                }
+            }
+        }
+    }
+
+    /// When the next test is due.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let held: BTreeSet<_> = self.dead.iter().map(|dead| &dead.device).collect();
+        let free = self.out.iter().filter(|(device, _)| !held.contains(device));
+        free.filter_map(|(_, out)| match out.test {
+            Test::Due(at) => Some(at),
+            Test::Running => None,
+        })
+        .min()
+    }
+}
+
+impl Out {
+    fn is_due(&self, now: Duration) -> bool {
+        matches!(self.test, Test::Due(at) if at <= now)
     }
 }
 
 impl Dead {
     fn words(&self) -> String {
-        format!("quarantined: its memory is still held by process {}, the dead worker of {}", self.pid, self.attempt)
+        format!("its memory is still held by process {}, the dead worker of {}", self.pid, self.attempt)
     }
 }

@@ -20,7 +20,7 @@ use lorikeet_protocol::{
     id::{AttemptToken, DeviceId, Hash, JobId, NodeId},
     job::{
         AttemptPhase, BaseDtype, DataFilter, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, Method,
-        MicroTokens, OnLost, Policy, Resources, Schedule, Supervise, Task, Train, Training, TrainingLength,
+        MicroTokens, OnLost, Policy, Prefer, Resources, Schedule, Supervise, Task, Train, Training, TrainingLength,
     },
     worker::{Plan, Step, WorkerEvent},
 };

@@ -19,6 +19,7 @@
 //!
 //! What the process prints belongs in `worker.log`: whoever starts it points its standard error there.
 
+mod burn_in;
 mod exit;
 mod fence;
 mod hold;
@@ -38,6 +39,7 @@ use hold::Hold;
 use journal::Journal;
 use signal::Listener;
 
+pub use burn_in::burn_in;
 pub use exit::Exit;
 pub use fence::{Fence, FenceError, Raised};
 pub use hold::HoldError;

@@ -8,7 +8,7 @@ use crate::{
     output::{Output, table::job::log_line},
 };
 use lorikeet_api::{
-    job::{self, CancelJob, CheckpointView, Job, JobEvent, LogLine, MetricsPoint, Why},
+    job::{self, CancelJob, CheckpointView, Job, JobEvent, LogLine, MetricsPoint, PatchJob, Why},
     route::{self, with_id},
 };
 use lorikeet_protocol::id::JobId;
@@ -20,6 +20,11 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
         Args::Cancel { job, reason } => cancel(client, output, job.id, reason).await,
         Args::Pause(args::OneJob { id }) => order(client, output, route::JOB_PAUSE, id).await,
         Args::Resume(args::OneJob { id }) => order(client, output, route::JOB_RESUME, id).await,
+        Args::Release(args::OneJob { id }) => order(client, output, route::JOB_RELEASE, id).await,
+        Args::Priority { job, priority } => {
+            let changed: Job = client.patch(&with_id(route::JOB, job.id), &PatchJob { priority }).await?;
+            output.answer(&changed)
+        }
         Args::Checkpoint(args::OneJob { id }) => order(client, output, route::JOB_CHECKPOINT, id).await,
         Args::Retry { job, follow } => {
             let again: Job = client.post(&with_id(route::JOB_RETRY, job.id), &[], &NoBody {}).await?;
@@ -62,15 +67,20 @@ async fn order(client: &Client, output: Output, route: &str, id: JobId) -> Resul
 }
 
 async fn cancel(client: &Client, output: Output, id: JobId, reason: CancelReason) -> Result<(), Failure> {
-    let reason = match reason {
+    let body = CancelJob { reason: self::reason(reason) };
+    let cancelled: Job = client.post(&with_id(route::JOB_CANCEL, id), &[], &body).await?;
+    output.answer(&cancelled)
+}
+
+/// The server's word for it.
+pub(super) fn reason(reason: CancelReason) -> job::CancelReason {
+    match reason {
         CancelReason::CostConcern => job::CancelReason::CostConcern,
         CancelReason::PoorPerformance => job::CancelReason::PoorPerformance,
         CancelReason::WrongConfig => job::CancelReason::WrongConfig,
         CancelReason::NoLongerNeeded => job::CancelReason::NoLongerNeeded,
         CancelReason::Other => job::CancelReason::Other,
-    };
-    let cancelled: Job = client.post(&with_id(route::JOB_CANCEL, id), &[], &CancelJob { reason }).await?;
-    output.answer(&cancelled)
+    }
 }
 
 /// Every line there is, then every line that comes.

@@ -7,6 +7,7 @@ use lorikeet_api::{
     job::{DryRun, Job},
     jobfile::locate,
     route,
+    sweep::{Sweep, SweepDryRun},
 };
 use std::path::Path;
 
@@ -16,6 +17,9 @@ const MAX_JOB_FILE: u64 = 1 << 20;
 /// Reads, checks what can be checked here, and submits.
 pub(crate) async fn run(client: &Client, output: Output, args: Submit) -> Result<(), Failure> {
     let file = read(&args.file, &args.set)?;
+    if file.sweep.is_some() {
+        return sweep(client, output, &args, &file).await;
+    }
     if args.dry_run {
         let answer: DryRun = client.post(route::JOBS, &[("dry_run", "true".into())], &file).await?;
         output.answer(&answer)?;
@@ -23,6 +27,22 @@ pub(crate) async fn run(client: &Client, output: Output, args: Submit) -> Result
     }
     let job: Job = client.post(route::JOBS, &[], &file).await?;
     show(client, output, job, args.follow).await
+}
+
+/// Many jobs at once; which of them to watch, the person says.
+async fn sweep(client: &Client, output: Output, args: &Submit, file: &JobFile) -> Result<(), Failure> {
+    if args.follow {
+        return Err(Failure::mistake("a sweep is several jobs: submit it without --follow, then follow one of them"));
+    }
+    if args.dry_run {
+        let answer: SweepDryRun = client.post(route::SWEEPS, &[("dry_run", "true".into())], file).await?;
+        output.answer(&answer)?;
+        return judge(&answer.first);
+    }
+    let made: Sweep = client.post(route::SWEEPS, &[], file).await?;
+    output.answer(&made)?;
+    output.note(&format!("look at it with `lorikeet sweep show {}`", made.summary.id));
+    Ok(())
 }
 
 /// A dry run whose files do not fit together is a job that would be rejected.
@@ -53,7 +73,8 @@ fn read(path: &Path, set: &[(String, String)]) -> Result<JobFile, Failure> {
     for (key, value) in set {
         file.set(key, value).map_err(|faults| Failure::fields("--set", &faults))?;
     }
-    match file.resolve(&Presets::embedded()) {
+    let presets = Presets::embedded();
+    match file.resolve(&presets).and_then(|_| file.sweep(&presets)) {
         Ok(_) => Ok(file),
         Err(faults) => {
             // The coordinator may know other presets than this program.

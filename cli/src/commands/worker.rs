@@ -2,11 +2,25 @@
 
 use crate::{args::Worker, logging};
 use lorikeet_worker::{Bond, Terms};
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
 /// Blocks until every attempt has an outcome.
 pub(crate) fn run(args: &Worker) -> ExitCode {
+    if let Some(device) = &args.burn_in {
+        return tested(device);
+    }
     logging::start("info");
     let bond = if args.until_eof { Bond::Stdin } else { Bond::None };
     lorikeet_worker::run(&args.directories, Terms { bond, memory_limit: args.memory_limit }).into()
+}
+
+/// The agent reads the last line of what is complained of.
+fn tested(device: &str) -> ExitCode {
+    match lorikeet_worker::burn_in(device) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            let _told = writeln!(std::io::stderr(), "{why}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -7,6 +7,7 @@ pub(crate) mod job;
 mod node;
 pub(crate) mod plan;
 pub(crate) mod preview;
+mod sweep;
 mod token;
 
 use bytesize::ByteSize;

@@ -9,6 +9,7 @@
 
 use super::{
     Action, Cause, Cluster, Now,
+    blame::is_suspicious,
     command::put_job,
     job::{Failure, JobState, LiveJob, word},
     model_of, put,
@@ -20,12 +21,6 @@ use lorikeet_protocol::{
     job::{AttemptPhase, FailureClass, Intent, Outcome},
 };
 use std::time::Duration;
-
-/// A job whose process crashed this often in a row without a new checkpoint is the cause itself.
-const CRASHES_IN_A_ROW: u32 = 8;
-
-/// A job that crashed on this many nodes is the cause itself.
-const CRASHED_NODES: usize = 3;
 
 impl Cluster {
     /// Moves the current attempt forward; never back.
@@ -98,6 +93,11 @@ impl Cluster {
         self.give_back(&row, owner, since, ended.held, now, out);
         let node = row.members.first().map(|member| member.node);
         let state = self.after(attempt, &ended, node, now, out);
+        match node {
+            Some(node) if is_suspicious(&ended) => self.suspect_node(node, attempt.job, &ended, now, out),
+            Some(node) if ended.outcome == Outcome::Ok => self.praise(node, out),
+            Some(_) | None => {}
+        }
         self.settle(attempt.job, state, by, now, out);
     }
 
@@ -143,20 +143,7 @@ impl Cluster {
                 requeue(job, now, wait)
             }
             (_, Outcome::PrepareFailed | Outcome::Lost | Outcome::Hardware | Outcome::DiskFull) => {
-                // What the coordinator itself declares over has held nothing: silence is nobody's crash.
-                if ended.held > Duration::ZERO {
-                    record.infrastructure_failures += 1;
-                    node.into_iter().for_each(|node| *record.blamed.entry(node).or_default() += 1);
-                }
-                if record.infrastructure_failures >= CRASHES_IN_A_ROW
-                    || record.blamed.len() >= CRASHED_NODES && record.infrastructure_failures as usize >= CRASHED_NODES
-                {
-                    let message = format!(
-                        "ended badly {} times in a row on {} nodes: {}",
-                        record.infrastructure_failures,
-                        record.blamed.len(),
-                        ended.message.as_deref().unwrap_or("no word why")
-                    );
+                if let Some(message) = record.suspect(node, ended) {
                     return JobState::Failed(Failure { class: FailureClass::Internal, message });
                 }
                 let wait = timers.wait(record.infrastructure_failures);

@@ -48,6 +48,8 @@ impl Cluster {
         if current {
             job.checkpoints.push(row);
             out.extend(job.thin_checkpoints(now).map(|row| put(Record::Checkpoint(row))));
+            let node = job.node();
+            node.into_iter().for_each(|node| self.praise(node, out));
         }
     }
 }

@@ -1,13 +1,16 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
-use super::{Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, put, schedule::Why};
+use super::{
+    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, put, schedule::Why, submit::Wanted, sweep::NewSweep,
+};
 use crate::{
     access::{Actor, Context, Refusal, Role},
-    record::{Base, Dataset, Job, JoinSecret, Node, Receipt, Record, Token, User},
+    record::{Base, Dataset, Dependency, Job, JoinSecret, Node, Receipt, Record, Token, User},
 };
+use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::{
     file::FileManifest,
-    id::{AttemptId, BaseId, DatasetId, DeviceId, Hash, JobId, ModelId, NodeId, TokenId, UnixMillis, UserId},
+    id::{AttemptId, BaseId, DatasetId, DeviceId, Hash, JobId, ModelId, NodeId, SweepId, TokenId, UnixMillis, UserId},
     inspect::{DatasetFormat, JobFindings},
     job::{Device, Intent, JobSpec},
 };
@@ -114,6 +117,19 @@ pub enum Command {
     SubmitJob {
         id: JobId,
         spec: Box<JobSpec>,
+        start: Start,
+    },
+    SubmitSweep(Box<NewSweep>),
+    CancelSweep {
+        id: SweepId,
+        reason: Option<String>,
+    },
+    ReleaseJob {
+        id: JobId,
+    },
+    SetPriority {
+        id: JobId,
+        priority: u8,
     },
     RetryJob {
         old: JobId,
@@ -162,6 +178,10 @@ impl Command {
             Self::RemoveBase { .. } => "base.remove",
             Self::MarkChanged { .. } => "base.changed",
             Self::SubmitJob { .. } => "job.submit",
+            Self::SubmitSweep(_) => "sweep.submit",
+            Self::CancelSweep { .. } => "sweep.cancel",
+            Self::ReleaseJob { .. } => "job.release",
+            Self::SetPriority { .. } => "job.priority",
             Self::RetryJob { .. } => "job.retry",
             Self::CancelJob { .. } => "job.cancel",
             Self::SetIntent { .. } => "job.intent",
@@ -188,6 +208,8 @@ pub enum Query {
     Resolve(Box<JobSpec>),
     /// Where would this job go?
     DryRun { spec: Box<JobSpec>, findings: JobFindings },
+    /// What a job that is to start so would wait for; with the rows of jobs that it names by id.
+    Conditions { start: Start, named: Vec<Job> },
     /// Since when its node has been silent.
     Unreachable(JobId),
     /// May this node read this file for this attempt?
@@ -205,6 +227,7 @@ pub enum Answer {
     Actor(Option<Actor>),
     Nodes(Vec<NodeStatus>),
     Why(Option<Why>),
+    Conditions(Vec<Dependency>),
     Resolved { base: Box<Base>, dataset: Box<Dataset>, validation: Option<Box<Dataset>> },
     Unreachable(Option<UnixMillis>),
     Allowed(bool),
@@ -268,8 +291,15 @@ impl Cluster {
             Command::RegisterBase { id, name, path } => self.register_base(actor, id, name, path, now, out),
             Command::RemoveBase { id } => self.remove_base(actor, id, now, out),
             Command::MarkChanged { file } => self.mark_changed(actor, file, now, out),
-            Command::SubmitJob { id, spec } => self.submit(actor, id, *spec, (None, rows.adapters), now, out),
-            Command::RetryJob { old, new } => self.retry(actor, old, new, (rows.job, rows.adapters), now, out),
+            Command::SubmitJob { id, spec, start } => {
+                let wanted = Wanted { spec: *spec, start, parent: None, sweep: None };
+                self.submit(actor, id, wanted, &rows, now, out)
+            }
+            Command::SubmitSweep(sweep) => self.submit_sweep(actor, *sweep, &rows, now, out),
+            Command::CancelSweep { id, reason } => self.cancel_sweep(actor, id, reason, &cause, now, out),
+            Command::ReleaseJob { id } => self.release(actor, id, &cause, now, out),
+            Command::SetPriority { id, priority } => self.set_priority(actor, id, priority, now, out),
+            Command::RetryJob { old, new } => self.retry(actor, old, new, rows, now, out),
             Command::CancelJob { id, reason } => self.cancel(actor, id, reason, &cause, now, out),
             Command::SetIntent { id, intent } => self.set_intent(actor, id, intent, &cause, now, out),
             Command::SaveNow { id } => self.save_now(actor, id, out),
@@ -297,6 +327,7 @@ impl Cluster {
                 }
             }
             Query::DryRun { spec, findings } => Answer::Why(self.dry_run(actor, &spec, &findings, now)?),
+            Query::Conditions { start, named } => Answer::Conditions(self.dependencies(actor, &start, &named)?),
             Query::Unreachable(id) => Answer::Unreachable(self.unreachable_since(self.visible(actor, id)?)),
             Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
             Query::MayUpload { node, attempt } => Answer::Allowed(self.current(node, attempt).is_some()),

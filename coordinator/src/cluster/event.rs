@@ -88,6 +88,8 @@ pub enum Event {
 pub struct Rows {
     /// A finished job.
     pub job: Option<Job>,
+    /// Jobs that a submission is to start after, live ones too.
+    pub named: Vec<Job>,
     /// A model.
     pub model: Option<Model>,
     /// Models that a job's `init_adapter` may mean, oldest first.

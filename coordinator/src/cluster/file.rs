@@ -4,12 +4,13 @@
 use super::{
     Cluster, Now,
     alarm::Sleeper,
-    job::{JobState, LiveJob},
+    job::{JobState, LiveJob, Obstacle},
     ledger::Share,
     node::LiveNode,
     schedule::Standing,
 };
 use crate::record::{Closed, Job};
+use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::id::{JobId, NodeId, UnixMillis};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ impl Cluster {
     pub(super) fn file_all(&mut self, now: Now) {
         for id in self.jobs.keys().copied().collect::<Vec<_>>() {
             self.hold_devices(id, now);
+            self.dependents.add(&self.jobs[&id].record);
             self.file(id, now);
         }
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
@@ -85,7 +87,10 @@ impl Cluster {
                 self.deadline(job, now).is_none_or(|due| rung.is_some_and(|rung| rung <= due)),
                 "{id} would sleep too long"
             );
-            let waits = job.record.state == JobState::Queued;
+            let waits = matches!(job.record.state, JobState::Queued | JobState::Blocked(Obstacle::Until));
+            for dependency in &job.record.waits_for {
+                assert!(self.jobs.contains_key(&dependency.job), "{id} waits for {}, which is over", dependency.job);
+            }
             assert!(!waits || queued || rung.is_some(), "{id} waits and nobody knows");
         }
         let held = self.nodes.values().flat_map(|node| node.ledger.attempts().into_keys());
@@ -104,8 +109,10 @@ impl LiveJob {
 
     /// Where it would stand.
     pub(super) fn standing_when_ready(&self) -> Standing {
-        let Job { owner, created, spec, .. } = &self.record;
-        Standing { priority: spec.priority, owner: *owner, since: *created }
+        let Job { owner, created, spec, start, queued_at, .. } = &self.record;
+        // One that was kept from the queue is as old as its first day in it.
+        let since = if *start == Start::default() { *created } else { queued_at.unwrap_or(*created) };
+        Standing { priority: spec.priority, owner: *owner, since }
     }
 }
 

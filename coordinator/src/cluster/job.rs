@@ -6,6 +6,7 @@
 //!     │            └► Rejected│ │ └► Paused│ time limit: Expired
 //!     └── waits for its      Blocked       │ data, settings, out of retries: Failed
 //!         dataset and base                 └ wanted so: Paused, Cancelled
+//! Blocked waits for a base model, for other jobs, for a hand, for a moment; one after the other, each judged anew.
 //! ```
 //! A terminal state is never left: another try is another job, with this one as its parent.
 
@@ -64,6 +65,12 @@ pub enum JobState {
 pub enum Obstacle {
     /// The files of its base model are no longer what was registered.
     BaseChanged,
+    /// Other jobs have to end first.
+    After,
+    /// Somebody has to let it go.
+    Held,
+    /// A moment has to come.
+    Until,
 }
 
 /// Why a job failed.
@@ -164,13 +171,28 @@ impl LiveJob {
 }
 
 impl Cluster {
-    /// Moves a job to a state that holds no device. A terminal one takes it out of memory.
+    /// Moves a job to a state that holds no device. A terminal one takes it out of memory, and those that waited for it hear of it.
     pub(crate) fn settle(&mut self, id: JobId, state: JobState, cause: &Cause, now: Now, out: &mut Vec<Action>) {
+        let mut over: Vec<_> = self.settle_one(id, state, cause, now, out).into_iter().collect();
+        while let Some((ended, end)) = over.pop() {
+            over.extend(self.tell_dependents(ended, end, now, out));
+        }
+    }
+
+    /// The same without those that waited for it; answers how it ended, if it did.
+    pub(super) fn settle_one(
+        &mut self,
+        id: JobId,
+        state: JobState,
+        cause: &Cause,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Option<(JobId, Phase)> {
         let job = self.jobs.get_mut(&id).expect("only live jobs settle");
         assert!(job.attempt.is_none(), "{id} still holds devices");
         let before = job.record.phase();
         let base = self.bases.get(&job.record.base);
-        job.record.state = if state == JobState::Queued { waiting(&job.record, base) } else { state };
+        job.record.state = if state == JobState::Queued { waiting(&job.record, base, now) } else { state };
         let after = job.record.phase();
         if after == Phase::Queued {
             job.record.queued_at = job.record.queued_at.or(Some(now.wall));
@@ -181,17 +203,19 @@ impl Cluster {
         put_job(&job.record, out);
         if after.is_terminal() {
             self.unfile(id);
-            self.jobs.remove(&id);
+            let ended = self.jobs.remove(&id).expect("it was there a moment ago").record;
+            self.child_ended(&ended, after, now, out);
         } else {
             self.file(id, now);
         }
         self.unsettled = true;
         self.audit(cause, "job.phase", id.to_string(), (Some(word(before)), Some(word(after))), now, out);
+        after.is_terminal().then_some((id, after))
     }
 }
 
 /// A job that could be placed, unless somebody or something holds it back. A checkpoint never goes on over other weights.
-fn waiting(job: &Job, base: Option<&Base>) -> JobState {
+fn waiting(job: &Job, base: Option<&Base>, now: Now) -> JobState {
     let ready = base.filter(|base| base.state == BaseState::Ready);
     match (job.intent, ready) {
         (Intent::Pause, _) => JobState::Paused,
@@ -202,7 +226,7 @@ fn waiting(job: &Job, base: Option<&Base>) -> JobState {
                 message: "its base model is no longer the one that its checkpoints were made on".into(),
             })
         }
-        (Intent::Run | Intent::Cancel, Some(_)) => JobState::Queued,
+        (Intent::Run | Intent::Cancel, Some(_)) => Obstacle::to(job, now).map_or(JobState::Queued, JobState::Blocked),
     }
 }
 

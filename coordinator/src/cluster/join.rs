@@ -59,6 +59,8 @@ impl Cluster {
             sessions: 0,
             last_report: 0,
             closed: None,
+            suspected_by: vec![],
+            fault: None,
         };
         out.push(put(Record::Node(record.clone())));
         self.nodes.insert(node, LiveNode::new(record, now));

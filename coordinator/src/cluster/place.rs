@@ -17,7 +17,7 @@ use lorikeet_protocol::{
     agent::{Ended, Offer, ToAgent},
     codec,
     file::NamedFile,
-    id::{AttemptId, AttemptToken, Hash, JobId, NodeId, UnixMillis, UserId},
+    id::{AttemptId, AttemptToken, Hash, JobId, NodeId, SweepId, UnixMillis, UserId},
     inspect::JobFindings,
     job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome, StopCause},
 };
@@ -48,6 +48,10 @@ impl Lookup for Books<'_> {
         self.cluster.jobs.get(&attempt.job).and_then(|job| job.holder(self.now))
     }
 
+    fn placed_of(&self, sweep: SweepId) -> u32 {
+        self.cluster.placed_of(sweep)
+    }
+
     fn user(&self, user: UserId) -> (Load, u64) {
         (self.cluster.fair.load(user), self.cluster.fair.used(user, self.now))
     }
@@ -66,6 +70,7 @@ impl Cluster {
             files: self.inputs(&job.record)?,
             avoid: job.record.blamed.keys().chain(&job.refused_by).copied().collect(),
             lasts: job.time_left(),
+            sweep: job.record.sweep.and_then(|sweep| Some((sweep, self.sweeps.get(&sweep)?.max_parallel?))),
         })
     }
 
@@ -79,7 +84,12 @@ impl Cluster {
             queue.insert(id, job.standing_when_ready());
         }
         let books = Books { cluster: self, now, extra: None };
-        waits.then(|| self.run(&queue, &books, now, Some(id)).why).flatten()
+        let why = waits.then(|| self.run(&queue, &books, now, Some(id)).why).flatten();
+        let left = job.retry_at.saturating_sub(now.mono);
+        let until = (waits && left > Duration::ZERO).then(|| UnixMillis(now.wall.0 + left.as_millis() as u64));
+        // One that would start now if it were not backing off waits for that alone.
+        let why = why.or_else(|| until.map(|_| Why { position: 1, ..Why::default() }));
+        why.map(|why| Why { expected: why.expected.max(until), backs_off_until: until, ..why })
     }
 
     pub(super) fn dry_run(
@@ -102,6 +112,7 @@ impl Cluster {
             files: named.files(),
             avoid: BTreeSet::new(),
             lasts: spec.resources.max_runtime,
+            sweep: None,
         };
         let mut queue = self.queue.clone();
         queue.insert(id, Standing { priority: spec.priority, owner, since: UnixMillis(u64::MAX) });
@@ -242,7 +253,8 @@ fn stored(dataset: &Dataset) -> NamedFile {
 
 impl LiveNode {
     fn view(&self, lease: Duration, now: Now) -> NodeView<'_> {
-        let quarantined = || self.record.quarantine.clone().map(WhyNot::Quarantined);
+        let fault = || self.record.quarantine.clone().or_else(|| self.record.fault.clone());
+        let quarantined = || fault().map(WhyNot::Quarantined);
         let closed = || self.record.closed.map(|_| WhyNot::Cordoned);
         let silent = || (self.session.is_none() || self.silence(now) >= lease).then_some(WhyNot::Unreachable);
         NodeView {

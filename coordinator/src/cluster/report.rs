@@ -75,7 +75,7 @@ impl Cluster {
         match report.body {
             ReportBody::Preparing if current => self.advance(attempt, AttemptPhase::Preparing, now, out),
             ReportBody::Running { from_step } if current => self.running(attempt, from_step, now, out),
-            ReportBody::Progress(progress) if current => self.progressed(attempt, progress, out),
+            ReportBody::Progress(progress) if current => self.progressed(attempt, progress, now, out),
             ReportBody::Finalizing if current => self.advance(attempt, AttemptPhase::Finalizing, now, out),
             ReportBody::Checkpoint(checkpoint) => self.checkpointed(attempt, checkpoint, current, now, out),
             ReportBody::Ended(ended) if current => {
@@ -96,10 +96,11 @@ impl Cluster {
         self.advance(attempt, AttemptPhase::Running, now, out);
     }
 
-    fn progressed(&mut self, attempt: AttemptId, progress: Progress, out: &mut Vec<Action>) {
+    fn progressed(&mut self, attempt: AttemptId, progress: Progress, now: Now, out: &mut Vec<Action>) {
         if let Some(job) = self.jobs.get_mut(&attempt.job) {
-            job.record.progress = Some(progress);
+            let before = job.record.progress.replace(progress);
             put_job(&job.record, out);
+            self.judge_child(attempt.job, before, progress, now, out);
         }
     }
 

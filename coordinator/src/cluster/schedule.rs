@@ -14,7 +14,7 @@ use super::{fair::Load, ledger::Ledger};
 pub use fit::WhyNot;
 use fit::{Fit, Place};
 use lorikeet_protocol::{
-    id::{AttemptId, DeviceId, Hash, JobId, NodeId, UnixMillis, UserId},
+    id::{AttemptId, DeviceId, Hash, JobId, NodeId, SweepId, UnixMillis, UserId},
     job::{Device, Resources},
 };
 pub use order::{Queue, Standing};
@@ -44,6 +44,8 @@ pub struct Candidate<'a> {
     pub avoid: BTreeSet<NodeId>,
     /// How long it will hold its devices, at most.
     pub lasts: Duration,
+    /// Its sweep, and how many jobs of that may hold devices at once.
+    pub sweep: Option<(SweepId, u32)>,
 }
 
 /// An attempt that holds devices.
@@ -67,6 +69,8 @@ pub trait Lookup {
     fn holder(&self, attempt: AttemptId) -> Option<Holder>;
     /// A user's jobs and devices, and the device-milliseconds that count against them.
     fn user(&self, user: UserId) -> (Load, u64);
+    /// A sweep's jobs that hold devices.
+    fn placed_of(&self, sweep: SweepId) -> u32;
 }
 
 /// A node as the scheduler sees it.
@@ -113,7 +117,7 @@ pub struct Placement {
 }
 
 /// Why a job waits.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Why {
     /// Place in the queue, from 1.
     pub position: usize,
@@ -123,9 +127,11 @@ pub struct Why {
     pub nodes: Vec<(NodeId, String, WhyNot)>,
     /// When devices are free for it, if nobody else takes them and attempts last as long as they say.
     pub expected: Option<UnixMillis>,
+    /// Until when it is not placed, because its last attempt ended badly.
+    pub backs_off_until: Option<UnixMillis>,
 }
 
-/// A limit of the job's owner.
+/// A limit of the job's owner, or of its sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Limit {
@@ -133,6 +139,8 @@ pub enum Limit {
     Jobs(u32),
     /// So many devices at once.
     Devices(u32),
+    /// So many jobs of its sweep at once.
+    Sweep(u32),
 }
 
 /// What follows.
@@ -175,7 +183,7 @@ pub fn schedule(
                 let starts = room::earliest(&candidate, &pass.places, lookup, mono).map(|room| room.starts);
                 let expected = starts.filter(|_| limit.is_none());
                 let expected = expected.map(|at| UnixMillis(wall.0 + at.saturating_sub(mono).as_millis() as u64));
-                schedule.why = Some(Why { position, limit, nodes: reasons, expected });
+                schedule.why = Some(Why { position, limit, nodes: reasons, expected, backs_off_until: None });
             }
         }
         if about == Some(job) {
@@ -193,6 +201,8 @@ struct Pass<'a, L> {
     mono: Duration,
     places: Vec<Place<'a>>,
     loads: BTreeMap<UserId, Load>,
+    /// Of sweeps: their jobs that hold devices, with those placed in this pass.
+    sweeps: BTreeMap<SweepId, u32>,
     /// Requests that no node can take in this pass: the same need not be tried again.
     hopeless: BTreeSet<fit::Shape>,
     /// Somebody has a reservation, or makes others leave: only the first who waits.
@@ -216,6 +226,7 @@ impl<'a, L: Lookup> Pass<'a, L> {
             mono: Duration::ZERO,
             places: Vec::new(),
             loads: BTreeMap::new(),
+            sweeps: BTreeMap::new(),
             hopeless: BTreeSet::new(),
             head: false,
             victims: Vec::new(),
@@ -256,14 +267,25 @@ impl<'a, L: Lookup> Pass<'a, L> {
         place.take(candidate, &fit);
         let load = self.loads.entry(candidate.owner).or_insert_with(|| self.lookup.user(candidate.owner).0);
         load.add(u32::from(candidate.resources.gpus));
+        if let Some((sweep, _)) = candidate.sweep {
+            *self.sweeps.entry(sweep).or_insert_with(|| self.lookup.placed_of(sweep)) += 1;
+        }
         Placement { job: candidate.job, node: place.node.id, planned_bytes: fit.planned_bytes, devices: fit.devices }
     }
 
-    fn limit(&self, candidate: &Candidate<'_>) -> Option<Limit> {
+    fn limit(&mut self, candidate: &Candidate<'_>) -> Option<Limit> {
         let load = self.loads.get(&candidate.owner).copied().unwrap_or_else(|| self.lookup.user(candidate.owner).0);
         let devices = load.devices + u32::from(candidate.resources.gpus);
         let too_many_jobs = self.rules.jobs_per_user.filter(|most| load.jobs >= *most).map(Limit::Jobs);
-        too_many_jobs.or_else(|| self.rules.devices_per_user.filter(|most| devices > *most).map(Limit::Devices))
+        too_many_jobs
+            .or_else(|| self.rules.devices_per_user.filter(|most| devices > *most).map(Limit::Devices))
+            .or_else(|| self.limit_of_sweep(candidate))
+    }
+
+    fn limit_of_sweep(&mut self, candidate: &Candidate<'_>) -> Option<Limit> {
+        let (sweep, most) = candidate.sweep?;
+        let placed = *self.sweeps.entry(sweep).or_insert_with(|| self.lookup.placed_of(sweep));
+        (placed >= most).then_some(Limit::Sweep(most))
     }
 
     fn reasons(&self, candidate: &Candidate<'_>) -> Vec<(NodeId, String, WhyNot)> {

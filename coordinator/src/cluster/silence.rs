@@ -4,7 +4,7 @@ use super::{
     Action, Cause, Cluster, Now,
     alarm::Sleeper,
     attempt::over,
-    job::{JobState, LiveJob},
+    job::{JobState, LiveJob, Obstacle},
 };
 use lorikeet_protocol::{
     agent::{Ended, StopHow, ToAgent},
@@ -67,7 +67,7 @@ impl Cluster {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let Some((attempt, node, phase)) = job.attempt.as_ref().map(|row| (row.id, row.members[0].node, row.phase))
         else {
-            return;
+            return self.moment_came(id, now, out);
         };
         if phase == AttemptPhase::Offered && now.mono.saturating_sub(job.offered) >= offer {
             out.push(Action::Send {
@@ -98,6 +98,10 @@ impl Cluster {
     /// When this job changes by itself.
     pub(super) fn deadline(&self, job: &LiveJob, now: Now) -> Option<Duration> {
         let Some(attempt) = &job.attempt else {
+            if job.record.state == JobState::Blocked(Obstacle::Until) {
+                let left = job.record.start.not_before.map_or(0, |moment| moment.0.saturating_sub(now.wall.0));
+                return Some(now.mono.saturating_add(Duration::from_millis(left)));
+            }
             let backs_off = job.record.state == JobState::Queued && job.retry_at > now.mono;
             return backs_off.then_some(job.retry_at);
         };

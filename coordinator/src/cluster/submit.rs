@@ -1,7 +1,7 @@
 //! From submit to queue: names are resolved, files awaited, and `lorikeet inspect job` says what the job comes to.
 
 use super::{
-    Action, Cause, Cluster, Inspect, Now,
+    Action, Cause, Cluster, Inspect, Now, Rows,
     command::{Named, VALIDATION, put_job},
     job::{JobState, LiveJob},
 };
@@ -9,27 +9,40 @@ use crate::{
     access::{Actor, Refusal},
     record::{Base, BaseState, Dataset, DatasetState, Job, Model, Receipt},
 };
+use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::{
     file::NamedFile,
-    id::JobId,
+    id::{JobId, SweepId},
     inspect::{Fault, Inspection, JobFindings},
     job::{Intent, JobSpec},
 };
 use std::time::Duration;
+
+/// A job that is to be.
+pub(super) struct Wanted {
+    pub(super) spec: JobSpec,
+    pub(super) start: Start,
+    /// The job it is another try of.
+    pub(super) parent: Option<JobId>,
+    /// The sweep it belongs to.
+    pub(super) sweep: Option<SweepId>,
+}
 
 impl Cluster {
     pub(super) fn submit(
         &mut self,
         actor: Actor,
         id: JobId,
-        spec: JobSpec,
-        (parent, adapters): (Option<JobId>, Vec<Model>),
+        wanted: Wanted,
+        rows: &Rows,
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
+        let Wanted { spec, start, parent, sweep } = wanted;
         let owner = actor.owner()?;
+        let waits_for = self.dependencies(actor, &start, &rows.named)?;
         let Named { base, dataset, validation } = self.resolve(actor, &spec)?;
-        let init_adapter = adapter_files(actor, &spec, base, adapters)?;
+        let init_adapter = adapter_files(actor, &spec, base, rows.adapters.clone())?;
         if matches!(base.state, BaseState::Error | BaseState::Changed) {
             return Err(Refusal::invalid(
                 "base",
@@ -46,7 +59,11 @@ impl Cluster {
             validation: validation.map(|dataset| dataset.id),
             init_adapter,
             spec,
+            start,
+            released: false,
+            waits_for,
             parent,
+            sweep,
             intent: Intent::Run,
             state: JobState::Submitted,
             attempts: 0,
@@ -64,6 +81,7 @@ impl Cluster {
             completed_at: None,
             cancel_reason: None,
         };
+        self.dependents.add(&record);
         self.jobs.insert(id, LiveJob::new(record, None, vec![], now));
         self.validate_when_ready(id, out);
         put_job(&self.jobs[&id].record, out);
@@ -75,17 +93,19 @@ impl Cluster {
         actor: Actor,
         old: JobId,
         new: JobId,
-        (row, adapters): (Option<Job>, Vec<Model>),
+        mut rows: Rows,
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         if self.visible(actor, old).is_ok() {
             return Err(Refusal::conflict("the job is not over yet; cancel it first"));
         }
-        let job = actor.find(row.filter(|row| row.id == old), |job| job.owner, "job")?;
+        let job = actor.find(rows.job.take().filter(|row| row.id == old), |job| job.owner, "job")?;
         let mut spec = job.spec;
         spec.name = next_name(&spec.name);
-        self.submit(actor, new, spec, (Some(old), adapters), now, out)
+        // Its first start's conditions are no conditions of another try, which somebody wants now.
+        let wanted = Wanted { spec, start: Start::default(), parent: Some(old), sweep: None };
+        self.submit(actor, new, wanted, &rows, now, out)
     }
 
     /// A submitted job is validated once both its files are ready.

@@ -1,6 +1,10 @@
 //! Events in, actions out: the core's rules, one sentence each.
 
-use super::{command::Query, job::JobState, *};
+use super::{
+    command::Query,
+    job::{Failure, JobState, Obstacle},
+    *,
+};
 use crate::access::{Actor, Idempotency, Role};
 use lorikeet_protocol::{
     agent::*,
@@ -16,13 +20,17 @@ use std::collections::BTreeSet;
 mod access;
 mod attempt;
 mod base;
+mod blame;
 mod checkpoint;
 mod conversation;
+mod depend;
 mod inputs;
 mod job;
 mod life;
+mod model;
 mod node;
 mod queue;
 mod room;
 mod silence;
+mod sweep;
 mod world;

@@ -31,6 +31,7 @@ pub(super) fn load(store: &Store) -> Result<Loaded, StoreError> {
         checkpoints,
         replays: all(store)?,
         usages: all(store)?,
+        sweeps: standing(store)?,
         audits: newest.0.first().map_or(0, |audit| audit.number),
     })
 }

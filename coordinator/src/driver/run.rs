@@ -9,6 +9,7 @@ use crate::{
     store::{Store, StoreError},
     turn::Turn,
 };
+use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::{
     agent::{Farewell, ToAgent},
     id::{JobId, ModelId, NodeId},
@@ -145,8 +146,13 @@ impl Loop {
             rows.job = self.store.get(&old.bytes())?;
             rows.adapters = self.adapters(rows.job.as_ref().map(|job: &Job| &job.spec))?;
         }
-        if let Command::SubmitJob { spec, .. } = command {
+        if let Some(spec) = begins_with(command) {
             rows.adapters = self.adapters(Some(spec))?;
+        }
+        if let Some(start) = conditions(command) {
+            let ids = start.after.iter().filter_map(|after| after.job.parse::<JobId>().ok());
+            let found = ids.map(|id| self.store.get(&id.bytes())).collect::<Result<Vec<_>, _>>()?;
+            rows.named = found.into_iter().flatten().collect();
         }
         if let Command::PatchModel { id, .. } | Command::DeleteModel { id } = command {
             rows.model = self.store.get(&id.bytes())?;
@@ -321,6 +327,24 @@ impl Loop {
 }
 
 fn names_finished(command: &Command) -> bool {
-    matches!(command, Command::SubmitJob { spec, .. } if spec.init_adapter.is_some())
+    let waits = conditions(command).is_some_and(|start| !start.after.is_empty());
+    waits
+        || begins_with(command).is_some_and(|spec| spec.init_adapter.is_some())
         || matches!(command, Command::RetryJob { .. } | Command::PatchModel { .. } | Command::DeleteModel { .. })
+}
+
+/// When what is submitted may start.
+fn conditions(command: &Command) -> Option<&Start> {
+    if let Command::SubmitSweep(sweep) = command {
+        return Some(&sweep.start);
+    }
+    if let Command::SubmitJob { start, .. } = command { Some(start) } else { None }
+}
+
+/// What is submitted; the jobs of a sweep begin with the same adapter.
+fn begins_with(command: &Command) -> Option<&JobSpec> {
+    if let Command::SubmitSweep(sweep) = command {
+        return sweep.children.first().map(|(_, _, spec)| spec);
+    }
+    if let Command::SubmitJob { spec, .. } = command { Some(spec) } else { None }
 }

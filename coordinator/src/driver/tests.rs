@@ -104,6 +104,8 @@ async fn a_row_that_does_not_read_stops_the_start_and_is_named() {
         serials: vec![],
         quarantine: None,
         closed: None,
+        suspected_by: vec![],
+        fault: None,
         boot: None,
         sessions: 0,
         last_report: 0,

@@ -12,12 +12,12 @@ use lorikeet_api::{
     ErrorCode, FieldError, JobFile,
     base::AddBase,
     dataset::{ConfirmDataset, CreateDataset},
-    job::CancelJob,
+    job::{CancelJob, PatchJob},
     model::PatchModel,
     node::DrainNode,
     token::{CreateJoinToken, CreateToken},
 };
-use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId, NodeId, TokenId};
+use lorikeet_protocol::id::{BaseId, DatasetId, Hash, IdError, JobId, ModelId, NodeId, SweepId, TokenId};
 use serde::de::DeserializeOwned;
 use std::{str::FromStr, sync::Arc};
 use tokio::time::timeout;
@@ -66,7 +66,17 @@ macro_rules! json_bodies {
     )*};
 }
 
-json_bodies!(CreateDataset, ConfirmDataset, AddBase, CancelJob, DrainNode, PatchModel, CreateJoinToken, CreateToken);
+json_bodies!(
+    CreateDataset,
+    ConfirmDataset,
+    AddBase,
+    CancelJob,
+    PatchJob,
+    DrainNode,
+    PatchModel,
+    CreateJoinToken,
+    CreateToken
+);
 
 /// No body at all is an object without keys.
 fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Vec<FieldError>> {
@@ -135,6 +145,10 @@ impl Named for BaseId {
 
 impl Named for JobId {
     const WHAT: &'static str = "job";
+}
+
+impl Named for SweepId {
+    const WHAT: &'static str = "sweep";
 }
 
 impl Named for ModelId {

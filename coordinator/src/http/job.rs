@@ -6,16 +6,14 @@ use super::{
     caller::Caller,
     failure::Failure,
     job_view::{self, sentence},
+    job_why,
     page::{Answered, Paging, one},
 };
 use crate::{
     access::{Actor, Context, Refusal},
-    cluster::{
-        command::{Answer, Command, Query},
-        schedule::{self, WhyNot},
-    },
+    cluster::command::Command,
     history::Keep,
-    record::{BaseState, DatasetState, Job, Receipt, StoredCheckpoint},
+    record::{Job, Receipt, StoredCheckpoint},
 };
 use axum::{
     Json,
@@ -25,24 +23,23 @@ use axum::{
 };
 use lorikeet_api::{
     Envelope, ErrorCode, JobFile, Timestamp,
-    job::{self as api, CancelJob, CancelReason, CheckpointView, DryRun, JobStatus, NodeReason, Why},
+    job::{self as api, CancelJob, CancelReason, CheckpointView, DryRun, JobStatus, PatchJob},
     model::FileView,
     route,
 };
 use lorikeet_protocol::{
     id::JobId,
-    inspect::{Fault, Inspection, JobFindings},
-    job::{Intent, JobSpec, Phase},
+    job::{Intent, Phase},
 };
 use serde::Deserialize;
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 use uuid::Uuid;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Submission {
     #[serde(default)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 /// Submits a job file; with `dry_run=true` only says what would happen.
@@ -53,12 +50,16 @@ pub(super) async fn submit(
     Params(submission): Params<Submission>,
     Ask { context, caller, body }: Ask<JobFile>,
 ) -> Result<Response, Failure> {
+    if body.sweep.is_some() {
+        return Err(Failure::field("sweep", "sweep stands for several jobs; it is submitted to /api/sweeps"));
+    }
     let spec = body.resolve(&app.presets).map_err(Failure::fields)?;
+    let start = body.start().map_err(Failure::fields)?;
     if submission.dry_run {
-        return Ok(one(dry_run(&app, caller.actor, spec).await?).into_response());
+        return Ok(one(job_why::dry_run(&app, caller.actor, spec, start).await?).into_response());
     }
     app.space.check(0)?;
-    let command = Command::SubmitJob { id: JobId(Uuid::now_v7()), spec: Box::new(spec) };
+    let command = Command::SubmitJob { id: JobId(Uuid::now_v7()), spec: Box::new(spec), start };
     let job = made(&app, caller.actor, app.driver.command(context, command).await?).await?;
     Ok((StatusCode::CREATED, job).into_response())
 }
@@ -71,68 +72,10 @@ async fn made(app: &App, actor: Actor, receipt: Receipt) -> Result<Json<Envelope
 /// As it is; of one whose machine is silent, what is known and no guess.
 async fn shown(app: &App, actor: Actor, id: JobId) -> Answered<api::Job> {
     let job = job_view::view(&app.driver, app.driver.job(actor, id).await?).await?;
-    one(match silence(app, actor, id).await {
+    one(match job_why::silence(app, actor, id).await {
         Some(reason) => api::Job { reason: Some(reason), seconds_left: None, tokens_per_second: None, ..job },
         None => job,
     })
-}
-
-/// Since when a live job's machine has not been heard, as a sentence.
-async fn silence(app: &App, actor: Actor, id: JobId) -> Option<String> {
-    let Ok(Answer::Unreachable(Some(since))) = app.driver.query(actor, Query::Unreachable(id)).await else {
-        return None;
-    };
-    Some(format!("its machine has not been heard since {}; it is believed to go on", Timestamp(since)))
-}
-
-/// Inspects without a record, and asks the schedule without placing.
-async fn dry_run(app: &App, actor: Actor, spec: JobSpec) -> Result<DryRun, Failure> {
-    let answer = app.driver.query(actor, Query::Resolve(Box::new(spec.clone()))).await?;
-    let Answer::Resolved { base, dataset, validation } = answer else {
-        unreachable!("names are answered with what they stand for")
-    };
-    let file = JobFile::from(&spec);
-    let datasets = || [&dataset].into_iter().chain(&validation);
-    let ready = base.state == BaseState::Ready && datasets().all(|dataset| dataset.state == DatasetState::Ready);
-    let manifests: Option<Vec<_>> = datasets().map(|dataset| dataset.manifest.as_ref()).collect();
-    let Some(manifests) = manifests.filter(|_| ready) else {
-        let message = format!("base model `{}` or dataset `{}` is not ready", base.name, dataset.name);
-        return Ok(not_fitting(file, vec![Fault { line: None, path: String::new(), message }]));
-    };
-    let mut paths = Vec::new();
-    for manifest in manifests {
-        paths.push(app.blobs.path(manifest.hash).await?);
-    }
-    let data = (paths[0].as_path(), paths.get(1).map(PathBuf::as_path));
-    match app.inspector.dry_run(actor.owner()?, &base.path, data, spec.clone()).await? {
-        Inspection::Job(findings) => placed(app, actor, spec, file, findings).await,
-        Inspection::Refused { faults } => Ok(not_fitting(file, faults)),
-        Inspection::Dataset(_) | Inspection::Base(_) => {
-            Err(Failure::new(ErrorCode::Internal, "the inspection answered another question"))
-        }
-    }
-}
-
-async fn placed(
-    app: &App,
-    actor: Actor,
-    spec: JobSpec,
-    file: JobFile,
-    findings: JobFindings,
-) -> Result<DryRun, Failure> {
-    let query = Query::DryRun { spec: Box::new(spec), findings: findings.clone() };
-    let Answer::Why(waits) = app.driver.query(actor, query).await? else { unreachable!("a dry run says why") };
-    let why = match waits {
-        Some(waits) => waiting(Phase::Queued, waits),
-        None => settled(Phase::Assigned, "it would start now".into()),
-    };
-    Ok(DryRun { spec: file, findings: Some(findings.into()), faults: Vec::new(), why })
-}
-
-fn not_fitting(spec: JobFile, faults: Vec<Fault>) -> DryRun {
-    let summary = faults.first().map_or_else(|| "it would be rejected".into(), |fault| fault.message.clone());
-    let faults = faults.into_iter().map(Into::into).collect();
-    DryRun { spec, findings: None, faults, why: settled(Phase::Rejected, summary) }
 }
 
 #[derive(Debug, Deserialize)]
@@ -188,7 +131,7 @@ pub(super) async fn cancel(
     }
 }
 
-fn word(reason: CancelReason) -> &'static str {
+pub(super) fn word(reason: CancelReason) -> &'static str {
     match reason {
         CancelReason::CostConcern => "cost_concern",
         CancelReason::PoorPerformance => "poor_performance",
@@ -218,6 +161,28 @@ pub(super) async fn resume(
     Ask { context, caller, .. }: Ask<Nothing>,
 ) -> Answered<api::Job> {
     order(&app, caller.actor, context, id, Command::SetIntent { id, intent: Intent::Run }).await
+}
+
+/// A job that was submitted with `hold` goes on its way.
+#[utoipa::path(post, path = route::JOB_RELEASE, tag = "jobs", params(("id" = String, Path)),
+    responses((status = 200, body = Envelope<api::Job>)))]
+pub(super) async fn release(
+    State(app): State<Arc<App>>,
+    Id(id): Id<JobId>,
+    Ask { context, caller, .. }: Ask<Nothing>,
+) -> Answered<api::Job> {
+    order(&app, caller.actor, context, id, Command::ReleaseJob { id }).await
+}
+
+/// Changes what may be changed of a job that has no device yet: its priority.
+#[utoipa::path(patch, path = route::JOB, tag = "jobs", params(("id" = String, Path)), request_body = PatchJob,
+    responses((status = 200, body = Envelope<api::Job>)))]
+pub(super) async fn patch(
+    State(app): State<Arc<App>>,
+    Id(id): Id<JobId>,
+    Ask { context, caller, body }: Ask<PatchJob>,
+) -> Answered<api::Job> {
+    order(&app, caller.actor, context, id, Command::SetPriority { id, priority: body.priority }).await
 }
 
 /// It saves a checkpoint now and goes on.
@@ -254,70 +219,6 @@ pub(super) async fn retry(
     let command = Command::RetryJob { old, new: JobId(Uuid::now_v7()) };
     let job = made(&app, caller.actor, app.driver.command(context, command).await?).await?;
     Ok((StatusCode::CREATED, job))
-}
-
-/// Why a job is where it is.
-#[utoipa::path(get, path = route::JOB_WHY, tag = "jobs", params(("id" = String, Path)), responses((status = 200, body = Envelope<Why>)))]
-pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<JobId>) -> Answered<Why> {
-    let job = app.driver.job(caller.actor, id).await?;
-    let phase = job.phase();
-    if phase == Phase::Queued
-        && let Ok(Answer::Why(Some(waits))) = app.driver.query(caller.actor, Query::Why(id)).await
-    {
-        return one(waiting(phase, waits));
-    }
-    if let Some(summary) = silence(&app, caller.actor, id).await {
-        return one(settled(phase, summary));
-    }
-    one(settled(phase, job_view::reason(&job).unwrap_or_else(|| sentence(phase).into())))
-}
-
-fn settled(phase: Phase, summary: String) -> Why {
-    Why { phase, summary, position: None, expected_start: None, nodes: Vec::new() }
-}
-
-fn waiting(phase: Phase, waits: schedule::Why) -> Why {
-    let reason = |(node, name, why)| {
-        let (code, message) = explain(&why);
-        NodeReason { node, name, fits: false, code: code.into(), message }
-    };
-    let nodes: Vec<NodeReason> = waits.nodes.into_iter().map(reason).collect();
-    let summary = match nodes.as_slice() {
-        _ if waits.limit.is_some() => waits.limit.map(over_limit).unwrap_or_default(),
-        [] => "no machine has joined yet; `lorikeet node token` makes a join string".to_owned(),
-        [only] => format!("it waits for a device: {} {}", only.name, only.message),
-        several => format!("it waits for a device: none of {} machines takes it now", several.len()),
-    };
-    let expected_start = waits.expected.map(Timestamp);
-    Why { phase, summary, position: Some(waits.position as u64), expected_start, nodes }
-}
-
-fn over_limit(limit: schedule::Limit) -> String {
-    match limit {
-        schedule::Limit::Jobs(most) => format!("its owner has {most} jobs on devices already, as many as are allowed"),
-        schedule::Limit::Devices(most) => {
-            format!("its owner would hold more than {most} devices, as many as are allowed")
-        }
-    }
-}
-
-/// A word for programs and a sentence for people, to follow a node's name.
-fn explain(why: &WhyNot) -> (&'static str, String) {
-    let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
-    match why {
-        WhyNot::Unreachable => ("unreachable", "is not connected".into()),
-        WhyNot::Quarantined(reason) => ("quarantined", format!("is closed: {reason}")),
-        WhyNot::Cordoned => ("cordoned", "takes nothing new".into()),
-        WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
-        WhyNot::NoSuchDevice => ("gpu", "has no device of the kind asked for".into()),
-        WhyNot::Unusable(reason) => ("unusable", format!("cannot train on its device: {reason}")),
-        WhyNot::Busy => ("busy", "is busy with other attempts".into()),
-        WhyNot::Memory { needed_bytes, free_bytes } => {
-            ("memory", format!("has {} of device memory free, {} are needed", size(*free_bytes), size(*needed_bytes)))
-        }
-        WhyNot::Outrun => ("outrun", "takes a job that goes first".into()),
-        WhyNot::Reserved => ("reserved", "is kept for a job that goes first".into()),
-    }
 }
 
 /// A job's verified checkpoints, oldest first.

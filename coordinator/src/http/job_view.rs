@@ -1,8 +1,8 @@
 //! A job's record as the API shows it: the row, the names it stands on, and the arithmetic that people expect.
 
-use super::failure::Failure;
+use super::{failure::Failure, job_why};
 use crate::{
-    cluster::job::{JobState, Obstacle},
+    cluster::job::JobState,
     driver::Handle,
     record::{Attempt, Base, Dataset, Job, Node},
     store::{Store, StoreError},
@@ -81,13 +81,15 @@ fn assemble(job: Job, names: Names) -> api::Job {
         error: error(&job),
         retries: job.user_failures,
         parent: job.parent,
+        sweep: job.sweep,
+        infrastructure_failures: job.infrastructure_failures,
         base_id: job.base,
         base: names.base,
         dataset_id: job.dataset,
         dataset: names.dataset,
         model: model(&job.state),
         priority: job.spec.priority,
-        spec: JobFile::from(&job.spec),
+        spec: JobFile::from(&job.spec).starting(&job.start),
         created_at: Timestamp(job.created),
         queued_at: job.queued_at.map(Timestamp),
         started_at: job.started_at.map(Timestamp),
@@ -120,9 +122,7 @@ fn seconds_left(job: &Job, progress: &Progress) -> Option<f64> {
 pub(super) fn reason(job: &Job) -> Option<String> {
     match &job.state {
         JobState::Submitted => Some("it waits for its dataset and base model to be judged".into()),
-        JobState::Blocked(Obstacle::BaseChanged) => {
-            Some("the files of its base model changed; an administrator has to restore and register them again".into())
-        }
+        JobState::Blocked(_) => job_why::blocked(job).map(|why| why.summary),
         JobState::Failed(_) | JobState::Rejected { .. } | JobState::Expired => error(job).map(|error| error.message),
         JobState::Cancelled => job.cancel_reason.as_ref().map(|reason| format!("cancelled: {reason}")),
         JobState::Validating

@@ -72,7 +72,7 @@ async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSe
 
 fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Telemetry>) -> Node {
     let status = match (node.connected, node.attempts.is_empty()) {
-        _ if node.record.quarantine.is_some() => NodeStatus::Quarantined,
+        _ if node.record.quarantine.is_some() || node.record.fault.is_some() => NodeStatus::Quarantined,
         (_, true) if matches!(node.record.closed, Some(Closed::Draining { .. } | Closed::Cordoned)) => {
             NodeStatus::Cordoned
         }
@@ -82,12 +82,14 @@ fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Te
         (false, false) => NodeStatus::Unreachable,
         (false, true) => NodeStatus::Offline,
     };
+    let reason = node.record.closed_because();
     let mut held = node.attempts;
     held.retain(|(attempt, _)| own.contains(attempt));
     Node {
         id: node.record.id,
         name: node.record.name,
         status,
+        reason,
         version: node.version,
         labels: node.labels,
         devices: node
@@ -111,7 +113,11 @@ fn device_view(device: Device, held: &[(AttemptId, Vec<DeviceId>)]) -> DeviceVie
         kind: device.kind.into(),
         compute: match device.kind {
             DeviceKind::Cpu => None,
-            DeviceKind::Cuda { compute: (major, minor) } => Some(format!("{major}.{minor}")),
+            DeviceKind::Cuda { compute: (major, minor), .. } => Some(format!("{major}.{minor}")),
+        },
+        driver: match device.kind {
+            DeviceKind::Cuda { driver, .. } => driver.map(|driver| driver.to_string()),
+            DeviceKind::Cpu => None,
         },
         id: device.id,
         name: device.name,
@@ -121,6 +127,12 @@ fn device_view(device: Device, held: &[(AttemptId, Vec<DeviceId>)]) -> DeviceVie
         attempts,
         telemetry: None,
     }
+}
+
+/// One machine, as it is now.
+#[utoipa::path(get, path = route::NODE, tag = "nodes", params(("id" = String, Path)), responses((status = 200, body = Envelope<Node>)))]
+pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<NodeId>) -> Answered<Node> {
+    looked_at(&app, caller.actor, id).await
 }
 
 /// It takes nothing new; what is there goes on.
@@ -174,6 +186,10 @@ pub(super) async fn retire(
 
 async fn ordered(app: &App, actor: Actor, context: Context, id: NodeId, command: Command) -> Answered<Node> {
     app.driver.command(context, command).await?;
+    looked_at(app, actor, id).await
+}
+
+async fn looked_at(app: &App, actor: Actor, id: NodeId) -> Answered<Node> {
     let Answer::Nodes(nodes) = app.driver.query(actor, Query::Nodes).await? else {
         unreachable!("the question for nodes is answered with nodes")
     };

@@ -4,6 +4,8 @@ mod crowd;
 mod events;
 mod ownership;
 mod repeats;
+mod start;
+mod sweep;
 mod uploads;
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
 };
 use lorikeet_api::{job::JobStatus, route};
 use lorikeet_protocol::{
-    id::{AttemptToken, BaseId, DatasetId, JobId, ModelId, RequestId, TokenId, UnixMillis, UserId},
+    id::{AttemptToken, BaseId, DatasetId, JobId, ModelId, RequestId, SweepId, TokenId, UnixMillis, UserId},
     job::Intent,
 };
 use reqwest::{Method, RequestBuilder, StatusCode};

@@ -8,8 +8,8 @@
 
 use super::StoreError;
 use crate::record::{
-    Attempt, Audit, Base, Dataset, Job, JoinSecret, Model, Node, Orphan, Record, Replay, StoredCheckpoint, Token,
-    Usage, User,
+    Attempt, Audit, Base, Dataset, Job, JoinSecret, Model, Node, Orphan, Record, Replay, StoredCheckpoint, Sweep,
+    Token, Usage, User,
 };
 use lorikeet_protocol::id::{AttemptId, UserId};
 use redb::{TableDefinition, WriteTransaction};
@@ -89,6 +89,7 @@ rows! {
     Model in "models_1" by |row| row.id.bytes().to_vec(), entries listed(row, Some(row.owner), row.deleted_at.is_none());
     Orphan in "orphans_1" by |row| attempt_key(row.attempt);
     Audit in "audit_1" by |row| row.number.to_be_bytes().to_vec();
+    Sweep in "sweeps_1" by |row| row.id.bytes().to_vec(), entries listed(row, Some(row.owner), true);
     Usage in "usage_1" by |row| row.user.bytes().to_vec();
     Replay in "replays_1" by |row| replay_key(row.owner, &row.key);
 }
@@ -109,6 +110,7 @@ lists! {
     Dataset in "datasets_listed_1";
     Base in "bases_listed_1";
     Job in "jobs_listed_1";
+    Sweep in "sweeps_listed_1";
     Model in "models_listed_1";
 }
 
@@ -157,6 +159,7 @@ pub(super) fn put(transaction: &WriteTransaction, record: &Record) -> Result<(),
         Record::Audit(row) => put_row(transaction, row),
         Record::Replay(row) => put_row(transaction, row),
         Record::Usage(row) => put_row(transaction, row),
+        Record::Sweep(row) => put_row(transaction, row.as_ref()),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{dataset::DatasetFault, jobfile::JobFile, model::FileView, timestamp::Timestamp};
 use lorikeet_protocol::{
     agent::CheckpointKind,
-    id::{AttemptId, BaseId, DatasetId, JobId, ModelId, NodeId, UserId},
+    id::{AttemptId, BaseId, DatasetId, JobId, ModelId, NodeId, SweepId, UserId},
     inspect::{JobFindings, RenderedExample},
     job::{FailureClass, Intent, Phase},
     worker::Level,
@@ -69,9 +69,16 @@ pub struct Job {
     pub error: Option<JobError>,
     /// Own failures tried again so far.
     pub retries: u32,
+    /// Ends that nobody's data or settings were to blame for, in a row without a new checkpoint; they cost no retry.
+    #[serde(default)]
+    pub infrastructure_failures: u32,
     /// What this one repeats.
     #[schema(value_type = Option<String>)]
     pub parent: Option<JobId>,
+    /// The sweep it belongs to.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub sweep: Option<SweepId>,
     /// The base model.
     #[schema(value_type = String)]
     pub base_id: BaseId,
@@ -199,14 +206,55 @@ pub struct Why {
     /// Where it is.
     #[schema(value_type = String)]
     pub phase: Phase,
+    /// For programs.
+    #[serde(default)]
+    pub code: WhyCode,
     /// In one sentence.
     pub summary: String,
+    /// Jobs that have to end first, as `job_…:ok`.
+    #[serde(default)]
+    pub waits_for: Vec<String>,
     /// Its place in line, from 1, where it waits.
     pub position: Option<u64>,
     /// When devices will be free for it, if attempts last as long as they say and nobody goes before it.
     pub expected_start: Option<Timestamp>,
     /// What each node says to it.
     pub nodes: Vec<NodeReason>,
+}
+
+/// What a job waits for, in a word for programs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhyCode {
+    /// Nothing: it would start now.
+    Free,
+    /// Devices; `nodes` says what each says.
+    Devices,
+    /// A limit of its owner.
+    Limit,
+    /// Its last attempt ended badly.
+    BackOff,
+    /// Other jobs: `waitsFor`.
+    After,
+    /// A hand that lets it go.
+    Held,
+    /// A moment: `expectedStart`.
+    NotBefore,
+    /// The files of its base model.
+    BaseChanged,
+    /// Its machine is silent.
+    Unreachable,
+    /// Nothing else than its phase says.
+    #[default]
+    Phase,
+}
+
+/// `PATCH /api/training-jobs/{id}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PatchJob {
+    /// 0–100; higher goes first.
+    pub priority: u8,
 }
 
 /// What one node says to a waiting job.

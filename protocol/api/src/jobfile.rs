@@ -13,6 +13,8 @@ mod preset;
 mod range;
 mod read;
 mod resolve;
+pub mod start;
+pub mod sweep;
 mod unresolve;
 
 pub use preset::Presets;
@@ -42,6 +44,15 @@ pub struct JobFile {
     /// 0–100; higher goes first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub priority: Option<i64>,
+    /// Jobs that have to end first: `job_…:ok`, `any` or `fail`; by id, or by name as long as they are not over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Vec<String>>,
+    /// It waits until somebody lets it go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<bool>,
+    /// It waits until this moment: RFC 3339, or a day (UTC).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<String>,
     /// How to train.
     #[serde(skip_serializing_if = "is_empty")]
     pub training: TrainingKeys,
@@ -57,6 +68,10 @@ pub struct JobFile {
     /// What happens when something goes wrong.
     #[serde(skip_serializing_if = "is_empty")]
     pub policy: PolicyKeys,
+    /// Many jobs of this one file: other values of some settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub sweep: Option<serde_json::Map<String, Value>>,
 }
 
 /// `[training]`
@@ -172,7 +187,11 @@ pub struct ResourceKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuKeys>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_driver: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefer: Option<PreferKeys>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exclusive: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,6 +238,18 @@ pub enum GpuKeys {
     Name(String),
     /// At least this.
     Least(LeastGpu),
+}
+
+/// `{ gpu = "H200", labels = { rack = "a" } }`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PreferKeys {
+    /// Such devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuKeys>,
+    /// Nodes with these labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// `{ min_memory = "40GiB", min_compute = "8.0" }`

@@ -14,6 +14,7 @@ pub mod name;
 pub mod node;
 pub mod route;
 pub mod server;
+pub mod sweep;
 pub mod timestamp;
 pub mod token;
 

@@ -21,6 +21,9 @@ pub struct Node {
     pub name: String,
     /// Whether it is heard.
     pub status: NodeStatus,
+    /// Why it takes nothing new, if it does not.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// Of its agent.
     pub version: Option<String>,
     /// From its config.
@@ -49,7 +52,7 @@ pub enum NodeStatus {
     Cordoned,
     /// What is there saves its state and goes elsewhere.
     Draining,
-    /// Its key is on two machines; nothing is let in until a person decides.
+    /// Its key is on two machines, or jobs end badly on it: it takes nothing until a person has seen to it.
     Quarantined,
 }
 
@@ -74,6 +77,9 @@ pub struct DeviceView {
     pub kind: DeviceClass,
     /// Compute capability of a GPU: `9.0`.
     pub compute: Option<String>,
+    /// A GPU's driver: `580.65.06`.
+    #[serde(default)]
+    pub driver: Option<String>,
     /// Memory in all.
     pub memory_bytes: u64,
     /// Memory nobody uses.

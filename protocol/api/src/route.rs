@@ -22,7 +22,7 @@ pub const BASE: &str = "/api/base-models/{id}";
 pub const JOBS: &str = "/api/training-jobs";
 /// The same under a shorter name.
 pub const JOBS_ALIAS: &str = "/api/jobs";
-/// GET one.
+/// GET one; PATCH: another priority.
 pub const JOB: &str = "/api/training-jobs/{id}";
 /// POST.
 pub const JOB_CANCEL: &str = "/api/training-jobs/{id}/cancel";
@@ -30,6 +30,8 @@ pub const JOB_CANCEL: &str = "/api/training-jobs/{id}/cancel";
 pub const JOB_PAUSE: &str = "/api/training-jobs/{id}/pause";
 /// POST: it goes on.
 pub const JOB_RESUME: &str = "/api/training-jobs/{id}/resume";
+/// POST: one that was held goes on its way.
+pub const JOB_RELEASE: &str = "/api/training-jobs/{id}/release";
 /// POST: it saves a checkpoint now and goes on.
 pub const JOB_CHECKPOINT: &str = "/api/training-jobs/{id}/checkpoint";
 /// POST: the same again, as a new job.
@@ -44,6 +46,12 @@ pub const JOB_LOGS: &str = "/api/training-jobs/{id}/logs";
 pub const JOB_CHECKPOINTS: &str = "/api/training-jobs/{id}/checkpoints";
 /// GET: server-sent events, resumable by `Last-Event-ID`.
 pub const JOB_EVENTS: &str = "/api/training-jobs/{id}/events";
+/// POST submits a job file with `[sweep]` (`?dry_run=true` only counts its jobs); GET lists.
+pub const SWEEPS: &str = "/api/sweeps";
+/// GET one with its jobs.
+pub const SWEEP: &str = "/api/sweeps/{id}";
+/// POST: every job of it that is not over.
+pub const SWEEP_CANCEL: &str = "/api/sweeps/{id}/cancel";
 /// GET lists.
 pub const MODELS: &str = "/api/models";
 /// GET one; PATCH; DELETE.
@@ -52,7 +60,7 @@ pub const MODEL: &str = "/api/models/{id}";
 pub const MODEL_DOWNLOAD: &str = "/api/models/{id}/download";
 /// GET lists.
 pub const NODES: &str = "/api/nodes";
-/// DELETE: it is retired for ever.
+/// GET one; DELETE: it is retired for ever.
 pub const NODE: &str = "/api/nodes/{id}";
 /// POST: it takes nothing new.
 pub const NODE_CORDON: &str = "/api/nodes/{id}/cordon";

@@ -81,6 +81,11 @@ pub fn job() -> JobSpec {
             gpus: 1,
             gpu: GpuRequest::Least { min_memory_bytes: Some(40 << 30), min_compute: Some((8, 0)) },
             labels: BTreeMap::from([("rack".into(), "a".into())]),
+            min_driver: Some(Driver(580, 65, 6)),
+            prefer: Prefer {
+                gpu: Some(GpuRequest::Named("H200".into())),
+                labels: [("rack".into(), "b".into())].into(),
+            },
             exclusive: true,
             max_runtime: Duration::from_secs(86_400),
         },
@@ -106,7 +111,7 @@ pub fn devices() -> Vec<Device> {
         Device {
             id: DeviceId("GPU-1234".into()),
             name: "NVIDIA H200".into(),
-            kind: DeviceKind::Cuda { compute: (9, 0) },
+            kind: DeviceKind::Cuda { compute: (9, 0), driver: Some(Driver(580, 65, 6)) },
             memory_bytes: 141 << 30,
             free_bytes: 140 << 30,
             usable: Err("this build has no CUDA".into()),

@@ -128,7 +128,7 @@ impl Node {
         let gpu = |index| Device {
             id: DeviceId(format!("GPU-{}-{index}", self.id)),
             name: "simulated".into(),
-            kind: DeviceKind::Cuda { compute: (9, 0) },
+            kind: DeviceKind::Cuda { compute: (9, 0), driver: None },
             memory_bytes: 80 << 30,
             free_bytes: 80 << 30,
             usable: Ok(()),

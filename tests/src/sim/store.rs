@@ -3,10 +3,11 @@
 use lorikeet_coordinator::{
     cluster::Loaded,
     record::{
-        Attempt, Base, Dataset, Job, JoinSecret, Model, Node, Record, Replay, StoredCheckpoint, Token, Usage, User,
+        Attempt, Base, Dataset, Job, JoinSecret, Model, Node, Record, Replay, StoredCheckpoint, Sweep, Token, Usage,
+        User,
     },
 };
-use lorikeet_protocol::id::{AttemptId, BaseId, DatasetId, Hash, JobId, ModelId, NodeId, TokenId, UserId};
+use lorikeet_protocol::id::{AttemptId, BaseId, DatasetId, Hash, JobId, ModelId, NodeId, SweepId, TokenId, UserId};
 use std::collections::BTreeMap;
 
 /// What is durable.
@@ -24,6 +25,7 @@ pub(super) struct Store {
     pub(super) models: BTreeMap<ModelId, Model>,
     replays: BTreeMap<(Option<UserId>, String), Replay>,
     usages: BTreeMap<UserId, Usage>,
+    sweeps: BTreeMap<SweepId, Sweep>,
     audits: u64,
 }
 
@@ -44,6 +46,7 @@ impl Store {
                 Record::Model(row) => drop(self.models.insert(row.id, row)),
                 Record::Replay(row) => drop(self.replays.insert((row.owner, row.key.clone()), row)),
                 Record::Usage(row) => drop(self.usages.insert(row.user, row)),
+                Record::Sweep(row) => drop(self.sweeps.insert(row.id, *row)),
                 Record::Audit(row) => self.audits = row.number,
                 Record::Orphan(_) => {}
             }
@@ -65,6 +68,7 @@ impl Store {
             checkpoints: self.checkpoints.values().cloned().collect(),
             replays: self.replays.values().cloned().collect(),
             usages: self.usages.values().copied().collect(),
+            sweeps: self.sweeps.values().cloned().collect(),
             audits: self.audits,
         }
     }

@@ -661,7 +661,8 @@ impl World {
     fn carry_out(&mut self, node: usize, action: HostAction) -> Kept {
         let life = self.nodes[node].life;
         match action {
-            HostAction::Report(..) | HostAction::Keep(_) => {}
+            HostAction::Report(..) | HostAction::Keep(_) | HostAction::KeepQuarantine(_) => {}
+            HostAction::Test(device) => self.node_event(node, life, HostEvent::Tested(device, Ok(())))?,
             HostAction::Tell(message) => {
                 if self.nodes[node].talk.is_some_and(|talk| talk.session.is_some()) {
                     self.tell(node, message);

@@ -14,8 +14,48 @@ fn a_device_held_by_a_dead_worker_is_out_after_the_grace_and_back_when_it_lets_g
         matches!(&out[..], [Action::Tell(FromAgent::Declined { reason, .. })] if reason.contains("quarantined")),
         "{out:?}"
     );
-    assert_eq!(usable_after(&mut scene, 600, &[]), Ok(()));
+    scene.now.mono += Duration::from_secs(600);
+    let out = scene.event(Event::Looked(seen(&[])));
+    assert!(out.contains(&Action::Test(DeviceId::cpu())), "nobody holds it any more: {out:?}");
+    assert!(usable_after(&mut scene, 1, &[]).unwrap_err().ends_with("it is being tested"));
+    let out = scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
+    assert_eq!(out, [Action::KeepQuarantine(Reasons::new())]);
+    assert_eq!(usable_after(&mut scene, 1, &[]), Ok(()));
     assert!(scene.heard(offer(2)).contains(&Action::Tell(FromAgent::Accepted(id(2)))));
+}
+
+#[test]
+fn a_device_that_failed_a_worker_is_out_at_once_and_stays_so_until_it_passes_its_test() {
+    let mut scene = Scene::running();
+    let out = scene.fails(1, FailureClass::Hardware);
+    let kept = out.iter().find_map(|action| match action {
+        Action::KeepQuarantine(reasons) => Some(reasons.clone()),
+        _ => None,
+    });
+    let reasons = kept.expect("it outlives the agent");
+    assert!(reasons[&DeviceId::cpu()].contains(&id(1).to_string()), "{reasons:?}");
+    assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
+    let out = scene.heard(offer(2));
+    assert!(
+        matches!(&out[..], [Action::Tell(FromAgent::Declined { reason, .. })] if reason.contains("being tested")),
+        "{out:?}"
+    );
+    scene.event(Event::Tested(DeviceId::cpu(), Err("two rows differ".into())));
+    assert!(usable_after(&mut scene, 1, &[]).unwrap_err().ends_with("its last test failed: two rows differ"));
+    scene.now.mono += Duration::from_secs(600);
+    assert!(scene.event(Event::Tick).contains(&Action::Test(DeviceId::cpu())), "it is tried again");
+    scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
+    assert_eq!(usable_after(&mut scene, 1, &[]), Ok(()));
+}
+
+#[test]
+fn a_device_that_was_out_when_the_agent_ended_is_tested_by_the_next_one_first() {
+    let mut scene = Scene::running();
+    let now = scene.now;
+    scene.host.quarantine([(DeviceId::cpu(), "it failed".to_owned())].into(), now);
+    let out = scene.event(Event::Looked(seen(&[])));
+    assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
+    assert!(usable_after(&mut scene, 1, &[]).is_err());
 }
 
 #[test]
@@ -42,4 +82,13 @@ fn usable_after(scene: &mut Scene, seconds: u64, pids: &[u32]) -> Result<(), Str
     scene.now.mono += Duration::from_secs(seconds);
     scene.event(Event::Looked(seen(pids)));
     scene.host.devices().iter().find(|device| device.id == DeviceId::cpu()).unwrap().usable.clone()
+}
+
+impl Scene {
+    /// The worker says why it failed, and goes.
+    fn fails(&mut self, number: u32, class: FailureClass) -> Vec<Action> {
+        let mut out = self.line(3, WorkerEvent::Failed { class, message: "no".into(), hint: None });
+        out.extend(self.gone(number));
+        out
+    }
 }

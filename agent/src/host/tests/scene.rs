@@ -272,6 +272,8 @@ pub(super) fn spec() -> JobSpec {
             gpus: 1,
             gpu: GpuRequest::Any,
             labels: BTreeMap::new(),
+            min_driver: None,
+            prefer: Prefer::default(),
             exclusive: true,
             max_runtime: Duration::from_secs(3600),
         },

@@ -88,6 +88,8 @@ pub(crate) fn job() -> JobSpec {
             gpus: 1,
             gpu: GpuRequest::Any,
             labels: BTreeMap::new(),
+            min_driver: None,
+            prefer: Prefer::default(),
             exclusive: true,
             max_runtime: Duration::from_secs(60),
         },

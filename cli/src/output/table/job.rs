@@ -22,6 +22,11 @@ impl View for Vec<Job> {
     }
 }
 
+/// They cost no retry.
+fn bad_ends(job: &Job) -> String {
+    format!("{} since the last checkpoint, none of them its own", job.infrastructure_failures)
+}
+
 fn steps(job: &Job) -> String {
     match job.total_steps {
         Some(total) => format!("{}/{total}", job.step),
@@ -44,6 +49,9 @@ impl View for Job {
             ("preset", self.spec.preset.clone()),
             ("priority", Some(self.priority.to_string())),
             ("parent", self.parent.map(|parent| parent.to_string())),
+            ("sweep", self.sweep.map(|sweep| sweep.to_string())),
+            ("retries", Some(self.retries.to_string()).filter(|_| self.retries > 0)),
+            ("bad ends", Some(bad_ends(self)).filter(|_| self.infrastructure_failures > 0)),
             ("step", Some(steps(self)).filter(|text| !text.is_empty())),
             ("epoch", self.epoch.map(|epoch| format!("{epoch:.2}"))),
             ("loss", self.loss.map(|loss| format!("{loss:.4}"))),
@@ -67,7 +75,9 @@ impl View for Why {
         let table = fields([
             ("phase", Some(word(&self.phase))),
             ("why", Some(self.summary.clone())),
+            ("waits for", Some(self.waits_for.join(", ")).filter(|jobs| !jobs.is_empty())),
             ("place in line", self.position.map(|place| place.to_string())),
+            ("expected start", self.expected_start.map(moment)),
         ]);
         let row = |node: &NodeReason| {
             let fits = if node.fits { "yes" } else { "no" };

@@ -1,6 +1,6 @@
 //! Nodes and their devices as tables.
 
-use super::{grid, moment, short, size, word};
+use super::{fields, grid, moment, short, size, with_below, word};
 use crate::output::View;
 use lorikeet_api::{
     node::{DeviceView, Node},
@@ -20,10 +20,46 @@ impl View for Vec<Node> {
     }
 }
 
+impl View for Node {
+    fn table(&self) -> String {
+        let labels: Vec<_> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let table = fields([
+            ("id", Some(self.id.to_string())),
+            ("name", Some(self.name.clone())),
+            ("status", Some(word(&self.status))),
+            ("reason", self.reason.clone()),
+            ("version", self.version.clone()),
+            ("labels", Some(labels.join(", ")).filter(|labels| !labels.is_empty())),
+            ("joined", Some(moment(self.joined_at))),
+            ("last heard", self.last_seen.map(moment)),
+            ("silent since", self.unreachable_since.map(moment)),
+        ]);
+        let device = |device: &DeviceView| {
+            let attempts = device.attempts.iter().map(ToString::to_string).collect::<Vec<_>>();
+            [
+                device.id.to_string(),
+                short(&device.name, 32),
+                device.compute.clone().unwrap_or_default(),
+                device.driver.clone().unwrap_or_default(),
+                size(device.memory_bytes),
+                size(device.free_bytes),
+                device.unusable.clone().unwrap_or_else(|| attempts.join(", ")),
+            ]
+        };
+        let devices = grid(
+            ["device", "name", "compute", "driver", "memory", "free", "runs, or why not"],
+            self.devices.iter().map(device),
+        );
+        with_below(table, "devices:", (!self.devices.is_empty()).then_some(devices))
+    }
+}
+
 fn row(node: &Node, device: Option<&DeviceView>) -> [String; 8] {
     let runs = device.map(|device| match (&device.unusable, device.attempts.as_slice()) {
         (Some(why), _) => format!("unusable: {}", short(why, 40)),
-        (None, []) => "idle".to_owned(),
+        (None, []) => {
+            node.reason.as_ref().map_or_else(|| "idle".to_owned(), |why| format!("closed: {}", short(why, 40)))
+        }
         (None, attempts) => attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     });
     [

@@ -49,8 +49,9 @@ pub(super) struct Shape(String, u64, u64, Duration);
 
 impl Shape {
     pub(super) fn of(candidate: &Candidate<'_>) -> Self {
-        let Resources { gpus, gpu, labels, exclusive, max_runtime: _ } = candidate.resources;
-        let request = format!("{gpus} {gpu:?} {labels:?} {exclusive}");
+        // What it would rather have keeps it from no node.
+        let Resources { gpus, gpu, min_driver, labels, prefer: _, exclusive, max_runtime: _ } = candidate.resources;
+        let request = format!("{gpus} {gpu:?} {min_driver:?} {labels:?} {exclusive}");
         Self(request, candidate.cpu_bytes, candidate.cuda_bytes, candidate.lasts)
     }
 }
@@ -60,6 +61,8 @@ impl Shape {
 pub(super) struct Fit {
     pub(super) devices: Vec<DeviceId>,
     pub(super) planned_bytes: u64,
+    /// How many of them are such as the job would rather have.
+    preferred: usize,
     free_bytes: u64,
 }
 
@@ -126,7 +129,7 @@ impl<'a> Place<'a> {
         let slots = || self.slots.iter().enumerate();
         let mut suitable = Vec::new();
         let mut unusable = None;
-        for (index, slot) in slots().filter(|(_, slot)| matches(&candidate.resources.gpu, slot.device)) {
+        for (index, slot) in slots().filter(|(_, slot)| will_do(candidate.resources, slot.device)) {
             match &slot.device.usable {
                 Ok(()) => suitable.push(index),
                 Err(reason) => unusable = unusable.or(Some(reason)),
@@ -171,19 +174,25 @@ impl<'a> Place<'a> {
                 roomiest.map_or((0, 0), |slot| (needed(candidate, slot.device), slot.free_bytes));
             return Err(WhyNot::Memory { needed_bytes, free_bytes });
         }
-        fitting.sort_by_key(|slot| (slot.device.kind == DeviceKind::Cpu, slot.free_bytes, &slot.device.id));
+        let worse = |device: &Device| !is_preferred(candidate.resources, device);
+        fitting.sort_by_key(|slot| {
+            (worse(slot.device), slot.device.kind == DeviceKind::Cpu, slot.free_bytes, &slot.device.id)
+        });
         fitting.truncate(wanted);
         Ok(Fit {
+            preferred: fitting.iter().filter(|slot| !worse(slot.device)).count(),
             planned_bytes: fitting.iter().map(|slot| needed(candidate, slot.device)).max().unwrap_or(0),
             free_bytes: fitting.iter().map(|slot| slot.free_bytes).sum(),
             devices: fitting.into_iter().map(|slot| slot.device.id.clone()).collect(),
         })
     }
 
-    /// Better is greater: not blamed, then near the files, then the tightest fit; the id decides between equals.
-    pub(super) fn rank(&self, candidate: &Candidate<'_>, fit: &Fit) -> (bool, usize, Reverse<u64>, NodeId) {
+    /// Better is greater: not blamed, then rather wanted, then near the files, then the tightest fit; the id decides between equals.
+    pub(super) fn rank(&self, candidate: &Candidate<'_>, fit: &Fit) -> (bool, usize, usize, Reverse<u64>, NodeId) {
+        let labels = candidate.resources.prefer.labels.iter();
+        let wanted = fit.preferred + labels.filter(|(key, value)| self.node.labels.get(*key) == Some(value)).count();
         let near = candidate.files.iter().filter(|file| self.node.cached.contains(file)).count();
-        (!candidate.avoid.contains(&self.node.id), near, Reverse(fit.free_bytes), self.node.id)
+        (!candidate.avoid.contains(&self.node.id), wanted, near, Reverse(fit.free_bytes), self.node.id)
     }
 
     pub(super) fn take(&mut self, candidate: &Candidate<'_>, fit: &Fit) {
@@ -222,13 +231,25 @@ fn needed(candidate: &Candidate<'_>, device: &Device) -> u64 {
     }
 }
 
+fn will_do(resources: &Resources, device: &Device) -> bool {
+    let driver = match device.kind {
+        DeviceKind::Cpu => None,
+        DeviceKind::Cuda { driver, .. } => driver,
+    };
+    matches(&resources.gpu, device) && resources.min_driver.is_none_or(|least| driver.is_some_and(|has| has >= least))
+}
+
+fn is_preferred(resources: &Resources, device: &Device) -> bool {
+    resources.prefer.gpu.as_ref().is_some_and(|wanted| matches(wanted, device))
+}
+
 fn matches(request: &GpuRequest, device: &Device) -> bool {
     match request {
         GpuRequest::Any => true,
         GpuRequest::Named(name) => device.name.to_lowercase().contains(&name.to_lowercase()),
         GpuRequest::Least { min_memory_bytes, min_compute } => match device.kind {
             DeviceKind::Cpu => false,
-            DeviceKind::Cuda { compute } => {
+            DeviceKind::Cuda { compute, .. } => {
                 min_memory_bytes.is_none_or(|bytes| device.memory_bytes >= bytes)
                     && min_compute.is_none_or(|least| compute >= least)
             }

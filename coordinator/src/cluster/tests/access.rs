@@ -6,7 +6,7 @@ use super::{world::*, *};
 fn a_repeated_request_is_answered_and_not_done_again() {
     let mut world = World::ready();
     let key = |body| Some(Idempotency { key: "k".into(), body: hash(body) });
-    let submit = |n| Command::SubmitJob { id: JobId(uuid(n)), spec: Box::new(spec()) };
+    let submit = |n| Command::SubmitJob { id: JobId(uuid(n)), spec: Box::new(spec()), start: Default::default() };
     let first = world.ask_as(admin(), key(1), submit(900)).0.unwrap();
     assert_eq!(world.ask_as(admin(), key(1), submit(901)).0.unwrap(), first);
     assert_eq!(world.ask_as(admin(), key(2), submit(902)).0, Err(Refusal::IdempotencyMismatch));
@@ -71,7 +71,12 @@ fn what_is_anothers_does_not_exist() {
         assert!(matches!(world.cluster.answer(user(), question, world.now), Err(Refusal::NotFound { .. })));
     }
     let foreign = world
-        .request(user(), None, Command::SubmitJob { id: JobId(uuid(74)), spec: Box::new(spec()) }, Rows::default())
+        .request(
+            user(),
+            None,
+            Command::SubmitJob { id: JobId(uuid(74)), spec: Box::new(spec()), start: Default::default() },
+            Rows::default(),
+        )
         .0
         .unwrap_err();
     assert!(matches!(foreign, Refusal::Invalid { field, .. } if field == "dataset"));

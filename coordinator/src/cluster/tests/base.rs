@@ -12,7 +12,7 @@ fn a_base_that_changed_holds_its_jobs_back_and_lets_them_go_when_it_is_whole_aga
     assert_eq!(world.cluster.bases[&BASE].state, BaseState::Changed);
     assert_eq!(world.phase(waiting), Some(Phase::Blocked));
     assert_eq!(world.phase(running), Some(Phase::Running), "what has its files goes on");
-    let submit = Command::SubmitJob { id: JobId(uuid(900)), spec: Box::new(spec()) };
+    let submit = Command::SubmitJob { id: JobId(uuid(900)), spec: Box::new(spec()), start: Default::default() };
     assert!(matches!(world.ask(submit).0, Err(Refusal::Invalid { field, .. }) if field == "base"));
     world.report(attempt, ended(Outcome::PrepareFailed));
     assert_eq!(world.phase(running), Some(Phase::Blocked));

@@ -13,7 +13,7 @@ fn a_dataset_to_evaluate_on_is_awaited_offered_and_kept_while_a_job_needs_it() {
     let job = JobId(uuid(700));
     let mut asked = spec();
     asked.validation_dataset = Some("held-out".into());
-    world.ask(Command::SubmitJob { id: job, spec: Box::new(asked) }).0.unwrap();
+    world.ask(Command::SubmitJob { id: job, spec: Box::new(asked), start: Default::default() }).0.unwrap();
     assert_eq!(world.phase(job), Some(Phase::Submitted), "it waits until the second dataset has been judged");
     assert!(matches!(world.ask(Command::DeleteDataset { id }).0, Err(Refusal::Conflict { .. })));
     let out = judged(&mut world, id);
@@ -68,7 +68,7 @@ fn an_adapter_that_cannot_be_begun_with_is_refused_by_name() {
     let mut asked = spec();
     asked.init_adapter = Some("tone".into());
     let rows = Rows { adapters: vec![model(1, "tone", ADMIN)], ..Rows::default() };
-    let command = Command::SubmitJob { id: JobId(uuid(720)), spec: Box::new(asked) };
+    let command = Command::SubmitJob { id: JobId(uuid(720)), spec: Box::new(asked), start: Default::default() };
     world.request(user(), None, command, rows).0.unwrap_err();
 }
 
@@ -77,7 +77,12 @@ fn submit(world: &mut World, n: u128, adapter: &str, adapters: Vec<Model>) -> (J
     let mut asked = spec();
     asked.init_adapter = Some(adapter.into());
     let rows = Rows { adapters, ..Rows::default() };
-    (id, world.request(admin(), None, Command::SubmitJob { id, spec: Box::new(asked) }, rows).0)
+    (
+        id,
+        world
+            .request(admin(), None, Command::SubmitJob { id, spec: Box::new(asked), start: Default::default() }, rows)
+            .0,
+    )
 }
 
 fn held_out(world: &mut World) -> DatasetId {

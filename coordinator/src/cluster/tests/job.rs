@@ -102,7 +102,7 @@ fn a_paused_job_that_fails_stays_paused() {
 fn an_inspection_that_could_not_run_is_asked_again_and_rejects_only_in_the_end() {
     let mut world = World::ready();
     let job = JobId(uuid(150));
-    world.ask(Command::SubmitJob { id: job, spec: Box::new(spec()) }).0.unwrap();
+    world.ask(Command::SubmitJob { id: job, spec: Box::new(spec()), start: Default::default() }).0.unwrap();
     let broken = || Event::Inspected { subject: Subject::Job(job), result: Err("killed".into()), files: vec![] };
     for _ in 0..4 {
         world.handle(broken());

@@ -42,6 +42,40 @@ fn higher_priority_goes_first_then_age() {
 }
 
 #[test]
+fn what_a_job_would_rather_have_decides_only_among_what_will_do() {
+    let mut world = World::new();
+    world.prepare();
+    let (old, new) = (Driver(570, 1, 0), Driver(580, 65, 6));
+    for (node, rack, name, driver) in [(NODE, "a", "NVIDIA A100", new), (OTHER, "b", "NVIDIA H200", old)] {
+        world.join(node);
+        let mut hello = world.hello_message(boot(1), boot(1), vec![]);
+        hello.labels = [("rack".to_owned(), rack.to_owned())].into();
+        let device = |n| Device {
+            name: name.into(),
+            kind: DeviceKind::Cuda { compute: (9, 0), driver: Some(driver) },
+            ..gpu(n)
+        };
+        hello.devices = (0..3).map(device).collect();
+        world.handle(Event::SessionOpened { reply: 0, node, serial: "s".into(), hello: Box::new(hello) });
+    }
+    let at = |world: &World, job: JobId| world.cluster.jobs[&job].node();
+    let label = |rack: &str| [("rack".to_owned(), rack.to_owned())].into();
+    let first = world.submit_with(1, |spec| spec.resources.prefer.labels = label("a"));
+    let second = world.submit_with(2, |spec| spec.resources.prefer.labels = label("b"));
+    let third = world.submit_with(3, |spec| spec.resources.prefer.gpu = Some(GpuRequest::Named("a100".into())));
+    assert_eq!([first, second, third].map(|job| at(&world, job)), [Some(NODE), Some(OTHER), Some(NODE)]);
+    let nowhere = world.submit_with(4, |spec| spec.resources.prefer.labels = label("z"));
+    assert!(at(&world, nowhere).is_some(), "a wish keeps from no node");
+    let hard = world.submit_with(5, |spec| {
+        spec.resources.prefer.labels = label("b");
+        spec.resources.min_driver = Some(Driver(580, 0, 0));
+    });
+    assert_eq!(at(&world, hard), Some(NODE), "a need goes before a wish");
+    let harder = world.submit_with(6, |spec| spec.resources.min_driver = Some(Driver(590, 0, 0)));
+    assert!(world.why(harder).nodes.iter().all(|(_, _, why)| *why == WhyNot::NoSuchDevice));
+}
+
+#[test]
 fn users_take_turns_however_many_jobs_one_of_them_brings() {
     let mut world = World::with_gpus(2, Rules::default());
     world.shares_everything();

@@ -115,6 +115,8 @@ pub(super) fn spec() -> JobSpec {
             gpus: 1,
             gpu: GpuRequest::Any,
             labels: Default::default(),
+            min_driver: None,
+            prefer: Prefer::default(),
             exclusive: true,
             max_runtime: Duration::from_secs(86_400),
         },
@@ -132,7 +134,7 @@ pub(super) fn gpu(index: usize) -> Device {
     Device {
         id: DeviceId(format!("GPU-{index}")),
         name: "NVIDIA H200".into(),
-        kind: DeviceKind::Cuda { compute: (9, 0) },
+        kind: DeviceKind::Cuda { compute: (9, 0), driver: Some(Driver(580, 65, 6)) },
         memory_bytes: 80 << 30,
         free_bytes: 80 << 30,
         usable: Ok(()),
@@ -269,6 +271,8 @@ impl World {
             sessions: 0,
             last_report: 0,
             closed: None,
+            suspected_by: vec![],
+            fault: None,
         };
         let now = self.now;
         self.cluster.nodes.insert(node, LiveNode::new(record, now));
@@ -318,6 +322,34 @@ impl World {
         self.cluster.check_invariants();
         self.history.extend(out.iter().cloned());
         out
+    }
+
+    /// The process starts anew with what was written down.
+    pub(super) fn restart(&mut self) {
+        let (mut jobs, mut attempts, mut sweeps) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for action in &self.history {
+            let Action::Put(record) = action else { continue };
+            match &**record {
+                Record::Job(job) => _ = jobs.insert(job.id, (**job).clone()),
+                Record::Attempt(attempt) => _ = attempts.insert(attempt.id, attempt.clone()),
+                Record::Sweep(sweep) => _ = sweeps.insert(sweep.id, (**sweep).clone()),
+                _ => {}
+            }
+        }
+        let old = &self.cluster;
+        let loaded = Loaded {
+            generation: old.generation,
+            users: old.users.values().cloned().collect(),
+            nodes: old.nodes.values().map(|node| node.record.clone()).collect(),
+            datasets: old.datasets.values().cloned().collect(),
+            bases: old.bases.values().cloned().collect(),
+            jobs: jobs.into_values().collect(),
+            attempts: attempts.into_values().collect(),
+            sweeps: sweeps.into_values().collect(),
+            ..Loaded::default()
+        };
+        self.cluster = Cluster::new(loaded, Settings { rules: old.rules, ..Settings::default() }, self.now);
+        self.handle(Event::Booted);
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
@@ -426,7 +458,7 @@ impl World {
         let mut spec = spec();
         change(&mut spec);
         self.now.wall.0 += 1;
-        self.ask_as(actor, None, Command::SubmitJob { id, spec: Box::new(spec) }).0.unwrap();
+        self.ask_as(actor, None, Command::SubmitJob { id, spec: Box::new(spec), start: Default::default() }).0.unwrap();
         let found = Inspection::Job(self.findings.clone());
         self.handle(Event::Inspected { subject: Subject::Job(id), result: Ok(found), files: vec![] });
         id

@@ -19,6 +19,8 @@ enum Kept {
     Admin(Value),
     /// Everybody may read it.
     Shared,
+    /// Everybody may read one, and there is none with an id that was never given out.
+    Machine,
     /// What it names must be the caller's: another's name is as unknown as one that was never given.
     Named,
 }
@@ -29,16 +31,17 @@ enum Kind {
     Job,
     Model,
     Token,
+    Sweep,
 }
 
 fn kept(method: &str, path: &str) -> Option<Kept> {
-    use Kept::{Admin, Empty, Link, Named, NotFound, Own, Public, Shared};
-    use Kind::{Dataset, Job, Model, Token};
+    use Kept::{Admin, Empty, Link, Machine, Named, NotFound, Own, Public, Shared};
+    use Kind::{Dataset, Job, Model, Sweep, Token};
     Some(match (method, path) {
         ("GET", route::HEALTH | route::VERSION | route::CA) => Public,
         ("HEAD" | "PATCH", route::UPLOAD) => Link,
         ("GET", route::ME) => Shared,
-        ("GET", route::DATASETS | route::JOBS | route::MODELS) => Empty,
+        ("GET", route::DATASETS | route::JOBS | route::MODELS | route::SWEEPS) => Empty,
         ("GET", route::TOKENS) => Shared,
         ("POST", route::DATASETS) => Own(json!({ "name": "own", "fileName": "x", "sizeBytes": 3 })),
         ("POST", route::TOKENS) => Own(json!({ "name": "own" })),
@@ -52,11 +55,17 @@ fn kept(method: &str, path: &str) -> Option<Kept> {
         ("DELETE", route::BASE) => Admin(Value::Null),
         ("GET", route::BASES | route::BASE | route::NODES) => Shared,
         ("POST", route::JOIN_TOKENS) => Admin(json!({})),
-        ("POST", route::JOBS) => Named,
+        ("POST", route::JOBS | route::SWEEPS) => Named,
+        ("GET", route::SWEEP) => NotFound(Sweep, Value::Null),
+        ("POST", route::SWEEP_CANCEL) => NotFound(Sweep, json!({})),
+        ("PATCH", route::JOB) => NotFound(Job, json!({ "priority": 1 })),
+        ("GET", route::NODE) => Machine,
         ("GET", route::JOB | route::JOB_WHY | route::JOB_METRICS | route::JOB_LOGS) => NotFound(Job, Value::Null),
         ("GET", route::JOB_CHECKPOINTS | route::JOB_EVENTS) => NotFound(Job, Value::Null),
         ("POST", route::JOB_CANCEL | route::JOB_RETRY) => NotFound(Job, json!({})),
-        ("POST", route::JOB_PAUSE | route::JOB_RESUME | route::JOB_CHECKPOINT) => NotFound(Job, json!({})),
+        ("POST", route::JOB_PAUSE | route::JOB_RESUME | route::JOB_RELEASE | route::JOB_CHECKPOINT) => {
+            NotFound(Job, json!({}))
+        }
         ("POST", route::NODE_CORDON | route::NODE_DRAIN | route::NODE_OPEN) => Admin(json!({})),
         ("DELETE", route::NODE) => Admin(Value::Null),
         ("GET" | "DELETE", route::MODEL) => NotFound(Model, Value::Null),
@@ -73,6 +82,7 @@ struct Theirs {
     jobs: Vec<String>,
     model: String,
     token: String,
+    sweep: String,
 }
 
 impl Theirs {
@@ -82,6 +92,7 @@ impl Theirs {
             Kind::Job => self.jobs.iter().map(String::as_str).collect(),
             Kind::Model => vec![&self.model],
             Kind::Token => vec![&self.token],
+            Kind::Sweep => vec![&self.sweep],
         }
     }
 }
@@ -93,6 +104,7 @@ fn unknown(kind: Kind) -> String {
         Kind::Job => JobId(id).to_string(),
         Kind::Model => ModelId(id).to_string(),
         Kind::Token => TokenId(id).to_string(),
+        Kind::Sweep => SweepId(id).to_string(),
     }
 }
 
@@ -109,9 +121,13 @@ async fn theirs(world: &World) -> Theirs {
     let (_, uploading) = world.call(Method::POST, route::DATASETS, body).await;
     let uploading = uploading["data"]["dataset"]["id"].as_str().unwrap().to_owned();
     let base = world.get(route::BASES).await[0]["id"].as_str().unwrap().to_owned();
+    let sweep = json!({ "base": "tiny", "dataset": "chats", "sweep": { "lora": { "rank": [4, 8] } } });
+    let (status, sweep) = world.call(Method::POST, route::SWEEPS, sweep).await;
+    assert_eq!(status, StatusCode::CREATED, "{sweep}");
     let jobs = vec![job.to_string(), finished.to_string()];
     let token = world.get(route::TOKENS).await[0]["id"].as_str().unwrap().to_owned();
-    Theirs { datasets: vec![dataset, uploading], base, jobs, model: model.to_string(), token }
+    let sweep = sweep["data"]["id"].as_str().unwrap().to_owned();
+    Theirs { datasets: vec![dataset, uploading], base, jobs, model: model.to_string(), token, sweep }
 }
 
 /// Every method and path of the document.
@@ -188,11 +204,18 @@ async fn walk(world: &World, theirs: &Theirs, token: &str, method: &str, path: &
             assert!(hidden.clone().all(|id| !text.contains(id.as_str())), "{what} names what is another's: {text}");
             assert!(!text.contains("bases/tiny"), "{what} tells a path of the machine: {text}");
         }
+        Kept::Machine => {
+            let (status, _) = answer(request(world, method, &route::with_id(path, id), token, &Value::Null)).await;
+            assert_eq!(status, StatusCode::NOT_FOUND, "{what}");
+        }
         Kept::Named => {
             for query in ["", "?dry_run=true"] {
                 let mut seen = Vec::new();
                 for dataset in ["chats", "never given", theirs.datasets[0].as_str()] {
-                    let body = json!({ "base": "tiny", "dataset": dataset });
+                    let mut body = json!({ "base": "tiny", "dataset": dataset });
+                    if path == route::SWEEPS {
+                        body["sweep"] = json!({ "lora": { "rank": [4, 8] } });
+                    }
                     let (status, body) = answer(request(world, method, &format!("{path}{query}"), token, &body)).await;
                     seen.push((status, body.to_string().replace(dataset, "NAME")));
                 }

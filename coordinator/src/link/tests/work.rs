@@ -53,7 +53,7 @@ async fn queued(world: &World) {
     let file = NamedFile { path: "config.json".into(), manifest: stored(world, b"{}").await };
     driver.inspected(Subject::Base(base), Ok(Inspection::Base(found)), vec![file]).await;
     let (job, spec) = (JobId(Uuid::now_v7()), JobFile::new("tiny", "chats").resolve(&Presets::embedded()).unwrap());
-    command(world, user, Command::SubmitJob { id: job, spec: Box::new(spec) }).await;
+    command(world, user, Command::SubmitJob { id: job, spec: Box::new(spec), start: Default::default() }).await;
     let found: JobFindings = serde_json::from_value(serde_json::json!({
         "examples": 1, "validation_examples": 0, "total_steps": 2, "epoch_tokens": 3, "supervised_tokens": 1,
         "longest_tokens": 3, "cut_examples": 0, "cut_tokens": 0, "cpu_bytes": 10, "cuda_bytes": 10, "rendered": [] }))

@@ -27,9 +27,13 @@ pub(super) const TARGET_BYTES: usize = 128;
 /// A pattern that lists what is meant is as long as the list would be.
 pub(super) const PATTERN_BYTES: usize = 4_096;
 pub(super) const GPU: &str = "\"any\", a name, or { min_memory = \"40GiB\", min_compute = \"8.0\" }";
+pub(super) const MIN_DRIVER: &str = "a driver's version, like \"580\" or \"580.65.06\"";
+pub(super) const PREFER: &str = "{ gpu = …, labels = { … } }, each as in resources";
 pub(super) const TIER_NAMES: [&str; 4] = ["seed_dataset", "production", "experimental", "rejected"];
 pub(super) const TIERS: &str = "a list of seed_dataset, production, experimental, rejected";
 pub(super) const MARKS: &str = "a list of 1…100 names";
+pub(super) const AFTER: &str = "a list of at most 64 jobs, like [\"job_…:ok\"]: ok, any or fail";
+pub(super) const NOT_BEFORE: &str = "a moment with its zone, like \"2026-12-01T08:00:00Z\", or a day";
 pub(super) const ON_LOST: &str = "requeue, wait or fail";
 
 pub(super) const PRIORITY: Whole = Whole("priority", 0, 100);

@@ -1,6 +1,6 @@
 //! From text to [`JobFile`]: types and names of keys. TOML and JSON become the same tree first, so that they cannot differ.
 
-use super::{DataKeys, FieldError, JobFile, LoraKeys, PolicyKeys, Presets, ResourceKeys, TrainingKeys, range};
+use super::{DataKeys, FieldError, JobFile, LoraKeys, PolicyKeys, Presets, ResourceKeys, TrainingKeys, range, sweep};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Number, Value};
 use std::{collections::BTreeMap, ops::Range};
@@ -78,8 +78,13 @@ fn join(prefix: &str, key: &str) -> String {
     if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
 }
 
-/// Puts `value` at the dotted `key`.
+/// Puts `value`, as TOML writes it, at the dotted `key`.
 pub(super) fn set(tree: &mut Value, key: &str, value: &str) -> Result<(), FieldError> {
+    put(tree, key, value_of(value))
+}
+
+/// Puts `value` at the dotted `key`.
+pub(super) fn put(tree: &mut Value, key: &str, value: Value) -> Result<(), FieldError> {
     let mut parts: Vec<&str> = key.split('.').collect();
     let last = parts.pop().filter(|last| !last.is_empty());
     let last = last.ok_or_else(|| FieldError::plain(key, format!("`{key}` is no key; expected KEY=VALUE")))?;
@@ -94,7 +99,7 @@ pub(super) fn set(tree: &mut Value, key: &str, value: &str) -> Result<(), FieldE
         "training.max_steps" => _ = table.remove("epochs"),
         _ => {}
     }
-    table.insert(last.to_owned(), value_of(value));
+    table.insert(last.to_owned(), value);
     Ok(())
 }
 
@@ -135,14 +140,18 @@ fn read_top(mut top: Table, faults: &mut Vec<FieldError>) -> JobFile {
         init_adapter: top.take("init_adapter", range::INIT_ADAPTER, faults),
         preset: top.take("preset", "the name of a preset", faults),
         priority: top.take("priority", &range::PRIORITY.expected(), faults),
+        after: top.take("after", range::AFTER, faults),
+        hold: top.take("hold", "true or false", faults),
+        not_before: top.take("not_before", range::NOT_BEFORE, faults),
         training: section(&mut top, "training", training, faults),
         data: section(&mut top, "data", data, faults),
         lora: section(&mut top, "lora", lora, faults),
         resources: section(&mut top, "resources", resources, faults),
         policy: section(&mut top, "policy", policy, faults),
+        sweep: sweep::read_keys(top.left.remove("sweep"), faults),
     };
-    top.drop_empty_list("after");
-    top.close(&["after", "hold", "not_before", "sweep"], faults);
+    top.known.push("sweep".to_owned());
+    top.close(&[], faults);
     file
 }
 
@@ -205,15 +214,15 @@ fn lora(table: &mut Table, faults: &mut Vec<FieldError>) -> LoraKeys {
 }
 
 fn resources(table: &mut Table, faults: &mut Vec<FieldError>) -> ResourceKeys {
-    let keys = ResourceKeys {
+    ResourceKeys {
         gpus: table.take("gpus", &range::GPUS.expected(), faults),
         gpu: table.take("gpu", range::GPU, faults),
+        min_driver: table.take("min_driver", range::MIN_DRIVER, faults),
         labels: table.take("labels", "a table of strings", faults),
+        prefer: table.take("prefer", range::PREFER, faults),
         exclusive: table.take("exclusive", "true or false", faults),
         max_runtime: table.take("max_runtime", &range::MAX_RUNTIME.expected(), faults),
-    };
-    table.refuse(&["prefer", "min_driver"], faults);
-    keys
+    }
 }
 
 fn policy(table: &mut Table, faults: &mut Vec<FieldError>) -> PolicyKeys {
@@ -267,13 +276,6 @@ impl Table {
             });
         }
         self.take(key, expected, faults).unwrap_or_default()
-    }
-
-    /// A key of a later version that says nothing but what is so anyway.
-    fn drop_empty_list(&mut self, key: &str) {
-        if self.left.get(key).and_then(Value::as_array).is_some_and(Vec::is_empty) {
-            self.left.remove(key);
-        }
     }
 
     fn refuse(&mut self, later: &[&str], faults: &mut Vec<FieldError>) {

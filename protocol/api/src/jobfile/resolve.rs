@@ -2,14 +2,14 @@
 //! is told, not only the first.
 
 use super::{
-    DataKeys, FieldError, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, Presets, ResourceKeys, Targets,
+    DataKeys, FieldError, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, PreferKeys, Presets, ResourceKeys, Targets,
     TrainingKeys, WordOrNumber, preset, range, range::quoted,
 };
 use crate::name::{self, is_plain};
 use bytesize::ByteSize;
 use lorikeet_protocol::job::{
-    BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources,
-    Schedule, Supervise, TargetModules, Task, Train, Training, TrainingLength,
+    BaseDtype, DataFilter, Driver, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy,
+    Prefer, Resources, Schedule, Supervise, TargetModules, Task, Train, Training, TrainingLength,
 };
 use std::collections::BTreeMap;
 
@@ -20,6 +20,7 @@ pub(super) fn resolve(file: &JobFile, presets: &Presets) -> Result<JobSpec, Faul
     let faults = &mut Faults::new();
     let preset = file.preset.as_deref().unwrap_or(preset::DEFAULT);
     let (training_keys, lora_keys) = fill(file, preset, presets, faults);
+    super::start::start(file, faults);
     let spec = JobSpec {
         name: name(file, faults),
         base: text("base", &file.base, faults),
@@ -337,30 +338,42 @@ fn resources(keys: &ResourceKeys, faults: &mut Faults) -> Resources {
     }
     Resources {
         gpus,
-        gpu: gpu(keys.gpu.as_ref(), faults),
-        labels: labels(keys.labels.clone().unwrap_or_default(), faults),
+        gpu: gpu("resources.gpu", keys.gpu.as_ref(), faults),
+        min_driver: keys
+            .min_driver
+            .as_deref()
+            .and_then(|text| or_fault(Driver::parse(text), "resources.min_driver", text, range::MIN_DRIVER, faults)),
+        labels: labels("resources.labels", keys.labels.clone().unwrap_or_default(), faults),
+        prefer: keys.prefer.as_ref().map(|keys| prefer(keys, faults)).unwrap_or_default(),
         exclusive: keys.exclusive.unwrap_or(true),
         max_runtime: range::MAX_RUNTIME.check(keys.max_runtime.as_deref().unwrap_or("24h"), faults),
     }
 }
 
-fn gpu(keys: Option<&GpuKeys>, faults: &mut Faults) -> GpuRequest {
-    match keys {
-        None => GpuRequest::Any,
-        Some(GpuKeys::Name(name)) if name == "any" => GpuRequest::Any,
-        Some(GpuKeys::Name(name)) => GpuRequest::Named(text("resources.gpu", name, faults)),
-        Some(GpuKeys::Least(least)) => least_gpu(least, faults),
+fn prefer(keys: &PreferKeys, faults: &mut Faults) -> Prefer {
+    Prefer {
+        gpu: keys.gpu.as_ref().map(|keys| gpu("resources.prefer.gpu", Some(keys), faults)),
+        labels: labels("resources.prefer.labels", keys.labels.clone(), faults),
     }
 }
 
-fn least_gpu(least: &LeastGpu, faults: &mut Faults) -> GpuRequest {
+fn gpu(field: &str, keys: Option<&GpuKeys>, faults: &mut Faults) -> GpuRequest {
+    match keys {
+        None => GpuRequest::Any,
+        Some(GpuKeys::Name(name)) if name == "any" => GpuRequest::Any,
+        Some(GpuKeys::Name(name)) => GpuRequest::Named(text(field, name, faults)),
+        Some(GpuKeys::Least(least)) => least_gpu(field, least, faults),
+    }
+}
+
+fn least_gpu(field: &str, least: &LeastGpu, faults: &mut Faults) -> GpuRequest {
     let min_memory_bytes = least.min_memory.as_deref().and_then(|text| {
         let parsed = text.parse::<ByteSize>().ok().map(|size| size.as_u64()).filter(|&bytes| bytes > 0);
-        or_fault(parsed, "resources.gpu.min_memory", text, "a size like \"40GiB\"", faults)
+        or_fault(parsed, &format!("{field}.min_memory"), text, "a size like \"40GiB\"", faults)
     });
     let min_compute = least.min_compute.as_deref().and_then(|text| {
         let parsed = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-        or_fault(parsed, "resources.gpu.min_compute", text, "a compute capability like \"8.0\"", faults)
+        or_fault(parsed, &format!("{field}.min_compute"), text, "a compute capability like \"8.0\"", faults)
     });
     GpuRequest::Least { min_memory_bytes, min_compute }
 }
@@ -373,12 +386,12 @@ fn or_fault<T>(parsed: Option<T>, field: &str, text: &str, expected: &str, fault
 }
 
 /// Labels are compared with those of nodes, which are short words; a job has no use for more than a handful.
-fn labels(labels: BTreeMap<String, String>, faults: &mut Faults) -> BTreeMap<String, String> {
+fn labels(field: &str, labels: BTreeMap<String, String>, faults: &mut Faults) -> BTreeMap<String, String> {
     let fits = |text: &String| !text.is_empty() && text.len() <= 128 && is_plain(text);
     if labels.len() > 64 || !labels.iter().all(|(key, value)| fits(key) && fits(value)) {
         let value = serde_json::to_string(&labels).unwrap_or_default();
         let expected = "at most 64 labels, keys and values of 1…128 bytes";
-        faults.push(FieldError::new("resources.labels", value, expected));
+        faults.push(FieldError::new(field, value, expected));
     }
     labels
 }

@@ -1,7 +1,11 @@
 //! The job file as people get it wrong, and as they get it right.
 
+use super::start::Wants;
 use super::*;
-use lorikeet_protocol::job::{Every, GpuRequest, TargetModules, Task, Train, TrainingLength};
+use lorikeet_protocol::{
+    id::UnixMillis,
+    job::{Every, GpuRequest, TargetModules, Task, Train, TrainingLength},
+};
 
 const LEAST: &str = "base = \"b\"\ndataset = \"d\"\n";
 
@@ -146,10 +150,6 @@ fn base_and_dataset_are_asked_for() {
 #[test]
 fn keys_of_a_later_version_are_refused_and_never_ignored() {
     for (key, value) in [
-        ("after", "['job_x:ok']"),
-        ("hold", "true"),
-        ("not_before", "2030-01-01"),
-        ("sweep", "{}"),
         ("training.base_dtype", "nf4"),
         ("training.base_dtype", "int8"),
         ("training.base_dtype", "bf16"),
@@ -160,8 +160,54 @@ fn keys_of_a_later_version_are_refused_and_never_ignored() {
         assert_eq!(faults.len(), 1, "{key}: {faults:?}");
         assert!(faults[0].field == key && faults[0].message.ends_with("is not available yet"), "{key}: {faults:?}");
     }
-    for (key, value) in [("after", "[]"), ("resources.gpus", "1")] {
+    for (key, value) in [("hold", "false"), ("resources.gpus", "1")] {
         assert!(resolve(&in_toml(key, value)).is_ok(), "{key} = {value} asks for nothing new");
+    }
+}
+
+#[test]
+fn what_a_job_waits_for_is_read_and_written_back() {
+    let text =
+        "after = [\"prep: a\", \"job_1:any\", \"x:fail\"]\nhold = true\nnot_before = 2026-12-01T09:00:00+01:00\n";
+    let file = JobFile::from_toml(&format!("{text}{LEAST}")).unwrap();
+    let start = file.start().unwrap();
+    let after: Vec<_> = start.after.iter().map(|after| (after.job.as_str(), after.wants)).collect();
+    assert_eq!(after, [("prep: a", Wants::Ok), ("job_1", Wants::Any), ("x", Wants::Fail)]);
+    assert_eq!((start.hold, start.not_before), (true, Some(UnixMillis(1_796_112_000_000))));
+    let spec = file.resolve(&Presets::embedded()).unwrap();
+    let again = JobFile::from(&spec).starting(&start);
+    assert_eq!(again.start().unwrap(), start);
+    assert_eq!(JobFile::from_json(&serde_json::to_vec(&again).unwrap()).unwrap(), again);
+    let day = JobFile::from_toml(&format!("not_before = \"2026-12-01\"\n{LEAST}")).unwrap();
+    assert_eq!(day.start().unwrap().not_before, Some(UnixMillis(1_796_083_200_000)));
+}
+
+#[test]
+fn what_a_job_would_rather_have_is_checked_like_what_it_must_have() {
+    for (key, value, field) in [
+        ("resources.prefer.gpu", "{ min_compute = \"eight\" }", "resources.prefer.gpu.min_compute"),
+        ("resources.prefer.labels", "{ \"\" = \"a\" }", "resources.prefer.labels"),
+        ("resources.prefer.rack", "a", "resources.prefer"),
+        ("resources.min_driver", "new", "resources.min_driver"),
+    ] {
+        let faults = with(key, value).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].field == field, "{key} = {value}: {faults:?}");
+    }
+}
+
+#[test]
+fn a_condition_that_says_nothing_is_refused() {
+    let many = format!("[{}]", vec!["'a'"; 65].join(","));
+    for (key, value) in [
+        ("after", "['']"),
+        ("after", "[':ok']"),
+        ("after", &many),
+        ("after", "'a'"),
+        ("hold", "1"),
+        ("not_before", "soon"),
+    ] {
+        let faults = with(key, value).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].field == key, "{key} = {value}: {faults:?}");
     }
 }
 
@@ -255,6 +301,7 @@ fn a_resolved_job_written_out_resolves_to_itself() {
             dora = true\ninit = \"pissa\"\nplus_ratio = 16",
         "init_adapter = \"tone\"\n[training]\nearly_stopping = 3\nsample_prompts = [\"Where is my parcel?\", \"Danke!\"]\ngrad_norms = true\n\
             [data]\nvalidation_dataset = \"held-out\"",
+        "[resources]\nmin_driver = \"580.65\"\nprefer = { gpu = \"H200\", labels = { rack = \"a\" } }",
         "[resources]\ngpu = { min_memory = \"1537MiB\" }\nmax_runtime = \"90m\"\n[lora]\ntarget_modules = \".*q_proj\"",
     ] {
         let spec = resolve(&format!("{LEAST}{extra}")).unwrap();

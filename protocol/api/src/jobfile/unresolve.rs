@@ -1,7 +1,8 @@
 //! From `JobSpec` back to a [`JobFile`] with every key filled: what the API shows of a job, and what can be submitted again.
 
 use super::{
-    DataKeys, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, ResourceKeys, Targets, TrainingKeys, WordOrNumber,
+    DataKeys, GpuKeys, JobFile, LeastGpu, LoraKeys, PolicyKeys, PreferKeys, ResourceKeys, Targets, TrainingKeys,
+    WordOrNumber,
 };
 use lorikeet_protocol::job::{
     BaseDtype, DataFilter, Every, GpuRequest, JobSpec, Lora, LoraInit, Method, MicroTokens, OnLost, Policy, Resources,
@@ -18,11 +19,15 @@ pub(super) fn job_file(spec: &JobSpec) -> JobFile {
         init_adapter: spec.init_adapter.clone(),
         preset: Some(spec.preset.clone()),
         priority: Some(spec.priority.into()),
+        after: None,
+        hold: None,
+        not_before: None,
         training: training(&train.training),
         data: DataKeys { validation_dataset: spec.validation_dataset.clone(), ..data(&train.data) },
         lora: lora(&train.lora),
         resources: resources(&spec.resources),
         policy: policy(&spec.policy),
+        sweep: None,
     }
 }
 
@@ -150,7 +155,13 @@ fn resources(resources: &Resources) -> ResourceKeys {
     ResourceKeys {
         gpus: Some(resources.gpus.into()),
         gpu: Some(gpu(&resources.gpu)),
+        min_driver: resources.min_driver.map(|driver| driver.to_string()),
         labels: Some(resources.labels.clone()),
+        prefer: Some(PreferKeys {
+            gpu: resources.prefer.gpu.as_ref().map(gpu),
+            labels: resources.prefer.labels.clone(),
+        })
+        .filter(|prefer| *prefer != PreferKeys::default()),
         exclusive: Some(resources.exclusive),
         max_runtime: Some(span(resources.max_runtime)),
     }

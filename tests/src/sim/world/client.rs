@@ -107,7 +107,12 @@ impl World {
         let wish = &self.jobs[index];
         let (id, key) = (wish.id, wish.id.to_string());
         let spec = super::super::world::spec(wish);
-        self.request(setup::client(), Command::SubmitJob { id, spec: Box::new(spec) }, Some(key), Waiting::Submit(id));
+        self.request(
+            setup::client(),
+            Command::SubmitJob { id, spec: Box::new(spec), start: Default::default() },
+            Some(key),
+            Waiting::Submit(id),
+        );
         self.at(PATIENCE, Happening::Client(Order::Submit(index)));
     }
 

@@ -1,0 +1,175 @@
+//! Whose fault a bad end is.
+
+use super::{world::*, *};
+
+#[test]
+fn a_poison_job_ends_after_three_nodes_and_closes_none_of_them() {
+    let mut world = World::with_nodes(5);
+    let jobs: Vec<_> = (0..4)
+        .map(|n| {
+            let job = world.submit_with(n, |spec| spec.policy.retries = 0);
+            world.crash_until_over(job);
+            job
+        })
+        .collect();
+    assert!(
+        world.cluster.nodes.values().all(|node| node.record.fault.is_none() && node.record.suspected_by.is_empty())
+    );
+    let failed = world.history.iter().rev().find_map(|action| match action {
+        Action::Put(record) => match &**record {
+            Record::Job(job) if job.id == jobs[0] => Some((**job).clone()),
+            _ => None,
+        },
+        _ => None,
+    });
+    let failed = failed.unwrap();
+    assert_eq!((failed.blamed.len(), failed.user_failures, failed.attempts), (3, 0, 3));
+    let JobState::Failed(failure) = failed.state else { panic!("{:?}", failed.state) };
+    assert!(failure.message.starts_with("ended badly 3 times in a row on 3 nodes"), "{}", failure.message);
+}
+
+#[test]
+fn a_bad_node_is_closed_with_its_reason_after_three_jobs_and_each_goes_on_elsewhere() {
+    let mut world = World::with_nodes(1);
+    let jobs: Vec<_> = (0..8).map(|n| world.submit(n)).collect();
+    // The good one comes later, so that the bad one is met first.
+    world.join(OTHER);
+    world.hello(OTHER, boot(2), vec![]);
+    let bad = NodeId(uuid(50));
+    for _ in 0..40 {
+        for job in &jobs {
+            let at = world.cluster.jobs.get(job).and_then(|job| job.node());
+            match at.zip(world.offer_of(*job)) {
+                Some((at, offer)) if at == bad => world.crash(at, offer.attempt),
+                Some((at, offer)) => world.finish(at, offer.attempt),
+                None => {}
+            }
+        }
+        world.pass_all(Duration::from_secs(3));
+    }
+    let node = &world.cluster.nodes[&bad];
+    let reason = node.record.fault.clone().expect("it is closed");
+    assert_eq!(reason, "3 jobs in a row ended badly on it, the last one: it fell over");
+    assert!(jobs.iter().all(|job| world.phase(*job).is_none()), "every job got through");
+    assert!(world.cluster.nodes[&OTHER].record.fault.is_none());
+    let waits = world.submit_with(20, |spec| spec.resources.gpus = 3);
+    let told = world.why(waits).nodes;
+    assert!(
+        told.iter().any(|(node, _, why)| *node == bad && matches!(why, WhyNot::Quarantined(why) if *why == reason))
+    );
+    world.ask(Command::OpenNode { id: bad }).0.unwrap();
+    assert!(world.cluster.nodes[&bad].record.suspected_by.is_empty());
+}
+
+#[test]
+fn what_goes_well_on_a_node_clears_it() {
+    let mut world = World::with_nodes(2);
+    for n in 0..12 {
+        let job = world.submit(n);
+        let attempt = world.until_offered(job).unwrap();
+        let node = world.cluster.jobs[&job].node().unwrap();
+        if n % 2 == 0 {
+            world.crash(node, attempt);
+            world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
+        } else {
+            world.finish(node, attempt);
+        }
+        world.pass_all(Duration::from_secs(1));
+    }
+    assert!(world.cluster.nodes.values().all(|node| node.record.fault.is_none()));
+}
+
+#[test]
+fn never_more_than_half_of_the_nodes_are_closed_for_what_ends_badly_on_them() {
+    let mut world = World::with_nodes(4);
+    for n in 0..60 {
+        let job = world.submit(n);
+        let attempt = world.until_offered(job).unwrap();
+        let node = world.cluster.jobs[&job].node().unwrap();
+        world.crash(node, attempt);
+        // Before it could fail anywhere else.
+        world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
+    }
+    assert_eq!(world.cluster.nodes.values().filter(|node| node.record.fault.is_some()).count(), 2);
+}
+
+#[test]
+fn silence_is_nobodys_fault() {
+    let mut world = World::with_nodes(2);
+    for n in 0..5 {
+        let job = world.submit(n);
+        let attempt = world.until_offered(job).unwrap();
+        let node = world.cluster.jobs[&job].node().unwrap();
+        world.hear_from(node, FromAgent::Accepted(attempt));
+        let lost = Ended { held: Duration::ZERO, ..fallen(Outcome::Lost) };
+        world.report_from(node, attempt, ReportBody::Ended(lost));
+        assert_eq!(world.cluster.jobs[&job].record.infrastructure_failures, 0);
+        world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
+    }
+    assert!(world.cluster.nodes.values().all(|node| node.record.suspected_by.is_empty()));
+}
+
+#[test]
+fn the_two_budgets_are_apart() {
+    let mut world = World::with_nodes(1);
+    let job = world.submit_with(1, |spec| spec.policy.retries = 1);
+    let attempt = world.until_offered(job).unwrap();
+    world.crash(NodeId(uuid(50)), attempt);
+    let attempt = world.until_offered(job).unwrap();
+    let node = NodeId(uuid(50));
+    world.hear_from(node, FromAgent::Accepted(attempt));
+    world.report_from(node, attempt, failed(FailureClass::Internal));
+    let record = &world.cluster.jobs[&job].record;
+    assert_eq!((record.user_failures, record.infrastructure_failures), (1, 1));
+    let attempt = world.until_offered(job).unwrap();
+    world.hear_from(node, FromAgent::Accepted(attempt));
+    world.report_from(node, attempt, failed(FailureClass::Internal));
+    assert_eq!(world.phase(job), None, "one try more was allowed");
+}
+
+fn fallen(outcome: Outcome) -> Ended {
+    let ReportBody::Ended(ended) = ended(outcome) else { unreachable!("that is what it makes") };
+    Ended { files: vec![], message: Some("it fell over".into()), ..ended }
+}
+
+impl World {
+    /// So many machines with a CPU slot each.
+    fn with_nodes(count: u128) -> Self {
+        let mut world = Self::new();
+        world.prepare();
+        for n in 0..count {
+            let node = NodeId(uuid(50 + n));
+            world.join(node);
+            world.hello(node, boot(50 + n), vec![]);
+        }
+        world
+    }
+
+    fn crash(&mut self, node: NodeId, attempt: AttemptId) {
+        self.hear_from(node, FromAgent::Accepted(attempt));
+        self.report_from(node, attempt, ReportBody::Ended(fallen(Outcome::Lost)));
+    }
+
+    fn finish(&mut self, node: NodeId, attempt: AttemptId) {
+        self.hear_from(node, FromAgent::Accepted(attempt));
+        self.report_from(node, attempt, ended(Outcome::Ok));
+    }
+
+    fn crash_until_over(&mut self, job: JobId) {
+        while self.cluster.jobs.contains_key(&job) {
+            let attempt = self.until_offered(job).expect("there is always a node");
+            let node = self.cluster.jobs[&job].node().unwrap();
+            self.crash(node, attempt);
+        }
+    }
+
+    /// Time passes while every node goes on talking.
+    fn pass_all(&mut self, time: Duration) {
+        for _ in 0..time.as_secs() {
+            self.pass(Duration::from_secs(1));
+            for node in self.cluster.nodes.keys().copied().collect::<Vec<_>>() {
+                self.hear_from(node, FromAgent::Heartbeat);
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Why a job waits, and where one would go that is only thought of: both from the scheduler's own mouth.
+
+use super::{
+    App,
+    ask::Id,
+    caller::Caller,
+    failure::Failure,
+    job_view::{self, sentence},
+    page::{Answered, one},
+};
+use crate::{
+    access::Actor,
+    clock,
+    cluster::{
+        command::{Answer, Query},
+        job::{JobState, Obstacle},
+        schedule::{self, WhyNot},
+    },
+    record::{BaseState, DatasetState, Dependency, Job},
+};
+use axum::extract::State;
+use lorikeet_api::{
+    Envelope, ErrorCode, JobFile, Timestamp,
+    job::{DryRun, NodeReason, Why, WhyCode},
+    jobfile::start::Start,
+    route,
+};
+use lorikeet_protocol::{
+    id::JobId,
+    inspect::{Fault, Inspection, JobFindings},
+    job::{JobSpec, Phase},
+};
+use std::{path::PathBuf, sync::Arc};
+
+/// Why a job is where it is.
+#[utoipa::path(get, path = route::JOB_WHY, tag = "jobs", params(("id" = String, Path)), responses((status = 200, body = Envelope<Why>)))]
+pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<JobId>) -> Answered<Why> {
+    let job = app.driver.job(caller.actor, id).await?;
+    let phase = job.phase();
+    if phase == Phase::Queued
+        && let Ok(Answer::Why(Some(waits))) = app.driver.query(caller.actor, Query::Why(id)).await
+    {
+        return one(waiting(phase, waits));
+    }
+    if let Some(summary) = silence(&app, caller.actor, id).await {
+        return one(Why { code: WhyCode::Unreachable, ..settled(phase, summary) });
+    }
+    one(blocked(&job)
+        .unwrap_or_else(|| settled(phase, job_view::reason(&job).unwrap_or_else(|| sentence(phase).into()))))
+}
+
+fn settled(phase: Phase, summary: String) -> Why {
+    let code = WhyCode::Phase;
+    Why { phase, code, summary, waits_for: Vec::new(), position: None, expected_start: None, nodes: Vec::new() }
+}
+
+fn waiting(phase: Phase, waits: schedule::Why) -> Why {
+    let reason = |(node, name, why)| {
+        let (code, message) = explain(&why);
+        NodeReason { node, name, fits: false, code: code.into(), message }
+    };
+    let nodes: Vec<NodeReason> = waits.nodes.into_iter().map(reason).collect();
+    let code = match (waits.limit, waits.backs_off_until) {
+        (Some(_), _) => WhyCode::Limit,
+        (None, Some(_)) => WhyCode::BackOff,
+        (None, None) => WhyCode::Devices,
+    };
+    let summary = match nodes.as_slice() {
+        _ if waits.limit.is_some() => waits.limit.map(over_limit).unwrap_or_default(),
+        _ if waits.backs_off_until.is_some() => {
+            let until = waits.backs_off_until.map(|until| Timestamp(until).to_string()).unwrap_or_default();
+            format!("its last attempt ended badly; it is placed again after {until}")
+        }
+        [] => "no machine has joined yet; `lorikeet node token` makes a join string".to_owned(),
+        [only] => format!("it waits for a device: {} {}", only.name, only.message),
+        several => format!("it waits for a device: none of {} machines takes it now", several.len()),
+    };
+    let expected_start = waits.expected.map(Timestamp);
+    Why { position: Some(waits.position as u64), expected_start, nodes, code, ..settled(phase, summary) }
+}
+
+fn over_limit(limit: schedule::Limit) -> String {
+    match limit {
+        schedule::Limit::Jobs(most) => format!("its owner has {most} jobs on devices already, as many as are allowed"),
+        schedule::Limit::Sweep(most) => format!("its sweep has {most} jobs on devices already, as many as it may"),
+        schedule::Limit::Devices(most) => {
+            format!("its owner would hold more than {most} devices, as many as are allowed")
+        }
+    }
+}
+
+/// A word for programs and a sentence for people, to follow a node's name.
+fn explain(why: &WhyNot) -> (&'static str, String) {
+    let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
+    match why {
+        WhyNot::Unreachable => ("unreachable", "is not connected".into()),
+        WhyNot::Quarantined(reason) => ("quarantined", format!("is closed: {reason}")),
+        WhyNot::Cordoned => ("cordoned", "takes nothing new".into()),
+        WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
+        WhyNot::NoSuchDevice => ("gpu", "has no device of the kind asked for".into()),
+        WhyNot::Unusable(reason) => ("unusable", format!("cannot train on its device: {reason}")),
+        WhyNot::Busy => ("busy", "is busy with other attempts".into()),
+        WhyNot::Memory { needed_bytes, free_bytes } => {
+            ("memory", format!("has {} of device memory free, {} are needed", size(*free_bytes), size(*needed_bytes)))
+        }
+        WhyNot::Outrun => ("outrun", "takes a job that goes first".into()),
+        WhyNot::Reserved => ("reserved", "is kept for a job that goes first".into()),
+    }
+}
+
+/// Since when a live job's machine has not been heard, as a sentence.
+pub(super) async fn silence(app: &App, actor: Actor, id: JobId) -> Option<String> {
+    let Ok(Answer::Unreachable(Some(since))) = app.driver.query(actor, Query::Unreachable(id)).await else {
+        return None;
+    };
+    Some(format!("its machine has not been heard since {}; it is believed to go on", Timestamp(since)))
+}
+
+/// Why a job is kept from the queue, if it is.
+pub(super) fn blocked(job: &Job) -> Option<Why> {
+    let JobState::Blocked(obstacle) = &job.state else { return None };
+    if *obstacle == Obstacle::BaseChanged {
+        let summary = "the files of its base model changed; an administrator has to restore and register them again";
+        return Some(Why { code: WhyCode::BaseChanged, ..settled(Phase::Blocked, summary.into()) });
+    }
+    let start = Start { hold: job.start.hold && !job.released, ..job.start.clone() };
+    self::obstacle(&start, &job.waits_for)
+}
+
+/// What its own conditions keep a job waiting for, now or once it is submitted; the first counts.
+fn obstacle(start: &Start, waits_for: &[Dependency]) -> Option<Why> {
+    let jobs: Vec<_> = waits_for.iter().map(|waits| format!("{}:{}", waits.job, waits.wants)).collect();
+    let early = start.not_before.filter(|moment| *moment > clock::now()).map(Timestamp);
+    let (code, summary) = match early {
+        _ if !jobs.is_empty() => (WhyCode::After, format!("it waits for {}", jobs.join(", "))),
+        _ if start.hold => (WhyCode::Held, "it is held; `lorikeet job release` lets it go".into()),
+        Some(moment) => (WhyCode::NotBefore, format!("it starts no earlier than {moment}")),
+        None => return None,
+    };
+    let expected_start = early.filter(|_| code == WhyCode::NotBefore);
+    Some(Why { code, waits_for: jobs, expected_start, ..settled(Phase::Blocked, summary) })
+}
+
+/// Inspects without a record, and asks the schedule without placing.
+pub(super) async fn dry_run(app: &App, actor: Actor, spec: JobSpec, start: Start) -> Result<DryRun, Failure> {
+    let waits_for = conditions(app, actor, &start).await?;
+    let answer = app.driver.query(actor, Query::Resolve(Box::new(spec.clone()))).await?;
+    let Answer::Resolved { base, dataset, validation } = answer else {
+        unreachable!("names are answered with what they stand for")
+    };
+    let file = JobFile::from(&spec).starting(&start);
+    let datasets = || [&dataset].into_iter().chain(&validation);
+    let ready = base.state == BaseState::Ready && datasets().all(|dataset| dataset.state == DatasetState::Ready);
+    let manifests: Option<Vec<_>> = datasets().map(|dataset| dataset.manifest.as_ref()).collect();
+    let Some(manifests) = manifests.filter(|_| ready) else {
+        let message = format!("base model `{}` or dataset `{}` is not ready", base.name, dataset.name);
+        return Ok(not_fitting(file, vec![Fault { line: None, path: String::new(), message }]));
+    };
+    let mut paths = Vec::new();
+    for manifest in manifests {
+        paths.push(app.blobs.path(manifest.hash).await?);
+    }
+    let data = (paths[0].as_path(), paths.get(1).map(PathBuf::as_path));
+    match app.inspector.dry_run(actor.owner()?, &base.path, data, spec.clone()).await? {
+        Inspection::Job(findings) => {
+            let placed = placed(app, actor, spec, file, findings).await?;
+            Ok(match obstacle(&start, &waits_for) {
+                Some(why) => DryRun { why: Why { nodes: placed.why.nodes, ..why }, ..placed },
+                None => placed,
+            })
+        }
+        Inspection::Refused { faults } => Ok(not_fitting(file, faults)),
+        Inspection::Dataset(_) | Inspection::Base(_) => {
+            Err(Failure::new(ErrorCode::Internal, "the inspection answered another question"))
+        }
+    }
+}
+
+/// What it would have to wait for.
+async fn conditions(app: &App, actor: Actor, start: &Start) -> Result<Vec<Dependency>, Failure> {
+    let mut named = Vec::new();
+    for id in start.after.iter().filter_map(|after| after.job.parse().ok()) {
+        named.extend(app.driver.job(actor, id).await.ok());
+    }
+    let answer = app.driver.query(actor, Query::Conditions { start: start.clone(), named }).await?;
+    let Answer::Conditions(waits_for) = answer else { unreachable!("conditions are answered with jobs") };
+    Ok(waits_for)
+}
+
+async fn placed(
+    app: &App,
+    actor: Actor,
+    spec: JobSpec,
+    file: JobFile,
+    findings: JobFindings,
+) -> Result<DryRun, Failure> {
+    let query = Query::DryRun { spec: Box::new(spec), findings: findings.clone() };
+    let Answer::Why(waits) = app.driver.query(actor, query).await? else { unreachable!("a dry run says why") };
+    let why = match waits {
+        Some(waits) => waiting(Phase::Queued, waits),
+        None => Why { code: WhyCode::Free, ..settled(Phase::Assigned, "it would start now".into()) },
+    };
+    Ok(DryRun { spec: file, findings: Some(findings.into()), faults: Vec::new(), why })
+}
+
+fn not_fitting(spec: JobFile, faults: Vec<Fault>) -> DryRun {
+    let summary = faults.first().map_or_else(|| "it would be rejected".into(), |fault| fault.message.clone());
+    let faults = faults.into_iter().map(Into::into).collect();
+    DryRun { spec, findings: None, faults, why: settled(Phase::Rejected, summary) }
+}
