@@ -1,5 +1,6 @@
 //! Why an adapter cannot be used: a setting that fits no module, or files that are not what they should be.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::WEIGHTS_FILE;
@@ -130,6 +131,11 @@ fn setting(key: &str) -> &'static str {
     known.into_iter().find(|name| name.ends_with(key)).unwrap_or("lora.target_modules")
 }
 
+fn is_theirs(error: &std::io::Error) -> bool {
+    [ErrorKind::NotFound, ErrorKind::InvalidData, ErrorKind::IsADirectory, ErrorKind::PermissionDenied]
+        .contains(&error.kind())
+}
+
 impl From<LoraError> for TrainError {
     fn from(error: LoraError) -> TrainError {
         let at = |path: &Path, reason: String| TrainError::Adapter { path: path.into(), reason };
@@ -142,6 +148,10 @@ impl From<LoraError> for TrainError {
             }
             LoraError::Pattern { key, .. } | LoraError::Unmatched { key, .. } | LoraError::Ambiguous { key, .. } => {
                 TrainError::Config { key: setting(key), reason: error.to_string() }
+            }
+            // what stands there is the person's; what a disk refuses is the machine's
+            LoraError::Io { verb: "read", path, source } if is_theirs(&source) => {
+                at(&path, format!("cannot be read: {source}"))
             }
             LoraError::Io { verb, path, source } => TrainError::Io { verb, path, source },
             LoraError::Pickle { path } => at(&path, "a pickle, which is never opened: expected safetensors".into()),

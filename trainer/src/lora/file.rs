@@ -249,7 +249,7 @@ fn fill(out: &mut [f32], file: &SafeTensors<'_>, name: &str, shape: &[usize], pa
     match stored(tensor.dtype()).filter(|_| tensor.shape() == shape) {
         Some(stored) => {
             widen(stored, tensor.data(), out);
-            Ok(())
+            refuse_non_finite(out, name, path)
         }
         None => Err(LoraError::Shape {
             path: path.into(),
@@ -257,6 +257,17 @@ fn fill(out: &mut [f32], file: &SafeTensors<'_>, name: &str, shape: &[usize], pa
             found: format!("{:?} {:?}", tensor.dtype(), tensor.shape()),
             expected: format!("F32, F16 or BF16 {shape:?}"),
         }),
+    }
+}
+
+/// Whatever made it, nothing can be learnt from it.
+fn refuse_non_finite(numbers: &[f32], name: &str, path: &Path) -> Result<(), LoraError> {
+    match numbers.iter().find(|x| !x.is_finite()) {
+        Some(x) => {
+            let reason = format!("tensor {name} holds {x}, which is not a finite number");
+            Err(LoraError::Malformed { path: path.into(), reason })
+        }
+        None => Ok(()),
     }
 }
 
