@@ -80,8 +80,11 @@ impl Failure {
         Self::mistake(format!("{doing} {}: {error}", path.display()))
     }
 
-    /// Fields of a job file, each on its line.
+    /// Fields of a job file: one in the same line, several each on its own.
     pub(crate) fn fields(what: &str, faults: &[FieldError]) -> Self {
+        if let [fault] = faults {
+            return Self::mistake(format!("{what}: {fault}"));
+        }
         let lines: Vec<_> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
         Self::mistake(format!("{what} is not valid:{}", lines.concat()))
     }

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 use lorikeet_api::{
-    dataset::{ConfirmDataset, CreateDataset, Dataset, DatasetCreated, DatasetStatus},
+    dataset::{ConfirmDataset, CreateDataset, Dataset, DatasetCreated, DatasetFault, DatasetStatus},
     route::{self, with_id},
 };
 use lorikeet_protocol::{
@@ -107,10 +107,16 @@ pub(crate) fn judge(dataset: &Dataset) -> Result<(), Failure> {
     match dataset.status {
         DatasetStatus::Ready | DatasetStatus::Validating | DatasetStatus::Uploading => Ok(()),
         DatasetStatus::Error => {
-            let message = format!("the dataset cannot be trained on: {} faults", dataset.error_count);
-            Err(Failure::mistake(message).hint("see the file's faults above, or `lorikeet dataset check FILE`"))
+            let faults: Vec<Fault> = dataset.errors.iter().map(fault).collect();
+            let failure = faultless(Path::new(&dataset.file_name), &faults, dataset.error_count).err();
+            let failure = failure.unwrap_or_else(|| Failure::mistake(format!("{}: it has faults", dataset.file_name)));
+            Err(failure.hint("see the file's faults above, or `lorikeet dataset check FILE`"))
         }
     }
+}
+
+fn fault(DatasetFault { line, path, message }: &DatasetFault) -> Fault {
+    Fault { line: *line, path: path.clone(), message: message.clone() }
 }
 
 fn request(new: &New, size_bytes: u64) -> Result<CreateDataset, Failure> {

@@ -48,7 +48,7 @@ async fn sweep(client: &Client, output: Output, args: &Submit, file: &JobFile) -
 /// A dry run whose files do not fit together is a job that would be rejected.
 fn judge(answer: &DryRun) -> Result<(), Failure> {
     match answer.faults.first() {
-        Some(fault) => Err(Failure::mistake(format!("the job would be rejected: {}", fault.message))),
+        Some(_) => Err(Failure::mistake(format!("the job would be rejected: {}", answer.why.summary))),
         None => Ok(()),
     }
 }

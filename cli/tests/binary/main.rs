@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail as loudly as tests")]
 
 mod answers;
+mod complaint;
 mod demo;
 mod exit_codes;
 mod help;
@@ -10,5 +11,7 @@ mod inspect;
 mod local;
 mod malformed;
 mod plan;
+mod reference;
 mod support;
 mod train;
+mod unusable;

@@ -178,12 +178,16 @@ fn files_and_settings_that_cannot_be_are_the_persons_mistake() {
     fs::write(place.path("base/config.json"), "{}").unwrap();
     let (code, _, complaint) = run(&mut place.train("no-config", &[]));
     assert!(code == 2 && complaint.contains("config.json"), "{code} {complaint}");
-    fs::write(place.path("data.jsonl"), "{\"messages\":[]}\n{broken\n").unwrap();
+    let place = Place::new();
+    fs::write(place.path("data.jsonl"), conversation(1) + "{broken\n").unwrap();
     let (code, _, complaint) = run(&mut place.train("no-data", &[]));
+    let file = place.path("data.jsonl").display().to_string();
     assert_eq!(code, 2, "{complaint}");
+    assert!(complaint.contains(&format!("{file}: line 2, $: broken JSON at column 2")), "{complaint}");
     let mut none = lorikeet();
     none.args(["train", "--base", "/nonexistent", "--dataset", "/nonexistent", "--out"]).arg(place.path("x"));
-    assert_eq!(run(&mut none).0, 2);
+    let (code, _, complaint) = run(&mut none);
+    assert!(code == 2 && complaint.contains("the base model's directory /nonexistent"), "{code} {complaint}");
     assert!(!place.path("x").exists(), "nothing is made for a training that cannot be");
 }
 
@@ -237,9 +241,17 @@ fn a_coordinator_that_cannot_start_says_what_is_in_its_way() {
     let (code, _, complaint) =
         start(&format!("data = {data:?}\n[http]\nlisten = \"{listen}\"\n[link]\nlisten = \"127.0.0.1:0\"\n"));
     assert!(code == 2 && complaint.contains(&listen.to_string()), "{complaint}");
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let link = taken.local_addr().unwrap();
+    let (code, _, complaint) =
+        start(&format!("data = {data:?}\n[http]\nlisten = \"127.0.0.1:0\"\n[link]\nlisten = \"{link}\"\n"));
+    assert!(code == 2 && complaint.contains(&link.to_string()), "{complaint}");
     let file = file(folder.path(), "file", "");
-    let (code, _, complaint) = start(&format!("data = {file:?}\n"));
-    assert!(code == 2 && complaint.contains("file"), "{complaint}");
+    // Nobody may make a folder in either, the administrator of the machine included.
+    for place in [file.join("data"), PathBuf::from("/proc/lorikeet")] {
+        let (code, _, complaint) = start(&format!("data = {place:?}\n"));
+        assert!(code == 2 && complaint.contains(&*place.to_string_lossy()), "{complaint}");
+    }
     let (code, _, complaint) = start("dta = \"x\"\n");
     assert!(code == 2 && complaint.contains("dta"), "{complaint}");
 }
@@ -275,8 +287,12 @@ impl Place {
     }
 
     pub(crate) fn train(&self, out: &str, set: &[&str]) -> Command {
+        self.train_on("base", out, set)
+    }
+
+    pub(crate) fn train_on(&self, base: &str, out: &str, set: &[&str]) -> Command {
         let mut command = lorikeet();
-        command.args(["train", "--threads", "1", "--base"]).arg(self.path("base"));
+        command.args(["train", "--threads", "1", "--base"]).arg(self.path(base));
         command.arg("--dataset").arg(self.path("data.jsonl")).arg("--out").arg(self.path(out));
         command.args([
             "--set",

@@ -14,6 +14,7 @@ use lorikeet_api::{
 use lorikeet_protocol::{
     agent::Progress,
     id::{AttemptId, ModelId, NodeId},
+    inspect::Fault,
     job::{FailureClass, Phase},
 };
 
@@ -133,6 +134,13 @@ pub(super) fn reason(job: &Job) -> Option<String> {
     }
 }
 
+/// What keeps a dataset, a base and settings from fitting together, with its place. Of the three only a dataset has lines.
+pub(super) fn fault_in_words(dataset: &str, Fault { line, path, message }: &Fault) -> String {
+    let line = line.map(|line| format!("dataset {dataset}, line {line}, ")).unwrap_or_default();
+    let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+    format!("{line}{path}{message}")
+}
+
 fn error(job: &Job) -> Option<JobError> {
     match &job.state {
         JobState::Failed(failure) => Some(JobError {
@@ -142,14 +150,9 @@ fn error(job: &Job) -> Option<JobError> {
         }),
         JobState::Rejected { faults } => Some(JobError {
             class: None,
-            message: faults.first().map_or_else(
-                || sentence(Phase::Rejected).into(),
-                |fault| {
-                    let line = fault.line.map(|line| format!("line {line}: ")).unwrap_or_default();
-                    let path = if fault.path.is_empty() { String::new() } else { format!("{}: ", fault.path) };
-                    format!("{line}{path}{}", fault.message)
-                },
-            ),
+            message: faults
+                .first()
+                .map_or_else(|| sentence(Phase::Rejected).into(), |fault| fault_in_words(&job.spec.dataset, fault)),
             hint: Some("`lorikeet submit --dry-run` shows what would be trained".into()),
         }),
         JobState::Expired => Some(JobError {
