@@ -61,6 +61,7 @@ pub(super) fn failed(error: AgentError) -> Failure {
     let message = format!("failed to {}", chain(&error));
     let failure = match (&error, error.blame()) {
         (AgentError::Join(JoinError::Refused(_)), _) => Failure::refused(message),
+        (AgentError::Join(JoinError::Identity(_)), Blame::Machine) => Failure::mistake(message),
         (AgentError::Join(_), Blame::Machine) => Failure::unreachable(message),
         (_, Blame::Person | Blame::Machine) => Failure::mistake(message),
         (_, Blame::Bug) => Failure::bug(message),

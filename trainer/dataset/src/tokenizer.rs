@@ -236,12 +236,18 @@ fn load_inner(dir: &Path) -> Result<(tokenizers::Tokenizer, Vec<u8>, String), To
             if old { "; tokenizer.model alone is not read, save the tokenizer again as tokenizer.json" } else { "" };
         fail(format!("{error}{hint}"))
     })?;
-    let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| fail(error.to_string()))?;
+    let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| fail(plain(&error.to_string())))?;
     inner.with_truncation(None).map_err(|error| fail(error.to_string()))?;
     inner.with_padding(None);
     let before_text = before_text(&inner).map_err(fail)?;
     inner.with_post_processor(None::<PostProcessorWrapper>);
     Ok((inner, bytes, before_text))
+}
+
+/// The library names its own types where a model is of a kind that it does not know.
+fn plain(error: &str) -> String {
+    let named = "data did not match any variant of untagged enum ModelUntagged";
+    error.replace(named, "its model is none of BPE, WordPiece, WordLevel and Unigram, or not a sound one")
 }
 
 /// The special tokens that the post-processor puts before every text.

@@ -104,6 +104,7 @@ pub fn parse_header(json: &[u8], data_bytes: u64) -> Result<Header, String> {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object with dtype, shape and data_offsets")]
 struct Entry {
     dtype: WeightDtype,
     shape: Vec<usize>,
