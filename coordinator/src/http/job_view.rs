@@ -134,9 +134,10 @@ pub(super) fn reason(job: &Job) -> Option<String> {
     }
 }
 
-/// What keeps a dataset, a base and settings from fitting together, with its place. Of the three only a dataset has lines.
-pub(super) fn fault_in_words(dataset: &str, Fault { line, path, message }: &Fault) -> String {
-    let line = line.map(|line| format!("dataset {dataset}, line {line}, ")).unwrap_or_default();
+/// What keeps datasets, a base and settings from fitting together, with its place. Of these only datasets have lines.
+pub(super) fn fault_in_words(job: &JobFile, Fault { line, path, message }: &Fault) -> String {
+    let held_out = job.data.validation_dataset.as_ref().map(|name| format!(" or {name}")).unwrap_or_default();
+    let line = line.map(|line| format!("dataset {}{held_out}, line {line}, ", job.dataset)).unwrap_or_default();
     let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
     format!("{line}{path}{message}")
 }
@@ -150,9 +151,10 @@ fn error(job: &Job) -> Option<JobError> {
         }),
         JobState::Rejected { faults } => Some(JobError {
             class: None,
-            message: faults
-                .first()
-                .map_or_else(|| sentence(Phase::Rejected).into(), |fault| fault_in_words(&job.spec.dataset, fault)),
+            message: faults.first().map_or_else(
+                || sentence(Phase::Rejected).into(),
+                |fault| fault_in_words(&JobFile::from(&job.spec), fault),
+            ),
             hint: Some("`lorikeet submit --dry-run` shows what would be trained".into()),
         }),
         JobState::Expired => Some(JobError {

@@ -5,7 +5,7 @@ use super::{
     ask::Id,
     caller::Caller,
     failure::Failure,
-    job_view::{fault_in_words, self, sentence},
+    job_view::{self, fault_in_words, sentence},
     page::{Answered, one},
 };
 use crate::{
@@ -204,8 +204,7 @@ async fn placed(
 }
 
 fn not_fitting(spec: JobFile, faults: Vec<Fault>) -> DryRun {
-    let summary =
-        faults.first().map_or_else(|| "it would be rejected".into(), |fault| fault_in_words(&spec.dataset, fault));
+    let summary = faults.first().map_or_else(|| "it would be rejected".into(), |fault| fault_in_words(&spec, fault));
     let faults = faults.into_iter().map(Into::into).collect();
     DryRun { spec, findings: None, faults, why: settled(Phase::Rejected, summary) }
 }
