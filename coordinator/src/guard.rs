@@ -36,7 +36,7 @@ impl Default for Guards {
 impl Guards {
     /// All but one: for the test that shows that the others do not make up for it.
     #[doc(hidden)]
-    pub fn without(guard: Guard) -> Self {
+    pub fn all_but(guard: Guard) -> Self {
         let mut guards = Self::default();
         match guard {
             Guard::Fence => guards.fence = false,

@@ -636,13 +636,13 @@ impl World {
         Ok(())
     }
 
+    /// Whatever waited goes on: actions, what is to be said, and the alarm, which may have rung meanwhile.
     fn disk_again(&mut self, node: usize, life: u64) -> Kept {
-        self.nodes[node].waits_for_disk = false;
-        if self.nodes[node].life == life && !self.nodes[node].undone.is_empty() {
-            self.act(node, vec![])
-        } else {
-            Ok(())
+        if self.nodes[node].life != life {
+            return Ok(());
         }
+        self.nodes[node].waits_for_disk = false;
+        self.act(node, vec![])
     }
 
     /// Reports, then lines, as far as they have not left.

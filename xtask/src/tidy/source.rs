@@ -2,9 +2,9 @@
 
 use super::code;
 
-/// A crate that is named in few files, so that it can be understood, and exchanged, by reading these.
+/// A crate that is named in few files, so that it can be understood, and exchanged, by reading these; or one word that only tests say.
 struct Home {
-    /// The crate as a path in code.
+    /// As it stands in code.
     word: &'static str,
     /// Files and folders that may name it.
     places: &'static [&'static str],
@@ -12,11 +12,16 @@ struct Home {
 
 const LINKS: &[&str] = &["coordinator/src/link", "coordinator/tests/", "agent/src/link", "agent/tests/", "tests/"];
 
-const HOMES: [Home; 4] = [
+/// The rules that the simulation takes away one at a time: only a test may.
+const GUARDS: &[&str] = &["coordinator/src/guard.rs", "tests/"];
+
+const HOMES: [Home; 5] = [
     Home { word: "bincode", places: &["protocol/src/codec.rs"] },
     Home { word: "redb", places: &["coordinator/src/store.rs", "coordinator/src/store/"] },
     Home { word: "quinn", places: LINKS },
     Home { word: "quinn_proto", places: LINKS },
+    // The only way to a `Guards` that lacks one.
+    Home { word: "all_but", places: GUARDS },
 ];
 
 /// The decision cores: plain code that a simulation runs in one thread.
@@ -117,6 +122,14 @@ mod tests {
         assert_eq!(judge("coordinator/src/store/tables.rs", text), Vec::<String>::new());
         let faults = judge("coordinator/src/blob.rs", text);
         assert!(faults[0].starts_with("coordinator/src/blob.rs:2: `redb` is named only in"), "{faults:?}");
+    }
+
+    #[test]
+    fn a_guard_is_taken_away_by_tests_alone() {
+        let text = "//! A head.\nlet guards = Guards::all_but(Guard::Fence);\n";
+        assert_eq!(judge("tests/tests/simulation.rs", text), Vec::<String>::new());
+        assert_eq!(judge("coordinator/src/start.rs", text).len(), 1);
+        assert_eq!(judge("cli/src/main.rs", text).len(), 1);
     }
 
     #[test]
