@@ -20,19 +20,38 @@ pub struct Lab {
     pub coordinator: Process,
     /// Its API.
     pub api: Api,
+    /// What its config says about time.
+    timers: &'static str,
 }
+
+/// Fractions of a second, so that a story sees leases run out.
+const SHORT: &str = "[timers]\nheartbeat = \"200ms\"\nlease = \"1s\"\noffer = \"2s\"\nback_off = \"100ms\"\nback_off_limit = \"1s\"\nshutdown = \"2s\"\n";
 
 impl Lab {
     /// A coordinator with the base model `tiny` and the dataset `chats` registered and ready.
     pub fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::start_in(&std::env::temp_dir())
+    }
+
+    /// The same, its folder below another.
+    pub fn start_in(place: &Path) -> Self {
+        Self::start_with(place, SHORT)
+    }
+
+    /// The same with the timers that it has by default: what a measurement wants.
+    pub fn start_as_in_production() -> Self {
+        Self::start_with(&std::env::temp_dir(), "")
+    }
+
+    fn start_with(place: &Path, timers: &'static str) -> Self {
+        let folder = tempfile::tempdir_in(place).expect("a temporary folder");
         let root = folder.path();
         base::write(&root.join("bases/tiny"));
         conversations::write(&root.join("chats.jsonl"), 120);
-        configure(root, "127.0.0.1:0", "127.0.0.1:0");
+        configure(root, "127.0.0.1:0", "127.0.0.1:0", timers);
         let coordinator = launch(root);
         let api = connect(root);
-        let lab = Self { folder, coordinator, api };
+        let lab = Self { folder, coordinator, api, timers };
         lab.cli(&["base", "add", "tiny", &lab.path("bases/tiny")]);
         lab.cli(&["dataset", "add", &lab.path("chats.jsonl"), "--name", "chats"]);
         lab
@@ -56,11 +75,24 @@ impl Lab {
 
     /// Makes a machine a node and starts its agent.
     pub fn agent(&self, name: &str) -> Agent {
-        let data = self.root().join(name);
+        self.agent_on(name, &Machine::default())
+    }
+
+    /// The same for a machine that is special.
+    pub fn agent_on(&self, name: &str, machine: &Machine) -> Agent {
+        let data = machine.data.clone().unwrap_or_else(|| self.root().join(name));
         let config = self.root().join(format!("{name}.toml"));
+        let coordinator = machine.link.map_or_else(String::new, |link| format!("coordinator = \"{link}\"\n"));
+        let devices = (0..machine.gpus).map(|number| {
+            format!(
+                "[[devices.fake]]\nid = \"GPU-{number}\"\nname = \"declared\"\nmemory = \"80GiB\"\ncompute = [9, 0]\n"
+            )
+        });
         let text = format!(
-            "data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n\
-             [link]\nbackoff_first = \"50ms\"\nbackoff_longest = \"300ms\"\nidle_timeout = \"1s\"\nkeep_alive = \"200ms\"\nreport_retry = \"1s\"\n"
+            "{coordinator}data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n{}[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n{}\
+             [link]\nbackoff_first = \"50ms\"\nbackoff_longest = \"300ms\"\nidle_timeout = \"1s\"\nkeep_alive = \"200ms\"\nreport_retry = \"1s\"\n",
+            devices.collect::<String>(),
+            machine.worker
         );
         fs::write(&config, text).expect("the folder is ours");
         let token: Value = serde_json::from_str(&self.cli(&["node", "token", "--output", "json"])).expect("JSON");
@@ -73,20 +105,47 @@ impl Lab {
 
     /// Kills the coordinator and starts it again on the same ports.
     pub fn restart_coordinator(&mut self) {
-        self.coordinator.kill();
+        self.kill_coordinator();
+        self.start_coordinator();
+    }
+
+    /// Where the coordinator's link listens.
+    pub fn link(&self) -> std::net::SocketAddr {
+        let (_, link) = addresses(self.root()).expect("it is up");
+        link.parse().expect("an address")
+    }
+
+    /// The coordinator dies, and stays away until [`Lab::start_coordinator`].
+    pub fn kill_coordinator(&mut self) {
         let addresses = addresses(self.root()).expect("it was up");
+        self.coordinator.kill();
         let plain = |address: &str| address.rsplit("//").next().unwrap_or(address).to_owned();
-        configure(self.root(), &plain(&addresses.0), &plain(&addresses.1));
+        configure(self.root(), &plain(&addresses.0), &plain(&addresses.1), self.timers);
         fs::remove_file(self.root().join("coordinator/addresses.json")).expect("it was there");
+    }
+
+    /// On the ports it had.
+    pub fn start_coordinator(&mut self) {
         self.coordinator = launch(self.root());
+    }
+
+    /// Makes one machine a node.
+    pub fn join_string(&self) -> String {
+        let (_, token) = self.api.post("/api/nodes/join-tokens", &serde_json::json!({}), None).expect("it is up");
+        token["data"]["joinString"].as_str().expect("a join string").to_owned()
     }
 
     /// The job file of a run of `steps` steps: dropout and shuffling on, a checkpoint every `every` steps.
     pub fn job_file(&self, name: &str, steps: u64, every: u64) -> String {
+        self.job_file_bearing(name, steps, every, "3s")
+    }
+
+    /// The same for a job that bears so long a silence of its node.
+    pub fn job_file_bearing(&self, name: &str, steps: u64, every: u64, lost_after: &str) -> String {
         let text = format!(
             "name = {name:?}\nbase = \"tiny\"\ndataset = \"chats\"\n[training]\nmax_steps = {steps}\nbatch_size = 4\nmicro_tokens = 256\nmax_seq_length = 256\n\
              learning_rate = 1e-3\ncheckpoint_every = {every}\neval_every = 1000\nvalidation_fraction = 0.1\nshuffle = true\nseed = 7\n[lora]\nrank = 4\nalpha = 8\ndropout = 0.1\n\
-             [policy]\nlost_after = \"3s\"\n"
+             [policy]\nlost_after = {lost_after:?}\n"
         );
         let path = self.root().join(format!("{name}.toml"));
         fs::write(&path, text).expect("the folder is ours");
@@ -141,6 +200,19 @@ pub fn hash_of(folder: &Path) -> blake3::Hash {
     blake3::hash(&fs::read(folder.join("adapter_model.safetensors")).expect("an adapter has weights"))
 }
 
+/// What is special about a machine.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// Where it dials, if not the address in its join string: a [`Proxy`](crate::proxy::Proxy).
+    pub link: Option<std::net::SocketAddr>,
+    /// So many declared GPUs in the place of its CPU slot.
+    pub gpus: usize,
+    /// More lines of `[worker]`.
+    pub worker: String,
+    /// Where its files lie, if not in the lab.
+    pub data: Option<PathBuf>,
+}
+
 /// An agent and its machine.
 #[derive(Debug)]
 pub struct Agent {
@@ -187,12 +259,11 @@ impl Drop for Agent {
     }
 }
 
-fn configure(root: &Path, http: &str, link: &str) {
+fn configure(root: &Path, http: &str, link: &str, timers: &str) {
     let (data, bases) = (root.join("coordinator"), root.join("bases"));
     let text = format!(
         "data = {data:?}\nbase_roots = [{bases:?}]\n[http]\nlisten = {http:?}\n[link]\nlisten = {link:?}\n\
-         [timers]\nheartbeat = \"200ms\"\nlease = \"1s\"\noffer = \"2s\"\nback_off = \"100ms\"\nback_off_limit = \"1s\"\nshutdown = \"2s\"\n\
-         [storage]\nkeep_free = \"1MiB\"\n"
+         {timers}[storage]\nkeep_free = \"1MiB\"\n"
     );
     fs::write(root.join("coordinator.toml"), text).expect("the folder is ours");
 }

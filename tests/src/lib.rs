@@ -6,9 +6,12 @@
 pub mod api;
 pub mod base;
 pub mod conversations;
+pub mod crowd;
 pub mod lab;
 pub mod process;
+pub mod proxy;
 pub mod sim;
+pub mod stand_in;
 
 pub use api::Api;
 pub use lab::Lab;

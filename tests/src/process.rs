@@ -96,7 +96,7 @@ pub fn workers_below(folder: &Path) -> Vec<u32> {
         let words = process.cmdline().unwrap_or_default();
         let alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
         alive
-            && words.get(1).is_some_and(|word| word == "worker")
+            && words.get(1).is_some_and(|word| word == "worker" || word == crate::stand_in::TEST)
             && words.iter().any(|word| Path::new(word).starts_with(folder))
     };
     all.flatten().filter(below).map(|process| process.pid().cast_unsigned()).collect()

@@ -20,6 +20,9 @@ pub(crate) enum Part {
     Memory,
     /// Preparing a generated dataset of a gigabyte: time and peak memory
     Data,
+    /// The coordinator under simulated agents: submits, placements, returns, points and lines a second. Flags: which (`B1`
+    /// …), `--quick`
+    Cluster,
 }
 
 /// Builds and runs the benchmark of one part; `rest` are its own flags.
@@ -35,6 +38,12 @@ pub(crate) fn run(tree: &Tree, part: Part, rest: &[String]) -> Result<()> {
         }
         Part::Memory => {
             let line = "cargo run --release --package lorikeet-trainer --example memory --";
+            Program::new(tree.root(), line).args(rest).run()
+        }
+        Part::Cluster => {
+            // The coordinator is the program beside the example, as optimised as it is.
+            Program::new(tree.root(), "cargo build --release --package lorikeet").run()?;
+            let line = "cargo run --release --package lorikeet-tests --example cluster --";
             Program::new(tree.root(), line).args(rest).run()
         }
         Part::Start => start::run(tree, rest),

@@ -4,13 +4,16 @@
 //! has to act. Nothing here is linked with a member of the workspace: a broken member must not break its own checks.
 
 mod bench;
+mod chaos;
 mod check;
 mod deny;
+mod fuzz;
 mod gpu;
 mod mutate;
 mod output;
 mod pins;
 mod program;
+mod sim;
 mod test;
 mod tidy;
 mod tree;
@@ -63,6 +66,32 @@ enum Task {
     },
     /// Import arrows, fenced crates, file heads, open ends, links
     Tidy,
+    /// Whole clusters in one thread, from seeds, with every kind of fault; a failing seed is printed and replayed by `--first`
+    Sim {
+        /// How many worlds
+        #[arg(long, value_name = "N", default_value_t = 2_000)]
+        seeds: u64,
+        /// The first one's seed; with `--seeds 1` a failing world is replayed
+        #[arg(long, value_name = "SEED", default_value_t = 1)]
+        first: u64,
+        /// Leave out the second half: each guard taken away in turn, and missed
+        #[arg(long)]
+        worlds_only: bool,
+    },
+    /// The fault tests of docs/reliability.md, the slow ones too, and what became of each row
+    Chaos {
+        /// Write the results into the page
+        #[arg(long)]
+        record: bool,
+    },
+    /// Every decoder against mutated bytes
+    Fuzz {
+        /// How long each
+        #[arg(long, value_name = "N", default_value_t = 60)]
+        seconds: u64,
+        /// Only decoders whose name contains this
+        filter: Option<String>,
+    },
     /// Flip each marked sign of the trainer in a scratch copy; its tests have to notice
     Mutate {
         /// Only files whose path contains this
@@ -93,6 +122,9 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Gpu { job } => gpu::run(&tree, job),
         Task::Pins { filter } => pins::run(&tree, filter.as_deref()),
         Task::Tidy => tidy::run(&tree),
+        Task::Sim { seeds, first, worlds_only } => sim::run(&tree, seeds, first, !worlds_only),
+        Task::Chaos { record } => chaos::run(&tree, record),
+        Task::Fuzz { seconds, filter } => fuzz::run(&tree, seconds, filter.as_deref()),
         Task::Mutate { only, limit } => mutate::run(&tree, only.as_deref(), limit),
     }
 }

@@ -1,0 +1,50 @@
+//! How much memory a decoder asks for: this program's allocator counts.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+};
+
+/// Beyond what the input accounts for: buffers, tables, the text of an error.
+pub(crate) const ALLOWED: usize = 32 << 20;
+
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(0) };
+}
+
+fn held(bytes: isize) {
+    // A thread that is ending has none of these any more, and nothing to be measured.
+    let _ = HELD.try_with(|held| {
+        held.set(held.get() + bytes);
+        MOST.try_with(|most| most.set(most.get().max(held.get())))
+    });
+}
+
+// SAFETY: every call is the system allocator's; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        held(layout.size().cast_signed());
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        held(-layout.size().cast_signed());
+        // SAFETY: the caller's promise is handed on.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Does the work; the most bytes that this thread held more than before it, at any moment.
+pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = HELD.get();
+    MOST.set(before);
+    let done = work();
+    (done, (MOST.get() - before).max(0).cast_unsigned())
+}
