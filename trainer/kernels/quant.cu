@@ -1,4 +1,5 @@
-// Frozen weights that lie in memory with fewer bits, made bf16 for one product.
+// Frozen weights that lie in memory with fewer bits, made bf16 for one product. src/quant has the formats; factors of blocks that are
+// quantised themselves are made `f32` by the host once.
 #include "prelude.cuh"
 
 // The sixteen numbers of NF4 (Dettmers et al., "QLoRA", 2023, appendix E): quantiles of the normal distribution in +-1.

@@ -24,6 +24,7 @@ pub mod head;
 pub mod linear;
 pub mod lookup;
 pub mod lora;
+pub mod machine;
 pub mod matmul;
 pub mod norm;
 #[cfg(any(test, feature = "cuda"))]

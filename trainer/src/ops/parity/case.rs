@@ -14,6 +14,7 @@ use crate::ops::lora::{Columns, Pair, PairGradient};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Rotations, Turn};
 use crate::ops::{glu, linear, lora, norm, qk_norm, softcap};
+use crate::quant::LEVELS;
 
 /// One rounding to bf16 is 2⁻⁸ of a number at most; two may meet where a result is added to what lay there.
 const ONCE: f64 = 0.004;
@@ -57,6 +58,7 @@ pub(super) fn all() -> Vec<Case> {
             name: "attention, width 256, both",
             run: |forms, fresh| attention_both(forms, fresh, kind(256, Some(2.0), Some(5))),
         },
+        Case { name: "a block, forward", run: super::block::forward },
     ]
 }
 
@@ -64,11 +66,11 @@ const fn kind(width: usize, softcap: Option<f64>, window: Option<usize>) -> Head
     Heads { queries: 4, keys: 2, width, scale: 0.2, softcap, window }
 }
 
-fn wide(x: &[f32]) -> Vec<f64> {
+pub(super) fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-fn output(name: &'static str, ours: Vec<f32>, plain: Vec<f64>, tolerance: f64) -> Output {
+pub(super) fn output(name: &'static str, ours: Vec<f32>, plain: Vec<f64>, tolerance: f64) -> Output {
     Output { name, ours, plain, tolerance }
 }
 
@@ -192,7 +194,7 @@ fn rope_both(forms: &dyn Forms, fresh: &mut Fresh, normed: Option<()>) -> Answer
     Ok(vec![output("y", y, plain, ONCE), output("kept", raw, kept, 0.0), output("dx", dx, gradient, ONCE)])
 }
 
-fn turn_plainly(heads: Heads, rotations: &Rotations, qkv: &mut [f64], turn: Turn) {
+pub(super) fn turn_plainly(heads: Heads, rotations: &Rotations, qkv: &mut [f64], turn: Turn) {
     let (cos, sin, places) = rotations.tables();
     let pairs = rotations.pairs();
     for (row, place) in qkv.chunks_mut(heads.stride()).zip(places) {
@@ -315,32 +317,12 @@ fn adamw_step(forms: &dyn Forms, fresh: &mut Fresh, one: f32) -> Answer<Vec<Outp
     ])
 }
 
-/// As `trainer/kernels/quant.cu` has them.
-pub(super) const NF4: [f32; 16] = [
-    -1.0,
-    -0.696_192_8,
-    -0.525_073_05,
-    -0.394_917_5,
-    -0.284_441_38,
-    -0.184_773_43,
-    -0.091_050_036,
-    0.0,
-    0.079_580_3,
-    0.160_930_2,
-    0.246_112_3,
-    0.337_915_24,
-    0.440_709_83,
-    0.562_617,
-    0.722_956_84,
-    1.0,
-];
-
 fn nf4(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     let count = 64 * 41;
     let codes: Vec<u8> = fresh.below(count / 2, 256).iter().map(|code| *code as u8).collect();
     let factors = fresh.numbers(41, 2.0);
     let both = codes.iter().flat_map(|both| [both >> 4, both & 15]);
-    let number = |(i, code): (usize, u8)| f64::from(NF4[usize::from(code)]) * f64::from(factors[i / 64]);
+    let number = |(i, code): (usize, u8)| f64::from(LEVELS[usize::from(code)]) * f64::from(factors[i / 64]);
     let plain = both.enumerate().map(number).collect();
     Ok(vec![output("y", forms.nf4(&codes, &factors)?, plain, ONCE)])
 }

@@ -5,7 +5,6 @@ use std::ops::Range;
 use half::bf16;
 use lorikeet_plan::Activation;
 
-use super::case::NF4;
 use super::{Answer, Forms, Norm, Product, Turned, Update};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::attention::{self, Heads};
@@ -13,10 +12,13 @@ use crate::ops::buffer::Buffers;
 use crate::ops::head::{self, Head, Wanted};
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::{self, Input, Pair, PairGradient};
+use crate::ops::machine::Machine;
 use crate::ops::qk_norm::{self, Gains};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Turn};
+use crate::ops::widen::Stored;
 use crate::ops::{glu, norm};
+use crate::quant::{Int8, LEVELS, Nf4, Scales};
 
 #[derive(Debug, Default)]
 pub(super) struct Cpu {
@@ -29,6 +31,10 @@ fn poison(len: usize) -> Vec<f32> {
 }
 
 impl Forms for Cpu {
+    fn machine(&self) -> Machine<'_> {
+        Machine::Cpu(&self.buffers)
+    }
+
     fn norm_forward(&self, Norm { x, gain, eps }: Norm<'_>) -> Answer<Vec<f32>> {
         let mut y = poison(x.len());
         norm::forward(x, gain, eps, &mut y);
@@ -181,12 +187,19 @@ impl Forms for Cpu {
     }
 
     fn nf4(&self, codes: &[u8], factors: &[f32]) -> Answer<Vec<f32>> {
-        let both = codes.iter().flat_map(|both| [both >> 4, both & 15]);
-        Ok(both.enumerate().map(|(i, code)| NF4[usize::from(code)] * factors[i / 64]).collect())
+        let scales = Scales::Plain(factors.to_vec());
+        let weight = Nf4 { codes: codes.to_vec(), scales, block: 64, levels: LEVELS, stored: Stored::F32 };
+        let mut y = poison(2 * codes.len());
+        weight.widen(0, &mut y);
+        Ok(y)
     }
 
-    fn int8(&self, codes: &[i8], factors: &[f32], width: usize) -> Answer<Vec<f32>> {
-        Ok(codes.iter().enumerate().map(|(i, code)| f32::from(*code) * factors[i / width]).collect())
+    fn int8(&self, codes: &[i8], factors: &[f32], _: usize) -> Answer<Vec<f32>> {
+        // a row's scale is its largest number, a step of it the factor
+        let scales = factors.iter().map(|factor| factor * 127.0).collect();
+        let mut y = poison(codes.len());
+        Int8 { codes: codes.to_vec(), scales }.widen(0, &mut y);
+        Ok(y)
     }
 
     fn narrow(&self, x: &[f32]) -> Answer<Vec<f32>> {
