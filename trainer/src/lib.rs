@@ -1,7 +1,8 @@
 //! LoRA (and full) fine-tuning as a library; has never heard of a cluster.
 //!
 //! Four doors over one [`model::Model`]: [`train`] runs a [`Config`] to its end and tells [`event::Event`]s, [`evaluate`] is
-//! the loss of a set of examples, [`generate`] continues a prompt, [`export`] writes what the ecosystem reads.
+//! the loss of a set of examples, [`generate`] continues a prompt, [`export`] writes what the ecosystem reads. [`merge`] and
+//! [`gguf`] make of a base and an adapter what others load.
 //!
 //! ```text
 //! run ──► step ──► model (forward, backward by hand) ──► ops

@@ -25,7 +25,7 @@ pub(super) struct Summary {
     last_loss: f64,
     /// Over the held-out split, before the first step; null without one.
     validation_loss_before: Option<f64>,
-    /// After the last.
+    /// Of what came out: the last state, or with early stopping the best.
     validation_loss_after: Option<f64>,
     /// All steps' together.
     seconds: f64,
@@ -54,7 +54,7 @@ impl Summary {
             first_loss: first.loss,
             last_loss: last.loss,
             validation_loss_before: evals.first().copied(),
-            validation_loss_after: evals.last().copied(),
+            validation_loss_after: result(directory).or(evals.last().copied()),
             seconds,
             tokens_per_second: if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
         })
@@ -80,6 +80,12 @@ impl View for Summary {
             ("held-out loss", held_out.map(|(before, after)| pair(before, after))),
         ])
     }
+}
+
+/// What the adapter itself says of its held-out loss.
+fn result(directory: &Path) -> Option<f64> {
+    let text = std::fs::read(directory.join(ADAPTER).join("training_summary.json")).ok()?;
+    serde_json::from_slice::<serde_json::Value>(&text).ok()?["validation"]["loss_after"].as_f64()
 }
 
 /// One per step number: of two lines for one step the later counts.
