@@ -7,7 +7,7 @@
 
 use crate::chance;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -94,11 +94,10 @@ async fn relay(front: Arc<UdpSocket>, coordinator: SocketAddr, sky: Arc<Mutex<Sk
     // A peer that is gone answers with an error of its own; the next datagram is another matter.
     loop {
         let Ok((length, agent)) = front.recv_from(&mut buffer).await else { continue };
-        if !upstreams.contains_key(&agent) {
+        if let Entry::Vacant(place) = upstreams.entry(agent) {
             let Ok(upstream) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { continue };
-            let upstream = Arc::new(upstream);
-            upstreams.insert(agent, Arc::clone(&upstream));
-            tokio::spawn(back(upstream, Arc::clone(&front), agent, Arc::clone(&sky)));
+            let upstream = place.insert(Arc::new(upstream));
+            tokio::spawn(back(Arc::clone(upstream), Arc::clone(&front), agent, Arc::clone(&sky)));
         }
         let fates = fates(&sky, |sky| sky.to_coordinator);
         for late in fates {

@@ -196,14 +196,14 @@ fn complaint_11_memory_runs_out_late_because_of_one_long_example() {
     let place = Place::new(14);
     let config =
         |name: &str, limit| Config { micro_tokens: MicroTokens::Tokens(64), memory_limit: limit, ..place.config(name) };
-    let short = run(&config("short", None)).expect("trains").plan().memory_bytes;
+    let short = run(&config("short", None)).expect("trains").plan().memory.total;
     let answer = "and so on ".repeat(40);
     let long =
         json!({"messages": [{"role": "user", "content": "at length"}, {"role": "assistant", "content": answer}]});
     let file = place.path("data.jsonl");
     let before = fs::read_to_string(&file).expect("read");
     fs::write(&file, format!("{before}{long}\n")).expect("written");
-    let needed = run(&config("long", None)).expect("trains").plan().memory_bytes;
+    let needed = run(&config("long", None)).expect("trains").plan().memory.total;
     assert!(needed > short, "the longest example decides: {needed} and {short}");
     let refused = config("refused", Some(short));
     let error = run(&refused).expect_err("it does not fit");

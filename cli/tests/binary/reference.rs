@@ -103,9 +103,9 @@ impl Case {
         let (code, _, notes) = run(&mut command);
         assert_eq!(code, 0, "{}: {notes}", self.folder.display());
         let events = fs::read_to_string(out.join("events.jsonl")).unwrap();
-        let step = |line: &str| match serde_json::from_str::<EventLine>(line).unwrap().event {
-            WorkerEvent::Step(step) => Some(step),
-            _ => None,
+        let step = |line: &str| {
+            let event = serde_json::from_str::<EventLine>(line).unwrap().event;
+            if let WorkerEvent::Step(step) = event { Some(step) } else { None }
         };
         events.lines().filter_map(step).collect()
     }

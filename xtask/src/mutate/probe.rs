@@ -70,7 +70,7 @@ impl Probe {
         program.succeeds_within(test.time * 20 + PATIENCE)
     }
 
-    fn program(&self, program: &PathBuf, name: &str) -> Program {
+    fn program(&self, program: &std::path::Path, name: &str) -> Program {
         Program::at(&self.built.package, program).args(&[name.to_owned()]).args(&words("--exact --test-threads 1"))
     }
 }
