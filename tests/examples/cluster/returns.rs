@@ -57,14 +57,17 @@ pub(crate) fn restart_and_storm(size: Size, report: &mut Report) {
         let restarted = Instant::now();
         place.lab.start_coordinator();
         let back = place.runtime.block_on(crowd.until_welcomed(agents, restarted, PATIENCE));
-        let (stopped, ended) = (crowd.board.read().stopped.len(), crowd.board.read().ended.len());
+        let disturbed = {
+            let seen = crowd.board.read();
+            seen.stopped.len() + seen.ended.len()
+        };
         place.until("every line to be kept", PATIENCE, || {
             let lines = crowd.board.read().lines;
             lines.0 <= lines.1 + agents as u64
         });
         let kept = crowd.board.read().lines.1;
         let measured =
-            format!("all back in {}, {} of {jobs} jobs disturbed, {kept} steps kept", seconds(back), stopped + ended);
+            format!("all back in {}, {disturbed} of {jobs} jobs disturbed, {kept} steps kept", seconds(back));
         let before = place.used();
         report.row("B6", &format!("{agents} agents, kill -9"), measured, target, place.cost_since(before));
         place.runtime.block_on(crowd.leave());
