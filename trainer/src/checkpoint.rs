@@ -76,7 +76,7 @@ pub struct Identity {
 }
 
 /// Settings that may differ between a checkpoint and the run that takes it up: the numbers change, the state still fits.
-const FREE: [&str; 16] = [
+const FREE: [&str; 17] = [
     "learning_rate",
     "schedule",
     "warmup_ratio",
@@ -91,6 +91,7 @@ const FREE: [&str; 16] = [
     "lora.dropout",
     "plus_ratio",
     "early_stopping",
+    "base_dtype",
     "supervise",      // decided by `data`, which holds the examples themselves
     "max_seq_length", // likewise
 ];

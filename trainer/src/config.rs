@@ -6,6 +6,8 @@ use std::time::Duration;
 use lorikeet_dataset::{Filters, OnFault, PrepareConfig, Supervise};
 use serde::{Deserialize, Serialize};
 
+pub use lorikeet_plan::BaseDtype;
+
 use crate::TrainError;
 use crate::lora::{Init, LoraConfig};
 use crate::optim::AdamWSettings;
@@ -99,6 +101,9 @@ pub struct Settings {
     /// Ends the run after so many evaluations in a row without a better one; what comes out is the best state.
     #[serde(default)]
     pub early_stopping: Option<u32>,
+    /// How the frozen weights are held and products with them are taken: other bits, the same mathematics.
+    #[serde(default = "as_before")]
+    pub base_dtype: BaseDtype,
 }
 
 /// What is told on the way and changes no number.
@@ -199,6 +204,9 @@ impl Config {
                 "full trains the model itself: there is no adapter that init_adapter could begin",
             );
         }
+        if s.method == Method::Full && s.base_dtype != BaseDtype::F32 {
+            return refused("training.base_dtype", "full trains the base's weights, which takes f32");
+        }
         if s.lora.init == Init::Pissa && s.lora.dora {
             return refused(
                 "lora.init",
@@ -244,6 +252,11 @@ impl Config {
     }
 }
 
+/// What every run was before there was a choice.
+fn as_before() -> BaseDtype {
+    BaseDtype::F32
+}
+
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
@@ -268,6 +281,7 @@ impl Default for Settings {
             checkpoint_every: Every::Steps(100),
             plus_ratio: None,
             early_stopping: None,
+            base_dtype: BaseDtype::F32,
         }
     }
 }

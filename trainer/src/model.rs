@@ -107,7 +107,7 @@ impl Model {
                 Site::Block(layer, module) => self.blocks[layer].weight_of(module),
                 Site::Head => self.head().weight.rows_of(0..self.config.vocab_size),
             };
-            lora::complete(layout, entry, weight, seed, &mut params);
+            lora::complete(layout, entry, &weight, seed, &mut params);
         }
         params
     }
@@ -295,7 +295,7 @@ impl Model {
         let (tokens, width) = (pass.tokens(), self.config.hidden_size);
         let mut x = self.buffers.take(tokens.len() * width);
         for (row, token) in x.chunks_mut(width).zip(tokens) {
-            row.copy_from_slice(self.embedding.row(*token as usize));
+            row.copy_from_slice(&self.embedding.rows_of(*token as usize..*token as usize + 1));
         }
         if self.config.embedding_scale != 1.0 {
             x.iter_mut().for_each(|x| *x *= self.config.embedding_scale as f32);

@@ -14,6 +14,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod bf16;
 pub mod buffer;
 #[cfg(feature = "cuda")]
 pub mod cuda;

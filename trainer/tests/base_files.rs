@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lorikeet_plan::BaseDtype;
 use lorikeet_trainer::TrainError;
 use lorikeet_trainer::data::MicroBatch;
 use lorikeet_trainer::generate::greedy;
@@ -30,14 +31,14 @@ fn shards_and_a_single_file_make_the_same_model() {
 fn loading_is_given_up_between_two_pieces() {
     let dir = copy("untied_all_f32");
     let asked = AtomicUsize::new(0);
-    let loaded = Model::load_unless(dir.path(), &|| asked.fetch_add(1, Ordering::Relaxed) >= 3);
+    let loaded = Model::load_unless(dir.path(), BaseDtype::F32, &|| asked.fetch_add(1, Ordering::Relaxed) >= 3);
     assert!(matches!(loaded, Err(TrainError::Stopped)), "{:?}", loaded.err());
     let all = AtomicUsize::new(0);
     let count = || {
         all.fetch_add(1, Ordering::Relaxed);
         false
     };
-    Model::load_unless(dir.path(), &count).expect("sound");
+    Model::load_unless(dir.path(), BaseDtype::F32, &count).expect("sound");
     assert!(all.into_inner() >= 20, "every tensor of two layers, head, embedding and norm");
     assert!(asked.into_inner() < 10, "it went on for long");
 }

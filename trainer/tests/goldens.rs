@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use lorikeet_plan::BaseDtype;
 use lorikeet_trainer::data::MicroBatch;
 use lorikeet_trainer::full::WeightLayout;
 use lorikeet_trainer::lora::{self, AdapterMeta, AdapterView, Init, LoraConfig, LoraLayout, Targets};
@@ -88,6 +89,31 @@ fn twenty_steps_of_adamw_lose_what_the_reference_loses() {
     for case in CASES.map(Golden::open) {
         let (steps, _) = case.train();
         case.assert_run(&steps);
+    }
+}
+
+#[test]
+fn a_base_in_bf16_has_the_reference_s_loss_and_gradients_to_the_precision_of_its_numbers() {
+    for mut case in CASES.map(Golden::open) {
+        case.model = Model::load_unless(&case.dir.join("base"), BaseDtype::Bf16, &|| false).expect("a sound base");
+        let batch = batch(case.sequences.iter().take(case.run.batch));
+        let count = batch.targets.len() as f32;
+        let mut grads = vec![0.0; case.layout.trained()];
+        let passed = case.model.forward_backward(&batch, &[case.view()], &[1.0 / count], &mut [&mut grads], &|| false);
+        let (loss, expected) = (passed.expect("a pass")[0].sum as f32 / count, case.expected("loss")[0]);
+        assert!((loss - expected).abs() < 0.01 * expected, "{}: a loss of {loss}, expected {expected}", case.name);
+        let (mut apart, mut whole) = (0.0, 0.0);
+        for entry in case.layout.entries() {
+            let places = [entry.a.clone(), entry.b.clone(), entry.magnitude.clone()];
+            for (key, place) in entry.keys().iter().zip(places) {
+                for (ours, theirs) in grads[place].iter().zip(case.expected(&format!("grad.{key}"))) {
+                    apart += f64::from(ours - theirs).powi(2);
+                    whole += f64::from(theirs).powi(2);
+                }
+            }
+        }
+        let share = (apart / whole).sqrt();
+        assert!((1e-5..0.03).contains(&share), "{}: gradients differ by {share} of their length", case.name);
     }
 }
 

@@ -8,7 +8,7 @@ use lorikeet_dataset::{Filters, OnFault, Supervise};
 use lorikeet_protocol::job::{self, Task};
 use lorikeet_protocol::worker::{SPEC, Spec};
 use lorikeet_trainer::Config;
-use lorikeet_trainer::config::{DataConfig, Every, Length, Method, MicroTokens, Settings, Telling};
+use lorikeet_trainer::config::{BaseDtype, DataConfig, Every, Length, Method, MicroTokens, Settings, Telling};
 use lorikeet_trainer::lora::{Init, LoraConfig, Targets};
 use lorikeet_trainer::schedule::Curve;
 
@@ -109,6 +109,11 @@ pub fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
         checkpoint_every: every(training.checkpoint_every),
         plus_ratio: adapter.plus_ratio,
         early_stopping: training.early_stopping,
+        base_dtype: match training.base_dtype {
+            // on the CPU; a GPU will choose otherwise
+            job::BaseDtype::Auto | job::BaseDtype::F32 => BaseDtype::F32,
+            job::BaseDtype::Bf16 => BaseDtype::Bf16,
+        },
     }
 }
 

@@ -1,5 +1,7 @@
 //! One decoder block: attention, then MLP, and what both keep for their backward.
 
+use std::borrow::Cow;
+
 use lorikeet_plan::Module;
 
 use crate::ops::buffer::Buffers;
@@ -42,7 +44,7 @@ impl Kept {
 
 impl Block {
     /// The frozen weight of one projection.
-    pub(super) fn weight_of(&self, module: Module) -> &[f32] {
+    pub(super) fn weight_of(&self, module: Module) -> Cow<'_, [f32]> {
         let (attention, mlp) = (&self.attention, &self.mlp);
         [&attention.entry.linear, &attention.exit.linear, &mlp.entry.linear, &mlp.exit.linear]
             .into_iter()

@@ -1,6 +1,7 @@
 //! A linear layer of a block and whatever adapters sit on it. One frozen weight may hold several modules, one below the other
 //! (q, k and v; gate and up): one product makes all of them, and each module's adapter adds to its own columns.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use lorikeet_plan::Module;
@@ -114,13 +115,13 @@ impl Linear {
     }
 
     /// The weight under one module, if it is here.
-    pub(super) fn weight_of(&self, module: Module) -> Option<&[f32]> {
+    pub(super) fn weight_of(&self, module: Module) -> Option<Cow<'_, [f32]>> {
         let (_, rows) = self.parts.iter().find(|(part, _)| *part == module)?;
         Some(self.weight.rows_of(rows.clone()))
     }
 
     fn adapted(&self, site: Site, rows: &Range<usize>) -> Adapted<'_> {
-        Adapted { site, weight: self.weight.rows_of(rows.clone()), columns: self.columns(rows) }
+        Adapted { site, weight: &self.weight, columns: self.columns(rows) }
     }
 
     fn columns(&self, rows: &Range<usize>) -> Columns {

@@ -26,7 +26,7 @@ impl Model {
     fn adapted_head(&self) -> Adapted<'_> {
         let count = self.config.vocab_size;
         let columns = Columns { first: 0, count, stride: count };
-        Adapted { site: Site::Head, weight: self.head().weight.rows_of(0..count), columns }
+        Adapted { site: Site::Head, weight: self.head().weight, columns }
     }
 
     /// Losses by adapter; where the gradient is wanted, that for `last` goes to the (zeroed) buffer for it.

@@ -1,5 +1,6 @@
 //! One pass over one micro-batch: which rows belong to which example and adapter, and the adapters' products on those rows.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use lorikeet_plan::{ModelConfig, Module};
@@ -10,6 +11,7 @@ use crate::full::WeightLayout;
 use crate::lora::{AdapterView, Dropout, LoraEntry, Site};
 use crate::ops::buffer::Buffers;
 use crate::ops::dora::{self, Dora, DoraGradient};
+use crate::ops::linear::Weight;
 use crate::ops::lookup;
 use crate::ops::lora::{self, Columns, Input, Pair, PairGradient};
 use crate::ops::profile::{Op, Profile};
@@ -71,8 +73,15 @@ impl Products {
 #[derive(Clone, Copy)]
 pub(super) struct Adapted<'w> {
     pub(super) site: Site,
-    pub(super) weight: &'w [f32],
+    pub(super) weight: &'w Weight,
     pub(super) columns: Columns,
+}
+
+impl<'w> Adapted<'w> {
+    /// The frozen weight's part under the module.
+    fn frozen(self) -> Cow<'w, [f32]> {
+        self.weight.rows_of(self.columns.first..self.columns.first + self.columns.count)
+    }
 }
 
 impl<'a> Pass<'a> {
@@ -183,7 +192,7 @@ impl<'a> Pass<'a> {
 
     /// Adds every adapter's product of one module to its columns of `y`, which hold the frozen layer's output.
     pub(super) fn lora_forward(&self, adapted: Adapted<'_>, rows: &Rows, x: &[f32], y: &mut [f32]) -> Products {
-        let Adapted { site, weight, columns } = adapted;
+        let Adapted { site, columns, .. } = adapted;
         if !self.has(site) {
             return Products::default();
         }
@@ -197,7 +206,8 @@ impl<'a> Pass<'a> {
             match products.norms.get(run.adapter).filter(|norms| !norms.is_empty()) {
                 Some(norms) => {
                     let v = &mut products.v[run.rows.start * columns.count..run.rows.end * columns.count];
-                    let dora = dora_of(view, entry, weight, norms);
+                    let frozen = adapted.frozen();
+                    let dora = dora_of(view, entry, &frozen, norms);
                     dora::forward(dora, pair, input.get(), self.buffers, (u, v), (y, columns));
                 }
                 None => lora::forward(pair, input.get(), self.buffers, u, y, columns),
@@ -212,7 +222,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Room for what DoRA keeps, and the norms, which are the same for every run of an adapter.
-    fn dora_products(&self, Adapted { site, weight, columns }: Adapted<'_>, rows: &Rows) -> Products {
+    fn dora_products(&self, adapted: Adapted<'_>, rows: &Rows) -> Products {
+        let Adapted { site, columns, .. } = adapted;
         let norms: Vec<Vec<f32>> = self
             .adapters
             .iter()
@@ -220,7 +231,7 @@ impl<'a> Pass<'a> {
                 None => Vec::new(),
                 Some(entry) => {
                     let mut norms = vec![0.0; entry.out_features];
-                    dora::norms(weight, pair(view, entry), &mut norms);
+                    dora::norms(&adapted.frozen(), pair(view, entry), &mut norms);
                     norms
                 }
             })
@@ -232,13 +243,14 @@ impl<'a> Pass<'a> {
     /// Adds the gradients of one module to every adapter's, and to `dx` where that is wanted.
     pub(super) fn lora_backward(
         &self,
-        Adapted { site, weight, columns }: Adapted<'_>,
+        adapted: Adapted<'_>,
         rows: &Rows,
         (x, products): (&[f32], &Products),
         dy: &[f32],
         mut dx: Option<&mut [f32]>,
         grads: &mut [&mut [f32]],
     ) {
+        let Adapted { site, columns, .. } = adapted;
         let most = self.most_rank(site);
         for (run, view, entry) in self.adapted(rows, site) {
             let input = self.input(rows, run, view, entry, x);
@@ -255,7 +267,8 @@ impl<'a> Pass<'a> {
                 Some(norms) => {
                     let v = &products.v[run.rows.start * columns.count..run.rows.end * columns.count];
                     let mut gradient = DoraGradient { pair: gradient, magnitude };
-                    let dora = dora_of(view, entry, weight, norms);
+                    let frozen = adapted.frozen();
+                    let dora = dora_of(view, entry, &frozen, norms);
                     dora::backward(dora, pair, (input.get(), u, v), self.buffers, (dy, columns), &mut gradient, dx);
                 }
                 None => lora::backward(pair, input.get(), self.buffers, (u, dy, columns), &mut gradient, dx),

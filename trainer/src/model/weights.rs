@@ -1,14 +1,15 @@
 //! A model from a Hugging Face directory: `config.json` and safetensors in f32, bf16 or f16, one file or several.
 //!
 //! Everything is judged before a byte is used: headers against the file sizes, names, shapes and types against what the config
-//! calls for (`lorikeet_plan::inspect_base`). Pickles are never opened. All numbers become `f32`.
+//! calls for (`lorikeet_plan::inspect_base`). Pickles are never opened. All numbers become `f32`, or weights what is asked for.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use lorikeet_plan::{Base, ModelConfig, Module, TensorPlace, WeightDtype, inspect_base};
+use half::bf16;
+use lorikeet_plan::{Base, BaseDtype, ModelConfig, Module, TensorPlace, WeightDtype, inspect_base};
 use rayon::prelude::*;
 
 use super::Model;
@@ -28,13 +29,14 @@ use crate::ops::widen::{Stored, widen};
 const PIECE: usize = 1 << 18;
 
 impl Model {
-    /// Reads the directory. The first fault is named and nothing is loaded.
+    /// Reads the directory; all weights become `f32`. The first fault is named and nothing is loaded.
     pub fn load(dir: &Path) -> Result<Model, TrainError> {
-        Model::load_unless(dir, &|| false)
+        Model::load_unless(dir, BaseDtype::F32, &|| false)
     }
 
-    /// As [`Model::load`]; `stop` is asked before every piece of a tensor and ends it with [`TrainError::Stopped`].
-    pub fn load_unless(dir: &Path, stop: &(dyn Fn() -> bool + Sync)) -> Result<Model, TrainError> {
+    /// As [`Model::load`], the weights held as `dtype` says; `stop` is asked before every piece of a tensor and ends it with
+    /// [`TrainError::Stopped`].
+    pub fn load_unless(dir: &Path, dtype: BaseDtype, stop: &(dyn Fn() -> bool + Sync)) -> Result<Model, TrainError> {
         let base = inspect_base(dir);
         if let Some(fault) = base.faults.first() {
             let hint = fault.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
@@ -43,7 +45,7 @@ impl Model {
         let Base { config: Some(config), places, .. } = base else {
             return Err(TrainError::Internal("a base without faults has a config".into()));
         };
-        let files = Files::open(dir, places, stop)?;
+        let files = Files::open(dir, places, dtype, stop)?;
         let blocks = (0..config.num_hidden_layers).map(|layer| files.block(&config, layer));
         Ok(Model {
             embedding: files.weight(&["model.embed_tokens".into()])?,
@@ -62,6 +64,8 @@ impl Model {
 struct Files<'a> {
     places: BTreeMap<String, TensorPlace>,
     open: BTreeMap<String, (PathBuf, File)>,
+    /// How weights are held; gains and biases are `f32` always.
+    dtype: BaseDtype,
     stop: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -69,6 +73,7 @@ impl<'a> Files<'a> {
     fn open(
         dir: &Path,
         places: BTreeMap<String, TensorPlace>,
+        dtype: BaseDtype,
         stop: &'a (dyn Fn() -> bool + Sync),
     ) -> Result<Files<'a>, TrainError> {
         let mut open = BTreeMap::new();
@@ -79,7 +84,7 @@ impl<'a> Files<'a> {
                 open.insert(place.file.clone(), (path, file));
             }
         }
-        Ok(Files { places, open, stop })
+        Ok(Files { places, open, dtype, stop })
     }
 
     fn block(&self, config: &ModelConfig, layer: usize) -> Result<Block, TrainError> {
@@ -129,10 +134,7 @@ impl<'a> Files<'a> {
     }
 
     fn vector(&self, tensor: &str) -> Result<Vec<f32>, TrainError> {
-        let place = self.place(tensor);
-        let mut numbers = vec![0.0; place.shape.iter().product()];
-        self.read(place, &mut numbers)?;
-        Ok(numbers)
+        self.numbers(&[self.place(tensor)], |x| x)
     }
 
     /// The weights of several modules, one below the other.
@@ -140,31 +142,51 @@ impl<'a> Files<'a> {
         let places: Vec<_> = modules.iter().map(|module| self.place(&format!("{module}.weight"))).collect();
         let rows = places.iter().map(|place| place.shape[0]).sum();
         let cols = places[0].shape[1];
-        let mut numbers = vec![0.0; rows * cols];
-        let mut rest = &mut numbers[..];
-        for place in places {
-            let (part, others) = rest.split_at_mut(place.shape[0] * cols);
-            self.read(place, part)?;
-            rest = others;
-        }
-        Ok(Weight::new(numbers, rows, cols))
+        Ok(match self.dtype {
+            BaseDtype::Bf16 => Weight::new(self.numbers(&places, bf16::from_f32)?, rows, cols),
+            BaseDtype::F32 | BaseDtype::Int8 | BaseDtype::Nf4 => Weight::new(self.numbers(&places, |x| x)?, rows, cols),
+        })
     }
 
     fn place(&self, tensor: &str) -> &TensorPlace {
         self.places.get(tensor).expect("a base without faults has every tensor of its config")
     }
 
-    fn read(&self, place: &TensorPlace, numbers: &mut [f32]) -> Result<(), TrainError> {
+    /// The numbers of several tensors, one after another, as the model holds them.
+    fn numbers<N: Copy + Default + Send>(
+        &self,
+        places: &[&TensorPlace],
+        held: impl Fn(f32) -> N + Sync,
+    ) -> Result<Vec<N>, TrainError> {
+        let len = |place: &TensorPlace| place.shape.iter().product::<usize>();
+        let mut numbers = vec![N::default(); places.iter().map(|place| len(place)).sum()];
+        let mut rest = &mut numbers[..];
+        for place in places {
+            let (part, others) = rest.split_at_mut(len(place));
+            self.read(place, part, &held)?;
+            rest = others;
+        }
+        Ok(numbers)
+    }
+
+    fn read<N: Send>(
+        &self,
+        place: &TensorPlace,
+        numbers: &mut [N],
+        held: &(impl Fn(f32) -> N + Sync),
+    ) -> Result<(), TrainError> {
         let (path, file) = self.open.get(&place.file).expect("every file that holds a tensor was opened");
         let stored = stored(place.dtype);
-        let read = |(piece, numbers): (usize, &mut [f32])| {
+        let read = |(piece, numbers): (usize, &mut [N])| {
             if (self.stop)() {
                 return Err(TrainError::Stopped);
             }
             let mut bytes = vec![0; numbers.len() * stored.bytes()];
             let offset = place.offset + (piece * PIECE * stored.bytes()) as u64;
             file.read_exact_at(&mut bytes, offset).map_err(TrainError::io("read", path))?;
-            widen(stored, &bytes, numbers);
+            let mut wide = vec![0.0; numbers.len()];
+            widen(stored, &bytes, &mut wide);
+            numbers.iter_mut().zip(wide).for_each(|(number, x)| *number = held(x));
             Ok(())
         };
         numbers.par_chunks_mut(PIECE).enumerate().try_for_each(read)

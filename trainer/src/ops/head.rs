@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use super::buffer::Buffers;
 use super::linear::Weight;
-use super::matmul::{View, ViewMut};
 use super::real::Real;
 use super::{simd, softcap};
 
@@ -109,8 +108,7 @@ fn chunked(
         }));
         if let Some(dx) = dx.as_deref_mut() {
             let dx = &mut dx[rows.start * width..rows.end * width];
-            ViewMut::new(dx, rows.len(), width)
-                .set(View::new(logits, rows.len(), vocabulary).times(head.weight.view()));
+            super::linear::backward(logits, head.weight, dx);
             beside.backward(rows, x, logits, dx);
         }
     }

@@ -1,10 +1,13 @@
 //! The linear layer `y = x Wᵀ + b`, W: [out, in], b only where the model has one. Frozen, weight and bias get no gradient and none
 //! is computed; where the model itself is trained, `dW = dyᵀ x` and `db = Σ dy`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use half::bf16;
 use rayon::prelude::*;
 
+use super::bf16::{Matrix, Put};
 use super::lora::Columns;
 use super::matmul::{View, ViewMut};
 use super::real::Real;
@@ -12,18 +15,49 @@ use super::real::Real;
 /// A weight, `[rows, cols]` as Hugging Face stores it: rows are outputs.
 #[derive(Debug, Clone)]
 pub struct Weight {
-    data: Vec<f32>,
+    numbers: Numbers,
     /// One number per row, or none at all.
     bias: Vec<f32>,
     rows: usize,
     cols: usize,
 }
 
+/// How the numbers of a weight lie in memory, and with it how products with them are taken.
+#[derive(Debug, Clone)]
+pub enum Numbers {
+    /// Products in `f32`.
+    F32(Vec<f32>),
+    /// The other operand is rounded to bf16 too, sums are `f32` (`ops/bf16.rs`).
+    Bf16(Vec<bf16>),
+}
+
+impl Numbers {
+    fn len(&self) -> usize {
+        match self {
+            Numbers::F32(numbers) => numbers.len(),
+            Numbers::Bf16(numbers) => numbers.len(),
+        }
+    }
+}
+
+impl From<Vec<f32>> for Numbers {
+    fn from(numbers: Vec<f32>) -> Numbers {
+        Numbers::F32(numbers)
+    }
+}
+
+impl From<Vec<bf16>> for Numbers {
+    fn from(numbers: Vec<bf16>) -> Numbers {
+        Numbers::Bf16(numbers)
+    }
+}
+
 impl Weight {
     /// From consecutive rows.
-    pub fn new(data: Vec<f32>, rows: usize, cols: usize) -> Weight {
-        assert_eq!(data.len(), rows * cols, "a weight of {rows} × {cols}");
-        Weight { data, bias: Vec::new(), rows, cols }
+    pub fn new(numbers: impl Into<Numbers>, rows: usize, cols: usize) -> Weight {
+        let numbers = numbers.into();
+        assert_eq!(numbers.len(), rows * cols, "a weight of {rows} × {cols}");
+        Weight { numbers, bias: Vec::new(), rows, cols }
     }
 
     /// With a bias; an empty one is none.
@@ -42,25 +76,48 @@ impl Weight {
         self.cols
     }
 
-    /// One row.
-    pub fn row(&self, row: usize) -> &[f32] {
-        &self.data[row * self.cols..(row + 1) * self.cols]
+    /// Consecutive rows as `f32`: as they are, or converted.
+    pub fn rows_of(&self, rows: Range<usize>) -> Cow<'_, [f32]> {
+        let place = rows.start * self.cols..rows.end * self.cols;
+        match &self.numbers {
+            Numbers::F32(numbers) => Cow::Borrowed(&numbers[place]),
+            Numbers::Bf16(numbers) => Cow::Owned(numbers[place].iter().map(|number| number.to_f32()).collect()),
+        }
     }
 
-    /// Consecutive rows.
-    pub fn rows_of(&self, rows: Range<usize>) -> &[f32] {
-        &self.data[rows.start * self.cols..rows.end * self.cols]
-    }
-
-    /// Consecutive rows, to be changed, and their part of the bias.
+    /// Consecutive rows, to be changed, and their part of the bias. Only a weight in `f32` is ever trained.
     pub fn rows_mut(&mut self, rows: Range<usize>) -> (&mut [f32], &mut [f32]) {
+        let Numbers::F32(numbers) = &mut self.numbers else { panic!("a weight that is trained lies in f32") };
         let bias = if self.bias.is_empty() { &mut [][..] } else { &mut self.bias[rows.clone()] };
-        (&mut self.data[rows.start * self.cols..rows.end * self.cols], bias)
+        (&mut numbers[rows.start * self.cols..rows.end * self.cols], bias)
     }
 
-    /// The whole matrix.
-    pub fn view(&self) -> View<'_> {
-        View::new(&self.data, self.rows, self.cols)
+    /// `y = x Wᵀ` or `y += x Wᵀ`, without the bias.
+    fn forward(&self, x: &[f32], put: Put, y: &mut [f32]) {
+        let tokens = x.len() / self.cols;
+        match &self.numbers {
+            Numbers::F32(numbers) => {
+                let product = View::new(x, tokens, self.cols).times(View::new(numbers, self.rows, self.cols).t());
+                let mut y = ViewMut::new(y, tokens, self.rows);
+                match put {
+                    Put::Set => y.set(product),
+                    Put::Add => y += product,
+                }
+            }
+            Numbers::Bf16(numbers) => Matrix::new(numbers, self.rows, self.cols).forward(x, put, y),
+        }
+    }
+
+    /// `dx = dy W`.
+    fn backward(&self, dy: &[f32], dx: &mut [f32]) {
+        let tokens = dy.len() / self.rows;
+        match &self.numbers {
+            Numbers::F32(numbers) => {
+                let weight = View::new(numbers, self.rows, self.cols);
+                ViewMut::new(dx, tokens, self.cols).set(View::new(dy, tokens, self.rows).times(weight));
+            }
+            Numbers::Bf16(numbers) => Matrix::new(numbers, self.rows, self.cols).backward(dy, dx),
+        }
     }
 }
 
@@ -100,31 +157,25 @@ pub fn weights_backward_plain<R: Real>(x: &[R], dy: &[R], inputs: usize, dw: &mu
 
 /// `y = x Wᵀ + b`.
 pub fn forward(x: &[f32], weight: &Weight, y: &mut [f32]) {
-    let tokens = x.len() / weight.cols;
-    let product = View::new(x, tokens, weight.cols).times(weight.view().t());
     if weight.bias.is_empty() {
-        ViewMut::new(y, tokens, weight.rows).set(product);
+        weight.forward(x, Put::Set, y);
     } else {
         y.par_chunks_mut(weight.rows).for_each(|row| row.copy_from_slice(&weight.bias));
-        let mut y = ViewMut::new(y, tokens, weight.rows);
-        y += product;
+        weight.forward(x, Put::Add, y);
     }
 }
 
 /// `y += x Wᵀ + b`: a residual branch ends in it.
 pub fn forward_add(x: &[f32], weight: &Weight, y: &mut [f32]) {
-    let tokens = x.len() / weight.cols;
     if !weight.bias.is_empty() {
         y.par_chunks_mut(weight.rows).for_each(|row| row.iter_mut().zip(&weight.bias).for_each(|(y, b)| *y += b));
     }
-    let mut y = ViewMut::new(y, tokens, weight.rows);
-    y += View::new(x, tokens, weight.cols).times(weight.view().t());
+    weight.forward(x, Put::Add, y);
 }
 
 /// `dx = dy W`.
 pub fn backward(dy: &[f32], weight: &Weight, dx: &mut [f32]) {
-    let tokens = dy.len() / weight.rows;
-    ViewMut::new(dx, tokens, weight.cols).set(View::new(dy, tokens, weight.rows).times(weight.view()));
+    weight.backward(dy, dx);
 }
 
 /// Adds to the gradient of the rows of a weight whose outputs are those columns of `dy`.
@@ -206,6 +257,27 @@ mod tests {
         weights_backward_plain(&x, &narrow, inputs, &mut dw_plain, &mut db_plain);
         assert_close("dW", &dw, &dw_plain, 1e-6);
         assert_close("db", &db, &db_plain, 1e-6);
+    }
+
+    #[test]
+    fn a_weight_of_brain_floats_gives_the_same_to_the_precision_of_its_numbers() {
+        let (tokens, inputs, outputs) = (19, 33, 21);
+        let (x, dy) = (numbers32(1, tokens * inputs), numbers32(3, tokens * outputs));
+        let w: Vec<bf16> = numbers32(2, outputs * inputs).into_iter().map(bf16::from_f32).collect();
+        let wide: Vec<f32> = w.iter().map(|w| w.to_f32()).collect();
+        let [narrow, wide] = [Weight::new(w, outputs, inputs), Weight::new(wide, outputs, inputs)]
+            .map(|weight| weight.with_bias(numbers32(4, outputs)));
+        assert_eq!(narrow.rows_of(3..5), wide.rows_of(3..5));
+        let run = |weight: &Weight| {
+            let (mut y, mut dx) = (vec![f32::NAN; tokens * outputs], vec![f32::NAN; tokens * inputs]);
+            forward(&x, weight, &mut y);
+            forward_add(&x, weight, &mut y);
+            backward(&dy, weight, &mut dx);
+            [y, dx]
+        };
+        for (narrow, wide) in run(&narrow).iter().zip(run(&wide)) {
+            assert_close("y or dx", narrow, &wide, 1.0 / 256.0);
+        }
     }
 
     #[test]

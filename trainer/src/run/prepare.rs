@@ -42,7 +42,7 @@ pub(super) fn session<'a, 'e>(
     tell(Event::Plan(what_will_be_done(config, &trained, &data, &shape, fitted, from_step)))?;
 
     tell(Event::Stage(Stage::Loading))?;
-    let mut model = Model::load_unless(&config.base, &|| stop.is_asked())?;
+    let mut model = Model::load_unless(&config.base, config.settings.base_dtype, &|| stop.is_asked())?;
     model.set_recompute(thrift.recompute);
     let params = match (&trained, config.init_adapter.as_deref()) {
         (Trained::Adapter(layout), Some(dir)) => lora::load(dir, layout)?,

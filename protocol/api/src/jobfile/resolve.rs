@@ -224,8 +224,9 @@ fn base_dtype(word: &str, faults: &mut Faults) -> BaseDtype {
     match word {
         "auto" => BaseDtype::Auto,
         "f32" => BaseDtype::F32,
+        "bf16" => BaseDtype::Bf16,
         _ => {
-            let later = ["bf16", "int8", "nf4"];
+            let later = ["int8", "nf4"];
             wrong_word("training.base_dtype", word, &later, range::BASE_DTYPE, BaseDtype::Auto, faults)
         }
     }

@@ -109,6 +109,7 @@ fn base_dtype(dtype: BaseDtype) -> &'static str {
     match dtype {
         BaseDtype::Auto => "auto",
         BaseDtype::F32 => "f32",
+        BaseDtype::Bf16 => "bf16",
     }
 }
 
