@@ -9,7 +9,7 @@
 //!
 //! **Proof that the tests bite.** In every backward the line that carries a term's sign ends in `// mutate: flip`; `cargo
 //! xtask mutate` exchanges its `+=` and `-=`, one line at a time, and expects a failing test. The marks stand in [`norm`],
-//! [`rope`], [`attention`], [`softcap`], [`glu`], [`linear`], [`lora`], [`dora`], [`lookup`], [`head`] and [`adamw`]: in the plain forms (caught by finite
+//! [`rope`], [`attention`], [`softcap`], [`glu`], [`linear`], [`lora`], [`dropout`], [`dora`], [`lookup`], [`head`] and [`adamw`]: in the plain forms (caught by finite
 //! differences) and in the CPU forms (caught by the plain ones).
 
 pub mod adamw;
@@ -20,6 +20,7 @@ pub mod buffer;
 pub mod cuda;
 pub mod decode;
 pub mod dora;
+pub mod dropout;
 pub mod glu;
 pub mod head;
 pub mod linear;

@@ -11,6 +11,7 @@ use crate::full::WeightLayout;
 use crate::lora::{AdapterView, Dropout, LoraEntry, Site};
 use crate::ops::buffer::Buffers;
 use crate::ops::dora::{self, Dora, DoraGradient};
+use crate::ops::dropout::Kept;
 use crate::ops::linear::Weight;
 use crate::ops::lookup;
 use crate::ops::lora::{self, Columns, Input, Pair, PairGradient};
@@ -61,6 +62,8 @@ pub(super) struct Products {
     v: Vec<f32>,
     /// DoRA's row norms, per adapter.
     norms: Vec<Vec<f32>>,
+    /// Dropout of every run; none without.
+    kept: Vec<Option<Kept>>,
 }
 
 impl Products {
@@ -199,7 +202,8 @@ impl<'a> Pass<'a> {
         let most = self.most_rank(site);
         let mut products = Products { u: self.buffers.take(rows.len * most), ..self.dora_products(adapted, rows) };
         for (run, view, entry) in self.adapted(rows, site) {
-            let input = self.input(rows, run, view, entry, x);
+            let kept = self.kept(rows, run, view, entry);
+            let input = Input { x: input_of(run, entry, x), kept: kept.as_ref() };
             let pair = pair(view, entry);
             let u = &mut products.u[run.rows.start * most..][..run.rows.len() * entry.rank];
             let y = &mut y[run.rows.start * columns.stride..run.rows.end * columns.stride];
@@ -208,15 +212,16 @@ impl<'a> Pass<'a> {
                     let v = &mut products.v[run.rows.start * columns.count..run.rows.end * columns.count];
                     let frozen = adapted.frozen();
                     let dora = dora_of(view, entry, &frozen, norms);
-                    dora::forward(dora, pair, input.get(), self.buffers, (u, v), (y, columns));
+                    dora::forward(dora, pair, input, self.buffers, (u, v), (y, columns));
                 }
-                None => lora::forward(pair, input.get(), self.buffers, u, y, columns),
+                None => lora::forward(pair, input, u, y, columns),
             }
             if let Some(start) = started(view, entry) {
                 let mut u = self.buffers.take(u.len());
-                lora::forward(start, Input { x: input.x, masks: &[] }, self.buffers, &mut u, y, columns);
+                lora::forward(start, Input { kept: None, ..input }, &mut u, y, columns);
                 self.buffers.give(u);
             }
+            products.kept.push(kept);
         }
         products
     }
@@ -237,7 +242,12 @@ impl<'a> Pass<'a> {
             })
             .collect();
         let any = norms.iter().any(|norms| !norms.is_empty());
-        Products { u: Vec::new(), v: if any { self.buffers.take(rows.len * columns.count) } else { Vec::new() }, norms }
+        Products {
+            u: Vec::new(),
+            v: if any { self.buffers.take(rows.len * columns.count) } else { Vec::new() },
+            norms,
+            kept: Vec::new(),
+        }
     }
 
     /// Adds the gradients of one module to every adapter's, and to `dx` where that is wanted.
@@ -252,8 +262,8 @@ impl<'a> Pass<'a> {
     ) {
         let Adapted { site, columns, .. } = adapted;
         let most = self.most_rank(site);
-        for (run, view, entry) in self.adapted(rows, site) {
-            let input = self.input(rows, run, view, entry, x);
+        for ((run, view, entry), kept) in self.adapted(rows, site).zip(&products.kept) {
+            let input = Input { x: input_of(run, entry, x), kept: kept.as_ref() };
             let pair = pair(view, entry);
             let u = &products.u[run.rows.start * most..][..run.rows.len() * entry.rank];
             let dy = &dy[run.rows.start * columns.stride..run.rows.end * columns.stride];
@@ -269,9 +279,9 @@ impl<'a> Pass<'a> {
                     let mut gradient = DoraGradient { pair: gradient, magnitude };
                     let frozen = adapted.frozen();
                     let dora = dora_of(view, entry, &frozen, norms);
-                    dora::backward(dora, pair, (input.get(), u, v), self.buffers, (dy, columns), &mut gradient, dx);
+                    dora::backward(dora, pair, (input, u, v), self.buffers, (dy, columns), &mut gradient, dx);
                 }
-                None => lora::backward(pair, input.get(), self.buffers, (u, dy, columns), &mut gradient, dx),
+                None => lora::backward(pair, input, self.buffers, (u, dy, columns), &mut gradient, dx),
             }
         }
     }
@@ -332,18 +342,10 @@ impl<'a> Pass<'a> {
         })
     }
 
-    fn input<'x>(
-        &self,
-        rows: &Rows,
-        run: &Run,
-        view: &AdapterView<'_>,
-        entry: &LoraEntry,
-        x: &'x [f32],
-    ) -> RunInput<'x> {
-        let x = &x[run.rows.start * entry.in_features..run.rows.end * entry.in_features];
-        let dropout = view.dropout.filter(|dropout| dropout.p > 0.0);
-        let masks = dropout.map_or_else(Vec::new, |dropout| self.masks(rows, run, dropout, entry.site));
-        RunInput { x, masks }
+    /// What is kept of the input of a run, where there is dropout.
+    fn kept(&self, rows: &Rows, run: &Run, view: &AdapterView<'_>, entry: &LoraEntry) -> Option<Kept> {
+        let dropout = view.dropout.filter(|dropout| dropout.p > 0.0)?;
+        Some(Kept::draw(&self.masks(rows, run, dropout, entry.site), entry.in_features))
     }
 
     /// The masks of every row of a run, and the row's place in its example.
@@ -363,16 +365,9 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// The input of one run, with its dropout masks.
-struct RunInput<'a> {
-    x: &'a [f32],
-    masks: Vec<(Masks, u32)>,
-}
-
-impl RunInput<'_> {
-    fn get(&self) -> Input<'_> {
-        Input { x: self.x, masks: &self.masks }
-    }
+/// The rows of a run.
+fn input_of<'x>(run: &Run, entry: &LoraEntry, x: &'x [f32]) -> &'x [f32] {
+    &x[run.rows.start * entry.in_features..run.rows.end * entry.in_features]
 }
 
 fn pair<'a>(view: &AdapterView<'a>, entry: &LoraEntry) -> Pair<'a, f32> {

@@ -128,13 +128,13 @@ pub fn forward(
 ) {
     let (inputs, outputs) = (pair.a.len() / pair.rank, columns.count);
     let tokens = input.x.len() / inputs;
-    input.with_masked(inputs, buffers, |x| {
+    input.with_masked(buffers, |x| {
         let weight = View::new(dora.weight, outputs, inputs);
         ViewMut::new(v, tokens, outputs).set(View::new(x, tokens, inputs).times(weight.t()));
     });
     each_row(y, columns, v, |y, z| y.iter_mut().zip(z).for_each(|(y, z)| *y -= z));
     let whole = Columns { first: 0, count: outputs, stride: outputs };
-    lora::forward(pair, input, buffers, u, v, whole);
+    lora::forward(pair, input, u, v, whole);
     each_row(y, columns, v, |y, v| {
         for (o, (y, v)) in y.iter_mut().zip(v).enumerate() {
             *y += dora.magnitude[o] / dora.norms[o] * v;
@@ -186,6 +186,7 @@ fn each_row(y: &mut [f32], columns: Columns, v: &[f32], f: impl Fn(&mut [f32], &
 #[cfg(test)]
 mod tests {
     use super::super::check::*;
+    use super::super::dropout::Kept;
     use super::super::random::Masks;
     use super::*;
     use crate::lora::Dropout;
@@ -240,7 +241,8 @@ mod tests {
             let masks: Vec<_> = (0..if p > 0.0 { tokens as u32 } else { 0 }).map(|token| (masks, token)).collect();
             let mut mask = vec![1.0; tokens * inputs];
             mask.chunks_mut(inputs).zip(&masks).for_each(|(row, (masks, token))| masks.factors(*token, row));
-            let input = Input { x: &x, masks: &masks };
+            let kept = (p > 0.0).then(|| Kept::draw(&masks, inputs));
+            let input = Input { x: &x, kept: kept.as_ref() };
 
             let (mut u, mut v, mut y) = (vec![0.0; tokens * rank], vec![0.0; tokens * outputs], wide.clone());
             forward(dora, pair, input, &buffers, (&mut u, &mut v), (&mut y, columns));

@@ -9,8 +9,8 @@
 use rayon::prelude::*;
 
 use super::buffer::Buffers;
+use super::dropout::Kept;
 use super::matmul::{Product, View, ViewMut};
-use super::random::Masks;
 use super::real::Real;
 
 /// A and B of one module.
@@ -81,53 +81,55 @@ pub struct Columns {
     pub stride: usize,
 }
 
-/// One run of tokens as this operation sees it: the input, and the dropout of each token if there is any.
+/// One run of tokens as this operation sees it: the input, and its dropout if there is any.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
     /// `[tokens, inputs]`.
     pub x: &'a [f32],
-    /// `(masks, token within its example)` per row; empty without dropout.
-    pub masks: &'a [(Masks, u32)],
+    /// What is kept of it.
+    pub kept: Option<&'a Kept>,
 }
 
 impl Input<'_> {
     /// Hands `x∘m` to `use_it`.
-    pub(super) fn with_masked<T>(&self, inputs: usize, buffers: &Buffers, use_it: impl FnOnce(&[f32]) -> T) -> T {
-        if self.masks.is_empty() {
-            return use_it(self.x);
-        }
+    pub(super) fn with_masked<T>(&self, buffers: &Buffers, use_it: impl FnOnce(&[f32]) -> T) -> T {
+        let Some(kept) = self.kept else { return use_it(self.x) };
         let mut masked = buffers.take(self.x.len());
-        let rows = masked.par_chunks_mut(inputs).zip(self.x.par_chunks(inputs)).zip(self.masks);
-        rows.for_each(|((out, x), (masks, token))| {
-            masks.factors(*token, out);
-            out.iter_mut().zip(x).for_each(|(out, x)| *out *= x);
-        });
+        kept.apply(self.x, &mut masked);
         let result = use_it(&masked);
         buffers.give(masked);
         result
     }
+
+    /// `x∘m` of one block of rows; `masked` is room for it.
+    fn block<'s>(&'s self, block: usize, inputs: usize, masked: &'s mut Vec<f32>) -> &'s [f32] {
+        let x = self.x.chunks(ROWS * inputs).nth(block).expect("as many blocks as rows need");
+        let Some(kept) = self.kept else { return x };
+        masked.resize(x.len(), 0.0);
+        kept.apply_from(block * ROWS, x, masked);
+        masked
+    }
 }
+
+/// Rows that one thread takes at a time: what they read and write stays in its cache from one product to the next.
+const ROWS: usize = 128;
 
 /// `u`, and the module's columns of `y` added to.
-pub fn forward(
-    pair: Pair<'_, f32>,
-    input: Input<'_>,
-    buffers: &Buffers,
-    u: &mut [f32],
-    y: &mut [f32],
-    columns: Columns,
-) {
+pub fn forward(pair: Pair<'_, f32>, input: Input<'_>, u: &mut [f32], y: &mut [f32], columns: Columns) {
     let (rank, inputs) = (pair.rank, pair.a.len() / pair.rank);
-    let tokens = input.x.len() / inputs;
     let (a, b) = (View::new(pair.a, rank, inputs), View::new(pair.b, columns.count, rank));
-    input.with_masked(inputs, buffers, |x| {
-        ViewMut::new(u, tokens, rank).set(View::new(x, tokens, inputs).times(a.t()));
+    let blocks = u.par_chunks_mut(ROWS * rank).zip(y.par_chunks_mut(ROWS * columns.stride)).enumerate();
+    blocks.with_max_len(1).for_each_init(Vec::new, |masked, (block, (u, y))| {
+        let tokens = u.len() / rank;
+        let x = View::new(input.block(block, inputs, masked), tokens, inputs);
+        ViewMut::new(u, tokens, rank).set(x.times(a.t()).here());
+        let mut y = ViewMut::strided(&mut y[columns.first..], tokens, columns.count, columns.stride);
+        y += View::new(u, tokens, rank).times(b.t()).scaled(pair.scale).here();
     });
-    let mut y = ViewMut::strided(&mut y[columns.first..], tokens, columns.count, columns.stride);
-    y += View::new(u, tokens, rank).times(b.t()).scaled(pair.scale);
 }
 
-/// Adds to the gradients of A and B and, where one is wanted, of x.
+/// Adds to the gradients of A and B and, where one is wanted, of x. Each block of rows has sums of its own for A and B,
+/// which are added in order.
 pub fn backward(
     pair: Pair<'_, f32>,
     input: Input<'_>,
@@ -136,21 +138,60 @@ pub fn backward(
     gradient: &mut PairGradient<'_, f32>,
     dx: Option<&mut [f32]>,
 ) {
-    let (rank, inputs) = (pair.rank, pair.a.len() / pair.rank);
-    let tokens = input.x.len() / inputs;
-    let dy = View::strided(&dy[columns.first..], tokens, columns.count, columns.stride);
-    let mut t = buffers.take(tokens * rank);
-    ViewMut::new(&mut t, tokens, rank).set(dy.times(View::new(pair.b, columns.count, rank)).scaled(pair.scale));
-    add_db(View::new(u, tokens, rank).t().times(dy).scaled(pair.scale), buffers, rank, gradient.b);
-    input.with_masked(inputs, buffers, |x| {
-        let mut da = ViewMut::new(gradient.a, rank, inputs);
-        da += View::new(&t, tokens, rank).t().times(View::new(x, tokens, inputs)); // mutate: flip
+    let (rank, inputs, outputs) = (pair.rank, pair.a.len() / pair.rank, columns.count);
+    let (a, b) = (View::new(pair.a, rank, inputs), View::new(pair.b, outputs, rank));
+    let (blocks, sums) = (u.len().div_ceil(ROWS * rank), rank * (inputs + outputs));
+    let mut partial = buffers.take(blocks * sums);
+    let dx: Vec<Option<&mut [f32]>> = match dx {
+        Some(dx) => dx.chunks_mut(ROWS * inputs).map(Some).collect(),
+        None => (0..blocks).map(|_| None).collect(),
+    };
+    let tasks = partial.par_chunks_mut(sums).zip(dx).zip(u.par_chunks(ROWS * rank)).enumerate();
+    tasks.with_max_len(1).for_each_init(Default::default, |room: &mut [Vec<f32>; 3], (block, ((partial, dx), u))| {
+        let ([t, masked, unmasked], tokens) = (room, u.len() / rank);
+        let first = block * ROWS * columns.stride + columns.first;
+        let dy = View::strided(&dy[first..], tokens, outputs, columns.stride);
+        t.resize(tokens * rank, 0.0);
+        ViewMut::new(t, tokens, rank).set(dy.times(b).scaled(pair.scale).here());
+        let (t, (da, db)) = (View::new(t, tokens, rank), partial.split_at_mut(rank * inputs));
+        // [rank, outputs]: the orientation in which its long side is contiguous is four times sooner
+        ViewMut::new(db, rank, outputs).set(View::new(u, tokens, rank).t().times(dy).scaled(pair.scale).here());
+        ViewMut::new(da, rank, inputs)
+            .set(t.t().times(View::new(input.block(block, inputs, masked), tokens, inputs)).here());
+        match (dx, input.kept) {
+            (None, _) => {}
+            (Some(dx), None) => {
+                let mut dx = ViewMut::new(dx, tokens, inputs);
+                dx += t.times(a).here(); // mutate: flip
+            }
+            (Some(dx), Some(kept)) => {
+                unmasked.resize(dx.len(), 0.0);
+                ViewMut::new(unmasked, tokens, inputs).set(t.times(a).here());
+                kept.add_from(block * ROWS, unmasked, dx);
+            }
+        }
     });
-    if let Some(dx) = dx {
-        add_dx(View::new(&t, tokens, rank).times(View::new(pair.a, rank, inputs)), input, buffers, inputs, dx);
+    let (total, others) = partial.split_at_mut(sums.min(blocks * sums));
+    total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
+        for other in others.chunks(sums) {
+            let other = &other[piece * PIECE..][..total.len()];
+            total.iter_mut().zip(other).for_each(|(total, other)| *total += other); // mutate: flip
+        }
+    });
+    if blocks > 0 {
+        let (da, db) = total.split_at(rank * inputs);
+        gradient.a.iter_mut().zip(da).for_each(|(sum, da)| *sum += da); // mutate: flip
+        for (o, row) in gradient.b.chunks_mut(rank).enumerate() {
+            for (r, sum) in row.iter_mut().enumerate() {
+                *sum += db[r * outputs + o]; // mutate: flip
+            }
+        }
     }
-    buffers.give(t);
+    buffers.give(partial);
 }
+
+/// Numbers of a sum of blocks that one thread takes.
+const PIECE: usize = 1 << 12;
 
 /// Adds to the gradient of x alone: A and B are constants and x came without dropout.
 pub fn backward_constant(pair: Pair<'_, f32>, buffers: &Buffers, (dy, columns): (&[f32], Columns), dx: &mut [f32]) {
@@ -164,39 +205,17 @@ pub fn backward_constant(pair: Pair<'_, f32>, buffers: &Buffers, (dy, columns): 
     buffers.give(t);
 }
 
-/// The product comes as [rank, outputs], the orientation in which its long side is contiguous: four times sooner.
-fn add_db(product: Product<'_>, buffers: &Buffers, rank: usize, db: &mut [f32]) {
-    let outputs = db.len() / rank;
-    let mut transposed = buffers.take(db.len());
-    ViewMut::new(&mut transposed, rank, outputs).set(product);
-    for (o, row) in db.chunks_mut(rank).enumerate() {
-        for (r, db) in row.iter_mut().enumerate() {
-            *db += transposed[r * outputs + o]; // mutate: flip
-        }
-    }
-    buffers.give(transposed);
-}
-
 /// Adds a product to `dx`, through the masks.
 pub(super) fn add_dx(product: Product<'_>, input: Input<'_>, buffers: &Buffers, inputs: usize, dx: &mut [f32]) {
     let tokens = dx.len() / inputs;
-    if input.masks.is_empty() {
+    let Some(kept) = input.kept else {
         let mut dx = ViewMut::new(dx, tokens, inputs);
         dx += product; // mutate: flip
         return;
-    }
+    };
     let mut unmasked = buffers.take(dx.len());
     ViewMut::new(&mut unmasked, tokens, inputs).set(product);
-    let rows = dx.par_chunks_mut(inputs).zip(unmasked.par_chunks(inputs)).zip(input.masks);
-    rows.for_each_init(
-        || vec![0.0; inputs],
-        |factors, ((dx, unmasked), (masks, token))| {
-            masks.factors(*token, factors);
-            for ((dx, d), factor) in dx.iter_mut().zip(unmasked).zip(factors) {
-                *dx += d * *factor; // mutate: flip
-            }
-        },
-    );
+    kept.add(&unmasked, dx);
     buffers.give(unmasked);
 }
 
@@ -205,6 +224,7 @@ mod tests {
     use super::super::check::*;
     use super::*;
     use crate::lora::Dropout;
+    use crate::ops::random::Masks;
 
     #[test]
     fn the_plain_gradients_equal_finite_differences() {
@@ -228,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_cpu_form_equals_the_plain_one_with_and_without_dropout() {
-        let (tokens, inputs, outputs, rank, scale) = (70, 33, 20, 4, 0.5);
+        let (tokens, inputs, outputs, rank, scale) = (2 * ROWS + 7, 33, 20, 4, 0.5);
         let columns = Columns { first: 7, count: outputs, stride: 40 };
         let (x, a, b) = (numbers32(1, tokens * inputs), numbers32(2, rank * inputs), numbers32(3, outputs * rank));
         let wide = numbers32(4, tokens * columns.stride);
@@ -239,9 +259,11 @@ mod tests {
             let masks: Vec<_> = (0..if p > 0.0 { tokens as u32 } else { 0 }).map(|token| (masks, token)).collect();
             let mut mask = vec![1.0; tokens * inputs];
             mask.chunks_mut(inputs).zip(&masks).for_each(|(row, (masks, token))| masks.factors(*token, row));
+            let kept = (p > 0.0).then(|| Kept::draw(&masks, inputs));
+            let input = Input { x: &x, kept: kept.as_ref() };
 
             let (mut u, mut y) = (vec![0.0; tokens * rank], wide.clone());
-            forward(pair, Input { x: &x, masks: &masks }, &buffers, &mut u, &mut y, columns);
+            forward(pair, input, &mut u, &mut y, columns);
             let (mut u_plain, mut y_plain) = (u.clone(), cut(&wide, columns));
             forward_plain(pair, &x, &mask, &mut u_plain, &mut y_plain);
             assert_close("u", &u, &u_plain, 1e-5);
@@ -250,20 +272,13 @@ mod tests {
             let [mut da, mut db, mut dx] = [&a, &b, &x].map(|x| numbers32(9, x.len()));
             let (mut da_plain, mut db_plain, mut dx_plain) = (da.clone(), db.clone(), dx.clone());
             let mut gradient = PairGradient { a: &mut da, b: &mut db };
-            backward(
-                pair,
-                Input { x: &x, masks: &masks },
-                &buffers,
-                (&u, &wide, columns),
-                &mut gradient,
-                Some(&mut dx),
-            );
+            backward(pair, input, &buffers, (&u, &wide, columns), &mut gradient, Some(&mut dx));
             let mut gradient = PairGradient { a: &mut da_plain, b: &mut db_plain };
             backward_plain(pair, (&x, &mask, &u), &cut(&wide, columns), &mut gradient, &mut dx_plain);
             assert_close("dA", &da, &da_plain, 1e-5);
             assert_close("dB", &db, &db_plain, 1e-5);
             assert_close("dx", &dx, &dx_plain, 1e-5);
-            if masks.is_empty() {
+            if kept.is_none() {
                 let mut dx = numbers32(9, x.len());
                 backward_constant(pair, &buffers, (&wide, columns), &mut dx);
                 assert_close("dx of constants", &dx, &dx_plain, 1e-5);

@@ -20,13 +20,15 @@ pub fn philox([mut k0, mut k1]: [u32; 2], mut counter: [u32; 4]) -> [u32; 4] {
     counter
 }
 
+/// What the counter's even words are multiplied by.
+pub(super) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 /// What is added to the key after every round.
-const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+pub(super) const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 #[inline(always)]
 fn round([k0, k1]: [u32; 2], c: [u32; 4]) -> [u32; 4] {
-    let p0 = u64::from(c[0]) * 0xD251_1F53;
-    let p1 = u64::from(c[2]) * 0xCD9E_8D57;
+    let p0 = u64::from(c[0]) * u64::from(MULTIPLIERS[0]);
+    let p1 = u64::from(c[2]) * u64::from(MULTIPLIERS[1]);
     [(p1 >> 32) as u32 ^ c[1] ^ k0, p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k1, p0 as u32]
 }
 
@@ -85,9 +87,14 @@ impl Masks {
         self.keep
     }
 
-    /// Writes the factors (0 or 1 / (1 − p)) of every channel of one token. Channel c takes word (c / 16) mod 4 of the
-    /// block with number (c / 64, c mod 16): sixteen neighbours are computed side by side.
-    pub fn factors(&self, token: u32, out: &mut [f32]) {
+    /// Which channels of one token are kept, 16 to a word. Channel c takes word (c / 16) mod 4 of the block with number
+    /// (c / 64, c mod 16): sixteen neighbours are computed side by side.
+    pub fn kept(&self, token: u32, out: &mut [u16]) {
+        #[cfg(target_arch = "x86_64")]
+        if simd::has_avx512() {
+            // SAFETY: the feature was just found
+            return unsafe { super::dropout::avx512::kept(self.key, [token, DROPOUT], self.threshold, out) };
+        }
         simd::wide(
             #[inline(always)]
             || self.fill(token, out),
@@ -95,14 +102,22 @@ impl Masks {
     }
 
     #[inline(always)]
-    fn fill(&self, token: u32, out: &mut [f32]) {
-        for (group, channels) in out.chunks_mut(4 * LANES).enumerate() {
+    fn fill(&self, token: u32, out: &mut [u16]) {
+        for (group, kept) in out.chunks_mut(4).enumerate() {
             let words = philox_lanes(self.key, [group as u32, token]);
-            for (chunk, words) in channels.chunks_mut(LANES).zip(&words) {
-                for (factor, word) in chunk.iter_mut().zip(words) {
-                    *factor = if *word < self.threshold { 0.0 } else { self.keep };
-                }
+            for (kept, words) in kept.iter_mut().zip(&words) {
+                *kept = (0..LANES).fold(0, |bits, lane| bits | u16::from(words[lane] >= self.threshold) << lane);
             }
+        }
+    }
+
+    /// The factors (0 or 1 / (1 − p)) of every channel of one token.
+    #[cfg(test)]
+    pub(crate) fn factors(&self, token: u32, out: &mut [f32]) {
+        let mut kept = vec![0; out.len().div_ceil(LANES)];
+        self.kept(token, &mut kept);
+        for (c, out) in out.iter_mut().enumerate() {
+            *out = if kept[c / LANES] & (1 << (c % LANES)) != 0 { self.keep } else { 0.0 };
         }
     }
 }
@@ -142,6 +157,17 @@ mod tests {
         let lanes = philox_lanes([5, 6], [7, 8]);
         for lane in 0..LANES {
             assert_eq!(lanes.map(|word| word[lane]), philox([5, 6], [7, lane as u32, 8, DROPOUT]));
+        }
+    }
+
+    #[test]
+    fn every_processor_draws_the_same() {
+        let masks = Masks::new(Dropout { p: 0.4, seed: 3 }, 1, 5, 9);
+        for token in [0, 1, 77] {
+            let (mut here, mut anywhere) = ([0; 37], [0; 37]);
+            masks.kept(token, &mut here);
+            masks.fill(token, &mut anywhere);
+            assert_eq!(here, anywhere);
         }
     }
 
