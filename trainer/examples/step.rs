@@ -1,77 +1,162 @@
-//! Speed and memory of a training step on a randomly initialised model of SmolLM2-135M's shape:
-//! `cargo run --release -p lorikeet-trainer --example step -- [sequences] [tokens each] [steps] [dropout]` (4, 256, 3, 0).
+//! Optimizer steps of a base of SmolLM2-135M's shape, one for every line on standard input: what `cargo xtask bench train` puts
+//! beside PEFT.
+//!
+//! ```text
+//! step make DIR                          writes the base: random numbers around zero in bf16, gains of one
+//! step ceiling                           per line: GFLOP/s of large products, the most this machine gives
+//! step run DIR BATCHES DTYPE DROPOUT     per line: one step of the next batch, the base in f32 or bf16
+//! ```
+//! BATCHES is JSON, a list of batches of sequences of token ids; every token but a sequence's first is a target. Each answer
+//! is one line of JSON.
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use lorikeet_plan::{ModelConfig, tensors};
+use lorikeet_plan::{AdapterShape, BaseDtype, ModelConfig, Module, Processor, Settings, flops_per_token, tensors};
 use lorikeet_trainer::data::MicroBatch;
 use lorikeet_trainer::lora::{self, AdapterView, Dropout, LoraConfig, LoraLayout};
 use lorikeet_trainer::model::Model;
 use lorikeet_trainer::ops::adamw::{AdamW, adamw, clip_factor, norm};
+use lorikeet_trainer::ops::bf16::Matrix;
+use lorikeet_trainer::ops::matmul::{View, ViewMut};
+use serde_json::{Map, Value, json};
 
-const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536,
-    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true}"#;
+const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+    "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "hidden_act": "silu",
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "tie_word_embeddings": true,
+    "torch_dtype": "bfloat16"}"#;
+/// Of the adapter on every linear layer.
+const RANK: usize = 16;
+
+type Answer = Result<Value, Box<dyn Error>>;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let arguments: Vec<f64> = std::env::args().skip(1).map(|text| text.parse()).collect::<Result<_, _>>()?;
-    let argument = |i: usize, default: f64| arguments.get(i).copied().unwrap_or(default);
-    let (sequences, tokens) = (argument(0, 4.0) as usize, argument(1, 256.0) as usize);
-    let (steps, p) = (argument(2, 3.0) as u64, argument(3, 0.0));
-
-    let dir = std::env::temp_dir().join("lorikeet-smollm2-shape");
-    if !dir.join("model.safetensors").is_file() {
-        write_model(&dir)?;
-    }
-    let model = Model::load(&dir)?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "loaded, {} MB resident at most", peak_megabytes()?)?;
-    let config = LoraConfig::plain(16, 32.0, p);
-    let layout = LoraLayout::new(model.config(), &config)?;
-    let mut params = lora::init(&layout, 1);
-    let (mut m, mut v) = (vec![0.0; params.len()], vec![0.0; params.len()]);
-    let batch = batch(sequences, tokens);
-    for step in 1..=steps {
-        let (start, before) = (Instant::now(), model.profile().spent());
-        let dropout = (p > 0.0).then_some(Dropout { p, seed: 1 });
-        let mut grads = vec![0.0; params.len()];
-        let view = AdapterView { layout: &layout, params: &params, dropout };
-        let scale = 1.0 / batch.targets.len() as f32;
-        let loss = model.forward_backward(&batch, &[view], &[scale], &mut [&mut grads], &|| false)?[0];
-        let settings = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
-        adamw(&mut params, &mut m, &mut v, &grads, settings, step, clip_factor(norm(&grads), Some(1.0)));
-        let seconds = start.elapsed().as_secs_f64();
-        let mean = loss.sum / loss.count as f64;
-        writeln!(
-            out,
-            "step {step}: loss {mean:.4}, {seconds:.3} s, {:.0} tokens/s",
-            batch.tokens.len() as f64 / seconds
-        )?;
-        let mut rest = seconds;
-        for ((op, spent), (_, before)) in model.profile().spent().iter().zip(before) {
-            let share = (*spent - before).as_secs_f64();
-            rest -= share;
-            write!(out, "  {op:?} {:.0} ms", share * 1e3)?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["make", dir] => write_model(Path::new(dir)),
+        ["ceiling"] => answer(|| Ok(ceiling())),
+        ["run", dir, batches, dtype, dropout] => {
+            let batches: Vec<Vec<Vec<u32>>> = serde_json::from_slice(&std::fs::read(batches)?)?;
+            let mut trainee = Trainee::new(Path::new(dir), base_dtype(dtype)?, dropout.parse()?)?;
+            let mut batches = batches.iter().cycle();
+            answer(|| trainee.step(batches.next().ok_or("there are no batches")?))
         }
-        writeln!(out, "  rest {:.0} ms; {} MB resident at most", rest * 1e3, peak_megabytes()?)?;
+        _ => Err("expected `make DIR`, `ceiling` or `run DIR BATCHES DTYPE DROPOUT`".into()),
+    }
+}
+
+/// One answer for every line that comes, until no more do.
+fn answer(mut next: impl FnMut() -> Answer) -> Result<(), Box<dyn Error>> {
+    let mut out = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        writeln!(out, "{}", next()?)?;
+        out.flush()?;
     }
     Ok(())
 }
 
-/// Every token but each sequence's first is a target.
-fn batch(sequences: usize, tokens: usize) -> MicroBatch {
-    let mut batch = MicroBatch::default();
-    for example in 0..sequences {
-        let ids: Vec<u32> = (0..tokens).map(|i| ((i * 7919 + example * 104_729) % 49_152) as u32).collect();
-        batch.push(&ids, &vec![true; tokens], 0, example as u64, 0);
+fn base_dtype(word: &str) -> Result<BaseDtype, Box<dyn Error>> {
+    match word {
+        "f32" => Ok(BaseDtype::F32),
+        "bf16" => Ok(BaseDtype::Bf16),
+        _ => Err(format!("expected f32 or bf16, not {word}").into()),
     }
-    batch
 }
 
-/// Small even numbers around zero, gains around one, as bf16.
+/// A model, its adapter and the optimizer's state.
+struct Trainee {
+    model: Model,
+    layout: LoraLayout,
+    params: Vec<f32>,
+    moments: [Vec<f32>; 2],
+    dropout: Option<Dropout>,
+    steps: u64,
+}
+
+impl Trainee {
+    fn new(dir: &Path, dtype: BaseDtype, p: f64) -> Result<Trainee, Box<dyn Error>> {
+        let model = Model::load_unless(dir, dtype, &|| false)?;
+        let layout = LoraLayout::new(model.config(), &LoraConfig::plain(RANK, 32.0, p))?;
+        let params = lora::init(&layout, 1);
+        let moments = [vec![0.0; params.len()], vec![0.0; params.len()]];
+        let dropout = (p > 0.0).then_some(Dropout { p, seed: 1 });
+        Ok(Trainee { model, layout, params, moments, dropout, steps: 0 })
+    }
+
+    fn step(&mut self, sequences: &[Vec<u32>]) -> Answer {
+        let (start, before) = (Instant::now(), self.model.profile().spent());
+        let mut batch = MicroBatch::default();
+        for (example, ids) in sequences.iter().enumerate() {
+            batch.push(ids, &vec![true; ids.len()], 0, example as u64, self.steps as u32);
+        }
+        let mut grads = vec![0.0; self.params.len()];
+        let view = AdapterView { layout: &self.layout, params: &self.params, dropout: self.dropout };
+        let scale = 1.0 / batch.targets.len() as f32;
+        let loss = self.model.forward_backward(&batch, &[view], &[scale], &mut [&mut grads], &|| false)?[0];
+        self.steps += 1;
+        let settings = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+        let ([m, v], clip) = (&mut self.moments, clip_factor(norm(&grads), Some(1.0)));
+        adamw(&mut self.params, m, v, &grads, settings, self.steps, clip);
+        let seconds = start.elapsed().as_secs_f64();
+        let mut milliseconds = Map::new();
+        let mut rest = seconds;
+        for ((op, spent), (_, before)) in self.model.profile().spent().into_iter().zip(before) {
+            let share = (spent - before).as_secs_f64();
+            rest -= share;
+            milliseconds.insert(format!("{op:?}").to_lowercase(), json!((share * 1e3).round()));
+        }
+        milliseconds.insert("rest".into(), json!((rest * 1e3).round()));
+        Ok(json!({
+            "seconds": seconds, "tokens": batch.tokens.len(), "loss": loss.sum / loss.count as f64,
+            "flops": self.flops(sequences), "peak_bytes": peak_bytes()?, "milliseconds": milliseconds,
+        }))
+    }
+
+    /// Multiplications and additions that the step calls for, whoever takes it.
+    fn flops(&self, sequences: &[Vec<u32>]) -> u64 {
+        let config = self.model.config();
+        let of = |ids: &Vec<u32>| {
+            let settings = Settings {
+                adapters: vec![AdapterShape::uniform(config, RANK, &Module::of(config))],
+                base_dtype: BaseDtype::F32,
+                processor: Processor::Cpu,
+                tokens_per_micro: ids.len(),
+                longest_segment: ids.len(),
+                supervised_rows: ids.len() - 1,
+                recompute: 0,
+            };
+            let flops = flops_per_token(config, &settings);
+            (flops.forward + flops.backward) * ids.len() as u64
+        };
+        sequences.iter().map(of).sum()
+    }
+}
+
+/// The best of a few products of 2,048 × 2,048 × 2,048, in both formats.
+fn ceiling() -> Value {
+    const SIDE: usize = 2048;
+    let (a, b) = (vec![0.5f32; SIDE * SIDE], vec![0.25f32; SIDE * SIDE]);
+    let brain = vec![half::bf16::from_f32(0.25); SIDE * SIDE];
+    let mut c = vec![0.0f32; SIDE * SIDE];
+    let gigaflops = |product: &mut dyn FnMut()| {
+        let seconds = |_| {
+            let start = Instant::now();
+            product();
+            start.elapsed().as_secs_f64()
+        };
+        2.0 * (SIDE * SIDE * SIDE) as f64 / (0..4).map(seconds).fold(f64::INFINITY, f64::min) / 1e9
+    };
+    let view = |x| View::new(x, SIDE, SIDE);
+    let f32 = gigaflops(&mut || ViewMut::new(&mut c, SIDE, SIDE).set(view(&a).times(view(&b))));
+    let bf16 = gigaflops(&mut || Matrix::new(&brain, SIDE, SIDE).backward(&a, &mut c));
+    json!({ "f32": f32, "bf16": bf16 })
+}
+
+/// Small even numbers around zero, gains of one, as bf16.
 fn write_model(dir: &Path) -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join("config.json"), CONFIG)?;
@@ -94,11 +179,12 @@ fn write_model(dir: &Path) -> Result<(), Box<dyn Error>> {
         safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes).map(|view| (name, view))
     });
     let views: Vec<_> = views.collect::<Result<_, _>>()?;
-    Ok(safetensors::serialize_to_file(views, None, &dir.join("model.safetensors"))?)
+    let about = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    Ok(safetensors::serialize_to_file(views, Some(about), &dir.join("model.safetensors"))?)
 }
 
-fn peak_megabytes() -> Result<u64, Box<dyn Error>> {
+fn peak_bytes() -> Result<u64, Box<dyn Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).ok_or("no VmHWM")?;
-    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? / 1024)
+    Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }

@@ -113,7 +113,7 @@ fn a_base_in_bf16_has_the_reference_s_loss_and_gradients_to_the_precision_of_its
             }
         }
         let share = (apart / whole).sqrt();
-        assert!((1e-5..0.03).contains(&share), "{}: gradients differ by {share} of their length", case.name);
+        assert!((1e-5..0.05).contains(&share), "{}: gradients differ by {share} of their length", case.name);
     }
 }
 

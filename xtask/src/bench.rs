@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: numbers worth comparing, so from the release profile unless it is told which program to measure.
 
 mod start;
+mod train;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -11,8 +12,9 @@ use crate::tree::Tree;
 /// What can be measured.
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum Part {
-    /// Optimizer steps of a SmolLM2-shaped base: tokens per second and peak memory. Flags: sequences, tokens of each
-    Trainer,
+    /// Optimizer steps of a SmolLM2-shaped base, beside PEFT's if there is a Python with it: tokens per second, peak memory, and
+    /// where our time goes. `cargo xtask bench train -- --help` lists the flags
+    Train,
     /// How soon a coordinator is ready, what it holds when idle, and how long a job waits for its first step. Flag: a
     /// `lorikeet` that is built already
     Start,
@@ -28,10 +30,7 @@ pub(crate) enum Part {
 /// Builds and runs the benchmark of one part; `rest` are its own flags.
 pub(crate) fn run(tree: &Tree, part: Part, rest: &[String]) -> Result<()> {
     match part {
-        Part::Trainer => {
-            let line = "cargo run --release --package lorikeet-trainer --example step --";
-            Program::new(tree.root(), line).args(rest).run()
-        }
+        Part::Train => train::run(tree, rest),
         Part::Data => {
             let line = "cargo run --release --package lorikeet-dataset --example prepare --";
             Program::new(tree.root(), line).args(rest).run()

@@ -22,8 +22,8 @@ pub use family::Family;
 pub use flops::{Flops, flops_per_token};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, WeightDtype, parse_header};
 pub use memory::{
-    AdapterShape, BaseDtype, Fitted, HEAD_CHUNK_ROWS, MemoryPlan, PROGRAM_BYTES, Processor, QUANT_BLOCK,
-    QUANT_NESTED_BLOCK, Remedy, SCRATCH_NUMBERS, Settings, Shortfall, Wish, fit, plan,
+    ADAPTER_BLOCK_ROWS, AdapterShape, BaseDtype, Fitted, HEAD_CHUNK_ROWS, MemoryPlan, PROGRAM_BYTES, Processor,
+    QUANT_BLOCK, QUANT_NESTED_BLOCK, Remedy, SCRATCH_NUMBERS, Settings, Shortfall, Wish, fit, plan,
 };
 pub use module::Module;
 pub use quantised::QUANT_STATE;

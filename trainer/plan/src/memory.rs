@@ -19,6 +19,8 @@ pub use fit::{Fitted, Remedy, Shortfall, Wish, fit};
 pub(crate) use weights::linear_parameters;
 pub use weights::{QUANT_BLOCK, QUANT_NESTED_BLOCK, SCRATCH_NUMBERS};
 
+/// Rows that an adapter's products take at a time; each block has sums of its own for the gradients of A and B.
+pub const ADAPTER_BLOCK_ROWS: usize = 128;
 /// Rows of logits that the head holds at a time, forward and backward.
 pub const HEAD_CHUNK_ROWS: usize = 256;
 

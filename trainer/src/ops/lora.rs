@@ -112,7 +112,7 @@ impl Input<'_> {
 }
 
 /// Rows that one thread takes at a time: what they read and write stays in its cache from one product to the next.
-const ROWS: usize = 128;
+const ROWS: usize = lorikeet_plan::ADAPTER_BLOCK_ROWS;
 
 /// `u`, and the module's columns of `y` added to.
 pub fn forward(pair: Pair<'_, f32>, input: Input<'_>, u: &mut [f32], y: &mut [f32], columns: Columns) {

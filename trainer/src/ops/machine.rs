@@ -264,14 +264,9 @@ impl Machine<'_> {
     pub fn lora(&self, pair: &Pair, x: &Buffer, u: &mut Buffer, y: &mut Buffer, columns: Columns) -> Done {
         let (rank, scale) = (pair.rank, pair.scale);
         match (self, &pair.a, &pair.b, x, u, y) {
-            (
-                Machine::Cpu(buffers),
-                Buffer::Host(a),
-                Buffer::Host(b),
-                Buffer::Host(x),
-                Buffer::Host(u),
-                Buffer::Host(y),
-            ) => lora::forward(lora::Pair { a, b, rank, scale }, lora::Input { x, masks: &[] }, buffers, u, y, columns),
+            (Machine::Cpu(_), Buffer::Host(a), Buffer::Host(b), Buffer::Host(x), Buffer::Host(u), Buffer::Host(y)) => {
+                lora::forward(lora::Pair { a, b, rank, scale }, lora::Input { x, kept: None }, u, y, columns)
+            }
             #[cfg(feature = "cuda")]
             (
                 Machine::Gpu(gpu),

@@ -112,7 +112,7 @@ impl Masks {
     }
 
     /// The factors (0 or 1 / (1 − p)) of every channel of one token.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn factors(&self, token: u32, out: &mut [f32]) {
         let mut kept = vec![0; out.len().div_ceil(LANES)];
         self.kept(token, &mut kept);

@@ -19,6 +19,7 @@ use lorikeet_plan::{AdapterShape, BaseDtype, Fitted, ModelConfig, Processor, Set
 
 use super::Session;
 use crate::TrainError;
+use crate::config;
 use crate::event::{Event, Level};
 use crate::ops::buffer::Refused;
 
@@ -110,6 +111,8 @@ pub(super) struct Thrift {
 pub(super) struct Needs {
     shape: ModelConfig,
     trained: AdapterShape,
+    /// How the frozen weights are held.
+    base_dtype: BaseDtype,
     /// Tokens of the longest example.
     longest: usize,
     /// Tokens of the largest step there may be.
@@ -117,11 +120,17 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    pub(super) fn new(shape: &ModelConfig, trained: AdapterShape, data: &Prepared, batch_size: u64) -> Needs {
+    pub(super) fn new(
+        shape: &ModelConfig,
+        trained: AdapterShape,
+        data: &Prepared,
+        config::Settings { base_dtype, batch_size, .. }: &config::Settings,
+    ) -> Needs {
         let mut lengths: Vec<usize> = (0..data.train.len()).map(|index| data.train.tokens_in(index)).collect();
         lengths.sort_unstable_by_key(|length| Reverse(*length));
-        let step_tokens = lengths.iter().take(batch_size as usize).sum();
-        Needs { shape: shape.clone(), trained, longest: data.report.longest_example as usize, step_tokens }
+        let step_tokens = lengths.iter().take(*batch_size as usize).sum();
+        let longest = data.report.longest_example as usize;
+        Needs { shape: shape.clone(), trained, base_dtype: *base_dtype, longest, step_tokens }
     }
 
     /// Chooses what is not settled, within what there is.
@@ -138,7 +147,7 @@ impl Needs {
     fn wish(&self, micro_tokens: Option<usize>, recompute: Option<usize>, available: Option<u64>) -> Wish {
         let settings = Settings {
             adapters: vec![self.trained],
-            base_dtype: BaseDtype::F32,
+            base_dtype: self.base_dtype,
             processor: Processor::Cpu,
             tokens_per_micro: 0,
             longest_segment: self.longest,

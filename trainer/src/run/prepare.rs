@@ -35,7 +35,7 @@ pub(super) fn session<'a, 'e>(
         tell(Event::Log { level: Level::Warning, message: warning.clone() })?;
     }
     let saved = found.as_ref().map(checkpoint::read_saved).transpose()?;
-    let needs = Needs::new(&shape, trained.shape(), &data, config.settings.batch_size);
+    let needs = Needs::new(&shape, trained.shape(), &data, &config.settings);
     let fitted = plan_memory(config, &needs, saved.as_ref().map(|saved| saved.micro_tokens), &mut tell)?;
     let thrift = Thrift { micro_tokens: fitted.micro_tokens, recompute: fitted.recompute };
     let from_step = saved.map_or(0, |saved| saved.state.step);

@@ -136,7 +136,7 @@ pub(in crate::commands) fn wish(
 /// How a processor keeps the frozen weights of a job.
 pub(in crate::commands) fn stored(dtype: job::BaseDtype, processor: Processor) -> BaseDtype {
     match (dtype, processor) {
-        (job::BaseDtype::Auto, Processor::Cuda) => BaseDtype::Bf16,
+        (job::BaseDtype::Auto, Processor::Cuda) | (job::BaseDtype::Bf16, _) => BaseDtype::Bf16,
         (job::BaseDtype::Auto, Processor::Cpu) | (job::BaseDtype::F32, _) => BaseDtype::F32,
     }
 }

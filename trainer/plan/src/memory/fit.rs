@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_cannot_fit_says_how_much_is_missing_and_what_would_do() {
-        let shortfall = fit(&config(), &wish(Some(3 * GIB / 10))).expect_err("the weights alone are half a GiB");
+        let shortfall = fit(&config(), &wish(Some(31 * GIB / 100))).expect_err("the weights alone are half a GiB");
         assert_eq!((shortfall.least.micro_tokens, shortfall.least.recompute), (256, 30));
         assert!(shortfall.least.memory.total > shortfall.available);
         let keys: Vec<&str> = shortfall.remedies.iter().map(|remedy| remedy.key.as_str()).collect();

@@ -6,12 +6,12 @@
 //! block, backward   MLP exit:  dx, act, dact                        attention exit:   dx, dout
 //!                   MLP entry: dx, dact, h, dh                      attention:        dx, dout, dqkv, the heads' gradients
 //!                                                                   attention entry:  dx, dout, dqkv, h, dh
-//!                   beside each product with an adapter: t, with dropout the masked input, with DoRA dv
+//!                   beside each product with an adapter: sums for A and B of each block of rows, with DoRA dv and the masked input
 //! ```
 //! Every buffer has a row per token. What is given back is taken again before anything new is asked for, so that the most in use
 //! is the most held. A test of the trainer counts the buffers of real passes against this page.
 
-use super::{HEAD_CHUNK_ROWS, Settings};
+use super::{ADAPTER_BLOCK_ROWS, HEAD_CHUNK_ROWS, Settings};
 use crate::{ModelConfig, Module};
 
 /// The widths of a model as a step sees them; all in numbers per token unless they say otherwise.
@@ -69,7 +69,7 @@ impl<'a> Live<'a> {
         let wide =
             |modules: &[Module]| modules.iter().map(|module| module.out_features(self.config)).max().unwrap_or(0);
         let [gate_up, of_qkv] = [Module::of_gate_up(self.config), Module::of_qkv(self.config)].map(wide);
-        // each with the input of the adapters there, for their masks, and their widest output, for DoRA's dv
+        // each with the input of the adapters there, for DoRA's masks, and their widest output, for its dv
         let moments = [
             (2 * mlp + behind, mlp, hidden),
             (mlp + 2 * hidden, hidden, gate_up),
@@ -77,16 +77,15 @@ impl<'a> Live<'a> {
             (queries + qkv + 3 * queries, 0, 0),
             (queries + qkv + 2 * hidden, hidden, of_qkv),
         ];
-        let masked = |input: usize| if self.any_dropout() { input } else { 0 };
+        let masked = |input: usize| if self.any_dropout() && self.any_lengths() { input } else { 0 };
         let lengths = |output: usize| if self.any_lengths() { output } else { 0 };
         let of = |(plain, input, output): (usize, usize, usize)| plain + masked(input) + lengths(output);
         let widest = moments.into_iter().map(of).max().unwrap_or(0) + hidden;
-        let adapter = 4 * self.tokens() * self.rank() as u64;
         // the highest block is the first: where it is computed again it keeps what it would have kept, but its input, which was
         // there; before a lower one is, the blocks above have given back more than it keeps
         let again = self.settings.recompute as u64 >= self.blocks();
         let whole = if again { self.token_and_layer() - self.activation(hidden) } else { 0 };
-        self.tokens() * (self.activation(widest) + whole) + adapter + self.transposed()
+        self.tokens() * (self.activation(widest) + whole) + self.sums()
     }
 
     /// Blocks that keep anything.
@@ -114,9 +113,10 @@ impl<'a> Live<'a> {
         self.settings.adapters.iter().any(|adapter| adapter.lengths)
     }
 
-    /// Bytes of the gradient of one B, which is made the other way round.
-    fn transposed(&self) -> u64 {
-        let widest = Module::of(self.config).iter().map(|module| module.out_features(self.config)).max().unwrap_or(0);
-        4 * (self.rank() * widest) as u64
+    /// Bytes of the gradients of one A and B, which every block of rows has its own of.
+    fn sums(&self) -> u64 {
+        let both = |module: &Module| module.in_features(self.config) + module.out_features(self.config);
+        let widest = Module::of(self.config).iter().map(both).max().unwrap_or(0);
+        4 * self.tokens().div_ceil(ADAPTER_BLOCK_ROWS as u64) * (self.rank() * widest) as u64
     }
 }

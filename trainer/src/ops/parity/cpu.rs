@@ -9,6 +9,7 @@ use super::{Answer, Forms, Norm, Product, Turned, Update};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::attention::{self, Heads};
 use crate::ops::buffer::Buffers;
+use crate::ops::dropout::Kept;
 use crate::ops::head::{self, Head, Wanted};
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::{self, Input, Pair, PairGradient};
@@ -127,9 +128,7 @@ impl Forms for Cpu {
 
     fn dropout(&self, x: &[f32], masks: &[(Masks, u32)]) -> Answer<Vec<f32>> {
         let mut y = poison(x.len());
-        let width = x.len() / masks.len();
-        y.chunks_mut(width).zip(masks).for_each(|(row, (masks, token))| masks.factors(*token, row));
-        y.iter_mut().zip(x).for_each(|(y, x)| *y *= x);
+        Kept::draw(masks, x.len() / masks.len()).apply(x, &mut y);
         Ok(y)
     }
 
@@ -150,7 +149,8 @@ impl Forms for Cpu {
 
     fn lora_forward(&self, product: Product<'_>, y: &[f32]) -> Answer<[Vec<f32>; 2]> {
         let (mut u, mut y) = (poison(product.x.len() * product.rank * product.rank / product.a.len()), y.to_vec());
-        lora::forward(pair(product), input(product), &self.buffers, &mut u, &mut y, product.columns);
+        let kept = kept(product);
+        lora::forward(pair(product), input(product, kept.as_ref()), &mut u, &mut y, product.columns);
         Ok([u, y])
     }
 
@@ -163,8 +163,9 @@ impl Forms for Cpu {
     ) -> Answer<[Vec<f32>; 3]> {
         let [mut a, mut b, mut dx] = gradients.map(<[f32]>::to_vec);
         let mut gradient = PairGradient { a: &mut a, b: &mut b };
-        let kept = (u, dy, product.columns);
-        lora::backward(pair(product), input(product), &self.buffers, kept, &mut gradient, Some(&mut dx));
+        let (kept, passed) = (kept(product), (u, dy, product.columns));
+        let input = input(product, kept.as_ref());
+        lora::backward(pair(product), input, &self.buffers, passed, &mut gradient, Some(&mut dx));
         Ok([a, b, dx])
     }
 
@@ -211,6 +212,11 @@ fn pair(product: Product<'_>) -> Pair<'_, f32> {
     Pair { a: product.a, b: product.b, rank: product.rank, scale: product.scale }
 }
 
-fn input(product: Product<'_>) -> Input<'_> {
-    Input { x: product.x, masks: product.masks }
+fn input<'a>(product: Product<'a>, kept: Option<&'a Kept>) -> Input<'a> {
+    Input { x: product.x, kept }
+}
+
+fn kept(product: Product<'_>) -> Option<Kept> {
+    let inputs = product.a.len() / product.rank;
+    (!product.masks.is_empty()).then(|| Kept::draw(product.masks, inputs))
 }
