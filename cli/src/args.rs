@@ -2,11 +2,13 @@
 
 mod job;
 mod local;
+mod operate;
 mod plan;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use job::{CancelReason, Job, OneJob, Sweep};
 use lorikeet_protocol::id::{Hash, TokenId};
+pub(crate) use operate::{Agent, AgentCommand, Backup, Ca, Coordinator, CoordinatorCommand, Dev, Restore};
 pub(crate) use plan::Plan;
 use std::path::PathBuf;
 
@@ -146,9 +148,22 @@ pub(crate) enum Command {
     /// Coordinator and one agent on this machine, for trying things out
     #[command(after_help = "Example:\n  lorikeet dev --dir ~/lorikeet-dev")]
     Dev(Dev),
-    /// Run the coordinator
-    #[command(after_help = "Example:\n  lorikeet coordinator --config /etc/lorikeet/coordinator.toml")]
-    Coordinator(Service),
+    /// Run the coordinator, or tend its data directory while it does not run
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Example:\n  lorikeet coordinator --config /etc/lorikeet/coordinator.toml\n  lorikeet coordinator compact --data /var/lib/lorikeet/coordinator"
+    )]
+    Coordinator(Coordinator),
+    /// Everything that a coordinator cannot make again, as one file
+    #[command(
+        after_help = "Example:\n  lorikeet backup --out monday.tar\n\nThe file holds the coordinator's keys: it is readable by you alone, and should stay so."
+    )]
+    Backup(Backup),
+    /// Make a coordinator's data directory from a backup
+    #[command(
+        after_help = "Example:\n  lorikeet restore --from monday.tar --data /var/lib/lorikeet/coordinator --verify\n\nAgents of today are met as they are: what the backup knows goes on, what it does not know is stopped and kept."
+    )]
+    Restore(Restore),
     /// Run the agent of a GPU machine, or make the machine a node
     #[command(
         args_conflicts_with_subcommands = true,
@@ -397,6 +412,11 @@ pub(crate) enum Node {
     /// For ever: its certificates are worth nothing any more
     #[command(after_help = "Example:\n  lorikeet node retire node_0192…")]
     Retire(OneNode),
+    /// For ever and at once: its connections close within seconds, what is placed on it goes elsewhere
+    #[command(
+        after_help = "Example:\n  lorikeet node revoke node_0192…\n\nFor a machine whose key may be in other hands; a good one is drained and retired."
+    )]
+    Revoke(OneNode),
 }
 
 /// Which node.
@@ -440,62 +460,6 @@ pub(crate) struct Login {
     /// Read the token from this file instead of --token
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Ca {
-    /// Print the authority's certificate and its hash
-    #[command(after_help = "Example:\n  lorikeet ca show --data /var/lib/lorikeet/coordinator")]
-    Show {
-        /// Read it from a coordinator's data directory instead of asking the server
-        #[arg(long, value_name = "DIR")]
-        data: Option<PathBuf>,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Dev {
-    /// Where data lies; a temporary folder, removed at the end, when not given
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Service {
-    /// Its configuration
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: PathBuf,
-    /// Leave in order when standard input, a pipe, ends: whoever started this is gone
-    #[arg(long)]
-    pub(crate) until_eof: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Agent {
-    #[command(subcommand)]
-    pub(crate) command: Option<AgentCommand>,
-    /// Its configuration
-    #[arg(long, value_name = "FILE", required = true)]
-    pub(crate) config: Option<PathBuf>,
-    /// Leave in order when standard input, a pipe, ends: whoever started this is gone
-    #[arg(long)]
-    pub(crate) until_eof: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AgentCommand {
-    /// Make this machine a node, once
-    #[command(
-        after_help = "Example:\n  lorikeet agent join LK1.… --config /etc/lorikeet/agent.toml\n\n`lorikeet node token` makes the string. Join as the user, and with the\nconfig, that the agent runs with: its data_dir keeps who this machine is."
-    )]
-    Join {
-        /// From `lorikeet node token`
-        #[arg(value_name = "STRING")]
-        ticket: String,
-        /// The agent's configuration; its defaults when not given
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-    },
 }
 
 #[derive(Debug, Args)]

@@ -118,6 +118,13 @@ impl Client {
         Ok(self.envelope::<T>(answer).await?.data)
     }
 
+    /// Asks for a change that has no answer but that it was done.
+    pub(crate) async fn order(&self, path: &str) -> Result<(), Failure> {
+        let key = Uuid::now_v7().to_string();
+        let answer = self.send(|| self.request(Method::POST, path).header("idempotency-key", &key)).await;
+        answer.map(|_| ())
+    }
+
     /// Deletes; what it was is of no interest afterwards.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
         let answer = self.send(|| self.request(Method::DELETE, path)).await;

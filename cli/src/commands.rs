@@ -2,6 +2,7 @@
 
 mod adapter;
 mod agent;
+mod backup;
 mod base;
 mod ca;
 mod coordinator;
@@ -19,6 +20,7 @@ mod local;
 mod login;
 mod nodes;
 mod plan;
+mod restore;
 mod service;
 mod submit;
 mod sweep;
@@ -47,7 +49,9 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Generate(args) => generate::run(output, &args),
         Command::Eval(args) => eval::run(output, &args),
         Command::Plan(args) => plan::run(output, &args),
-        Command::Coordinator(args) => coordinator::run(output, &args),
+        Command::Coordinator(args) => coordinator::run(output, args),
+        Command::Backup(args) => backup::run(&context, &args),
+        Command::Restore(args) => restore::run(&context, &args),
         Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),
         Command::Jobs(args) => context.ask(async |client| jobs::run(&client, output, args).await),
         Command::Job(args) => context.ask(async |client| job::run(&client, output, args).await),

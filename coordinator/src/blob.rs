@@ -15,11 +15,13 @@
 mod disk;
 mod error;
 mod incoming;
+mod look;
 mod outside;
 mod upload;
 
 pub use error::BlobError;
 pub use incoming::Limit;
+pub use look::{Found, look_at};
 pub use upload::Upload;
 
 use crate::space::Space;

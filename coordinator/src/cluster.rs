@@ -24,6 +24,7 @@ pub mod node;
 mod person;
 mod place;
 mod report;
+pub mod restored;
 pub mod schedule;
 mod silence;
 mod submit;
@@ -49,6 +50,7 @@ use inspection::Unanswered;
 use job::LiveJob;
 use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, SweepId, UnixMillis, UserId};
 use node::LiveNode;
+pub use restored::Restored;
 use schedule::{Queue, Rules};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -136,6 +138,7 @@ pub struct Loaded {
     pub usages: Vec<Usage>,
     pub sweeps: Vec<Sweep>,
     pub audits: u64,
+    pub restored: Option<Restored>,
 }
 
 /// What the config decides.
@@ -173,6 +176,7 @@ pub struct Cluster {
     sweeps: BTreeMap<SweepId, Sweep>,
     replays: BTreeMap<(Option<UserId>, String), Replay>,
     audits: u64,
+    restored: Option<Restored>,
     /// Nothing expires before this moment: a coordinator that was away listens first.
     listen_until: Duration,
     last_event: Duration,
@@ -207,6 +211,7 @@ impl Cluster {
             sweeps: by(loaded.sweeps.into_iter().filter(|row| row.completed_at.is_none()), |row| row.id),
             replays: by(loaded.replays, |replay| (replay.owner, replay.key.clone())),
             audits: loaded.audits,
+            restored: loaded.restored,
             listen_until: now.mono + timers.heartbeat,
             last_event: now.mono,
             unanswered: Unanswered::default(),

@@ -74,6 +74,8 @@ pub struct Session {
     pub number: u64,
     /// What the agent is to be told, the welcome first; closed when the session is over.
     pub outbox: mpsc::Receiver<ToAgent>,
+    /// Cancelled when the session is over, however much of the outbox the agent has taken.
+    pub ended: CancellationToken,
 }
 
 /// The only door to the cluster; cheap to clone.

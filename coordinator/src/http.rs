@@ -9,6 +9,7 @@
 //! route that is not in it does not exist.
 
 mod ask;
+mod backup;
 mod base;
 mod caller;
 mod dataset;
@@ -177,6 +178,7 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(node::cordon))
         .routes(routes!(node::drain))
         .routes(routes!(node::open))
+        .routes(routes!(node::revoke))
         .routes(routes!(token::create, token::list))
         .routes(routes!(token::revoke))
         .routes(routes!(server::me))
@@ -195,6 +197,7 @@ fn patient_routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(job::submit))
         .routes(routes!(job_events::follow))
         .routes(routes!(model_download))
+        .routes(routes!(backup::take))
         .split_for_parts()
 }
 

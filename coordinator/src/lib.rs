@@ -12,6 +12,7 @@
 //! work end, close the store last.
 
 pub mod access;
+pub mod backup;
 mod base;
 pub mod blob;
 mod clock;
@@ -26,6 +27,7 @@ pub mod inspector;
 pub mod link;
 mod model;
 pub mod record;
+pub mod serial;
 pub mod series;
 pub mod space;
 mod start;
@@ -106,6 +108,7 @@ impl Coordinator {
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
         let folders = Folders::make(&config.data)?;
+        folders.refuse_without_store()?;
         let store = Store::open(&folders.state())?;
         let authority = Arc::new(Authority::open(&folders.ca())?);
         let signer = Signer::open(&folders.upload_key()).map_err(StartError::file(&folders.upload_key()))?;

@@ -96,6 +96,13 @@ pub struct Node {
     pub fault: Option<String>,
 }
 
+impl Node {
+    /// Whether a person has sent it away for ever.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.closed == Some(Closed::Retired)
+    }
+}
+
 /// What a person has decided about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Closed {

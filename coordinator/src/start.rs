@@ -50,6 +50,18 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A coordinator has lived here, and what it remembered is gone.
+    #[error(
+        "open the store {state}: {found}, though {data} holds a certificate authority. An empty store would make every agent a \
+        stranger; restore a backup: `lorikeet restore --from BACKUP --data {data} --verify`, or move {data}/ca aside to begin anew",
+        state = .state.display(), data = .state.parent().unwrap_or(.state).display()
+    )]
+    NoStore {
+        /// Where it should be.
+        state: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -80,6 +92,7 @@ impl StartError {
             Self::Refused(_) | Self::JoinString(_) => true,
             Self::Config(_)
             | Self::File { .. }
+            | Self::NoStore { .. }
             | Self::Store(_)
             | Self::Blobs(_)
             | Self::Series(_)
@@ -120,6 +133,17 @@ impl Folders {
 
     pub(crate) fn ca(&self) -> PathBuf {
         self.0.join("ca")
+    }
+
+    /// The authority is made after the store, so one without the other has lost it: nothing new is made in its place.
+    pub(crate) fn refuse_without_store(&self) -> Result<(), StartError> {
+        let state = self.state();
+        let found = match state.metadata() {
+            Ok(file) if file.len() > 0 => return Ok(()),
+            Ok(_) => "the file is empty",
+            Err(_) => "there is none",
+        };
+        if self.ca().join("ca.pem").exists() { Err(StartError::NoStore { state, found }) } else { Ok(()) }
     }
 
     pub(crate) fn upload_key(&self) -> PathBuf {

@@ -6,10 +6,15 @@
 //!
 //! ```text
 //! store/open.rs     opening, the layout's version, migrations        store/tables.rs   rows and the indexes over them
+//! store/copy.rs     a copy of one moment, what a restore leaves      store/damage.rs   whether the file is what was written
 //! ```
 
+mod copy;
+mod damage;
 mod open;
 pub mod tables;
+
+pub use copy::{Facts, FileKind};
 
 use crate::{
     record::{JoinSecret, Record, Replay},
@@ -50,6 +55,24 @@ pub enum StoreError {
         /// Its version.
         found: u64,
     },
+    /// The file is not what was written to it.
+    #[error(
+        "open the store {path}: {found}. Nothing was changed in it. Move it aside and restore a backup beside the blobs that are \
+        there: `mv {path} {path}.damaged`, then `lorikeet restore --from BACKUP --data {folder} --verify`",
+        path = path.display(), folder = path.parent().unwrap_or(path).display()
+    )]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// Another process holds it.
+    #[error("open the store {path}: another process has it open", path = path.display())]
+    InUse {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A file beside the store: the copy before a migration, the reserve.
     #[error("use {path}", path = path.display())]
     File {
@@ -77,6 +100,12 @@ pub enum StoreError {
         table: &'static str,
         /// Its key, in hex.
         key: String,
+    },
+    /// A table that this program does not know: a later one made it.
+    #[error("copy the store: this program does not know its table {table}; run the newer program")]
+    Unknown {
+        /// Its name.
+        table: String,
     },
     /// The disk is full.
     #[error("write to the store: the disk is full")]
@@ -112,6 +141,7 @@ struct Inner {
 impl Store {
     /// Opens the file, or makes it with every table in it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        damage::refuse(path)?;
         Self::open_on(path, Disk::default())
     }
 

@@ -67,8 +67,10 @@ async fn sweep(driver: &Handle, blobs: &Blobs, unreferenced: Duration) -> Result
     let now = SystemTime::now();
     // The list first: what comes between list and records is not on it.
     let kept = blobs.list().await?;
-    let Ok(named) = driver.read(move |store| named(store, now)).await else { return Err(BlobError::Closed) };
-    let superfluous = superfluous(&kept, &named, now, unreferenced);
+    let read = driver.read(move |store| Ok((named(store, now)?, store.restored()?))).await;
+    let Ok((named, restored)) = read else { return Err(BlobError::Closed) };
+    let before = restored.map(|restored| UNIX_EPOCH + Duration::from_millis(restored.at.0));
+    let superfluous = superfluous(&kept, &named, now, unreferenced, before);
     for hash in &superfluous {
         blobs.delete(*hash).await?;
     }
@@ -76,8 +78,18 @@ async fn sweep(driver: &Handle, blobs: &Blobs, unreferenced: Duration) -> Result
     Ok(superfluous.len())
 }
 
-fn superfluous(kept: &[Kept], named: &HashSet<Hash>, now: SystemTime, unreferenced: Duration) -> Vec<Hash> {
-    let old = |kept: &&Kept| now.duration_since(kept.since).is_ok_and(|age| age > unreferenced);
+/// What came before a restore may belong to records that the backup did not have: it is kept as what a person deleted is.
+fn superfluous(
+    kept: &[Kept],
+    named: &HashSet<Hash>,
+    now: SystemTime,
+    unreferenced: Duration,
+    restored: Option<SystemTime>,
+) -> Vec<Hash> {
+    let old = |kept: &&Kept| match restored.filter(|at| kept.since < *at) {
+        Some(at) => now.duration_since(at).is_ok_and(|age| age > DELETED_KEPT),
+        None => now.duration_since(kept.since).is_ok_and(|age| age > unreferenced),
+    };
     kept.iter().filter(old).map(|kept| kept.hash).filter(|hash| !named.contains(hash)).collect()
 }
 
@@ -116,7 +128,16 @@ mod tests {
         let kept = |byte, age| Kept { hash: Hash([byte; 32]), since: now - age };
         let files = [kept(1, 2 * day), kept(2, 2 * day), kept(3, day / 2)];
         let named = HashSet::from([Hash([1; 32])]);
-        assert_eq!(superfluous(&files, &named, now, day), [Hash([2; 32])]);
+        assert_eq!(superfluous(&files, &named, now, day, None), [Hash([2; 32])]);
+    }
+
+    #[test]
+    fn what_was_here_before_a_restore_has_thirty_days() {
+        let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+        let files = [40, 3].map(|age| Kept { hash: Hash([age as u8; 32]), since: now - age * day });
+        let gone = |restored: u32| superfluous(&files, &HashSet::new(), now, day, Some(now - restored * day));
+        assert_eq!(gone(29), [Hash([3; 32])], "only what came since goes by the ordinary rule");
+        assert_eq!(gone(31).len(), 2);
     }
 
     #[tokio::test]

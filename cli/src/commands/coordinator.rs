@@ -2,20 +2,58 @@
 
 use super::service::{self, Signals};
 use crate::{
-    args::Service,
+    args::{Coordinator as Args, CoordinatorCommand},
     failure::{Failure, chain},
     logging,
-    output::Output,
+    output::{
+        Output, View,
+        table::{fields, size},
+    },
 };
-use lorikeet_coordinator::{Coordinator, config::Config};
+use lorikeet_coordinator::{Coordinator, config::Config, store::Store};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Serves, or tends what a stopped one left.
+pub(crate) fn run(output: Output, args: Args) -> Result<(), Failure> {
+    match (args.command, args.config) {
+        (Some(CoordinatorCommand::Compact { data }), _) => compact(output, &data),
+        (None, Some(config)) => {
+            logging::start("info");
+            let config =
+                Config::load(&config).map_err(|error| Failure::mistake(format!("failed to {}", chain(&error))))?;
+            service::runtime()?.block_on(serve(output, config, args.until_eof))
+        }
+        (None, None) => Err(Failure::bug("a coordinator without a config is refused by its arguments")),
+    }
+}
+
+/// What a compaction came to.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Compacted {
+    store: PathBuf,
+    before_bytes: u64,
+    after_bytes: u64,
+}
+
+impl View for Compacted {
+    fn table(&self) -> String {
+        let sizes = format!("{} before, {} now", size(self.before_bytes), size(self.after_bytes));
+        fields([("store", Some(self.store.display().to_string())), ("size", Some(sizes))])
+    }
+}
+
+fn compact(output: Output, data: &Path) -> Result<(), Failure> {
+    let store = data.join("state.redb");
+    let (before_bytes, after_bytes) = Store::compact(&store).map_err(|error| {
+        Failure::mistake(format!("failed to {}", chain(&error)))
+            .hint("stop the coordinator first; --data names its data directory")
+    })?;
+    output.answer(&Compacted { store, before_bytes, after_bytes })
+}
 
 /// Until a signal, or until it can no longer do its work.
-pub(crate) fn run(output: Output, args: &Service) -> Result<(), Failure> {
-    logging::start("info");
-    let config =
-        Config::load(&args.config).map_err(|error| Failure::mistake(format!("failed to {}", chain(&error))))?;
-    service::runtime()?.block_on(serve(output, config, args.until_eof))
-}
 
 async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?.until_eof(until_eof)?;

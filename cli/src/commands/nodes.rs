@@ -26,6 +26,7 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
             output.answer(&order(client, &with_id(route::NODE_DRAIN, node.id), &body).await?)
         }
         Args::Retire(node) => client.delete(&with_id(route::NODE, node.id)).await,
+        Args::Revoke(node) => client.order(&with_id(route::NODE_REVOKE, node.id)).await,
     }
 }
 

@@ -84,6 +84,11 @@ pub enum Command {
     RetireNode {
         id: NodeId,
     },
+    RevokeNode {
+        id: NodeId,
+    },
+    /// Keys leave the coordinator: it is written down who took them.
+    TakeBackup,
     CreateDataset {
         id: DatasetId,
         name: String,
@@ -170,6 +175,8 @@ impl Command {
             Self::CordonNode { .. } => "node.cordon",
             Self::DrainNode { .. } => "node.drain",
             Self::RetireNode { .. } => "node.retire",
+            Self::RevokeNode { .. } => "node.revoke",
+            Self::TakeBackup => "backup.take",
             Self::CreateDataset { .. } => "dataset.create",
             Self::ConfirmDataset { .. } => "dataset.confirm",
             Self::ValidateDataset { .. } => "dataset.validate",
@@ -282,6 +289,8 @@ impl Cluster {
             Command::CordonNode { id } => self.cordon_node(actor, id, now, out),
             Command::DrainNode { id, patience } => self.drain_node(actor, id, patience, now, out),
             Command::RetireNode { id } => self.retire_node(actor, id, now, out),
+            Command::RevokeNode { id } => self.revoke_node(actor, id, &cause, now, out),
+            Command::TakeBackup => actor.require_admin("take a backup").map(|()| Receipt::Done),
             Command::CreateDataset { id, name, description, file_name, size, format } => {
                 self.create_dataset(actor, Dataset::new(id, name, description, file_name, size, format, now), out)
             }

@@ -3,10 +3,10 @@
 //! ```text
 //! open ⇄ cordoned (nothing new)      quarantined (two machines, or a fault of its own: `blame`) ─ open ─► open
 //!   └─► draining(until): what is there saves its state and goes elsewhere; what is left at the end is stopped ─► cordoned
-//! cordoned, empty ─► retired: its certificates are worth nothing any more
+//! cordoned, empty ─► retired: its certificates are worth nothing any more           any ─ revoke ─► the same, at once
 //! ```
 
-use super::{Action, Cause, Cluster, Now, put};
+use super::{Action, Cause, Cluster, Now, attempt::over, put};
 use crate::{
     access::{Actor, Refusal},
     record::{Closed, Receipt, Record},
@@ -14,7 +14,7 @@ use crate::{
 use lorikeet_protocol::{
     agent::{Farewell, StopHow, ToAgent},
     id::{NodeId, UnixMillis},
-    job::StopCause,
+    job::{Outcome, StopCause},
 };
 use std::time::Duration;
 
@@ -96,6 +96,26 @@ impl Cluster {
         if let Some(attempt) = self.placed_on(id).first() {
             return Err(Refusal::conflict(format!("{attempt} is placed on the node; drain it first")));
         }
+        self.send_away(actor, id, now, out)
+    }
+
+    /// The same at once, whatever is placed on it: its key may be in other hands. What it computes from now on counts for nothing.
+    pub(super) fn revoke_node(
+        &mut self,
+        actor: Actor,
+        id: NodeId,
+        by: &Cause,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
+        let receipt = self.send_away(actor, id, now, out)?;
+        for attempt in self.placed_on(id) {
+            self.end(attempt, over(Outcome::Lost, "its node was revoked"), by, now, out);
+        }
+        Ok(receipt)
+    }
+
+    fn send_away(&mut self, actor: Actor, id: NodeId, now: Now, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
         let node = self.changed_node(actor, id)?;
         node.record.closed = Some(Closed::Retired);
         node.record.serials.clear();

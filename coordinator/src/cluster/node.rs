@@ -121,6 +121,7 @@ impl Cluster {
         now: Now,
         out: &mut Vec<Action>,
     ) {
+        self.know_again(id, serial, &hello.name, now);
         let known = self.nodes.get_mut(&id).filter(|node| node.record.serials.iter().any(|known| known == serial));
         let Some(node) = known else { return out.push(Action::TurnAway { reply, farewell: Farewell::Revoked }) };
         if node.record.quarantine.is_some() {
@@ -152,7 +153,7 @@ impl Cluster {
         let last_report = node.record.last_report;
         out.push(put(Record::Node(node.record.clone())));
         out.push(Action::Admit { reply, node: id, session: number });
-        let verdicts = self.verdicts(id, &hello.attempts);
+        let verdicts = self.verdicts(id, &hello.attempts, now);
         let welcome = Welcome {
             node: id,
             session: number,
@@ -163,15 +164,18 @@ impl Cluster {
         };
         out.push(Action::Send { node: id, message: ToAgent::Welcome(Box::new(welcome)) });
         self.reconcile(id, &hello.attempts, now, out);
+        self.stop_strangers(id, &hello.attempts, now, out);
         self.wake_node(id, now);
         self.unsettled = true;
     }
 
-    fn verdicts(&self, node: NodeId, known: &[KnownAttempt]) -> Vec<(AttemptId, Verdict)> {
+    fn verdicts(&self, node: NodeId, known: &[KnownAttempt], now: Now) -> Vec<(AttemptId, Verdict)> {
         let verdict = |known: &KnownAttempt| match (self.current(node, known.id), known.phase) {
             (Some(_), AttemptPhase::Done) => Verdict::Report,
             (Some(job), _) if job.record.intent == Intent::Cancel => Verdict::Stop,
             (Some(_), _) => Verdict::Adopt,
+            // Left alone, and stopped by a message of its own: its files stay.
+            (None, _) if self.is_kept_stranger(node, known.id, now) => Verdict::Adopt,
             (None, AttemptPhase::Done) => Verdict::Forget,
             (None, _) => Verdict::Stop,
         };

@@ -107,6 +107,9 @@ impl Cluster {
     /// A result under an older token, or of a job that is over: kept as an orphan, never applied.
     fn ended_late(&mut self, node: NodeId, attempt: AttemptId, ended: &Ended, now: Now, out: &mut Vec<Action>) {
         out.push(orphan(attempt, ended, "its token was no longer current", now));
+        if self.is_kept_stranger(node, attempt, now) {
+            return;
+        }
         out.push(Action::Send { node, message: ToAgent::Forget(attempt) });
     }
 }

@@ -30,6 +30,7 @@ mod life;
 mod model;
 mod node;
 mod queue;
+mod restored;
 mod room;
 mod silence;
 mod sweep;

@@ -33,6 +33,7 @@ pub(super) fn load(store: &Store) -> Result<Loaded, StoreError> {
         usages: all(store)?,
         sweeps: standing(store)?,
         audits: newest.0.first().map_or(0, |audit| audit.number),
+        restored: store.restored()?,
     })
 }
 

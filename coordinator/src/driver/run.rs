@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Events of one transaction: more would only lengthen the wait of the first.
 const BATCH: usize = 256;
@@ -62,7 +62,7 @@ pub(super) struct Loop {
     pub(super) store: Store,
     pub(super) replies: BTreeMap<ReplyKey, Answering>,
     pub(super) arrivals: BTreeMap<ReplyKey, oneshot::Sender<Result<Session, Farewell>>>,
-    pub(super) outboxes: BTreeMap<NodeId, (u64, mpsc::Sender<ToAgent>)>,
+    pub(super) outboxes: BTreeMap<NodeId, Outbox>,
     pub(super) next_key: ReplyKey,
     pub(super) inspect: mpsc::UnboundedSender<Inspect>,
     pub(super) changes: broadcast::Sender<JobId>,
@@ -71,6 +71,13 @@ pub(super) struct Loop {
     pub(super) next_look: Duration,
     /// When what has expired next leaves the store.
     pub(super) next_expiry: Duration,
+}
+
+/// Where an agent is told things; without it the session is over.
+pub(super) struct Outbox {
+    session: u64,
+    messages: mpsc::Sender<ToAgent>,
+    _ends: DropGuard,
 }
 
 impl Loop {
@@ -186,7 +193,7 @@ impl Loop {
                 Event::SessionOpened { reply, node, serial, hello }
             }
             Input::Closed { node, session } => {
-                if self.outboxes.get(&node).is_some_and(|(live, _)| *live == session) {
+                if self.outboxes.get(&node).is_some_and(|live| live.session == session) {
                     self.outboxes.remove(&node);
                 }
                 Event::SessionClosed { node, session }
@@ -292,7 +299,7 @@ impl Loop {
             }
             Action::Send { node, message } => self.send(node, message),
             Action::Close { node, session, farewell } => {
-                if self.outboxes.get(&node).is_some_and(|(live, _)| *live == session) {
+                if self.outboxes.get(&node).is_some_and(|live| live.session == session) {
                     self.send(node, ToAgent::Goodbye(farewell));
                     self.outboxes.remove(&node);
                 }
@@ -303,25 +310,26 @@ impl Loop {
     }
 
     fn admit(&mut self, reply: ReplyKey, node: NodeId, session: u64) {
-        let (outbox, receiver) = mpsc::channel(OUTBOX);
+        let (messages, receiver) = mpsc::channel(OUTBOX);
+        let ended = CancellationToken::new();
         if let Some(answer) = self.arrivals.remove(&reply)
-            && answer.send(Ok(Session { number: session, outbox: receiver })).is_ok()
+            && answer.send(Ok(Session { number: session, outbox: receiver, ended: ended.clone() })).is_ok()
         {
-            self.outboxes.insert(node, (session, outbox));
+            self.outboxes.insert(node, Outbox { session, messages, _ends: ended.drop_guard() });
         }
     }
 
     fn send(&mut self, node: NodeId, message: ToAgent) {
-        if let Some((_, outbox)) = self.outboxes.get(&node)
-            && outbox.try_send(message).is_err()
+        if let Some(outbox) = self.outboxes.get(&node)
+            && outbox.messages.try_send(message).is_err()
         {
             self.outboxes.remove(&node);
         }
     }
 
     fn say_goodbye(&mut self) {
-        for (_, (_, outbox)) in std::mem::take(&mut self.outboxes) {
-            let _ = outbox.try_send(ToAgent::Goodbye(Farewell::ShuttingDown));
+        for (_, outbox) in std::mem::take(&mut self.outboxes) {
+            let _ = outbox.messages.try_send(ToAgent::Goodbye(Farewell::ShuttingDown));
         }
     }
 }

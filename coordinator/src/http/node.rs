@@ -184,6 +184,17 @@ pub(super) async fn retire(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// It is sent away at once: its certificates are worth nothing, its connections close, what is placed on it goes elsewhere.
+#[utoipa::path(post, path = route::NODE_REVOKE, tag = "nodes", params(("id" = String, Path)), responses((status = 204)))]
+pub(super) async fn revoke(
+    State(app): State<Arc<App>>,
+    Id(id): Id<NodeId>,
+    Ask { context, .. }: Ask<Nothing>,
+) -> Result<StatusCode, Failure> {
+    app.driver.command(context, Command::RevokeNode { id }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 async fn ordered(app: &App, actor: Actor, context: Context, id: NodeId, command: Command) -> Answered<Node> {
     app.driver.command(context, command).await?;
     looked_at(app, actor, id).await

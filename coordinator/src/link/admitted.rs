@@ -7,6 +7,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Signs of life that are handed on: leases last seconds, traffic comes by the thousand.
 const BEAT: Duration = Duration::from_secs(1);
@@ -20,6 +21,9 @@ struct Session {
     number: u64,
     serials: HashSet<String>,
     beat: Option<Instant>,
+    /// Ends with the session.
+    _ends: DropGuard,
+    over: CancellationToken,
 }
 
 impl Admitted {
@@ -31,8 +35,9 @@ impl Admitted {
     pub(super) fn enter(&self, certificate: &NodeCertificate, number: u64) {
         let mut admitted = self.lock();
         if admitted.get(&certificate.node).is_none_or(|current| current.number < number) {
-            let serials = HashSet::from([certificate.serial.clone()]);
-            admitted.insert(certificate.node, Session { number, serials, beat: None });
+            let (serials, over) = (HashSet::from([certificate.serial.clone()]), CancellationToken::new());
+            let session = Session { number, serials, beat: None, _ends: over.clone().drop_guard(), over };
+            admitted.insert(certificate.node, session);
         }
     }
 
@@ -53,7 +58,21 @@ impl Admitted {
     }
 
     pub(super) fn holds(&self, certificate: &NodeCertificate) -> bool {
-        self.lock().get(&certificate.node).is_some_and(|session| session.serials.contains(&certificate.serial))
+        self.session_of(certificate).is_some()
+    }
+
+    /// Until the certificate has had no session for as long as `grace`: one that reconnects keeps what it has open.
+    pub(super) async fn dismissed(&self, certificate: &NodeCertificate, grace: Duration) {
+        while let Some(over) = self.session_of(certificate) {
+            over.cancelled().await;
+            tokio::time::sleep(grace).await;
+        }
+    }
+
+    fn session_of(&self, certificate: &NodeCertificate) -> Option<CancellationToken> {
+        let admitted = self.lock();
+        let session = admitted.get(&certificate.node)?;
+        session.serials.contains(&certificate.serial).then(|| session.over.clone())
     }
 
     /// Traffic of a node is a sign of life of its session; `None`: one was handed on a moment ago.

@@ -3,7 +3,9 @@
 //! Each request is judged anew: the certificate must have a session, and the driver must say that the attempt is this node's
 //! and names the file. An answer of bytes or a put is one chunk, compared with its hash on either side.
 
-use super::{BLOB_STREAMS, BLOB_WINDOW, CloseCode, LinkError, PATIENCE, Shared, tls::NodeCertificate, wire};
+use super::{
+    BLOB_STREAMS, BLOB_WINDOW, CloseCode, LinkError, PATIENCE, Shared, peer::LAST_WORDS, tls::NodeCertificate, wire,
+};
 use crate::blob::{BlobError, Limit};
 use lorikeet_protocol::{
     blob::{BlobAnswer, BlobRequest, Refusal},
@@ -31,10 +33,13 @@ pub(super) async fn serve(
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(BLOB_STREAMS));
     // QUIC's own stream limit bounds these tasks.
     let streams = TaskTracker::new();
+    let dismissed = shared.admitted.dismissed(&certificate, LAST_WORDS);
+    tokio::pin!(dismissed);
     let ended = loop {
         let stream = tokio::select! {
             biased;
             () = shared.cancel.cancelled() => break Ok(()),
+            () = &mut dismissed => break Ok(()),
             stream = connection.accept_bi() => stream,
         };
         match stream {

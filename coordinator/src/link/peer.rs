@@ -14,11 +14,17 @@ use lorikeet_protocol::{
     id::{AttemptId, NodeId},
 };
 use quinn::{Connection, RecvStream, SendStream};
-use std::collections::HashSet;
-use tokio::{sync::mpsc, time::timeout};
+use std::{collections::HashSet, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 
 /// Acknowledgements and certificates that wait for the wire; the reader waits beyond that.
 const OWN_MESSAGES: usize = 16;
+
+/// A session that is over – revoked, superseded – has this long for its last words; then its connections are cut.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub(super) async fn serve(
     shared: &Shared,
@@ -68,6 +74,8 @@ async fn session(
         biased;
         () = shared.cancel.cancelled() => Ok(Ending::ShuttingDown),
         ended = write(shared, &mut send, opened.outbox, own_messages) => ended,
+        // An agent that takes nothing does not keep its session by that.
+        () = async { opened.ended.cancelled().await; sleep(LAST_WORDS).await } => Ok(Ending::Cut),
         ended = peer.read(receive) => ended,
         ended = listen(shared, connection, node) => ended,
     };
@@ -80,8 +88,11 @@ async fn session(
         Ending::Misbehaved(why) => misbehaved(&mut send, &certificate, why).await,
         Ending::ShuttingDown => say_goodbye(&mut send, ToAgent::Goodbye(Farewell::ShuttingDown)).await,
         // What was said last must arrive before the connection closes.
-        Ending::Dismissed => finish(&mut send).await,
-        Ending::Left => Ok(()),
+        Ending::Dismissed => {
+            let _ = timeout(LAST_WORDS, finish(&mut send)).await;
+            Ok(())
+        }
+        Ending::Left | Ending::Cut => Ok(()),
     }
 }
 
@@ -92,6 +103,8 @@ enum Ending {
     Left,
     /// The driver dropped the session, having said why.
     Dismissed,
+    /// The driver dropped the session, and the agent does not take the news.
+    Cut,
     /// The coordinator leaves.
     ShuttingDown,
     /// The agent said what no agent says.

@@ -9,6 +9,7 @@
 //! that a machine which was off can renew it and do nothing else.
 
 use super::LinkError;
+use crate::serial;
 use lorikeet_protocol::{
     ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, COORDINATOR_NAME,
     id::{Hash, NodeId},
@@ -223,13 +224,11 @@ fn params(name: &str, life: Duration) -> CertificateParams {
     params
 }
 
-/// Sixteen bytes that DER leaves as they are: positive, no leading zero.
 fn random_serial() -> Result<[u8; 16], LinkError> {
-    let mut serial = [0; 16];
-    getrandom::fill(&mut serial)
+    let mut random = [0; 9];
+    getrandom::fill(&mut random)
         .map_err(|error| LinkError::Certificate { what: "draw a serial", why: error.to_string() })?;
-    serial[0] = serial[0] & 0x7f | 0x40;
-    Ok(serial)
+    Ok(serial::serial(crate::clock::now(), random))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -37,6 +37,12 @@ pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
     }
 }
 
+/// Opens a file that is there, whatever its layout.
+pub(super) fn as_it_is(path: &Path) -> Result<Database, StoreError> {
+    super::damage::refuse(path)?;
+    Database::open(path).map_err(|error| StoreError::Open { path: path.into(), source: Box::new(error.into()) })
+}
+
 /// `None`: the file is new.
 fn version(database: &Database) -> Result<Option<u64>, StoreError> {
     match database.begin_read()?.open_table(META) {

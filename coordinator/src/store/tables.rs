@@ -73,6 +73,13 @@ macro_rules! rows {
 
         /// Every table, so that reading one before its first row finds it empty.
         pub(super) const ALL: &[&str] = &[$($table),*];
+
+        /// Reads every row there is.
+        pub(super) fn read_all(store: &super::Store) -> Result<u64, StoreError> {
+            let mut rows = 0;
+            $(rows += store.count::<$name>()?;)*
+            Ok(rows)
+        }
     };
 }
 

@@ -1,5 +1,7 @@
 //! What was committed is there; what the disk refused is not, and the store goes on.
 
+mod damage;
+
 use super::*;
 use crate::{
     access::{Refusal, Role},

@@ -68,6 +68,8 @@ pub const NODE_CORDON: &str = "/api/nodes/{id}/cordon";
 pub const NODE_DRAIN: &str = "/api/nodes/{id}/drain";
 /// POST: it takes work again; a quarantine ends as well.
 pub const NODE_OPEN: &str = "/api/nodes/{id}/open";
+/// POST: its certificates are worth nothing from now on, its connections close, and what is placed on it goes elsewhere.
+pub const NODE_REVOKE: &str = "/api/nodes/{id}/revoke";
 /// POST: a join string.
 pub const JOIN_TOKENS: &str = "/api/nodes/join-tokens";
 /// POST makes a bearer token; GET lists.
@@ -80,6 +82,8 @@ pub const ME: &str = "/api/me";
 pub const HEALTH: &str = "/api/health";
 /// GET, without a token.
 pub const VERSION: &str = "/api/version";
+/// GET, for administrators: everything that a coordinator cannot make again (`full`: and its files), a tar stream.
+pub const BACKUP: &str = "/api/backup";
 /// GET, without a token: the CA's certificate.
 pub const CA: &str = "/api/ca";
 /// GET, without a token: this API as an OpenAPI document.

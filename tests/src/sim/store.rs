@@ -56,6 +56,7 @@ impl Store {
     /// As a coordinator finds it that starts.
     pub(super) fn load(&self) -> Loaded {
         Loaded {
+            restored: None,
             generation: 1,
             users: self.users.values().cloned().collect(),
             tokens: self.tokens.values().cloned().collect(),

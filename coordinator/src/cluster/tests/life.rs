@@ -53,11 +53,27 @@ fn a_retired_node_is_gone_for_good_and_never_with_work_on_it() {
 }
 
 #[test]
+fn a_revoked_node_is_gone_at_once_and_its_work_goes_elsewhere() {
+    let mut world = World::ready();
+    let (job, old) = world.running(1);
+    let out = world.ask(Command::RevokeNode { id: NODE }).1;
+    assert!(out.iter().any(|action| matches!(action, Action::Close { farewell: Farewell::Revoked, .. })));
+    let out = world.hello(NODE, boot(1), vec![KnownAttempt { id: old, phase: AttemptPhase::Running }]);
+    assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::Revoked, .. })));
+    world.join(OTHER);
+    world.hello(OTHER, boot(2), vec![]);
+    let new = world.until_offered(job).unwrap();
+    assert!(new.token > old.token && world.cluster.jobs[&job].node() == Some(OTHER));
+}
+
+#[test]
 fn only_an_administrator_changes_nodes() {
     let mut world = World::ready();
     for command in [
         Command::CordonNode { id: NODE },
         Command::OpenNode { id: NODE },
+        Command::RevokeNode { id: NODE },
+        Command::TakeBackup,
         Command::DrainNode { id: NODE, patience: Duration::from_secs(1) },
         Command::RetireNode { id: NODE },
     ] {

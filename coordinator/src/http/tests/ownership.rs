@@ -66,7 +66,8 @@ fn kept(method: &str, path: &str) -> Option<Kept> {
         ("POST", route::JOB_PAUSE | route::JOB_RESUME | route::JOB_RELEASE | route::JOB_CHECKPOINT) => {
             NotFound(Job, json!({}))
         }
-        ("POST", route::NODE_CORDON | route::NODE_DRAIN | route::NODE_OPEN) => Admin(json!({})),
+        ("POST", route::NODE_CORDON | route::NODE_DRAIN | route::NODE_OPEN | route::NODE_REVOKE) => Admin(json!({})),
+        ("GET", route::BACKUP) => Admin(Value::Null),
         ("DELETE", route::NODE) => Admin(Value::Null),
         ("GET" | "DELETE", route::MODEL) => NotFound(Model, Value::Null),
         ("GET", route::MODEL_DOWNLOAD) => NotFound(Model, Value::Null),

@@ -1,0 +1,113 @@
+//! `/api/backup`: everything that a coordinator cannot make again, as one file, while it runs. For administrators: keys are in it.
+
+use super::{App, ask::Params, caller::Caller, failure::Failure};
+use crate::{
+    backup::{self, Head},
+    cluster::command::Command,
+    store::Facts,
+};
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use lorikeet_api::{ErrorCode, route};
+use serde::Deserialize;
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{runtime, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+
+/// A client that takes nothing for so long has gone; it begins again.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Parts ahead of the client.
+const AHEAD: usize = 4;
+/// Bytes of a part: many small files are sent together.
+const PART: usize = 1 << 20;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wish {
+    #[serde(default)]
+    full: bool,
+}
+
+/// A backup of this moment, as a tar file. It holds the keys of the coordinator.
+#[utoipa::path(get, path = route::BACKUP, tag = "server",
+    params(("full" = Option<bool>, Query, description = "also datasets, checkpoints, adapters, metrics and logs")),
+    responses((status = 200, content_type = "application/x-tar", body = String)))]
+pub(super) async fn take(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(wish): Params<Wish>,
+) -> Result<Response, Failure> {
+    app.driver.command(caller.context_with(None), Command::TakeBackup).await?;
+    let permit = app.downloads.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Failure::new(ErrorCode::RateLimited, "too many downloads are under way"))?;
+    let data = app.config.data.clone();
+    let copy = Copy(data.join("staging").join(format!("backup-{}.redb", uuid::Uuid::now_v7().simple())));
+    let place = copy.0.clone();
+    let facts: Facts = app.driver.read(move |store| store.copy_to(&place)).await?;
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let (head, sending) = (Head::new(&facts, wish.full), runtime::Handle::current());
+    app.tasks.spawn_blocking(move || {
+        let mut out = Parts { sender: sender.clone(), sending, part: Vec::with_capacity(PART) };
+        if let Err(error) = backup::write(&data, &copy.0, &facts, &head, &mut out) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a backup was broken off");
+            // Whatever fails breaks the connection, so that half is never taken for whole.
+            let _ = sender.try_send(Err(io::Error::other("the backup was broken off")));
+        }
+        drop(permit);
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),
+        (header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"lorikeet-backup.tar\"")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((headers, Body::from_stream(ReceiverStream::new(receiver))).into_response())
+}
+
+/// The copy of the store, which goes when it was sent.
+struct Copy(PathBuf);
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "the copy for a backup could not be removed");
+        }
+    }
+}
+
+/// A writer on a thread of its own whose bytes leave as an answer.
+struct Parts {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    sending: runtime::Handle,
+    part: Vec<u8>,
+}
+
+impl Write for Parts {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.part.extend_from_slice(bytes);
+        if self.part.len() >= PART {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.part.is_empty() {
+            return Ok(());
+        }
+        let part = std::mem::replace(&mut self.part, Vec::with_capacity(PART));
+        let sent = self.sending.block_on(self.sender.send_timeout(Ok(part.into()), PATIENCE));
+        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "whoever asked for it has gone"))
+    }
+}
