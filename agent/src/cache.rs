@@ -222,6 +222,24 @@ impl Cache {
         Ok(Room { cache: self.clone(), bytes: needed })
     }
 
+    /// The disk is short of this much: evicts what is longest unused, never what is in use; says how much that was.
+    pub(crate) fn shed(&self, short: u64) -> u64 {
+        let (mut index, mut freed) = (self.index(), 0);
+        while freed < short
+            && let Some(oldest) = index.oldest()
+        {
+            if let Err(error) = disk::remove_file(&self.path(oldest)) {
+                tracing::warn!("could not {}", lorikeet_protocol::chain(&error));
+                break;
+            }
+            freed += index.files.remove(&oldest).map_or(0, |entry| entry.size);
+        }
+        if freed > 0 {
+            tracing::warn!(freed, "the disk is nearly full: files were evicted from the cache");
+        }
+        freed
+    }
+
     fn path(&self, hash: Hash) -> PathBuf {
         self.inner.folder.join("files").join(hash.to_string())
     }

@@ -142,6 +142,9 @@ pub struct Cache {
     pub budget: u64,
     /// Chunks of 16 MiB fetched at the same time.
     pub parallel: usize,
+    /// Bytes fetched in a second; absent: as many as the line takes.
+    #[serde(deserialize_with = "some_bytes")]
+    pub bandwidth: Option<u64>,
 }
 
 /// How the coordinator is reached.
@@ -219,7 +222,7 @@ impl Default for Worker {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { budget: 200 << 30, parallel: 4 }
+        Self { budget: 200 << 30, parallel: 4, bandwidth: None }
     }
 }
 
@@ -295,6 +298,8 @@ impl Config {
         require(worker.threads != Some(0), "worker.threads", "at least 1", &0);
         let parallel = self.cache.parallel;
         require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", &parallel);
+        let slow = self.cache.bandwidth.filter(|bytes| *bytes < 1 << 20);
+        require(slow.is_none(), "cache.bandwidth", "at least 1 MiB", &slow.unwrap_or(0));
         let (keep, idle) = (self.link.keep_alive, self.link.idle_timeout);
         require(keep < idle, "link.idle_timeout", "longer than link.keep_alive", &humantime::format_duration(idle));
         let (first, longest) = (self.link.backoff_first, self.link.backoff_longest);

@@ -295,6 +295,11 @@ impl Driver {
 
     fn look(&mut self, look: Look) -> Vec<Action> {
         let Look { mut seen, telemetry } = look;
+        let short = room::short(&self.places);
+        if short > 0 {
+            // Files can be fetched again, attempts cannot.
+            self.preparer.cache.shed(short);
+        }
         room::judge(&mut seen.devices, &self.places);
         let before = self.devices().to_vec();
         let actions = self.ask(Event::Looked(seen));

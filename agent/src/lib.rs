@@ -16,6 +16,7 @@ pub mod config;
 mod disk;
 mod driver;
 mod gpu;
+pub mod health;
 #[doc(hidden)]
 pub mod host;
 mod link;
@@ -186,7 +187,8 @@ impl Agent {
 
         let mut probe = gpu::Probe::new(&config.devices);
         let every = config.devices.probe;
-        let (mut host, first, parts) = assemble(config, places, Blobs::new(caller.clone(), state.clone()))?;
+        let blobs = Blobs::new(caller.clone(), state.clone()).bounded(config.cache.bandwidth);
+        let (mut host, first, parts) = assemble(config, places, blobs)?;
         let clock = parts.clock;
         // The first hello already names the devices.
         let (probe, look) = tokio::task::spawn_blocking(move || {

@@ -24,14 +24,26 @@ pub(crate) fn judge(devices: &mut [Device], places: &Places) {
     }
 }
 
-fn trouble(folder: &Path) -> Option<String> {
+/// Bytes that the cache should give back, so that work goes on: the limit is met twice before it is met.
+pub(crate) fn short(places: &Places) -> u64 {
+    let Ok(disk) = statvfs(places.cache()) else { return 0 };
+    let (free, size) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
+    (2 * limit(size)).saturating_sub(free)
+}
+
+fn limit(size: u64) -> u64 {
+    (size / SHARE).clamp(LEAST, MOST)
+}
+
+/// Why a folder's disk takes nothing more.
+pub(crate) fn trouble(folder: &Path) -> Option<String> {
     let disk = match statvfs(folder) {
         Ok(disk) => disk,
         Err(Errno::NOENT) => return Some("the agent's data directory is gone".into()),
         Err(error) => return Some(format!("the agent's disk cannot be used: {error}")),
     };
     let (free, size) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
-    (free < (size / SHARE).clamp(LEAST, MOST)).then(|| "the agent's disk is full".to_owned())
+    (free < limit(size)).then(|| "the agent's disk is full".to_owned())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ mod plan;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use job::{CancelReason, Job, OneJob, Sweep};
 use lorikeet_protocol::id::{Hash, TokenId};
-pub(crate) use operate::{Agent, AgentCommand, Backup, Ca, Coordinator, CoordinatorCommand, Dev, Restore};
+pub(crate) use operate::{Agent, AgentCommand, Backup, Ca, Coordinator, CoordinatorCommand, Dev, Doctor, Restore};
 pub(crate) use plan::Plan;
 use std::path::PathBuf;
 
@@ -142,9 +142,6 @@ pub(crate) enum Command {
     /// The certificate authority of a coordinator
     #[command(subcommand, after_help = "Example:\n  lorikeet ca show --data /var/lib/lorikeet/coordinator")]
     Ca(Ca),
-    /// What this machine has for training, what is missing, and what would bring it
-    #[command(after_help = "Example:\n  lorikeet doctor --output json")]
-    Doctor,
     /// Coordinator and one agent on this machine, for trying things out
     #[command(after_help = "Example:\n  lorikeet dev --dir ~/lorikeet-dev")]
     Dev(Dev),
@@ -164,6 +161,11 @@ pub(crate) enum Command {
         after_help = "Example:\n  lorikeet restore --from monday.tar --data /var/lib/lorikeet/coordinator --verify\n\nAgents of today are met as they are: what the backup knows goes on, what it does not know is stopped and kept."
     )]
     Restore(Restore),
+    /// What this machine has for training, or what is wrong with a service on it, and what would help
+    #[command(
+        after_help = "Example:\n  lorikeet doctor --output json\n  lorikeet doctor --coordinator /etc/lorikeet/coordinator.toml\n  lorikeet doctor --agent /etc/lorikeet/agent.toml\n\nOf a service: exit code 0 when nothing is wrong, 2 when something is."
+    )]
+    Doctor(Doctor),
     /// Run the agent of a GPU machine, or make the machine a node
     #[command(
         args_conflicts_with_subcommands = true,

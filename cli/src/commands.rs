@@ -64,10 +64,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Token(args) => context.ask(async |client| token::run(&client, output, args).await),
         Command::Login(args) => runtime()?.block_on(login::run(&context, args)),
         Command::Ca(args) => ca::run(&context, args),
-        Command::Doctor => doctor::run(&context),
         Command::Inspect(args) => inspect::run(output, &args),
         Command::Agent(args) => agent::run(output, args),
         Command::Dev(args) => dev::run(output, &args),
+        Command::Doctor(args) => doctor::run(&context, &args),
     }?;
     Ok(ExitCode::SUCCESS)
 }

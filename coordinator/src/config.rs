@@ -6,7 +6,7 @@
 
 use lorikeet_api::FieldError;
 use lorikeet_protocol::settings as unit;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -81,6 +81,9 @@ pub struct Link {
     /// How long a node's certificate is valid; its agent renews it at half of that.
     #[serde(with = "unit::duration")]
     pub certificate_ttl: Duration,
+    /// Bytes of base models and datasets that leave for all agents together, in a second; without it as many as the line takes.
+    #[serde(deserialize_with = "some_bytes")]
+    pub bandwidth: Option<u64>,
 }
 
 /// `[timers]`
@@ -148,6 +151,9 @@ pub struct Storage {
     /// An unreferenced file is removed after this long.
     #[serde(with = "unit::duration")]
     pub unreferenced: Duration,
+    /// Metrics and logs of a job go this long after its end; without it never.
+    #[serde(deserialize_with = "some_duration")]
+    pub keep_series: Option<Duration>,
 }
 
 impl Default for Config {
@@ -189,6 +195,7 @@ impl Default for Link {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7171),
             advertise: None,
             certificate_ttl: Duration::from_secs(7 * 24 * 3600),
+            bandwidth: None,
         }
     }
 }
@@ -214,7 +221,12 @@ impl Default for Inspect {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { keep_free: 1 << 30, attempt_limit: 64 << 30, unreferenced: Duration::from_secs(24 * 3600) }
+        Self {
+            keep_free: 1 << 30,
+            attempt_limit: 64 << 30,
+            unreferenced: Duration::from_secs(24 * 3600),
+            keep_series: None,
+        }
     }
 }
 
@@ -283,6 +295,8 @@ impl Config {
         refuse(!url.starts_with("https://") && !url.starts_with("http://"), "http.public_url", &url, "a URL");
         let validity = self.link.certificate_ttl;
         refuse(validity < Duration::from_secs(1), "link.certificate_ttl", &show(validity), "at least 1s");
+        let slow = self.link.bandwidth.filter(|bytes| *bytes < 1 << 20);
+        refuse(slow.is_some(), "link.bandwidth", &slow.unwrap_or(0), "1MiB a second at least");
         let advertise = self.link.advertise.as_deref().unwrap_or("host:1");
         refuse(!advertise.contains(':'), "link.advertise", &advertise, "host:port");
         let beat = timers.heartbeat;
@@ -293,11 +307,21 @@ impl Config {
         refuse(timers.offer.is_zero(), "timers.offer", &show(timers.offer), "more than nothing");
         let (first, limit) = (timers.back_off, timers.back_off_limit);
         refuse(first.is_zero() || limit < first, "timers.back_off_limit", &show(limit), "timers.back_off at least");
+        let kept = self.storage.keep_series.unwrap_or(Duration::MAX);
+        refuse(kept < Duration::from_secs(3_600), "storage.keep_series", &show(kept.min(LONGEST_LEASE)), "1h at least");
         refuse(self.inspect.at_once == 0, "inspect.at_once", &0, "1 or more");
         refuse(self.inspect.memory < 64 << 20, "inspect.memory", &self.inspect.memory, "64MiB at least");
         refuse(self.inspect.timeout.is_zero(), "inspect.timeout", &"0s", "more than nothing");
         faults
     }
+}
+
+fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    unit::duration::deserialize(deserializer).map(Some)
+}
+
+fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    unit::bytes::deserialize(deserializer).map(Some)
 }
 
 /// Each on a line of its own.

@@ -21,6 +21,7 @@ pub mod config;
 mod dataset;
 pub mod driver;
 pub mod guard;
+pub mod health;
 pub mod history;
 pub mod http;
 pub mod inspector;
@@ -124,7 +125,8 @@ impl Coordinator {
         let mut parts = JoinSet::new();
         let inspecting = inspector.clone().serve(inspections, driver.clone(), leaving.clone());
         parts.spawn(async move { part("inspector", inspecting).await });
-        let sweeping = sweep::run(driver.clone(), blobs.clone(), config.storage.unreferenced, leaving.clone());
+        let keep = sweep::Keep { unreferenced: config.storage.unreferenced, series: config.storage.keep_series };
+        let sweeping = sweep::run(driver.clone(), blobs.clone(), series.clone(), keep, leaving.clone());
         parts.spawn(async move { part("sweep", sweeping).await });
 
         let services = Services {
@@ -135,6 +137,7 @@ impl Coordinator {
             certificate_ttl: config.link.certificate_ttl,
             attempt_limit: config.storage.attempt_limit,
             telemetry: telemetry.clone(),
+            bandwidth: config.link.bandwidth,
         };
         let link = Link::bind(config.link.listen, services)?;
         let link_address = start::link_address(&config.link, link.address());

@@ -15,13 +15,16 @@ mod blob;
 mod check;
 mod join;
 mod peer;
+mod rate;
 pub mod telemetry;
 pub mod tls;
 mod wire;
 
 use crate::{blob::Blobs, driver, series::Series};
 use admitted::Admitted;
-use lorikeet_protocol::{ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, agent::FromAgent, codec::CodecError, id::NodeId};
+use lorikeet_protocol::{
+    ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, agent::FromAgent, codec::CodecError, id::NodeId, rate::Bucket,
+};
 use quinn::{
     Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ReadExactError, ServerConfig,
     TokioRuntime, TransportConfig, VarInt, WriteError, crypto::rustls::HandshakeData,
@@ -31,8 +34,8 @@ use std::{
     io,
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 use telemetry::Newest;
 use tls::{Authority, NodeCertificate};
@@ -63,6 +66,14 @@ const CONTROL_WINDOW: u32 = 2 << 20;
 const BLOB_WINDOW: u32 = 16 << 20;
 /// Telemetry is at most 1,100 bytes per device; losing some is fine.
 const DATAGRAM_BUFFER: usize = 64 << 10;
+/// Our own ClientHello with a certificate is 2 KiB; the default of 16 would only hold what nobody of ours sends.
+const CRYPTO_BUFFER: usize = 8 << 10;
+/// Bytes of packets that one handshake may send before it is looked at: a ClientHello with post-quantum keys takes two packets.
+const BUFFER_PER_HANDSHAKE: u64 = 32 << 10;
+/// The same for all of them.
+const BUFFER_OF_HANDSHAKES: u64 = 8 << 20;
+/// Who comes back to prove its address does so at once.
+const RETRY_LIFETIME: Duration = Duration::from_secs(15);
 
 /// Why a connection was closed by us, in QUIC's own field.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +166,8 @@ pub struct Services {
     pub attempt_limit: u64,
     /// What the devices say of themselves.
     pub telemetry: Newest,
+    /// Bytes of files that leave for all agents together, in a second; without it as many as the line takes.
+    pub bandwidth: Option<u64>,
 }
 
 /// The endpoint and its tasks.
@@ -173,9 +186,19 @@ struct Shared {
     cancel: CancellationToken,
     connections: Semaphore,
     joins: Semaphore,
+    outgoing: Option<Mutex<Bucket>>,
+    started: Instant,
 }
 
 impl Shared {
+    /// Waits until so many bytes of files may leave.
+    async fn pace(&self, bytes: usize) {
+        let Some(outgoing) = &self.outgoing else { return };
+        let now = self.started.elapsed();
+        let wait = outgoing.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, now);
+        tokio::time::sleep(wait).await;
+    }
+
     /// Any traffic of a node's renews its lease.
     async fn beat(&self, node: NodeId) {
         if let Some(session) = self.admitted.beat(node) {
@@ -193,13 +216,16 @@ impl Link {
         let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime));
         let endpoint = endpoint.map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
-        let (tasks, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let (tasks, cancel, bandwidth) = (TaskTracker::new(), CancellationToken::new(), services.bandwidth);
         let shared = Arc::new(Shared {
             services,
             admitted: Admitted::default(),
             cancel: cancel.clone(),
             connections: Semaphore::new(CONNECTIONS),
             joins: Semaphore::new(JOINS),
+            // A second's worth may leave at once.
+            outgoing: bandwidth.map(|bytes| Mutex::new(Bucket::new(bytes, bytes))),
+            started: Instant::now(),
         });
         let accepting = tokio::spawn(accept(endpoint.clone(), shared, tasks.clone()));
         Ok(Self { endpoint, address, tasks, cancel, accepting })
@@ -239,11 +265,18 @@ fn server_config(authority: &Authority) -> Result<ServerConfig, LinkError> {
         .stream_receive_window(VarInt::from_u32(CONTROL_WINDOW))
         .receive_window(VarInt::from_u32(CONTROL_WINDOW))
         .send_window(u64::from(BLOB_WINDOW))
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER));
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .crypto_buffer_size(CRYPTO_BUFFER);
     let mut config = ServerConfig::with_crypto(Arc::new(authority.link()?));
     config.transport_config(Arc::new(transport));
     // What waits for our attention beyond these is dropped by quinn; the peer tries again.
-    config.max_incoming(HANDSHAKES).incoming_buffer_size_total(8 << 20);
+    config
+        .max_incoming(HANDSHAKES)
+        .incoming_buffer_size(BUFFER_PER_HANDSHAKE)
+        .incoming_buffer_size_total(BUFFER_OF_HANDSHAKES)
+        .retry_token_lifetime(RETRY_LIFETIME)
+        // A laptop changes its network, a router its port: the certificate stays the same.
+        .migration(true);
     Ok(config)
 }
 

@@ -111,6 +111,22 @@ impl Series {
         self.ask(|reply| Request::Through { attempt, reply }).await
     }
 
+    /// Everything of a job goes: what is asked for afterwards is empty.
+    pub async fn remove(&self, job: JobId) -> Result<(), SeriesError> {
+        self.ask(|reply| Request::Remove { job, reply }).await.map(drop)
+    }
+
+    /// The jobs that left lines.
+    pub async fn jobs(&self) -> Result<Vec<JobId>, SeriesError> {
+        let root = Arc::clone(&self.root);
+        let listing = tokio::task::spawn_blocking(move || {
+            let entries = std::fs::read_dir(&*root).map_err(SeriesError::disk("list", &root))?;
+            let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            Ok(names.filter_map(|name| name.parse().ok()).collect())
+        });
+        listing.await.map_err(|_| SeriesError::Closed)?
+    }
+
     async fn ask(&self, request: impl FnOnce(writer::Reply) -> Request) -> Result<u64, SeriesError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| SeriesError::Closed)?;

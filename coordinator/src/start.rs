@@ -127,6 +127,11 @@ impl Folders {
         Ok(folders)
     }
 
+    /// Of a directory that may not be there; nothing is made.
+    pub(crate) fn at(data: &Path) -> Self {
+        Self(data.to_owned())
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.0.join("state.redb")
     }

@@ -8,7 +8,8 @@ use crate::{
     access::Actor,
     blob::{BlobError, Blobs, Kept},
     driver::Handle,
-    record::{Base, Dataset, Model, Orphan, StoredCheckpoint},
+    record::{Base, Dataset, Job, Model, Orphan, StoredCheckpoint},
+    series::Series,
     store::{Store, StoreError},
 };
 use lorikeet_protocol::id::{Hash, UnixMillis};
@@ -26,8 +27,17 @@ const DELETED_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// A broken upload waits this long for its client.
 const UPLOAD_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
+/// How long what is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keep {
+    /// Files that no record names.
+    pub(crate) unreferenced: Duration,
+    /// Metrics and logs of jobs that are over; `None`: for ever.
+    pub(crate) series: Option<Duration>,
+}
+
 /// Sweeps every hour until cancelled.
-pub(crate) async fn run(driver: Handle, blobs: Blobs, unreferenced: Duration, cancel: CancellationToken) {
+pub(crate) async fn run(driver: Handle, blobs: Blobs, series: Series, keep: Keep, cancel: CancellationToken) {
     let (mut changes, mut next) = (driver.changes(), Instant::now() + EVERY);
     loop {
         tokio::select! {
@@ -42,12 +52,35 @@ pub(crate) async fn run(driver: Handle, blobs: Blobs, unreferenced: Duration, ca
             },
             () = tokio::time::sleep_until(next) => next += EVERY,
         }
-        match sweep(&driver, &blobs, unreferenced).await {
+        if let Some(kept) = keep.series {
+            drop_series(&driver, &series, kept).await;
+        }
+        match sweep(&driver, &blobs, keep.unreferenced).await {
             Ok(0) => {}
             Ok(gone) => tracing::info!(gone, "files that no record names were removed"),
             Err(error) => tracing::error!(%error, "files that no record names could not be removed"),
         }
     }
+}
+
+/// Metrics and logs of jobs that ended longer ago than they are kept.
+async fn drop_series(driver: &Handle, series: &Series, kept: Duration) {
+    let millis = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
+    let cut = UnixMillis(crate::clock::now().0.saturating_sub(millis));
+    for id in series.jobs().await.unwrap_or_default() {
+        let row = driver.read(move |store| store.get::<Job>(&id.bytes())).await;
+        if !row.ok().flatten().is_some_and(|job| is_outlived(&job, cut)) {
+            continue;
+        }
+        match series.remove(id).await {
+            Ok(()) => tracing::info!(job = %id, "its metrics and logs were kept for as long as the config says"),
+            Err(error) => tracing::error!(job = %id, %error, "its metrics and logs could not be removed"),
+        }
+    }
+}
+
+fn is_outlived(job: &Job, cut: UnixMillis) -> bool {
+    job.completed_at.is_some_and(|ended| ended < cut)
 }
 
 /// Nothing of an attempt that has ended is uploaded any more. Mostly there is none, and nothing is asked.
@@ -138,6 +171,26 @@ mod tests {
         let gone = |restored: u32| superfluous(&files, &HashSet::new(), now, day, Some(now - restored * day));
         assert_eq!(gone(29), [Hash([3; 32])], "only what came since goes by the ordinary rule");
         assert_eq!(gone(31).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn metrics_and_logs_of_a_job_that_is_over_go_in_time_and_those_of_a_live_one_never() {
+        use crate::http::tests::World;
+        use lorikeet_protocol::{
+            agent::EventLines,
+            id::{AttemptId, AttemptToken},
+        };
+        let world = World::new().await;
+        let (id, series) = (world.job().await, &world.coordinator.series);
+        let attempt = AttemptId { job: id, token: AttemptToken { generation: 1, number: 9 } };
+        series.append(EventLines { attempt, first: 1, lines: vec!["{}".into()] }).await.unwrap();
+        drop_series(&world.coordinator.driver, series, Duration::ZERO).await;
+        assert_eq!(series.jobs().await.unwrap(), [id], "it is not over");
+        let mut job = world.coordinator.driver.job(Actor::System, id).await.unwrap();
+        job.completed_at = Some(UnixMillis(5));
+        assert!(is_outlived(&job, UnixMillis(6)) && !is_outlived(&job, UnixMillis(5)));
+        series.remove(id).await.unwrap();
+        assert_eq!((series.jobs().await.unwrap(), series.read(attempt, 0, 9).await.unwrap()), (vec![], vec![]));
     }
 
     #[tokio::test]

@@ -22,10 +22,12 @@ pub mod backoff;
 pub mod blob;
 pub mod codec;
 pub mod file;
+pub mod health;
 pub mod id;
 pub mod inspect;
 pub mod job;
 pub mod join;
+pub mod rate;
 pub mod settings;
 pub mod worker;
 

@@ -120,6 +120,21 @@ fn a_folder_that_cannot_be_used_is_named() {
     assert!(error.contains("/proc/nowhere"), "{error}");
 }
 
+#[tokio::test]
+async fn a_short_disk_takes_what_is_longest_unused_and_never_what_is_in_use() {
+    let (folder, cache) = cache(1_000);
+    let contents = [1, 2, 3].map(|seed| Content::new(seed, 100));
+    let used = cache.get(&contents[0], attempt(), &contents[0].manifest).await.unwrap();
+    for content in &contents[1..] {
+        drop(cache.get(content, attempt(), &content.manifest).await.unwrap());
+    }
+    let there = |content: &Content| folder.path().join("files").join(content.manifest.hash.to_string()).exists();
+    assert_eq!(cache.shed(1), 100);
+    assert_eq!([there(&contents[0]), there(&contents[1]), there(&contents[2])], [true, false, true]);
+    assert_eq!(cache.shed(1_000), 100);
+    assert!(there(&contents[0]) && used.path().exists());
+}
+
 struct Content {
     bytes: Vec<u8>,
     manifest: FileManifest,
@@ -148,7 +163,7 @@ impl Source for Content {
 
 fn cache(budget: u64) -> (tempfile::TempDir, Cache) {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path(), &config::Cache { budget, parallel: 2 }).unwrap();
+    let cache = Cache::open(folder.path(), &config::Cache { budget, parallel: 2, bandwidth: None }).unwrap();
     (folder, cache)
 }
 

@@ -9,9 +9,13 @@ use lorikeet_protocol::{
     blob::{BlobAnswer, BlobRequest, Refusal},
     file::{CHUNK_BYTES, FileManifest},
     id::{AttemptId, Hash},
+    rate::Bucket,
 };
 use quinn::Connection;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
 use tokio::sync::{Mutex, watch};
 
 /// A chunk on a line of 1 Mbit/s takes 134 s.
@@ -36,13 +40,19 @@ pub(crate) struct Blobs {
     caller: Caller,
     state: watch::Receiver<LinkState>,
     connection: Arc<Mutex<Option<Connection>>>,
+    /// What is fetched in a second, if that is bounded.
+    incoming: Option<Arc<std::sync::Mutex<Bucket>>>,
+    started: Instant,
 }
 
 impl Source for Blobs {
     async fn chunk(&self, attempt: AttemptId, file: Hash, index: u32) -> Result<Vec<u8>, Refusal> {
         let request = BlobRequest::Fetch { attempt, file, chunk: index };
         match self.ask(&request, &[]).await? {
-            Answer::Bytes(bytes) => Ok(bytes),
+            Answer::Bytes(bytes) => {
+                self.pace(bytes.len()).await;
+                Ok(bytes)
+            }
             Answer::Wanted(_) | Answer::Stored => Err(Refusal::Missing),
         }
     }
@@ -58,7 +68,22 @@ enum Answer {
 impl Blobs {
     /// Dials once `state` says that the control connection is up.
     pub(crate) fn new(caller: Caller, state: watch::Receiver<LinkState>) -> Self {
-        Self { caller, state, connection: Arc::new(Mutex::new(None)) }
+        Self { caller, state, connection: Arc::new(Mutex::new(None)), incoming: None, started: Instant::now() }
+    }
+
+    /// Fetches so many bytes in a second, a second's worth at once.
+    pub(crate) fn bounded(mut self, bandwidth: Option<u64>) -> Self {
+        let bucket = |bytes| Arc::new(std::sync::Mutex::new(Bucket::new(bytes, bytes)));
+        self.incoming = bandwidth.map(bucket);
+        self
+    }
+
+    /// What came makes the next wait.
+    async fn pace(&self, bytes: usize) {
+        let Some(incoming) = &self.incoming else { return };
+        let now = self.started.elapsed();
+        let wait = incoming.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, now);
+        tokio::time::sleep(wait).await;
     }
 
     /// Which chunks of a file are still wanted.

@@ -177,7 +177,8 @@ impl Identity {
         Ok(self.validity()?.1)
     }
 
-    fn validity(&self) -> Result<(Duration, Duration), IdentityError> {
+    /// From when and until when it is valid, since 1970.
+    pub(crate) fn validity(&self) -> Result<(Duration, Duration), IdentityError> {
         let (_, parsed) = X509Certificate::from_der(&self.certificate).map_err(|error| self.broken(&error))?;
         let seconds = |time: x509_parser::time::ASN1Time| Duration::from_secs(time.timestamp().try_into().unwrap_or(0));
         Ok((seconds(parsed.validity().not_before), seconds(parsed.validity().not_after)))

@@ -71,6 +71,16 @@ pub(crate) struct Restore {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// The configuration of the coordinator of this machine
+    #[arg(long, value_name = "FILE")]
+    pub(crate) coordinator: Option<PathBuf>,
+    /// The configuration of the agent of this machine
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Agent {
     #[command(subcommand)]
     pub(crate) command: Option<AgentCommand>,

@@ -1,7 +1,10 @@
-//! `lorikeet doctor`: what this machine has for training, what is missing, and what would bring it. Asks; changes nothing.
+//! `lorikeet doctor`: what this machine has for training, what is missing, and what would bring it. Asks; changes nothing. With the
+//! config of a service it looks at that instead: see [`service`].
+
+mod service;
 
 use super::Context;
-use crate::{failure::Failure, output::View};
+use crate::{args::Doctor as Args, failure::Failure, output::View};
 use bytesize::ByteSize;
 use lorikeet_agent::{GpuDriver, GpuReading};
 use serde::Serialize;
@@ -45,7 +48,10 @@ struct Gpu {
 }
 
 /// Looks and tells.
-pub(crate) fn run(context: &Context) -> Result<(), Failure> {
+pub(crate) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    if args.coordinator.is_some() || args.agent.is_some() {
+        return service::run(context.output, args);
+    }
     let driver = lorikeet_agent::gpu_readings();
     let (cuda, remedy) = cuda();
     let advice = advice(driver.as_ref(), cuda.as_ref(), &remedy);

@@ -22,6 +22,9 @@ use lorikeet_protocol::{
 };
 use std::time::Duration;
 
+/// Clocks of machines differ, and devices are let go a moment after they are given back.
+const HELD_MORE: Duration = Duration::from_secs(60);
+
 impl Cluster {
     /// Moves the current attempt forward; never back.
     pub(super) fn advance(&mut self, attempt: AttemptId, to: AttemptPhase, now: Now, out: &mut Vec<Action>) {
@@ -74,9 +77,12 @@ impl Cluster {
     }
 
     /// The agent's word, or the coordinator's, that the current attempt is over: frees its devices and decides what the job does next.
-    pub(super) fn end(&mut self, attempt: AttemptId, ended: Ended, by: &Cause, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn end(&mut self, attempt: AttemptId, mut ended: Ended, by: &Cause, now: Now, out: &mut Vec<Action>) {
         let job = self.jobs.get_mut(&attempt.job).expect("only live jobs have a current attempt");
         let mut row = job.attempt.take().expect("an attempt ends once");
+        // Nobody holds devices for longer than they were placed, whatever an agent says.
+        let placed = Duration::from_millis(now.wall.0.saturating_sub(row.offered_at.0));
+        ended.held = ended.held.min(placed.max(now.mono.saturating_sub(job.offered)) + HELD_MORE);
         row.phase = AttemptPhase::Done;
         row.end = Some(AttemptEnd {
             outcome: ended.outcome,

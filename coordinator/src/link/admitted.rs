@@ -91,12 +91,14 @@ impl Admitted {
 mod tests {
     use super::*;
 
+    fn named(serial: &str) -> NodeCertificate {
+        NodeCertificate { node: NodeId(uuid::Uuid::nil()), serial: serial.into(), expired: false, ends: Duration::MAX }
+    }
+
     #[test]
     fn a_session_that_is_late_does_not_take_the_place_of_a_newer() {
         let admitted = Admitted::default();
-        let certificate =
-            |serial: &str| NodeCertificate { node: NodeId(uuid::Uuid::nil()), serial: serial.into(), expired: false };
-        let (old, new) = (certificate("old"), certificate("new"));
+        let (old, new) = (named("old"), named("new"));
         admitted.enter(&new, 2);
         admitted.enter(&old, 1);
         assert!(admitted.holds(&new) && !admitted.holds(&old));
@@ -107,7 +109,7 @@ mod tests {
     #[test]
     fn a_flood_of_traffic_is_one_sign_of_life() {
         let admitted = Admitted::default();
-        let certificate = NodeCertificate { node: NodeId(uuid::Uuid::nil()), serial: "s".into(), expired: false };
+        let certificate = named("s");
         assert_eq!(admitted.beat(certificate.node), None);
         admitted.enter(&certificate, 7);
         assert_eq!((0..1_000).filter_map(|_| admitted.beat(certificate.node)).collect::<Vec<_>>(), [7]);

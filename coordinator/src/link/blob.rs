@@ -4,7 +4,8 @@
 //! and names the file. An answer of bytes or a put is one chunk, compared with its hash on either side.
 
 use super::{
-    BLOB_STREAMS, BLOB_WINDOW, CloseCode, LinkError, PATIENCE, Shared, peer::LAST_WORDS, tls::NodeCertificate, wire,
+    BLOB_STREAMS, BLOB_WINDOW, CloseCode, LinkError, PATIENCE, Shared, peer::LAST_WORDS, rate::Rate,
+    tls::NodeCertificate, wire,
 };
 use crate::blob::{BlobError, Limit};
 use lorikeet_protocol::{
@@ -33,6 +34,7 @@ pub(super) async fn serve(
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(BLOB_STREAMS));
     // QUIC's own stream limit bounds these tasks.
     let streams = TaskTracker::new();
+    let mut rate = Rate::default();
     let dismissed = shared.admitted.dismissed(&certificate, LAST_WORDS);
     tokio::pin!(dismissed);
     let ended = loop {
@@ -45,6 +47,7 @@ pub(super) async fn serve(
         match stream {
             Err(error) => break Err(error.into()),
             Ok((send, receive)) => {
+                tokio::time::sleep(rate.request()).await;
                 let exchange = Exchange { shared: Arc::clone(shared), certificate: certificate.clone(), send, receive };
                 streams.spawn(exchange.run());
             }
@@ -83,6 +86,7 @@ impl Exchange {
             Ok(reply) => reply,
             Err(refusal) => (BlobAnswer::Refused(refusal), Vec::new()),
         };
+        self.shared.pace(bytes.len()).await;
         wire::write(&mut self.send, &answer).await?;
         self.send.write_all(&bytes).await.map_err(LinkError::Write)?;
         let _ = self.send.finish();

@@ -29,6 +29,8 @@ const ATTEMPTS: usize = 4_096;
 const CACHED: usize = 4_096;
 /// Files of a checkpoint or an adapter are about a dozen.
 const FILES: usize = 256;
+/// No device or machine has more memory.
+const MEMORY: u64 = 64 << 40;
 /// `training_summary.json` is some KiB.
 const SUMMARY: usize = 256 << 10;
 
@@ -58,11 +60,17 @@ pub(super) fn message(message: &mut FromAgent) -> Result<(), Fault> {
     }
 }
 
-/// A datagram.
-pub(super) fn telemetry(said: &Telemetry) -> Result<(), Fault> {
+/// A datagram. Numbers that no device has are brought to the nearest that one can.
+pub(super) fn telemetry(said: &mut Telemetry) -> Result<(), Fault> {
     let numbers = [Some(said.utilization_percent), said.temperature_celsius, said.power_watts];
     hold(numbers.into_iter().flatten().all(f32::is_finite), "a device's number is none")?;
-    hold(said.device.to_string().len() <= WORD, "a device's id is too long")
+    hold(said.device.to_string().len() <= WORD, "a device's id is too long")?;
+    said.utilization_percent = said.utilization_percent.clamp(0.0, 100.0);
+    said.temperature_celsius = said.temperature_celsius.map(|celsius| celsius.clamp(-50.0, 200.0));
+    said.power_watts = said.power_watts.map(|watts| watts.clamp(0.0, 10_000.0));
+    said.memory_bytes = said.memory_bytes.min(MEMORY);
+    said.used_bytes = said.used_bytes.min(said.memory_bytes);
+    Ok(())
 }
 
 fn devices(devices: &mut [Device]) -> Result<(), Fault> {
@@ -162,6 +170,24 @@ mod tests {
         ] {
             assert!(message(&mut said(bad.clone())).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn telemetry_says_nothing_that_no_device_can() {
+        let mut said = Telemetry {
+            device: lorikeet_protocol::id::DeviceId::cpu(),
+            time: UnixMillis(1),
+            utilization_percent: 4_000.0,
+            used_bytes: u64::MAX,
+            memory_bytes: 10,
+            temperature_celsius: Some(-1e30),
+            power_watts: Some(1e30),
+        };
+        assert_eq!(telemetry(&mut said), Ok(()));
+        assert_eq!((said.utilization_percent, said.used_bytes), (100.0, 10));
+        assert_eq!((said.temperature_celsius, said.power_watts), (Some(-50.0), Some(10_000.0)));
+        said.power_watts = Some(f32::NAN);
+        assert!(telemetry(&mut said).is_err());
     }
 
     #[test]

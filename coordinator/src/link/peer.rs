@@ -7,7 +7,8 @@
 //! no longer counts nothing is uploaded any more; its report goes on without its files, so that it is acknowledged and those
 //! behind it are heard. Words that are out of bounds end the session (`link/check.rs`).
 
-use super::{LinkError, PATIENCE, Shared, ask::Lines, check, tls::NodeCertificate, wire};
+use super::{LinkError, PATIENCE, Shared, ask::Lines, check, rate::Rate, tls::NodeCertificate, wire};
+use crate::clock::now;
 use lorikeet_protocol::{
     agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Welcome},
     codec,
@@ -16,7 +17,7 @@ use lorikeet_protocol::{
 use quinn::{Connection, RecvStream, SendStream};
 use std::{collections::HashSet, time::Duration};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 
@@ -25,6 +26,9 @@ const OWN_MESSAGES: usize = 16;
 
 /// A session that is over – revoked, superseded – has this long for its last words; then its connections are cut.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How often a session looks whether its certificate has run out.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
 pub(super) async fn serve(
     shared: &Shared,
@@ -35,7 +39,7 @@ pub(super) async fn serve(
     let first = timeout(PATIENCE, wire::read::<FromAgent>(&mut receive)).await??;
     match first {
         Some(FromAgent::Renew(request)) => {
-            let renewed = renew(shared, &certificate, &request).await;
+            let renewed = renew(shared, &certificate, &request).await.map(|(renewed, _)| renewed);
             say_goodbye(&mut send, renewed.unwrap_or(ToAgent::Goodbye(Farewell::Misbehaved))).await
         }
         Some(FromAgent::Hello(_)) if certificate.expired => {
@@ -67,8 +71,9 @@ async fn session(
     shared.admitted.enter(&certificate, number);
     tracing::info!(%node, session = number, "an agent is here");
     let (own, own_messages) = mpsc::channel(OWN_MESSAGES);
+    let (renewed, certificates) = watch::channel(certificate.ends);
     let mut peer =
-        Peer { shared, certificate: certificate.clone(), session: number, own, own_attempts: HashSet::new() };
+        Peer { shared, certificate: certificate.clone(), session: number, own, own_attempts: HashSet::new(), renewed };
     // Each of the three lives until the session ends, so none is ever cut in the middle of a frame and begun again.
     let ended = tokio::select! {
         biased;
@@ -78,6 +83,7 @@ async fn session(
         () = async { opened.ended.cancelled().await; sleep(LAST_WORDS).await } => Ok(Ending::Cut),
         ended = peer.read(receive) => ended,
         ended = listen(shared, connection, node) => ended,
+        () = run_out(certificates) => Ok(Ending::Cut),
     };
     if shared.admitted.leave(node, number) {
         shared.services.telemetry.forget(node);
@@ -93,6 +99,22 @@ async fn session(
             Ok(())
         }
         Ending::Left | Ending::Cut => Ok(()),
+    }
+}
+
+/// Until the newest certificate of the session has run out: then it may be renewed and nothing else, on a connection of its own.
+async fn run_out(mut newest: watch::Receiver<Duration>) {
+    loop {
+        let ends = *newest.borrow_and_update();
+        let left = ends.saturating_sub(Duration::from_millis(now().0));
+        if left.is_zero() {
+            return;
+        }
+        tokio::select! {
+            // In short steps: the wall clock may be set while this waits.
+            () = sleep(left.min(LOOK_AT_CLOCK)) => {}
+            changed = newest.changed() => if changed.is_err() { return std::future::pending().await },
+        }
     }
 }
 
@@ -146,10 +168,14 @@ async fn with_events(shared: &Shared, mut welcome: Box<Welcome>) -> ToAgent {
 
 /// Telemetry: a sign of life, and the newest word of a device. One that is no telemetry is lost, as any datagram may be.
 async fn listen(shared: &Shared, connection: &Connection, node: NodeId) -> Result<Ending, LinkError> {
+    let mut rate = Rate::default();
     loop {
         let datagram = connection.read_datagram().await?;
-        if let Ok(said) = codec::decode::<Telemetry>(&datagram)
-            && check::telemetry(&said).is_ok()
+        if !rate.datagram() {
+            continue;
+        }
+        if let Ok(mut said) = codec::decode::<Telemetry>(&datagram)
+            && check::telemetry(&mut said).is_ok()
         {
             shared.services.telemetry.hear(node, said);
         }
@@ -163,16 +189,23 @@ struct Peer<'a> {
     certificate: NodeCertificate,
     session: u64,
     own: mpsc::Sender<ToAgent>,
+    /// Until when the newest certificate of this session is valid, since 1970.
+    renewed: watch::Sender<Duration>,
     own_attempts: HashSet<AttemptId>,
 }
 
 impl Peer<'_> {
     async fn read(&mut self, mut receive: RecvStream) -> Result<Ending, LinkError> {
+        let mut rate = Rate::default();
         while let Some(mut message) = wire::read::<FromAgent>(&mut receive).await? {
+            let wait = rate.message(&message);
             if let Err(why) = check::message(&mut message) {
                 return Ok(Ending::Misbehaved(why));
             }
             self.hear(message).await?;
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
         }
         Ok(Ending::Left)
     }
@@ -182,7 +215,8 @@ impl Peer<'_> {
             FromAgent::Hello(_) => return Err(LinkError::Misbehaved("it said hello twice")),
             FromAgent::Events(lines) => self.keep(lines).await,
             FromAgent::Renew(request) => {
-                if let Some(renewed) = renew(self.shared, &self.certificate, &request).await {
+                if let Some((renewed, ends)) = renew(self.shared, &self.certificate, &request).await {
+                    self.renewed.send_replace(ends);
                     self.say(renewed).await;
                 }
             }
@@ -271,8 +305,8 @@ fn forget_files(body: &mut ReportBody) {
     }
 }
 
-/// A certificate for the next days; `None`: the request is none, and the old one stays.
-async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -> Option<ToAgent> {
+/// A certificate for the next days, and until when it is valid; `None`: the request is none, and the old one stays.
+async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -> Option<(ToAgent, Duration)> {
     let (node, services) = (certificate.node, &shared.services);
     let known = services.knows_certificate(node, &certificate.serial).await;
     let issued = services.authority.certify(node, request, services.certificate_ttl);
@@ -280,7 +314,8 @@ async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -
     let issued = issued.filter(|_| known)?;
     services.record_certificate(node, issued.serial.clone()).await.ok()?;
     shared.admitted.renewed(node, issued.serial);
-    Some(ToAgent::Renewed(issued.certificate))
+    let ends = Duration::from_millis(now().0) + services.certificate_ttl;
+    Some((ToAgent::Renewed(issued.certificate), ends))
 }
 
 async fn say_goodbye(send: &mut SendStream, message: ToAgent) -> Result<(), LinkError> {

@@ -1,5 +1,7 @@
 //! Who is let in, over real QUIC on loopback: joining, sessions, renewals, blobs. The agent here is a few lines of quinn.
 
+mod frozen;
+mod leaving;
 mod work;
 
 use super::*;
@@ -55,6 +57,7 @@ impl World {
             certificate_ttl,
             attempt_limit: 1 << 20,
             telemetry: Newest::default(),
+            bandwidth: None,
         };
         let link = Link::bind((Ipv4Addr::LOCALHOST, 0).into(), services.clone()).unwrap();
         Self { folder, link, services, stop, driver: driver.task }

@@ -58,6 +58,8 @@ pub struct NodeCertificate {
     pub serial: String,
     /// It may renew and nothing else.
     pub expired: bool,
+    /// Its last moment, since 1970.
+    pub ends: Duration,
 }
 
 /// A certificate just made.
@@ -189,8 +191,10 @@ pub fn key_of_request(request: &[u8]) -> Result<Hash, LinkError> {
 pub(super) fn identify(certificate: &CertificateDer<'_>) -> Option<NodeCertificate> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let node = parsed.subject().iter_common_name().next()?.as_str().ok()?.parse().ok()?;
-    let expired = parsed.validity().not_after.timestamp() <= OffsetDateTime::now_utc().unix_timestamp();
-    Some(NodeCertificate { node, serial: hex(parsed.raw_serial()), expired })
+    let ends = parsed.validity().not_after.timestamp();
+    let expired = ends <= OffsetDateTime::now_utc().unix_timestamp();
+    let ends = Duration::from_secs(ends.try_into().unwrap_or(0));
+    Some(NodeCertificate { node, serial: hex(parsed.raw_serial()), expired, ends })
 }
 
 /// The one crypto provider of the program.

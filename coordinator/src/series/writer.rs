@@ -4,7 +4,10 @@ use super::{
     Followers, SeriesError, Space, folder,
     segment::{self, MAGIC},
 };
-use lorikeet_protocol::{agent::EventLines, id::AttemptId};
+use lorikeet_protocol::{
+    agent::EventLines,
+    id::{AttemptId, JobId},
+};
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
@@ -27,8 +30,19 @@ pub(super) type Reply = oneshot::Sender<Result<u64, SeriesError>>;
 /// What is asked of the thread.
 #[derive(Debug)]
 pub(super) enum Request {
-    Append { lines: EventLines, reply: Reply },
-    Through { attempt: AttemptId, reply: Reply },
+    Append {
+        lines: EventLines,
+        reply: Reply,
+    },
+    Through {
+        attempt: AttemptId,
+        reply: Reply,
+    },
+    /// Everything of a job goes; answered with 0.
+    Remove {
+        job: JobId,
+        reply: Reply,
+    },
 }
 
 /// What the thread owns.
@@ -61,6 +75,10 @@ impl Writer {
         let mut waiting = Vec::new();
         for request in batch {
             let (attempt, reply, written) = match request {
+                Request::Remove { job, reply } => {
+                    let _ = reply.send(self.remove(job).map(|()| 0));
+                    continue;
+                }
                 Request::Append { lines, reply } => (lines.attempt, reply, self.append(&lines)),
                 Request::Through { attempt, reply } => (attempt, reply, self.log(attempt).map(|_| ())),
             };
@@ -87,6 +105,17 @@ impl Writer {
             self.open.remove(&lines.attempt);
         }
         written
+    }
+
+    fn remove(&mut self, job: JobId) -> Result<(), SeriesError> {
+        self.open.retain(|attempt, _| attempt.job != job);
+        let folder = self.root.join(job.to_string());
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(SeriesError::disk("remove", &folder)(error))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn log(&mut self, attempt: AttemptId) -> Result<&mut Log, SeriesError> {

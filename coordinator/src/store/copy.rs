@@ -64,6 +64,11 @@ impl Store {
         copy(&damage::open_unchanged(from)?.begin_read()?, to)
     }
 
+    /// What a store at rest says of itself; it stays as it is.
+    pub fn look(path: &Path) -> Result<Facts, StoreError> {
+        facts(&damage::open_unchanged(path)?.begin_read()?)
+    }
+
     /// Gives the room of removed rows back to the disk, of a store that nobody has open; sizes in bytes before and after. A crash
     /// in the middle does no harm.
     pub fn compact(path: &Path) -> Result<(u64, u64), StoreError> {

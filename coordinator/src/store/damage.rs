@@ -7,7 +7,7 @@
 use super::StoreError;
 use redb::{Database, DatabaseError, StorageBackend};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fs::{File, TryLockError},
     io,
     os::unix::fs::FileExt,
@@ -94,7 +94,7 @@ fn parts(offset: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::Ran
     let end = offset + length as u64;
     (offset / PAGE..end.div_ceil(PAGE)).map(move |number| {
         let (from, to) = ((number * PAGE).max(offset), ((number + 1) * PAGE).min(end));
-        ((number), (from - number * PAGE) as usize..(to - number * PAGE) as usize, (from - offset) as usize)
+        (number, (from - number * PAGE) as usize..(to - number * PAGE) as usize, (from - offset) as usize)
     })
 }
 
@@ -133,11 +133,10 @@ impl StorageBackend for Layer {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         for (number, within, place) in parts(offset, data.len()) {
-            if !state.pages.contains_key(&number) {
-                let page = self.page(number)?;
-                state.pages.insert(number, page);
-            }
-            let page = state.pages.get_mut(&number).expect("put there above");
+            let page = match state.pages.entry(number) {
+                Entry::Occupied(page) => page.into_mut(),
+                Entry::Vacant(place) => place.insert(self.page(number)?),
+            };
             page[within.clone()].copy_from_slice(&data[place..place + within.len()]);
         }
         state.length = state.length.max(offset + data.len() as u64);

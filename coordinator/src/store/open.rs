@@ -84,13 +84,17 @@ fn copy_aside(path: &Path, version: u64) -> Result<(), StoreError> {
 /// From 1 to 2: the indexes, from the rows.
 fn bring_forward(database: &Database) -> Result<(), StoreError> {
     let transaction = begin(database)?;
-    prepare(&transaction)?;
-    index_rows::<Dataset>(&transaction)?;
-    index_rows::<Base>(&transaction)?;
-    index_rows::<Job>(&transaction)?;
-    index_rows::<Model>(&transaction)?;
-    index_rows::<Token>(&transaction)?;
+    rewrite(&transaction)?;
     Ok(transaction.commit()?)
+}
+
+pub(super) fn rewrite(transaction: &WriteTransaction) -> Result<(), StoreError> {
+    prepare(transaction)?;
+    index_rows::<Dataset>(transaction)?;
+    index_rows::<Base>(transaction)?;
+    index_rows::<Job>(transaction)?;
+    index_rows::<Model>(transaction)?;
+    index_rows::<Token>(transaction)
 }
 
 fn index_rows<R: Row>(transaction: &WriteTransaction) -> Result<(), StoreError> {

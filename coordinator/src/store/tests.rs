@@ -254,6 +254,34 @@ fn a_store_of_the_first_layout_gets_its_indexes_and_a_copy_of_it_stays() {
 }
 
 #[test]
+fn a_process_that_dies_while_it_brings_a_store_forward_begins_anew() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    store.commit(&[Record::Dataset(dataset(1, 1)), Record::Dataset(dataset(2, 2))]).unwrap();
+    drop(store);
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("schema", 1).unwrap();
+    tables::INDEXES.iter().for_each(|index| assert!(transaction.delete_table(Index::new(index)).unwrap()));
+    transaction.commit().unwrap();
+    // It dies before the commit, and what it had copied aside is only half there.
+    let transaction = begin(&database).unwrap();
+    open::rewrite(&transaction).unwrap();
+    drop(transaction);
+    drop(database);
+    let old = std::fs::read(&path).unwrap();
+    std::fs::write(path.with_extension("redb.1"), &old[..old.len() / 2]).unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.scan::<Dataset>(&[], |_| true).unwrap(), [dataset(1, 1), dataset(2, 2)]);
+    drop(store);
+    let aside = path.with_file_name("aside.redb");
+    std::fs::copy(path.with_extension("redb.1"), &aside).unwrap();
+    let database = Database::open(&aside).unwrap();
+    let schema = database.begin_read().unwrap().open_table(META).unwrap().get("schema").unwrap().unwrap().value();
+    assert_eq!(schema, 1, "the way back to the program of before");
+}
+
+#[test]
 fn a_table_that_is_new_in_this_program_is_made() {
     let (_folder, path) = place();
     drop(Store::open(&path).unwrap());

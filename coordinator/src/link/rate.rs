@@ -1,0 +1,88 @@
+//! How much one agent may say in a time. What must arrive waits, and QUIC makes its sender wait with it; what may get lost is dropped.
+
+use lorikeet_protocol::{agent::FromAgent, rate::Bucket};
+use std::time::{Duration, Instant};
+
+/// Messages: an agent of sixteen devices says some tens in a second; after an outage it says what it kept.
+const MESSAGES: (u64, u64) = (1_000, 10_000);
+/// Lines of metrics and logs: a worker writes a few per step.
+const LINES: (u64, u64) = (50_000, 250_000);
+/// Datagrams: one per device and probe.
+const DATAGRAMS: (u64, u64) = (256, 512);
+/// Requests for bytes: each may carry 16 MiB, and small files come by the dozen.
+const REQUESTS: (u64, u64) = (200, 1_000);
+/// A lease is renewed by words; nobody is made silent for so long that it runs out.
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// Of one connection.
+#[derive(Debug)]
+pub(super) struct Rate {
+    start: Instant,
+    messages: Bucket,
+    lines: Bucket,
+    datagrams: Bucket,
+    requests: Bucket,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        let bucket = |(per_second, burst)| Bucket::new(per_second, burst);
+        Self {
+            start: Instant::now(),
+            messages: bucket(MESSAGES),
+            lines: bucket(LINES),
+            datagrams: bucket(DATAGRAMS),
+            requests: bucket(REQUESTS),
+        }
+    }
+}
+
+impl Rate {
+    /// How long the next message waits after this one.
+    pub(super) fn message(&mut self, message: &FromAgent) -> Duration {
+        let now = self.start.elapsed();
+        let lines = if let FromAgent::Events(said) = message { said.lines.len() as u64 } else { 0 };
+        self.messages.take(1, now).max(self.lines.take(lines, now)).min(LONGEST)
+    }
+
+    /// Whether a datagram is heard.
+    pub(super) fn datagram(&mut self) -> bool {
+        self.datagrams.take_if_there(1, self.start.elapsed())
+    }
+
+    /// How long the next request for bytes waits.
+    pub(super) fn request(&mut self) -> Duration {
+        self.requests.take(1, self.start.elapsed()).min(LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorikeet_protocol::{
+        agent::EventLines,
+        id::{AttemptId, AttemptToken, JobId},
+    };
+
+    fn lines(count: usize) -> FromAgent {
+        let attempt = AttemptId { job: JobId(uuid::Uuid::nil()), token: AttemptToken { generation: 1, number: 1 } };
+        FromAgent::Events(EventLines { attempt, first: 1, lines: vec![String::new(); count] })
+    }
+
+    #[test]
+    fn a_million_metrics_wait_and_what_a_worker_writes_does_not() {
+        let mut rate = Rate::default();
+        assert_eq!(rate.message(&lines(2_000)), Duration::ZERO);
+        assert!(rate.message(&lines(1_000_000)) > Duration::ZERO);
+        let mut rate = Rate::default();
+        let waits = (0..20_000).filter(|_| !rate.message(&FromAgent::Heartbeat).is_zero()).count();
+        assert!((9_000..=10_001).contains(&waits), "{waits}");
+    }
+
+    #[test]
+    fn datagrams_beyond_measure_are_not_heard() {
+        let mut rate = Rate::default();
+        let heard = (0..100_000).filter(|_| rate.datagram()).count();
+        assert!((512..2_000).contains(&heard), "{heard}");
+    }
+}
