@@ -49,19 +49,7 @@ impl Cluster {
             None => found.used = Some((key, node)),
         }
         out.push(put(Record::JoinSecret(found.clone())));
-        let record = Node {
-            id: node,
-            name,
-            joined: now.wall,
-            serials: vec![],
-            quarantine: None,
-            boot: None,
-            sessions: 0,
-            last_report: 0,
-            closed: None,
-            suspected_by: vec![],
-            fault: None,
-        };
+        let record = Node::new(node, name, now);
         out.push(put(Record::Node(record.clone())));
         self.nodes.insert(node, LiveNode::new(record, now));
         Ok(Receipt::Node(node))
@@ -86,6 +74,23 @@ impl Cluster {
 }
 
 impl Node {
+    /// A machine that nobody has heard yet.
+    pub(super) fn new(id: NodeId, name: String, now: Now) -> Self {
+        Self {
+            id,
+            name,
+            joined: now.wall,
+            serials: vec![],
+            quarantine: None,
+            boot: None,
+            sessions: 0,
+            last_report: 0,
+            closed: None,
+            suspected_by: vec![],
+            fault: None,
+        }
+    }
+
     /// The certificate with this serial number has spoken: older ones have no business any more.
     pub(super) fn retire_serials_before(&mut self, serial: &str) {
         let spoken = self.serials.iter().position(|known| known == serial).unwrap_or(0);

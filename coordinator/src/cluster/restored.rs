@@ -36,21 +36,7 @@ impl Cluster {
         if !since {
             return;
         }
-        let node = self.nodes.entry(id).or_insert_with(|| {
-            let (name, serials) = (name.to_owned(), vec![]);
-            let record = Node {
-                id,
-                name,
-                joined: now.wall,
-                serials,
-                quarantine: None,
-                boot: None,
-                sessions: 0,
-                last_report: 0,
-                closed: None,
-            };
-            LiveNode::new(record, now)
-        });
+        let node = self.nodes.entry(id).or_insert_with(|| LiveNode::new(Node::new(id, name.to_owned(), now), now));
         let known = node.record.serials.iter().any(|known| known == serial);
         if !known && !node.record.is_gone() {
             node.record.serials.push(serial.to_owned());
