@@ -27,8 +27,7 @@ fn a_restored_coordinator_adopts_what_it_knows_and_keeps_what_it_does_not() {
     for lost in ["state.redb", "state.reserve", "ca/ca.key", "ca/ca.pem", "keys/upload.key"] {
         let _ = fs::remove_file(data.join(lost));
     }
-    let words =
-        ["restore", "--from", &backup, "--data", &data.display().to_string(), "--verify", "--output", "json"];
+    let words = ["restore", "--from", &backup, "--data", &data.display().to_string(), "--verify", "--output", "json"];
     let done: Value = serde_json::from_str(&run(&words)).expect("JSON");
     assert!(done["generation"].as_u64() > Some(1), "{done:#}");
     assert_eq!(done["files"]["whole"], done["files"]["named"], "{done:#}");
