@@ -54,7 +54,6 @@ fn compact(output: Output, data: &Path) -> Result<(), Failure> {
 }
 
 /// Until a signal, or until it can no longer do its work.
-
 async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?.until_eof(until_eof)?;
     let mut coordinator = start(config).await?;
