@@ -1,6 +1,8 @@
 //! Who becomes a node and who does not, with real programs: a secret that another machine used, a coordinator that is not the one
 //! the join string names, a folder that keeps nothing, and two machines that are one.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail as loudly as tests")]
+
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use lorikeet_protocol::{
     codec,
