@@ -83,7 +83,8 @@ fn every_command_explains_itself() {
 fn no_command_is_missing_from_the_pins() {
     let (_, help, _) = run(lorikeet().arg("--help"));
     let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    for line in listed.lines() {
+    // A long word about a command goes on in the next line, further in.
+    for line in listed.lines().filter(|line| !line.starts_with("   ")) {
         let name = line.split_whitespace().next().unwrap();
         assert!(name == "help" || COMMANDS.contains(&name), "{name}");
     }

@@ -34,12 +34,13 @@ fn a_device_that_failed_a_worker_is_out_at_once_and_stays_so_until_it_passes_its
     });
     let reasons = kept.expect("it outlives the agent");
     assert!(reasons[&DeviceId::cpu()].contains(&id(1).to_string()), "{reasons:?}");
-    assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
     let out = scene.heard(offer(2));
     assert!(
-        matches!(&out[..], [Action::Tell(FromAgent::Declined { reason, .. })] if reason.contains("being tested")),
+        matches!(&out[..], [Action::Tell(FromAgent::Declined { reason, .. })] if reason.contains("quarantined")),
         "{out:?}"
     );
+    let out = scene.event(Event::Looked(seen(&[])));
+    assert!(out.contains(&Action::Test(DeviceId::cpu())), "its dead worker holds nothing any more: {out:?}");
     scene.event(Event::Tested(DeviceId::cpu(), Err("two rows differ".into())));
     assert!(usable_after(&mut scene, 1, &[]).unwrap_err().ends_with("its last test failed: two rows differ"));
     scene.now.mono += Duration::from_secs(600);
