@@ -4,12 +4,14 @@ mod job;
 mod local;
 mod operate;
 mod plan;
+mod quantise;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use job::{CancelReason, Job, OneJob, Sweep};
 use lorikeet_protocol::id::{Hash, TokenId};
 pub(crate) use operate::{Agent, AgentCommand, Backup, Ca, Coordinator, CoordinatorCommand, Dev, Doctor, Restore};
 pub(crate) use plan::Plan;
+pub(crate) use quantise::{Bits, Quantise};
 use std::path::PathBuf;
 
 pub(crate) use local::{Eval, Export, Generate, LocalModel, Merge, Stored, Supervised};
@@ -98,6 +100,9 @@ pub(crate) enum Command {
         after_help = "Example:\n  lorikeet plan --base models/smollm2 --memory 2GiB --set training.max_seq_length=1024"
     )]
     Plan(Plan),
+    /// Write a base model again in 4 or 8 bits a number, as bitsandbytes and transformers read it
+    #[command(after_help = "Example:\n  lorikeet quantise --base models/smollm2 --out models/smollm2-nf4 --to nf4")]
+    Quantise(Quantise),
     /// Submit a job file, or a sweep of many
     #[command(after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow")]
     Submit(Submit),

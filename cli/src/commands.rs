@@ -20,6 +20,7 @@ mod local;
 mod login;
 mod nodes;
 mod plan;
+mod quantise;
 mod restore;
 mod service;
 mod submit;
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Coordinator(args) => coordinator::run(output, args),
         Command::Backup(args) => backup::run(&context, &args),
         Command::Restore(args) => restore::run(&context, &args),
+        Command::Quantise(args) => quantise::run(output, &args),
         Command::Submit(args) => context.ask(async |client| submit::run(&client, output, args).await),
         Command::Jobs(args) => context.ask(async |client| jobs::run(&client, output, args).await),
         Command::Job(args) => context.ask(async |client| job::run(&client, output, args).await),

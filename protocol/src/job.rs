@@ -198,6 +198,10 @@ pub enum BaseDtype {
     F32,
     /// 16-bit brain floats, and products in them with sums in 32 bits: half the memory, and faster where the processor has them.
     Bf16,
+    /// 8-bit integers with a scale a row.
+    Int8,
+    /// 4-bit normal floats in blocks of 64, their scales in 8 bits.
+    Nf4,
 }
 
 /// The adapter's shape.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lorikeet_dataset::write_byte_tokenizer;
-use lorikeet_trainer::config::Length;
+use lorikeet_trainer::config::{BaseDtype, Length};
 use lorikeet_trainer::event::{Event, Plan};
 use lorikeet_trainer::export::{StoredAs, init_base};
 use lorikeet_trainer::{Config, Stop, train};
@@ -25,20 +25,24 @@ const SHARD_BYTES: usize = 200 << 20;
 struct Case {
     name: &'static str,
     base: &'static str,
+    dtype: BaseDtype,
     dropout: f64,
     /// Of what the plan would take if it could.
     memory_share: Option<f64>,
 }
 
-const fn case(name: &'static str, base: &'static str) -> Case {
-    Case { name, base, dropout: 0.0, memory_share: None }
+const fn case(name: &'static str, base: &'static str, dtype: BaseDtype) -> Case {
+    Case { name, base, dtype, dropout: 0.0, memory_share: None }
 }
 
-const CASES: [Case; 4] = [
-    case("smollm2-135m f32", "smollm2-135m"),
-    Case { dropout: 0.1, ..case("smollm2-135m f32, dropout", "smollm2-135m") },
-    Case { memory_share: Some(0.55), ..case("smollm2-135m f32, made to fit", "smollm2-135m") },
-    case("qwen2.5-0.5b f32", "qwen2.5-0.5b"),
+const CASES: [Case; 7] = [
+    case("smollm2-135m f32", "smollm2-135m", BaseDtype::F32),
+    Case { dropout: 0.1, ..case("smollm2-135m f32, dropout", "smollm2-135m", BaseDtype::F32) },
+    Case { memory_share: Some(0.55), ..case("smollm2-135m f32, made to fit", "smollm2-135m", BaseDtype::F32) },
+    case("smollm2-135m bf16", "smollm2-135m", BaseDtype::Bf16),
+    case("smollm2-135m nf4", "smollm2-135m", BaseDtype::Nf4),
+    case("qwen2.5-0.5b f32", "qwen2.5-0.5b", BaseDtype::F32),
+    case("qwen2.5-0.5b nf4", "qwen2.5-0.5b", BaseDtype::Nf4),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -73,6 +77,7 @@ fn one(case: &Case, dir: &Path, steps: u64) -> Result<(), Box<dyn Error>> {
     let out = dir.join("attempt");
     let _old = fs::remove_dir_all(&out);
     let mut config = Config::new(dir.join(case.base), dir.join("data.jsonl"), &out);
+    config.settings.base_dtype = case.dtype;
     config.settings.length = Length::Steps(steps);
     config.settings.batch_size = 4;
     config.settings.max_seq_length = 1024;

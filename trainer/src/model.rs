@@ -27,7 +27,7 @@ mod mlp;
 mod pass;
 mod weights;
 
-use lorikeet_plan::ModelConfig;
+use lorikeet_plan::{ModelConfig, Module};
 
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
@@ -36,6 +36,8 @@ use crate::lora::{self, AdapterView, LoraLayout, Site};
 use crate::ops::buffer::Buffers;
 use crate::ops::linear::Weight;
 use crate::ops::profile::Profile;
+
+pub(crate) use weights::Files;
 
 use block::{Block, Kept};
 pub use decode::Cache;
@@ -96,6 +98,11 @@ impl Model {
     /// Begins to count that anew.
     pub fn forget_use(&self) {
         self.buffers.forget();
+    }
+
+    /// The frozen weight of one projection, `[outputs, inputs]`, as products see it.
+    pub fn weight(&self, layer: usize, module: Module) -> Vec<f32> {
+        self.blocks[layer].weight_of(module).into_owned()
     }
 
     /// A fresh adapter for this model: what follows from the seed, and what follows from the weights under it.

@@ -8,13 +8,19 @@
 //! Nothing computes with the codes: a product takes a few rows apart into 32-bit floats and multiplies those. What comes out is
 //! rounded to the type that the weight had before, as bitsandbytes does it, so that a 16-bit model is one again.
 
+mod base;
 mod int8;
+mod map;
 mod nf4;
 mod scale;
+mod stack;
 
+pub use base::write_base;
 pub use int8::Int8;
+pub use map::dynamic_map;
 pub use nf4::{LEVELS, Nf4};
-pub use scale::{Nested, Scales, dynamic_map};
+pub use scale::{Nested, Scales};
+pub use stack::Stack;
 
 use crate::ops::widen::Stored;
 use half::{bf16, f16};

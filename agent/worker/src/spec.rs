@@ -113,6 +113,8 @@ pub fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
             // on the CPU; a GPU will choose otherwise
             job::BaseDtype::Auto | job::BaseDtype::F32 => BaseDtype::F32,
             job::BaseDtype::Bf16 => BaseDtype::Bf16,
+            job::BaseDtype::Int8 => BaseDtype::Int8,
+            job::BaseDtype::Nf4 => BaseDtype::Nf4,
         },
     }
 }

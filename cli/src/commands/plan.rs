@@ -30,7 +30,7 @@ pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     let trained =
         trained.map_err(|error| Failure::mistake(format!("the training cannot be planned: {}", chain(&error))))?;
     let lengths = lengths(&directory, dataset.as_deref(), train).map_err(|faults| refused(&faults))?;
-    let stored = job::stored(train.training.base_dtype, Processor::Cpu);
+    let stored = job::stored(&config, train.training.base_dtype, Processor::Cpu);
     let wish = job::wish(trained.shape(), &train.training, lengths, (Processor::Cpu, stored));
     let fitted =
         fit(&config, &Wish { available: args.memory, ..wish }).map_err(|short| too_large(TrainError::from(*short)))?;

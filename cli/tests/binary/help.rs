@@ -9,6 +9,7 @@ const COMMANDS: &[&str] = &[
     "generate",
     "eval",
     "plan",
+    "quantise",
     "submit",
     "jobs",
     "job",

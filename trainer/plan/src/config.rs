@@ -120,10 +120,6 @@ impl ModelConfig {
         refuse_unsupported(&keys)?;
         let mut config = family.read(&keys)?;
         config.quantisation = quantisation::read(&keys)?;
-        if let Some(quantisation) = config.quantisation {
-            let found = quantisation.dtype().name();
-            return Err(unsupported("quantization_config", found, "unquantised f32, bf16 or f16 weights"));
-        }
         check(&config)?;
         Ok(config)
     }

@@ -3,13 +3,15 @@
 //! Everything is judged before a byte is used: headers against the file sizes, names, shapes and types against what the config
 //! calls for (`lorikeet_plan::inspect_base`). Pickles are never opened. All numbers become `f32`, or weights what is asked for.
 
+mod quantised;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use half::bf16;
-use lorikeet_plan::{Base, BaseDtype, ModelConfig, Module, TensorPlace, WeightDtype, inspect_base};
+use lorikeet_plan::{Base, BaseDtype, ModelConfig, Module, Quantisation, TensorPlace, WeightDtype, inspect_base};
 use rayon::prelude::*;
 
 use super::Model;
@@ -24,6 +26,7 @@ use crate::ops::buffer::Buffers;
 use crate::ops::linear::Weight;
 use crate::ops::profile::Profile;
 use crate::ops::widen::{Stored, widen};
+use crate::quant::Stack;
 
 /// Numbers read at a time by one thread.
 const PIECE: usize = 1 << 18;
@@ -38,14 +41,10 @@ impl Model {
     /// [`TrainError::Stopped`].
     pub fn load_unless(dir: &Path, dtype: BaseDtype, stop: &(dyn Fn() -> bool + Sync)) -> Result<Model, TrainError> {
         let base = inspect_base(dir);
-        if let Some(fault) = base.faults.first() {
-            let hint = fault.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
-            return Err(TrainError::Base { path: dir.join(&fault.file), reason: format!("{}{hint}", fault.message) });
-        }
-        let Base { config: Some(config), places, .. } = base else {
+        let files = Files::judged(dir, &base, dtype, stop)?;
+        let Base { config: Some(config), .. } = base else {
             return Err(TrainError::Internal("a base without faults has a config".into()));
         };
-        let files = Files::open(dir, places, dtype, stop)?;
         let blocks = (0..config.num_hidden_layers).map(|layer| files.block(&config, layer));
         Ok(Model {
             embedding: files.weight(&["model.embed_tokens".into()])?,
@@ -61,15 +60,37 @@ impl Model {
 }
 
 /// Open weight files, already judged.
-struct Files<'a> {
+pub(crate) struct Files<'a> {
     places: BTreeMap<String, TensorPlace>,
     open: BTreeMap<String, (PathBuf, File)>,
     /// How weights are held; gains and biases are `f32` always.
     dtype: BaseDtype,
+    /// Whether projections that lie there plainly are quantised; beside quantised ones they stay as they are.
+    quantises: bool,
     stop: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl<'a> Files<'a> {
+    /// Of a base without faults; the first fault is named. Projections that are quantised already stay as they are.
+    pub(crate) fn judged(
+        dir: &Path,
+        base: &Base,
+        dtype: BaseDtype,
+        stop: &'a (dyn Fn() -> bool + Sync),
+    ) -> Result<Files<'a>, TrainError> {
+        if let Some(fault) = base.faults.first() {
+            let hint = fault.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
+            return Err(TrainError::Base { path: dir.join(&fault.file), reason: format!("{}{hint}", fault.message) });
+        }
+        let found = base.config.as_ref().and_then(|config| config.quantisation).map(Quantisation::dtype);
+        if let Some(found) = found.filter(|found| dtype.is_quantised() && dtype != *found) {
+            let reason = format!("is quantised to {} and cannot become {}", found.name(), dtype.name());
+            return Err(TrainError::Base { path: dir.to_owned(), reason });
+        }
+        let quantises = found.is_none() && dtype.is_quantised();
+        Ok(Files { quantises, ..Files::open(dir, base.places.clone(), found.unwrap_or(dtype), stop)? })
+    }
+
     fn open(
         dir: &Path,
         places: BTreeMap<String, TensorPlace>,
@@ -84,7 +105,7 @@ impl<'a> Files<'a> {
                 open.insert(place.file.clone(), (path, file));
             }
         }
-        Ok(Files { places, open, dtype, stop })
+        Ok(Files { places, open, dtype, quantises: false, stop })
     }
 
     fn block(&self, config: &ModelConfig, layer: usize) -> Result<Block, TrainError> {
@@ -130,7 +151,9 @@ impl<'a> Files<'a> {
         let paths: Vec<String> = modules.iter().map(|module| module.path(layer)).collect();
         let biased = paths.iter().zip(modules).filter(|(_, module)| module.has_bias(config));
         let biases = biased.map(|(path, _)| self.vector(&format!("{path}.bias"))).collect::<Result<Vec<_>, _>>()?;
-        Ok(Linear::new(self.weight(&paths)?.with_bias(biases.concat()), parts))
+        let weight =
+            if self.is_quantised(&paths) { self.stack(&paths, config, modules)? } else { self.weight(&paths)? };
+        Ok(Linear::new(weight.with_bias(biases.concat()), parts))
     }
 
     fn vector(&self, tensor: &str) -> Result<Vec<f32>, TrainError> {
@@ -143,9 +166,31 @@ impl<'a> Files<'a> {
         let rows = places.iter().map(|place| place.shape[0]).sum();
         let cols = places[0].shape[1];
         Ok(match self.dtype {
-            BaseDtype::Bf16 => Weight::new(self.numbers(&places, bf16::from_f32)?, rows, cols),
-            BaseDtype::F32 | BaseDtype::Int8 | BaseDtype::Nf4 => Weight::new(self.numbers(&places, |x| x)?, rows, cols),
+            BaseDtype::F32 => Weight::new(self.numbers(&places, |x| x)?, rows, cols),
+            // embedding and head of a quantised base are brain floats, as its projections were or might have been
+            BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4 => {
+                Weight::new(self.numbers(&places, bf16::from_f32)?, rows, cols)
+            }
         })
+    }
+
+    /// Whether modules that share a weight lie in fewer bits: as the files hold them, or because that was asked for.
+    fn is_quantised(&self, modules: &[String]) -> bool {
+        let of = |module: &String| self.place(&format!("{module}.weight")).dtype;
+        self.quantises || modules.iter().any(|module| matches!(of(module), WeightDtype::U8 | WeightDtype::I8))
+    }
+
+    /// The weights of several modules in fewer bits, one below the other.
+    fn stack(&self, paths: &[String], config: &ModelConfig, modules: &[Module]) -> Result<Weight, TrainError> {
+        let cols = modules[0].in_features(config);
+        let part = |(path, module): (&String, &Module)| {
+            let rows = module.out_features(config);
+            let quantised = self.quantised(&format!("{path}.weight"), [rows, cols], self.dtype)?;
+            Ok((rows, quantised))
+        };
+        let parts = paths.iter().zip(modules).map(part).collect::<Result<Vec<_>, TrainError>>()?;
+        let rows = parts.iter().map(|(rows, _)| rows).sum();
+        Ok(Weight::new(Stack::new(parts, cols), rows, cols))
     }
 
     fn place(&self, tensor: &str) -> &TensorPlace {
@@ -190,6 +235,25 @@ impl<'a> Files<'a> {
             Ok(())
         };
         numbers.par_chunks_mut(PIECE).enumerate().try_for_each(read)
+    }
+}
+
+impl Files<'_> {
+    /// A tensor's bytes as the files hold them.
+    fn bytes_at(&self, place: &TensorPlace) -> Result<Vec<u8>, TrainError> {
+        let (path, file) = self.open.get(&place.file).expect("every file that holds a tensor was opened");
+        if (self.stop)() {
+            return Err(TrainError::Stopped);
+        }
+        let mut bytes = vec![0; place.bytes as usize];
+        file.read_exact_at(&mut bytes, place.offset).map_err(TrainError::io("read", path))?;
+        Ok(bytes)
+    }
+
+    /// A tensor that is plain numbers, as it is.
+    pub(crate) fn raw(&self, tensor: &str) -> Result<(Stored, Vec<u8>), TrainError> {
+        let place = self.place(tensor);
+        Ok((stored(place.dtype), self.bytes_at(place)?))
     }
 }
 

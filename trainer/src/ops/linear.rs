@@ -11,6 +11,7 @@ use super::bf16::{Matrix, Put};
 use super::lora::Columns;
 use super::matmul::{View, ViewMut};
 use super::real::Real;
+use crate::quant::Stack;
 
 /// A weight, `[rows, cols]` as Hugging Face stores it: rows are outputs.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub enum Numbers {
     F32(Vec<f32>),
     /// The other operand is rounded to bf16 too, sums are `f32` (`ops/bf16.rs`).
     Bf16(Vec<bf16>),
+    /// A few rows at a time become `f32`, and products are taken in it (`quant/stack.rs`).
+    Quantised(Stack),
 }
 
 impl Numbers {
@@ -36,6 +39,7 @@ impl Numbers {
         match self {
             Numbers::F32(numbers) => numbers.len(),
             Numbers::Bf16(numbers) => numbers.len(),
+            Numbers::Quantised(stack) => stack.len(),
         }
     }
 }
@@ -49,6 +53,12 @@ impl From<Vec<f32>> for Numbers {
 impl From<Vec<bf16>> for Numbers {
     fn from(numbers: Vec<bf16>) -> Numbers {
         Numbers::Bf16(numbers)
+    }
+}
+
+impl From<Stack> for Numbers {
+    fn from(stack: Stack) -> Numbers {
+        Numbers::Quantised(stack)
     }
 }
 
@@ -82,6 +92,11 @@ impl Weight {
         match &self.numbers {
             Numbers::F32(numbers) => Cow::Borrowed(&numbers[place]),
             Numbers::Bf16(numbers) => Cow::Owned(numbers[place].iter().map(|number| number.to_f32()).collect()),
+            Numbers::Quantised(stack) => {
+                let mut wide = vec![0.0; place.len()];
+                stack.widen(rows, &mut wide);
+                Cow::Owned(wide)
+            }
         }
     }
 
@@ -105,6 +120,7 @@ impl Weight {
                 }
             }
             Numbers::Bf16(numbers) => Matrix::new(numbers, self.rows, self.cols).forward(x, put, y),
+            Numbers::Quantised(stack) => stack.forward(x, put, y),
         }
     }
 
@@ -117,6 +133,7 @@ impl Weight {
                 ViewMut::new(dx, tokens, self.cols).set(View::new(dy, tokens, self.rows).times(weight));
             }
             Numbers::Bf16(numbers) => Matrix::new(numbers, self.rows, self.cols).backward(dy, dx),
+            Numbers::Quantised(stack) => stack.backward(dy, dx),
         }
     }
 }

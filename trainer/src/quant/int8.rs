@@ -48,7 +48,8 @@ impl Int8 {
 
 fn quantised(row: &[f32]) -> (Vec<i8>, f32) {
     let most = row.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
-    let factor = if most > 0.0 { 127.0 / most } else { 0.0 };
+    // as PyTorch divides a number by a tensor: the reciprocal first, which moves what lies half-way
+    let factor = if most > 0.0 { 127.0 * (1.0 / most) } else { 0.0 };
     (row.iter().map(|x| (x * factor).round_ties_even() as i8).collect(), most)
 }
 

@@ -2,6 +2,8 @@
 
 use lorikeet_plan::QUANT_NESTED_BLOCK;
 
+use super::map::dynamic_map;
+
 /// Entries of the table in which bitsandbytes looks codes up on a CPU.
 const TABLE: f32 = 65_535.0;
 
@@ -84,26 +86,6 @@ fn nearest(bounds: &[f64], x: f32) -> u8 {
     bounds.partition_point(|bound| x > *bound) as u8
 }
 
-/// The 8-bit dynamic map (Dettmers, 1511.04561 and after): seven decades, each with twice the levels of the one below, both signs.
-pub fn dynamic_map() -> [f32; 256] {
-    const DECADES: i32 = 7;
-    let mut map = vec![0.0, 1.0];
-    for decade in 0..DECADES {
-        let levels = 1 << decade;
-        // the middles between evenly spaced bounds, in the order in which PyTorch's linspace rounds them
-        let step = (1.0 - 0.1_f32) / levels as f32;
-        let bound =
-            |i: i32| if i < (levels + 1) / 2 { 0.1 + step * i as f32 } else { 1.0 - step * (levels - i) as f32 };
-        let factor = 10_f64.powi(decade - (DECADES - 1)) as f32;
-        for i in 0..levels {
-            let level = factor * ((bound(i) + bound(i + 1)) / 2.0);
-            map.extend([level, -level]);
-        }
-    }
-    map.sort_by(f32::total_cmp);
-    map.try_into().expect("254 levels, zero and one")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,12 +105,5 @@ mod tests {
     fn equal_scales_come_back_as_they_were() {
         let nested = Scales::nested(&[0.25; 300]);
         assert!((0..300).all(|block| nested.get(block) == 0.25));
-    }
-
-    #[test]
-    fn the_map_is_ascending_from_nearly_minus_one_to_one() {
-        let map = dynamic_map();
-        assert!(map.is_sorted_by(|a, b| a < b));
-        assert_eq!((map[0], map[127], map[255]), (-0.992_968_74, 0.0, 1.0));
     }
 }

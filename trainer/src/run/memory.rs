@@ -15,13 +15,14 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use lorikeet_dataset::Prepared;
-use lorikeet_plan::{AdapterShape, BaseDtype, Fitted, ModelConfig, Processor, Settings, Shortfall, Wish, fit};
+use lorikeet_plan::{
+    AdapterShape, BaseDtype, Fitted, ModelConfig, Processor, Quantisation, Settings, Shortfall, Wish, fit,
+};
 
 use super::Session;
-use crate::TrainError;
-use crate::config;
 use crate::event::{Event, Level};
 use crate::ops::buffer::Refused;
+use crate::{TrainError, config};
 
 impl Session<'_, '_> {
     /// Makes the micro-batch as small as memory wants it before the next step.
@@ -124,13 +125,18 @@ impl Needs {
         shape: &ModelConfig,
         trained: AdapterShape,
         data: &Prepared,
-        config::Settings { base_dtype, batch_size, .. }: &config::Settings,
+        settings: &config::Settings,
     ) -> Needs {
         let mut lengths: Vec<usize> = (0..data.train.len()).map(|index| data.train.tokens_in(index)).collect();
         lengths.sort_unstable_by_key(|length| Reverse(*length));
-        let step_tokens = lengths.iter().take(*batch_size as usize).sum();
-        let longest = data.report.longest_example as usize;
-        Needs { shape: shape.clone(), trained, base_dtype: *base_dtype, longest, step_tokens }
+        let step_tokens = lengths.iter().take(settings.batch_size as usize).sum();
+        Needs {
+            shape: shape.clone(),
+            trained,
+            base_dtype: held(shape, settings.base_dtype),
+            longest: data.report.longest_example as usize,
+            step_tokens,
+        }
     }
 
     /// Chooses what is not settled, within what there is.
@@ -161,6 +167,11 @@ impl Needs {
     fn blocks(&self) -> usize {
         self.shape.num_hidden_layers.saturating_sub(self.trained.lowest)
     }
+}
+
+/// How the projections of a base lie in memory: as its files hold them, where that is in fewer bits already.
+fn held(shape: &ModelConfig, asked: BaseDtype) -> BaseDtype {
+    shape.quantisation.map_or(asked, Quantisation::dtype)
 }
 
 impl From<Shortfall> for TrainError {

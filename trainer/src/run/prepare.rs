@@ -26,6 +26,10 @@ pub(super) fn session<'a, 'e>(
     let mut tell = |event| events(event).map_err(TrainError::Report);
     let shape = model_config(&config.base)?;
     let trained = Trained::new(&shape, &config.settings)?;
+    if let (Trained::Model(_), Some(found)) = (&trained, shape.quantisation) {
+        let reason = format!("full trains the base's weights, and those are quantised to {}", found.dtype().name());
+        return Err(TrainError::Config { key: "training.method", reason });
+    }
     let found = find_checkpoint(config, &mut tell)?;
 
     tell(Event::Stage(Stage::Data))?;

@@ -6,7 +6,7 @@
                           nf4.{codes,absmax,nested_absmax,nested_quant_map,offset,weight}, int8.{codes,scales,weight}
     nf4/, int8/           a tiny random Llama in bf16 as transformers saves it with that quantization_config
     adapter/              a random adapter (B is not zero)
-    expected.safetensors  of the nf4 model with the adapter, computed in f32: logits, loss, grad.<tensor>;
+    expected.safetensors  of the nf4 model with the adapter: logits, loss, loss.bitsandbytes, grad.<tensor>;
                           nf4.<module>, int8.<module>: one weight taken apart
     case.json             the sequence and what of it is supervised
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import bitsandbytes.functional as bnb
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
@@ -76,10 +76,19 @@ def one_weight():
 
 
 def reference():
-    """The nf4 model beside an adapter, everything but the codes in f32."""
+    """The nf4 model beside an adapter. bitsandbytes' product on a CPU rounds more than the weights, so that only its loss is kept;
+    logits and gradients are of the weights as it takes them apart, in f32."""
     model = AutoModelForCausalLM.from_pretrained(HERE / "nf4", device_map="cpu", dtype=torch.float32)
+    plain = {
+        name: bnb.dequantize_4bit(p.data, p.quant_state).float() if getattr(p, "quant_state", None) else p.data
+        for name, p in model.named_parameters()
+    }
+    config = json.loads((HERE / "nf4" / "config.json").read_text())
+    del config["quantization_config"]
+    dequantised = LlamaForCausalLM(LlamaConfig(**config)).float()
+    dequantised.load_state_dict(plain, strict=False)
     torch.manual_seed(11)
-    peft = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=SEVEN, task_type="CAUSAL_LM"))
+    peft = get_peft_model(dequantised, LoraConfig(r=2, lora_alpha=4, target_modules=SEVEN, task_type="CAUSAL_LM"))
     for name, parameter in peft.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -95,7 +104,12 @@ def reference():
         for name, parameter in peft.named_parameters() if parameter.grad is not None
     }
     (HERE / "case.json").write_text(json.dumps({"tokens": TOKENS, "first_target": 4}) + "\n")
-    return grads | {"logits": out.logits[0].float().contiguous(), "loss": out.loss.detach().float().reshape(1)}
+    quantised = PeftModel.from_pretrained(model, HERE / "adapter")(input_ids=tokens, labels=labels).loss
+    return grads | {
+        "logits": out.logits[0].float().contiguous(),
+        "loss": out.loss.detach().float().reshape(1),
+        "loss.bitsandbytes": quantised.detach().float().reshape(1),
+    }
 
 
 main()

@@ -3,7 +3,7 @@
 use super::{base, dataset_faults, fault, tokenizer_fault};
 use crate::failure::Failure;
 use lorikeet_dataset::{JobCheck, OnFault, PrepareConfig, Supervise, Tokenizer, check_job};
-use lorikeet_plan::{AdapterShape, BaseDtype, ModelConfig, Processor, Settings, Wish, fit};
+use lorikeet_plan::{AdapterShape, BaseDtype, ModelConfig, Processor, Quantisation, Settings, Wish, fit};
 use lorikeet_protocol::{
     inspect::{Fault, JobFindings, JobQuestion, RenderedExample, RenderedPart},
     job::{self, MicroTokens, Task, Train, Training, TrainingLength},
@@ -38,7 +38,7 @@ pub(super) fn inspect(
     let prepare = prepare(train, data);
     let check = check_job(&prepare, &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
     let memory = |processor| {
-        let stored = stored(train.training.base_dtype, processor);
+        let stored = stored(&config, train.training.base_dtype, processor);
         let wish = wish(trained, &train.training, (check.longest_tokens, check.epoch_tokens), (processor, stored));
         fit(&config, &wish).map_or_else(|short| short.least.memory.total, |fitted| fitted.memory.total)
     };
@@ -133,10 +133,13 @@ pub(in crate::commands) fn wish(
     }
 }
 
-/// How a processor keeps the frozen weights of a job.
-pub(in crate::commands) fn stored(dtype: job::BaseDtype, processor: Processor) -> BaseDtype {
-    match (dtype, processor) {
+/// How a processor keeps the frozen weights of a job: as their files hold them, where that is in fewer bits already.
+pub(in crate::commands) fn stored(config: &ModelConfig, dtype: job::BaseDtype, processor: Processor) -> BaseDtype {
+    let asked = match (dtype, processor) {
         (job::BaseDtype::Auto, Processor::Cuda) | (job::BaseDtype::Bf16, _) => BaseDtype::Bf16,
         (job::BaseDtype::Auto, Processor::Cpu) | (job::BaseDtype::F32, _) => BaseDtype::F32,
-    }
+        (job::BaseDtype::Int8, _) => BaseDtype::Int8,
+        (job::BaseDtype::Nf4, _) => BaseDtype::Nf4,
+    };
+    config.quantisation.map_or(asked, Quantisation::dtype)
 }

@@ -225,10 +225,9 @@ fn base_dtype(word: &str, faults: &mut Faults) -> BaseDtype {
         "auto" => BaseDtype::Auto,
         "f32" => BaseDtype::F32,
         "bf16" => BaseDtype::Bf16,
-        _ => {
-            let later = ["int8", "nf4"];
-            wrong_word("training.base_dtype", word, &later, range::BASE_DTYPE, BaseDtype::Auto, faults)
-        }
+        "int8" => BaseDtype::Int8,
+        "nf4" => BaseDtype::Nf4,
+        _ => wrong_word("training.base_dtype", word, &[], range::BASE_DTYPE, BaseDtype::Auto, faults),
     }
 }
 

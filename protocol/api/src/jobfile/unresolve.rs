@@ -110,6 +110,8 @@ fn base_dtype(dtype: BaseDtype) -> &'static str {
         BaseDtype::Auto => "auto",
         BaseDtype::F32 => "f32",
         BaseDtype::Bf16 => "bf16",
+        BaseDtype::Int8 => "int8",
+        BaseDtype::Nf4 => "nf4",
     }
 }
 

@@ -1,0 +1,47 @@
+//! `lorikeet quantise`: a base in fewer bits, for this trainer and for everybody who reads bitsandbytes' layout.
+
+use super::train;
+use crate::{
+    args::{Bits, Quantise},
+    failure::{Failure, chain},
+    output::{
+        Output, View,
+        table::{fields, size},
+    },
+};
+use lorikeet_plan::BaseDtype;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// What was written.
+#[derive(Debug, PartialEq, Serialize)]
+struct Written {
+    path: PathBuf,
+    base_dtype: &'static str,
+    weight_bytes: u64,
+}
+
+/// Reads, quantises and writes.
+pub(crate) fn run(output: Output, args: &Quantise) -> Result<(), Failure> {
+    let base = train::existing(&args.base, "the base model's directory")?;
+    if args.out.exists() {
+        return Err(Failure::mistake(format!("{} is there already", args.out.display())).hint("name another --out"));
+    }
+    let dtype = match args.to {
+        Bits::Nf4 => BaseDtype::Nf4,
+        Bits::Int8 => BaseDtype::Int8,
+    };
+    let weight_bytes = lorikeet_trainer::quant::write_base(&base, &args.out, dtype)
+        .map_err(|error| Failure::mistake(format!("the base cannot be quantised: {}", chain(&error))))?;
+    output.answer(&Written { path: args.out.clone(), base_dtype: dtype.name(), weight_bytes })
+}
+
+impl View for Written {
+    fn table(&self) -> String {
+        fields([
+            ("base", Some(self.path.display().to_string())),
+            ("projections", Some(self.base_dtype.to_owned())),
+            ("weights", Some(size(self.weight_bytes))),
+        ])
+    }
+}
