@@ -27,10 +27,12 @@ fn a_limit_makes_a_plan_fit_or_says_which_settings_would() {
     let fitted = plan(&["--set", "training.max_seq_length=512", "--memory", &less]).expect("it is made to fit");
     assert!(fitted["memory_bytes"].as_u64().unwrap() < free, "{fitted}");
     assert_ne!(fitted["micro_tokens"], 2048);
-    let program = fitted["memory"]["program"].as_u64().unwrap() + 400_000;
-    let refused = plan(&["--set", "lora.rank=64", "--memory", &program.to_string()]).expect_err("nothing fits");
+    // enough for a small adapter only
+    let small = plan(&["--set", "lora.rank=8", "--set", "training.micro_tokens=256"]).expect("it fits");
+    let limit = small["memory_bytes"].to_string();
+    let refused = plan(&["--set", "lora.rank=64", "--memory", &limit]).expect_err("a large one does not fit");
     assert_eq!(refused.0, 2);
-    assert!(refused.1.contains("too few") && refused.1.contains("training.max_seq_length = "), "{}", refused.1);
+    assert!(refused.1.contains("too few") && refused.1.contains("lora.rank = "), "{}", refused.1);
     assert_eq!(plan(&["--memory", "much"]).expect_err("no size").0, 2);
 }
 

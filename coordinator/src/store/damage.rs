@@ -5,11 +5,12 @@
 //! damage, and the file on disk is still as it was found.
 
 use super::StoreError;
-use redb::{Database, DatabaseError, StorageBackend};
+use redb::{BackendError, Database, DatabaseError, StorageBackend};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs::{File, TryLockError},
     io,
+    ops::Bound,
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -140,6 +141,28 @@ impl StorageBackend for Layer {
             page[within.clone()].copy_from_slice(&data[place..place + within.len()]);
         }
         state.length = state.length.max(offset + data.len() as u64);
+        Ok(())
+    }
+
+    // The file is locked as a whole as long as the layer lives: within it there is nobody to keep out.
+
+    fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+
+    fn try_lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+
+    fn lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn unlock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
 use crate::lora::{AdapterView, Dropout, LoraEntry, Site};
-use crate::ops::buffer::Buffers;
+use crate::ops::buffer::{Buffers, reserve};
 use crate::ops::dora::{self, Dora, DoraGradient};
 use crate::ops::dropout::Kept;
 use crate::ops::linear::Weight;
@@ -361,7 +361,10 @@ impl<'a> Pass<'a> {
             here = Some((segment, masks));
             (masks, (row - segment.start) as u32)
         };
-        run.rows.clone().map(of_row).collect()
+        let mut masks = Vec::new();
+        reserve(&mut masks, run.rows.len());
+        masks.extend(run.rows.clone().map(of_row));
+        masks
     }
 }
 

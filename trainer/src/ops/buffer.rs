@@ -106,6 +106,26 @@ impl Pool {
     }
 }
 
+/// Makes a buffer of a thread's own `len` long, or unwinds with [`Refused`] as [`Buffers::take`] does.
+pub(super) fn lengthen<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
+    reserve(buffer, len);
+    buffer.resize(len, T::default());
+}
+
+/// Makes room in it for `len` in all, or unwinds likewise.
+pub(crate) fn reserve<T>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.try_reserve_exact(len.saturating_sub(buffer.len())).is_err() {
+        resume_unwind(Box::new(Refused { bytes: (len * size_of::<T>()) as u64 }));
+    }
+}
+
+/// Zeros of a thread's own, or [`Refused`].
+pub(super) fn zeros(len: usize) -> Vec<f32> {
+    let mut buffer = Vec::new();
+    lengthen(&mut buffer, len);
+    buffer
+}
+
 const fn bytes_of(numbers: usize) -> u64 {
     4 * numbers as u64
 }

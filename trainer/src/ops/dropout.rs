@@ -6,6 +6,7 @@ pub(super) mod avx512;
 
 use rayon::prelude::*;
 
+use super::buffer::lengthen;
 use super::random::Masks;
 #[cfg(target_arch = "x86_64")]
 use super::simd;
@@ -29,7 +30,8 @@ impl Kept {
     /// Draws for rows of `width` numbers, given each row's masks and place in its example.
     pub fn draw(rows: &[(Masks, u32)], width: usize) -> Kept {
         let per_row = width.div_ceil(LANES);
-        let mut words = vec![0; rows.len() * per_row];
+        let mut words = Vec::new();
+        lengthen(&mut words, rows.len() * per_row);
         words.par_chunks_mut(per_row).zip(rows).with_min_len(ROWS).for_each(|(words, (masks, token))| {
             masks.kept(*token, words);
         });

@@ -8,7 +8,7 @@
 
 use rayon::prelude::*;
 
-use super::buffer::Buffers;
+use super::buffer::{Buffers, lengthen};
 use super::dropout::Kept;
 use super::matmul::{Product, View, ViewMut};
 use super::real::Real;
@@ -105,7 +105,7 @@ impl Input<'_> {
     fn block<'s>(&'s self, block: usize, inputs: usize, masked: &'s mut Vec<f32>) -> &'s [f32] {
         let x = self.x.chunks(ROWS * inputs).nth(block).expect("as many blocks as rows need");
         let Some(kept) = self.kept else { return x };
-        masked.resize(x.len(), 0.0);
+        lengthen(masked, x.len());
         kept.apply_from(block * ROWS, x, masked);
         masked
     }
@@ -151,7 +151,7 @@ pub fn backward(
         let ([t, masked, unmasked], tokens) = (room, u.len() / rank);
         let first = block * ROWS * columns.stride + columns.first;
         let dy = View::strided(&dy[first..], tokens, outputs, columns.stride);
-        t.resize(tokens * rank, 0.0);
+        lengthen(t, tokens * rank);
         ViewMut::new(t, tokens, rank).set(dy.times(b).scaled(pair.scale).here());
         let (t, (da, db)) = (View::new(t, tokens, rank), partial.split_at_mut(rank * inputs));
         // [rank, outputs]: the orientation in which its long side is contiguous is four times sooner
@@ -165,7 +165,7 @@ pub fn backward(
                 dx += t.times(a).here(); // mutate: flip
             }
             (Some(dx), Some(kept)) => {
-                unmasked.resize(dx.len(), 0.0);
+                lengthen(unmasked, dx.len());
                 ViewMut::new(unmasked, tokens, inputs).set(t.times(a).here());
                 kept.add_from(block * ROWS, unmasked, dx);
             }

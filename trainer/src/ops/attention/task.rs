@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::buffer::zeros;
 use super::super::matmul::{View, ViewMut};
 use super::super::{simd, softcap};
 use super::Heads;
@@ -60,8 +61,8 @@ impl Task {
     /// Output and log-sum-exp of this head, rows consecutive.
     pub(super) fn forward(&self, qkv: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let width = self.heads.width;
-        let (mut out, mut lse) = (vec![0.0; self.rows.len() * width], vec![0.0; self.rows.len()]);
-        let mut tile = vec![0.0; QUERIES * KEYS];
+        let (mut out, mut lse) = (zeros(self.rows.len() * width), zeros(self.rows.len()));
+        let mut tile = zeros(QUERIES * KEYS);
         for queries in self.blocks(QUERIES) {
             let out = &mut out[queries.start * width..queries.end * width];
             self.forward_block(qkv, queries.clone(), &mut tile, out, &mut lse[queries]);
@@ -96,10 +97,10 @@ impl Task {
     /// Gradients of this head.
     pub(super) fn backward(&self, qkv: &[f32], (out, lse): (&[f32], &[f32]), dout: &[f32]) -> Gradient {
         let numbers = self.rows.len() * self.heads.width;
-        let mut gradient = Gradient { q: vec![0.0; numbers], k: vec![0.0; numbers], v: vec![0.0; numbers] };
+        let mut gradient = Gradient { q: zeros(numbers), k: zeros(numbers), v: zeros(numbers) };
         let delta = self.delta(out, dout);
         let lse: Vec<f32> = self.rows.clone().map(|row| lse[row * self.heads.queries + self.head]).collect();
-        let mut tiles = [vec![0.0; QUERIES * KEYS], vec![0.0; QUERIES * KEYS]];
+        let mut tiles = [zeros(QUERIES * KEYS), zeros(QUERIES * KEYS)];
         for keys in self.blocks(KEYS) {
             let sees =
                 |queries: &Range<usize>| queries.end > keys.start && self.heads.first_seen(queries.start) < keys.end;
