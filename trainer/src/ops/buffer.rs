@@ -35,7 +35,8 @@ impl Buffers {
     pub fn take(&self, len: usize) -> Vec<f32> {
         let fitting = self.lock().take(len);
         let mut buffer = fitting.unwrap_or_default();
-        if buffer.try_reserve_exact(len.saturating_sub(buffer.len())).is_err() {
+        let more = len.saturating_sub(buffer.len());
+        if (len > buffer.capacity() && !leaves_room(len)) || buffer.try_reserve_exact(more).is_err() {
             self.lock().in_use -= bytes_of(len);
             resume_unwind(Box::new(Refused { bytes: bytes_of(len) }));
         }
@@ -104,6 +105,19 @@ impl Pool {
         self.at_rest -= bytes_of(buffer.capacity());
         buffer
     }
+}
+
+/// What a pass takes beside its buffers: packed panels of products, a few vectors a thread, the libraries' own. Those cannot be
+/// refused one by one, the process would end; so a buffer is only made while this much is left beside it.
+const HEADROOM: u64 = 16 << 20;
+
+/// Whether the system would give so many numbers and still have [`HEADROOM`]. Asked for and handed back, never touched.
+fn leaves_room(numbers: usize) -> bool {
+    let mut probe = Vec::<u8>::new();
+    let given = probe.try_reserve_exact((bytes_of(numbers) + HEADROOM) as usize).is_ok();
+    // or the compiler would take away both the asking and the answer
+    std::hint::black_box(&probe);
+    given
 }
 
 /// Makes a buffer of a thread's own `len` long, or unwinds with [`Refused`] as [`Buffers::take`] does.
