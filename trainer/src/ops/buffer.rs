@@ -32,7 +32,7 @@ impl Buffers {
     /// A buffer of `len` numbers with unspecified contents: the smallest that fits without wasting a quarter. When none does, a
     /// new one, for which those at rest make room, the largest first: together there is never more than was once in use, and a
     /// change of shape does not leave two sets behind. Where there is no memory for it and
-    /// [`HEADROOM`] beside it, [`Refused`] unwinds.
+    /// headroom beside it, [`Refused`] unwinds.
     pub fn take(&self, len: usize) -> Vec<f32> {
         let fitting = self.lock().take(len);
         let mut buffer = fitting.unwrap_or_default();
