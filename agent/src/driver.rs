@@ -159,8 +159,7 @@ impl Driver {
     fn deadline(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         let host = self.host.next_deadline().map(|mono| self.clock.instant(mono));
-        let retry = self.conversation.as_ref().and_then(|talk| talk.retry_at(self.config.link.report_retry));
-        [host, retry].into_iter().flatten().min().unwrap_or(far)
+        [host, self.retry_at()].into_iter().flatten().min().unwrap_or(far)
     }
 
     async fn turn(&mut self, input: Input) {
@@ -176,6 +175,7 @@ impl Driver {
             }
             Input::Tick => {
                 self.retry_reports();
+                self.retry_lines();
                 self.ask(Event::Tick)
             }
         };

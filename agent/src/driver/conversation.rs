@@ -1,7 +1,8 @@
 //! What is said in one session, and in which order: answers to offers, then reports, then lines of events.
 //!
 //! A report that names files is held until the coordinator has said in this very session that it has them: it may have
-//! lost what was only staged when it was killed. A report that is not acknowledged in time is sent again the same way.
+//! lost what was only staged when it was killed. A report that is not acknowledged in time is sent again the same way, and so are
+//! lines: a coordinator whose disk is full keeps none.
 
 use super::{Driver, Note, files_of};
 use crate::{link::Session, outbox::Outbox};
@@ -130,6 +131,26 @@ impl Driver {
             talk.waiting = None;
             self.outbox.rewind();
         }
+    }
+
+    /// Lines were not acknowledged for too long: they were not kept, and are sent again.
+    pub(super) fn retry_lines(&mut self) {
+        let (after, now) = (self.config.link.report_retry, Instant::now());
+        let Some(talk) = &mut self.conversation else { return };
+        for (id, spool) in &mut self.spools {
+            if spool.retry_at(after).is_some_and(|at| at <= now) {
+                tracing::warn!(attempt = %id, "events are not acknowledged; they are sent again");
+                spool.rewind_to_acknowledged();
+                talk.has_events(*id);
+            }
+        }
+    }
+
+    /// When something that was said and not acknowledged is said again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        let (after, talk) = (self.config.link.report_retry, self.conversation.as_ref()?);
+        let lines = self.spools.values().filter_map(|spool| spool.retry_at(after));
+        lines.chain(talk.retry_at(after)).min()
     }
 
     fn next_report(&mut self) -> Option<Report> {

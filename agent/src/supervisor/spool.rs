@@ -7,7 +7,12 @@ use lorikeet_protocol::{
     worker::{EventLine, Level, WorkerEvent},
 };
 use serde::Deserialize;
-use std::{collections::VecDeque, io, path::PathBuf};
+use std::{
+    collections::VecDeque,
+    io,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 /// Bytes of lines in one message.
 const BATCH_BYTES: usize = 256 << 10;
@@ -21,6 +26,10 @@ pub(crate) struct Spool {
     read: VecDeque<(u64, String)>,
     /// Lines up to this `seq` are with the coordinator.
     through: u64,
+    /// Lines up to this `seq` have left in this session.
+    sent: u64,
+    /// Since when lines that have left wait for a word that they are kept.
+    waiting: Option<Instant>,
 }
 
 /// What every line has.
@@ -33,24 +42,32 @@ struct Head {
 impl Spool {
     /// At the beginning of the attempt's events.
     pub(crate) fn new(attempt: AttemptId, path: PathBuf) -> Self {
-        Self { attempt, tail: Tail::new(&path), path, read: VecDeque::new(), through: 0 }
+        Self { attempt, tail: Tail::new(&path), path, read: VecDeque::new(), through: 0, sent: 0, waiting: None }
     }
 
     /// A new session: what is not acknowledged is sent again.
     pub(crate) fn rewind(&mut self, through: u64) {
-        self.through = through;
+        (self.through, self.sent, self.waiting) = (through, through, None);
         self.tail = Tail::new(&self.path);
         self.read.clear();
     }
 
-    /// A new session that says nothing of this attempt: as far as it is known.
+    /// A new session that says nothing of this attempt, or lines that were not kept: as far as it is known.
     pub(crate) fn rewind_to_acknowledged(&mut self) {
         self.rewind(self.through);
     }
 
     /// Lines up to this `seq` are with the coordinator.
     pub(crate) fn acknowledge(&mut self, through: u64) {
-        self.through = self.through.max(through);
+        if through > self.through {
+            self.through = through;
+            self.waiting = (through < self.sent).then(Instant::now);
+        }
+    }
+
+    /// When what has left and is not acknowledged is sent again: a coordinator whose disk is full keeps no lines, and says nothing.
+    pub(crate) fn retry_at(&self, after: Duration) -> Option<Instant> {
+        self.waiting.map(|since| since + after)
     }
 
     /// The next message, if there are lines for one.
@@ -77,6 +94,8 @@ impl Spool {
             bytes += line.len();
             lines.extend(self.read.pop_front().map(|(_, line)| line));
         }
+        self.sent = first + lines.len() as u64 - 1;
+        self.waiting.get_or_insert_with(Instant::now);
         Some(EventLines { attempt: self.attempt, first, lines })
     }
 }
@@ -107,6 +126,19 @@ mod tests {
         spool.rewind(2);
         assert_eq!(firsts(&mut spool), [(3, 1)]);
         assert_eq!(firsts(&mut spool), []);
+    }
+
+    #[test]
+    fn only_what_has_left_and_is_not_acknowledged_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut spool = spool(&folder, &[line(1, 10), line(2, 10), line(3, 10)]);
+        let waits = |spool: &Spool| spool.retry_at(Duration::ZERO).is_some();
+        assert!(!waits(&spool), "nothing has left");
+        assert_eq!(firsts(&mut spool), [(1, 3)]);
+        for (through, left) in [(0, true), (2, true), (3, false)] {
+            spool.acknowledge(through);
+            assert_eq!(waits(&spool), left, "{through} of 3 are kept");
+        }
     }
 
     #[test]

@@ -28,6 +28,20 @@ async fn an_offer_becomes_an_adapter_at_the_coordinator() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn lines_that_were_not_kept_are_sent_again_in_the_same_session() {
+    let mut scene = Scene::new(&Script::new(12, 5)).await;
+    scene.config.link.report_retry = Duration::from_millis(100);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    let lines = talk.until_lines(1).await;
+    talk.lines.clear();
+    // Not one of them was acknowledged, and nothing but time passes.
+    let again = talk.until_lines(1).await;
+    assert!(again.ends_with(&lines[lines.iter().rposition(|line| line.seq == 1).unwrap()..]), "{again:?}");
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_device_has_free_is_told_when_an_attempt_has_left_it() {
     let mut scene = Scene::new(&Script::new(100_000, 5)).await;
     scene.config.devices.probe = Duration::from_millis(20);
