@@ -11,7 +11,7 @@ use super::{
     Action, Cause, Cluster, Now,
     blame::is_suspicious,
     command::put_job,
-    job::{Failure, JobState, LiveJob, word},
+    job::{Failure, JobState, LiveJob},
     model_of, put,
 };
 use crate::record::{Attempt, AttemptEnd, Job, Record};
@@ -46,14 +46,7 @@ impl Cluster {
             if before != after {
                 let node = self.jobs[&attempt.job].node();
                 let cause = node.map_or_else(Cause::default, Cause::node);
-                self.audit(
-                    &cause,
-                    "job.phase",
-                    attempt.job.to_string(),
-                    (Some(word(before)), Some(word(after))),
-                    now,
-                    out,
-                );
+                self.audit_phase(attempt.job, (before, after), &cause, now, out);
             }
         }
     }

@@ -209,8 +209,20 @@ impl Cluster {
             self.file(id, now);
         }
         self.unsettled = true;
-        self.audit(cause, "job.phase", id.to_string(), (Some(word(before)), Some(word(after))), now, out);
+        self.audit_phase(id, (before, after), cause, now, out);
         after.is_terminal().then_some((id, after))
+    }
+
+    /// One phase was left for another.
+    pub(super) fn audit_phase(
+        &mut self,
+        id: JobId,
+        (before, after): (Phase, Phase),
+        cause: &Cause,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        self.audit(cause, "job.phase", id.to_string(), (Some(word(before)), Some(word(after))), now, out);
     }
 }
 

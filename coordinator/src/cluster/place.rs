@@ -5,7 +5,7 @@ use super::{
     attempt::over,
     command::{Named, put_job},
     fair::Load,
-    job::{JobState, LiveJob, word},
+    job::{JobState, LiveJob},
     put,
     schedule::{self, Candidate, Holder, Lookup, NodeView, Placement, Queue, Schedule, Standing, Why, WhyNot},
 };
@@ -191,14 +191,7 @@ impl Cluster {
         }
         self.hold_devices(placement.job, now);
         self.file(placement.job, now);
-        self.audit(
-            &Cause::default(),
-            "job.phase",
-            placement.job.to_string(),
-            (Some(word(before)), Some(word(after))),
-            now,
-            out,
-        );
+        self.audit_phase(placement.job, (before, after), &Cause::default(), now, out);
         let said = out.len();
         self.offer(placement.job, out);
         let too_long = |action: &Action| matches!(action, Action::Send { message, .. } if !codec::fits(message));

@@ -14,7 +14,7 @@ use lorikeet_protocol::{
     file::NamedFile,
     id::{JobId, SweepId},
     inspect::{Fault, Inspection, JobFindings},
-    job::{Intent, JobSpec},
+    job::{Intent, JobSpec, Phase},
 };
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ impl Cluster {
         };
         self.dependents.add(&record);
         self.jobs.insert(id, LiveJob::new(record, None, vec![], now));
-        self.validate_when_ready(id, out);
+        self.validate_when_ready(id, now, out);
         put_job(&self.jobs[&id].record, out);
         Ok(Receipt::Job(id))
     }
@@ -109,7 +109,7 @@ impl Cluster {
     }
 
     /// A submitted job is validated once both its files are ready.
-    pub(super) fn validate_when_ready(&mut self, id: JobId, out: &mut Vec<Action>) {
+    pub(super) fn validate_when_ready(&mut self, id: JobId, now: Now, out: &mut Vec<Action>) {
         let ready = self.jobs.get(&id).is_some_and(|job| {
             job.record.state == JobState::Submitted
                 && self.named(&job.record).is_some_and(|named| {
@@ -122,6 +122,7 @@ impl Cluster {
             put_job(&job.record, out);
             let inspection = self.job_inspection(&self.jobs[&id].record);
             out.extend(inspection.map(Action::Inspect));
+            self.audit_phase(id, (Phase::Submitted, Phase::Validating), &Cause::default(), now, out);
         }
     }
 
@@ -140,7 +141,7 @@ impl Cluster {
                 Some(fault) => {
                     self.settle(id, JobState::Rejected { faults: vec![fault.clone()] }, &Cause::default(), now, out)
                 }
-                None => self.validate_when_ready(id, out),
+                None => self.validate_when_ready(id, now, out),
             }
         }
     }

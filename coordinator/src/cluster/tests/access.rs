@@ -106,28 +106,30 @@ fn only_an_administrator_adds_users_bases_and_nodes() {
 fn every_change_leaves_one_audit_record() {
     let mut world = World::ready();
     let job = world.submit(1);
-    let numbers: Vec<u64> = world
-        .history
-        .iter()
-        .filter_map(|action| match action {
-            Action::Put(record) => {
-                if let Record::Audit(audit) = &**record {
-                    Some(audit.number)
-                } else {
-                    None
-                }
-            }
-            Action::Reply { .. }
-            | Action::Admit { .. }
-            | Action::TurnAway { .. }
-            | Action::Send { .. }
-            | Action::Close { .. }
-            | Action::Inspect(_)
-            | Action::JobChanged(_) => None,
-        })
-        .collect();
+    let numbers: Vec<u64> = audits(&world.history).map(|audit| audit.number).collect();
     assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
     let out = world.ask(Command::CancelJob { id: job, reason: None }).1;
-    let audits = out.iter().filter(|action| matches!(action, Action::Put(record) if matches!(&**record, Record::Audit(audit) if audit.action == "job.cancel")));
-    assert_eq!(audits.count(), 1);
+    assert_eq!(audits(&out).filter(|audit| audit.action == "job.cancel").count(), 1);
+}
+
+#[test]
+fn every_phase_of_a_job_follows_from_the_one_before_it() {
+    let mut world = World::ready();
+    let (_, attempt) = world.running(1);
+    world.report(attempt, ReportBody::Finalizing);
+    world.report(attempt, ended(Outcome::Ok));
+    let phases = audits(&world.history).filter(|audit| audit.action == "job.phase");
+    let mut now = "submitted".to_owned();
+    for audit in phases {
+        assert_eq!(audit.before.as_ref(), Some(&now));
+        now = audit.after.clone().unwrap();
+    }
+    assert_eq!(now, "succeeded");
+}
+
+fn audits(out: &[Action]) -> impl Iterator<Item = &Audit> {
+    out.iter().filter_map(|action| {
+        let Action::Put(record) = action else { return None };
+        if let Record::Audit(audit) = &**record { Some(audit) } else { None }
+    })
 }
