@@ -44,7 +44,7 @@ use crate::{
 use alarm::Alarms;
 use command::{Answer, Command};
 use depend::Dependents;
-pub use event::{Action, Event, Inspect, Rows, Subject};
+pub use event::{Action, Event, Inspect, Rows, Subject, Trouble};
 use fair::FairShare;
 use inspection::Unanswered;
 use job::LiveJob;

@@ -21,7 +21,7 @@ mod writer;
 use crate::{
     access::{Actor, Context, Refusal},
     cluster::{
-        Cluster, Inspect, Settings, Subject,
+        Cluster, Inspect, Settings, Subject, Trouble,
         command::{Answer, Command, Query},
     },
     record::Receipt,
@@ -64,7 +64,7 @@ enum Input {
     Session { node: NodeId, serial: String, hello: Box<Hello>, admitted: oneshot::Sender<Result<Session, Farewell>> },
     Closed { node: NodeId, session: u64 },
     Heard { node: NodeId, session: u64, message: Box<FromAgent> },
-    Inspected { subject: Subject, result: Box<Result<Inspection, String>>, files: Vec<NamedFile> },
+    Inspected { subject: Subject, result: Box<Result<Inspection, Trouble>>, files: Vec<NamedFile> },
 }
 
 /// An agent that was let in.
@@ -156,7 +156,7 @@ impl Handle {
     }
 
     /// What `lorikeet inspect` printed, or why it printed nothing.
-    pub async fn inspected(&self, subject: Subject, result: Result<Inspection, String>, files: Vec<NamedFile>) {
+    pub async fn inspected(&self, subject: Subject, result: Result<Inspection, Trouble>, files: Vec<NamedFile>) {
         let _ = self.inputs.send(Input::Inspected { subject, result: Box::new(result), files }).await;
     }
 

@@ -8,7 +8,7 @@
 
 use crate::{
     blob::{BlobError, Blobs},
-    cluster::{self, Subject},
+    cluster::{self, Subject, Trouble},
     config,
     driver::Handle,
 };
@@ -80,13 +80,19 @@ pub enum InspectError {
 }
 
 impl InspectError {
-    /// What its owner may read: paths and causes on the coordinator's machine are for its log.
-    fn for_people(&self) -> String {
+    /// Whose trouble it is, and what its owner may read: paths and causes on the coordinator's machine are for its log.
+    fn trouble(&self) -> Trouble {
         match self {
-            Self::Start { .. } => "inspect the file: the coordinator could not start its inspection".into(),
-            Self::Blob(BlobError::Refused { why, .. }) => format!("inspect the file: {why}"),
-            Self::Blob(_) => "inspect the file: the coordinator could not read it".into(),
-            Self::TooSlow(_) | Self::NoAnswer { .. } | Self::Crowded => self.to_string(),
+            Self::Start { .. } => {
+                Trouble::Ours("inspect the file: the coordinator could not start its inspection".into())
+            }
+            Self::Crowded => Trouble::Ours(self.to_string()),
+            Self::Blob(BlobError::NoSpace { .. } | BlobError::Disk { .. }) => {
+                Trouble::Ours("inspect the file: the coordinator could not read it".into())
+            }
+            Self::Blob(BlobError::Refused { why, .. }) => Trouble::Theirs(format!("inspect the file: {why}")),
+            Self::Blob(_) => Trouble::Theirs("inspect the file: the coordinator could not read it".into()),
+            Self::TooSlow(_) | Self::NoAnswer { .. } => Trouble::Theirs(self.to_string()),
         }
     }
 }
@@ -205,7 +211,7 @@ impl Inspector {
             Ok((inspection, files)) => (Ok(inspection), files),
             Err(error) => {
                 tracing::warn!(?subject, error = &error as &dyn std::error::Error, "an inspection gave no answer");
-                (Err(error.for_people()), Vec::new())
+                (Err(error.trouble()), Vec::new())
             }
         };
         driver.inspected(subject, result, files).await;

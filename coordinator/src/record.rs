@@ -91,12 +91,29 @@ pub struct Node {
     /// Jobs that ended badly on it and nowhere else, since the last thing that went well there.
     #[serde(default)]
     pub suspected_by: Vec<JobId>,
-    /// Why it takes nothing new, if too many of them did.
+    /// What follows if too many of them did.
     #[serde(default)]
-    pub fault: Option<String>,
+    pub probation: Option<Probation>,
+}
+
+/// Several jobs in a row ended badly on a node: nothing new is placed on it for a while, then it is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probation {
+    /// For people.
+    pub reason: String,
+    /// Closed until then; `None`: it is being tried.
+    pub until: Option<UnixMillis>,
+    /// How often in a row; each time is twice as long as the one before.
+    pub times: u32,
 }
 
 impl Node {
+    /// Whether it is closed for what ended badly on it, and why.
+    pub fn fault(&self) -> Option<String> {
+        let Probation { reason, until: Some(until), .. } = self.probation.as_ref()? else { return None };
+        Some(format!("{reason}; it is tried again at {}", lorikeet_api::Timestamp(*until)))
+    }
+
     /// Whether a person has sent it away for ever.
     pub(crate) fn is_gone(&self) -> bool {
         self.closed == Some(Closed::Retired)

@@ -91,7 +91,7 @@ impl Cluster {
         let since = job.offered;
         self.give_back(&row, owner, since, ended.held, now, out);
         let node = row.members.first().map(|member| member.node);
-        let state = self.after(attempt, &ended, node, now, out);
+        let state = self.after(&row, &ended, now, out);
         match node {
             Some(node) if is_suspicious(&ended) => self.suspect_node(node, attempt.job, &ended, now, out),
             Some(node) if ended.outcome == Outcome::Ok => self.praise(node, out),
@@ -101,15 +101,9 @@ impl Cluster {
     }
 
     /// What a job does after an attempt: the one table of outcomes.
-    fn after(
-        &mut self,
-        attempt: AttemptId,
-        ended: &Ended,
-        node: Option<NodeId>,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) -> JobState {
-        let timers = self.timers;
+    fn after(&mut self, row: &Attempt, ended: &Ended, now: Now, out: &mut Vec<Action>) -> JobState {
+        let (timers, attempt) = (self.timers, row.id);
+        let node = row.members.first().map(|member| member.node);
         let job = self.jobs.get_mut(&attempt.job).expect("the caller has it");
         let record = &mut job.record;
         match (record.intent, ended.outcome) {
@@ -133,6 +127,11 @@ impl Cluster {
                 } else {
                     failed(ended, class)
                 }
+            }
+            // Somebody else than the coordinator ended it, and may do so again: elsewhere if there is another place.
+            (Intent::Run, Outcome::Preempted) if row.leave.is_none() => {
+                job.refused_by.extend(node);
+                requeue(job, now, timers.back_off)
             }
             (_, Outcome::Preempted | Outcome::Superseded | Outcome::Cancelled) => requeue(job, now, Duration::ZERO),
             (_, Outcome::Withdrawn) => {

@@ -1,12 +1,13 @@
 //! Whose fault a bad end is: the job's or the node's. Nobody's data or settings explain it, so each of the two is a suspect.
 //!
 //! A job that ended badly on several nodes is the cause itself: it ends, and the nodes are cleared of it. A node on which several
-//! jobs in a row ended badly, each of them nowhere else, is closed until a person has seen to it; anything that goes well there
-//! clears it. So one poison job closes no node, and one bad node ends no job. When half of the nodes are closed like that, the
-//! fault is not theirs, and no further one is.
+//! jobs in a row ended badly, each of them nowhere else, is closed for a while and then tried again: one more bad end closes it
+//! for twice as long, anything that goes well there clears it, and a person may open it at any time. So one poison job closes no
+//! node, one bad node ends no job, and no job waits for ever for somebody to look. When half of the nodes that could work are closed
+//! like that, the fault is not theirs, and no further one is.
 
-use super::{Action, Cause, Cluster, Now, put};
-use crate::record::{Closed, Job, Record};
+use super::{Action, Cause, Cluster, LiveNode, Now, place::later, put};
+use crate::record::{Closed, Job, Probation, Record};
 use lorikeet_protocol::{
     agent::Ended,
     id::{JobId, NodeId},
@@ -22,6 +23,10 @@ const CRASHED_NODES: usize = 3;
 
 /// A node on which this many jobs in a row ended badly, and nowhere else, is the cause.
 const SUSPICIOUS_JOBS: usize = 3;
+
+/// How long a node is closed the first time, and at most.
+const CLOSED: Duration = Duration::from_secs(600);
+const CLOSED_AT_MOST: Duration = Duration::from_secs(86_400);
 
 /// Whether somebody is to blame for an end besides the user. What the coordinator itself declares over has held nothing: silence is
 /// nobody's crash.
@@ -68,33 +73,62 @@ impl Cluster {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if let Some(place) = node.record.suspected_by.iter().position(|suspicious| *suspicious == job) {
             node.record.suspected_by.remove(place);
+            if node.record.suspected_by.len() < SUSPICIOUS_JOBS && node.record.probation.take().is_some() {
+                self.unsettled = true;
+            }
             out.push(put(Record::Node(node.record.clone())));
         }
     }
 
     fn close_faulty(&mut self, id: NodeId, ended: &Ended, now: Now, out: &mut Vec<Action>) {
-        let present = self.present_nodes().count();
-        let faulty = self.present_nodes().filter(|node| node.record.fault.is_some()).count();
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.record.fault.is_none()) else { return };
-        if (faulty + 1) * 2 > present {
+        let faulty = self.nodes.values().filter(|node| node.record.fault().is_some()).count();
+        let working = self.nodes.values().filter(|node| node.could_work()).count();
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.record.fault().is_none()) else { return };
+        if (faulty + 1) * 2 > faulty + working {
             return;
         }
         let word = ended.message.as_deref().unwrap_or("no word why");
         let reason =
             format!("{} jobs in a row ended badly on it, the last one: {word}", node.record.suspected_by.len());
-        node.record.fault = Some(reason.clone());
+        let times = node.record.probation.as_ref().map_or(0, |probation| probation.times);
+        let closed = CLOSED.saturating_mul(2_u32.saturating_pow(times)).min(CLOSED_AT_MOST);
+        let until = Some(later(now.wall, closed));
+        node.record.probation = Some(Probation { reason: reason.clone(), until, times: times + 1 });
         out.push(put(Record::Node(node.record.clone())));
+        self.wake_node(id, now);
         self.unsettled = true;
         self.audit(&Cause::default(), "node.quarantine", id.to_string(), (None, Some(reason)), now, out);
     }
 
+    /// The time of a closed node is over: it is tried again, and the next bad end closes it for longer.
+    pub(super) fn end_probation(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(probation) = node.record.probation.as_mut() else { return };
+        if probation.until.is_none_or(|until| until > now.wall) {
+            return;
+        }
+        probation.until = None;
+        node.record.suspected_by.truncate(SUSPICIOUS_JOBS - 1);
+        out.push(put(Record::Node(node.record.clone())));
+        self.unsettled = true;
+        self.audit(&Cause::default(), "node.probation", id.to_string(), (None, None), now, out);
+    }
+
     /// Something went well on a node: nothing is wrong with it.
     pub(super) fn praise(&mut self, id: NodeId, out: &mut Vec<Action>) {
-        let suspected = |node: &&mut super::LiveNode| !node.record.suspected_by.is_empty();
+        let suspected = |node: &&mut LiveNode| !node.record.suspected_by.is_empty() || node.record.probation.is_some();
         if let Some(node) = self.nodes.get_mut(&id).filter(suspected) {
             node.record.suspected_by.clear();
+            self.unsettled |= node.record.probation.take().is_some();
             out.push(put(Record::Node(node.record.clone())));
         }
+    }
+}
+
+impl LiveNode {
+    /// Whether it is here and nobody but its own bad ends could keep work from it.
+    fn could_work(&self) -> bool {
+        self.session.is_some() && self.record.closed_because().is_none()
     }
 }
 
@@ -106,6 +140,6 @@ impl crate::record::Node {
             Closed::Draining { .. } => "it is drained".to_owned(),
             Closed::Retired => "it is retired".to_owned(),
         });
-        self.quarantine.clone().or_else(|| self.fault.clone()).or(closed)
+        self.quarantine.clone().or_else(|| self.fault()).or(closed)
     }
 }

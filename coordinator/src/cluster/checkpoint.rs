@@ -1,7 +1,8 @@
 //! Checkpoints: which one the next attempt goes on from, and which are kept.
 //!
 //! The pointer to the latest moves only under the current token, and only forward. Kept are the last three, the best and the
-//! final one; the rows of the others stay, marked, and their files go with the next sweep.
+//! final one, and of a job that is over the last instead of three; the rows of the others stay, marked, and their files go with
+//! the next sweep.
 
 use super::{Action, Cluster, Now, command::put_job, job::LiveJob, put};
 use crate::record::{Record, StoredCheckpoint};
@@ -12,6 +13,8 @@ use lorikeet_protocol::{
 
 /// Enough to go back behind a bad stretch; more would fill the disk.
 const KEPT: usize = 3;
+/// Of a job that is over: nobody goes on from it, but somebody may want to look.
+const KEPT_AT_THE_END: usize = 1;
 
 impl Cluster {
     pub(super) fn checkpointed(
@@ -23,6 +26,12 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) {
         let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
+        // The row of a step that the job may go on from stays as it is, whatever is heard late.
+        if !current
+            && job.checkpoints.iter().any(|row| row.attempt == attempt && row.checkpoint.step == checkpoint.step)
+        {
+            return;
+        }
         let twin = |row: &&StoredCheckpoint| row.attempt == attempt && row.checkpoint.step == checkpoint.step;
         let kind = job
             .checkpoints
@@ -43,11 +52,12 @@ impl Cluster {
         if current && job.record.checkpoint.as_ref().is_none_or(|latest| latest.step <= checkpoint.step) {
             job.record.checkpoint = Some(checkpoint);
             job.record.infrastructure_failures = 0;
+            job.record.blamed.clear();
             put_job(&job.record, out);
         }
         if current {
             job.checkpoints.push(row);
-            out.extend(job.thin_checkpoints(now).map(|row| put(Record::Checkpoint(row))));
+            out.extend(job.thin_checkpoints(KEPT, now).map(|row| put(Record::Checkpoint(row))));
             let node = job.node();
             node.into_iter().for_each(|node| self.praise(node, out));
         }
@@ -66,11 +76,16 @@ fn weightier(one: CheckpointKind, other: CheckpointKind) -> CheckpointKind {
 }
 
 impl LiveJob {
-    /// Takes out those that newer ones replace.
-    fn thin_checkpoints(&mut self, now: Now) -> impl Iterator<Item = StoredCheckpoint> + use<> {
+    /// The job is over: takes out what nobody needs any more.
+    pub(super) fn last_checkpoints(&mut self, now: Now, out: &mut Vec<Action>) {
+        out.extend(self.thin_checkpoints(KEPT_AT_THE_END, now).map(|row| put(Record::Checkpoint(row))));
+    }
+
+    /// Takes out those that newer ones replace; so many of the newest stay, with the best and the final one.
+    fn thin_checkpoints(&mut self, kept: usize, now: Now) -> impl Iterator<Item = StoredCheckpoint> + use<> {
         let newest = |kind| self.checkpoints.iter().rposition(|row| row.checkpoint.kind == kind);
         let marked = [newest(CheckpointKind::Best), newest(CheckpointKind::Final)];
-        let recent = self.checkpoints.len().saturating_sub(KEPT);
+        let recent = self.checkpoints.len().saturating_sub(kept);
         let mut index = 0;
         let stays = |_: &mut StoredCheckpoint| {
             index += 1;

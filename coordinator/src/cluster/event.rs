@@ -75,7 +75,7 @@ pub enum Event {
         /// About what.
         subject: Subject,
         /// What it printed, or why it printed nothing.
-        result: Result<Inspection, String>,
+        result: Result<Inspection, Trouble>,
         /// The files of a base model, hashed.
         files: Vec<NamedFile>,
     },
@@ -94,6 +94,15 @@ pub struct Rows {
     pub model: Option<Model>,
     /// Models that a job's `init_adapter` may mean, oldest first.
     pub adapters: Vec<Model>,
+}
+
+/// Why an inspection brought no answer; for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// The coordinator's own: a program that does not start, a disk that cannot be read.
+    Ours(String),
+    /// The process ended without an answer, and may do so for what it looks at.
+    Theirs(String),
 }
 
 /// What is inspected.

@@ -1,11 +1,11 @@
 //! Questions to `lorikeet inspect`: asked again after a restart, and after trouble that is ours and not the file's.
 
-use super::{Action, Cluster, Inspect, Now, Subject};
+use super::{Action, Cluster, Inspect, Now, Subject, Trouble};
 use crate::record::{Base, Dataset};
 use lorikeet_protocol::{file::NamedFile, inspect::Inspection};
 use std::{collections::BTreeMap, time::Duration};
 
-/// A child that could not answer so often in a row will not: then its trouble is the verdict.
+/// A child that ended so often in a row without an answer will not give one: then its trouble is the verdict.
 const TRIES: u32 = 5;
 
 /// Inspections that brought no answer.
@@ -38,14 +38,16 @@ impl Cluster {
     pub(super) fn inspected(
         &mut self,
         subject: Subject,
-        result: Result<Inspection, String>,
+        result: Result<Inspection, Trouble>,
         files: Vec<NamedFile>,
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        if result.is_err() && self.will_ask_again(subject, now) {
-            return;
-        }
+        let result = match result {
+            Err(trouble) if self.will_ask_again(subject, &trouble, now) => return,
+            Err(Trouble::Ours(message) | Trouble::Theirs(message)) => Err(message),
+            Ok(found) => Ok(found),
+        };
         self.unanswered.0.remove(&subject);
         match subject {
             Subject::Dataset(id) => self.dataset_inspected(id, result, now, out),
@@ -54,10 +56,12 @@ impl Cluster {
         }
     }
 
-    fn will_ask_again(&mut self, subject: Subject, now: Now) -> bool {
+    /// What is the coordinator's own trouble says nothing of a file: it is asked again until that is over.
+    fn will_ask_again(&mut self, subject: Subject, trouble: &Trouble, now: Now) -> bool {
         let tries = self.unanswered.0.entry(subject).or_default();
-        tries.failed += 1;
-        tries.again = (tries.failed < TRIES).then(|| now.mono + self.timers.wait(tries.failed));
+        tries.failed = tries.failed.saturating_add(1);
+        let again = matches!(trouble, Trouble::Ours(_)) || tries.failed < TRIES;
+        tries.again = again.then(|| now.mono + self.timers.wait(tries.failed));
         tries.again.is_some()
     }
 

@@ -199,6 +199,7 @@ impl Cluster {
         }
         if after.is_terminal() {
             job.record.completed_at = Some(now.wall);
+            job.last_checkpoints(now, out);
         }
         put_job(&job.record, out);
         if after.is_terminal() {

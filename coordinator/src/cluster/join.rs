@@ -87,7 +87,7 @@ impl Node {
             last_report: 0,
             closed: None,
             suspected_by: vec![],
-            fault: None,
+            probation: None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a person decides about a node: cordon, drain, retire, and taking it back.
 //!
 //! ```text
-//! open ⇄ cordoned (nothing new)      quarantined (two machines, or a fault of its own: `blame`) ─ open ─► open
+//! open ⇄ cordoned (nothing new)      quarantined (two machines) ─ open ─► open      closed for bad ends: `blame`
 //!   └─► draining(until): what is there saves its state and goes elsewhere; what is left at the end is stopped ─► cordoned
 //! cordoned, empty ─► retired: its certificates are worth nothing any more           any ─ revoke ─► the same, at once
 //! ```
@@ -29,7 +29,7 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         let node = self.changed_node(actor, id)?;
         node.record.quarantine = None;
-        node.record.fault = None;
+        node.record.probation = None;
         node.record.suspected_by.clear();
         node.record.closed = None;
         node.forget_instances();

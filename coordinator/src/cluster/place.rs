@@ -86,7 +86,7 @@ impl Cluster {
         let books = Books { cluster: self, now, extra: None };
         let why = waits.then(|| self.run(&queue, &books, now, Some(id)).why).flatten();
         let left = job.retry_at.saturating_sub(now.mono);
-        let until = (waits && left > Duration::ZERO).then(|| UnixMillis(now.wall.0 + left.as_millis() as u64));
+        let until = (waits && left > Duration::ZERO).then(|| later(now.wall, left));
         // One that would start now if it were not backing off waits for that alone.
         let why = why.or_else(|| until.map(|_| Why { position: 1, ..Why::default() }));
         why.map(|why| Why { expected: why.expected.max(until), backs_off_until: until, ..why })
@@ -246,7 +246,7 @@ fn stored(dataset: &Dataset) -> NamedFile {
 
 impl LiveNode {
     fn view(&self, lease: Duration, now: Now) -> NodeView<'_> {
-        let fault = || self.record.quarantine.clone().or_else(|| self.record.fault.clone());
+        let fault = || self.record.quarantine.clone().or_else(|| self.record.fault());
         let quarantined = || fault().map(WhyNot::Quarantined);
         let closed = || self.record.closed.map(|_| WhyNot::Cordoned);
         let silent = || (self.session.is_none() || self.silence(now) >= lease).then_some(WhyNot::Unreachable);
@@ -275,17 +275,24 @@ impl LiveJob {
         let steps = self.record.progress.map(|progress| (progress.step, progress.total_steps));
         let done = steps.map(|(step, _)| step.saturating_sub(attempt.from_step.unwrap_or(0))).filter(|done| *done > 0);
         let left = steps.zip(done).map(|((step, total), done)| {
-            Duration::from_secs_f64(running.as_secs_f64() / done as f64 * total.saturating_sub(step) as f64)
+            let left = running.as_secs_f64() / done as f64 * total.saturating_sub(step) as f64;
+            // An agent says what it likes; the end of time is far enough.
+            Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX)
         });
         let saved = self.checkpoints.iter().rev().find(|row| row.attempt == attempt.id);
         let at_stake = saved.map_or(running, |row| elapsed(row.at, now));
         Some(Holder {
             priority: self.record.spec.priority,
-            ends: now.mono + left.unwrap_or_else(|| self.time_left().saturating_sub(running)),
-            at_stake: at_stake * attempt.devices(),
+            ends: now.mono.saturating_add(left.unwrap_or_else(|| self.time_left().saturating_sub(running))),
+            at_stake: at_stake.saturating_mul(attempt.devices()),
             leaving: attempt.leave.is_some() || self.record.intent != Intent::Run,
         })
     }
+}
+
+/// A moment after another; none is later than the last that can be said.
+pub(super) fn later(moment: UnixMillis, by: Duration) -> UnixMillis {
+    UnixMillis(moment.0.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX)))
 }
 
 fn elapsed(since: UnixMillis, now: Now) -> Duration {

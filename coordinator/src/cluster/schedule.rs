@@ -10,7 +10,7 @@ mod fit;
 mod order;
 mod room;
 
-use super::{fair::Load, ledger::Ledger};
+use super::{fair::Load, ledger::Ledger, place::later};
 pub use fit::WhyNot;
 use fit::{Fit, Place};
 use lorikeet_protocol::{
@@ -182,7 +182,7 @@ pub fn schedule(
             Verdict::Explained(limit, reasons) => {
                 let starts = room::earliest(&candidate, &pass.places, lookup, mono).map(|room| room.starts);
                 let expected = starts.filter(|_| limit.is_none());
-                let expected = expected.map(|at| UnixMillis(wall.0 + at.saturating_sub(mono).as_millis() as u64));
+                let expected = expected.map(|at| later(wall, at.saturating_sub(mono)));
                 schedule.why = Some(Why { position, limit, nodes: reasons, expected, backs_off_until: None });
             }
         }

@@ -27,6 +27,7 @@ impl Cluster {
                 Sleeper::Node(id) => {
                     self.mark_if_silent(id, now, out);
                     self.end_drain(id, now, out);
+                    self.end_probation(id, now, out);
                     self.wake_node(id, now);
                 }
             }

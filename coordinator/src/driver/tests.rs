@@ -71,7 +71,7 @@ async fn a_full_disk_leaves_the_answers_and_stops_the_changes_until_there_is_roo
     let row = world.driver.handle.dataset(world.user, id).await.unwrap();
     assert_eq!((row.name.as_str(), row.state), ("before", DatasetState::Validating));
     // Its answer comes while nothing can be written, so it is asked for again.
-    world.driver.handle.inspected(Subject::Dataset(id), Err("lost".into()), vec![]).await;
+    world.driver.handle.inspected(Subject::Dataset(id), Err(Trouble::Ours("lost".into())), vec![]).await;
     assert!(matches!(world.driver.handle.query(Actor::System, Query::Nodes).await, Ok(Answer::Nodes(_))));
 
     world.disk.free();
@@ -105,7 +105,7 @@ async fn a_row_that_does_not_read_stops_the_start_and_is_named() {
         quarantine: None,
         closed: None,
         suspected_by: vec![],
-        fault: None,
+        probation: None,
         boot: None,
         sessions: 0,
         last_report: 0,

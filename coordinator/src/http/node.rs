@@ -72,7 +72,7 @@ async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSe
 
 fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Telemetry>) -> Node {
     let status = match (node.connected, node.attempts.is_empty()) {
-        _ if node.record.quarantine.is_some() || node.record.fault.is_some() => NodeStatus::Quarantined,
+        _ if node.record.quarantine.is_some() || node.record.fault().is_some() => NodeStatus::Quarantined,
         (_, true) if matches!(node.record.closed, Some(Closed::Draining { .. } | Closed::Cordoned)) => {
             NodeStatus::Cordoned
         }

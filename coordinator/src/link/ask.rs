@@ -70,7 +70,8 @@ impl Services {
             move |attempt: &Attempt| attempt.id == id && attempt.members.iter().any(|member| member.node == node);
         let found = self.driver.read(move |store| store.scan(&id.job.bytes(), placed)).await;
         let long_ago = UnixMillis(now().0.saturating_sub(LINES_TAKEN_MILLIS));
-        match found.unwrap_or_default().pop() {
+        let Ok(mut found) = found else { return Lines::Unknown };
+        match found.pop() {
             None => Lines::Foreign,
             Some(attempt) if attempt.end.as_ref().is_some_and(|end| end.at < long_ago) => Lines::Late,
             Some(_) => Lines::Wanted,
@@ -85,6 +86,8 @@ impl Services {
 /// Lines that an agent brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lines {
+    /// The store cannot be read now: nothing is said, and the agent sends them again.
+    Unknown,
     /// The attempt was placed on this node, now or before: they are kept even when its word no longer counts.
     Wanted,
     /// It has been over for so long that nobody asks for them: they may go.

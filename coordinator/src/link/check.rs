@@ -31,6 +31,8 @@ const CACHED: usize = 4_096;
 const FILES: usize = 256;
 /// No device or machine has more memory.
 const MEMORY: u64 = 64 << 40;
+/// No run takes more steps.
+const STEPS: u64 = 1 << 40;
 /// `training_summary.json` is some KiB.
 const SUMMARY: usize = 256 << 10;
 
@@ -78,6 +80,8 @@ fn devices(devices: &mut [Device]) -> Result<(), Fault> {
     for device in devices {
         hold(device.id.to_string().len() <= WORD, "a device's id is too long")?;
         cut(&mut device.name, WORD);
+        device.memory_bytes = device.memory_bytes.min(MEMORY);
+        device.free_bytes = device.free_bytes.min(device.memory_bytes);
         if let Err(reason) = &mut device.usable {
             cut(reason, MESSAGE);
         }
@@ -88,6 +92,10 @@ fn devices(devices: &mut [Device]) -> Result<(), Fault> {
 fn report(report: &mut Report) -> Result<(), Fault> {
     match &mut report.body {
         ReportBody::Progress(progress) => {
+            hold(
+                progress.total_steps <= STEPS && progress.step <= progress.total_steps,
+                "its steps are more than there are",
+            )?;
             let numbers = [progress.epoch, progress.loss, progress.learning_rate, progress.tokens_per_second];
             finite(numbers.into_iter().chain(progress.validation_loss))
         }
@@ -145,7 +153,11 @@ mod tests {
     }
 
     fn progress(validation_loss: Option<f64>) -> ReportBody {
-        let (step, total_steps, epoch, loss, learning_rate, tokens_per_second) = (1, 2, 0.5, 2.0, 0.1, 9.0);
+        progress_of((1, 2), validation_loss)
+    }
+
+    fn progress_of((step, total_steps): (u64, u64), validation_loss: Option<f64>) -> ReportBody {
+        let (epoch, loss, learning_rate, tokens_per_second) = (0.5, 2.0, 0.1, 9.0);
         ReportBody::Progress(Progress {
             step,
             total_steps,
@@ -167,6 +179,8 @@ mod tests {
             checkpoint(2.0, "../a.bin"),
             checkpoint(2.0, "ä.bin"),
             progress(Some(f64::INFINITY)),
+            progress_of((3, 2), None),
+            progress_of((1, u64::MAX), None),
         ] {
             assert!(message(&mut said(bad.clone())).is_err(), "{bad:?}");
         }

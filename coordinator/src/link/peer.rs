@@ -72,8 +72,15 @@ async fn session(
     tracing::info!(%node, session = number, "an agent is here");
     let (own, own_messages) = mpsc::channel(OWN_MESSAGES);
     let (renewed, certificates) = watch::channel(certificate.ends);
-    let mut peer =
-        Peer { shared, certificate: certificate.clone(), session: number, own, own_attempts: HashSet::new(), renewed };
+    let mut peer = Peer {
+        shared,
+        certificate: certificate.clone(),
+        session: number,
+        own,
+        own_attempts: HashSet::new(),
+        refused: HashSet::new(),
+        renewed,
+    };
     // Each of the three lives until the session ends, so none is ever cut in the middle of a frame and begun again.
     let ended = tokio::select! {
         biased;
@@ -192,6 +199,8 @@ struct Peer<'a> {
     /// Until when the newest certificate of this session is valid, since 1970.
     renewed: watch::Sender<Duration>,
     own_attempts: HashSet<AttemptId>,
+    /// Attempts whose lines were refused last time: it is said once.
+    refused: HashSet<AttemptId>,
 }
 
 impl Peer<'_> {
@@ -255,6 +264,7 @@ impl Peer<'_> {
         self.shared.beat(self.certificate.node).await;
         match self.judge(attempt).await {
             Lines::Wanted => {}
+            Lines::Unknown => return self.lines_wait(attempt, "the store cannot be read"),
             Lines::Late => {
                 let through = (lines.first + lines.lines.len() as u64).saturating_sub(1);
                 return self.say(ToAgent::EventsAcknowledged { attempt, through }).await;
@@ -264,8 +274,18 @@ impl Peer<'_> {
             }
         }
         match self.shared.services.series.append(lines).await {
-            Ok(through) => self.say(ToAgent::EventsAcknowledged { attempt, through }).await,
-            Err(error) => tracing::error!(%attempt, %error, "lines were not kept; the agent will send them again"),
+            Ok(through) => {
+                self.refused.remove(&attempt);
+                self.say(ToAgent::EventsAcknowledged { attempt, through }).await;
+            }
+            Err(error) => self.lines_wait(attempt, &error.to_string()),
+        }
+    }
+
+    /// What is not acknowledged the agent sends again.
+    fn lines_wait(&mut self, attempt: AttemptId, why: &str) {
+        if self.refused.insert(attempt) {
+            tracing::error!(%attempt, why, "lines were not kept; the agent will send them again");
         }
     }
 

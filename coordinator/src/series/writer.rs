@@ -222,8 +222,11 @@ fn cut(path: &Path, bytes: u64) -> Result<File, SeriesError> {
     let length = file.metadata().map_err(SeriesError::disk("look at", path))?.len();
     if length > bytes {
         tracing::warn!(path = %path.display(), cut = length - bytes, "a torn tail was cut");
-        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(SeriesError::disk("cut", path))?;
+        file.set_len(bytes).map_err(SeriesError::disk("cut", path))?;
     }
+    // Whoever wrote it may not have come to sync it, and what is read here is vouched for.
+    file.sync_all().map_err(SeriesError::disk("sync", path))?;
+    sync_names(path)?;
     file.seek(SeekFrom::End(0)).map_err(SeriesError::disk("seek", path))?;
     Ok(file)
 }
@@ -234,9 +237,14 @@ fn create(folder: &Path, first: u64) -> Result<(PathBuf, File), SeriesError> {
     std::fs::create_dir_all(folder).map_err(SeriesError::disk("make", folder))?;
     let mut file = File::create(&path).map_err(SeriesError::disk("make", &path))?;
     file.write_all(MAGIC).map_err(SeriesError::disk("write", &path))?;
-    // The attempt's folder, the job's folder and the root: each may be new.
-    for folder in folder.ancestors().take(3) {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(SeriesError::disk("sync", folder))?;
-    }
+    sync_names(&path)?;
     Ok((path, file))
+}
+
+/// A segment's name in its attempt's folder, that one's in its job's, and that one's in the root: each may be new.
+fn sync_names(segment: &Path) -> Result<(), SeriesError> {
+    let folders = segment.ancestors().skip(1).take(3);
+    folders.into_iter().try_for_each(|folder| {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(SeriesError::disk("sync", folder))
+    })
 }

@@ -207,10 +207,12 @@ impl<'a> Place<'a> {
         devices.iter().for_each(|index| self.slots[*index].reserved = Some(from));
     }
 
-    /// Whether a device would do if it were idle: what others use of it now, but no plan of ours, counts.
+    /// Whether a device would do once what we have on it is gone. What is in use on an idle one is somebody else's, and stays: a
+    /// reservation there would keep everybody out and let nobody in.
     pub(super) fn would_do(&self, index: usize, candidate: &Candidate<'_>) -> bool {
         let slot = &self.slots[index];
-        needed(candidate, slot.device) <= slot.device.memory_bytes
+        let room = if slot.state == SlotState::Idle { slot.free_bytes } else { slot.device.memory_bytes };
+        needed(candidate, slot.device) <= room
     }
 
     /// Whether nobody has the device.

@@ -85,7 +85,9 @@ fn plan(candidate: &Candidate<'_>, place: &Place<'_>, lookup: &impl Lookup, most
     let leave = |index| holders(place, index, lookup).filter(|(_, holder)| !holder.leaving).map(|(attempt, _)| attempt);
     Some(Plan {
         victims: devices.iter().flat_map(|(_, index)| leave(*index)).collect(),
-        cost: devices.iter().fold((0, Duration::ZERO), |sum, (price, _)| (sum.0.max(price.0), sum.1 + price.1)),
+        cost: devices
+            .iter()
+            .fold((0, Duration::ZERO), |sum, (price, _)| (sum.0.max(price.0), sum.1.saturating_add(price.1))),
         devices: devices.into_iter().map(|(_, index)| index).collect(),
     })
 }
@@ -95,9 +97,10 @@ fn price(place: &Place<'_>, index: usize, lookup: &impl Lookup, most: u8) -> Opt
     if place.is_idle(index) {
         return Some((0, Duration::ZERO));
     }
-    holders(place, index, lookup)
-        .filter(|(_, holder)| !holder.leaving)
-        .try_fold((0, Duration::ZERO), |sum, (_, holder)| {
-            (holder.priority <= most).then(|| (sum.0.max(holder.priority), sum.1 + holder.at_stake))
-        })
+    holders(place, index, lookup).filter(|(_, holder)| !holder.leaving).try_fold(
+        (0, Duration::ZERO),
+        |sum, (_, holder)| {
+            (holder.priority <= most).then(|| (sum.0.max(holder.priority), sum.1.saturating_add(holder.at_stake)))
+        },
+    )
 }

@@ -13,7 +13,7 @@ fn a_poison_job_ends_after_three_nodes_and_closes_none_of_them() {
         })
         .collect();
     assert!(
-        world.cluster.nodes.values().all(|node| node.record.fault.is_none() && node.record.suspected_by.is_empty())
+        world.cluster.nodes.values().all(|node| node.record.probation.is_none() && node.record.suspected_by.is_empty())
     );
     let failed = world.history.iter().rev().find_map(|action| match action {
         Action::Put(record) => match &**record {
@@ -48,10 +48,12 @@ fn a_bad_node_is_closed_with_its_reason_after_three_jobs_and_each_goes_on_elsewh
         world.pass_all(Duration::from_secs(3));
     }
     let node = &world.cluster.nodes[&bad];
-    let reason = node.record.fault.clone().expect("it is closed");
-    assert_eq!(reason, "3 jobs in a row ended badly on it, the last one: it fell over");
+    let reason = node.record.fault().expect("it is closed");
+    assert!(
+        reason.starts_with("3 jobs in a row ended badly on it, the last one: it fell over; it is tried again at 20")
+    );
     assert!(jobs.iter().all(|job| world.phase(*job).is_none()), "every job got through");
-    assert!(world.cluster.nodes[&OTHER].record.fault.is_none());
+    assert!(world.cluster.nodes[&OTHER].record.probation.is_none());
     let waits = world.submit_with(20, |spec| spec.resources.gpus = 3);
     let told = world.why(waits).nodes;
     assert!(
@@ -59,6 +61,77 @@ fn a_bad_node_is_closed_with_its_reason_after_three_jobs_and_each_goes_on_elsewh
     );
     world.ask(Command::OpenNode { id: bad }).0.unwrap();
     assert!(world.cluster.nodes[&bad].record.suspected_by.is_empty());
+}
+
+#[test]
+fn a_closed_node_is_tried_again_and_closed_for_twice_as_long_or_cleared() {
+    let mut world = World::with_nodes(2);
+    let (at, _) = world.busy(1);
+    let bad = world.cluster.nodes.keys().copied().find(|node| *node != at).unwrap();
+    let mut n = 1;
+    let mut crash = |world: &mut World| {
+        n += 1;
+        let job = world.submit(n);
+        let attempt = world.until_offered(job).expect("the node is open");
+        world.crash(bad, attempt);
+        world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
+        world.cluster.nodes[&bad].record.fault().is_some()
+    };
+    assert_eq!([crash(&mut world), crash(&mut world), crash(&mut world)], [false, false, true]);
+    for minutes in [10, 20, 40] {
+        let waits = world.submit(100 + u128::from(minutes));
+        world.pass_all(Duration::from_secs(60 * minutes - 5));
+        assert!(!world.is_placed(waits), "{minutes} minutes are not over");
+        world.pass_all(Duration::from_secs(10));
+        assert!(world.is_placed(waits), "{minutes} minutes are over");
+        let attempt = world.offer_of(waits).unwrap().attempt;
+        world.crash(bad, attempt);
+        assert!(world.cluster.nodes[&bad].record.fault().is_some(), "one more is enough");
+        world.ask(Command::CancelJob { id: waits, reason: None }).0.unwrap();
+    }
+    world.pass_all(Duration::from_secs(80 * 60 + 5));
+    let job = world.submit(200);
+    let attempt = world.until_offered(job).unwrap();
+    world.finish(bad, attempt);
+    let node = &world.cluster.nodes[&bad].record;
+    assert_eq!((node.probation.clone(), node.suspected_by.len()), (None, 0));
+}
+
+#[test]
+fn nodes_are_cleared_of_a_job_that_ends_badly_everywhere() {
+    let mut world = World::with_nodes(2);
+    let (at, running) = world.busy(1);
+    let first = world.cluster.nodes.keys().copied().find(|node| *node != at).unwrap();
+    let jobs: Vec<_> = (2..5)
+        .map(|n| {
+            let job = world.submit(n);
+            let attempt = world.until_offered(job).unwrap();
+            world.crash(first, attempt);
+            job
+        })
+        .collect();
+    assert!(world.cluster.nodes[&first].record.fault().is_some());
+    world.finish(at, running);
+    let attempt = world.until_offered(jobs[0]).unwrap();
+    world.crash(at, attempt);
+    let node = &world.cluster.nodes[&first].record;
+    assert_eq!((node.fault(), node.suspected_by.len()), (None, 2));
+}
+
+#[test]
+fn machines_that_are_off_do_not_make_the_others_few() {
+    let mut world = World::with_nodes(2);
+    for n in 0..10 {
+        world.join(NodeId(uuid(70 + n)));
+    }
+    for n in 0..12 {
+        let job = world.submit(n);
+        let attempt = world.until_offered(job).unwrap();
+        let node = world.cluster.jobs[&job].node().unwrap();
+        world.crash(node, attempt);
+        world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
+    }
+    assert_eq!(world.cluster.nodes.values().filter(|node| node.record.fault().is_some()).count(), 1);
 }
 
 #[test]
@@ -76,7 +149,7 @@ fn what_goes_well_on_a_node_clears_it() {
         }
         world.pass_all(Duration::from_secs(1));
     }
-    assert!(world.cluster.nodes.values().all(|node| node.record.fault.is_none()));
+    assert!(world.cluster.nodes.values().all(|node| node.record.probation.is_none()));
 }
 
 #[test]
@@ -90,11 +163,24 @@ fn never_more_than_half_of_the_nodes_are_closed_for_what_ends_badly_on_them() {
         // Before it could fail anywhere else.
         world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
     }
-    assert_eq!(world.cluster.nodes.values().filter(|node| node.record.fault.is_some()).count(), 2);
+    assert_eq!(world.cluster.nodes.values().filter(|node| node.record.fault().is_some()).count(), 2);
 }
 
 #[test]
 fn silence_is_nobodys_fault() {
+    let mut world = World::with_nodes(1);
+    let job = world.submit(1);
+    let attempt = world.until_offered(job).unwrap();
+    world.hear_from(NodeId(uuid(50)), FromAgent::Accepted(attempt));
+    let lost_after = world.cluster.jobs[&job].record.spec.policy.lost_after;
+    world.pass_in_steps(lost_after + Duration::from_secs(60));
+    let record = &world.cluster.jobs[&job].record;
+    assert_eq!((record.phase(), record.infrastructure_failures, record.blamed.len()), (Phase::Queued, 0, 0));
+    assert!(world.cluster.nodes.values().all(|node| node.record.suspected_by.is_empty()));
+}
+
+#[test]
+fn an_end_that_held_nothing_blames_nobody() {
     let mut world = World::with_nodes(2);
     for n in 0..5 {
         let job = world.submit(n);
@@ -148,6 +234,16 @@ impl World {
     fn crash(&mut self, node: NodeId, attempt: AttemptId) {
         self.hear_from(node, FromAgent::Accepted(attempt));
         self.report_from(node, attempt, ReportBody::Ended(fallen(Outcome::Lost)));
+    }
+
+    /// A node that has a job for as long as anybody looks.
+    fn busy(&mut self, n: u128) -> (NodeId, AttemptId) {
+        let job = self.submit(n);
+        let attempt = self.until_offered(job).unwrap();
+        let node = self.cluster.jobs[&job].node().unwrap();
+        self.hear_from(node, FromAgent::Accepted(attempt));
+        self.report_from(node, attempt, ReportBody::Running { from_step: 0 });
+        (node, attempt)
     }
 
     fn finish(&mut self, node: NodeId, attempt: AttemptId) {

@@ -24,6 +24,24 @@ fn the_last_three_the_best_and_the_final_one_are_kept() {
     assert_eq!(steps(&world.cluster.jobs[&job].checkpoints), [2, 6, 7, 8, 9]);
     let removed: Vec<_> = rows(&out).filter(|row| row.removed_at.is_some()).cloned().collect();
     assert_eq!(steps(&removed), [1, 3, 4, 5]);
+    let out = world.report(attempt, ended(Outcome::Ok));
+    assert_eq!(steps(&rows(&out).cloned().collect::<Vec<_>>()), [7, 8], "the newest stays, the best and the final one");
+}
+
+#[test]
+fn what_an_older_attempt_says_late_changes_no_row() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(4)));
+    world.report(attempt, ended(Outcome::Lost));
+    let again = world.until_offered(job).unwrap();
+    world.accept(again);
+    let late = ReportBody::Checkpoint(Checkpoint { kind: CheckpointKind::Emergency, ..checkpoint(4) });
+    let out = world.report(attempt, late);
+    assert_eq!(rows(&out).count(), 0);
+    assert_eq!(steps(&world.cluster.jobs[&job].checkpoints), [4]);
+    let out = world.report(attempt, ReportBody::Checkpoint(checkpoint(5)));
+    assert!(rows(&out).all(|row| row.orphan), "one that nobody had is kept apart");
 }
 
 #[test]

@@ -52,6 +52,16 @@ fn a_paused_job_gives_its_device_back_and_goes_on_when_resumed() {
 }
 
 #[test]
+fn a_worker_that_somebody_else_ended_is_not_placed_again_at_once() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.report(attempt, ended(Outcome::Preempted));
+    assert!(!world.is_placed(job) && world.why(job).backs_off_until.is_some());
+    assert!(world.cluster.jobs[&job].refused_by.contains(&NODE), "another node is tried first");
+    assert!(world.until_offered(job).is_some());
+}
+
+#[test]
 fn infrastructure_costs_no_retry_and_the_users_failure_is_not_tried_again() {
     let mut world = World::ready();
     let (job, attempt) = world.running(1);
@@ -103,7 +113,11 @@ fn an_inspection_that_could_not_run_is_asked_again_and_rejects_only_in_the_end()
     let mut world = World::ready();
     let job = JobId(uuid(150));
     world.ask(Command::SubmitJob { id: job, spec: Box::new(spec()), start: Default::default() }).0.unwrap();
-    let broken = || Event::Inspected { subject: Subject::Job(job), result: Err("killed".into()), files: vec![] };
+    let broken = || Event::Inspected {
+        subject: Subject::Job(job),
+        result: Err(Trouble::Theirs("killed".into())),
+        files: vec![],
+    };
     for _ in 0..4 {
         world.handle(broken());
         assert_eq!(world.phase(job), Some(Phase::Validating));
@@ -114,6 +128,21 @@ fn an_inspection_that_could_not_run_is_asked_again_and_rejects_only_in_the_end()
     }
     world.handle(broken());
     assert_eq!(world.phase(job), None, "five times is enough");
+}
+
+#[test]
+fn trouble_of_the_coordinator_itself_rejects_nothing() {
+    let mut world = World::ready();
+    let job = JobId(uuid(150));
+    world.ask(Command::SubmitJob { id: job, spec: Box::new(spec()), start: Default::default() }).0.unwrap();
+    for _ in 0..20 {
+        let result = Err(Trouble::Ours("no room for a process".into()));
+        world.handle(Event::Inspected { subject: Subject::Job(job), result, files: vec![] });
+        assert_eq!(world.phase(job), Some(Phase::Validating));
+        let seen = world.history.len();
+        world.pass_talking(Duration::from_secs(61));
+        assert!(world.history[seen..].iter().any(|action| matches!(action, Action::Inspect(_))), "it is asked again");
+    }
 }
 
 #[test]

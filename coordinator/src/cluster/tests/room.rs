@@ -30,6 +30,42 @@ fn a_large_job_is_not_starved_by_small_ones_behind_it() {
 }
 
 #[test]
+fn a_job_that_foreign_memory_keeps_out_keeps_nobody_else_out() {
+    let mut world = World::with_gpus(1, Rules::default());
+    world.hear(FromAgent::Devices(vec![Device { free_bytes: 10 << 30, ..gpu(0) }]));
+    world.findings.cuda_bytes = 20 << 30;
+    let large = world.submit(1);
+    world.findings.cuda_bytes = 5 << 30;
+    let small = world.submit(2);
+    assert!(!world.is_placed(large) && world.is_placed(small));
+    let missing = WhyNot::Memory { needed_bytes: 20 << 30, free_bytes: 10 << 30 };
+    world.report(world.offer_of(small).unwrap().attempt, ended(Outcome::Ok));
+    assert_eq!((world.why(large).nodes[0].2.clone(), world.why(large).expected), (missing, None));
+}
+
+#[test]
+fn what_an_agent_says_of_its_progress_stops_no_clock() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let job = world.submit(1);
+    let attempt = world.run(job);
+    world.pass_talking(Duration::from_secs(2));
+    world.report(
+        attempt,
+        ReportBody::Progress(Progress {
+            step: 1,
+            total_steps: u64::MAX,
+            epoch: 0.1,
+            loss: 1.0,
+            learning_rate: 0.1,
+            tokens_per_second: 9.0,
+            validation_loss: None,
+        }),
+    );
+    let next = world.submit(2);
+    assert!(world.why(next).expected.is_some());
+}
+
+#[test]
 fn jobs_that_do_not_mind_share_a_device_as_far_as_their_plans_fit() {
     let mut world = World::with_gpus(1, Rules::default());
     world.findings.cuda_bytes = 30 << 30;

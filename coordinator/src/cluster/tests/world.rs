@@ -272,7 +272,7 @@ impl World {
             last_report: 0,
             closed: None,
             suspected_by: vec![],
-            fault: None,
+            probation: None,
         };
         let now = self.now;
         self.cluster.nodes.insert(node, LiveNode::new(record, now));
