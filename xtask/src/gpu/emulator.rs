@@ -29,7 +29,10 @@ pub(super) fn run(tree: &Tree) -> Result<Done> {
         let place = folder.join(name);
         std::fs::copy(folder.join(NAMES[0]), &place).with_context(|| format!("write {}", place.display()))?;
     }
-    let line = "cargo run -p lorikeet-trainer --features cuda --bin lorikeet-gpu -- check --seed 7";
+    // The whole workspace, so that only what the feature changes is compiled again.
+    let build = "cargo build --workspace --features lorikeet-trainer/cuda --bin lorikeet-gpu";
+    Program::new(tree.root(), build).run()?;
+    let program = Program::at(tree.root(), &tree.target().join("debug/lorikeet-gpu"));
     let libraries = folder.display().to_string();
-    Program::new(tree.root(), line).env("CUDA_LIB_DIR", &libraries).run().map(|()| Done::Passed)
+    program.words("check --seed 7").env("CUDA_LIB_DIR", &libraries).run().map(|()| Done::Passed)
 }
