@@ -11,6 +11,7 @@
 
 mod brain;
 mod fault;
+mod nature;
 mod node;
 mod promise;
 mod store;
@@ -20,6 +21,7 @@ mod world;
 
 pub use fault::Fault;
 pub use promise::Broken;
+pub use world::Weather;
 
 use crate::chance;
 use lorikeet_coordinator::guard::Guards;
@@ -47,8 +49,8 @@ impl Tally {
 ///
 /// # Errors
 /// The first promise that was broken, with the seed.
-pub fn run(seed: u64, guards: Guards) -> Result<Tally, Broken> {
-    world::World::new(seed, guards).run()
+pub fn run(seed: u64, guards: Guards, weather: Weather) -> Result<Tally, Broken> {
+    world::World::new(seed, guards, weather).run()
 }
 
 /// Chance, replayable.

@@ -21,11 +21,15 @@ pub(super) enum Death {
 /// Who waits for an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Waiting {
-    Submit(JobId),
+    /// This wish.
+    Submit(usize),
     Cancel(JobId),
     Intent,
     Setup,
-    Session { connection: u64, since: u64 },
+    Session {
+        connection: u64,
+        since: u64,
+    },
 }
 
 /// A batch between its turn and its effects.
@@ -51,6 +55,7 @@ pub(super) struct Brain {
     pub(super) paused_until: u64,
     pub(super) stood_still: bool,
     pub(super) full_until: u64,
+    pub(super) short_until: u64,
     pub(super) slow_until: u64,
     pub(super) sessions: BTreeMap<NodeId, (u64, u64)>,
     waiting: BTreeMap<u64, Waiting>,
@@ -93,6 +98,7 @@ impl Brain {
             paused_until: 0,
             stood_still: false,
             full_until: 0,
+            short_until: 0,
             slow_until: 0,
             sessions: BTreeMap::new(),
             waiting: BTreeMap::new(),

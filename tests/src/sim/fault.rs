@@ -11,6 +11,8 @@ pub enum Fault {
     BrainPaused,
     /// Its disk is full for a while.
     BrainDiskFull,
+    /// Its disk has room for records and none for lines, for a while.
+    BrainDiskShort,
     /// Its commits take long for a while.
     BrainDiskSlow,
     /// An agent dies; its workers go on.
@@ -19,6 +21,8 @@ pub enum Fault {
     MachineReboots,
     /// A worker dies.
     WorkerDies,
+    /// Every worker of one machine dies, for a while.
+    MachineSick,
     /// Nothing gets through, either way.
     Cut,
     /// Nothing gets from the agent to the coordinator.
@@ -37,15 +41,17 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::BrainDiesBeforeCommit,
         Self::BrainDiesAfterCommit,
         Self::BrainPaused,
         Self::BrainDiskFull,
+        Self::BrainDiskShort,
         Self::BrainDiskSlow,
         Self::AgentDies,
         Self::MachineReboots,
         Self::WorkerDies,
+        Self::MachineSick,
         Self::Cut,
         Self::CutToBrain,
         Self::CutToNode,

@@ -53,6 +53,8 @@ pub(super) struct Node {
     /// Its one alarm.
     pub(super) wakes: Option<u64>,
     pub(super) waits_for_disk: bool,
+    /// Until then no worker lives here for long.
+    pub(super) sick_until: u64,
 }
 
 impl Node {
@@ -74,6 +76,7 @@ impl Node {
             undone: vec![],
             wakes: None,
             waits_for_disk: false,
+            sick_until: 0,
         }
     }
 

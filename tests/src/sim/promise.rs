@@ -10,15 +10,15 @@
 //! | a cancelled job never succeeds | answers against the store |
 //! | every step is recorded once | the lines of all attempts, at the end |
 
-use super::{store::Store, worker::STEPS};
+use super::{nature::Nature, store::Store, worker::STEPS};
 use lorikeet_coordinator::{
     cluster::{Action, job::JobState},
-    record::{Job, Model, Record},
+    record::{Job, Model, Record, Sweep, SweepChild},
 };
 use lorikeet_protocol::{
     agent::ToAgent,
     id::{AttemptId, JobId, NodeId},
-    job::{Outcome, Phase},
+    job::{FailureClass, Outcome, Phase},
     worker::{EventLine, WorkerEvent},
 };
 use std::{
@@ -49,6 +49,12 @@ pub(super) struct Promises {
     placed: BTreeMap<AttemptId, NodeId>,
     submitted: BTreeSet<JobId>,
     cancelled: BTreeSet<JobId>,
+    /// A cancel was asked for, whether or not an answer came.
+    pub(super) unwanted: BTreeSet<JobId>,
+    /// How each job is.
+    pub(super) natures: BTreeMap<JobId, Nature>,
+    /// Where a job's worker died by no fault of its own.
+    struck: BTreeMap<JobId, Vec<NodeId>>,
     /// When a word of a node last reached the coordinator's door.
     arrived: BTreeMap<NodeId, u64>,
     /// The series: lines that were acknowledged to agents.
@@ -67,6 +73,11 @@ impl Promises {
     /// A submission was acknowledged.
     pub(super) fn submitted(&mut self, job: JobId) {
         self.submitted.insert(job);
+    }
+
+    /// A job's worker dies, and it is its machine's fault.
+    pub(super) fn struck(&mut self, job: JobId, node: NodeId) {
+        self.struck.entry(job).or_default().push(node);
     }
 
     /// A cancel was acknowledged.
@@ -150,9 +161,41 @@ impl Promises {
             if job.phase() == Phase::Succeeded {
                 self.every_step_once(*id, store)?;
             }
-            if matches!(job.phase(), Phase::Failed | Phase::Rejected | Phase::Expired) {
-                return Err(format!("{id} ended as {:?}, and nothing was wrong with it", job.state));
+            let nature = self.natures[id];
+            if !nature.may_end(job) && !self.may_be_cancelled(job) && !self.looks_like_poison(job) {
+                return Err(format!("{id} ended as {:?} for {:?}, and it is {nature:?}", job.state, job.cancel_reason));
             }
+        }
+        store.sweeps.values().try_for_each(|sweep| self.sweep_is_whole(sweep, store))
+    }
+
+    /// Machines failed under it so often, or so many of them, that nobody could tell it from a job that kills its own process.
+    fn looks_like_poison(&self, job: &Job) -> bool {
+        let struck = self.struck.get(&job.id).map(Vec::as_slice).unwrap_or_default();
+        let nodes: BTreeSet<_> = struck.iter().collect();
+        let failed = matches!(&job.state, JobState::Failed(failure) if failure.class == FailureClass::Internal);
+        failed && (nodes.len() >= 3 || struck.len() >= 8)
+    }
+
+    /// By a person, by the job it was to start after, or by its sweep.
+    fn may_be_cancelled(&self, job: &Job) -> bool {
+        let by_rule = !job.waits_for.is_empty()
+            || job
+                .cancel_reason
+                .as_ref()
+                .is_some_and(|why| why.starts_with("it was to start") || why.starts_with("stopped early"));
+        job.phase() == Phase::Cancelled && (by_rule || self.unwanted.contains(&job.id))
+    }
+
+    /// A sweep has ended when all its children have, says how each did, and did not stop the best of them.
+    fn sweep_is_whole(&self, sweep: &Sweep, store: &Store) -> Kept {
+        let ended =
+            |child: &SweepChild| child.end.as_ref().map(|end| end.phase) == Some(store.jobs[&child.job].phase());
+        if sweep.completed_at.is_none() || !sweep.children.iter().all(ended) {
+            return Err(format!("{} does not say how its children ended: {sweep:?}", sweep.id));
+        }
+        if sweep.children.iter().all(|child| child.stopped_at.is_some()) {
+            return Err(format!("{} stopped all its children early", sweep.id));
         }
         Ok(())
     }

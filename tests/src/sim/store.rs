@@ -16,7 +16,7 @@ pub(super) struct Store {
     users: BTreeMap<UserId, User>,
     tokens: BTreeMap<TokenId, Token>,
     secrets: BTreeMap<Hash, JoinSecret>,
-    nodes: BTreeMap<NodeId, Node>,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
     datasets: BTreeMap<DatasetId, Dataset>,
     bases: BTreeMap<BaseId, Base>,
     pub(super) jobs: BTreeMap<JobId, Job>,
@@ -25,7 +25,7 @@ pub(super) struct Store {
     pub(super) models: BTreeMap<ModelId, Model>,
     replays: BTreeMap<(Option<UserId>, String), Replay>,
     usages: BTreeMap<UserId, Usage>,
-    sweeps: BTreeMap<SweepId, Sweep>,
+    pub(super) sweeps: BTreeMap<SweepId, Sweep>,
     audits: u64,
 }
 

@@ -1,10 +1,11 @@
 //! A worker process and its attempt directory, as an agent sees them: lines that stay, a lock that is held or free.
 
+use super::nature::Nature;
 use lorikeet_agent::host::Ask;
 use lorikeet_protocol::{
     agent::{CheckpointKind, EventLines, Offer, StopHow},
     id::{AttemptId, UnixMillis},
-    job::StopCause,
+    job::{FailureClass, StopCause},
     worker::{EventLine, Plan, Step, WorkerEvent},
 };
 
@@ -12,6 +13,10 @@ use lorikeet_protocol::{
 pub(super) const STEPS: u64 = 12;
 /// A checkpoint every so many.
 const EVERY: u64 = 4;
+/// Where whatever is wrong with a job shows.
+const WRONG: u64 = 2;
+/// See the agent's `report_retry`.
+const SEND_AGAIN: u64 = 30_000;
 
 /// The directory outlives the process.
 #[derive(Debug)]
@@ -28,13 +33,35 @@ pub(super) struct Worker {
     /// Up to here they were told to the host of this life of the agent.
     pub(super) told: usize,
     pub(super) asked: Option<(StopHow, StopCause)>,
+    /// Since when lines that have left wait for a word.
+    waiting: Option<u64>,
+    nature: Nature,
+    /// Of its job: what its losses are drawn from.
+    seed: u8,
     step: u64,
 }
 
 impl Worker {
-    pub(super) fn new(offer: &Offer, life: u64) -> Self {
-        let step = offer.resume.as_ref().map_or(0, |checkpoint| checkpoint.step);
-        Self { life, alive: true, holds: false, lines: vec![], acknowledged: 0, sent: 0, told: 0, asked: None, step }
+    pub(super) fn new(offer: &Offer, life: u64, nature: Nature) -> Self {
+        Self {
+            life,
+            alive: true,
+            holds: false,
+            lines: vec![],
+            acknowledged: 0,
+            sent: 0,
+            told: 0,
+            asked: None,
+            waiting: None,
+            nature,
+            seed: offer.attempt.job.0.as_bytes()[15],
+            step: offer.resume.as_ref().map_or(0, |checkpoint| checkpoint.step),
+        }
+    }
+
+    /// Its process dies here, whatever machine it runs on.
+    pub(super) fn is_doomed(&self) -> bool {
+        self.nature == Nature::Poison && self.step >= WRONG
     }
 
     /// It begins.
@@ -60,13 +87,36 @@ impl Worker {
     }
 
     /// Lines that have not left in this session.
-    pub(super) fn leaves(&mut self, attempt: AttemptId) -> Option<EventLines> {
+    pub(super) fn leaves(&mut self, attempt: AttemptId, now: u64) -> Option<EventLines> {
         let from = self.sent.max(self.acknowledged) as usize;
         let lines = self.lines.get(from..).filter(|lines| !lines.is_empty())?;
         let text = |line: &EventLine| serde_json::to_string(line).expect("a line is plain data");
         let lines = EventLines { attempt, first: from as u64 + 1, lines: lines.iter().map(text).collect() };
         self.sent = self.lines.len() as u64;
+        self.waiting.get_or_insert(now);
         Some(lines)
+    }
+
+    /// A new session: what it does not have is sent again.
+    pub(super) fn resume(&mut self, through: u64) {
+        (self.acknowledged, self.sent, self.waiting) = (through, through, None);
+    }
+
+    /// Lines up to this one are with the coordinator.
+    pub(super) fn acknowledge(&mut self, through: u64, now: u64) {
+        if through > self.acknowledged {
+            self.acknowledged = through;
+            self.waiting = (through < self.sent).then_some(now);
+        }
+    }
+
+    /// As the agent's spool: what was not acknowledged for so long is sent again.
+    pub(super) fn sends_again(&mut self, now: u64) -> bool {
+        let again = self.waiting.is_some_and(|since| now - since >= SEND_AGAIN);
+        if again {
+            (self.sent, self.waiting) = (self.acknowledged, None);
+        }
+        again
     }
 
     /// What it is asked; the process looks at it before its next step.
@@ -87,6 +137,14 @@ impl Worker {
             self.say(now, WorkerEvent::Stopped { step: self.step, checkpoint, cause });
             return false;
         }
+        if self.nature == Nature::BadData && self.step >= WRONG {
+            let message = "a record that cannot be".to_owned();
+            self.say(now, WorkerEvent::Failed { class: FailureClass::Dataset, message, hint: None });
+            return false;
+        }
+        if self.nature == Nature::Endless && self.step >= WRONG {
+            return true;
+        }
         if self.step < STEPS {
             self.step += 1;
             let step = Step {
@@ -101,6 +159,13 @@ impl Worker {
             };
             self.say(now, WorkerEvent::Step(step));
             if self.step.is_multiple_of(EVERY) {
+                // As good as chance has it, and the same wherever it is computed.
+                let loss = f64::from((self.seed ^ self.step as u8).reverse_bits());
+                let (perplexity, tokens, seconds) = (loss.exp(), 5, 0.1);
+                self.say(
+                    now,
+                    WorkerEvent::Eval { step: self.step, loss, perplexity, base_loss: None, tokens, seconds },
+                );
                 let kind = if self.step == STEPS { CheckpointKind::Final } else { CheckpointKind::Periodic };
                 self.save(kind, now);
             }

@@ -1,140 +1,90 @@
 //! A person who submits, asks again when no answer comes, and sometimes thinks better of it.
 
-use super::{Chance, Happening, Waiting, World, setup};
+use super::{Happening, STORM, Waiting, World, setup, wish::Later};
 use lorikeet_coordinator::{
     access::Refusal,
     cluster::command::{Answer, Command},
     record::Receipt,
 };
 use lorikeet_protocol::{id::JobId, job::Intent};
-use uuid::Uuid;
 
 /// How long a client waits for an answer before it asks again.
 const PATIENCE: u64 = 3_000;
 
-/// One order, at one moment.
+/// One order, at one moment, about one wish.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Order {
     Submit(usize),
+    Release(usize),
     Cancel(usize),
     Pause(usize),
     Resume(usize),
     SaveNow(usize),
 }
 
-/// What a client wants of one job.
-#[derive(Debug)]
-pub(super) struct Wish {
-    id: JobId,
-    exclusive: bool,
-    gpus: u8,
-    lost_after: u64,
-    priority: u8,
-    later: Option<(u64, Later)>,
-    acknowledged: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Later {
-    Cancel,
-    PauseAndResume,
-    SaveNow,
-}
-
-impl Wish {
-    pub(super) fn new(number: u64, chance: &mut Chance) -> Self {
-        let later = match chance.below(8) {
-            0 => Some(Later::Cancel),
-            1 => Some(Later::PauseAndResume),
-            2 => Some(Later::SaveNow),
-            _ => None,
-        };
-        Self {
-            id: JobId(Uuid::from_u128(10_000 + u128::from(number))),
-            exclusive: !chance.one_in(3),
-            gpus: if chance.one_in(6) { 2 } else { 1 },
-            lost_after: chance.between(13_000, 40_000),
-            priority: chance.between(0, 100) as u8,
-            later: later.map(|later| (chance.between(500, 60_000), later)),
-            acknowledged: false,
-        }
-    }
-
-    /// Nothing is left to be asked.
-    pub(super) fn is_settled(&self) -> bool {
-        self.acknowledged
-    }
-}
-
 impl World {
     pub(super) fn client(&mut self, order: Order) {
         match order {
             Order::Submit(index) => self.submit(index),
+            Order::Release(index) => self.order_each(index, |id| (Command::ReleaseJob { id }, Waiting::Intent)),
             Order::Cancel(index) => {
-                let id = self.jobs[index].id;
-                self.order(Command::CancelJob { id, reason: None }, Waiting::Cancel(id));
+                let unwanted = self.wishes[index].jobs.clone();
+                self.promises.unwanted.extend(unwanted);
+                self.order_each(index, |id| (Command::CancelJob { id, reason: None }, Waiting::Cancel(id)));
             }
             Order::Pause(index) => self.intend(index, Intent::Pause),
             Order::Resume(index) => self.intend(index, Intent::Run),
-            Order::SaveNow(index) => {
-                let id = self.jobs[index].id;
-                self.order(Command::SaveNow { id }, Waiting::Intent);
-            }
+            Order::SaveNow(index) => self.order_each(index, |id| (Command::SaveNow { id }, Waiting::Intent)),
         }
     }
 
     fn intend(&mut self, index: usize, intent: Intent) {
-        let id = self.jobs[index].id;
-        self.order(Command::SetIntent { id, intent }, Waiting::Intent);
+        self.order_each(index, |id| (Command::SetIntent { id, intent }, Waiting::Intent));
         // A coordinator that is away may have missed it; a job left paused would never end.
-        if intent == Intent::Run && self.is_paused(id) {
+        if intent == Intent::Run && self.wishes[index].jobs.iter().any(|id| self.is_paused(*id)) {
             self.at(10_000, Happening::Client(Order::Resume(index)));
         }
     }
 
     fn is_paused(&self, id: JobId) -> bool {
-        self.brain.store.jobs.get(&id).is_some_and(|job| job.intent == Intent::Pause)
+        self.brain.store.jobs.get(&id).is_some_and(|job| job.intent == Intent::Pause && !job.phase().is_terminal())
     }
 
-    fn order(&mut self, command: Command, who: Waiting) {
-        self.request(setup::client(), command, None, who);
+    fn order_each(&mut self, index: usize, order: impl Fn(JobId) -> (Command, Waiting)) {
+        for id in self.wishes[index].jobs.clone() {
+            let (command, who) = order(id);
+            self.request(setup::client(self.wishes[index].owner), command, None, who);
+        }
     }
 
     fn submit(&mut self, index: usize) {
-        if self.jobs[index].acknowledged {
+        let wish = &self.wishes[index];
+        if wish.acknowledged {
             return;
         }
-        let wish = &self.jobs[index];
-        let (id, key) = (wish.id, wish.id.to_string());
-        let spec = super::super::world::spec(wish);
-        self.request(
-            setup::client(),
-            Command::SubmitJob { id, spec: Box::new(spec), start: Default::default() },
-            Some(key),
-            Waiting::Submit(id),
-        );
         self.at(PATIENCE, Happening::Client(Order::Submit(index)));
+        let wish = &self.wishes[index];
+        let older = wish.after.map(|(older, _)| &self.wishes[older]);
+        if older.is_some_and(|older| !older.acknowledged) {
+            return;
+        }
+        let (command, key) = (wish.command(older.map(|older| older.jobs[0])), wish.jobs[0].to_string());
+        self.request(setup::client(wish.owner), command, Some(key), Waiting::Submit(index));
     }
 
     /// An answer reached the client.
     pub(super) fn answered(&mut self, reply: u64, result: &Result<Answer, Refusal>) {
         match (self.brain.waiter(reply), result) {
-            (Some(Waiting::Submit(job)), Ok(Answer::Receipt(Receipt::Job(_)))) => {
-                self.promises.submitted(job);
-                let index = self.jobs.iter().position(|wish| wish.id == job);
-                let Some(wish) = index.map(|index| &mut self.jobs[index]) else { return };
-                let first = !std::mem::replace(&mut wish.acknowledged, true);
-                if let (true, Some((wait, later)), Some(index)) = (first, wish.later, index) {
-                    match later {
-                        Later::Cancel => self.at(wait, Happening::Client(Order::Cancel(index))),
-                        Later::SaveNow => self.at(wait, Happening::Client(Order::SaveNow(index))),
-                        Later::PauseAndResume => {
-                            self.at(wait, Happening::Client(Order::Pause(index)));
-                            self.at(wait + 30_000, Happening::Client(Order::Resume(index)));
-                            self.at(super::STORM + 1_000, Happening::Client(Order::Resume(index)));
-                        }
-                    }
+            (Some(Waiting::Submit(index)), Ok(Answer::Receipt(Receipt::Job(_) | Receipt::Sweep(_)))) => {
+                self.wishes[index].jobs.iter().for_each(|job| self.promises.submitted(*job));
+                if !std::mem::replace(&mut self.wishes[index].acknowledged, true) {
+                    self.think_again(index);
                 }
+            }
+            // Another's job is none: whoever named it does without.
+            (Some(Waiting::Submit(index)), Err(_)) => {
+                self.tally.count("submission refused");
+                self.wishes[index].after = None;
             }
             (Some(Waiting::Cancel(job)), Ok(_)) => {
                 self.tally.count("cancel acknowledged");
@@ -143,11 +93,28 @@ impl World {
             _ => {}
         }
     }
-}
 
-impl Wish {
-    /// What it needs, for its spec.
-    pub(super) fn needs(&self) -> (u8, bool, u8, u64) {
-        (self.gpus, self.exclusive, self.priority, self.lost_after)
+    fn think_again(&mut self, index: usize) {
+        if self.wishes[index].hold {
+            let wait = self.chance.between(1_000, 60_000);
+            self.at(wait, Happening::Client(Order::Release(index)));
+            self.after_the_storm(Order::Release(index));
+        }
+        let Some((wait, later)) = self.wishes[index].later else { return };
+        match later {
+            Later::Cancel => self.at(wait, Happening::Client(Order::Cancel(index))),
+            Later::SaveNow => self.at(wait, Happening::Client(Order::SaveNow(index))),
+            Later::PauseAndResume => {
+                self.at(wait, Happening::Client(Order::Pause(index)));
+                self.at(wait + 30_000, Happening::Client(Order::Resume(index)));
+                self.after_the_storm(Order::Resume(index));
+            }
+        }
+    }
+
+    /// Said again when nothing goes wrong any more: it may have been missed.
+    fn after_the_storm(&mut self, order: Order) {
+        let wait = (STORM + 90_000).saturating_sub(self.now);
+        self.at(wait, Happening::Client(order));
     }
 }

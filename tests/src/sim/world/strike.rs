@@ -16,6 +16,7 @@ impl World {
 
     pub(super) fn strike(&mut self, fault: Fault) {
         self.tally.count(format!("fault {fault:?}"));
+        self.tally.count("faults");
         let node = self.chance.below(self.nodes.len() as u64) as usize;
         let while_ = self.chance.between(1_000, 60_000);
         let until = self.now + while_;
@@ -26,14 +27,19 @@ impl World {
             }
             Fault::BrainPaused => (self.brain.paused_until, self.brain.stood_still) = (until, true),
             Fault::BrainDiskFull => self.brain.full_until = self.now + self.chance.between(500, 20_000),
+            Fault::BrainDiskShort => self.brain.short_until = until,
             Fault::BrainDiskSlow => self.brain.slow_until = until,
             Fault::AgentDies => self.agent_dies(node),
             Fault::MachineReboots => {
                 self.agent_dies(node);
                 let now = self.now;
+                let id = self.nodes[node].id;
+                let under_way = self.nodes[node].workers.iter().filter(|(_, worker)| worker.alive);
+                under_way.for_each(|(attempt, _)| self.promises.struck(attempt.job, id));
                 self.nodes[node].reboot(now);
             }
             Fault::WorkerDies => self.worker_dies(),
+            Fault::MachineSick => self.nodes[node].sick_until = until,
             Fault::Cut => {
                 self.wire.cut(node, Way::ToBrain, until);
                 self.wire.cut(node, Way::ToNode, until);
@@ -76,6 +82,7 @@ impl World {
         let alive: Vec<_> = alive.collect();
         if !alive.is_empty() {
             let (node, attempt) = alive[self.chance.below(alive.len() as u64) as usize];
+            self.promises.struck(attempt.job, self.nodes[node].id);
             // The host is told as the supervisor would tell it.
             let told = self.kill(node, attempt);
             debug_assert!(told.is_ok());
@@ -87,9 +94,9 @@ impl World {
         self.wire.heal();
         self.brain.death = None;
         self.brain.paused_until = 0;
-        self.brain.full_until = 0;
+        (self.brain.full_until, self.brain.short_until) = (0, 0);
         self.brain.slow_until = 0;
-        self.nodes.iter_mut().for_each(|node| node.disk.full_until = 0);
+        self.nodes.iter_mut().for_each(|node| (node.disk.full_until, node.sick_until) = (0, 0));
         self.at(1, Happening::BrainStarts);
     }
 }
