@@ -13,7 +13,7 @@
 use super::{nature::Nature, store::Store, worker::STEPS};
 use lorikeet_coordinator::{
     cluster::{Action, job::JobState},
-    record::{Job, Model, Record, Sweep, SweepChild},
+    record::{Closed, Job, Model, Record, Sweep, SweepChild},
 };
 use lorikeet_protocol::{
     agent::ToAgent,
@@ -213,7 +213,11 @@ impl Promises {
                 .filter_map(|line| if let WorkerEvent::Step(step) = &line.event { Some(step.step) } else { None });
             steps.filter(|step| *step <= through).for_each(|step| *seen.entry(step).or_default() += 1);
         }
-        let wrong: Vec<_> = (1..=STEPS).filter(|step| seen.get(step) != Some(&1)).collect();
+        // What a revoked node had not yet said it never will.
+        let mute = |node: &NodeId| store.nodes.get(node).is_some_and(|row| row.closed == Some(Closed::Retired));
+        let unsaid = attempts.iter().flat_map(|attempt| &attempt.members).any(|member| mute(&member.node));
+        let right = |seen: Option<&u32>| seen == Some(&1) || unsaid && seen.is_none();
+        let wrong: Vec<_> = (1..=STEPS).filter(|step| !right(seen.get(step))).collect();
         if wrong.is_empty() {
             Ok(())
         } else {
