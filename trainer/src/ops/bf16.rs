@@ -1,34 +1,36 @@
 //! Products with a matrix of 16-bit brain floats: `y = x Wᵀ` and `dx = dy W`, W: [rows, cols] as its file holds it.
 //!
 //! The other operand is rounded to bf16 (to nearest, ties to even), products of two such numbers are exact in `f32`, and sums
-//! are taken in `f32`: what AVX-512 BF16 does in one instruction per 32 pairs, at twice the rate of `f32`. Processors without
-//! it run the same sums in the same order (`bf16/tile.rs`), in their widest vectors.
+//! are taken in `f32`: what AMX does in one instruction per 256 sums of 16 pairs, AVX-512 BF16 in one per 16 sums of a pair, and other
+//! processors number by number (`bf16/tile.rs`). Which of them it is shows in the last bits.
 //!
 //! ```text
-//! for every panel of 48 columns of the result:               shared out among the threads
-//!     for every 768 numbers of the inner index:
-//!         W's part of the panel, rearranged: pairs of the inner index, 48 side by side    fits the second cache
-//!         for every 8 rows: a tile of 8 × 48 sums in registers, added to the result
+//! x, rounded and cut into steps of 32 rows × 32 numbers of the inner index (bf16/pack.rs)     once, by all threads
+//! for every group of columns of the result:                                                    shared out among the threads
+//!     for every 640 numbers of the inner index:
+//!         for every 32 columns:
+//!             W's part, cut into steps likewise                                                fits the first cache
+//!             for every 32 rows: 32 × 32 sums in registers, set or added to the result
 //! ```
 //! Every number of the result is summed in an order that follows from the inner size alone: how many threads share the
-//! panels does not show in the bits.
+//! columns does not show in the bits.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod pack;
 mod tile;
+
+use std::cell::UnsafeCell;
+use std::mem::MaybeUninit;
 
 use half::bf16;
 use rayon::prelude::*;
 
-use super::simd;
-use tile::{COLS, ROWS, Tile};
+use pack::{Hand, Number, SIDE, Source, Step};
+use tile::Block;
 
-/// Numbers of the inner index at a time; even.
-const DEPTH: usize = 768;
-
-/// Pairs of a column that are rearranged at a time.
-const PACKED: usize = 32;
-
-/// Two neighbours along the inner index, the first in the low half.
-type Pair = u32;
+/// Steps of the inner index whose sums stay in registers; of the right operand so many steps are packed at a time.
+const DEPTH: usize = 20;
 
 /// A matrix of brain floats, rows consecutive.
 #[derive(Debug, Clone, Copy)]
@@ -56,153 +58,123 @@ impl<'a> Matrix<'a> {
 
     /// `y = x Wᵀ`, or `y += x Wᵀ`; x is [n, cols], y [n, rows].
     pub fn forward(self, x: &[f32], put: Put, y: &mut [f32]) {
-        product(x, self.cols, Panels { of: self, transposed: true }, put, y);
+        product(x, self.right(self.rows, self.cols, true), put, y);
     }
 
     /// `dx = dy W`; dy is [n, rows], dx [n, cols].
     pub fn backward(self, dy: &[f32], dx: &mut [f32]) {
-        product(dy, self.rows, Panels { of: self, transposed: false }, Put::Set, dx);
-    }
-}
-
-/// The right operand of a product, `[inner, outer]`: W, or its transpose.
-#[derive(Clone, Copy)]
-struct Panels<'a> {
-    of: Matrix<'a>,
-    transposed: bool,
-}
-
-impl Panels<'_> {
-    fn outer(self) -> usize {
-        if self.transposed { self.of.rows } else { self.of.cols }
+        product(dy, self.right(self.cols, self.rows, false), Put::Set, dx);
     }
 
-    /// Columns `first..first + cols` of pairs of the inner index from `start` on, into `panel`; an odd end is paired with zero.
-    fn pack(self, start: usize, len: usize, first: usize, cols: usize, panel: &mut [[Pair; COLS]]) {
-        let Matrix { numbers, cols: width, .. } = self.of;
-        if self.transposed {
-            // a few pairs of every column at a time, so that what is written stays in the first cache
-            for (part, to) in panel.chunks_mut(PACKED).enumerate() {
-                let at = start + part * 2 * PACKED;
-                let len = (start + len - at).min(2 * PACKED);
-                for col in 0..cols {
-                    let (pairs, odd) = numbers[(first + col) * width + at..][..len].as_chunks::<2>();
-                    for (to, [low, high]) in to.iter_mut().zip(pairs) {
-                        to[col] = paired(*low, *high);
-                    }
-                    if let [last] = odd {
-                        to[len / 2][col] = paired(*last, bf16::ZERO);
-                    }
-                }
-            }
-        } else {
-            let row = |inner: usize| &numbers[inner * width + first..][..cols];
-            for (pair, to) in panel.iter_mut().enumerate() {
-                let inner = start + 2 * pair;
-                if 2 * pair + 1 < len {
-                    for ((to, low), high) in to.iter_mut().zip(row(inner)).zip(row(inner + 1)) {
-                        *to = paired(*low, *high);
-                    }
-                } else {
-                    to.iter_mut().zip(row(inner)).for_each(|(to, low)| *to = paired(*low, bf16::ZERO));
-                }
-            }
-        }
+    fn right(self, lines: usize, inner: usize, along: bool) -> Source<'a, bf16> {
+        Source { numbers: self.numbers, lines, inner, stride: self.cols, along, factor: 1.0 }
     }
-}
-
-fn paired(low: bf16, high: bf16) -> Pair {
-    Pair::from(low.to_bits()) | Pair::from(high.to_bits()) << 16
-}
-
-/// The nearest brain float's bits, ties to even; what is not a number stays so.
-#[inline(always)]
-fn rounded(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let nearest = (bits.wrapping_add(0x7FFF + ((bits >> 16) & 1))) >> 16;
-    if x.is_nan() { 0x7FC0 } else { nearest }
-}
-
-/// Rows of `x` as pairs.
-fn round_rows(x: &[f32], inner: usize) -> Vec<Pair> {
-    let pairs = inner.div_ceil(2);
-    let mut out = vec![0; x.len() / inner * pairs];
-    out.par_chunks_mut(pairs).zip(x.par_chunks(inner)).with_min_len(16).for_each(|(out, x)| {
-        simd::wide(
-            #[inline(always)]
-            || {
-                let (twos, odd) = x.as_chunks::<2>();
-                for (out, [low, high]) in out.iter_mut().zip(twos) {
-                    *out = rounded(*low) | rounded(*high) << 16;
-                }
-                if let ([last], Some(out)) = (odd, out.last_mut()) {
-                    *out = rounded(*last);
-                }
-            },
-        );
-    });
-    out
 }
 
 /// `y = x · right`, or added to y.
-fn product(x: &[f32], inner: usize, right: Panels<'_>, put: Put, y: &mut [f32]) {
-    let (outer, n) = (right.outer(), x.len() / inner);
-    assert!(x.len() == n * inner && y.len() == n * outer, "shapes of a product");
-    let (x, pairs) = (round_rows(x, inner), inner.div_ceil(2));
-    let y = Columns::new(y, outer);
-    let panels = outer.div_ceil(COLS);
+fn product(x: &[f32], right: Source<'_, bf16>, put: Put, y: &mut [f32]) {
+    let (inner, n) = (right.inner, x.len() / right.inner);
+    assert!(x.len() == n * inner && y.len() == n * right.lines, "shapes of a product");
+    let x = Source { numbers: x, lines: n, inner, stride: inner, along: true, factor: 1.0 };
+    let (left, y) = (packed_by_all(&x), Results::new(y, n, right.lines, right.lines));
+    let (panels, blocks, threads) = (right.lines.div_ceil(SIDE), n.div_ceil(SIDE), rayon::current_num_threads());
+    let groups = panels.min(if threads == 1 { 1 } else { 4 * threads });
     // few panels and many threads: rows are shared out too, and a panel is packed once for each part
-    let parts = (2 * rayon::current_num_threads()).div_ceil(panels).clamp(1, n.div_ceil(8 * ROWS).max(1));
-    let part = n.div_ceil(parts).next_multiple_of(ROWS);
-    (0..panels * parts).into_par_iter().with_max_len(1).for_each_init(Vec::new, |panel, task| {
-        let first = task / parts * COLS;
-        let cols = COLS.min(outer - first);
-        let rows = task % parts * part..n.min((task % parts + 1) * part);
-        for start in (0..inner).step_by(DEPTH) {
-            let len = DEPTH.min(inner - start);
-            // columns past the last keep what was there: nobody takes their sums
-            panel.resize(len.div_ceil(2), [0; COLS]);
-            right.pack(start, len, first, cols, panel);
-            let add = put == Put::Add || start > 0;
-            for top in rows.clone().step_by(ROWS) {
-                // rows past the last repeat it: the tile is always whole, and what is too much is not taken
-                let row = |r: usize| &x[(top + r).min(n - 1) * pairs + start / 2..][..panel.len()];
-                let tile = Tile::of(std::array::from_fn(row), panel);
-                for r in 0..ROWS.min(rows.end - top) {
+    let parts = (2 * threads).div_ceil(panels).clamp(1, blocks.div_ceil(2).max(1));
+    (0..groups * parts).into_par_iter().with_max_len(1).for_each_init(Vec::new, |panel, task| {
+        let (group, part) = (task / parts, task % parts);
+        let share = |n: usize, of: usize, i: usize| n * i / of..n * (i + 1) / of;
+        let (block, steps) = (Block::new(), right.steps());
+        for depth in depths(steps) {
+            for column in share(panels, groups, group) {
+                let panel = packed(&right, Hand::Right, column, depth.clone(), panel);
+                for row in share(blocks, parts, part) {
+                    let left = &left[row * steps..][depth.clone()];
+                    let add = put == Put::Add || depth.start > 0;
                     // SAFETY: tasks that run at the same time differ in their columns or in their rows
-                    let to = unsafe { y.of_row(top + r, first, cols) };
-                    tile.put(r, add, to);
+                    unsafe { y.put(&block, (left, panel), add, [row * SIDE, column * SIDE]) };
                 }
             }
         }
     });
 }
 
-/// A matrix whose parts are written by several threads.
-struct Columns<'a> {
-    numbers: &'a [std::cell::UnsafeCell<f32>],
-    width: usize,
+/// Parts of the inner index, of about the same size.
+fn depths(steps: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let parts = steps.div_ceil(DEPTH);
+    (0..parts).map(move |i| steps * i / parts..steps * (i + 1) / parts)
 }
 
-// SAFETY: numbers are only reached through `of_row`, whose callers keep apart.
-unsafe impl Sync for Columns<'_> {}
+/// All steps of a left operand, row by row of blocks.
+fn packed_by_all<T: Number>(source: &Source<'_, T>) -> Vec<Step> {
+    let (blocks, steps) = (source.lines.div_ceil(SIDE), source.steps());
+    let mut all = Vec::new();
+    super::buffer::reserve(&mut all, blocks * steps);
+    let room = &mut all.spare_capacity_mut()[..blocks * steps];
+    room.par_chunks_mut(steps).enumerate().for_each(|(block, to)| source.pack(Hand::Left, block * SIDE, 0, to));
+    // SAFETY: every block has been packed
+    unsafe { all.set_len(blocks * steps) };
+    all
+}
 
-impl<'a> Columns<'a> {
-    fn new(numbers: &'a mut [f32], width: usize) -> Columns<'a> {
-        let shared = std::ptr::from_mut(numbers) as *const [std::cell::UnsafeCell<f32>];
+/// The steps `depth` of 32 lines, in `room`.
+fn packed<'a, T: Number>(
+    source: &Source<'_, T>,
+    hand: Hand,
+    block: usize,
+    depth: std::ops::Range<usize>,
+    room: &'a mut Vec<MaybeUninit<Step>>,
+) -> &'a [Step] {
+    if room.len() < depth.len() {
+        room.resize(depth.len(), MaybeUninit::uninit());
+    }
+    let room = &mut room[..depth.len()];
+    source.pack(hand, block * SIDE, depth.start, room);
+    // SAFETY: packed just now
+    unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), room.len()) }
+}
+
+/// A matrix whose blocks are written by several threads.
+struct Results<'a> {
+    numbers: &'a [UnsafeCell<f32>],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+// SAFETY: numbers are only reached through `put`, whose callers keep apart.
+unsafe impl Sync for Results<'_> {}
+
+impl<'a> Results<'a> {
+    fn new(numbers: &'a mut [f32], rows: usize, cols: usize, stride: usize) -> Results<'a> {
+        assert!(
+            rows == 0 || cols <= stride && (rows - 1) * stride + cols <= numbers.len(),
+            "results have their places"
+        );
+        let shared = std::ptr::from_mut(numbers) as *const [UnsafeCell<f32>];
         // SAFETY: a cell has the layout of what it holds, and the exclusive borrow is held as long as this
-        Columns { numbers: unsafe { &*shared }, width }
+        Results { numbers: unsafe { &*shared }, rows, cols, stride }
     }
 
-    /// Some columns of one row.
+    /// Sets the block of sums that begins at `row` and `col`, or adds to it.
     ///
     /// # Safety
-    /// Nobody else may hold any of them.
-    #[expect(clippy::mut_from_ref, reason = "exclusiveness is the caller's promise")]
-    unsafe fn of_row(&self, row: usize, first: usize, cols: usize) -> &mut [f32] {
-        let cells = &self.numbers[row * self.width + first..][..cols];
-        // SAFETY: within bounds as just sliced, and the caller promises that nobody else holds them
-        unsafe { std::slice::from_raw_parts_mut(std::cell::UnsafeCell::raw_get(cells.as_ptr()), cols) }
+    /// Nobody else may use any of its numbers meanwhile.
+    unsafe fn put(&self, block: &Block, (left, right): (&[Step], &[Step]), add: bool, [row, col]: [usize; 2]) {
+        let (rows, cols) = (SIDE.min(self.rows - row), SIDE.min(self.cols - col));
+        let to = UnsafeCell::raw_get(self.numbers[row * self.stride + col..].as_ptr());
+        if rows == SIDE && cols == SIDE {
+            // SAFETY: a whole block of the results, which lie in the slice; the caller keeps others out
+            return unsafe { block.put((left, right), rows, add, to, self.stride) };
+        }
+        let mut whole = [0.0; SIDE * SIDE];
+        // SAFETY: room of our own for a whole block
+        unsafe { block.put((left, right), rows, false, whole.as_mut_ptr(), SIDE) };
+        for (row, sums) in whole.chunks(SIDE).take(rows).enumerate() {
+            // SAFETY: a row's part of the results, as above
+            let to = unsafe { std::slice::from_raw_parts_mut(to.add(row * self.stride), cols) };
+            to.iter_mut().zip(sums).for_each(|(to, sum)| *to = if add { *to + sum } else { *sum });
+        }
     }
 }
 
@@ -212,18 +184,8 @@ mod tests {
     use super::super::linear;
     use super::*;
 
-    /// Odd sizes, one row, more than a tile, more than one depth; columns in whole panels and not.
-    const SHAPES: [[usize; 3]; 5] = [[1, 5, 3], [7, 96, 64], [19, 33, 21], [70, 50, 801], [9, 1603, 48]];
-
-    #[test]
-    fn a_number_is_rounded_to_the_nearest_and_ties_to_even() {
-        for x in numbers32(1, 1000).into_iter().chain([0.0, -0.0, 1e38, f32::MAX, f32::INFINITY, f32::NEG_INFINITY]) {
-            assert_eq!(rounded(x), u32::from(bf16::from_f32(x).to_bits()), "{x}");
-        }
-        assert!(bf16::from_bits(rounded(f32::from_bits(0x7FFF_FFFF)) as u16).is_nan());
-        assert_eq!(rounded(f32::from_bits(0x3F80_8000)), 0x3F80);
-        assert_eq!(rounded(f32::from_bits(0x3F81_8000)), 0x3F82);
-    }
+    /// Odd sizes, one row, whole blocks, more than one depth; columns in whole blocks and not.
+    const SHAPES: [[usize; 3]; 6] = [[1, 5, 3], [7, 96, 64], [64, 96, 128], [19, 33, 21], [70, 50, 801], [9, 1603, 48]];
 
     #[test]
     fn products_are_those_of_the_rounded_numbers() {
