@@ -1,7 +1,7 @@
 //! The CUDA form of every operation, one per file: bf16 numbers in memory, `f32` arithmetic, `f32` adapters and moments.
 //!
 //! [`Gpu`] is one device as one run uses it: one context, one stream, cuBLAS on that stream, and the kernels of
-//! `trainer/kernels`, compiled for this very device when it is opened (`compile.rs`; docs/design/0008 says why then). Work is put
+//! `trainer/kernels`, compiled for this very device when it is opened (`compile.rs`; docs/design/0011 says why then). Work is put
 //! on the stream and nobody waits for it; the host waits where it reads a result, which inside a step nobody does.
 //!
 //! Traps that this file keeps out of everybody's way: cudarc makes two events per buffer unless event tracking is off, and it
