@@ -7,6 +7,7 @@
 mod attempt;
 mod ending;
 mod meter;
+mod patience;
 mod quarantine;
 mod record;
 mod uploads;
@@ -99,6 +100,11 @@ pub enum News {
     Stalled {
         /// For how long.
         quiet: Duration,
+    },
+    /// It left, and this process of its group was killed again and again and is still there.
+    Stuck {
+        /// The process.
+        pid: u32,
     },
     /// Its process group is no more; every event was told before.
     Gone {
@@ -249,6 +255,7 @@ impl Host {
         for attempt in self.attempts.values_mut() {
             attempt.tick(&self.rules, now, &mut out);
         }
+        self.take_out_stuck(now);
         self.take_out_failed(&out, now);
         self.attempts.retain(|_, attempt| !attempt.is_forgotten());
         out.extend(self.quarantine.tests(now.mono).into_iter().map(Action::Test));
@@ -291,6 +298,16 @@ impl Host {
         let worker = self.attempts.get(&id).and_then(|attempt| Some((attempt.pid()?, attempt.devices())));
         if let (News::Gone { .. }, Some((pid, devices))) = (news, worker) {
             self.quarantine.bury(id, pid, devices, now.mono);
+        }
+    }
+
+    /// Devices of which a process that cannot be killed may hold anything: they are out for as long as it is there.
+    fn take_out_stuck(&mut self, now: Now) {
+        let stuck: Vec<_> = self.attempts.values().filter(|attempt| attempt.is_stuck()).collect();
+        self.quarantine.hold(stuck.iter().flat_map(|attempt| attempt.devices()).cloned().collect());
+        for attempt in stuck {
+            let words = format!("{}, the worker of {}, cannot be killed", attempt.process(), attempt.id());
+            attempt.devices().iter().for_each(|device| self.quarantine.take_out(device, words.clone(), now.mono));
         }
     }
 

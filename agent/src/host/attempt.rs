@@ -9,6 +9,9 @@
 //!               │            └─ gone ────┴─► Done ◄──┘
 //!               └──────────────────────────► Done
 //! ```
+//! A process that cannot be killed holds up nothing but its devices: it is given up, and its attempt ends or, where the worker
+//! had said its last word, goes on without it. Such an attempt stays here until the process is gone.
+//!
 //! `Finalizing` means that the worker said its last word. It lasts until the process is gone and every upload is through; only
 //! then is the end reported, so that a checkpoint made on the way out counts before the attempt that made it ends.
 
@@ -61,8 +64,8 @@ enum State {
     Running { time_up: Duration, leave: Option<Leave> },
     /// It said its last word.
     Finalizing { word: Word, adapter: Adapter, process: Process },
-    /// The end is reported.
-    Done,
+    /// The end is reported; its process is gone, or cannot be killed.
+    Done { stuck: bool },
 }
 
 /// Whether anybody still wants to hear of it.
@@ -113,7 +116,7 @@ impl Attempt {
             record.last_event = 0;
         }
         let state = if record.phase == AttemptPhase::Done {
-            State::Done
+            State::Done { stuck: false }
         } else if record.spawned {
             out.push(Action::Adopt(offer));
             // The agent may have died between writing the order down and giving it.
@@ -153,21 +156,26 @@ impl Attempt {
             State::Preparing | State::Starting { .. } => AttemptPhase::Preparing,
             State::Running { .. } => AttemptPhase::Running,
             State::Finalizing { .. } => AttemptPhase::Finalizing,
-            State::Done => AttemptPhase::Done,
+            State::Done { .. } => AttemptPhase::Done,
         })
     }
 
     /// Whether it is not over.
     pub(super) fn is_live(&self) -> bool {
-        !matches!(self.state, State::Done)
+        !matches!(self.state, State::Done { .. })
+    }
+
+    /// Whether its process cannot be killed.
+    pub(super) fn is_stuck(&self) -> bool {
+        matches!(self.state, State::Done { stuck: true } | State::Finalizing { process: Process::Stuck, .. })
     }
 
     /// Whether its worker may be alive.
     pub(super) fn has_worker(&self) -> bool {
         match &self.state {
             State::Starting { .. } | State::Running { .. } => true,
-            State::Finalizing { process, .. } => *process != Process::Gone,
-            State::Preparing | State::Done => false,
+            State::Finalizing { process, .. } => !process.is_over(),
+            State::Preparing | State::Done { .. } => false,
         }
     }
 
@@ -201,6 +209,11 @@ impl Attempt {
         self.pid
     }
 
+    /// Its worker's process, for people.
+    pub(super) fn process(&self) -> String {
+        self.pid.map_or("a process that did not say who it is".into(), |pid| format!("process {pid}"))
+    }
+
     /// Files and directory are complete.
     pub(super) fn prepared(&mut self, rules: &Rules, now: Now, out: &mut Vec<Action>) {
         if matches!(self.state, State::Preparing) {
@@ -214,7 +227,7 @@ impl Attempt {
     /// They never will be.
     pub(super) fn prepare_failed(&mut self, fault: Fault, now: Now, out: &mut Vec<Action>) {
         if matches!(self.state, State::Preparing) {
-            self.end(Word::fault(fault, 0), Adapter::None, now, out);
+            self.end(Word::fault(fault, 0), Adapter::None, Process::Gone, now, out);
         }
     }
 
@@ -242,7 +255,7 @@ impl Attempt {
         }
     }
 
-    fn end(&mut self, word: Word, adapter: Adapter, now: Now, out: &mut Vec<Action>) {
+    fn end(&mut self, word: Word, adapter: Adapter, process: Process, now: Now, out: &mut Vec<Action>) {
         let (files, summary) = match adapter {
             Adapter::Uploaded { files, summary } => (files, summary),
             Adapter::None | Adapter::Uploading => (Vec::new(), None),
@@ -259,11 +272,12 @@ impl Attempt {
             last_event: self.record.last_event,
         };
         self.uploads = Uploads::default();
-        self.state = State::Done;
+        self.state = State::Done { stuck: process == Process::Stuck };
         out.push(Action::Abandon(self.id()));
         self.tell(AttemptPhase::Done, ReportBody::Ended(ended), out);
         if self.wanted == Wanted::No {
-            self.drop_now(out);
+            self.wanted = Wanted::UntilEvents { latest: now.mono };
+            self.tick_wanted(now, out);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Devices that are not offered for now: a dead worker of ours still holds memory of them, or one of them failed a worker.
 //!
 //! ```text
+//! a worker cannot be killed ──────────────────────────────────────────► out ─► gone ─► tested, as below
 //! worker gone ─► remembered with its devices ─► holds nothing at a look: forgotten
 //!                                    │
 //!                                    └► holds memory at a look, `release_grace` later ─┐
@@ -9,7 +10,8 @@
 //!                                                                                           └─ wait ┘ failed
 //! ```
 //! The test is a child process that computes something small on the device and compares. It begins once nobody of ours holds the
-//! device. What somebody else holds is only memory that is not free. Which devices are out outlives the agent.
+//! device, and nobody of ours who cannot be killed was given it. What somebody else holds is only memory that is not free. Which
+//! devices are out outlives the agent.
 
 use lorikeet_protocol::{
     id::{AttemptId, DeviceId},
@@ -39,6 +41,8 @@ pub type Reasons = BTreeMap<DeviceId, String>;
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     dead: Vec<Dead>,
+    /// Devices of those who cannot be killed.
+    stuck: BTreeSet<DeviceId>,
     out: BTreeMap<DeviceId, Out>,
 }
 
@@ -84,6 +88,11 @@ impl Quarantine {
         self.dead.extend(devices.iter().map(dead));
     }
 
+    /// These devices, and no others, are kept from their tests by a worker that cannot be killed.
+    pub(super) fn hold(&mut self, devices: BTreeSet<DeviceId>) {
+        self.stuck = devices;
+    }
+
     /// The device is out until it has passed a test.
     pub(super) fn take_out(&mut self, device: &DeviceId, reason: String, now: Duration) {
         let out = Out { reason, failed: None, test: Test::Due(now) };
@@ -117,7 +126,7 @@ impl Quarantine {
 
     /// Devices whose test begins now: nobody of ours holds them any more.
     pub(super) fn tests(&mut self, now: Duration) -> Vec<DeviceId> {
-        let held: BTreeSet<_> = self.dead.iter().map(|dead| &dead.device).collect();
+        let held = held(&self.dead, &self.stuck);
         let due = self.out.iter_mut().filter(|(device, out)| !held.contains(device) && out.is_due(now));
         due.map(|(device, out)| {
             out.test = Test::Running;
@@ -140,7 +149,7 @@ impl Quarantine {
 
     /// When the next test is due.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let held: BTreeSet<_> = self.dead.iter().map(|dead| &dead.device).collect();
+        let held = held(&self.dead, &self.stuck);
         let free = self.out.iter().filter(|(device, _)| !held.contains(device));
         free.filter_map(|(_, out)| match out.test {
             Test::Due(at) => Some(at),
@@ -148,6 +157,11 @@ impl Quarantine {
         })
         .min()
     }
+}
+
+/// Devices that somebody of ours may still hold.
+fn held<'a>(dead: &'a [Dead], stuck: &'a BTreeSet<DeviceId>) -> BTreeSet<&'a DeviceId> {
+    dead.iter().map(|dead| &dead.device).chain(stuck).collect()
 }
 
 impl Out {

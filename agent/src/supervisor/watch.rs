@@ -35,6 +35,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Between the first two kills of what a worker left behind; each further wait is twice the last, up to the second.
+const KILL_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// Who is still there after so many kills cannot be killed: a driver or a disk holds it.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
+
 /// What the host wants of a worker.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -294,12 +299,27 @@ impl Watch {
 
     /// Nobody of the group stays, and nothing it said is overlooked.
     async fn bury(&mut self, how: String, lock: Option<File>) -> Gone {
-        let group = self.group();
-        while group.is_some_and(Group::kill) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        self.tell_events().await;
+        if let Some(group) = self.group() {
+            kill_all(|| group.kill(), STUCK_AFTER, async |name| self.tell(News::Stuck { pid: name.pid }).await).await;
         }
         self.tell_events().await;
         Gone { how, _lock: lock }
+    }
+}
+
+/// Kills until nobody is left; who is still there after so long is told, once.
+async fn kill_all(kill: impl Fn() -> Option<Name>, after: Duration, stuck: impl AsyncFnOnce(Name)) {
+    let [mut wait, longest] = KILL_AGAIN;
+    let (began, mut stuck) = (Instant::now(), Some(stuck));
+    while let Some(name) = kill() {
+        if began.elapsed() >= after
+            && let Some(stuck) = stuck.take()
+        {
+            stuck(name).await;
+        }
+        tokio::time::sleep(wait).await;
+        wait = longest.min(2 * wait);
     }
 }
 
@@ -311,5 +331,28 @@ async fn exit(worker: &mut Worker) -> String {
             Err(error) => format!("waiting for it failed: {error}"),
         },
         Worker::New(_) | Worker::Adopted => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn who_cannot_be_killed_is_told_once_and_waited_for() {
+        let (kills, told) = (Cell::new(0), Cell::new(0));
+        let name = Name { pid: 7, start_ticks: 1 };
+        let kill = || {
+            kills.set(kills.get() + 1);
+            (kills.get() < 4).then_some(name)
+        };
+        kill_all(kill, Duration::ZERO, async |stuck| {
+            assert_eq!(stuck, name);
+            told.set(told.get() + 1);
+        })
+        .await;
+        assert_eq!((kills.get(), told.get()), (4, 1));
+        kill_all(|| None, Duration::ZERO, async |_| panic!("nobody is left")).await;
     }
 }

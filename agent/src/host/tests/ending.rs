@@ -104,6 +104,59 @@ fn a_worker_that_said_its_last_word_and_stays_is_killed() {
 }
 
 #[test]
+fn a_worker_that_cannot_be_killed_gives_its_job_away_and_keeps_its_device() {
+    let mut scene = Scene::running();
+    assert_eq!(scene.news(1, News::TooLarge { resident: 9, limit: 8 }), [Action::Kill(id(1))]);
+    scene.kills_in_vain();
+    let out = scene.wait(5);
+    let ended = ended(&out);
+    assert_eq!((ended.outcome, ended.message.as_deref()), (Outcome::Hardware, Some("process 42 cannot be killed")));
+    let out = scene.heard(offer(2));
+    assert!(
+        matches!(&out[..], [Action::Tell(FromAgent::Declined { reason, .. })] if reason.contains("cannot be killed")),
+        "{out:?}"
+    );
+    // Nobody wants it any more, and its process is still there.
+    scene.event(Event::Looked(seen(&[])));
+    assert!(scene.heard(ToAgent::Forget(id(1))).is_empty());
+    assert!(scene.wait(48 * 3_600).is_empty());
+    assert!(scene.line(9, step(3)).is_empty());
+    assert_eq!(scene.phase(1), AttemptPhase::Done);
+    assert_eq!(scene.gone(1), [Action::Forget(id(1))]);
+    let out = scene.event(Event::Looked(seen(&[])));
+    assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
+    scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
+    scene.event(Event::Looked(seen(&[])));
+    assert!(scene.heard(offer(2)).contains(&Action::Tell(FromAgent::Accepted(id(2)))));
+}
+
+#[test]
+fn what_a_worker_that_cannot_be_killed_has_finished_counts() {
+    let mut scene = Scene::running();
+    scene.line(9, WorkerEvent::Finished { step: 30, files: vec![] });
+    scene.event(Event::AdapterUploaded(id(1), vec![], None));
+    assert_eq!(scene.wait(30), [Action::Kill(id(1))]);
+    scene.kills_in_vain();
+    let out = scene.wait(5);
+    assert_eq!(ended(&out).outcome, Outcome::Ok);
+    let reason = out.iter().find_map(|action| match action {
+        Action::KeepQuarantine(reasons) => reasons.get(&DeviceId::cpu()),
+        _ => None,
+    });
+    assert!(reason.is_some_and(|reason| reason.contains("process 42")), "{out:?}");
+}
+
+#[test]
+fn a_process_that_a_worker_left_behind_and_nobody_can_kill_ends_the_attempt_too() {
+    let mut scene = Scene::running();
+    let out = scene.news(1, News::Stuck { pid: 43 });
+    assert_eq!(ended(&out).message.as_deref(), Some("process 43 cannot be killed"));
+    assert!(scene.news(1, News::Stuck { pid: 43 }).is_empty());
+    assert!(scene.heard(ToAgent::Forget(id(1))).is_empty());
+    assert_eq!(scene.gone(1), [Action::Forget(id(1))]);
+}
+
+#[test]
 fn progress_is_reported_at_most_once_a_second_and_never_lost() {
     let mut scene = Scene::running();
     scene.line(1, WorkerEvent::Plan(plan(100)));
@@ -114,4 +167,14 @@ fn progress_is_reported_at_most_once_a_second_and_never_lost() {
     assert_eq!(progress_steps(&scene.wait(1)), [3]);
     scene.line(5, step(4));
     assert_eq!(progress_steps(&scene.line(6, WorkerEvent::Finished { step: 4, files: vec![] })), [4]);
+}
+
+impl Scene {
+    /// For not quite a minute after the first kill.
+    fn kills_in_vain(&mut self) {
+        for _ in 0..11 {
+            assert!(self.wait(4).is_empty());
+            assert_eq!(self.wait(1), [Action::Kill(id(1))]);
+        }
+    }
 }
