@@ -28,7 +28,7 @@ use crate::{
 };
 use conversation::Conversation;
 use lorikeet_protocol::{
-    agent::{FromAgent, Hello, ReportBody, ToAgent, Welcome},
+    agent::{FromAgent, Hello, ReportBody, ToAgent, Verdict, Welcome},
     file::NamedFile,
     id::{AttemptId, BootId, Hash},
     job::{AttemptPhase, Device},
@@ -247,14 +247,27 @@ impl Driver {
         }
         let silent = self.spools.iter_mut().filter(|(id, _)| !welcome.events.iter().any(|(known, _)| known == *id));
         silent.for_each(|(_, spool)| spool.rewind_to_acknowledged());
+        let missing = self.missing_ends(&welcome);
         let mut actions = self.ask(Event::Heard(ToAgent::Welcome(Box::new(welcome))));
-        let waiting: BTreeSet<_> = self.outbox.waiting().map(|report| report.attempt).collect();
+        let waiting: BTreeSet<_> = self.outbox.waiting().map(|report| report.attempt).chain(missing.clone()).collect();
         let over = self.host.known().into_iter().filter(|known| known.phase == AttemptPhase::Done);
-        delivered.extend(over.map(|known| known.id).filter(|id| !waiting.contains(id)));
+        delivered.extend(over.map(|known| known.id));
+        delivered.retain(|id| !waiting.contains(id));
+        for id in missing {
+            actions.extend(self.ask(Event::EndMissing(id)));
+        }
         for id in delivered {
             actions.extend(self.ask(Event::Delivered(id)));
         }
         actions
+    }
+
+    /// Attempts of which the coordinator wants to hear the end, and no report that waits says it.
+    fn missing_ends(&self, welcome: &Welcome) -> Vec<AttemptId> {
+        let ends = self.outbox.waiting().filter(|report| matches!(report.body, ReportBody::Ended(_)));
+        let said: BTreeSet<_> = ends.map(|report| report.attempt).collect();
+        let wanted = welcome.verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Report);
+        wanted.map(|(id, _)| *id).filter(|id| !said.contains(id)).collect()
     }
 
     fn acknowledged(&mut self, through: u64) -> Vec<Action> {

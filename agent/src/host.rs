@@ -46,6 +46,8 @@ pub enum Event {
     Heard(ToAgent),
     /// Every report of this attempt is acknowledged.
     Delivered(AttemptId),
+    /// The coordinator waits for the end of this attempt, and the report of it is nowhere.
+    EndMissing(AttemptId),
     /// The attempt's files and directory are complete.
     Prepared(AttemptId),
     /// They never will be.
@@ -228,6 +230,7 @@ impl Host {
         match event {
             Event::Heard(message) => self.heard(message, now, &mut out),
             Event::Delivered(id) => self.with(id, |attempt, _| attempt.delivered(now, &mut out)),
+            Event::EndMissing(id) => self.with(id, |attempt, _| attempt.end_is_lost(&mut out)),
             Event::Prepared(id) => self.with(id, |attempt, rules| attempt.prepared(rules, now, &mut out)),
             Event::PrepareFailed(id, fault) => self.with(id, |attempt, _| attempt.prepare_failed(fault, now, &mut out)),
             Event::Worker(id, news) => {

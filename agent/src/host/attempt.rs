@@ -256,21 +256,7 @@ impl Attempt {
     }
 
     fn end(&mut self, word: Word, adapter: Adapter, process: Process, now: Now, out: &mut Vec<Action>) {
-        let (files, summary) = match adapter {
-            Adapter::Uploaded { files, summary } => (files, summary),
-            Adapter::None | Adapter::Uploading => (Vec::new(), None),
-        };
-        let Word { outcome, class, message, step } = word;
-        let ended = Ended {
-            outcome,
-            class,
-            message,
-            step,
-            held: self.held_for(now),
-            files,
-            summary,
-            last_event: self.record.last_event,
-        };
+        let ended = self.ended(word, adapter, self.held_for(now));
         self.uploads = Uploads::default();
         self.state = State::Done { stuck: process == Process::Stuck };
         out.push(Action::Abandon(self.id()));
@@ -279,6 +265,15 @@ impl Attempt {
             self.wanted = Wanted::UntilEvents { latest: now.mono };
             self.tick_wanted(now, out);
         }
+    }
+
+    fn ended(&self, word: Word, adapter: Adapter, held: Duration) -> Ended {
+        let (files, summary) = match adapter {
+            Adapter::Uploaded { files, summary } => (files, summary),
+            Adapter::None | Adapter::Uploading => (Vec::new(), None),
+        };
+        let Word { outcome, class, message, step } = word;
+        Ended { outcome, class, message, step, held, files, summary, last_event: self.record.last_event }
     }
 
     /// How long its devices were kept. After a reboot only the wall clock knows, and only up to the last event.

@@ -1,6 +1,6 @@
 //! What others want of an attempt: that it stops, saves, ends in time, is forgotten.
 
-use super::{Attempt, FORGET_GRACE, LINGER, State, Wanted};
+use super::{Attempt, FORGET_GRACE, State, Wanted};
 use crate::host::{
     Action, Ask, Fault, Now, Rules,
     ending::{Adapter, Leave, Process, Word},
@@ -8,7 +8,7 @@ use crate::host::{
     uploads::Uploads,
 };
 use lorikeet_protocol::{
-    agent::StopHow,
+    agent::{ReportBody, StopHow},
     job::{Outcome, StopCause},
 };
 use std::time::Duration;
@@ -64,6 +64,17 @@ impl Attempt {
     pub(in crate::host) fn delivered(&mut self, now: Now, out: &mut Vec<Action>) {
         if !self.is_live() && self.wanted == Wanted::UntilDelivered {
             self.forget(now, out);
+        }
+    }
+
+    /// The report of its end was acknowledged to an agent, or a coordinator, that was set back since: what it said is not known any
+    /// more. Its time is nobody's to pay.
+    pub(in crate::host) fn end_is_lost(&self, out: &mut Vec<Action>) {
+        if !self.is_live() {
+            tracing::warn!(attempt = %self.id(), "its end was lost on its way to the coordinator");
+            let fault = Fault { outcome: Outcome::Lost, message: "its end was lost".into() };
+            let ended = self.ended(Word::fault(fault, self.meter.step()), Adapter::None, Duration::ZERO);
+            out.push(Action::Report(self.id(), ReportBody::Ended(ended)));
         }
     }
 
