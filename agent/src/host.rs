@@ -21,7 +21,7 @@ use lorikeet_protocol::{
     agent::{Checkpoint, Ended, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
     file::{NamedFile, is_plain_path},
     id::{AttemptId, BootId, DeviceId, UnixMillis},
-    job::{Device, Outcome, StopCause},
+    job::{Device, FailureClass, Outcome, StopCause},
     worker::{EventLine, WrittenFile},
 };
 use quarantine::Quarantine;
@@ -79,6 +79,14 @@ pub struct Fault {
     pub outcome: Outcome,
     /// For people.
     pub message: String,
+}
+
+impl Fault {
+    /// Whose settings or data it was, where it was a person's. All that is judged here is the size of what comes out, and the
+    /// settings decide that.
+    fn class(&self) -> Option<FailureClass> {
+        (self.outcome == Outcome::UserError).then_some(FailureClass::Settings)
+    }
 }
 
 /// News of one worker, in order; nothing follows `Gone`.

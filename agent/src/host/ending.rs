@@ -122,7 +122,7 @@ impl Leave {
 impl Word {
     /// Something broke.
     pub(super) fn fault(fault: Fault, step: u64) -> Self {
-        Self { outcome: fault.outcome, class: None, message: Some(fault.message), step }
+        Self { outcome: fault.outcome, class: fault.class(), message: Some(fault.message), step }
     }
 
     /// Somebody wanted it.

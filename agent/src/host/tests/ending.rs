@@ -1,6 +1,8 @@
 //! How attempts end: by themselves, by a fault, by the clock.
 
 use super::*;
+use crate::upload::UploadError;
+use lorikeet_protocol::blob::Refusal;
 
 #[test]
 fn a_finished_worker_is_over_once_its_adapter_is_uploaded_and_its_process_gone() {
@@ -43,6 +45,16 @@ fn a_failure_keeps_the_workers_own_class() {
         let ended = ended(&out);
         assert_eq!((ended.outcome, ended.class, ended.message.as_deref()), (outcome, Some(class), Some("no (less)")));
     }
+}
+
+#[test]
+fn a_result_that_is_too_large_is_the_settings_doing() {
+    let mut scene = Scene::running();
+    scene.line(9, WorkerEvent::Finished { step: 30, files: vec![] });
+    scene.gone(1);
+    let refused = UploadError::Refused { path: "adapter_model.safetensors".into(), refusal: Refusal::TooLarge };
+    let out = scene.event(Event::AdapterGivenUp(id(1), refused.fault()));
+    assert_eq!((ended(&out).outcome, ended(&out).class), (Outcome::UserError, Some(FailureClass::Settings)));
 }
 
 #[test]
