@@ -22,7 +22,7 @@ use lorikeet_protocol::{
     file::{NamedFile, is_plain_path},
     id::{AttemptId, BootId, DeviceId, UnixMillis},
     job::{Device, FailureClass, Outcome, StopCause},
-    worker::{EventLine, WrittenFile},
+    worker::{EventLine, Exit, WrittenFile},
 };
 use quarantine::Quarantine;
 pub use quarantine::{Reasons, Seen};
@@ -111,6 +111,8 @@ pub enum News {
         /// For how long.
         quiet: Duration,
     },
+    /// It left with this exit code.
+    Exited(Exit),
     /// It left, and this process of its group was killed again and again and is still there.
     Stuck {
         /// The process.

@@ -19,6 +19,10 @@
 //! After a crash the file goes on behind its last whole line, so a step that is trained again has a second line. Of two lines
 //! for one step the later is the one that counts; both hold the same numbers.
 
+mod exit;
+
+pub use exit::Exit;
+
 use crate::{
     agent::CheckpointKind,
     id::{AttemptId, BootId, DeviceId, Hash, UnixMillis},

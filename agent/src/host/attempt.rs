@@ -29,6 +29,7 @@ use lorikeet_protocol::{
     agent::{Ended, Offer, ReportBody},
     id::{AttemptId, DeviceId, UnixMillis},
     job::AttemptPhase,
+    worker::Exit,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -51,6 +52,8 @@ pub(crate) struct Attempt {
     same_boot: bool,
     /// The process that holds its lock, or held it last.
     pid: Option<u32>,
+    /// How that left, where it was our child and said one of its codes.
+    exit: Option<Exit>,
     wanted: Wanted,
 }
 
@@ -141,6 +144,7 @@ impl Attempt {
             uploads: Uploads::default(),
             last_event_wall: None,
             pid: None,
+            exit: None,
             wanted: Wanted::Yes,
         }
     }

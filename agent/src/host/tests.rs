@@ -22,7 +22,7 @@ use lorikeet_protocol::{
         AttemptPhase, BaseDtype, DataFilter, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, Method,
         MicroTokens, OnLost, Policy, Prefer, Resources, Schedule, Supervise, Task, Train, Training, TrainingLength,
     },
-    worker::{Plan, Step, WorkerEvent},
+    worker::{Exit, Plan, Step, WorkerEvent},
 };
 use scene::*;
 

@@ -20,7 +20,7 @@ use crate::{
 use lorikeet_protocol::{
     agent::StopHow,
     id::AttemptId,
-    worker::{EVENTS, EventLine, HOLDER, Holder, LOCK, STOP, StopRequest},
+    worker::{EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, STOP, StopRequest},
 };
 use rustix::process::Signal;
 use std::{
@@ -82,6 +82,8 @@ enum Worker {
 /// How the worker was found to be gone.
 struct Gone {
     how: String,
+    /// One of its own codes, where it was our child and left by itself.
+    exit: Option<Exit>,
     /// Kept until the attempt is forgotten.
     _lock: Option<File>,
 }
@@ -124,6 +126,9 @@ impl Watch {
             gone = self.follow() => gone,
         };
         let Some(gone) = gone else { return };
+        if let Some(exit) = gone.exit {
+            self.tell(News::Exited(exit)).await;
+        }
         self.tell(News::Gone { how: gone.how.clone() }).await;
         // The lock, if it was taken, is held until nobody wants the directory any more.
         tokio::select! {
@@ -136,7 +141,7 @@ impl Watch {
     /// `None`: the attempt was forgotten before its worker was gone.
     async fn follow(&mut self) -> Option<Gone> {
         if let Err(error) = self.spawn() {
-            return Some(Gone { how: format!("could not {}", chain(&error)), _lock: None });
+            return Some(Gone { how: format!("could not {}", chain(&error)), exit: None, _lock: None });
         }
         let mut poll = tokio::time::interval(self.setting.config.poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,18 +152,20 @@ impl Watch {
                     self.obey(order?);
                     None
                 }
-                how = exit(&mut self.worker) => Some(how),
+                ended = exit(&mut self.worker) => Some(ended),
                 _ = poll.tick() => None,
             };
             self.look_for_holder().await;
-            if let Some(how) = exited {
-                return Some(self.bury(how, None).await);
+            if let Some((how, exit)) = exited {
+                self.kill_rest().await;
+                return Some(Gone { how, exit, _lock: None });
             }
             // The order of these two matters: a line written before the lock was freed must not be overlooked.
             let free = self.free_lock();
             self.tell_events().await;
             if let Some(lock) = free {
-                return Some(self.bury("its lock is free".into(), Some(lock)).await);
+                self.kill_rest().await;
+                return Some(Gone { how: "its lock is free".into(), exit: None, _lock: Some(lock) });
             }
             self.measure().await;
             self.look_for_life().await;
@@ -298,13 +305,12 @@ impl Watch {
     }
 
     /// Nobody of the group stays, and nothing it said is overlooked.
-    async fn bury(&mut self, how: String, lock: Option<File>) -> Gone {
+    async fn kill_rest(&mut self) {
         self.tell_events().await;
         if let Some(group) = self.group() {
             kill_all(|| group.kill(), STUCK_AFTER, async |name| self.tell(News::Stuck { pid: name.pid }).await).await;
         }
         self.tell_events().await;
-        Gone { how, _lock: lock }
     }
 }
 
@@ -323,12 +329,12 @@ async fn kill_all(kill: impl Fn() -> Option<Name>, after: Duration, stuck: impl 
     }
 }
 
-/// When a child of ours ends; for others, never.
-async fn exit(worker: &mut Worker) -> String {
+/// When a child of ours ends, and how; for others, never.
+async fn exit(worker: &mut Worker) -> (String, Option<Exit>) {
     match worker {
         Worker::Own { child, .. } => match child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => format!("waiting for it failed: {error}"),
+            Ok(status) => (status.to_string(), status.code().and_then(Exit::of_code)),
+            Err(error) => (format!("waiting for it failed: {error}"), None),
         },
         Worker::New(_) | Worker::Adopted => std::future::pending().await,
     }

@@ -10,7 +10,7 @@ use lorikeet_protocol::{
     agent::{Checkpoint, ReportBody, StopHow},
     file::NamedFile,
     job::{AttemptPhase, Outcome, StopCause},
-    worker::{EventLine, WorkerEvent, WrittenFile},
+    worker::{EventLine, Exit, WorkerEvent, WrittenFile},
 };
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ impl Attempt {
             News::Event(line) => self.event(*line, now, out),
             News::TooLarge { resident, limit } => self.too_large(resident, limit, now, out),
             News::Stalled { quiet } => self.stalled(quiet, now, out),
+            News::Exited(exit) => self.exit = Some(exit),
             News::Stuck { pid } => {
                 self.pid = Some(pid);
                 self.give_up(now, out);
@@ -190,13 +191,14 @@ impl Attempt {
     }
 
     pub(super) fn gone(&mut self, how: &str, now: Now, out: &mut Vec<Action>) {
+        let fault = Fault { outcome: self.outcome_of_exit(), message: format!("process: {how}") };
         match &mut self.state {
             State::Starting { leave, .. } | State::Running { leave, .. } => {
                 let step = self.meter.step();
                 let word = match leave.take() {
                     Some(Leave::Killed { fault, .. }) => Word::fault(fault, step),
                     Some(Leave::Asked { cause, .. }) => Word::cause(cause, step),
-                    None => Word::fault(Fault { outcome: Outcome::Lost, message: format!("process: {how}") }, step),
+                    None => Word::fault(fault, step),
                 };
                 self.leave_behind(word, Process::Gone, now, out);
             }
@@ -206,6 +208,25 @@ impl Attempt {
             }
             State::Done { stuck } => *stuck = false,
             State::Preparing => {}
+        }
+    }
+
+    /// What a worker was about to say that left without a last word.
+    fn outcome_of_exit(&self) -> Outcome {
+        match self.exit {
+            Some(Exit::OutOfMemory) => Outcome::Oom,
+            Some(Exit::DiskFull) => Outcome::DiskFull,
+            Some(Exit::Hardware) => Outcome::Hardware,
+            Some(
+                Exit::Finished
+                | Exit::Unusable
+                | Exit::Failed
+                | Exit::Stopped
+                | Exit::Discarded
+                | Exit::Held
+                | Exit::Internal,
+            )
+            | None => Outcome::Lost,
         }
     }
 

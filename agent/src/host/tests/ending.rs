@@ -32,6 +32,26 @@ fn a_process_that_vanishes_is_lost_and_its_device_free() {
 }
 
 #[test]
+fn a_worker_that_could_not_write_its_last_word_ends_by_its_exit_code() {
+    for (exit, outcome) in [
+        (Exit::DiskFull, Outcome::DiskFull),
+        (Exit::OutOfMemory, Outcome::Oom),
+        (Exit::Hardware, Outcome::Hardware),
+        (Exit::Internal, Outcome::Lost),
+    ] {
+        let mut scene = Scene::running();
+        assert!(scene.news(1, News::Exited(exit)).is_empty());
+        let out = scene.gone(1);
+        assert_eq!(ended(&out).outcome, outcome, "{exit:?}");
+    }
+    // One that was killed has another reason.
+    let mut scene = Scene::running();
+    scene.news(1, News::TooLarge { resident: 9, limit: 8 });
+    scene.news(1, News::Exited(Exit::DiskFull));
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::Oom);
+}
+
+#[test]
 fn a_failure_keeps_the_workers_own_class() {
     for (class, outcome) in [
         (FailureClass::OutOfMemory, Outcome::Oom),
