@@ -25,7 +25,7 @@ use lorikeet_protocol::{
     worker::{EventLine, Exit, WrittenFile},
 };
 use quarantine::Quarantine;
-pub use quarantine::{Reasons, Seen};
+pub use quarantine::{Reasons, Seen, Unfit};
 pub use record::Record;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 pub use uploads::CheckpointMade;
@@ -64,8 +64,8 @@ pub enum Event {
     AdapterGivenUp(AttemptId, Fault),
     /// The devices as they are.
     Looked(Seen),
-    /// A device was tested: it computes as it should, or why not.
-    Tested(DeviceId, Result<(), String>),
+    /// A device was tested: it computes as it should, or why that is not known.
+    Tested(DeviceId, Result<(), Unfit>),
     /// The agent is told to leave no work behind.
     Leave,
     /// A deadline passed.

@@ -31,6 +31,9 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// How a worker's `--burn-in` begins to say that it cannot tell: a device's name follows. The device has neither passed nor failed.
+pub const NO_TEST: &str = "this program has no test for ";
+
 /// Name of the spec in the directory.
 pub const SPEC: &str = "spec.json";
 /// Name of the lock.

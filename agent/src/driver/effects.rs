@@ -3,7 +3,7 @@
 use super::{Driver, Note};
 use crate::{
     burn_in, disk, gpu,
-    host::{Action, CheckpointMade, Event},
+    host::{Action, CheckpointMade, Event, Unfit},
     link::chain,
     supervisor::{spawn::Launch, spool::Spool},
 };
@@ -56,8 +56,12 @@ impl Driver {
         let test = burn_in::test(burn_in::command(&self.config, &device));
         self.tasks.spawn(async move {
             let Some(result) = cancel.run_until_cancelled(test).await else { return };
-            if let Err(why) = &result {
-                tracing::error!(%device, why, "the device failed its test and stays out");
+            match &result {
+                Ok(()) => {}
+                Err(Unfit::Failed(why)) => tracing::error!(%device, why, "the device failed its test and stays out"),
+                Err(Unfit::Untested) => {
+                    tracing::warn!(%device, "there is no test for the device; it stays out for a while")
+                }
             }
             let _ = events.send(Event::Tested(device, result)).await;
         });
