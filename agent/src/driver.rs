@@ -16,11 +16,11 @@ use crate::{
     config::Config,
     disk::DiskError,
     gpu::{self, Look},
-    host::{Action, Event, Fault, Host},
+    host::{Action, Event, Host},
     link::{self, chain},
     outbox::Outbox,
     places::Places,
-    prepare::Preparer,
+    prepare::{PrepareError, Preparer},
     records::Records,
     room,
     supervisor::{Supervisor, spool::Spool},
@@ -93,7 +93,7 @@ pub(crate) struct Inbox {
 #[derive(Debug)]
 pub(crate) enum Note {
     /// A preparation ended.
-    Prepared(AttemptId, Result<Vec<Pin>, Fault>),
+    Prepared(AttemptId, Result<Vec<Pin>, PrepareError>),
     /// The files of this report are with the coordinator, as far as that can be; asked in this session.
     Cleared { session: u64, number: u64 },
 }
@@ -296,7 +296,10 @@ impl Driver {
                 self.pins.insert(id, pins);
                 self.ask(Event::Prepared(id))
             }
-            Note::Prepared(id, Err(fault)) => self.ask(Event::PrepareFailed(id, fault)),
+            Note::Prepared(id, Err(error)) => match error.unprovided() {
+                Some(class) => self.ask(Event::Unprovided(id, error.fault(), class)),
+                None => self.ask(Event::PrepareFailed(id, error.fault())),
+            },
             Note::Cleared { session, number } => {
                 if let Some(talk) = self.conversation.as_mut().filter(|talk| talk.session == session) {
                     talk.cleared(number);

@@ -52,6 +52,8 @@ pub enum Event {
     Prepared(AttemptId),
     /// They never will be.
     PrepareFailed(AttemptId, Fault),
+    /// They never will be, because the coordinator itself does not have them whole; and what fails for want of them.
+    Unprovided(AttemptId, Fault, FailureClass),
     /// News of a worker.
     Worker(AttemptId, News),
     /// The checkpoint of the event with this `seq` is uploaded whole.
@@ -243,6 +245,9 @@ impl Host {
             Event::EndMissing(id) => self.with(id, |attempt, _| attempt.end_is_lost(&mut out)),
             Event::Prepared(id) => self.with(id, |attempt, rules| attempt.prepared(rules, now, &mut out)),
             Event::PrepareFailed(id, fault) => self.with(id, |attempt, _| attempt.prepare_failed(fault, now, &mut out)),
+            Event::Unprovided(id, fault, class) => {
+                self.with(id, |attempt, _| attempt.unprovided(fault, class, &mut out));
+            }
             Event::Worker(id, news) => {
                 self.bury(id, &news, now);
                 self.with(id, |attempt, _| attempt.news(news, now, &mut out));

@@ -161,7 +161,7 @@ pub struct Ended {
     pub message: Option<String>,
     /// The last whole step.
     pub step: u64,
-    /// How long its devices were held.
+    /// How long its devices were held; zero where nobody is to be charged or blamed: the coordinator lacked a file, or the end was lost.
     pub held: Duration,
     /// The adapter's files, uploaded and verified; only with `Outcome::Ok`.
     pub files: Vec<NamedFile>,

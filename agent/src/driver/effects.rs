@@ -70,7 +70,7 @@ impl Driver {
     fn prepare(&mut self, offer: Arc<Offer>) {
         let (preparer, notes) = (self.preparer.clone(), self.notes.clone());
         self.spawn(offer.attempt, async move {
-            let prepared = preparer.prepare(&offer).await.map_err(|error| error.fault());
+            let prepared = preparer.prepare(&offer).await;
             let _ = notes.send(Note::Prepared(offer.attempt, prepared)).await;
         });
     }

@@ -28,7 +28,7 @@ use super::{
 use lorikeet_protocol::{
     agent::{Ended, Offer, ReportBody},
     id::{AttemptId, DeviceId, UnixMillis},
-    job::AttemptPhase,
+    job::{AttemptPhase, FailureClass},
     worker::Exit,
 };
 use std::{sync::Arc, time::Duration};
@@ -235,6 +235,14 @@ impl Attempt {
         }
     }
 
+    /// The coordinator does not have them. That is nobody's time: an end that held nothing blames no node.
+    pub(super) fn unprovided(&mut self, fault: Fault, class: FailureClass, out: &mut Vec<Action>) {
+        if matches!(self.state, State::Preparing) {
+            let word = Word { class: Some(class), ..Word::fault(fault, 0) };
+            self.end_after(Duration::ZERO, word, Adapter::None, Process::Gone, out);
+        }
+    }
+
     pub(super) fn check_invariants(&self) {
         let told = self.record.phase;
         assert_eq!(told == AttemptPhase::Done, !self.is_live(), "{told:?} was reported in {:?}", self.state);
@@ -260,14 +268,17 @@ impl Attempt {
     }
 
     fn end(&mut self, word: Word, adapter: Adapter, process: Process, now: Now, out: &mut Vec<Action>) {
-        let ended = self.ended(word, adapter, self.held_for(now));
+        self.end_after(self.held_for(now), word, adapter, process, out);
+    }
+
+    fn end_after(&mut self, held: Duration, word: Word, adapter: Adapter, process: Process, out: &mut Vec<Action>) {
+        let ended = self.ended(word, adapter, held);
         self.uploads = Uploads::default();
         self.state = State::Done { stuck: process == Process::Stuck };
         out.push(Action::Abandon(self.id()));
         self.tell(AttemptPhase::Done, ReportBody::Ended(ended), out);
         if self.wanted == Wanted::No {
-            self.wanted = Wanted::UntilEvents { latest: now.mono };
-            self.tick_wanted(now, out);
+            self.wanted = Wanted::UntilEvents { latest: Duration::ZERO };
         }
     }
 

@@ -87,6 +87,18 @@ fn files_that_cannot_be_fetched_end_the_attempt_with_their_reason() {
 }
 
 #[test]
+fn files_that_the_coordinator_does_not_have_are_charged_to_nobody() {
+    let mut scene = Scene::new();
+    scene.heard(offer(1));
+    scene.now.mono += Duration::from_secs(9);
+    let fault = Fault { outcome: Outcome::PrepareFailed, message: "the coordinator refused: Corrupt".into() };
+    let out = scene.event(Event::Unprovided(id(1), fault, FailureClass::Base));
+    let ended = ended(&out);
+    assert_eq!((ended.outcome, ended.class), (Outcome::PrepareFailed, Some(FailureClass::Base)));
+    assert_eq!(ended.held, Duration::ZERO);
+}
+
+#[test]
 fn a_worker_that_never_takes_its_lock_is_killed() {
     let mut scene = Scene::new();
     scene.heard(offer(1));
