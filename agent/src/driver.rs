@@ -2,8 +2,8 @@
 //!
 //! A turn is: wait for something, give it and whatever else waits to the host, make reports and records last, and only then do
 //! the rest. It has a thread of its own, so that a slow disk under its commits slows nobody else: heartbeats are the
-//! link's, workers need no agent. When the disk cannot take a commit, the turn waits and tries again; what it would have
-//! done next is not done before.
+//! link's, for as long as turns are taken ([`Pulse`]), and workers need no agent. When the disk cannot take a commit, the turn
+//! waits and tries again; what it would have done next is not done before.
 //!
 //! It ends when told to: workers are left alone, or, where the config says so, asked to save and waited for.
 
@@ -21,6 +21,7 @@ use crate::{
     outbox::Outbox,
     places::Places,
     prepare::{PrepareError, Preparer},
+    pulse::Pulse,
     records::Records,
     room,
     supervisor::{Supervisor, spool::Spool},
@@ -54,6 +55,7 @@ pub(crate) struct Driver {
     pub(crate) boot: BootId,
     pub(crate) instance: BootId,
     pub(crate) clock: Clock,
+    pub(crate) pulse: Pulse,
     pub(crate) places: Places,
     pub(crate) host: Host,
     pub(crate) outbox: Outbox,
@@ -119,6 +121,7 @@ impl Driver {
         self.commit_and_act(first).await;
         let mut leaving = false;
         loop {
+            self.pulse.beat();
             let input = self.next(&cancel, leaving).await;
             if matches!(input, Input::Stop) {
                 if !self.config.stop_workers_on_exit {
@@ -157,7 +160,8 @@ impl Driver {
     }
 
     fn deadline(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(3600);
+        // An idle driver takes a turn now and then all the same, so that it is not taken for one that hangs.
+        let far = Instant::now() + self.config.link.report_retry / 4;
         let host = self.host.next_deadline().map(|mono| self.clock.instant(mono));
         [host, self.retry_at()].into_iter().flatten().min().unwrap_or(far)
     }
