@@ -216,6 +216,10 @@ impl Driver {
                 if let Some(spool) = self.spools.get_mut(&attempt) {
                     spool.acknowledge(through);
                 }
+                if let Some(talk) = &mut self.conversation {
+                    // What waited for this word may leave now.
+                    talk.has_events(attempt);
+                }
                 self.ask(Event::Heard(ToAgent::EventsAcknowledged { attempt, through }))
             }
             link::News::Heard(message) => self.ask(Event::Heard(message)),

@@ -104,7 +104,7 @@ impl Driver {
 
     pub(super) fn follow_events(&mut self, id: AttemptId) {
         let path = self.places.attempt(id).join(EVENTS);
-        self.spools.entry(id).or_insert_with(|| Spool::new(id, path));
+        self.spools.entry(id).or_insert_with(|| Spool::new(id, &path));
     }
 
     /// Resident bytes that the worker's group may have.
