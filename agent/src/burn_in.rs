@@ -3,8 +3,8 @@
 //! It is the worker program itself, so that the device is tested by what will train on it, and a device that takes its process down
 //! takes no agent with it.
 
-use crate::config::Config;
-use lorikeet_protocol::id::DeviceId;
+use crate::{config::Config, host::Unfit};
+use lorikeet_protocol::{id::DeviceId, worker::NO_TEST};
 use std::{process::Stdio, time::Duration};
 use tokio::{process::Command, time::timeout};
 
@@ -25,7 +25,12 @@ pub(crate) fn command(config: &Config, device: &DeviceId) -> Vec<String> {
 }
 
 /// Runs it; the last line that it complains with is why the device is not fit.
-pub(crate) async fn test(command: Vec<String>) -> Result<(), String> {
+pub(crate) async fn test(command: Vec<String>) -> Result<(), Unfit> {
+    let judge = |why: String| if why.starts_with(NO_TEST) { Unfit::Untested } else { Unfit::Failed(why) };
+    run(&command).await.map_err(judge)
+}
+
+async fn run(command: &[String]) -> Result<(), String> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let mut child = Command::new(program);
     child.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -45,9 +50,16 @@ mod tests {
     async fn the_last_words_of_a_test_that_failed_are_the_reason() {
         let shell = |script: &str| ["sh", "-c", script].map(str::to_owned).to_vec();
         assert_eq!(test(shell("exit 0")).await, Ok(()));
-        let failed = test(shell("echo one >&2; echo 'two of nine differ' >&2; exit 3")).await.unwrap_err();
-        assert_eq!(failed, "two of nine differ (exit status: 3)");
-        assert!(test(vec!["/nowhere".into()]).await.unwrap_err().contains("did not start"));
+        let failed = test(shell("echo one >&2; echo 'two of nine differ' >&2; exit 3")).await;
+        assert_eq!(failed, Err(Unfit::Failed("two of nine differ (exit status: 3)".into())));
+        let failed = test(vec!["/nowhere".into()]).await;
+        assert!(matches!(&failed, Err(Unfit::Failed(why)) if why.contains("did not start")), "{failed:?}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_has_no_test_for_a_device_has_not_failed_it() {
+        let script = format!("echo '{NO_TEST}GPU-1' >&2; exit 1");
+        assert_eq!(test(["sh", "-c", &script].map(str::to_owned).to_vec()).await, Err(Unfit::Untested));
     }
 
     #[test]

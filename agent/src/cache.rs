@@ -56,7 +56,8 @@ pub(crate) enum CacheError {
         /// Why.
         refusal: Refusal,
     },
-    /// What came is not what was named, again and again.
+    /// What came is not what was named, again and again. The coordinator compares before it sends and the line is authenticated, so
+    /// this is the node's own doing.
     #[error("fetch {0}: its bytes are not what its hash says")]
     Corrupt(Hash),
     /// A task of ours died.

@@ -2,7 +2,10 @@
 //!
 //! Every timer stands here, so that a test can run a whole life in a second. `configs/agent.toml` is the commented example.
 
-use lorikeet_protocol::settings::{self, Fault, duration::deserialize as duration};
+use lorikeet_protocol::{
+    agent::{LABELS, WORD},
+    settings::{self, Fault, duration::deserialize as duration},
+};
 use serde::{Deserialize, Deserializer};
 use std::{
     collections::BTreeMap,
@@ -290,6 +293,7 @@ impl Config {
     fn faults(&self) -> Vec<Fault> {
         let mut faults = Vec::new();
         self.check_timers(&mut faults);
+        self.check_words(&mut faults);
         let mut require = |holds, key, expected, found: &dyn std::fmt::Display| {
             faults.extend(refuse_unless(holds, key, expected, found));
         };
@@ -311,6 +315,21 @@ impl Config {
             require(ids.insert(&fake.id), "devices.fake", "devices with an id each", &fake.id);
         }
         faults
+    }
+
+    /// What a coordinator would not listen to.
+    fn check_words(&self, faults: &mut Vec<Fault>) {
+        let count = self.labels.len();
+        faults.extend(refuse_unless(count <= LABELS, "labels", &format!("at most {LABELS}"), &count));
+        let expected = format!("at most {WORD} bytes, as its key");
+        for (key, value) in &self.labels {
+            let (short, bytes) = (&key[..key.floor_char_boundary(WORD)], key.len().max(value.len()));
+            faults.extend(refuse_unless(bytes <= WORD, &format!("labels.{short}"), &expected, &bytes));
+        }
+        let ids = self.devices.fake.iter().map(|fake| fake.id.len());
+        let longest = ids.max().unwrap_or(0);
+        let expected = format!("devices with an id of at most {WORD} bytes");
+        faults.extend(refuse_unless(longest <= WORD, "devices.fake", &expected, &longest));
     }
 
     fn check_timers(&self, faults: &mut Vec<Fault>) {
@@ -411,6 +430,19 @@ mod tests {
             let error = toml::from_str::<Config>(text).unwrap().check().unwrap_err().to_string();
             assert!(error.contains(key), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn labels_that_no_coordinator_listens_to_are_refused_by_name() {
+        let with = |labels: Vec<(String, String)>| Config { labels: labels.into_iter().collect(), ..Config::default() };
+        let many = |count: usize| with((0..count).map(|number| (number.to_string(), String::new())).collect());
+        let long = |bytes: usize| with(vec![("rack".into(), "b".repeat(bytes))]);
+        many(LABELS).check().unwrap();
+        long(WORD).check().unwrap();
+        let error = many(LABELS + 1).check().unwrap_err().to_string();
+        assert!(error.contains("labels: must be at most 64, found 65"), "{error}");
+        let error = long(WORD + 1).check().unwrap_err().to_string();
+        assert!(error.contains("labels.rack: must be at most 256 bytes"), "{error}");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! A turn is: wait for something, give it and whatever else waits to the host, make reports and records last, and only then do
 //! the rest. It has a thread of its own, so that a slow disk under its commits slows nobody else: heartbeats are the
-//! link's, workers need no agent. When the disk cannot take a commit, the turn waits and tries again; what it would have
-//! done next is not done before.
+//! link's, for as long as turns are taken ([`Pulse`]), and workers need no agent. When the disk cannot take a commit, the turn
+//! waits and tries again; what it would have done next is not done before.
 //!
 //! It ends when told to: workers are left alone, or, where the config says so, asked to save and waited for.
 
@@ -16,11 +16,12 @@ use crate::{
     config::Config,
     disk::DiskError,
     gpu::{self, Look},
-    host::{Action, Event, Fault, Host},
+    host::{Action, Event, Host},
     link::{self, chain},
     outbox::Outbox,
     places::Places,
-    prepare::Preparer,
+    prepare::{PrepareError, Preparer},
+    pulse::Pulse,
     records::Records,
     room,
     supervisor::{Supervisor, spool::Spool},
@@ -28,7 +29,7 @@ use crate::{
 };
 use conversation::Conversation;
 use lorikeet_protocol::{
-    agent::{FromAgent, Hello, ReportBody, ToAgent, Welcome},
+    agent::{FromAgent, Hello, ReportBody, ToAgent, Verdict, Welcome},
     file::NamedFile,
     id::{AttemptId, BootId, Hash},
     job::{AttemptPhase, Device},
@@ -54,6 +55,7 @@ pub(crate) struct Driver {
     pub(crate) boot: BootId,
     pub(crate) instance: BootId,
     pub(crate) clock: Clock,
+    pub(crate) pulse: Pulse,
     pub(crate) places: Places,
     pub(crate) host: Host,
     pub(crate) outbox: Outbox,
@@ -93,7 +95,7 @@ pub(crate) struct Inbox {
 #[derive(Debug)]
 pub(crate) enum Note {
     /// A preparation ended.
-    Prepared(AttemptId, Result<Vec<Pin>, Fault>),
+    Prepared(AttemptId, Result<Vec<Pin>, PrepareError>),
     /// The files of this report are with the coordinator, as far as that can be; asked in this session.
     Cleared { session: u64, number: u64 },
 }
@@ -119,6 +121,7 @@ impl Driver {
         self.commit_and_act(first).await;
         let mut leaving = false;
         loop {
+            self.pulse.beat();
             let input = self.next(&cancel, leaving).await;
             if matches!(input, Input::Stop) {
                 if !self.config.stop_workers_on_exit {
@@ -157,7 +160,8 @@ impl Driver {
     }
 
     fn deadline(&self) -> Instant {
-        let far = Instant::now() + Duration::from_secs(3600);
+        // An idle driver takes a turn now and then all the same, so that it is not taken for one that hangs.
+        let far = Instant::now() + self.config.link.report_retry / 4;
         let host = self.host.next_deadline().map(|mono| self.clock.instant(mono));
         [host, self.retry_at()].into_iter().flatten().min().unwrap_or(far)
     }
@@ -212,6 +216,10 @@ impl Driver {
                 if let Some(spool) = self.spools.get_mut(&attempt) {
                     spool.acknowledge(through);
                 }
+                if let Some(talk) = &mut self.conversation {
+                    // What waited for this word may leave now.
+                    talk.has_events(attempt);
+                }
                 self.ask(Event::Heard(ToAgent::EventsAcknowledged { attempt, through }))
             }
             link::News::Heard(message) => self.ask(Event::Heard(message)),
@@ -247,14 +255,27 @@ impl Driver {
         }
         let silent = self.spools.iter_mut().filter(|(id, _)| !welcome.events.iter().any(|(known, _)| known == *id));
         silent.for_each(|(_, spool)| spool.rewind_to_acknowledged());
+        let missing = self.missing_ends(&welcome);
         let mut actions = self.ask(Event::Heard(ToAgent::Welcome(Box::new(welcome))));
-        let waiting: BTreeSet<_> = self.outbox.waiting().map(|report| report.attempt).collect();
+        let waiting: BTreeSet<_> = self.outbox.waiting().map(|report| report.attempt).chain(missing.clone()).collect();
         let over = self.host.known().into_iter().filter(|known| known.phase == AttemptPhase::Done);
-        delivered.extend(over.map(|known| known.id).filter(|id| !waiting.contains(id)));
+        delivered.extend(over.map(|known| known.id));
+        delivered.retain(|id| !waiting.contains(id));
+        for id in missing {
+            actions.extend(self.ask(Event::EndMissing(id)));
+        }
         for id in delivered {
             actions.extend(self.ask(Event::Delivered(id)));
         }
         actions
+    }
+
+    /// Attempts of which the coordinator wants to hear the end, and no report that waits says it.
+    fn missing_ends(&self, welcome: &Welcome) -> Vec<AttemptId> {
+        let ends = self.outbox.waiting().filter(|report| matches!(report.body, ReportBody::Ended(_)));
+        let said: BTreeSet<_> = ends.map(|report| report.attempt).collect();
+        let wanted = welcome.verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Report);
+        wanted.map(|(id, _)| *id).filter(|id| !said.contains(id)).collect()
     }
 
     fn acknowledged(&mut self, through: u64) -> Vec<Action> {
@@ -283,7 +304,10 @@ impl Driver {
                 self.pins.insert(id, pins);
                 self.ask(Event::Prepared(id))
             }
-            Note::Prepared(id, Err(fault)) => self.ask(Event::PrepareFailed(id, fault)),
+            Note::Prepared(id, Err(error)) => match error.unprovided() {
+                Some(class) => self.ask(Event::Unprovided(id, error.fault(), class)),
+                None => self.ask(Event::PrepareFailed(id, error.fault())),
+            },
             Note::Cleared { session, number } => {
                 if let Some(talk) = self.conversation.as_mut().filter(|talk| talk.session == session) {
                     talk.cleared(number);

@@ -86,7 +86,7 @@ fn room(config: &Config, places: &Places) -> Finding {
     if let Some(trouble) = room::trouble(&config.data_dir) {
         return Finding::bad("disk", trouble, "make room: nothing is placed here until there is some");
     }
-    let free = rustix::fs::statvfs(&config.data_dir).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+    let free = room::free(&config.data_dir);
     let used: u64 = std::fs::read_dir(places.cache().join("files"))
         .into_iter()
         .flatten()

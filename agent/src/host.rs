@@ -6,7 +6,9 @@
 
 mod attempt;
 mod ending;
+mod event;
 mod meter;
+mod patience;
 mod quarantine;
 mod record;
 mod uploads;
@@ -16,138 +18,18 @@ pub(crate) mod tests;
 
 use crate::config::{Devices, Worker};
 use attempt::Attempt;
+pub use event::{Action, Ask, Event, Fault, News, Now};
 use lorikeet_protocol::{
-    agent::{Checkpoint, Ended, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
-    file::{NamedFile, is_plain_path},
-    id::{AttemptId, BootId, DeviceId, UnixMillis},
+    agent::{Ended, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
+    file::is_plain_path,
+    id::{AttemptId, BootId},
     job::{Device, Outcome, StopCause},
-    worker::{EventLine, WrittenFile},
 };
 use quarantine::Quarantine;
-pub use quarantine::{Reasons, Seen};
+pub use quarantine::{Reasons, Seen, Unfit};
 pub use record::Record;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 pub use uploads::CheckpointMade;
-
-/// The two times of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Now {
-    /// Since the machine booted: comparable over restarts of the agent, deaf to changes of the wall clock.
-    pub mono: Duration,
-    /// For records and people.
-    pub wall: UnixMillis,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The coordinator said something.
-    Heard(ToAgent),
-    /// Every report of this attempt is acknowledged.
-    Delivered(AttemptId),
-    /// The attempt's files and directory are complete.
-    Prepared(AttemptId),
-    /// They never will be.
-    PrepareFailed(AttemptId, Fault),
-    /// News of a worker.
-    Worker(AttemptId, News),
-    /// The checkpoint of the event with this `seq` is uploaded whole.
-    CheckpointUploaded(AttemptId, u64, Box<Checkpoint>),
-    /// It never will be, and why.
-    CheckpointGivenUp(AttemptId, u64, String),
-    /// The adapter is uploaded whole; with its training summary.
-    AdapterUploaded(AttemptId, Vec<NamedFile>, Option<String>),
-    /// It never will be.
-    AdapterGivenUp(AttemptId, Fault),
-    /// The devices as they are.
-    Looked(Seen),
-    /// A device was tested: it computes as it should, or why not.
-    Tested(DeviceId, Result<(), String>),
-    /// The agent is told to leave no work behind.
-    Leave,
-    /// A deadline passed.
-    Tick,
-}
-
-/// Why an attempt cannot go on, in the words of a report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// In one word.
-    pub outcome: Outcome,
-    /// For people.
-    pub message: String,
-}
-
-/// News of one worker, in order; nothing follows `Gone`.
-#[derive(Debug, Clone, PartialEq)]
-pub enum News {
-    /// It holds its lock.
-    Holds {
-        /// The process that does.
-        pid: u32,
-    },
-    /// A line of its events file.
-    Event(Box<EventLine>),
-    /// Its process group is larger than allowed.
-    TooLarge {
-        /// Resident bytes.
-        resident: u64,
-        /// Allowed bytes.
-        limit: u64,
-    },
-    /// It holds its lock and says nothing any more.
-    Stalled {
-        /// For how long.
-        quiet: Duration,
-    },
-    /// Its process group is no more; every event was told before.
-    Gone {
-        /// How, as far as known: `exit status: 3`.
-        how: String,
-    },
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// Say this if there is a session; if not, the next welcome makes it needless.
-    Tell(FromAgent),
-    /// Queue a report.
-    Report(AttemptId, ReportBody),
-    /// Make the record last.
-    Keep(Box<Record>),
-    /// Fetch files and write the attempt directory.
-    Prepare(Arc<Offer>),
-    /// Stop preparing and uploading.
-    Abandon(AttemptId),
-    /// Start the worker.
-    Start(Arc<Offer>),
-    /// Follow a worker that an earlier agent started.
-    Adopt(Arc<Offer>),
-    /// Ask the worker for something.
-    Ask(AttemptId, Ask),
-    /// Kill its process group.
-    Kill(AttemptId),
-    /// Upload a checkpoint.
-    UploadCheckpoint(AttemptId, CheckpointMade),
-    /// Upload the adapter, which is these files.
-    UploadAdapter(AttemptId, Vec<WrittenFile>),
-    /// Remove whatever is left of it.
-    Forget(AttemptId),
-    /// Make it last which devices are out.
-    KeepQuarantine(Reasons),
-    /// Test a device in a process of its own.
-    Test(DeviceId),
-}
-
-/// What a worker can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
-    /// Save a checkpoint and go on.
-    SaveNow,
-    /// Leave.
-    Stop(StopHow, StopCause),
-}
 
 /// The timers and places that decisions need.
 #[derive(Debug, Clone, PartialEq)]
@@ -222,8 +104,12 @@ impl Host {
         match event {
             Event::Heard(message) => self.heard(message, now, &mut out),
             Event::Delivered(id) => self.with(id, |attempt, _| attempt.delivered(now, &mut out)),
+            Event::EndMissing(id) => self.with(id, |attempt, _| attempt.end_is_lost(&mut out)),
             Event::Prepared(id) => self.with(id, |attempt, rules| attempt.prepared(rules, now, &mut out)),
             Event::PrepareFailed(id, fault) => self.with(id, |attempt, _| attempt.prepare_failed(fault, now, &mut out)),
+            Event::Unprovided(id, fault, class) => {
+                self.with(id, |attempt, _| attempt.unprovided(fault, class, &mut out));
+            }
             Event::Worker(id, news) => {
                 self.bury(id, &news, now);
                 self.with(id, |attempt, _| attempt.news(news, now, &mut out));
@@ -249,6 +135,7 @@ impl Host {
         for attempt in self.attempts.values_mut() {
             attempt.tick(&self.rules, now, &mut out);
         }
+        self.take_out_stuck(now);
         self.take_out_failed(&out, now);
         self.attempts.retain(|_, attempt| !attempt.is_forgotten());
         out.extend(self.quarantine.tests(now.mono).into_iter().map(Action::Test));
@@ -291,6 +178,16 @@ impl Host {
         let worker = self.attempts.get(&id).and_then(|attempt| Some((attempt.pid()?, attempt.devices())));
         if let (News::Gone { .. }, Some((pid, devices))) = (news, worker) {
             self.quarantine.bury(id, pid, devices, now.mono);
+        }
+    }
+
+    /// Devices of which a process that cannot be killed may hold anything: they are out for as long as it is there.
+    fn take_out_stuck(&mut self, now: Now) {
+        let stuck: Vec<_> = self.attempts.values().filter(|attempt| attempt.is_stuck()).collect();
+        self.quarantine.hold(stuck.iter().flat_map(|attempt| attempt.devices()).cloned().collect());
+        for attempt in stuck {
+            let words = format!("{}, the worker of {}, cannot be killed", attempt.process(), attempt.id());
+            attempt.devices().iter().for_each(|device| self.quarantine.take_out(device, words.clone(), now.mono));
         }
     }
 

@@ -23,6 +23,7 @@ mod link;
 mod outbox;
 mod places;
 mod prepare;
+mod pulse;
 mod records;
 mod room;
 mod supervisor;
@@ -46,6 +47,7 @@ use lorikeet_protocol::id::{BootId, NodeId};
 use outbox::Outbox;
 use places::Places;
 use prepare::Preparer;
+use pulse::Pulse;
 use records::Records;
 use std::{
     collections::BTreeMap,
@@ -189,7 +191,7 @@ impl Agent {
         let every = config.devices.probe;
         let blobs = Blobs::new(caller.clone(), state.clone()).bounded(config.cache.bandwidth);
         let (mut host, first, parts) = assemble(config, places, blobs)?;
-        let clock = parts.clock;
+        let (clock, pulse) = (parts.clock, parts.pulse.clone());
         // The first hello already names the devices.
         let (probe, look) = tokio::task::spawn_blocking(move || {
             let look = probe.look(clock::wall());
@@ -205,7 +207,7 @@ impl Agent {
             runtime.block_on(running.run(first, cancel));
             Part::Driver
         });
-        let (link, cancel) = (Link { caller, news, state: send_state }, rest.clone());
+        let (link, cancel) = (Link { caller, news, state: send_state, pulse }, rest.clone());
         tasks.spawn(async move {
             link.run(cancel).await;
             Part::Link
@@ -260,6 +262,7 @@ struct Parts {
     places: Places,
     boot: BootId,
     clock: Clock,
+    pulse: Pulse,
     outbox: Outbox,
     records: Records,
     preparer: Preparer<Blobs>,
@@ -268,7 +271,7 @@ struct Parts {
 
 /// Reads what an earlier agent left.
 fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<host::Action>, Parts), AgentError> {
-    let (boot, clock) = (clock::boot_id(), Clock::new());
+    let (boot, clock, pulse) = (clock::boot_id(), Clock::new(), Pulse::default());
     let outbox = Outbox::open(&places.outbox())?;
     let records = Records::open(places.records())?;
     let cache = Cache::open(&places.cache(), &config.cache)?;
@@ -278,7 +281,7 @@ fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<h
     let threads = config.worker.threads;
     let preparer = Preparer { places: places.clone(), cache, source: blobs.clone(), threads };
     let uploader = Uploader { places: places.clone(), blobs };
-    Ok((host, first, Parts { config, places, boot, clock, outbox, records, preparer, uploader }))
+    Ok((host, first, Parts { config, places, boot, clock, pulse, outbox, records, preparer, uploader }))
 }
 
 impl Parts {
@@ -293,6 +296,7 @@ impl Parts {
             boot: self.boot,
             instance: BootId(uuid::Uuid::now_v7()),
             clock: self.clock,
+            pulse: self.pulse,
             places: self.places,
             host,
             outbox: self.outbox,

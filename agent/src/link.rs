@@ -2,7 +2,7 @@
 //!
 //! It owns the socket, the identity in force and the heartbeat; the driver owns everything that is said. They meet in three
 //! places: [`News`] go up, a [`Session`] takes what goes down, and the watched [`LinkState`] tells everybody else how it
-//! stands. A slow disk slows the driver, never the heartbeat. Nobody else imports quinn.
+//! stands. A slow disk slows the driver, never the heartbeat; one that hangs ends the session. Nobody else imports quinn.
 
 pub(crate) mod blob;
 mod dial;
@@ -24,7 +24,7 @@ pub use join::JoinError;
 pub(crate) use lorikeet_protocol::chain;
 pub use tls::TlsError;
 
-use crate::config;
+use crate::{config, pulse::Pulse};
 use identity::{Identity, Shared};
 use lorikeet_protocol::{
     agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Welcome},
@@ -139,7 +139,7 @@ pub enum LinkError {
     /// No welcome in time.
     #[error("be welcomed: the coordinator said nothing for {0:?}")]
     Silence(Duration),
-    /// The driver let go of the session.
+    /// The driver let go of the session, or takes no turns.
     #[error("stay connected: nothing can be reported, because the disk takes no report")]
     Speechless,
     /// The agent itself leaves.
@@ -179,6 +179,7 @@ pub(crate) struct Timers {
     idle_timeout: Duration,
     backoff_first: Duration,
     backoff_longest: Duration,
+    report_retry: Duration,
 }
 
 impl Timers {
@@ -190,6 +191,7 @@ impl Timers {
             idle_timeout: link.idle_timeout,
             backoff_first: link.backoff_first,
             backoff_longest: link.backoff_longest,
+            report_retry: link.report_retry,
         }
     }
 
@@ -283,6 +285,8 @@ pub(crate) struct Link {
     pub(crate) news: mpsc::Sender<News>,
     /// To everybody.
     pub(crate) state: watch::Sender<LinkState>,
+    /// The driver's.
+    pub(crate) pulse: Pulse,
 }
 
 impl Link {

@@ -6,9 +6,9 @@
 //! entry*: report (a protocol frame)  check: first 8 bytes of the frame's BLAKE3
 //! ```
 //! A report gets its number when it is pushed and leaves only after [`Outbox::commit`] synced it, so a number never means two
-//! things: an entry torn by a crash was never sent, and its number is free. A [`Progress`](ReportBody::Progress) that was not sent
-//! yet is replaced in memory by a newer one under the same number; if a crash brings the older one back, that is harmless, for
-//! the coordinator applies each number once.
+//! things: an entry torn by a crash was never sent, and its number is free. A [`Progress`](ReportBody::Progress) that never left
+//! in this session is replaced in memory by a newer one under the same number; if a crash brings the older one back, that is
+//! harmless, for the coordinator applies each number once.
 
 use crate::disk::{self, Access, At, DiskError};
 use lorikeet_protocol::{
@@ -44,8 +44,10 @@ pub(crate) struct Outbox {
     queue: VecDeque<Report>,
     /// Attempts of which an acknowledged report has left the queue, until the answer that names them.
     gone: Vec<AttemptId>,
-    /// The highest number that left in this session.
+    /// The number before the next to leave.
     sent: u64,
+    /// The highest number that left in this session: it may be applied, and means what it said.
+    left: u64,
     /// The highest number that is synced; nothing above it may leave.
     synced: u64,
 }
@@ -78,7 +80,7 @@ impl Outbox {
         file.seek(SeekFrom::Start(length)).at("seek in", &path)?;
         let synced = base + queue.len() as u64;
         let (unwritten, gone) = (Vec::new(), Vec::new());
-        Ok(Self { path, file, length, unwritten, base, queue, gone, sent: base, synced })
+        Ok(Self { path, file, length, unwritten, base, queue, gone, sent: base, left: base, synced })
     }
 
     /// Reports through this one are the coordinator's, and no longer here.
@@ -127,6 +129,7 @@ impl Outbox {
     /// The report that [`next`](Self::next) showed has left.
     pub(crate) fn sent(&mut self) {
         self.sent = (self.sent + 1).min(self.synced);
+        self.left = self.left.max(self.sent);
     }
 
     /// Everything that is not acknowledged leaves again.
@@ -152,6 +155,8 @@ impl Outbox {
             }
         }
         self.rewind();
+        // What an earlier session left unsaid is not listened to any more.
+        self.left = self.base;
         Ok(self.delivered())
     }
 
@@ -187,8 +192,8 @@ impl Outbox {
     }
 
     fn replace_progress(&mut self, attempt: AttemptId, time: UnixMillis, body: &ReportBody) -> bool {
-        let unsent = (self.sent - self.base) as usize;
-        let old = self.queue.iter_mut().skip(unsent).rev().find(|report| report.attempt == attempt);
+        let left = self.left.saturating_sub(self.base) as usize;
+        let old = self.queue.iter_mut().skip(left).rev().find(|report| report.attempt == attempt);
         match old {
             Some(report) if matches!(report.body, ReportBody::Progress(_)) => {
                 report.body = body.clone();

@@ -15,7 +15,7 @@ use lorikeet_protocol::{
     blob::Refusal,
     file::NamedFile,
     id::AttemptId,
-    job::Outcome,
+    job::{FailureClass, Outcome},
     worker::{CHECKPOINTS, SPEC, Spec},
 };
 use std::path::{Path, PathBuf};
@@ -31,6 +31,8 @@ pub(crate) enum PrepareError {
     Fetch {
         /// Its name in the offer.
         path: String,
+        /// What fails for want of it.
+        class: FailureClass,
         /// Why.
         #[source]
         cause: CacheError,
@@ -43,14 +45,32 @@ impl PrepareError {
         Fault { outcome: self.outcome(), message: chain(self) }
     }
 
+    /// What fails because the coordinator itself does not have a file whole: no node is to blame for that.
+    pub(crate) fn unprovided(&self) -> Option<FailureClass> {
+        match self {
+            Self::Fetch {
+                class,
+                cause: CacheError::Refused { refusal: Refusal::Missing | Refusal::Corrupt, .. },
+                ..
+            } => Some(*class),
+            Self::Fetch { .. } | Self::Disk(_) => None,
+        }
+    }
+
     fn outcome(&self) -> Outcome {
         let disk = |error: &DiskError| if error.is_full() { Outcome::DiskFull } else { Outcome::PrepareFailed };
         match self {
             Self::Disk(error) => disk(error),
-            Self::Fetch { cause, .. } => match cause {
+            Self::Fetch { class, cause, .. } => match cause {
                 CacheError::Disk(error) => disk(error),
                 CacheError::NoRoom { .. } => Outcome::DiskFull,
                 CacheError::Refused { refusal: Refusal::NotYours, .. } => Outcome::Superseded,
+                // A base model that changed is closed by the coordinator, and its jobs wait; of other files there is no second copy.
+                CacheError::Refused { refusal: Refusal::Missing | Refusal::Corrupt, .. }
+                    if *class != FailureClass::Base =>
+                {
+                    Outcome::UserError
+                }
                 CacheError::Refused { .. } | CacheError::Corrupt(_) | CacheError::Thread(_) => Outcome::PrepareFailed,
             },
         }
@@ -79,10 +99,12 @@ impl<S: Source> Preparer<S> {
         let base = inputs.join("base");
         disk::create_folder(&base)?;
         disk::create_folder(&self.places.tokens())?;
-        let mut pins = self.link_all(id, &offer.base, &base).await?;
-        pins.extend(self.link_all(id, std::slice::from_ref(&offer.dataset), &inputs.join("dataset")).await?);
-        pins.extend(self.link_all(id, offer.validation.as_slice(), &inputs.join("validation")).await?);
-        pins.extend(self.link_all(id, &offer.init_adapter, &inputs.join("adapter")).await?);
+        let dataset = std::slice::from_ref(&offer.dataset);
+        let mut pins = self.link_all(id, &offer.base, &base, FailureClass::Base).await?;
+        pins.extend(self.link_all(id, dataset, &inputs.join("dataset"), FailureClass::Dataset).await?);
+        let validation = offer.validation.as_slice();
+        pins.extend(self.link_all(id, validation, &inputs.join("validation"), FailureClass::Dataset).await?);
+        pins.extend(self.link_all(id, &offer.init_adapter, &inputs.join("adapter"), FailureClass::Settings).await?);
         if let Some(checkpoint) = &offer.resume {
             self.resume(id, checkpoint, &directory).await?;
         }
@@ -111,7 +133,7 @@ impl<S: Source> Preparer<S> {
     /// The checkpoint to go on from. It appears under its name only when it is complete.
     async fn resume(&self, id: AttemptId, checkpoint: &Checkpoint, directory: &Path) -> Result<(), PrepareError> {
         let aside = directory.join("resume.aside");
-        self.link_all(id, &checkpoint.files, &aside).await?;
+        self.link_all(id, &checkpoint.files, &aside, FailureClass::Internal).await?;
         let folder = directory.join(CHECKPOINTS);
         disk::create_folder(&folder)?;
         let path = folder.join(format!("step-{:08}", checkpoint.step));
@@ -120,12 +142,19 @@ impl<S: Source> Preparer<S> {
         Ok(())
     }
 
-    async fn link_all(&self, id: AttemptId, files: &[NamedFile], folder: &Path) -> Result<Vec<Pin>, PrepareError> {
+    /// `class` is what fails if the coordinator does not have them.
+    async fn link_all(
+        &self,
+        id: AttemptId,
+        files: &[NamedFile],
+        folder: &Path,
+        class: FailureClass,
+    ) -> Result<Vec<Pin>, PrepareError> {
         disk::create_folder(folder)?;
         let mut pins = Vec::with_capacity(files.len());
         for file in files {
             let fetched = self.cache.get(&self.source, id, &file.manifest).await;
-            let pin = fetched.map_err(|cause| PrepareError::Fetch { path: file.path.clone(), cause })?;
+            let pin = fetched.map_err(|cause| PrepareError::Fetch { path: file.path.clone(), class, cause })?;
             link(pin.path(), &folder.join(&file.path))?;
             pins.push(pin);
         }
@@ -191,6 +220,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_that_the_coordinator_does_not_have_whole_is_no_nodes_fault() {
+        let (_folder, preparer) = preparer();
+        let (lost, rotten) = (file("lost", LOST), file("rotten", ROTTEN));
+        let offer = Offer { dataset: file("train.jsonl", b"[]"), ..offer_on(attempt(), "cpu") };
+        for (offer, class, outcome) in [
+            (Offer { base: vec![rotten.clone()], ..offer.clone() }, FailureClass::Base, Outcome::PrepareFailed),
+            (Offer { dataset: lost, ..offer.clone() }, FailureClass::Dataset, Outcome::UserError),
+            (Offer { init_adapter: vec![rotten], ..offer.clone() }, FailureClass::Settings, Outcome::UserError),
+        ] {
+            let error = preparer.prepare(&offer).await.unwrap_err();
+            assert_eq!((error.unprovided(), error.fault().outcome), (Some(class), outcome), "{error}");
+        }
+        preparer.prepare(&offer).await.unwrap();
+        let mut offer = offer;
+        offer.dataset = file("train.jsonl", b"not there");
+        assert_eq!(preparer.prepare(&offer).await.unwrap_err().unprovided(), None, "it is not this attempt's");
+    }
+
+    #[tokio::test]
     async fn a_cache_without_room_ends_the_attempt_as_a_full_disk() {
         let (folder, mut preparer) = preparer();
         let config = config::Cache { budget: 1, ..config::Cache::default() };
@@ -206,11 +254,18 @@ mod tests {
     struct Shelf;
 
     const SHELF: [&[u8]; 4] = [b"{}", b"weights", b"[]", b"m"];
+    const LOST: &[u8] = b"lost";
+    const ROTTEN: &[u8] = b"rotten";
 
     impl Source for Shelf {
         async fn chunk(&self, _attempt: AttemptId, file: Hash, _index: u32) -> Result<Vec<u8>, Refusal> {
-            let found = SHELF.iter().find(|bytes| *blake3::hash(bytes).as_bytes() == file.0);
-            found.map(|bytes| bytes.to_vec()).ok_or(Refusal::NotYours)
+            let is = |bytes: &[u8]| *blake3::hash(bytes).as_bytes() == file.0;
+            match SHELF.iter().find(|bytes| is(bytes)) {
+                Some(bytes) => Ok(bytes.to_vec()),
+                None if is(LOST) => Err(Refusal::Missing),
+                None if is(ROTTEN) => Err(Refusal::Corrupt),
+                None => Err(Refusal::NotYours),
+            }
         }
     }
 

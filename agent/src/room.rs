@@ -26,9 +26,17 @@ pub(crate) fn judge(devices: &mut [Device], places: &Places) {
 
 /// Bytes that the cache should give back, so that work goes on: the limit is met twice before it is met.
 pub(crate) fn short(places: &Places) -> u64 {
-    let Ok(disk) = statvfs(places.cache()) else { return 0 };
-    let (free, size) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
-    (2 * limit(size)).saturating_sub(free)
+    free_and_size(&places.cache()).map_or(0, |(free, size)| (2 * limit(size)).saturating_sub(free))
+}
+
+/// Bytes that a folder's disk still takes; none where it cannot be asked.
+pub(crate) fn free(folder: &Path) -> u64 {
+    free_and_size(folder).map_or(0, |(free, _)| free)
+}
+
+fn free_and_size(folder: &Path) -> Result<(u64, u64), Errno> {
+    let disk = statvfs(folder)?;
+    Ok((disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize))
 }
 
 fn limit(size: u64) -> u64 {
@@ -37,12 +45,11 @@ fn limit(size: u64) -> u64 {
 
 /// Why a folder's disk takes nothing more.
 pub(crate) fn trouble(folder: &Path) -> Option<String> {
-    let disk = match statvfs(folder) {
-        Ok(disk) => disk,
+    let (free, size) = match free_and_size(folder) {
+        Ok(found) => found,
         Err(Errno::NOENT) => return Some("the agent's data directory is gone".into()),
         Err(error) => return Some(format!("the agent's disk cannot be used: {error}")),
     };
-    let (free, size) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
     (free < limit(size)).then(|| "the agent's disk is full".to_owned())
 }
 

@@ -92,7 +92,7 @@ impl Supervisor {
         self.order(id, Order::Ask(ask));
     }
 
-    /// Kills a worker's group.
+    /// Kills a worker's group. An order may reach nobody: the host gives it again.
     pub(crate) fn kill(&self, id: AttemptId) {
         self.order(id, Order::Kill);
     }

@@ -12,6 +12,11 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
+/// Labels of one node at most: each is looked at for every job that waits.
+pub const LABELS: usize = 64;
+/// Bytes of a label's key or value, or of a device's id, at most.
+pub const WORD: usize = 256;
+
 /// What an agent says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromAgent {
@@ -161,7 +166,7 @@ pub struct Ended {
     pub message: Option<String>,
     /// The last whole step.
     pub step: u64,
-    /// How long its devices were held.
+    /// How long its devices were held; zero where nobody is to be charged or blamed: the coordinator lacked a file, or the end was lost.
     pub held: Duration,
     /// The adapter's files, uploaded and verified; only with `Outcome::Ok`.
     pub files: Vec<NamedFile>,

@@ -434,7 +434,7 @@ pub enum Outcome {
     Hardware,
     /// Out of device or main memory.
     Oom,
-    /// The node's disk is full.
+    /// The node's disk is full, or does not do its work.
     DiskFull,
     /// The time limit is over.
     TimedOut,
@@ -478,7 +478,7 @@ pub enum FailureClass {
     Base,
     /// The settings.
     Settings,
-    /// The disk is full.
+    /// The disk is full, or does not do its work.
     DiskFull,
     /// The device.
     Hardware,

@@ -19,6 +19,10 @@
 //! After a crash the file goes on behind its last whole line, so a step that is trained again has a second line. Of two lines
 //! for one step the later is the one that counts; both hold the same numbers.
 
+mod exit;
+
+pub use exit::Exit;
+
 use crate::{
     agent::CheckpointKind,
     id::{AttemptId, BootId, DeviceId, Hash, UnixMillis},
@@ -26,6 +30,9 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// How a worker's `--burn-in` begins to say that it cannot tell: a device's name follows. The device has neither passed nor failed.
+pub const NO_TEST: &str = "this program has no test for ";
 
 /// Name of the spec in the directory.
 pub const SPEC: &str = "spec.json";

@@ -8,7 +8,6 @@ use crate::{
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lorikeet_protocol::{
-    blob::Refusal,
     file::{CHUNK_BYTES, FileManifest},
     id::{AttemptId, Hash},
 };
@@ -64,7 +63,6 @@ async fn fetch_chunk<S: Source>(
         let refused = |refusal| CacheError::Refused { file: manifest.hash, refusal };
         let bytes = match source.chunk(attempt, manifest.hash, index).await {
             Ok(bytes) => bytes,
-            Err(Refusal::Corrupt) => return Err(CacheError::Corrupt(manifest.hash)),
             Err(refusal) => return Err(refused(refusal)),
         };
         let (file, path): (_, PathBuf) = (Arc::clone(file), path.to_owned());

@@ -140,7 +140,7 @@ impl Driver {
         for (id, spool) in &mut self.spools {
             if spool.retry_at(after).is_some_and(|at| at <= now) {
                 tracing::warn!(attempt = %id, "events are not acknowledged; they are sent again");
-                spool.rewind_to_acknowledged();
+                spool.retry();
                 talk.has_events(*id);
             }
         }

@@ -3,7 +3,7 @@
 use super::{Driver, Note};
 use crate::{
     burn_in, disk, gpu,
-    host::{Action, CheckpointMade, Event},
+    host::{Action, CheckpointMade, Event, Unfit},
     link::chain,
     supervisor::{spawn::Launch, spool::Spool},
 };
@@ -56,8 +56,12 @@ impl Driver {
         let test = burn_in::test(burn_in::command(&self.config, &device));
         self.tasks.spawn(async move {
             let Some(result) = cancel.run_until_cancelled(test).await else { return };
-            if let Err(why) = &result {
-                tracing::error!(%device, why, "the device failed its test and stays out");
+            match &result {
+                Ok(()) => {}
+                Err(Unfit::Failed(why)) => tracing::error!(%device, why, "the device failed its test and stays out"),
+                Err(Unfit::Untested) => {
+                    tracing::warn!(%device, "there is no test for the device; it stays out for a while")
+                }
             }
             let _ = events.send(Event::Tested(device, result)).await;
         });
@@ -66,7 +70,7 @@ impl Driver {
     fn prepare(&mut self, offer: Arc<Offer>) {
         let (preparer, notes) = (self.preparer.clone(), self.notes.clone());
         self.spawn(offer.attempt, async move {
-            let prepared = preparer.prepare(&offer).await.map_err(|error| error.fault());
+            let prepared = preparer.prepare(&offer).await;
             let _ = notes.send(Note::Prepared(offer.attempt, prepared)).await;
         });
     }
@@ -100,7 +104,7 @@ impl Driver {
 
     pub(super) fn follow_events(&mut self, id: AttemptId) {
         let path = self.places.attempt(id).join(EVENTS);
-        self.spools.entry(id).or_insert_with(|| Spool::new(id, path));
+        self.spools.entry(id).or_insert_with(|| Spool::new(id, &path));
     }
 
     /// Resident bytes that the worker's group may have.

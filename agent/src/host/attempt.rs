@@ -9,6 +9,9 @@
 //!               │            └─ gone ────┴─► Done ◄──┘
 //!               └──────────────────────────► Done
 //! ```
+//! A process that cannot be killed holds up nothing but its devices: it is given up, and its attempt ends or, where the worker
+//! had said its last word, goes on without it. Such an attempt stays here until the process is gone.
+//!
 //! `Finalizing` means that the worker said its last word. It lasts until the process is gone and every upload is through; only
 //! then is the end reported, so that a checkpoint made on the way out counts before the attempt that made it ends.
 
@@ -25,7 +28,8 @@ use super::{
 use lorikeet_protocol::{
     agent::{Ended, Offer, ReportBody},
     id::{AttemptId, DeviceId, UnixMillis},
-    job::AttemptPhase,
+    job::{AttemptPhase, FailureClass},
+    worker::Exit,
 };
 use std::{sync::Arc, time::Duration};
 
@@ -48,6 +52,8 @@ pub(crate) struct Attempt {
     same_boot: bool,
     /// The process that holds its lock, or held it last.
     pid: Option<u32>,
+    /// How that left, where it was our child and said one of its codes.
+    exit: Option<Exit>,
     wanted: Wanted,
 }
 
@@ -61,8 +67,8 @@ enum State {
     Running { time_up: Duration, leave: Option<Leave> },
     /// It said its last word.
     Finalizing { word: Word, adapter: Adapter, process: Process },
-    /// The end is reported.
-    Done,
+    /// The end is reported; its process is gone, or cannot be killed.
+    Done { stuck: bool },
 }
 
 /// Whether anybody still wants to hear of it.
@@ -113,7 +119,7 @@ impl Attempt {
             record.last_event = 0;
         }
         let state = if record.phase == AttemptPhase::Done {
-            State::Done
+            State::Done { stuck: false }
         } else if record.spawned {
             out.push(Action::Adopt(offer));
             // The agent may have died between writing the order down and giving it.
@@ -138,6 +144,7 @@ impl Attempt {
             uploads: Uploads::default(),
             last_event_wall: None,
             pid: None,
+            exit: None,
             wanted: Wanted::Yes,
         }
     }
@@ -153,21 +160,26 @@ impl Attempt {
             State::Preparing | State::Starting { .. } => AttemptPhase::Preparing,
             State::Running { .. } => AttemptPhase::Running,
             State::Finalizing { .. } => AttemptPhase::Finalizing,
-            State::Done => AttemptPhase::Done,
+            State::Done { .. } => AttemptPhase::Done,
         })
     }
 
     /// Whether it is not over.
     pub(super) fn is_live(&self) -> bool {
-        !matches!(self.state, State::Done)
+        !matches!(self.state, State::Done { .. })
+    }
+
+    /// Whether its process cannot be killed.
+    pub(super) fn is_stuck(&self) -> bool {
+        matches!(self.state, State::Done { stuck: true } | State::Finalizing { process: Process::Stuck, .. })
     }
 
     /// Whether its worker may be alive.
     pub(super) fn has_worker(&self) -> bool {
         match &self.state {
             State::Starting { .. } | State::Running { .. } => true,
-            State::Finalizing { process, .. } => *process != Process::Gone,
-            State::Preparing | State::Done => false,
+            State::Finalizing { process, .. } => !process.is_over(),
+            State::Preparing | State::Done { .. } => false,
         }
     }
 
@@ -201,6 +213,11 @@ impl Attempt {
         self.pid
     }
 
+    /// Its worker's process, for people.
+    pub(super) fn process(&self) -> String {
+        self.pid.map_or("a process that did not say who it is".into(), |pid| format!("process {pid}"))
+    }
+
     /// Files and directory are complete.
     pub(super) fn prepared(&mut self, rules: &Rules, now: Now, out: &mut Vec<Action>) {
         if matches!(self.state, State::Preparing) {
@@ -214,7 +231,15 @@ impl Attempt {
     /// They never will be.
     pub(super) fn prepare_failed(&mut self, fault: Fault, now: Now, out: &mut Vec<Action>) {
         if matches!(self.state, State::Preparing) {
-            self.end(Word::fault(fault, 0), Adapter::None, now, out);
+            self.end(Word::fault(fault, 0), Adapter::None, Process::Gone, now, out);
+        }
+    }
+
+    /// The coordinator does not have them. That is nobody's time: an end that held nothing blames no node.
+    pub(super) fn unprovided(&mut self, fault: Fault, class: FailureClass, out: &mut Vec<Action>) {
+        if matches!(self.state, State::Preparing) {
+            let word = Word { class: Some(class), ..Word::fault(fault, 0) };
+            self.end_after(Duration::ZERO, word, Adapter::None, Process::Gone, out);
         }
     }
 
@@ -242,29 +267,28 @@ impl Attempt {
         }
     }
 
-    fn end(&mut self, word: Word, adapter: Adapter, now: Now, out: &mut Vec<Action>) {
+    fn end(&mut self, word: Word, adapter: Adapter, process: Process, now: Now, out: &mut Vec<Action>) {
+        self.end_after(self.held_for(now), word, adapter, process, out);
+    }
+
+    fn end_after(&mut self, held: Duration, word: Word, adapter: Adapter, process: Process, out: &mut Vec<Action>) {
+        let ended = self.ended(word, adapter, held);
+        self.uploads = Uploads::default();
+        self.state = State::Done { stuck: process == Process::Stuck };
+        out.push(Action::Abandon(self.id()));
+        self.tell(AttemptPhase::Done, ReportBody::Ended(ended), out);
+        if self.wanted == Wanted::No {
+            self.wanted = Wanted::UntilEvents { latest: Duration::ZERO };
+        }
+    }
+
+    fn ended(&self, word: Word, adapter: Adapter, held: Duration) -> Ended {
         let (files, summary) = match adapter {
             Adapter::Uploaded { files, summary } => (files, summary),
             Adapter::None | Adapter::Uploading => (Vec::new(), None),
         };
         let Word { outcome, class, message, step } = word;
-        let ended = Ended {
-            outcome,
-            class,
-            message,
-            step,
-            held: self.held_for(now),
-            files,
-            summary,
-            last_event: self.record.last_event,
-        };
-        self.uploads = Uploads::default();
-        self.state = State::Done;
-        out.push(Action::Abandon(self.id()));
-        self.tell(AttemptPhase::Done, ReportBody::Ended(ended), out);
-        if self.wanted == Wanted::No {
-            self.drop_now(out);
-        }
+        Ended { outcome, class, message, step, held, files, summary, last_event: self.record.last_event }
     }
 
     /// How long its devices were kept. After a reboot only the wall clock knows, and only up to the last event.

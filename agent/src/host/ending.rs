@@ -1,10 +1,12 @@
 //! The ways out of an attempt: a worker that was asked or killed, its last word, and what still has to reach the coordinator.
 
-use super::{Action, Fault, Now};
+use super::{
+    Fault, Now,
+    patience::{Due, Patience},
+};
 use lorikeet_protocol::{
     agent::StopHow,
     file::NamedFile,
-    id::AttemptId,
     job::{FailureClass, Outcome, StopCause},
 };
 use std::time::Duration;
@@ -14,8 +16,8 @@ use std::time::Duration;
 pub(super) enum Leave {
     /// It was asked, and is killed at this time.
     Asked { how: StopHow, cause: StopCause, kill_at: Duration },
-    /// It was killed, and this is why.
-    Killed(Fault),
+    /// It was killed, and this is why; what is still there is killed again, and given up in the end.
+    Killed { fault: Fault, patience: Patience },
 }
 
 /// How an attempt ends, before its files are uploaded.
@@ -43,16 +45,48 @@ pub(super) enum Adapter {
 pub(super) enum Process {
     /// It is killed at this time.
     Alive { kill_at: Duration },
+    /// It was killed.
+    Killed(Patience),
+    /// It cannot be killed, and nobody waits for it any more.
+    Stuck,
     /// Its devices are free.
     Gone,
 }
 
-impl Leave {
-    /// When patience ends.
+impl Process {
+    /// What is due: one that said its last word and stayed is killed, one that was killed and stayed is killed again.
+    pub(super) fn tick(&mut self, now: Now) -> Due {
+        match self {
+            Self::Alive { kill_at } if *kill_at <= now.mono => {
+                *self = Self::Killed(Patience::new(now));
+                Due::Kill
+            }
+            Self::Killed(patience) => patience.tick(now),
+            Self::Alive { .. } | Self::Stuck | Self::Gone => Due::Nothing,
+        }
+    }
+
+    /// When something is.
     pub(super) fn deadline(&self) -> Option<Duration> {
         match self {
-            Self::Asked { kill_at, .. } => Some(*kill_at),
-            Self::Killed(_) => None,
+            Self::Alive { kill_at } => Some(*kill_at),
+            Self::Killed(patience) => Some(patience.deadline()),
+            Self::Stuck | Self::Gone => None,
+        }
+    }
+
+    /// Whether nobody waits for it.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self, Self::Stuck | Self::Gone)
+    }
+}
+
+impl Leave {
+    /// When patience ends.
+    pub(super) fn deadline(&self) -> Duration {
+        match self {
+            Self::Asked { kill_at, .. } => *kill_at,
+            Self::Killed { patience, .. } => patience.deadline(),
         }
     }
 
@@ -62,17 +96,25 @@ impl Leave {
             (None, _) | (Some(Self::Asked { how: StopHow::Save, .. }), StopHow::Discard) => {
                 Some(Self::Asked { how, cause, kill_at })
             }
-            (Some(Self::Asked { .. } | Self::Killed(_)), _) => None,
+            (Some(Self::Asked { .. } | Self::Killed { .. }), _) => None,
         }
     }
 
-    /// Kills what was asked and stayed.
-    pub(super) fn kill_if_due(&mut self, id: AttemptId, now: Now, out: &mut Vec<Action>) {
-        let Self::Asked { cause, kill_at, .. } = self else { return };
-        if *kill_at <= now.mono {
-            let message = "the worker did not leave in time and was killed".to_owned();
-            *self = Self::Killed(Fault { outcome: outcome_of(*cause), message });
-            out.push(Action::Kill(id));
+    /// It is killed now.
+    pub(super) fn killed(fault: Fault, now: Now) -> Self {
+        Self::Killed { fault, patience: Patience::new(now) }
+    }
+
+    /// What is due: one that was asked and stayed is killed, one that was killed and stayed is killed again.
+    pub(super) fn tick(&mut self, now: Now) -> Due {
+        match self {
+            Self::Asked { cause, kill_at, .. } if *kill_at <= now.mono => {
+                let message = "the worker did not leave in time and was killed".to_owned();
+                *self = Self::killed(Fault { outcome: outcome_of(*cause), message }, now);
+                Due::Kill
+            }
+            Self::Asked { .. } => Due::Nothing,
+            Self::Killed { patience, .. } => patience.tick(now),
         }
     }
 }
@@ -80,7 +122,7 @@ impl Leave {
 impl Word {
     /// Something broke.
     pub(super) fn fault(fault: Fault, step: u64) -> Self {
-        Self { outcome: fault.outcome, class: None, message: Some(fault.message), step }
+        Self { outcome: fault.outcome, class: fault.class(), message: Some(fault.message), step }
     }
 
     /// Somebody wanted it.

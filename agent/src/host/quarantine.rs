@@ -1,6 +1,7 @@
 //! Devices that are not offered for now: a dead worker of ours still holds memory of them, or one of them failed a worker.
 //!
 //! ```text
+//! a worker cannot be killed ──────────────────────────────────────────► out ─► gone ─► tested, as below
 //! worker gone ─► remembered with its devices ─► holds nothing at a look: forgotten
 //!                                    │
 //!                                    └► holds memory at a look, `release_grace` later ─┐
@@ -8,8 +9,12 @@
 //!                                                                                           ▲       │
 //!                                                                                           └─ wait ┘ failed
 //! ```
+//! A device for which there is no test is offered again after an hour: what mends itself has done so by then, and what has not takes
+//! it out again.
+//!
 //! The test is a child process that computes something small on the device and compares. It begins once nobody of ours holds the
-//! device. What somebody else holds is only memory that is not free. Which devices are out outlives the agent.
+//! device, and nobody of ours who cannot be killed was given it. What somebody else holds is only memory that is not free. Which
+//! devices are out outlives the agent.
 
 use lorikeet_protocol::{
     id::{AttemptId, DeviceId},
@@ -22,6 +27,18 @@ use std::{
 
 /// Between two tests of a device that failed one: what mends itself at all does so in minutes.
 const TEST_AGAIN: Duration = Duration::from_secs(600);
+
+/// A device that nobody can test rests for so long.
+const REST: Duration = Duration::from_secs(3600);
+
+/// Why a device has not passed its test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// It does not compute as it should, and what was wrong.
+    Failed(String),
+    /// There is no test for it.
+    Untested,
+}
 
 /// One look at the devices.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,6 +56,8 @@ pub type Reasons = BTreeMap<DeviceId, String>;
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     dead: Vec<Dead>,
+    /// Devices of those who cannot be killed.
+    stuck: BTreeSet<DeviceId>,
     out: BTreeMap<DeviceId, Out>,
 }
 
@@ -63,6 +82,8 @@ struct Out {
 enum Test {
     Due(Duration),
     Running,
+    /// There is none; it is offered again at this time.
+    None(Duration),
 }
 
 impl Quarantine {
@@ -82,6 +103,11 @@ impl Quarantine {
     pub(super) fn bury(&mut self, attempt: AttemptId, pid: u32, devices: &[DeviceId], since: Duration) {
         let dead = |device: &DeviceId| Dead { attempt, pid, device: device.clone(), since };
         self.dead.extend(devices.iter().map(dead));
+    }
+
+    /// These devices, and no others, are kept from their tests by a worker that cannot be killed.
+    pub(super) fn hold(&mut self, devices: BTreeSet<DeviceId>) {
+        self.stuck = devices;
     }
 
     /// The device is out until it has passed a test.
@@ -111,13 +137,20 @@ impl Quarantine {
             (_, Test::Running) => "it is being tested".to_owned(),
             (Some(why), Test::Due(_)) => format!("its last test failed: {why}"),
             (None, Test::Due(_)) => "it is tested before it is offered again".to_owned(),
+            (_, Test::None(_)) => {
+                let minutes = REST.as_secs() / 60;
+                format!(
+                    "there is no test for it (`devices.burn_in` names one): it is offered again after {minutes} minutes"
+                )
+            }
         };
         Some(format!("quarantined: {}; {test}", out.reason))
     }
 
-    /// Devices whose test begins now: nobody of ours holds them any more.
+    /// Devices whose test begins now: nobody of ours holds them any more. Those that have rested are no longer out.
     pub(super) fn tests(&mut self, now: Duration) -> Vec<DeviceId> {
-        let held: BTreeSet<_> = self.dead.iter().map(|dead| &dead.device).collect();
+        let held = held(&self.dead, &self.stuck);
+        self.out.retain(|device, out| held.contains(device) || !out.has_rested(now));
         let due = self.out.iter_mut().filter(|(device, out)| !held.contains(device) && out.is_due(now));
         due.map(|(device, out)| {
             out.test = Test::Running;
@@ -127,32 +160,39 @@ impl Quarantine {
     }
 
     /// A test is over.
-    pub(super) fn tested(&mut self, device: &DeviceId, result: Result<(), String>, now: Duration) {
+    pub(super) fn tested(&mut self, device: &DeviceId, result: Result<(), Unfit>, now: Duration) {
+        let Some(out) = self.out.get_mut(device) else { return };
         match result {
             Ok(()) => _ = self.out.remove(device),
-            Err(why) => {
-                if let Some(out) = self.out.get_mut(device) {
-                    (out.failed, out.test) = (Some(why), Test::Due(now + TEST_AGAIN));
-                }
-            }
+            Err(Unfit::Failed(why)) => (out.failed, out.test) = (Some(why), Test::Due(now + TEST_AGAIN)),
+            Err(Unfit::Untested) => out.test = Test::None(now + REST),
         }
     }
 
     /// When the next test is due.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let held: BTreeSet<_> = self.dead.iter().map(|dead| &dead.device).collect();
+        let held = held(&self.dead, &self.stuck);
         let free = self.out.iter().filter(|(device, _)| !held.contains(device));
         free.filter_map(|(_, out)| match out.test {
-            Test::Due(at) => Some(at),
+            Test::Due(at) | Test::None(at) => Some(at),
             Test::Running => None,
         })
         .min()
     }
 }
 
+/// Devices that somebody of ours may still hold.
+fn held<'a>(dead: &'a [Dead], stuck: &'a BTreeSet<DeviceId>) -> BTreeSet<&'a DeviceId> {
+    dead.iter().map(|dead| &dead.device).chain(stuck).collect()
+}
+
 impl Out {
     fn is_due(&self, now: Duration) -> bool {
         matches!(self.test, Test::Due(at) if at <= now)
+    }
+
+    fn has_rested(&self, now: Duration) -> bool {
+        matches!(self.test, Test::None(at) if at <= now)
     }
 }
 

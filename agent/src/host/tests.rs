@@ -15,14 +15,14 @@ mod scene;
 
 use super::*;
 use lorikeet_protocol::{
-    agent::{CheckpointKind, Ended},
-    file::FileManifest,
-    id::{AttemptToken, DeviceId, Hash, JobId, NodeId},
+    agent::{Checkpoint, CheckpointKind, Ended},
+    file::{FileManifest, NamedFile},
+    id::{AttemptToken, DeviceId, Hash, JobId, NodeId, UnixMillis},
     job::{
         AttemptPhase, BaseDtype, DataFilter, DeviceKind, Every, FailureClass, GpuRequest, JobSpec, Lora, Method,
         MicroTokens, OnLost, Policy, Prefer, Resources, Schedule, Supervise, Task, Train, Training, TrainingLength,
     },
-    worker::{Plan, Step, WorkerEvent},
+    worker::{EventLine, Exit, Plan, Step, WorkerEvent},
 };
 use scene::*;
 

@@ -114,7 +114,7 @@ impl Link {
         mut messages: mpsc::Receiver<FromAgent>,
         heartbeat: Duration,
     ) -> Result<Infallible, LinkError> {
-        let mut asked: Option<Instant> = None;
+        let (mut asked, mut driver) = (None::<Instant>, self.pulse.listen(Instant::now()));
         loop {
             let due = self.renewal_is_due() && asked.is_none_or(|asked| asked.elapsed() >= RENEW_AGAIN);
             let message = if due {
@@ -125,6 +125,10 @@ impl Link {
                     Ok(Some(message)) => message,
                     Ok(None) if self.news.is_closed() => return Err(LinkError::Stopping),
                     Ok(None) => return Err(LinkError::Speechless),
+                    // Who can report nothing must not look alive: its silence is counted, and its jobs go to others in time.
+                    Err(_) if driver.silence(Instant::now()) >= self.caller.timers.report_retry => {
+                        return Err(LinkError::Speechless);
+                    }
                     Err(_) => FromAgent::Heartbeat,
                 }
             };

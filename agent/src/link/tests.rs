@@ -111,6 +111,24 @@ async fn a_session_begins_with_a_hello_and_heartbeats_follow() {
 }
 
 #[tokio::test]
+async fn a_driver_that_takes_no_turns_does_not_look_alive() {
+    let (folder, mut coordinator) = joined().await;
+    let retry = Duration::from_millis(500);
+    let mut link = Running::start_with(folder.path(), Timers { report_retry: retry, ..timers() });
+    let mut peer = link.welcomed(&mut coordinator).await;
+    let began = std::time::Instant::now();
+    while began.elapsed() < 2 * retry {
+        link.pulse.beat();
+        assert_eq!(peer.hear().await, FromAgent::Heartbeat);
+    }
+    let state = link.until_lost().await;
+    assert!(
+        matches!(&state, LinkState::Down { why: Some(why) } if why.contains("nothing can be reported")),
+        "{state:?}"
+    );
+}
+
+#[tokio::test]
 async fn messages_go_both_ways_and_telemetry_beside_them() {
     let (folder, mut coordinator) = joined().await;
     let mut link = Running::start(folder.path());
@@ -280,6 +298,7 @@ fn timers() -> Timers {
         idle_timeout: Duration::from_secs(2),
         backoff_first: Duration::from_millis(10),
         backoff_longest: Duration::from_millis(100),
+        report_retry: Duration::from_secs(30),
     }
 }
 
@@ -315,6 +334,7 @@ async fn until(holds: impl Fn() -> bool) {
 struct Running {
     news: mpsc::Receiver<News>,
     state: watch::Receiver<LinkState>,
+    pulse: Pulse,
     blobs: Blobs,
     session: Option<Session>,
     hellos: usize,
@@ -323,13 +343,18 @@ struct Running {
 
 impl Running {
     fn start(folder: &Path) -> Self {
-        let caller = Caller::new(Identity::load(folder).unwrap(), None, timers()).unwrap();
+        Self::start_with(folder, timers())
+    }
+
+    fn start_with(folder: &Path, timers: Timers) -> Self {
+        let caller = Caller::new(Identity::load(folder).unwrap(), None, timers).unwrap();
         let (send, news) = mpsc::channel(16);
         let (state, watched) = watch::channel(LinkState::Down { why: None });
         let blobs = Blobs::new(caller.clone(), watched.clone());
         let cancel = CancellationToken::new();
-        tokio::spawn(Link { caller, news: send, state }.run(cancel.clone()));
-        Self { news, state: watched, blobs, session: None, hellos: 0, cancel }
+        let pulse = Pulse::default();
+        tokio::spawn(Link { caller, news: send, state, pulse: pulse.clone() }.run(cancel.clone()));
+        Self { news, state: watched, pulse, blobs, session: None, hellos: 0, cancel }
     }
 
     /// The next news; hellos are answered on the way.

@@ -89,6 +89,26 @@ fn a_newer_progress_replaces_one_that_was_not_sent() {
 }
 
 #[test]
+fn what_has_left_means_what_it_said_when_it_leaves_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, progress(1));
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [1]);
+    outbox.rewind();
+    push(&mut outbox, 1, progress(2));
+    outbox.commit().unwrap();
+    assert_eq!(step(outbox.next()), 1, "the coordinator may have applied it");
+    assert_eq!(drain(&mut outbox), [1, 2]);
+    // In a new session it is known what was applied.
+    outbox.resume(1).unwrap();
+    push(&mut outbox, 1, progress(3));
+    outbox.commit().unwrap();
+    assert_eq!(step(outbox.next()), 3);
+    assert_eq!(drain(&mut outbox), [2]);
+}
+
+#[test]
 fn progress_never_moves_in_front_of_another_report() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::open(folder.path()).unwrap();

@@ -80,13 +80,13 @@ impl Group {
         self.members().into_iter().map(resident_bytes).sum()
     }
 
-    /// Kills all of them; whether anybody was there.
-    pub(crate) fn kill(self) -> bool {
+    /// Kills all of them; one that was there, if anybody was.
+    pub(crate) fn kill(self) -> Option<Name> {
         let members = self.members();
         for member in &members {
             member.signal(Signal::KILL);
         }
-        !members.is_empty()
+        members.first().copied()
     }
 
     fn contains(self, stat: &Stat) -> bool {

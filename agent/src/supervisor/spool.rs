@@ -10,7 +10,7 @@ use serde::Deserialize;
 use std::{
     collections::VecDeque,
     io,
-    path::PathBuf,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -21,15 +21,29 @@ const BATCH_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Spool {
     attempt: AttemptId,
-    path: PathBuf,
     tail: Tail,
-    read: VecDeque<(u64, String)>,
+    read: VecDeque<Line>,
     /// Lines up to this `seq` are with the coordinator.
     through: u64,
     /// Lines up to this `seq` have left in this session.
     sent: u64,
+    /// A place in the file before which every line is with the coordinator: where reading begins again.
+    begin: u64,
+    /// The last line of each message that has left and is not acknowledged: its `seq`, and the place before what was read with it.
+    marks: VecDeque<(u64, u64)>,
     /// Since when lines that have left wait for a word that they are kept.
     waiting: Option<Instant>,
+    /// Whether lines were not kept a moment ago: then one message at a time leaves, until one is.
+    doubtful: bool,
+}
+
+/// A line that was read and has not left.
+#[derive(Debug)]
+struct Line {
+    seq: u64,
+    text: String,
+    /// The place before what was read with it.
+    from: u64,
 }
 
 /// What every line has.
@@ -41,27 +55,59 @@ struct Head {
 
 impl Spool {
     /// At the beginning of the attempt's events.
-    pub(crate) fn new(attempt: AttemptId, path: PathBuf) -> Self {
-        Self { attempt, tail: Tail::new(&path), path, read: VecDeque::new(), through: 0, sent: 0, waiting: None }
+    pub(crate) fn new(attempt: AttemptId, path: &Path) -> Self {
+        Self {
+            attempt,
+            tail: Tail::new(path),
+            read: VecDeque::new(),
+            through: 0,
+            sent: 0,
+            begin: 0,
+            marks: VecDeque::new(),
+            waiting: None,
+            doubtful: false,
+        }
     }
 
     /// A new session: what is not acknowledged is sent again.
     pub(crate) fn rewind(&mut self, through: u64) {
-        (self.through, self.sent, self.waiting) = (through, through, None);
-        self.tail = Tail::new(&self.path);
-        self.read.clear();
+        if through < self.through {
+            // A coordinator that was set back: where it stands in the file is not known.
+            self.begin = 0;
+        }
+        self.through = through;
+        self.go_back();
+        self.doubtful = false;
     }
 
-    /// A new session that says nothing of this attempt, or lines that were not kept: as far as it is known.
+    /// A new session that says nothing of this attempt: as far as it is known.
     pub(crate) fn rewind_to_acknowledged(&mut self) {
         self.rewind(self.through);
+    }
+
+    /// Lines that have left were not kept. They are sent again, and until some are kept, no more of them than one message: a
+    /// coordinator whose disk is full would be sent the whole file again and again.
+    pub(crate) fn retry(&mut self) {
+        self.go_back();
+        self.doubtful = true;
+    }
+
+    fn go_back(&mut self) {
+        (self.sent, self.waiting) = (self.through, None);
+        self.marks.clear();
+        self.read.clear();
+        self.tail.go_to(self.begin);
     }
 
     /// Lines up to this `seq` are with the coordinator.
     pub(crate) fn acknowledge(&mut self, through: u64) {
         if through > self.through {
             self.through = through;
+            self.doubtful = false;
             self.waiting = (through < self.sent).then(Instant::now);
+            while let Some((_, from)) = self.marks.pop_front_if(|(seq, _)| *seq <= through) {
+                self.begin = from;
+            }
         }
     }
 
@@ -72,29 +118,35 @@ impl Spool {
 
     /// The next message, if there are lines for one.
     pub(crate) fn next(&mut self) -> io::Result<Option<EventLines>> {
-        while self.read.iter().map(|(_, line)| line.len()).sum::<usize>() < BATCH_BYTES {
+        if self.doubtful && self.waiting.is_some() {
+            return Ok(None);
+        }
+        while self.read.iter().map(|line| line.text.len()).sum::<usize>() < BATCH_BYTES {
+            let from = self.tail.place();
             let lines = self.tail.read()?;
             if lines.is_empty() {
                 break;
             }
-            let through = self.through;
-            self.read.extend(lines.into_iter().filter_map(numbered).filter(|(seq, _)| *seq > through));
+            let numbered = lines.into_iter().filter_map(numbered).filter(|(seq, _)| *seq > self.through);
+            self.read.extend(numbered.map(|(seq, text)| Line { seq, text, from }));
         }
         Ok(self.batch())
     }
 
     fn batch(&mut self) -> Option<EventLines> {
-        let first = self.read.front()?.0;
+        let (first, mut mark) = self.read.front().map(|line| (line.seq, (line.seq, line.from)))?;
         let (mut lines, mut bytes) = (Vec::new(), 0);
-        while let Some((seq, line)) = self.read.front() {
+        while let Some(Line { seq, text, from }) = self.read.front() {
             let follows = *seq == first + lines.len() as u64;
-            if !follows || (!lines.is_empty() && bytes + line.len() > BATCH_BYTES) {
+            if !follows || (!lines.is_empty() && bytes + text.len() > BATCH_BYTES) {
                 break;
             }
-            bytes += line.len();
-            lines.extend(self.read.pop_front().map(|(_, line)| line));
+            bytes += text.len();
+            mark = (*seq, *from);
+            lines.extend(self.read.pop_front().map(|line| line.text));
         }
-        self.sent = first + lines.len() as u64 - 1;
+        self.sent = mark.0;
+        self.marks.push_back(mark);
         self.waiting.get_or_insert_with(Instant::now);
         Some(EventLines { attempt: self.attempt, first, lines })
     }
@@ -142,6 +194,36 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_were_not_kept_leave_a_message_at_a_time_until_one_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: Vec<_> = (1..=6).map(|seq| line(seq, 100 << 10)).collect();
+        let mut spool = spool(&folder, &lines);
+        assert_eq!(firsts(&mut spool), [(1, 2), (3, 2), (5, 2)]);
+        for _ in 0..2 {
+            spool.retry();
+            assert_eq!(firsts(&mut spool), [(1, 2)]);
+        }
+        spool.acknowledge(2);
+        assert_eq!(firsts(&mut spool), [(3, 2), (5, 2)]);
+    }
+
+    #[test]
+    fn what_is_acknowledged_is_not_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines: Vec<_> = (1..=6).map(|seq| line(seq, 100 << 10)).collect();
+        let mut spool = spool(&folder, &lines);
+        assert_eq!(firsts(&mut spool), [(1, 2), (3, 2), (5, 2)]);
+        spool.acknowledge(4);
+        assert!(spool.begin > 2 * (100 << 10), "the place of the fourth line or shortly before: {}", spool.begin);
+        spool.retry();
+        assert_eq!(spool.tail.place(), spool.begin);
+        assert_eq!(firsts(&mut spool), [(5, 2)]);
+        // A coordinator that was set back gets everything, from the first line on.
+        spool.rewind(0);
+        assert_eq!(firsts(&mut spool), [(1, 2), (3, 2), (5, 2)]);
+    }
+
+    #[test]
     fn a_message_holds_at_most_256_kib() {
         let folder = tempfile::tempdir().unwrap();
         let lines: Vec<_> = (1..=10).map(|seq| line(seq, 100 << 10)).collect();
@@ -170,7 +252,7 @@ mod tests {
         let path = folder.path().join("events.jsonl");
         std::fs::write(&path, lines.join("\n") + "\n").unwrap();
         let job = JobId(uuid::Uuid::from_u128(7));
-        Spool::new(AttemptId { job, token: AttemptToken { generation: 1, number: 1 } }, path)
+        Spool::new(AttemptId { job, token: AttemptToken { generation: 1, number: 1 } }, &path)
     }
 
     fn line(seq: u64, length: usize) -> String {

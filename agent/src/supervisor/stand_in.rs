@@ -8,8 +8,8 @@ use lorikeet_protocol::{
     id::{BootId, Hash, UnixMillis},
     job::{FailureClass, StopCause},
     worker::{
-        ADAPTER, CHECKPOINTS, EVENTS, EventLine, HOLDER, Holder, LOCK, Plan, STOP, Step, StopRequest, WorkerEvent,
-        WrittenFile,
+        ADAPTER, CHECKPOINTS, EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, Plan, STOP, Step, StopRequest,
+        WorkerEvent, WrittenFile,
     },
 };
 use signal_hook::consts::{SIGTERM, SIGUSR1, SIGUSR2};
@@ -43,6 +43,8 @@ pub(crate) struct Script {
 pub(crate) enum End {
     Finish,
     Vanish,
+    /// Finds the disk full, and no room to say so.
+    DiskFull,
     Fail,
     /// Leaves a child behind that does not end by itself.
     Orphan,
@@ -117,6 +119,7 @@ fn run(script: &Script) -> ! {
     match script.end {
         End::Finish => journal.finish(script.steps),
         End::Vanish => std::process::exit(9),
+        End::DiskFull => std::process::exit(Exit::DiskFull.code().into()),
         End::Orphan => {
             let child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
             fs::write("orphan", child.id().to_string()).unwrap();

@@ -28,6 +28,17 @@ impl Tail {
         Self { path: path.to_owned(), file: None, offset: 0, partial: Vec::new() }
     }
 
+    /// On from a place that [`place`](Self::place) named.
+    pub(crate) fn go_to(&mut self, place: u64) {
+        self.offset = place;
+        self.partial.clear();
+    }
+
+    /// Behind the last line that was read.
+    pub(crate) fn place(&self) -> u64 {
+        self.offset - self.partial.len() as u64
+    }
+
     /// The whole lines that are there and were not read, some of them at least; empty when there are none.
     pub(crate) fn read(&mut self) -> io::Result<Vec<String>> {
         loop {

@@ -9,7 +9,7 @@ use lorikeet_protocol::{
     agent::StopHow,
     id::{AttemptToken, JobId},
     job::StopCause,
-    worker::{EventLine, HOLDER, Holder, LOG, WorkerEvent},
+    worker::{EventLine, Exit, HOLDER, Holder, LOG, WorkerEvent},
 };
 use std::time::Duration;
 
@@ -79,6 +79,14 @@ async fn what_a_vanished_worker_left_behind_is_killed_with_it() {
     let orphan: u32 = std::fs::read_to_string(scene.folder.path().join("orphan")).unwrap().parse().unwrap();
     let state = procfs::process::Process::new(orphan as i32).and_then(|process| process.stat()).map(|stat| stat.state);
     assert!(state.is_err() || state.is_ok_and(|state| state == 'Z'), "the orphan is alive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_cannot_say_its_last_word_says_it_by_its_exit_code() {
+    let mut scene = Scene::new(&Script { end: End::DiskFull, ..Script::new(1, 1) });
+    scene.start();
+    scene.until(|news| *news == News::Exited(Exit::DiskFull)).await;
+    scene.until_gone().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

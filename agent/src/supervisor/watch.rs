@@ -20,7 +20,7 @@ use crate::{
 use lorikeet_protocol::{
     agent::StopHow,
     id::AttemptId,
-    worker::{EVENTS, EventLine, HOLDER, Holder, LOCK, STOP, StopRequest},
+    worker::{EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, STOP, StopRequest},
 };
 use rustix::process::Signal;
 use std::{
@@ -34,6 +34,11 @@ use tokio::{
     time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
+
+/// Between the first two kills of what a worker left behind; each further wait is twice the last, up to the second.
+const KILL_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+/// Who is still there after so many kills cannot be killed: a driver or a disk holds it.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 /// What the host wants of a worker.
 #[derive(Debug)]
@@ -77,6 +82,8 @@ enum Worker {
 /// How the worker was found to be gone.
 struct Gone {
     how: String,
+    /// One of its own codes, where it was our child and left by itself.
+    exit: Option<Exit>,
     /// Kept until the attempt is forgotten.
     _lock: Option<File>,
 }
@@ -119,6 +126,9 @@ impl Watch {
             gone = self.follow() => gone,
         };
         let Some(gone) = gone else { return };
+        if let Some(exit) = gone.exit {
+            self.tell(News::Exited(exit)).await;
+        }
         self.tell(News::Gone { how: gone.how.clone() }).await;
         // The lock, if it was taken, is held until nobody wants the directory any more.
         tokio::select! {
@@ -131,7 +141,7 @@ impl Watch {
     /// `None`: the attempt was forgotten before its worker was gone.
     async fn follow(&mut self) -> Option<Gone> {
         if let Err(error) = self.spawn() {
-            return Some(Gone { how: format!("could not {}", chain(&error)), _lock: None });
+            return Some(Gone { how: format!("could not {}", chain(&error)), exit: None, _lock: None });
         }
         let mut poll = tokio::time::interval(self.setting.config.poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -142,18 +152,20 @@ impl Watch {
                     self.obey(order?);
                     None
                 }
-                how = exit(&mut self.worker) => Some(how),
+                ended = exit(&mut self.worker) => Some(ended),
                 _ = poll.tick() => None,
             };
             self.look_for_holder().await;
-            if let Some(how) = exited {
-                return Some(self.bury(how, None).await);
+            if let Some((how, exit)) = exited {
+                self.kill_rest().await;
+                return Some(Gone { how, exit, _lock: None });
             }
             // The order of these two matters: a line written before the lock was freed must not be overlooked.
             let free = self.free_lock();
             self.tell_events().await;
             if let Some(lock) = free {
-                return Some(self.bury("its lock is free".into(), Some(lock)).await);
+                self.kill_rest().await;
+                return Some(Gone { how: "its lock is free".into(), exit: None, _lock: Some(lock) });
             }
             self.measure().await;
             self.look_for_life().await;
@@ -293,23 +305,60 @@ impl Watch {
     }
 
     /// Nobody of the group stays, and nothing it said is overlooked.
-    async fn bury(&mut self, how: String, lock: Option<File>) -> Gone {
-        let group = self.group();
-        while group.is_some_and(Group::kill) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    async fn kill_rest(&mut self) {
+        self.tell_events().await;
+        if let Some(group) = self.group() {
+            kill_all(|| group.kill(), STUCK_AFTER, async |name| self.tell(News::Stuck { pid: name.pid }).await).await;
         }
         self.tell_events().await;
-        Gone { how, _lock: lock }
     }
 }
 
-/// When a child of ours ends; for others, never.
-async fn exit(worker: &mut Worker) -> String {
+/// Kills until nobody is left; who is still there after so long is told, once.
+async fn kill_all(kill: impl Fn() -> Option<Name>, after: Duration, stuck: impl AsyncFnOnce(Name)) {
+    let [mut wait, longest] = KILL_AGAIN;
+    let (began, mut stuck) = (Instant::now(), Some(stuck));
+    while let Some(name) = kill() {
+        if began.elapsed() >= after
+            && let Some(stuck) = stuck.take()
+        {
+            stuck(name).await;
+        }
+        tokio::time::sleep(wait).await;
+        wait = longest.min(2 * wait);
+    }
+}
+
+/// When a child of ours ends, and how; for others, never.
+async fn exit(worker: &mut Worker) -> (String, Option<Exit>) {
     match worker {
         Worker::Own { child, .. } => match child.wait().await {
-            Ok(status) => status.to_string(),
-            Err(error) => format!("waiting for it failed: {error}"),
+            Ok(status) => (status.to_string(), status.code().and_then(Exit::of_code)),
+            Err(error) => (format!("waiting for it failed: {error}"), None),
         },
         Worker::New(_) | Worker::Adopted => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn who_cannot_be_killed_is_told_once_and_waited_for() {
+        let (kills, told) = (Cell::new(0), Cell::new(0));
+        let name = Name { pid: 7, start_ticks: 1 };
+        let kill = || {
+            kills.set(kills.get() + 1);
+            (kills.get() < 4).then_some(name)
+        };
+        kill_all(kill, Duration::ZERO, async |stuck| {
+            assert_eq!(stuck, name);
+            told.set(told.get() + 1);
+        })
+        .await;
+        assert_eq!((kills.get(), told.get()), (4, 1));
+        kill_all(|| None, Duration::ZERO, async |_| panic!("nobody is left")).await;
     }
 }

@@ -114,3 +114,23 @@ async fn an_agent_told_to_leave_no_work_behind_saves_it_first() {
     let events = std::fs::read_to_string(scene.places().attempt(attempt(1)).join("events.jsonl")).unwrap();
     assert!(events.lines().last().unwrap().contains("stopped"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_nobody_has_any_more_is_said_to_be_lost() {
+    let mut scene = Scene::new(&Script::new(3, 1)).await;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Ok);
+    let through = talk.until_lines(1).await.len() as u64;
+    let heard = talk.reports.last().unwrap().number;
+    scene.shutdown().await;
+    // A coordinator of the day before, to which the end is news, and which does not wait for reports that are gone.
+    let report = |hello: &Hello| hello.attempts.iter().map(|known| (known.id, Verdict::Report)).collect();
+    let mut talk =
+        scene.start_with(|hello| Welcome { last_report: heard, verdicts: report(hello), ..welcome(hello) }).await;
+    let ended = talk.until_ended().await;
+    assert_eq!((ended.outcome, ended.message.as_deref()), (Outcome::Lost, Some("its end was lost")));
+    talk.say(ToAgent::EventsAcknowledged { attempt: attempt(1), through }).await;
+    scene.until_gone(1).await;
+    scene.shutdown().await;
+}

@@ -6,6 +6,8 @@
 
 use std::thread;
 
+use lorikeet_protocol::worker::NO_TEST;
+
 /// Rows and columns: sums stay below 2^24, the last whole number that a 32-bit float is sure of.
 const SIDE: usize = 192;
 /// Products per core: a second or so.
@@ -16,7 +18,7 @@ const WORDS: usize = 4 << 20;
 /// Whether the device is fit; what differs is said in words.
 pub fn burn_in(device: &str) -> Result<(), String> {
     if device != "cpu" {
-        return Err(format!("this program has no test for {device}"));
+        return Err(format!("{NO_TEST}{device}"));
     }
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let results: Vec<_> = thread::scope(|scope| {

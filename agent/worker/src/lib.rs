@@ -20,7 +20,6 @@
 //! What the process prints belongs in `worker.log`: whoever starts it points its standard error there.
 
 mod burn_in;
-mod exit;
 mod fence;
 mod hold;
 mod journal;
@@ -40,10 +39,10 @@ use journal::Journal;
 use signal::Listener;
 
 pub use burn_in::burn_in;
-pub use exit::Exit;
 pub use fence::{Fence, FenceError, Raised};
 pub use hold::HoldError;
 pub use journal::JournalError;
+pub use lorikeet_protocol::worker::Exit;
 pub use report::{memory, modules};
 pub use spec::{config, filters, settings};
 

@@ -7,7 +7,12 @@ use lorikeet_trainer::event::{self, Event, FileRecord, MemoryPlan, Outcome};
 use lorikeet_trainer::lora::Matched;
 use lorikeet_trainer::{FailureClass as Trouble, TrainError};
 
+use rustix::io::Errno;
+
 use crate::spec::SpecError;
+
+/// What the system says of a disk that broke, was pulled out, or went read-only.
+const DISK_ERRORS: [Errno; 6] = [Errno::IO, Errno::ROFS, Errno::NODEV, Errno::NXIO, Errno::STALE, Errno::REMOTEIO];
 
 /// One event as a line; none for what means nothing to others.
 pub(crate) fn event(event: Event) -> Option<WorkerEvent> {
@@ -71,10 +76,21 @@ fn class(error: &TrainError) -> FailureClass {
         Trouble::NotFinite => FailureClass::NonFinite,
         Trouble::OutOfMemory => FailureClass::OutOfMemory,
         Trouble::DiskFull => FailureClass::DiskFull,
-        // files that vanish or cannot be read are the machine's trouble: another may have none
-        Trouble::Io => FailureClass::Hardware,
+        Trouble::Io => file_trouble(error),
         Trouble::Internal => FailureClass::Internal,
     }
+}
+
+/// Trouble with a file is never a device's, which would be taken out for it. A disk that does not do its work is as good as full:
+/// another machine's may. Anything else is a file of ours that is not as we left it.
+fn file_trouble(error: &TrainError) -> FailureClass {
+    let of_the_disk = if let TrainError::Io { source, .. } = error {
+        Errno::from_io_error(source).is_some_and(|errno| DISK_ERRORS.contains(&errno))
+    } else {
+        // the one receiver of events is the journal
+        matches!(error, TrainError::Report(_))
+    };
+    if of_the_disk { FailureClass::DiskFull } else { FailureClass::Internal }
 }
 
 fn stage(stage: event::Stage) -> Stage {
@@ -149,4 +165,28 @@ fn folder(name: &str) -> String {
 
 fn written(file: FileRecord) -> Option<WrittenFile> {
     Some(WrittenFile { hash: file.blake3.parse().ok()?, path: file.path, size: file.size })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Error;
+    use std::path::Path;
+
+    #[test]
+    fn trouble_with_a_file_is_the_disks_or_ours_and_never_a_devices() {
+        for (errno, expected) in [
+            (Errno::NOSPC, FailureClass::DiskFull),
+            (Errno::DQUOT, FailureClass::DiskFull),
+            (Errno::IO, FailureClass::DiskFull),
+            (Errno::ROFS, FailureClass::DiskFull),
+            (Errno::NOENT, FailureClass::Internal),
+            (Errno::ACCESS, FailureClass::Internal),
+            (Errno::MFILE, FailureClass::Internal),
+        ] {
+            let error = TrainError::io("write", Path::new("checkpoint"))(errno.into());
+            assert_eq!(class(&error), expected, "{errno:?}");
+        }
+        assert_eq!(class(&TrainError::Report(Error::other("torn"))), FailureClass::DiskFull);
+    }
 }

@@ -18,9 +18,9 @@ const NAME: usize = 100;
 /// A reason or a message for people; longer is cut.
 const MESSAGE: usize = 4_000;
 /// A version, a label's key or value, a device's id or name.
-const WORD: usize = 256;
+const WORD: usize = lorikeet_protocol::agent::WORD;
 /// Labels of one node: each is looked at for every job that waits.
-const LABELS: usize = 64;
+const LABELS: usize = lorikeet_protocol::agent::LABELS;
 /// GPUs of one machine are sixteen at most.
 const DEVICES: usize = 64;
 /// Attempts that one agent remembers, the finished ones too.

@@ -1,13 +1,14 @@
 //! What others want of an attempt: that it stops, saves, ends in time, is forgotten.
 
-use super::{Attempt, FORGET_GRACE, LINGER, State, Wanted};
+use super::{Attempt, FORGET_GRACE, State, Wanted};
 use crate::host::{
     Action, Ask, Fault, Now, Rules,
     ending::{Adapter, Leave, Process, Word},
+    patience::Due,
     uploads::Uploads,
 };
 use lorikeet_protocol::{
-    agent::StopHow,
+    agent::{ReportBody, StopHow},
     job::{Outcome, StopCause},
 };
 use std::time::Duration;
@@ -23,7 +24,9 @@ impl Attempt {
         out: &mut Vec<Action>,
     ) {
         match &mut self.state {
-            State::Preparing => self.end(Word::cause(cause, self.meter.step()), Adapter::None, now, out),
+            State::Preparing => {
+                self.end(Word::cause(cause, self.meter.step()), Adapter::None, Process::Gone, now, out);
+            }
             State::Starting { leave, .. } | State::Running { leave, .. } => {
                 let kill_at = now.mono + rules.grace(how);
                 if let Some(leaving) = Leave::urged(leave.as_ref(), how, cause, kill_at) {
@@ -41,7 +44,7 @@ impl Attempt {
                 self.finish_if_through(now, out);
             }
             // It is leaving anyway, with everything it made.
-            State::Finalizing { .. } | State::Done => {}
+            State::Finalizing { .. } | State::Done { .. } => {}
         }
     }
 
@@ -61,6 +64,17 @@ impl Attempt {
     pub(in crate::host) fn delivered(&mut self, now: Now, out: &mut Vec<Action>) {
         if !self.is_live() && self.wanted == Wanted::UntilDelivered {
             self.forget(now, out);
+        }
+    }
+
+    /// The report of its end was acknowledged to an agent, or a coordinator, that was set back since: what it said is not known any
+    /// more. Its time is nobody's to pay.
+    pub(in crate::host) fn end_is_lost(&self, out: &mut Vec<Action>) {
+        if !self.is_live() {
+            tracing::warn!(attempt = %self.id(), "its end was lost on its way to the coordinator");
+            let fault = Fault { outcome: Outcome::Lost, message: "its end was lost".into() };
+            let ended = self.ended(Word::fault(fault, self.meter.step()), Adapter::None, Duration::ZERO);
+            out.push(Action::Report(self.id(), ReportBody::Ended(ended)));
         }
     }
 
@@ -85,10 +99,9 @@ impl Attempt {
         if self.is_live() {
             // Only what is over is ever forgotten; an order that came too early is given again at the next welcome.
             tracing::warn!(attempt = %self.id(), "told to forget an attempt that is alive");
-        } else if self.record.events_through >= self.record.last_event {
-            self.drop_now(out);
         } else {
             self.wanted = Wanted::UntilEvents { latest: now.mono + FORGET_GRACE };
+            self.tick_wanted(now, out);
         }
     }
 
@@ -98,53 +111,72 @@ impl Attempt {
         if self.meter.due(rules.progress).is_some_and(|due| due <= now.mono) {
             self.report_progress(now, out);
         }
-        let id = self.id();
+        match self.due(now) {
+            Due::Nothing => self.tick_clock(rules, now, out),
+            Due::Kill => out.push(Action::Kill(self.id())),
+            Due::GiveUp => self.give_up(now, out),
+        }
+    }
+
+    /// What is due of a process that should be gone.
+    fn due(&mut self, now: Now) -> Due {
         match &mut self.state {
-            State::Starting { leave: Some(leave), .. } | State::Running { leave: Some(leave), .. } => {
-                leave.kill_if_due(id, now, out);
-            }
-            State::Starting { lock_by, leave } if *lock_by <= now.mono => {
+            State::Starting { leave: Some(leave), .. } | State::Running { leave: Some(leave), .. } => leave.tick(now),
+            State::Finalizing { process, .. } => process.tick(now),
+            State::Preparing
+            | State::Starting { leave: None, .. }
+            | State::Running { leave: None, .. }
+            | State::Done { .. } => Due::Nothing,
+        }
+    }
+
+    /// What a process may take its time for.
+    fn tick_clock(&mut self, rules: &Rules, now: Now, out: &mut Vec<Action>) {
+        match &self.state {
+            State::Starting { lock_by, leave: None } if *lock_by <= now.mono => {
                 let message = format!("the worker did not take its lock within {:?}", rules.start_grace);
-                *leave = Some(Leave::Killed(Fault { outcome: Outcome::PrepareFailed, message }));
-                out.push(Action::Kill(id));
+                self.condemn(Fault { outcome: Outcome::PrepareFailed, message }, now, out);
             }
             State::Running { time_up, leave: None } if *time_up <= now.mono => {
                 self.stop(StopHow::Save, StopCause::TimeLimit, rules, now, out);
-            }
-            State::Finalizing { process: Process::Alive { kill_at }, .. } if *kill_at <= now.mono => {
-                *kill_at = now.mono + LINGER;
-                out.push(Action::Kill(id));
             }
             State::Preparing
             | State::Starting { .. }
             | State::Running { .. }
             | State::Finalizing { .. }
-            | State::Done => {}
+            | State::Done { .. } => {}
         }
     }
 
     /// When `tick` has something to do.
     pub(in crate::host) fn deadline(&self, rules: &Rules) -> Option<Duration> {
         let own = match &self.state {
-            State::Starting { leave: Some(leave), .. } | State::Running { leave: Some(leave), .. } => leave.deadline(),
+            State::Starting { leave: Some(leave), .. } | State::Running { leave: Some(leave), .. } => {
+                Some(leave.deadline())
+            }
             State::Starting { lock_by, leave: None } => Some(*lock_by),
             State::Running { time_up, leave: None } => Some(*time_up),
-            State::Finalizing { process: Process::Alive { kill_at }, .. } => Some(*kill_at),
-            State::Preparing | State::Finalizing { process: Process::Gone, .. } | State::Done => None,
+            State::Finalizing { process, .. } => process.deadline(),
+            State::Preparing | State::Done { .. } => None,
         };
-        let wanted = if let Wanted::UntilEvents { latest } = self.wanted { Some(latest) } else { None };
+        let wanted = match self.wanted {
+            Wanted::UntilEvents { latest } if !self.is_stuck() => Some(latest),
+            Wanted::UntilEvents { .. } | Wanted::Yes | Wanted::UntilDelivered | Wanted::No | Wanted::Forgotten => None,
+        };
         [own, wanted, self.meter.due(rules.progress)].into_iter().flatten().min()
     }
 
+    /// One that is still there keeps its attempt, which keeps its devices out.
     pub(super) fn tick_wanted(&mut self, now: Now, out: &mut Vec<Action>) {
         if let Wanted::UntilEvents { latest } = self.wanted
+            && !self.is_stuck()
             && (latest <= now.mono || self.record.events_through >= self.record.last_event)
         {
             self.drop_now(out);
         }
     }
 
-    pub(super) fn drop_now(&mut self, out: &mut Vec<Action>) {
+    fn drop_now(&mut self, out: &mut Vec<Action>) {
         self.wanted = Wanted::Forgotten;
         out.push(Action::Forget(self.id()));
     }

@@ -10,18 +10,27 @@ use lorikeet_protocol::{
     agent::{Checkpoint, ReportBody, StopHow},
     file::NamedFile,
     job::{AttemptPhase, Outcome, StopCause},
-    worker::{EventLine, WorkerEvent, WrittenFile},
+    worker::{EventLine, Exit, WorkerEvent, WrittenFile},
 };
 use std::time::Duration;
 
 impl Attempt {
     /// News of its worker.
     pub(in crate::host) fn news(&mut self, news: News, now: Now, out: &mut Vec<Action>) {
+        if !self.is_live() && !matches!(news, News::Gone { .. }) {
+            // What one that was given up still says is too late to count.
+            return;
+        }
         match news {
             News::Holds { pid } => self.holds_lock(pid, now, out),
             News::Event(line) => self.event(*line, now, out),
-            News::TooLarge { resident, limit } => self.too_large(resident, limit, out),
-            News::Stalled { quiet } => self.stalled(quiet, out),
+            News::TooLarge { resident, limit } => self.too_large(resident, limit, now, out),
+            News::Stalled { quiet } => self.stalled(quiet, now, out),
+            News::Exited(exit) => self.exit = Some(exit),
+            News::Stuck { pid } => {
+                self.pid = Some(pid);
+                self.give_up(now, out);
+            }
             News::Gone { how } => self.gone(&how, now, out),
         }
     }
@@ -115,9 +124,9 @@ impl Attempt {
         match &self.state {
             State::Starting { leave, .. } | State::Running { leave, .. } => match leave {
                 Some(Leave::Asked { how, cause, .. }) => Some((*how, *cause)),
-                Some(Leave::Killed(_)) | None => None,
+                Some(Leave::Killed { .. }) | None => None,
             },
-            State::Preparing | State::Finalizing { .. } | State::Done => None,
+            State::Preparing | State::Finalizing { .. } | State::Done { .. } => None,
         }
     }
 
@@ -159,59 +168,102 @@ impl Attempt {
         self.tell(AttemptPhase::Finalizing, ReportBody::Finalizing, out);
     }
 
-    pub(super) fn too_large(&mut self, resident: u64, limit: u64, out: &mut Vec<Action>) {
+    pub(super) fn too_large(&mut self, resident: u64, limit: u64, now: Now, out: &mut Vec<Action>) {
         let message = format!("the worker used {resident} bytes of main memory, {limit} are allowed");
-        self.condemn(Fault { outcome: Outcome::Oom, message }, out);
+        self.condemn(Fault { outcome: Outcome::Oom, message }, now, out);
     }
 
     /// The lock says that it lives, and nothing else does. One that was asked to leave has its grace instead.
-    pub(super) fn stalled(&mut self, quiet: Duration, out: &mut Vec<Action>) {
+    pub(super) fn stalled(&mut self, quiet: Duration, now: Now, out: &mut Vec<Action>) {
         if self.asked().is_none() {
             let message = format!("process hung: no event for {} s", quiet.as_secs());
-            self.condemn(Fault { outcome: Outcome::Lost, message }, out);
+            self.condemn(Fault { outcome: Outcome::Lost, message }, now, out);
         }
     }
 
-    fn condemn(&mut self, fault: Fault, out: &mut Vec<Action>) {
+    pub(super) fn condemn(&mut self, fault: Fault, now: Now, out: &mut Vec<Action>) {
         let id = self.id();
         let (State::Starting { leave, .. } | State::Running { leave, .. }) = &mut self.state else { return };
-        if !matches!(leave, Some(Leave::Killed(_))) {
-            *leave = Some(Leave::Killed(fault));
+        if !matches!(leave, Some(Leave::Killed { .. })) {
+            *leave = Some(Leave::killed(fault, now));
             out.push(Action::Kill(id));
         }
     }
 
     pub(super) fn gone(&mut self, how: &str, now: Now, out: &mut Vec<Action>) {
-        let step = self.meter.step();
+        let fault = Fault { outcome: self.outcome_of_exit(), message: format!("process: {how}") };
         match &mut self.state {
             State::Starting { leave, .. } | State::Running { leave, .. } => {
+                let step = self.meter.step();
                 let word = match leave.take() {
-                    Some(Leave::Killed(fault)) => Word::fault(fault, step),
+                    Some(Leave::Killed { fault, .. }) => Word::fault(fault, step),
                     Some(Leave::Asked { cause, .. }) => Word::cause(cause, step),
-                    None => Word::fault(Fault { outcome: Outcome::Lost, message: format!("process: {how}") }, step),
+                    None => Word::fault(fault, step),
                 };
-                self.report_progress(now, out);
-                // A checkpoint that was complete before the end still counts for the next attempt.
-                if !self.uploads.is_idle() && word.has_a_successor() {
-                    self.state = State::Finalizing { word, adapter: Adapter::None, process: Process::Gone };
-                    self.tell(AttemptPhase::Finalizing, ReportBody::Finalizing, out);
-                } else {
-                    self.end(word, Adapter::None, now, out);
-                }
+                self.leave_behind(word, Process::Gone, now, out);
             }
             State::Finalizing { process, .. } => {
                 *process = Process::Gone;
                 self.finish_if_through(now, out);
             }
-            State::Preparing | State::Done => {}
+            State::Done { stuck } => *stuck = false,
+            State::Preparing => {}
+        }
+    }
+
+    /// What a worker was about to say that left without a last word.
+    fn outcome_of_exit(&self) -> Outcome {
+        match self.exit {
+            Some(Exit::OutOfMemory) => Outcome::Oom,
+            Some(Exit::DiskFull) => Outcome::DiskFull,
+            Some(Exit::Hardware) => Outcome::Hardware,
+            Some(
+                Exit::Finished
+                | Exit::Unusable
+                | Exit::Failed
+                | Exit::Stopped
+                | Exit::Discarded
+                | Exit::Held
+                | Exit::Internal,
+            )
+            | None => Outcome::Lost,
+        }
+    }
+
+    /// Its process cannot be killed. What the worker made and said before still counts.
+    pub(super) fn give_up(&mut self, now: Now, out: &mut Vec<Action>) {
+        match &mut self.state {
+            State::Starting { .. } | State::Running { .. } => {
+                let message = format!("{} cannot be killed", self.process());
+                let word = Word::fault(Fault { outcome: Outcome::Hardware, message }, self.meter.step());
+                self.leave_behind(word, Process::Stuck, now, out);
+            }
+            State::Finalizing { process, .. } => {
+                *process = Process::Stuck;
+                self.finish_if_through(now, out);
+            }
+            State::Preparing | State::Done { .. } => {}
+        }
+    }
+
+    /// Nobody waits for the process any more, and it left no last word.
+    fn leave_behind(&mut self, word: Word, process: Process, now: Now, out: &mut Vec<Action>) {
+        self.report_progress(now, out);
+        // A checkpoint that was complete before the end still counts for the next attempt.
+        if !self.uploads.is_idle() && word.has_a_successor() {
+            self.state = State::Finalizing { word, adapter: Adapter::None, process };
+            self.tell(AttemptPhase::Finalizing, ReportBody::Finalizing, out);
+        } else {
+            self.end(word, Adapter::None, process, now, out);
         }
     }
 
     pub(super) fn finish_if_through(&mut self, now: Now, out: &mut Vec<Action>) {
-        let State::Finalizing { word, adapter, process: Process::Gone } = &mut self.state else { return };
-        if *adapter != Adapter::Uploading && self.uploads.is_idle() {
+        let State::Finalizing { word, adapter, process } = &mut self.state else { return };
+        if process.is_over() && *adapter != Adapter::Uploading && self.uploads.is_idle() {
             let (word, adapter) = (word.clone(), std::mem::replace(adapter, Adapter::None));
-            self.end(word, adapter, now, out);
+            let process = std::mem::replace(process, Process::Gone);
+            self.end(word, adapter, process, now, out);
         }
     }
 

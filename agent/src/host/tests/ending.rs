@@ -1,6 +1,8 @@
 //! How attempts end: by themselves, by a fault, by the clock.
 
 use super::*;
+use crate::upload::UploadError;
+use lorikeet_protocol::blob::Refusal;
 
 #[test]
 fn a_finished_worker_is_over_once_its_adapter_is_uploaded_and_its_process_gone() {
@@ -30,6 +32,26 @@ fn a_process_that_vanishes_is_lost_and_its_device_free() {
 }
 
 #[test]
+fn a_worker_that_could_not_write_its_last_word_ends_by_its_exit_code() {
+    for (exit, outcome) in [
+        (Exit::DiskFull, Outcome::DiskFull),
+        (Exit::OutOfMemory, Outcome::Oom),
+        (Exit::Hardware, Outcome::Hardware),
+        (Exit::Internal, Outcome::Lost),
+    ] {
+        let mut scene = Scene::running();
+        assert!(scene.news(1, News::Exited(exit)).is_empty());
+        let out = scene.gone(1);
+        assert_eq!(ended(&out).outcome, outcome, "{exit:?}");
+    }
+    // One that was killed has another reason.
+    let mut scene = Scene::running();
+    scene.news(1, News::TooLarge { resident: 9, limit: 8 });
+    scene.news(1, News::Exited(Exit::DiskFull));
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::Oom);
+}
+
+#[test]
 fn a_failure_keeps_the_workers_own_class() {
     for (class, outcome) in [
         (FailureClass::OutOfMemory, Outcome::Oom),
@@ -46,12 +68,34 @@ fn a_failure_keeps_the_workers_own_class() {
 }
 
 #[test]
+fn a_result_that_is_too_large_is_the_settings_doing() {
+    let mut scene = Scene::running();
+    scene.line(9, WorkerEvent::Finished { step: 30, files: vec![] });
+    scene.gone(1);
+    let refused = UploadError::Refused { path: "adapter_model.safetensors".into(), refusal: Refusal::TooLarge };
+    let out = scene.event(Event::AdapterGivenUp(id(1), refused.fault()));
+    assert_eq!((ended(&out).outcome, ended(&out).class), (Outcome::UserError, Some(FailureClass::Settings)));
+}
+
+#[test]
 fn files_that_cannot_be_fetched_end_the_attempt_with_their_reason() {
     let mut scene = Scene::new();
     scene.heard(offer(1));
     let fault = Fault { outcome: Outcome::DiskFull, message: "write /cache: no space".into() };
     let out = scene.event(Event::PrepareFailed(id(1), fault));
     assert_eq!(ended(&out).outcome, Outcome::DiskFull);
+}
+
+#[test]
+fn files_that_the_coordinator_does_not_have_are_charged_to_nobody() {
+    let mut scene = Scene::new();
+    scene.heard(offer(1));
+    scene.now.mono += Duration::from_secs(9);
+    let fault = Fault { outcome: Outcome::PrepareFailed, message: "the coordinator refused: Corrupt".into() };
+    let out = scene.event(Event::Unprovided(id(1), fault, FailureClass::Base));
+    let ended = ended(&out);
+    assert_eq!((ended.outcome, ended.class), (Outcome::PrepareFailed, Some(FailureClass::Base)));
+    assert_eq!(ended.held, Duration::ZERO);
 }
 
 #[test]
@@ -104,6 +148,59 @@ fn a_worker_that_said_its_last_word_and_stays_is_killed() {
 }
 
 #[test]
+fn a_worker_that_cannot_be_killed_gives_its_job_away_and_keeps_its_device() {
+    let mut scene = Scene::running();
+    assert_eq!(scene.news(1, News::TooLarge { resident: 9, limit: 8 }), [Action::Kill(id(1))]);
+    scene.kills_in_vain();
+    let out = scene.wait(5);
+    let ended = ended(&out);
+    assert_eq!((ended.outcome, ended.message.as_deref()), (Outcome::Hardware, Some("process 42 cannot be killed")));
+    let out = scene.heard(offer(2));
+    assert!(
+        matches!(&out[..], [Action::Tell(FromAgent::Declined { reason, .. })] if reason.contains("cannot be killed")),
+        "{out:?}"
+    );
+    // Nobody wants it any more, and its process is still there.
+    scene.event(Event::Looked(seen(&[])));
+    assert!(scene.heard(ToAgent::Forget(id(1))).is_empty());
+    assert!(scene.wait(48 * 3_600).is_empty());
+    assert!(scene.line(9, step(3)).is_empty());
+    assert_eq!(scene.phase(1), AttemptPhase::Done);
+    assert_eq!(scene.gone(1), [Action::Forget(id(1))]);
+    let out = scene.event(Event::Looked(seen(&[])));
+    assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
+    scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
+    scene.event(Event::Looked(seen(&[])));
+    assert!(scene.heard(offer(2)).contains(&Action::Tell(FromAgent::Accepted(id(2)))));
+}
+
+#[test]
+fn what_a_worker_that_cannot_be_killed_has_finished_counts() {
+    let mut scene = Scene::running();
+    scene.line(9, WorkerEvent::Finished { step: 30, files: vec![] });
+    scene.event(Event::AdapterUploaded(id(1), vec![], None));
+    assert_eq!(scene.wait(30), [Action::Kill(id(1))]);
+    scene.kills_in_vain();
+    let out = scene.wait(5);
+    assert_eq!(ended(&out).outcome, Outcome::Ok);
+    let reason = out.iter().find_map(|action| match action {
+        Action::KeepQuarantine(reasons) => reasons.get(&DeviceId::cpu()),
+        _ => None,
+    });
+    assert!(reason.is_some_and(|reason| reason.contains("process 42")), "{out:?}");
+}
+
+#[test]
+fn a_process_that_a_worker_left_behind_and_nobody_can_kill_ends_the_attempt_too() {
+    let mut scene = Scene::running();
+    let out = scene.news(1, News::Stuck { pid: 43 });
+    assert_eq!(ended(&out).message.as_deref(), Some("process 43 cannot be killed"));
+    assert!(scene.news(1, News::Stuck { pid: 43 }).is_empty());
+    assert!(scene.heard(ToAgent::Forget(id(1))).is_empty());
+    assert_eq!(scene.gone(1), [Action::Forget(id(1))]);
+}
+
+#[test]
 fn progress_is_reported_at_most_once_a_second_and_never_lost() {
     let mut scene = Scene::running();
     scene.line(1, WorkerEvent::Plan(plan(100)));
@@ -114,4 +211,14 @@ fn progress_is_reported_at_most_once_a_second_and_never_lost() {
     assert_eq!(progress_steps(&scene.wait(1)), [3]);
     scene.line(5, step(4));
     assert_eq!(progress_steps(&scene.line(6, WorkerEvent::Finished { step: 4, files: vec![] })), [4]);
+}
+
+impl Scene {
+    /// For not quite a minute after the first kill.
+    fn kills_in_vain(&mut self) {
+        for _ in 0..11 {
+            assert!(self.wait(4).is_empty());
+            assert_eq!(self.wait(1), [Action::Kill(id(1))]);
+        }
+    }
 }

@@ -56,6 +56,22 @@ fn an_attempt_that_is_alive_is_never_forgotten() {
 }
 
 #[test]
+fn an_end_that_was_lost_is_said_and_charged_to_nobody() {
+    let mut scene = Scene::running();
+    assert!(scene.event(Event::EndMissing(id(1))).is_empty(), "it is alive");
+    scene.line(9, WorkerEvent::Finished { step: 30, files: vec![] });
+    scene.event(Event::AdapterUploaded(id(1), vec![file("adapter_model.safetensors")], None));
+    scene.now.mono += Duration::from_secs(9);
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::Ok);
+    scene.welcome(vec![(id(1), Verdict::Report)]);
+    let out = scene.event(Event::EndMissing(id(1)));
+    let ended = ended(&out);
+    assert_eq!((ended.outcome, ended.held, ended.files.len()), (Outcome::Lost, Duration::ZERO, 0));
+    assert_eq!(ended.message.as_deref(), Some("its end was lost"));
+    assert_eq!(ended.last_event, 9);
+}
+
+#[test]
 fn news_of_strangers_change_nothing() {
     let mut scene = Scene::running();
     assert!(scene.event(Event::Prepared(id(77))).is_empty());

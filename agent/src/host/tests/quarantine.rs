@@ -41,11 +41,24 @@ fn a_device_that_failed_a_worker_is_out_at_once_and_stays_so_until_it_passes_its
     );
     let out = scene.event(Event::Looked(seen(&[])));
     assert!(out.contains(&Action::Test(DeviceId::cpu())), "its dead worker holds nothing any more: {out:?}");
-    scene.event(Event::Tested(DeviceId::cpu(), Err("two rows differ".into())));
+    scene.event(Event::Tested(DeviceId::cpu(), Err(Unfit::Failed("two rows differ".into()))));
     assert!(usable_after(&mut scene, 1, &[]).unwrap_err().ends_with("its last test failed: two rows differ"));
     scene.now.mono += Duration::from_secs(600);
     assert!(scene.event(Event::Tick).contains(&Action::Test(DeviceId::cpu())), "it is tried again");
     scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
+    assert_eq!(usable_after(&mut scene, 1, &[]), Ok(()));
+}
+
+#[test]
+fn a_device_that_nobody_can_test_is_offered_again_after_a_rest() {
+    let mut scene = Scene::running();
+    scene.fails(1, FailureClass::Hardware);
+    assert!(scene.event(Event::Looked(seen(&[]))).contains(&Action::Test(DeviceId::cpu())));
+    scene.event(Event::Tested(DeviceId::cpu(), Err(Unfit::Untested)));
+    let why = usable_after(&mut scene, 3_599, &[]).unwrap_err();
+    assert!(why.contains(&id(1).to_string()) && why.contains("no test") && why.contains("60 minutes"), "{why}");
+    assert_eq!(scene.host.next_deadline(), Some(scene.now.mono + Duration::from_secs(1)));
+    assert_eq!(scene.wait(1), [Action::KeepQuarantine(Reasons::new())]);
     assert_eq!(usable_after(&mut scene, 1, &[]), Ok(()));
 }
 

@@ -108,6 +108,7 @@ impl Scene {
                 return self
                     .welcome(vec![(attempt, [Verdict::Stop, Verdict::Adopt, Verdict::Report][number as usize % 3])]);
             }
+            16 => return self.news(number as u32 % 3, News::Stuck { pid: 42 }),
             _ => return self.line(seq, checkpoint_event(number, CheckpointKind::Best)),
         };
         self.event(event)

@@ -1,9 +1,9 @@
-//! How a worker ended, as whoever started it sees it: the exit code, which follows from the outcome.
+//! How a worker ended, as whoever started it sees it: the exit code, which follows from the outcome. Where a worker could not
+//! write its outcome down, for the disk was full or events could not be written, the code is all that is known.
 
+use super::WorkerEvent;
+use crate::job::FailureClass;
 use std::process::ExitCode;
-
-use lorikeet_protocol::job::FailureClass;
-use lorikeet_protocol::worker::WorkerEvent;
 
 /// How a worker ended; each has its own exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,19 @@ pub enum Exit {
     Internal,
 }
 
+const ALL: [Exit; 10] = [
+    Exit::Finished,
+    Exit::Unusable,
+    Exit::Failed,
+    Exit::Stopped,
+    Exit::Discarded,
+    Exit::Held,
+    Exit::OutOfMemory,
+    Exit::DiskFull,
+    Exit::Hardware,
+    Exit::Internal,
+];
+
 impl Exit {
     /// The number the process ends with.
     pub const fn code(self) -> u8 {
@@ -47,7 +60,13 @@ impl Exit {
         }
     }
 
-    pub(crate) fn of(outcome: &WorkerEvent) -> Exit {
+    /// The one that has this number.
+    pub fn of_code(code: i32) -> Option<Exit> {
+        ALL.into_iter().find(|exit| i32::from(exit.code()) == code)
+    }
+
+    /// What follows from the last event.
+    pub fn of(outcome: &WorkerEvent) -> Exit {
         match outcome {
             WorkerEvent::Finished { .. } => Exit::Finished,
             WorkerEvent::Stopped { checkpoint: Some(_), .. } => Exit::Stopped,
@@ -75,5 +94,18 @@ impl Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(exit.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_means_one_end() {
+        for exit in ALL {
+            assert_eq!(Exit::of_code(exit.code().into()), Some(exit));
+        }
+        assert_eq!(Exit::of_code(101), None, "a panic of Rust's is none of ours");
     }
 }
