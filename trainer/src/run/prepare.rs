@@ -1,6 +1,7 @@
 //! Everything before the first step: data, memory plan, base, and the newest checkpoint if there is one.
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Instant;
 
@@ -112,13 +113,21 @@ impl From<DatasetError> for TrainError {
     fn from(error: DatasetError) -> TrainError {
         match error {
             DatasetError::Stopped => TrainError::Stopped,
+            // a folder, a pipe, a device: nothing that a disk could do better another time
+            DatasetError::Read { path, source } if source.kind() == ErrorKind::InvalidInput => {
+                TrainError::Dataset { reason: format!("read {}: {source}", path.display()) }
+            }
             DatasetError::Read { path, source } => TrainError::Io { verb: "read", path, source },
+            DatasetError::Cache { verb, path, source } => TrainError::Io { verb, path, source },
+            DatasetError::Damaged { path, reason } => {
+                TrainError::Io { verb: "read", path, source: io::Error::new(ErrorKind::InvalidData, reason) }
+            }
             DatasetError::UnknownFormat { .. }
             | DatasetError::Filters { .. }
             | DatasetError::Faulty { .. }
             | DatasetError::Empty { .. }
             | DatasetError::Split { .. }
-            | DatasetError::Cache { .. } => TrainError::Dataset { reason: error.to_string() },
+            | DatasetError::TooMany { .. } => TrainError::Dataset { reason: error.to_string() },
         }
     }
 }
@@ -190,5 +199,28 @@ fn what_will_be_done(
         memory: fitted.memory,
         modules: trained.matched(),
         from_step,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FailureClass;
+
+    #[test]
+    fn what_a_disk_does_to_the_cache_is_no_fault_of_the_data() {
+        let path = || "cache/a.tokens".into();
+        let cache = |kind: ErrorKind| DatasetError::Cache { verb: "write", path: path(), source: kind.into() };
+        let damaged = DatasetError::Damaged { path: path(), reason: "the footer does not fit the file".into() };
+        let folder = DatasetError::Read { path: path(), source: ErrorKind::InvalidInput.into() };
+        for (error, class) in [
+            (cache(ErrorKind::StorageFull), FailureClass::DiskFull),
+            (cache(ErrorKind::PermissionDenied), FailureClass::Io),
+            (damaged, FailureClass::Io),
+            (folder, FailureClass::Dataset),
+        ] {
+            let error = TrainError::from(error);
+            assert_eq!(error.class(), class, "{error}");
+        }
     }
 }

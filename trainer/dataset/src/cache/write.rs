@@ -20,7 +20,7 @@ pub struct CacheWriter {
 impl CacheWriter {
     /// Begins a cache that will stand at `path`; its directory is made.
     pub fn create(path: &Path) -> Result<CacheWriter, DatasetError> {
-        let fail = |error: io::Error| cache_error(path, &error);
+        let fail = |error: io::Error| not_written(path, error);
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(fail)?;
         }
@@ -37,7 +37,7 @@ impl CacheWriter {
         let block = block(example);
         let entry = Entry { offset: self.offset, check: check_of(&block), ..Entry::of(example) };
         let written = self.data.file.write_all(&block).and_then(|()| self.index.file.write_all(&entry.write()));
-        written.map_err(|error| cache_error(&self.path, &error))?;
+        written.map_err(|error| not_written(&self.path, error))?;
         self.offset += block.len() as u64;
         self.len += 1;
         Ok(())
@@ -56,7 +56,7 @@ impl CacheWriter {
     /// Writes index and tail, syncs, renames, and opens what now stands there.
     pub fn finish(mut self, notes: &serde_json::Value) -> Result<TokenCache, DatasetError> {
         let tail = serde_json::to_vec(notes).expect("plain data is always JSON");
-        self.publish(&tail).map_err(|error| cache_error(&self.path, &error))?;
+        self.publish(&tail).map_err(|error| not_written(&self.path, error))?;
         TokenCache::open(&self.path)
     }
 
@@ -126,6 +126,38 @@ impl Drop for Aside {
     }
 }
 
-fn cache_error(path: &Path, error: &io::Error) -> DatasetError {
-    DatasetError::Cache { path: path.to_owned(), reason: error.to_string() }
+fn not_written(path: &Path, source: io::Error) -> DatasetError {
+    DatasetError::Cache { verb: "write", path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cut, Key};
+
+    #[test]
+    fn a_disk_that_is_full_is_told_as_one() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("full.tokens");
+        let aside = dir.path().join(format!("full.{}.partial", std::process::id()));
+        std::os::unix::fs::symlink("/dev/full", &aside).expect("linked");
+        let mut writer = CacheWriter::create(&path).expect("nothing is written yet");
+        writer.push(&example()).expect("it is buffered");
+        match writer.finish(&serde_json::Value::Null) {
+            Err(DatasetError::Cache { verb: "write", source, .. }) => {
+                assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn example() -> Example {
+        Example {
+            tokens: vec![1, 2, 3],
+            supervised: vec![false, true, true],
+            conversation: 0,
+            key: Key { conversation: "a".into(), turn: 1 },
+            cut: Cut::default(),
+        }
+    }
 }
