@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::entry::check_of;
@@ -23,6 +24,7 @@ impl CacheWriter {
         let fail = |error: io::Error| not_written(path, error);
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(fail)?;
+            remove_left_over(dir);
         }
         let process = std::process::id();
         let data = Aside::create(path.with_extension(format!("{process}.partial"))).map_err(fail)?;
@@ -99,7 +101,28 @@ fn block(example: &Example) -> Vec<u8> {
     bytes
 }
 
-/// A file that goes away with its owner, unless it was renamed.
+/// Takes away what killed processes left half written: nobody holds its lock. What cannot be judged or removed stays.
+fn remove_left_over(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_file())
+            && entry.file_name().to_str().is_some_and(is_partial)
+            && File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            let _next_time = fs::remove_file(&path);
+        }
+    }
+}
+
+/// `NAME.PROCESS.partial` or `NAME.PROCESS.index.partial`.
+fn is_partial(name: &str) -> bool {
+    let rest = name.strip_suffix(".partial").map(|rest| rest.strip_suffix(".index").unwrap_or(rest));
+    let process = rest.and_then(|rest| rest.rsplit_once('.'));
+    process.is_some_and(|(_, process)| !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// A file that goes away with its owner, unless it was renamed. It is locked for as long, so that others can tell it from what
+/// a killed process left.
 struct Aside {
     path: PathBuf,
     file: BufWriter<File>,
@@ -107,8 +130,17 @@ struct Aside {
 
 impl Aside {
     fn create(path: PathBuf) -> io::Result<Aside> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-        Ok(Aside { path, file: BufWriter::with_capacity(1 << 20, file) })
+        loop {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+            file.lock()?;
+            // between the two somebody may have taken it for left over
+            if is_at(&file, &path)? {
+                if file.metadata()?.len() > 0 {
+                    file.set_len(0)?;
+                }
+                return Ok(Aside { path, file: BufWriter::with_capacity(1 << 20, file) });
+            }
+        }
     }
 
     /// The file from its beginning.
@@ -123,6 +155,16 @@ impl Aside {
 impl Drop for Aside {
     fn drop(&mut self) {
         let _already_renamed = fs::remove_file(&self.path);
+    }
+}
+
+/// Whether the open file is the one of that name.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let of = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match fs::metadata(path) {
+        Ok(there) => Ok(of(there) == of(file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -149,6 +191,22 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_and_what_somebody_writes_stays() {
+        let dir = tempfile::tempdir().expect("dir");
+        let names = ["a.4194305.partial", "a.4194305.index.partial", "a.partial", "a.tokens", "b.7.partial"];
+        let paths = names.map(|name| dir.path().join(name));
+        paths.iter().for_each(|path| fs::write(path, "x").expect("written"));
+        let held = File::open(&paths[4]).expect("opened");
+        held.lock().expect("locked");
+        let mut writer = CacheWriter::create(&dir.path().join("c.tokens")).expect("created");
+        writer.push(&example()).expect("added");
+        // another that begins meanwhile leaves this one alone
+        CacheWriter::create(&dir.path().join("d.tokens")).expect("created");
+        assert_eq!(writer.finish(&serde_json::Value::Null).expect("written").len(), 1);
+        assert_eq!(paths.map(|path| path.exists()), [false, false, true, true, true]);
     }
 
     fn example() -> Example {
