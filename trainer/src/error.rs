@@ -164,12 +164,12 @@ impl TrainError {
             FailureClass::NotFinite => Some("lower the learning rate, or look at the data of this step"),
             FailureClass::OutOfMemory => Some("use a smaller batch, a shorter sequence, a lower rank or a 4-bit base"),
             FailureClass::DiskFull => Some("free space where the attempt directory lies"),
-            FailureClass::Checkpoint => {
+            FailureClass::Checkpoint if matches!(self, TrainError::Checkpoint { .. }) => {
                 Some("a run resumes only with the rank, alpha and target modules it began with")
             }
             FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
-            FailureClass::Config | FailureClass::Base | FailureClass::Io => None,
+            FailureClass::Config | FailureClass::Base | FailureClass::Checkpoint | FailureClass::Io => None,
         };
         hint.map(str::to_owned)
     }

@@ -44,7 +44,7 @@ pub use exit::Exit;
 pub use fence::{Fence, FenceError, Raised};
 pub use hold::HoldError;
 pub use journal::JournalError;
-pub use report::{memory, modules};
+pub use report::{class, memory, modules};
 pub use spec::{config, filters, settings};
 
 /// Sees every line right after it was written; for whoever shows progress in the same process.

@@ -6,7 +6,7 @@ use crate::{
 };
 use lorikeet_dataset::{Tokenizer, TokenizerError};
 use lorikeet_trainer::{
-    FailureClass, TrainError,
+    TrainError,
     lora::{self, AdapterView, LoraLayout},
     model::Model,
 };
@@ -42,17 +42,7 @@ impl Local {
 
 /// What the trainer could not do, by whose doing it is.
 pub(super) fn failed(doing: &str, error: &TrainError) -> Failure {
-    let message = format!("failed to {doing}: {}", chain(error));
-    match error.class() {
-        FailureClass::Internal => Failure::bug(message),
-        FailureClass::NotFinite => Failure::job_failed(message),
-        FailureClass::OutOfMemory | FailureClass::DiskFull | FailureClass::Dataset => {
-            error.hint().into_iter().fold(Failure::mistake(message), |failure, hint| failure.hint(hint))
-        }
-        FailureClass::Config | FailureClass::Base | FailureClass::Checkpoint | FailureClass::Io => {
-            Failure::mistake(message)
-        }
-    }
+    Failure::of_trainer(lorikeet_worker::class(error), format!("failed to {doing}: {}", chain(error)), error.hint())
 }
 
 fn exists(dir: &Path, what: &str) -> Result<(), Failure> {
