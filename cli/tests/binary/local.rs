@@ -105,6 +105,15 @@ fn an_adapter_becomes_a_model_and_files_for_llama_cpp() {
     let (code, _, complaint) = command("merge", &["--out", &path("merged")]);
     assert!(code == 2 && complaint.contains("is not empty"), "{complaint}");
 
+    let (code, _, complaint) = command("merge", &["--out", "new/.."]);
+    assert!(code == 2 && complaint.contains("ends in the directory's name"), "{code} {complaint}");
+    fs::create_dir(place.path("here")).unwrap();
+    let mut here = lorikeet();
+    here.args(["adapter", "merge", "--out", ".", "--base"]).arg(place.path("base"));
+    here.arg("--adapter").arg(place.path("run/adapter")).current_dir(place.path("here"));
+    let (code, _, complaint) = run(&mut here);
+    assert!(code == 0 && place.path("here/model.safetensors").exists(), "{complaint}");
+
     let (code, answer, complaint) = command("export", &["--gguf", "a.gguf"]);
     assert!(code == 0 && answer.contains("\"tensors\": 28"), "{complaint}{answer}");
     let (code, answer, complaint) = command("export", &["--gguf", &path("m.gguf"), "--merged", "--type", "f16"]);
