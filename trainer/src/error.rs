@@ -71,7 +71,15 @@ pub enum TrainError {
         /// How many.
         count: usize,
     },
-    /// Memory ran out, or was planned to.
+    /// The system refused memory in a pass, of which nothing is left.
+    #[error("out of memory: {} needed for {what}, and the system refused them", size(*bytes))]
+    Refused {
+        /// What the memory was for.
+        what: String,
+        /// How much was asked for at once.
+        bytes: u64,
+    },
+    /// The plan takes more memory than there is.
     #[error(
         "out of memory: {} needed for {what}, {} available: {} too few",
         size(*needed_bytes), size(*available_bytes), size(needed_bytes.saturating_sub(*available_bytes))
@@ -142,7 +150,7 @@ impl TrainError {
             TrainError::Dataset { .. } => FailureClass::Dataset,
             TrainError::Adapter { .. } | TrainError::Checkpoint { .. } => FailureClass::Checkpoint,
             TrainError::NotFinite { .. } => FailureClass::NotFinite,
-            TrainError::OutOfMemory { .. } => FailureClass::OutOfMemory,
+            TrainError::OutOfMemory { .. } | TrainError::Refused { .. } => FailureClass::OutOfMemory,
             TrainError::Io { source, .. } | TrainError::Report(source) => io_class(source),
             TrainError::Stopped | TrainError::Internal(_) => FailureClass::Internal,
         }
