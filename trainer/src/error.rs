@@ -61,9 +61,9 @@ pub enum TrainError {
         /// Name of the checkpoint that holds the state before the step, if one could be written.
         checkpoint: Option<String>,
     },
-    /// Something that is trained has not moved.
-    #[error("step {step}: {tensor} is what it was before the first step ({count} tensors are); no gradient reaches it")]
-    Unchanged {
+    /// A tensor of the adapter learns nothing.
+    #[error("step {step}: no gradient has reached {tensor} ({count} tensors have had none)")]
+    Unreached {
         /// After this step.
         step: u64,
         /// The first of them.
@@ -145,7 +145,7 @@ impl TrainError {
     /// Whose doing it is.
     pub fn class(&self) -> FailureClass {
         match self {
-            TrainError::Config { .. } | TrainError::Unchanged { .. } => FailureClass::Config,
+            TrainError::Config { .. } | TrainError::Unreached { .. } => FailureClass::Config,
             TrainError::Base { .. } => FailureClass::Base,
             TrainError::Dataset { .. } => FailureClass::Dataset,
             TrainError::Adapter { .. } | TrainError::Checkpoint { .. } => FailureClass::Checkpoint,
@@ -163,7 +163,7 @@ impl TrainError {
         {
             return Some(would_do(remedies));
         }
-        if let TrainError::Unchanged { .. } = self {
+        if let TrainError::Unreached { .. } = self {
             let hint =
                 "target other modules, or look at the data: an answer of one token teaches the first layers nothing";
             return Some(hint.to_owned());

@@ -54,7 +54,6 @@ pub(super) fn session<'a, 'e>(
         (Trained::Adapter(layout), None) => model.start(layout, config.settings.seed),
         (Trained::Model(layout), _) => model.weights(layout),
     };
-    let watched = matches!(trained, Trained::Adapter(_)).then(|| params.clone());
     let mut run = Run::new(&config.settings, trained, params, data.train.clone());
     let identity = Identity {
         settings: config.settings.clone(),
@@ -66,14 +65,13 @@ pub(super) fn session<'a, 'e>(
         let message = [vec![format!("goes on from {}", found.name())], differing].concat().join("; ");
         tell(Event::Log { level: Level::Info, message })?;
     }
-    let start = watched.filter(|_| !run.is_past_movement());
     run.put_into(&mut model);
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
     let saved = found.map(|found| found.manifest.step);
     let saved_at = Instant::now();
-    Ok(Session { config, stop, events, model, data, tokenizer, run, start, needs, thrift, identity, saved, saved_at })
+    Ok(Session { config, stop, events, model, data, tokenizer, run, needs, thrift, identity, saved, saved_at })
 }
 
 /// Told to stop before there was a run: what is on disk is the state.
