@@ -107,7 +107,7 @@ impl Run {
             best: None,
             patience: settings.early_stopping,
             grads: vec![0.0; trained.trained()],
-            optimizer: Optimizer::new(trained.trained(), settings.adamw()).with_rates(trained.rates(settings)),
+            optimizer: Optimizer::new(trained.trained(), settings.adamw()).with_parts(trained.parts(settings)),
             schedule: numbers.schedule(settings),
             clip: settings.clip(),
             order: Order::new(numbers.examples, settings.shuffle.then_some(settings.seed)),
