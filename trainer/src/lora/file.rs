@@ -1,5 +1,7 @@
 //! Adapter files as PEFT writes and reads them: `adapter_model.safetensors` and `adapter_config.json`.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -10,6 +12,8 @@ use lorikeet_plan::ModelConfig;
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use check::check_config;
 
 use super::{LoraConfig, LoraEntry, LoraError, LoraLayout, Site, Targets};
 use crate::ops::widen::{Stored, widen};
@@ -285,66 +289,6 @@ fn refuse_others(file: &SafeTensors<'_>, layout: &LoraLayout, path: &Path) -> Re
             Err(LoraError::Tensor { path: path.into(), name: name.into(), state: "not part of this adapter" })
         }
         None => Ok(()),
-    }
-}
-
-fn check_config(path: &Path, layout: &LoraLayout) -> Result<(), LoraError> {
-    let bytes = read(path, 1 << 20)?;
-    let malformed = |reason: String| LoraError::Malformed { path: path.into(), reason };
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| malformed(format!("not JSON: {error}")))?;
-    let Value::Object(map) = value else { return Err(malformed("not a JSON object".into())) };
-    let config = layout.config().as_saved();
-    let expected = [
-        ("peft_type", json!("LORA")),
-        ("r", json!(config.rank)),
-        ("lora_alpha", number(config.alpha)),
-        ("use_rslora", json!(config.rslora)),
-        ("use_dora", json!(config.dora)),
-        ("bias", json!("none")),
-        ("lora_bias", json!(false)),
-        ("fan_in_fan_out", json!(false)),
-        ("rank_pattern", json!(config.rank_pattern)),
-        ("alpha_pattern", numbers(&config.alpha_pattern)),
-        ("modules_to_save", Value::Null),
-        ("layer_replication", Value::Null),
-    ];
-    refuse_other_base(&map, path)?;
-    for (key, want) in expected {
-        let found = map.get(key).cloned().unwrap_or(default_of(key, &want));
-        if !same(&found, &want) {
-            let (found, expected) = (found.to_string(), want.to_string());
-            return Err(LoraError::Setting { path: path.into(), key, found, expected });
-        }
-    }
-    Ok(())
-}
-
-/// These starts change the base, and what PEFT saves then fits the changed one only, unless it was converted.
-fn refuse_other_base(map: &Map<String, Value>, path: &Path) -> Result<(), LoraError> {
-    const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
-    let key = "init_lora_weights";
-    let start = map.get(key).and_then(Value::as_str).unwrap_or_default().to_lowercase();
-    if CHANGING.iter().any(|word| start.starts_with(word)) {
-        let expected = "true: an adapter that was converted to plain LoRA".to_owned();
-        return Err(LoraError::Setting { path: path.into(), key, found: start, expected });
-    }
-    Ok(())
-}
-
-/// Old files lack the newer keys, whose absence means "off"; rank, scale and kind must be said.
-fn default_of(key: &str, want: &Value) -> Value {
-    match key {
-        "peft_type" | "r" | "lora_alpha" => Value::Null,
-        "use_rslora" | "use_dora" => json!(false),
-        "rank_pattern" | "alpha_pattern" => json!({}),
-        _ => want.clone(),
-    }
-}
-
-fn same(found: &Value, want: &Value) -> bool {
-    match (found.as_f64(), want.as_f64()) {
-        (Some(found), Some(want)) => found == want,
-        _ => found == want || (found.is_null() && want.as_object().is_some_and(Map::is_empty)),
     }
 }
 
