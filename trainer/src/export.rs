@@ -44,13 +44,11 @@ pub(crate) fn write_adapter(
     let staged = StagedDir::create(&config.out.join("adapter"), abandon)?;
     let meta = AdapterMeta { base_model: Some(config.base_name.clone()) };
     run.trained.save(staged.path(), run.result(), &meta)?;
-    if let Trained::Model(_) = run.trained {
-        staged.write("config.json", &pretty(&config_in_f32(&config.base)?))?;
-    }
-    for name in TOKENIZER_FILES {
-        let from = config.base.join(name);
-        if from.exists() {
-            std::fs::copy(&from, staged.path().join(name)).map_err(TrainError::io("copy", &from))?;
+    match run.trained {
+        Trained::Adapter(_) => copy_files(&TOKENIZER_FILES, &config.base, staged.path())?,
+        Trained::Model(_) => {
+            staged.write("config.json", &pretty(&config_in_f32(&config.base)?))?;
+            copy_side_files(&config.base, staged.path())?;
         }
     }
     staged.write("README.md", card::card(config, run, report).as_bytes())?;
@@ -62,6 +60,23 @@ pub(crate) fn write_adapter(
     let files = staged.records()?;
     staged.publish()?;
     Ok(files)
+}
+
+/// Copies what a model has beside its config and its weights: the tokenizer, and how it likes to be asked.
+pub(crate) fn copy_side_files(from: &Path, to: &Path) -> Result<(), TrainError> {
+    copy_files(&TOKENIZER_FILES, from, to)?;
+    copy_files(&["generation_config.json"], from, to)
+}
+
+/// Those that are there.
+fn copy_files(names: &[&str], from: &Path, to: &Path) -> Result<(), TrainError> {
+    for name in names {
+        let path = from.join(name);
+        if path.exists() {
+            std::fs::copy(&path, to.join(name)).map_err(TrainError::io("copy", &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// The base's config, of a model that is stored in f32.

@@ -209,7 +209,10 @@ fn the_model_itself_is_trained_resumed_bit_for_bit_and_comes_out_as_a_base() {
         config.settings.learning_rate = 2e-3;
         config
     };
+    fs::write(place.path("base/generation_config.json"), "{\"do_sample\": true}").expect("written");
     let whole = run(&full("whole")).expect("trains");
+    let beside = fs::read(place.path("whole/adapter/generation_config.json")).expect("a model's own file");
+    assert_eq!(beside, b"{\"do_sample\": true}");
     let (first, last) = (whole.steps[0].loss, whole.steps[7].loss);
     assert!(last < 0.9 * first, "from {first} to {last}");
     assert_eq!(whole.plan().trainable_parameters, whole.plan().base_parameters);
