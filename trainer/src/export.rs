@@ -19,10 +19,11 @@ use crate::lora::AdapterMeta;
 use crate::random::Stream;
 use crate::run::Run;
 use crate::staged::StagedDir;
+use crate::tensor_file::io_error;
 use crate::{TrainError, Trained};
 
 /// The files of a base model that make its tokenizer.
-pub(crate) const TOKENIZER_FILES: [&str; 8] = [
+const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -138,7 +139,7 @@ pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Res
     let path = dir.join("model.safetensors");
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     safetensors::serialize_to_file(views, Some(metadata), &path)
-        .map_err(|error| TrainError::io("write", &path)(std::io::Error::other(error)))?;
+        .map_err(|error| TrainError::io("write", &path)(io_error(error)))?;
     Ok(parsed)
 }
 
