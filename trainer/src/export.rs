@@ -8,7 +8,7 @@ mod summary;
 use std::path::Path;
 
 use lorikeet_dataset::PrepareReport;
-use lorikeet_plan::{ModelConfig, tensors};
+use lorikeet_plan::{MAX_CONFIG_BYTES, ModelConfig, read_text, tensors};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
@@ -83,8 +83,8 @@ fn copy_files(names: &[&str], from: &Path, to: &Path) -> Result<(), TrainError> 
 /// The base's config, of a model that is stored in f32.
 fn config_in_f32(base: &Path) -> Result<Value, TrainError> {
     let path = base.join("config.json");
-    let text = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
-    let mut config: Value = serde_json::from_slice(&text)
+    let text = read_text(&path, MAX_CONFIG_BYTES).map_err(TrainError::io("read", &path))?;
+    let mut config: Value = serde_json::from_str(&text)
         .map_err(|error| TrainError::Base { path: path.clone(), reason: error.to_string() })?;
     for key in ["torch_dtype", "dtype"] {
         if config.get(key).is_some() {

@@ -4,11 +4,10 @@ mod check;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
-use lorikeet_plan::ModelConfig;
+use lorikeet_plan::{ModelConfig, read_file};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -338,13 +337,7 @@ pub fn read_config(dir: &Path) -> Result<LoraConfig, LoraError> {
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, LoraError> {
-    let failed = |source| LoraError::Io { verb: "read", path: path.into(), source };
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > most {
-        let reason = format!("{size} bytes long, at most {most} were expected");
-        return Err(failed(std::io::Error::new(ErrorKind::InvalidData, reason)));
-    }
-    fs::read(path).map_err(failed)
+    read_file(path, most).map_err(|source| LoraError::Io { verb: "read", path: path.into(), source })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), LoraError> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
-use lorikeet_plan::{Fitted, ModelConfig, parameters};
+use lorikeet_plan::{Fitted, MAX_CONFIG_BYTES, ModelConfig, parameters, read_text};
 
 use super::memory::{self, Needs, Thrift};
 use super::{Events, Run, Session};
@@ -96,7 +96,7 @@ fn find_checkpoint(
 
 fn model_config(base: &Path) -> Result<ModelConfig, TrainError> {
     let path = base.join("config.json");
-    let text = fs::read_to_string(&path)
+    let text = read_text(&path, MAX_CONFIG_BYTES)
         .map_err(|error| TrainError::Base { path: path.clone(), reason: format!("cannot be read: {error}") })?;
     ModelConfig::parse(&text).map_err(|error| TrainError::Base { path, reason: error.to_string() })
 }
@@ -161,7 +161,7 @@ fn plan_memory(
 fn base_fingerprint(base: &Path) -> Result<String, TrainError> {
     let config = base.join("config.json");
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&fs::read(&config).map_err(TrainError::io("read", &config))?);
+    hasher.update(read_text(&config, MAX_CONFIG_BYTES).map_err(TrainError::io("read", &config))?.as_bytes());
     for name in staged::file_names(base)?.iter().filter(|name| name.ends_with(".safetensors")) {
         let path = base.join(name);
         let size = fs::metadata(&path).map_err(TrainError::io("read", &path))?.len();
