@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Goes up whenever the same file, tokenizer and settings would become other tokens than before.
-const RULES_VERSION: u32 = 2;
+const RULES_VERSION: u32 = 3;
 
 /// What happens when a record is at fault.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
