@@ -50,15 +50,15 @@ pub enum TrainError {
         reason: String,
     },
     /// Loss or gradient norm was not finite; weights and moments are those of the step before.
-    #[error("step {step}: {what} is {value}; the last good state is {}", last_good(checkpoint))]
+    #[error("step {step}: {what} is {value}; {}", last_good(checkpoint))]
     NotFinite {
         /// The step that was not taken.
         step: u64,
-        /// `loss` or `gradient norm`.
+        /// `loss`, `gradient norm` or `held-out loss`.
         what: &'static str,
         /// What it was.
         value: f64,
-        /// Name of the checkpoint that holds the state before the step, if one could be written.
+        /// Name of the newest checkpoint of a state before that; none where nothing was saved yet.
         checkpoint: Option<String>,
     },
     /// A tensor of the adapter learns nothing.
@@ -207,6 +207,9 @@ fn io_class(error: &std::io::Error) -> FailureClass {
     }
 }
 
-fn last_good(checkpoint: &Option<String>) -> &str {
-    checkpoint.as_deref().unwrap_or("the newest checkpoint")
+fn last_good(checkpoint: &Option<String>) -> String {
+    match checkpoint {
+        Some(name) => format!("the last good state is {name}"),
+        None => "nothing was saved yet".to_owned(),
+    }
 }

@@ -135,8 +135,8 @@ impl Session<'_, '_> {
         let sum = self.held_out_loss(true)?;
         let loss = sum.sum / sum.count as f64;
         if !loss.is_finite() {
-            let step = self.run.state.step;
-            return Err(TrainError::NotFinite { step, what: "held-out loss", value: loss, checkpoint: None });
+            let (step, checkpoint) = (self.run.state.step, self.saved.map(checkpoint::name));
+            return Err(TrainError::NotFinite { step, what: "held-out loss", value: loss, checkpoint });
         }
         if self.run.state.step == 0 {
             // a fresh adapter changes nothing, and what trains the model itself begins with it
