@@ -32,7 +32,7 @@ use lorikeet_plan::{ModelConfig, Module};
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
-use crate::lora::{self, AdapterView, LoraLayout, Site};
+use crate::lora::{self, AdapterView, Init, LoraLayout, Site};
 use crate::ops::buffer::{Buffers, Refused, caught};
 use crate::ops::linear::Weight;
 use crate::ops::profile::Profile;
@@ -108,6 +108,11 @@ impl Model {
     /// A fresh adapter for this model: what follows from the seed, and what follows from the weights under it.
     pub fn start(&self, layout: &LoraLayout, seed: u64) -> Vec<f32> {
         let mut params = lora::init(layout, seed);
+        let config = layout.config();
+        if config.init == Init::Default && !config.dora {
+            // nothing follows from the weights: none is taken apart for it
+            return params;
+        }
         for entry in layout.entries() {
             let weight = match entry.site {
                 Site::Embedding => continue,
