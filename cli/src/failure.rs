@@ -4,6 +4,7 @@
 
 use lorikeet_api::{ErrorBody, ErrorCode, FieldError};
 pub(crate) use lorikeet_protocol::chain;
+use lorikeet_protocol::job::FailureClass;
 use std::{fmt, path::Path, process::ExitCode};
 
 /// Whose doing it was.
@@ -22,6 +23,21 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Of what the trainer could not do on this machine, whichever command asked. Files, settings, memory and disk are the
+    /// person's or the machine's; only numbers that ran away are the training's own failure.
+    fn of(class: FailureClass) -> Self {
+        match class {
+            FailureClass::Dataset
+            | FailureClass::Base
+            | FailureClass::Settings
+            | FailureClass::OutOfMemory
+            | FailureClass::DiskFull
+            | FailureClass::Hardware => Self::Mistake,
+            FailureClass::NonFinite => Self::JobFailed,
+            FailureClass::Internal => Self::Bug,
+        }
+    }
+
     /// What a script sees.
     pub(crate) fn exit_code(self) -> u8 {
         match self {
@@ -73,6 +89,12 @@ impl Failure {
     /// It should not have been possible.
     pub(crate) fn bug(message: impl fmt::Display) -> Self {
         Self::new(Kind::Bug, message).hint("this is a bug of lorikeet; please report it with the command you ran")
+    }
+
+    /// The trainer could not do what it was asked, on this machine.
+    pub(crate) fn of_trainer(class: FailureClass, message: impl fmt::Display, hint: Option<String>) -> Self {
+        let kind = Kind::of(class);
+        if kind == Kind::Bug { Self::bug(message) } else { Self { hint, ..Self::new(kind, message) } }
     }
 
     /// A file or folder of this machine would not do.
@@ -149,6 +171,21 @@ mod tests {
         let failure = Failure::from(ErrorBody::fields(vec![fault]));
         assert_eq!((failure.kind, failure.kind.exit_code()), (Kind::Mistake, 2));
         assert_eq!(failure.message, "lora.rank is 300, expected a whole number 1…256");
+    }
+
+    #[test]
+    fn what_the_trainer_could_not_do_has_one_exit_code_whichever_command_asked() {
+        let code = |class| Failure::of_trainer(class, "it failed", Some("try".into())).kind.exit_code();
+        let machine = [FailureClass::OutOfMemory, FailureClass::DiskFull, FailureClass::Hardware].map(code);
+        assert_eq!(machine, [2; 3], "this machine's");
+        assert_eq!(
+            [FailureClass::Dataset, FailureClass::Base, FailureClass::Settings].map(code),
+            [2; 3],
+            "the person's"
+        );
+        assert_eq!([FailureClass::NonFinite, FailureClass::Internal].map(code), [5, 70]);
+        let bug = Failure::of_trainer(FailureClass::Internal, "it failed", Some("try".into()));
+        assert!(bug.hint.is_some_and(|hint| hint.contains("please report it")));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What to train and how: every setting, and every number that follows from settings and data, computed here and once.
 
+mod check;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use lorikeet_plan::BaseDtype;
 
-use crate::TrainError;
-use crate::lora::{Init, LoraConfig};
+use crate::lora::LoraConfig;
 use crate::optim::AdamWSettings;
 use crate::schedule::{Curve, Schedule, ratio_of};
 
@@ -179,64 +180,6 @@ impl Config {
         }
     }
 
-    /// Refuses what can never work. Ranges that are a matter of taste stand where job files are read.
-    pub fn check(&self) -> Result<(), TrainError> {
-        let s = &self.settings;
-        let refused = |key, reason: &str| Err(TrainError::Config { key, reason: reason.to_owned() });
-        if s.batch_size == 0 {
-            return refused("training.batch_size", "0, expected at least 1");
-        }
-        if s.max_seq_length < 2 {
-            return refused("training.max_seq_length", "less than 2: nothing could be predicted");
-        }
-        if matches!(s.length, Length::Epochs(0) | Length::Steps(0)) {
-            return refused("training.epochs", "0, expected at least one epoch or step");
-        }
-        if matches!((s.eval_every, s.checkpoint_every), (Every::Steps(0), _) | (_, Every::Steps(0))) {
-            return refused("training.eval_every", "or checkpoint_every is 0, expected \"epoch\" or at least 1");
-        }
-        if s.lora.rank == 0 || s.lora.rank_pattern.values().any(|rank| *rank == 0) {
-            return refused("lora.rank", "or one of rank_pattern is 0, expected at least 1");
-        }
-        if s.method == Method::Full && self.init_adapter.is_some() {
-            return refused(
-                "training.method",
-                "full trains the model itself: there is no adapter that init_adapter could begin",
-            );
-        }
-        if s.method == Method::Full && s.base_dtype != BaseDtype::F32 {
-            return refused("training.base_dtype", "full trains the base's weights, which takes f32");
-        }
-        if s.lora.init == Init::Pissa && s.lora.dora {
-            return refused(
-                "lora.init",
-                "pissa and dora exclude each other: DoRA measures the weight that PiSSA takes apart",
-            );
-        }
-        if s.lora.init == Init::Pissa && self.init_adapter.is_some() {
-            return refused("lora.init", "pissa begins with the base's weights, init_adapter with its files: not both");
-        }
-        if s.plus_ratio.is_some_and(|ratio| !(ratio.is_finite() && ratio > 0.0)) {
-            return refused("lora.plus_ratio", "expected a finite number above 0");
-        }
-        if s.early_stopping == Some(0) {
-            return refused("training.early_stopping", "0, expected at least 1 evaluation");
-        }
-        if !(0.0..1.0).contains(&s.lora.dropout) {
-            return refused("lora.dropout", "outside 0 ≤ p < 1");
-        }
-        if !(0.0..1.0).contains(&s.validation_fraction) || !(0.0..=1.0).contains(&s.warmup_ratio) {
-            return refused("training.validation_fraction", "or warmup_ratio is no share of a whole");
-        }
-        if !(s.learning_rate.is_finite() && s.learning_rate >= 0.0) {
-            return refused("training.learning_rate", "expected a finite number, not below 0");
-        }
-        if self.threads == Some(0) || self.micro_tokens == MicroTokens::Tokens(0) {
-            return refused("training.micro_tokens", "or threads is 0, expected at least 1");
-        }
-        Ok(())
-    }
-
     pub(crate) fn prepare(&self) -> PrepareConfig {
         PrepareConfig {
             file: self.data.file.clone(),
@@ -383,14 +326,5 @@ mod tests {
         let steps = |due: &dyn Fn(u64) -> bool| (0..=numbers.total_steps).filter(|step| due(*step)).collect::<Vec<_>>();
         assert_eq!(steps(&|step| numbers.evaluates_after(step)), [0, 4, 8, 10]);
         assert_eq!(steps(&|step| numbers.saves_after(step)), [3, 5, 6, 9, 10]);
-    }
-
-    #[test]
-    fn a_setting_that_cannot_work_is_named() {
-        let mut config = Config::new("base", "file", "out");
-        config.check().expect("the preset is sound");
-        config.settings.lora.dropout = 1.0;
-        let error = config.check().expect_err("dropout of everything");
-        assert_eq!(error.to_string(), "setting lora.dropout: outside 0 ≤ p < 1");
     }
 }

@@ -50,20 +50,20 @@ pub enum TrainError {
         reason: String,
     },
     /// Loss or gradient norm was not finite; weights and moments are those of the step before.
-    #[error("step {step}: {what} is {value}; the last good state is {}", last_good(checkpoint))]
+    #[error("step {step}: {what} is {value}; {}", last_good(checkpoint))]
     NotFinite {
         /// The step that was not taken.
         step: u64,
-        /// `loss` or `gradient norm`.
+        /// `loss`, `gradient norm` or `held-out loss`.
         what: &'static str,
         /// What it was.
         value: f64,
-        /// Name of the checkpoint that holds the state before the step, if one could be written.
+        /// Name of the newest checkpoint of a state before that; none where nothing was saved yet.
         checkpoint: Option<String>,
     },
-    /// Something that is trained has not moved.
-    #[error("step {step}: {tensor} is what it was before the first step ({count} tensors are); no gradient reaches it")]
-    Unchanged {
+    /// A tensor of the adapter learns nothing.
+    #[error("step {step}: no gradient has reached {tensor} ({count} tensors have had none)")]
+    Unreached {
         /// After this step.
         step: u64,
         /// The first of them.
@@ -71,7 +71,15 @@ pub enum TrainError {
         /// How many.
         count: usize,
     },
-    /// Memory ran out, or was planned to.
+    /// The system refused memory in a pass, of which nothing is left.
+    #[error("out of memory: {} needed for {what}, and the system refused them", size(*bytes))]
+    Refused {
+        /// What the memory was for.
+        what: String,
+        /// How much was asked for at once.
+        bytes: u64,
+    },
+    /// The plan takes more memory than there is.
     #[error(
         "out of memory: {} needed for {what}, {} available: {} too few",
         size(*needed_bytes), size(*available_bytes), size(needed_bytes.saturating_sub(*available_bytes))
@@ -137,12 +145,12 @@ impl TrainError {
     /// Whose doing it is.
     pub fn class(&self) -> FailureClass {
         match self {
-            TrainError::Config { .. } | TrainError::Unchanged { .. } => FailureClass::Config,
+            TrainError::Config { .. } | TrainError::Unreached { .. } => FailureClass::Config,
             TrainError::Base { .. } => FailureClass::Base,
             TrainError::Dataset { .. } => FailureClass::Dataset,
             TrainError::Adapter { .. } | TrainError::Checkpoint { .. } => FailureClass::Checkpoint,
             TrainError::NotFinite { .. } => FailureClass::NotFinite,
-            TrainError::OutOfMemory { .. } => FailureClass::OutOfMemory,
+            TrainError::OutOfMemory { .. } | TrainError::Refused { .. } => FailureClass::OutOfMemory,
             TrainError::Io { source, .. } | TrainError::Report(source) => io_class(source),
             TrainError::Stopped | TrainError::Internal(_) => FailureClass::Internal,
         }
@@ -155,7 +163,7 @@ impl TrainError {
         {
             return Some(would_do(remedies));
         }
-        if let TrainError::Unchanged { .. } = self {
+        if let TrainError::Unreached { .. } = self {
             let hint =
                 "target other modules, or look at the data: an answer of one token teaches the first layers nothing";
             return Some(hint.to_owned());
@@ -164,12 +172,12 @@ impl TrainError {
             FailureClass::NotFinite => Some("lower the learning rate, or look at the data of this step"),
             FailureClass::OutOfMemory => Some("use a smaller batch, a shorter sequence, a lower rank or a 4-bit base"),
             FailureClass::DiskFull => Some("free space where the attempt directory lies"),
-            FailureClass::Checkpoint => {
+            FailureClass::Checkpoint if matches!(self, TrainError::Checkpoint { .. }) => {
                 Some("a run resumes only with the rank, alpha and target modules it began with")
             }
             FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
-            FailureClass::Config | FailureClass::Base | FailureClass::Io => None,
+            FailureClass::Config | FailureClass::Base | FailureClass::Checkpoint | FailureClass::Io => None,
         };
         hint.map(str::to_owned)
     }
@@ -199,6 +207,9 @@ fn io_class(error: &std::io::Error) -> FailureClass {
     }
 }
 
-fn last_good(checkpoint: &Option<String>) -> &str {
-    checkpoint.as_deref().unwrap_or("the newest checkpoint")
+fn last_good(checkpoint: &Option<String>) -> String {
+    match checkpoint {
+        Some(name) => format!("the last good state is {name}"),
+        None => "nothing was saved yet".to_owned(),
+    }
 }

@@ -8,7 +8,7 @@ mod summary;
 use std::path::Path;
 
 use lorikeet_dataset::PrepareReport;
-use lorikeet_plan::{ModelConfig, tensors};
+use lorikeet_plan::{MAX_CONFIG_BYTES, ModelConfig, read_text, tensors};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
@@ -19,10 +19,11 @@ use crate::lora::AdapterMeta;
 use crate::random::Stream;
 use crate::run::Run;
 use crate::staged::StagedDir;
+use crate::tensor_file::io_error;
 use crate::{TrainError, Trained};
 
 /// The files of a base model that make its tokenizer.
-pub(crate) const TOKENIZER_FILES: [&str; 8] = [
+const TOKENIZER_FILES: [&str; 8] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -44,13 +45,11 @@ pub(crate) fn write_adapter(
     let staged = StagedDir::create(&config.out.join("adapter"), abandon)?;
     let meta = AdapterMeta { base_model: Some(config.base_name.clone()) };
     run.trained.save(staged.path(), run.result(), &meta)?;
-    if let Trained::Model(_) = run.trained {
-        staged.write("config.json", &pretty(&config_in_f32(&config.base)?))?;
-    }
-    for name in TOKENIZER_FILES {
-        let from = config.base.join(name);
-        if from.exists() {
-            std::fs::copy(&from, staged.path().join(name)).map_err(TrainError::io("copy", &from))?;
+    match run.trained {
+        Trained::Adapter(_) => copy_files(&TOKENIZER_FILES, &config.base, staged.path())?,
+        Trained::Model(_) => {
+            staged.write("config.json", &pretty(&config_in_f32(&config.base)?))?;
+            copy_side_files(&config.base, staged.path())?;
         }
     }
     staged.write("README.md", card::card(config, run, report).as_bytes())?;
@@ -64,11 +63,28 @@ pub(crate) fn write_adapter(
     Ok(files)
 }
 
+/// Copies what a model has beside its config and its weights: the tokenizer, and how it likes to be asked.
+pub(crate) fn copy_side_files(from: &Path, to: &Path) -> Result<(), TrainError> {
+    copy_files(&TOKENIZER_FILES, from, to)?;
+    copy_files(&["generation_config.json"], from, to)
+}
+
+/// Those that are there.
+fn copy_files(names: &[&str], from: &Path, to: &Path) -> Result<(), TrainError> {
+    for name in names {
+        let path = from.join(name);
+        if path.exists() {
+            std::fs::copy(&path, to.join(name)).map_err(TrainError::io("copy", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// The base's config, of a model that is stored in f32.
 fn config_in_f32(base: &Path) -> Result<Value, TrainError> {
     let path = base.join("config.json");
-    let text = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
-    let mut config: Value = serde_json::from_slice(&text)
+    let text = read_text(&path, MAX_CONFIG_BYTES).map_err(TrainError::io("read", &path))?;
+    let mut config: Value = serde_json::from_str(&text)
         .map_err(|error| TrainError::Base { path: path.clone(), reason: error.to_string() })?;
     for key in ["torch_dtype", "dtype"] {
         if config.get(key).is_some() {
@@ -123,7 +139,7 @@ pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Res
     let path = dir.join("model.safetensors");
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     safetensors::serialize_to_file(views, Some(metadata), &path)
-        .map_err(|error| TrainError::io("write", &path)(std::io::Error::other(error)))?;
+        .map_err(|error| TrainError::io("write", &path)(io_error(error)))?;
     Ok(parsed)
 }
 

@@ -18,10 +18,11 @@ use serde_json::json;
 
 use crate::TrainError;
 use crate::event::FileRecord;
-use crate::export::{TOKENIZER_FILES, pretty};
+use crate::export::{copy_side_files, pretty};
 use crate::merged::{FirstError, Merged};
 use crate::ops::widen::Stored;
 use crate::staged::StagedDir;
+use crate::tensor_file::io_error;
 
 /// As large as transformers makes a shard.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
@@ -50,12 +51,7 @@ pub fn merge(
     let merged = Merged::open(base, Some(adapter))?;
     let staged = StagedDir::create(out, stop)?;
     staged.write("config.json", merged.config_text().as_bytes())?;
-    for name in TOKENIZER_FILES.iter().chain(&["generation_config.json"]) {
-        let from = merged.dir().join(name);
-        if from.exists() {
-            std::fs::copy(&from, staged.path().join(name)).map_err(TrainError::io("copy", &from))?;
-        }
-    }
+    copy_side_files(merged.dir(), staged.path())?;
     let shards = shards(&merged, shard_bytes);
     let total: u64 = shards.iter().flatten().map(|part| part.len as u64).sum();
     let told = Told { tell: told, done: 0.into(), total };
@@ -123,7 +119,7 @@ fn write(
     let tensors = shard.iter().map(|part| (part.name.as_str(), Lazy { merged, part, first: &first, told, stop }));
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let written = safetensors::serialize_to_file(tensors, Some(metadata), path);
-    first.or(path, written.map_err(std::io::Error::other))
+    first.or(path, written.map_err(io_error))
 }
 
 /// A tensor that is made when the library asks for its bytes.

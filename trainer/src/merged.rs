@@ -11,7 +11,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use lorikeet_plan::{Base, ModelConfig, TensorPlace, TensorSpec, WeightDtype, inspect_base, tensors};
+use lorikeet_plan::{
+    Base, MAX_CONFIG_BYTES, ModelConfig, TensorPlace, TensorSpec, WeightDtype, inspect_base, read_text, tensors,
+};
 use rayon::prelude::*;
 
 use crate::TrainError;
@@ -135,8 +137,8 @@ impl Merged {
 /// A quantised weight was rounded to a few levels; what an adapter adds is smaller than their distance and would be rounded away.
 fn refuse_quantised(base: &Path) -> Result<(), TrainError> {
     let path = base.join("config.json");
-    let text = std::fs::read(&path).map_err(TrainError::io("read", &path))?;
-    let config: serde_json::Value = serde_json::from_slice(&text)
+    let text = read_text(&path, MAX_CONFIG_BYTES).map_err(TrainError::io("read", &path))?;
+    let config: serde_json::Value = serde_json::from_str(&text)
         .map_err(|error| TrainError::Base { path: path.clone(), reason: format!("not JSON: {error}") })?;
     match config.get("quantization_config").filter(|value| !value.is_null()) {
         None => Ok(()),

@@ -32,8 +32,8 @@ use lorikeet_plan::{ModelConfig, Module};
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
-use crate::lora::{self, AdapterView, LoraLayout, Site};
-use crate::ops::buffer::Buffers;
+use crate::lora::{self, AdapterView, Init, LoraLayout, Site};
+use crate::ops::buffer::{Buffers, Refused, caught};
 use crate::ops::linear::Weight;
 use crate::ops::profile::Profile;
 
@@ -108,6 +108,11 @@ impl Model {
     /// A fresh adapter for this model: what follows from the seed, and what follows from the weights under it.
     pub fn start(&self, layout: &LoraLayout, seed: u64) -> Vec<f32> {
         let mut params = lora::init(layout, seed);
+        let config = layout.config();
+        if config.init == Init::Default && !config.dora {
+            // nothing follows from the weights: none is taken apart for it
+            return params;
+        }
         for entry in layout.entries() {
             let weight = match entry.site {
                 Site::Embedding => continue,
@@ -180,7 +185,9 @@ impl Model {
             scale.len() == adapters.len() && grads.len() == adapters.len(),
             "one scale and one gradient per adapter"
         );
-        self.there_and_back(&Pass::new(self, batch, adapters)?, batch, scale, grads, stop)
+        refusable(batch.tokens.len(), || {
+            self.there_and_back(&Pass::new(self, batch, adapters)?, batch, scale, grads, stop)
+        })
     }
 
     /// Loss of the model itself; adds the gradient of `scale · sum` for every weight to `grads`, which `layout` maps.
@@ -192,9 +199,11 @@ impl Model {
         grads: &mut [f32],
         stop: &dyn Fn() -> bool,
     ) -> Result<LossSum, TrainError> {
-        let pass = Pass::of_weights(self, batch, layout)?;
-        let sums = self.there_and_back(&pass, batch, &[scale], &mut [grads], stop)?;
-        Ok(sums[0])
+        refusable(batch.tokens.len(), || {
+            let pass = Pass::of_weights(self, batch, layout)?;
+            let sums = self.there_and_back(&pass, batch, &[scale], &mut [grads], stop)?;
+            Ok(sums[0])
+        })
     }
 
     fn there_and_back(
@@ -224,11 +233,13 @@ impl Model {
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<LossSum>, TrainError> {
         let adapters: Vec<_> = adapters.iter().map(|view| AdapterView { dropout: None, ..*view }).collect();
-        let pass = Pass::new(self, batch, &adapters)?;
-        let last = self.forward(&pass, stop, |_, kept| kept.give(&self.buffers))?;
-        let losses = self.head_loss(&pass, batch, &last, None);
-        self.buffers.give(last);
-        Ok(losses)
+        refusable(batch.tokens.len(), || {
+            let pass = Pass::new(self, batch, &adapters)?;
+            let last = self.forward(&pass, stop, |_, kept| kept.give(&self.buffers))?;
+            let losses = self.head_loss(&pass, batch, &last, None);
+            self.buffers.give(last);
+            Ok(losses)
+        })
     }
 
     /// Logits of every position of one sequence, `[tokens, vocabulary]`, without dropout.
@@ -251,11 +262,13 @@ impl Model {
         let adapters: Vec<_> = adapter.iter().map(|view| AdapterView { dropout: None, ..**view }).collect();
         let segment = Segment { start: 0, len: tokens.len(), adapter: 0, example: 0, epoch: 0 };
         let batch = MicroBatch { tokens: tokens.to_vec(), segments: vec![segment], targets: Vec::new() };
-        let pass = Pass::new(self, &batch, &adapters)?;
-        let last = self.forward(&pass, &|| false, |_, kept| kept.give(&self.buffers))?;
-        let logits = self.logits_from(&pass, first, &last);
-        self.buffers.give(last);
-        Ok(logits)
+        refusable(tokens.len(), || {
+            let pass = Pass::new(self, &batch, &adapters)?;
+            let last = self.forward(&pass, &|| false, |_, kept| kept.give(&self.buffers))?;
+            let logits = self.logits_from(&pass, first, &last);
+            self.buffers.give(last);
+            Ok(logits)
+        })
     }
 
     /// Logits of the rows from `first` on, by the last layer's output of all.
@@ -341,4 +354,11 @@ impl Model {
 
 fn go_on(stop: &dyn Fn() -> bool) -> Result<(), TrainError> {
     if stop() { Err(TrainError::Stopped) } else { Ok(()) }
+}
+
+/// Does a pass over so many tokens. A buffer that the system refuses unwinds out of it and ends here, as an error.
+fn refusable<T>(tokens: usize, pass: impl FnOnce() -> Result<T, TrainError>) -> Result<T, TrainError> {
+    caught(pass).unwrap_or_else(|Refused { bytes }| {
+        Err(TrainError::Refused { what: format!("{tokens} tokens at a time"), bytes })
+    })
 }

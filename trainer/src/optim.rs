@@ -1,5 +1,5 @@
 //! AdamW with a state that can be saved: two moments as flat as the adapter, and the number of updates. Parts of the buffer may
-//! have a learning rate of their own.
+//! have a learning rate of their own, or no weight decay.
 
 use std::ops::Range;
 
@@ -10,12 +10,30 @@ use crate::ops::adamw::{AdamW, adamw};
 pub struct Optimizer {
     /// Everything but the rate, which each update brings.
     pub settings: AdamWSettings,
-    /// Parts of the buffer, and what their rate is multiplied by.
-    pub rates: Vec<(Range<usize>, f64)>,
+    /// Parts of the buffer that are not all treated alike.
+    pub parts: Vec<Part>,
     /// First moment, one number per weight.
     pub m: Vec<f32>,
     /// Second moment, one number per weight.
     pub v: Vec<f32>,
+}
+
+/// A part of the buffer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Where it lies.
+    pub place: Range<usize>,
+    /// What its learning rate is multiplied by.
+    pub rate: f64,
+    /// What its weight decay is multiplied by.
+    pub decay: f64,
+}
+
+impl From<(Range<usize>, f64)> for Part {
+    /// A part with a rate of its own, which decays as all do.
+    fn from((place, rate): (Range<usize>, f64)) -> Part {
+        Part { place, rate, decay: 1.0 }
+    }
 }
 
 /// What does not change from step to step.
@@ -32,25 +50,30 @@ pub struct AdamWSettings {
 }
 
 impl Optimizer {
-    /// Moments of zero for `len` weights of one rate.
+    /// Moments of zero for `len` weights that are treated alike.
     pub fn new(len: usize, settings: AdamWSettings) -> Optimizer {
-        Optimizer { settings, rates: vec![(0..len, 1.0)], m: vec![0.0; len], v: vec![0.0; len] }
+        Optimizer { settings, parts: vec![(0..len, 1.0).into()], m: vec![0.0; len], v: vec![0.0; len] }
     }
 
-    /// The same with rates by part; together the parts are the whole.
-    pub fn with_rates(self, rates: Vec<(Range<usize>, f64)>) -> Optimizer {
-        assert_eq!(rates.iter().map(|(part, _)| part.len()).sum::<usize>(), self.m.len(), "every weight has one rate");
-        Optimizer { rates, ..self }
+    /// The same by parts; together they are the whole.
+    pub fn with_parts(self, parts: Vec<Part>) -> Optimizer {
+        assert_eq!(
+            parts.iter().map(|part| part.place.len()).sum::<usize>(),
+            self.m.len(),
+            "every weight is in one part"
+        );
+        Optimizer { parts, ..self }
     }
 
     /// Update number `step` (from 1) with gradients times `clip`.
     pub fn update(&mut self, params: &mut [f32], grads: &[f32], step: u64, rate: f64, clip: f64) {
         let AdamWSettings { beta1, beta2, epsilon, weight_decay } = self.settings;
-        for (part, factor) in &self.rates {
+        for Part { place, rate: factor, decay } in &self.parts {
+            let weight_decay = weight_decay * decay;
             let settings = AdamW { lr: rate * factor, beta1, beta2, eps: epsilon, weight_decay };
-            let part = || part.clone();
-            let (m, v) = (&mut self.m[part()], &mut self.v[part()]);
-            adamw(&mut params[part()], m, v, &grads[part()], settings, step, clip);
+            let place = || place.clone();
+            let (m, v) = (&mut self.m[place()], &mut self.v[place()]);
+            adamw(&mut params[place()], m, v, &grads[place()], settings, step, clip);
         }
     }
 }

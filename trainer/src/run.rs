@@ -66,8 +66,6 @@ struct Session<'a, 'e> {
     data: Prepared,
     tokenizer: Tokenizer,
     run: Run,
-    /// What the run began with, until everything has been seen to move.
-    start: Option<Vec<f32>>,
     needs: Needs,
     thrift: Thrift,
     identity: Identity,
@@ -98,23 +96,19 @@ impl Session<'_, '_> {
             })?;
             self.run.put_into(&mut self.model);
             self.report(taken[0])?;
-            self.look_for_movement()?;
+            self.look_for_unreached()?;
         }
     }
 
-    /// After the third update every tensor of an adapter must have moved.
-    fn look_for_movement(&mut self) -> Result<(), TrainError> {
-        let Some(start) = &self.start else { return Ok(()) };
-        let unmoved = self.run.unmoved(start);
-        match unmoved.first() {
+    /// A part of the adapter that learns nothing is told early, not after a night.
+    fn look_for_unreached(&self) -> Result<(), TrainError> {
+        let unreached = self.run.unreached();
+        match unreached.first() {
             Some(tensor) => {
-                let (step, count) = (self.run.state.step, unmoved.len());
-                Err(TrainError::Unchanged { step, tensor: tensor.clone(), count })
+                let (step, count) = (self.run.state.step, unreached.len());
+                Err(TrainError::Unreached { step, tensor: tensor.clone(), count })
             }
-            None => {
-                self.start = self.start.take().filter(|_| !self.run.is_past_movement());
-                Ok(())
-            }
+            None => Ok(()),
         }
     }
 
@@ -141,8 +135,8 @@ impl Session<'_, '_> {
         let sum = self.held_out_loss(true)?;
         let loss = sum.sum / sum.count as f64;
         if !loss.is_finite() {
-            let step = self.run.state.step;
-            return Err(TrainError::NotFinite { step, what: "held-out loss", value: loss, checkpoint: None });
+            let (step, checkpoint) = (self.run.state.step, self.saved.map(checkpoint::name));
+            return Err(TrainError::NotFinite { step, what: "held-out loss", value: loss, checkpoint });
         }
         if self.run.state.step == 0 {
             // a fresh adapter changes nothing, and what trains the model itself begins with it

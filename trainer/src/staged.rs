@@ -1,7 +1,7 @@
 //! Directories that are complete or not there: written aside, every file synced, renamed, the parent synced.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::TrainError;
@@ -21,7 +21,9 @@ impl<'a> StagedDir<'a> {
     /// Begins a directory that will stand at `target`; its parent is made. `abandon` is asked between files and pieces of
     /// them: once it says true, nothing more is written and every call ends with [`TrainError::Stopped`].
     pub(crate) fn create(target: &Path, abandon: &'a dyn Fn() -> bool) -> Result<StagedDir<'a>, TrainError> {
-        let name = target.file_name().expect("a directory to be published has a name").to_string_lossy();
+        let nameless =
+            || std::io::Error::new(ErrorKind::InvalidInput, "expected a path that ends in the directory's name");
+        let name = target.file_name().ok_or_else(nameless).map_err(TrainError::io("create", target))?.to_string_lossy();
         let aside = target.with_file_name(format!(".{name}.partial"));
         remove(&aside)?;
         fs::create_dir_all(&aside).map_err(TrainError::io("create", &aside))?;
@@ -93,7 +95,7 @@ pub(crate) fn record(dir: &Path, name: &str) -> Result<FileRecord, TrainError> {
 /// Removes a directory; one that is not there is fine.
 pub(crate) fn remove(dir: &Path) -> Result<(), TrainError> {
     match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(TrainError::io("remove", dir)(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(TrainError::io("remove", dir)(error)),
         _ => Ok(()),
     }
 }
@@ -102,7 +104,7 @@ pub(crate) fn remove(dir: &Path) -> Result<(), TrainError> {
 pub(crate) fn file_names(dir: &Path) -> Result<Vec<String>, TrainError> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(TrainError::io("read", dir)(error)),
     };
     let mut names = Vec::new();
@@ -136,6 +138,14 @@ mod tests {
             assert_eq!(staged.records().expect("hashed")[0].size, 1);
             staged.publish().expect("published");
             assert_eq!(fs::read(target.join("a")).expect("read"), content);
+        }
+    }
+
+    #[test]
+    fn a_path_without_a_name_of_its_own_is_refused() {
+        for path in ["", "/", ".", "new/.."] {
+            let refused = StagedDir::create(Path::new(path), &|| false).map(|_| ());
+            assert!(refused.is_err_and(|error| error.class() == crate::FailureClass::Io), "{path:?}");
         }
     }
 

@@ -9,6 +9,7 @@ use crate::TrainError;
 use crate::config::{Method, Settings};
 use crate::full::{self, WeightLayout};
 use crate::lora::{self, AdapterMeta, LoraEntry, LoraLayout, Matched};
+use crate::optim::Part;
 
 /// What a run trains.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,11 +102,24 @@ impl Trained {
         }
     }
 
-    /// Parts of the buffer and what their learning rate is multiplied by.
-    pub(crate) fn rates(&self, settings: &Settings) -> Vec<(Range<usize>, f64)> {
+    /// Parts of the buffer by rate and decay. Of a model's own weights only matrices decay: gains and biases are not pulled to
+    /// zero, as transformers' Trainer spares them.
+    pub(crate) fn parts(&self, settings: &Settings) -> Vec<Part> {
         match self {
-            Trained::Adapter(layout) => layout.rates(settings.plus_ratio, settings.learning_rate),
-            Trained::Model(layout) => vec![(0..layout.len(), 1.0)],
+            Trained::Adapter(layout) => {
+                layout.rates(settings.plus_ratio, settings.learning_rate).into_iter().map(Part::from).collect()
+            }
+            Trained::Model(layout) => {
+                let mut parts: Vec<Part> = Vec::new();
+                for (tensor, place) in layout.tensors() {
+                    let decay = if tensor.shape.len() > 1 { 1.0 } else { 0.0 };
+                    match parts.last_mut().filter(|part| part.decay == decay && part.place.end == place.start) {
+                        Some(part) => part.place.end = place.end,
+                        None => parts.push(Part { place, rate: 1.0, decay }),
+                    }
+                }
+                parts
+            }
         }
     }
 
@@ -123,5 +137,32 @@ impl Trained {
             Trained::Adapter(layout) => Ok(lora::load(dir, layout)?),
             Trained::Model(layout) => full::load(dir, layout),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::optim::Optimizer;
+
+    #[test]
+    fn gains_and_biases_of_a_model_do_not_decay() {
+        let text = r#"{"architectures": ["Qwen2ForCausalLM"], "hidden_size": 8, "intermediate_size": 16,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 32,
+            "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "tie_word_embeddings": false}"#;
+        let layout = WeightLayout::new(&ModelConfig::parse(text).expect("a supported model"));
+        let settings = Settings { weight_decay: 0.5, learning_rate: 0.1, ..Settings::default() };
+        let trained = Trained::Model(layout.clone());
+        let mut optimizer = Optimizer::new(trained.trained(), settings.adamw()).with_parts(trained.parts(&settings));
+        let (mut params, grads) = (vec![1.0; layout.len()], vec![0.0; layout.len()]);
+        optimizer.update(&mut params, &grads, 1, settings.learning_rate, 1.0);
+        let mut spared = 0;
+        for (tensor, place) in layout.tensors() {
+            let flat = tensor.name.ends_with(".bias") || tensor.name.contains("norm");
+            let expected = if flat { 1.0 } else { 0.95 };
+            assert!(params[place].iter().all(|x| *x == expected), "{}", tensor.name);
+            spared += usize::from(flat);
+        }
+        assert_eq!(spared, 2 * (2 + 3) + 1, "two norms and three biases a block, and the last norm");
     }
 }

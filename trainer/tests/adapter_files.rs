@@ -60,6 +60,35 @@ fn a_setting_that_differs_is_named_with_both_values() {
 }
 
 #[test]
+fn an_adapter_of_a_kind_that_makes_another_product_is_refused_and_unset_keys_are_nothing() {
+    for (key, value) in [
+        ("alora_invocation_tokens", "[1, 2]"),
+        ("arrow_config", "{\"top_k\": 3}"),
+        ("kasa_config", "{\"gamma\": 0.1}"),
+        ("layers_pattern", "\"h\""),
+        ("monteclora_config", "{\"n\": 4}"),
+        ("target_parameters", "[\"experts.gate_up_proj\"]"),
+        ("use_bdlora", "{\"nblocks\": 2}"),
+        ("use_qalora", "true"),
+        ("velora_config", "{\"groups\": 2}"),
+    ] {
+        let unset = if key == "use_qalora" { "false" } else { "null" };
+        let with = |value: &str| {
+            let (dir, layout, _) = saved();
+            edit(&dir.path().join(CONFIG_FILE), &format!("\"{key}\": {unset}"), &format!("\"{key}\": {value}"));
+            lora::load(dir.path(), &layout)
+        };
+        match with(value) {
+            Err(LoraError::Setting { key: named, .. }) => assert_eq!(named, key),
+            other => panic!("{key}: {other:?}"),
+        }
+        for nothing in ["null", "false", "[]", "{}"] {
+            with(nothing).unwrap_or_else(|error| panic!("{key} = {nothing}: {error}"));
+        }
+    }
+}
+
+#[test]
 fn an_older_config_that_lacks_the_newer_keys_is_read() {
     let (dir, layout, params) = saved();
     let text = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 5.0, "target_modules": ["q_proj"]}"#;

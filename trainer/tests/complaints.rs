@@ -277,13 +277,18 @@ fn complaint_15_parameters_get_no_gradient_and_frozen_ones_get_one() {
     }
     assert!(fs::read(config.base.join("model.safetensors")).expect("a base") == before);
 
+    // a warm-up may begin so low that magnitudes of about 1 do not move yet: they learn all the same
+    let mut faint = Config { settings: short.settings.clone(), ..place.config("faint") };
+    (faint.settings.learning_rate, faint.settings.lora.dora) = (1e-10, true);
+    run(&faint).expect("every tensor has a gradient");
+
     // an adapter whose A and B are both nothing can never move: the run says so and ends
     let dead = place.path("dead");
     fs::create_dir(&dead).expect("made");
     lora::save(&dead, &layout, &vec![0.0; layout.len()], &lora::AdapterMeta::default()).expect("saved");
     let never = Config { init_adapter: Some(dead), ..place.config("never") };
     let error = run(&never).expect_err("nothing is trained");
-    assert!(matches!(error, TrainError::Unchanged { .. }), "{error}");
+    assert!(matches!(error, TrainError::Unreached { .. }), "{error}");
     assert!(!never.out.join("adapter").exists());
 }
 

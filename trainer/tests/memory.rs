@@ -36,23 +36,32 @@ fn kinds() -> [(&'static str, Value); 4] {
 #[test]
 fn the_plan_is_what_passes_have_in_use_at_most() {
     for (name, config) in kinds() {
-        let (_dir, mut model) = model(&config);
-        let plain = LoraConfig::plain(8, 16.0, 0.0);
-        let ends = if name == "phi3" { ["qkv_proj", "down_proj"] } else { ["q_proj", "down_proj"] };
-        let names = Targets::Names(ends.map(str::to_owned).to_vec());
-        let upper = LoraConfig { layers_to_transform: vec![2, 3], target_modules: names, ..plain.clone() };
-        let dora = LoraConfig { dora: true, ..plain.clone() };
-        let masked = LoraConfig::plain(8, 16.0, 0.1);
-        for (what, lora) in [("plain", plain), ("upper layers", upper), ("row lengths", dora), ("dropout", masked)] {
-            for recompute in [0, 1, 4] {
-                let layout = LoraLayout::new(model.config(), &lora).expect("a layout");
-                let planned = planned(&model, &layout, recompute);
-                model.set_recompute(recompute);
-                let used = used(&model, &layout, lora.dropout);
-                let expected = planned.activations + planned.head.max(planned.layer);
-                let off = (used as f64 - expected as f64) / used as f64;
-                assert!(off.abs() < 0.04, "{name}, {what}, {recompute} twice: {used} in use, {expected} planned");
-            }
+        for base_dtype in BaseDtype::ALL {
+            plan_covers(name, &config, base_dtype);
+        }
+    }
+}
+
+/// Over kinds of adapters and of thrift.
+fn plan_covers(name: &str, config: &Value, base_dtype: BaseDtype) {
+    let (_dir, mut model) = model(config, base_dtype);
+    let plain = LoraConfig::plain(8, 16.0, 0.0);
+    let ends = if name == "phi3" { ["qkv_proj", "down_proj"] } else { ["q_proj", "down_proj"] };
+    let names = Targets::Names(ends.map(str::to_owned).to_vec());
+    let upper = LoraConfig { layers_to_transform: vec![2, 3], target_modules: names, ..plain.clone() };
+    let dora = LoraConfig { dora: true, ..plain.clone() };
+    let masked = LoraConfig::plain(8, 16.0, 0.1);
+    for (what, lora) in [("plain", plain), ("upper layers", upper), ("row lengths", dora), ("dropout", masked)] {
+        for recompute in [0, 1, 4] {
+            let layout = LoraLayout::new(model.config(), &lora).expect("a layout");
+            let planned = planned(&model, &layout, base_dtype, recompute);
+            model.set_recompute(recompute);
+            let used = used(&model, &layout, lora.dropout);
+            let expected = planned.activations + planned.head.max(planned.layer);
+            let what = format!("{name} in {base_dtype:?}, {what}, {recompute} twice");
+            // a buffer that is taken again may be larger than what is asked for, and counts as what it is
+            assert!(used as f64 <= 1.01 * expected as f64, "{what}: {used} in use, {expected} planned");
+            assert!(expected as f64 <= 1.04 * used as f64, "{what}: {used} in use, {expected} planned");
         }
     }
 }
@@ -60,7 +69,7 @@ fn the_plan_is_what_passes_have_in_use_at_most() {
 #[test]
 fn a_block_that_is_computed_twice_gives_the_same_bits() {
     for (name, config) in kinds() {
-        let (_dir, mut model) = model(&config);
+        let (_dir, mut model) = model(&config, BaseDtype::F32);
         let lora =
             LoraConfig { target_modules: Targets::Names(vec!["down_proj".into()]), ..LoraConfig::plain(4, 8.0, 0.2) };
         for lora in [lora, LoraConfig { dora: true, ..LoraConfig::plain(4, 8.0, 0.2) }] {
@@ -76,17 +85,17 @@ fn a_block_that_is_computed_twice_gives_the_same_bits() {
     }
 }
 
-fn model(config: &Value) -> (tempfile::TempDir, Model) {
+fn model(config: &Value, base_dtype: BaseDtype) -> (tempfile::TempDir, Model) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     init_base(dir.path(), config, 3, StoredAs::Bf16).expect("a base");
-    let model = Model::load(dir.path()).expect("loaded");
+    let model = Model::load_unless(dir.path(), base_dtype, &|| false).expect("loaded");
     (dir, model)
 }
 
-fn planned(model: &Model, layout: &LoraLayout, recompute: usize) -> MemoryPlan {
+fn planned(model: &Model, layout: &LoraLayout, base_dtype: BaseDtype, recompute: usize) -> MemoryPlan {
     let settings = Settings {
         adapters: vec![layout.shape()],
-        base_dtype: BaseDtype::F32,
+        base_dtype,
         processor: Processor::Cpu,
         tokens_per_micro: TOKENS,
         longest_segment: TOKENS / 4,

@@ -168,4 +168,9 @@ fn a_base_that_was_written_in_fewer_bits_is_the_one_that_is_made_on_reading() {
         let error = write_base(to, &dir.path().join("again"), BaseDtype::Nf4).expect_err("it is quantised").to_string();
         assert!(error.contains("quantised already") || error.contains("cannot become"), "{error}");
     }
+    // a file that cannot be copied, when the weights are written already
+    fs::create_dir(plain.join("vocab.json")).expect("made");
+    let never = dir.path().join("never");
+    write_base(&plain, &never, BaseDtype::Nf4).expect_err("a folder is no file");
+    assert!(!never.exists(), "whole or not at all");
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use lorikeet_trainer::checkpoint;
-use lorikeet_trainer::config::{Every, Length, Method, MicroTokens, Settings};
+use lorikeet_trainer::config::{BaseDtype, Every, Length, Method, MicroTokens, Settings};
 use lorikeet_trainer::event::{CheckpointKind, Event, Outcome, Step};
 use lorikeet_trainer::schedule::Curve;
 use lorikeet_trainer::{Config, FailureClass, Stop, TrainError, Wish, train};
@@ -209,7 +209,10 @@ fn the_model_itself_is_trained_resumed_bit_for_bit_and_comes_out_as_a_base() {
         config.settings.learning_rate = 2e-3;
         config
     };
+    fs::write(place.path("base/generation_config.json"), "{\"do_sample\": true}").expect("written");
     let whole = run(&full("whole")).expect("trains");
+    let beside = fs::read(place.path("whole/adapter/generation_config.json")).expect("a model's own file");
+    assert_eq!(beside, b"{\"do_sample\": true}");
     let (first, last) = (whole.steps[0].loss, whole.steps[7].loss);
     assert!(last < 0.9 * first, "from {first} to {last}");
     assert_eq!(whole.plan().trainable_parameters, whole.plan().base_parameters);
@@ -302,6 +305,19 @@ fn what_does_not_fit_says_by_how_much_and_which_settings_would() {
     let TrainError::OutOfMemory { needed_bytes, available_bytes, .. } = &error else { panic!("{error}") };
     assert!(*available_bytes == limit && *needed_bytes > limit, "{error}");
     assert!(error.to_string().ends_with("too few"), "{error}");
+
+    // a byte less than the most frugal plan: what is named then is one setting, and with it the run fits
+    let limit = *needed_bytes - 1;
+    let error = run(&Config { memory_limit: Some(limit), ..place.config("short") }).expect_err("a byte is missing");
+    let TrainError::OutOfMemory { remedies, .. } = &error else { panic!("{error}") };
+    let remedy = remedies.iter().find(|remedy| remedy.key == "training.base_dtype").expect("narrower weights");
+    assert_eq!(remedy.value, "bf16");
+    assert!(error.hint().expect("a hint").contains("training.base_dtype = bf16 would take"), "{:?}", error.hint());
+    let mut fits = Config { memory_limit: Some(limit), ..place.config("fits") };
+    fits.settings.base_dtype = BaseDtype::Bf16;
+    let planned = run(&fits).expect("trains").plan().memory.total;
+    // the remedy is the most frugal plan with that setting, the run takes the fastest that fits
+    assert!((remedy.bytes..=limit).contains(&planned), "{planned} planned, {} foretold", remedy.bytes);
 }
 
 #[test]

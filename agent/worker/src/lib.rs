@@ -43,7 +43,7 @@ pub use fence::{Fence, FenceError, Raised};
 pub use hold::HoldError;
 pub use journal::JournalError;
 pub use lorikeet_protocol::worker::Exit;
-pub use report::{memory, modules};
+pub use report::{class, memory, modules};
 pub use spec::{config, filters, settings};
 
 /// Sees every line right after it was written; for whoever shows progress in the same process.

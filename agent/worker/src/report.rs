@@ -68,7 +68,8 @@ pub(crate) fn unreadable(error: &SpecError) -> WorkerEvent {
     WorkerEvent::Failed { class: FailureClass::Settings, message: error.to_string(), hint: None }
 }
 
-fn class(error: &TrainError) -> FailureClass {
+/// Whose doing a failure of the trainer is, in the protocol's words.
+pub fn class(error: &TrainError) -> FailureClass {
     match error.class() {
         Trouble::Config | Trouble::Checkpoint => FailureClass::Settings,
         Trouble::Base => FailureClass::Base,

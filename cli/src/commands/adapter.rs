@@ -3,7 +3,7 @@
 mod export;
 mod merge;
 
-use super::{Context, job, jobs};
+use super::{Context, job, jobs, train::absolute};
 use crate::{
     args::Adapter as Args,
     client::Client,
@@ -21,7 +21,7 @@ use lorikeet_protocol::{
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 /// Lists, shows or fetches; merges and exports without a server.
@@ -61,6 +61,7 @@ async fn find(client: &Client, adapter: &str) -> Result<Model, Failure> {
 /// Fetches every file of a model, checks each against the record, and only then gives the folder its name.
 pub(crate) async fn pull(client: &Client, model: &Model, out: &Path) -> Result<(), Failure> {
     refuse_full(out)?;
+    let out = &absolute(out)?;
     let aside = aside(out)?;
     let tar = fetch(client, model, &aside).await?;
     let unpacked = aside.path().join("files");
@@ -89,15 +90,12 @@ fn refuse_full(out: &Path) -> Result<(), Failure> {
 
 /// A folder beside the target, so that renaming stays on one file system.
 fn aside(out: &Path) -> Result<tempfile::TempDir, Failure> {
-    let parent = match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let parent = out.parent().unwrap_or(out);
     let make = || {
-        fs::create_dir_all(&parent)?;
-        tempfile::Builder::new().prefix(".lorikeet-pull-").tempdir_in(&parent)
+        fs::create_dir_all(parent)?;
+        tempfile::Builder::new().prefix(".lorikeet-pull-").tempdir_in(parent)
     };
-    make().map_err(|error| Failure::file("write into", &parent, &error))
+    make().map_err(|error| Failure::file("write into", parent, &error))
 }
 
 async fn fetch(client: &Client, model: &Model, aside: &tempfile::TempDir) -> Result<File, Failure> {

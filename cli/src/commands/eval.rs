@@ -3,7 +3,7 @@
 use super::local::{Local, failed};
 use crate::{
     args::Eval as Args,
-    failure::{Failure, chain},
+    failure::Failure,
     output::{
         Output, View,
         table::{count, fields, span},
@@ -11,7 +11,7 @@ use crate::{
 };
 use lorikeet_dataset::{PrepareConfig, Prepared, prepare};
 use lorikeet_trainer::{
-    evaluate,
+    TrainError, evaluate,
     lora::AdapterView,
     model::{LossSum, Model},
 };
@@ -68,8 +68,7 @@ fn read(local: &Local, args: &Args) -> Result<Prepared, Failure> {
         ..PrepareConfig::new(&args.dataset, cache.path())
     };
     let data = prepare(&config, &local.tokenizer, &mut |_| {}, &|| false);
-    let data = data.map_err(|error| Failure::mistake(chain(&error)))?;
-    Ok(data)
+    data.map_err(|error| failed("read the data", &TrainError::from(error)))
 }
 
 fn loss(model: &Model, adapter: Option<AdapterView<'_>>, data: &Prepared) -> Result<LossSum, Failure> {

@@ -43,16 +43,11 @@ impl Local {
 /// What the trainer could not do, by whose doing it is.
 pub(super) fn failed(doing: &str, error: &TrainError) -> Failure {
     let message = format!("failed to {doing}: {}", chain(error));
-    match error.class() {
-        FailureClass::Internal => Failure::bug(message),
-        FailureClass::NotFinite => Failure::job_failed(message),
-        FailureClass::OutOfMemory | FailureClass::DiskFull | FailureClass::Dataset => {
-            error.hint().into_iter().fold(Failure::mistake(message), |failure, hint| failure.hint(hint))
-        }
-        FailureClass::Config | FailureClass::Base | FailureClass::Checkpoint | FailureClass::Io => {
-            Failure::mistake(message)
-        }
+    if error.class() == FailureClass::Io {
+        // A cluster may try again elsewhere; here it is this machine's file.
+        return Failure::mistake(message);
     }
+    Failure::of_trainer(lorikeet_worker::class(error), message, error.hint())
 }
 
 fn exists(dir: &Path, what: &str) -> Result<(), Failure> {

@@ -1,9 +1,9 @@
 //! `lorikeet quantise`: a base in fewer bits, for this trainer and for everybody who reads bitsandbytes' layout.
 
-use super::train;
+use super::{local::failed, train};
 use crate::{
     args::{Bits, Quantise},
-    failure::{Failure, chain},
+    failure::Failure,
     output::{
         Output, View,
         table::{fields, size},
@@ -27,12 +27,13 @@ pub(crate) fn run(output: Output, args: &Quantise) -> Result<(), Failure> {
     if args.out.exists() {
         return Err(Failure::mistake(format!("{} is there already", args.out.display())).hint("name another --out"));
     }
+    let out = train::absolute(&args.out)?;
     let dtype = match args.to {
         Bits::Nf4 => BaseDtype::Nf4,
         Bits::Int8 => BaseDtype::Int8,
     };
-    let weight_bytes = lorikeet_trainer::quant::write_base(&base, &args.out, dtype)
-        .map_err(|error| Failure::mistake(format!("the base cannot be quantised: {}", chain(&error))))?;
+    let weight_bytes =
+        lorikeet_trainer::quant::write_base(&base, &out, dtype).map_err(|error| failed("quantise", &error))?;
     output.answer(&Written { path: args.out.clone(), base_dtype: dtype.name(), weight_bytes })
 }
 

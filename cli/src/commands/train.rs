@@ -20,7 +20,7 @@ use directory::Directory;
 use lorikeet_api::{JobFile, Presets};
 use lorikeet_protocol::{
     id::DeviceId,
-    job::{FailureClass, JobSpec},
+    job::JobSpec,
     worker::{EventLine, Level, Spec, Stage, WorkerEvent},
 };
 use lorikeet_worker::{Bond, Exit, Terms};
@@ -60,11 +60,11 @@ fn stopped(step: u64, checkpoint: Option<&str>, out: &Path) -> String {
 
 fn spec(args: &Train) -> Result<Spec, Failure> {
     let base = existing(&args.base, "the base model's directory")?;
-    let dataset = existing(&args.dataset, "the training file")?;
+    let dataset = regular(&args.dataset, "the training file")?;
     let init_adapter =
         args.init_adapter.as_deref().map(|adapter| existing(adapter, "the initial adapter")).transpose()?;
     let validation =
-        args.validation_dataset.as_deref().map(|file| existing(file, "the file to evaluate on")).transpose()?;
+        args.validation_dataset.as_deref().map(|file| regular(file, "the file to evaluate on")).transpose()?;
     let out = absolute(&args.out)?;
     let mut file = file(&base, &dataset);
     file.data.validation_dataset = args.validation_dataset.as_deref().map(name);
@@ -115,7 +115,14 @@ pub(super) fn existing(path: &Path, what: &str) -> Result<PathBuf, Failure> {
     path.canonicalize().map_err(|error| Failure::file(&format!("open {what}"), path, &error))
 }
 
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+/// A file that can be read and has an end.
+fn regular(path: &Path, what: &str) -> Result<PathBuf, Failure> {
+    crate::file::open(&format!("open {what}"), path)?;
+    existing(path, what)
+}
+
+/// With the working directory before it, so that even `.` has a name and a parent.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| Failure::file("find", path, &error))
 }
 
@@ -179,27 +186,11 @@ fn judge(exit: Exit, outcome: Option<&WorkerEvent>, out: &Path) -> Result<(), Fa
         (Exit::Finished, _) => Ok(()),
         (Exit::Held, _) => Err(Failure::mistake(format!("another process trains in {}", out.display()))),
         (_, Some(WorkerEvent::Failed { class, message, hint })) => {
-            let failure = failed(*class, message);
-            Err(match hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            })
+            Err(Failure::of_trainer(*class, format!("the training failed: {message}"), hint.clone()))
         }
         (exit, _) => {
             Err(Failure::mistake(format!("the training could not be recorded in {} ({exit:?})", out.display()))
                 .hint("is there space on its disk, and may it be written to?"))
         }
-    }
-}
-
-/// Files and settings are the person's; the rest befalls a job.
-fn failed(class: FailureClass, message: &str) -> Failure {
-    let message = format!("the training failed: {message}");
-    match class {
-        FailureClass::Dataset | FailureClass::Base | FailureClass::Settings => Failure::mistake(message),
-        FailureClass::OutOfMemory | FailureClass::NonFinite | FailureClass::DiskFull | FailureClass::Hardware => {
-            Failure::job_failed(message)
-        }
-        FailureClass::Internal => Failure::bug(message),
     }
 }

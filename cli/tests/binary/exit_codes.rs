@@ -112,9 +112,13 @@ fn a_refusal_is_the_servers_and_a_field_error_the_persons() {
 
 #[test]
 fn a_closed_pipe_is_nobodys_mistake() {
-    let mut child = lorikeet().arg("--help").stdout(std::process::Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    assert!(child.wait().unwrap().code().is_some());
+    let folder = tempfile::tempdir().unwrap();
+    let line = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let chats = file(folder.path(), "chats.jsonl", line);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = lorikeet().args(["dataset", "check"]).arg(&chats).stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
 }
 
 const JOB: &str = "job_01920000000070008000000000000001";

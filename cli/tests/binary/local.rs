@@ -2,6 +2,7 @@
 
 use crate::support::{lorikeet, run};
 use crate::train::Place;
+use lorikeet_api::name::shown;
 use serde_json::Value;
 use std::{fs, process::Command};
 
@@ -20,7 +21,7 @@ fn a_model_says_the_same_for_the_same_seed_and_streams_what_json_holds() {
     assert_eq!((&answer["prompt"], &answer["prompt_tokens"]), (&"it is".into(), &5.into()));
     assert!(answer["tokens"].as_u64().is_some_and(|tokens| tokens <= 12));
     // what a terminal would obey is shown and not sent
-    assert!(said.len() > answer["text"].as_str().unwrap().len(), "{said:?} and {answer}");
+    assert_eq!(said, format!("{}\n", shown(answer["text"].as_str().unwrap())));
     assert_eq!(answer["text"], again("7", &[])["text"]);
     let others: Vec<_> = ["1", "2", "3"].map(|seed| again(seed, &["--temperature", "2"])["text"].clone()).into();
     assert!(others.iter().any(|text| *text != others[0]), "{others:?}");
@@ -104,6 +105,15 @@ fn an_adapter_becomes_a_model_and_files_for_llama_cpp() {
     assert_eq!(ask("merged", None), ask("base", Some("run/adapter")));
     let (code, _, complaint) = command("merge", &["--out", &path("merged")]);
     assert!(code == 2 && complaint.contains("is not empty"), "{complaint}");
+
+    let (code, _, complaint) = command("merge", &["--out", "new/.."]);
+    assert!(code == 2 && complaint.contains("ends in the directory's name"), "{code} {complaint}");
+    fs::create_dir(place.path("here")).unwrap();
+    let mut here = lorikeet();
+    here.args(["adapter", "merge", "--out", ".", "--base"]).arg(place.path("base"));
+    here.arg("--adapter").arg(place.path("run/adapter")).current_dir(place.path("here"));
+    let (code, _, complaint) = run(&mut here);
+    assert!(code == 0 && place.path("here/model.safetensors").exists(), "{complaint}");
 
     let (code, answer, complaint) = command("export", &["--gguf", "a.gguf"]);
     assert!(code == 0 && answer.contains("\"tensors\": 28"), "{complaint}{answer}");

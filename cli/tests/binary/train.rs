@@ -175,6 +175,23 @@ fn files_and_settings_that_cannot_be_are_the_persons_mistake() {
         let (code, _, complaint) = run(&mut place.train(&format!("bad-{}", words.len()), set));
         assert!(code == 2 && complaint.contains(words), "{set:?}: {code} {complaint}");
     }
+    let (folder, pipe) = (place.path("folder"), place.path("pipe"));
+    fs::create_dir(&folder).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    for file in [&folder, &pipe] {
+        let mut trained = lorikeet();
+        trained.args(["train", "--base"]).arg(place.path("base")).arg("--out").arg(place.path("no-file"));
+        let mut watched = place.train("no-file", &[]);
+        let mut eval = lorikeet();
+        eval.args(["eval", "--base"]).arg(place.path("base"));
+        for (command, key) in
+            [(&mut trained, "--dataset"), (&mut watched, "--validation-dataset"), (&mut eval, "--dataset")]
+        {
+            let (code, _, complaint) = run(command.arg(key).arg(file));
+            assert!(code == 2 && complaint.contains("is not a regular file"), "{command:?}: {code} {complaint}");
+        }
+    }
+    assert!(!place.path("no-file").exists(), "nothing is made for a training that cannot be");
     fs::write(place.path("base/config.json"), "{}").unwrap();
     let (code, _, complaint) = run(&mut place.train("no-config", &[]));
     assert!(code == 2 && complaint.contains("config.json"), "{code} {complaint}");

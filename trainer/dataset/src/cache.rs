@@ -49,9 +49,16 @@ pub struct TokenCache {
 }
 
 impl TokenCache {
-    /// Opens a cache. The error is the reason, for a message or for making it anew.
+    /// Opens a cache. What cannot be opened and what is damaged are told apart; either is made anew.
     pub fn open(path: &Path) -> Result<TokenCache, DatasetError> {
-        open(path).map_err(|reason| DatasetError::Cache { path: path.to_owned(), reason })
+        let failed = |source| DatasetError::Cache { verb: "open", path: path.to_owned(), source };
+        let damaged = |reason| DatasetError::Damaged { path: path.to_owned(), reason };
+        let file = File::open(path).map_err(failed)?;
+        // SAFETY: the file is ours, named by its content's hash, and only ever replaced by rename; nobody writes into it.
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        let (index, len, tail) = check_frame(&map).map_err(damaged)?;
+        let notes = serde_json::from_slice(tail).map_err(|error| damaged(format!("the tail is broken: {error}")))?;
+        Ok(TokenCache { path: path.to_owned(), map, index, len, notes })
     }
 
     /// How many examples it holds.
@@ -110,22 +117,13 @@ impl TokenCache {
         let removed = fs::remove_file(&self.path).is_ok();
         let next = if removed { "; it was removed, the next start makes it again" } else { "; remove it" };
         let reason = format!("the tokens of example {number} do not match their hash{next}");
-        DatasetError::Cache { path: self.path.clone(), reason }
+        DatasetError::Damaged { path: self.path.clone(), reason }
     }
 }
 
 /// Bytes of the supervised bits of so many tokens.
 const fn bit_bytes(tokens: u32) -> usize {
     4 * (tokens as usize).div_ceil(32)
-}
-
-fn open(path: &Path) -> Result<TokenCache, String> {
-    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    // SAFETY: the file is ours, named by its content's hash, and only ever replaced by rename; nobody writes into it.
-    let map = unsafe { Mmap::map(&file) }.map_err(|error| format!("cannot be mapped: {error}"))?;
-    let (index, len, tail) = check_frame(&map)?;
-    let notes = serde_json::from_slice(tail).map_err(|error| format!("the tail is broken: {error}"))?;
-    Ok(TokenCache { path: path.to_owned(), map, index, len, notes })
 }
 
 /// Checks head, footer and hash; returns where the index lies, how many entries it has, and the tail.

@@ -59,12 +59,31 @@ pub enum DatasetError {
         /// Why not.
         reason: String,
     },
-    /// The token cache cannot be written or read.
-    #[error("keep token cache {}: {reason}", path.display())]
-    Cache {
+    /// More examples than a cache has numbers for.
+    #[error("use dataset {}: {examples} examples, expected at most {}", path.display(), u32::MAX)]
+    TooMany {
         /// Which file.
         path: PathBuf,
-        /// What failed.
+        /// How many there are.
+        examples: u64,
+    },
+    /// The token cache cannot be written or opened: the disk's doing, not the dataset's.
+    #[error("{verb} token cache {}", path.display())]
+    Cache {
+        /// `write` or `open`.
+        verb: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The token cache is not what was written.
+    #[error("read token cache {}: {reason}", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
         reason: String,
     },
     /// The caller's stop was answered.

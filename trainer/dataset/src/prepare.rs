@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Goes up whenever the same file, tokenizer and settings would become other tokens than before.
-const RULES_VERSION: u32 = 2;
+const RULES_VERSION: u32 = 3;
 
 /// What happens when a record is at fault.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -285,7 +285,7 @@ impl Source {
             Err(_) => build(config, file, tokenizer, &path, progress, stop)?,
         };
         let notes = serde_json::from_value(cache.notes().clone())
-            .map_err(|error| DatasetError::Cache { path, reason: format!("the notes are broken: {error}") })?;
+            .map_err(|error| DatasetError::Damaged { path, reason: format!("the notes are broken: {error}") })?;
         Ok(Source { cache: Arc::new(cache), notes, content, fingerprint })
     }
 
@@ -326,8 +326,7 @@ fn build(
         return Err(DatasetError::Empty { path: file.to_owned() });
     }
     if writer.len() > u64::from(u32::MAX) {
-        let reason = format!("{} examples, expected at most {}", writer.len(), u32::MAX);
-        return Err(DatasetError::Cache { path: cache.to_owned(), reason });
+        return Err(DatasetError::TooMany { path: file.to_owned(), examples: writer.len() });
     }
     let notes = Notes { format: summary.format, warnings: summary.warnings, skipped: faults.count, filtered };
     writer.finish(&serde_json::to_value(notes).expect("plain data is always JSON"))

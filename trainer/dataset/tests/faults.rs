@@ -88,6 +88,21 @@ fn an_element_that_never_ends_stops_a_document() {
 }
 
 #[test]
+fn a_key_of_a_brightrun_document_that_never_ends_stops_it() {
+    let start = r#"{"training_file_metadata": {"format_spec": "brightrun-lora-v4"}, "#;
+    let long = "x".repeat(MAX_RECORD_BYTES as usize + (1 << 18));
+    for (rest, path) in [
+        (format!("\"{long}\": 1, \"conversations\": []}}"), "$"),
+        (format!("\"conversations\": [{{\"{long}\": 1}}]}}"), "$.conversations[0]"),
+    ] {
+        let found = checked(format!("{start}{rest}").as_bytes());
+        assert_eq!((found.format, found.error_count), (Format::BrightrunLoraV4, 1), "{:?}", found.errors);
+        assert_eq!(found.errors[0].path, path);
+        assert!(found.errors[0].message.contains("longer than"), "{}", found.errors[0].message);
+    }
+}
+
+#[test]
 fn broken_json_in_a_document_ends_it_with_its_line() {
     let found = checked(format!("[{},\n{},\n{{\"messages\" 3}}]", chat("a", "b"), chat("c", "d")).as_bytes());
     assert_eq!((found.trainable_pairs, found.error_count), (2, 1));

@@ -8,6 +8,29 @@ use lorikeet_dataset::{Body, Filters, Format, Item, Json, Message, Record, Role,
 use lorikeet_dataset::{DatasetError, PrepareConfig, Tokenizer, write_byte_tokenizer};
 
 #[test]
+fn two_answers_to_one_question_are_one_conversation_in_every_format() {
+    let chat = |answer: &str| format!("{{\"messages\": [{}, {}]}}\n", turn("user", "q"), turn("assistant", answer));
+    let said = |from: &str, value: &str| format!("{{\"from\": \"{from}\", \"value\": \"{value}\"}}");
+    let shared = |answer: &str| format!("{{\"conversations\": [{}, {}]}}\n", said("human", "q"), said("gpt", answer));
+    let alpaca = |answer: &str| format!("{{\"instruction\": \"q\", \"output\": \"{answer}\"}}\n");
+    let prompt = |answer: &str| format!("{{\"prompt\": \"q\", \"completion\": \"{answer}\"}}\n");
+    for (file, conversations) in [
+        (chat("a") + &chat("b"), 1),
+        (shared("a") + &shared("b"), 1),
+        (alpaca("a") + &alpaca("b"), 1),
+        (prompt("a") + &prompt("b"), 1),
+        // where nobody asks, each stands for itself
+        (["a", "b"].map(|answer| format!("{{\"messages\": [{}]}}\n", turn("assistant", answer))).concat(), 2),
+    ] {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("data.jsonl");
+        fs::write(&path, &file).expect("writes");
+        let found = check(&path, None, &mut |_| {}, &|| false).expect("checks");
+        assert_eq!((found.conversations, found.pairs, found.error_count), (conversations, 2, 0), "{file}");
+    }
+}
+
+#[test]
 fn parts_of_text_are_one_text_and_calls_are_objects() {
     let line = r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
         {"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{\"z\": 1, \"a\": null}"}}, {"name": "g", "arguments": {}}]},
@@ -154,4 +177,8 @@ fn read_all(path: &Path) -> (Format, Vec<Record>) {
     })
     .expect("reads");
     (summary.format, records)
+}
+
+fn turn(role: &str, content: &str) -> String {
+    format!("{{\"role\": \"{role}\", \"content\": \"{content}\"}}")
 }

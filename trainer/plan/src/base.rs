@@ -4,19 +4,18 @@
 //! The tokenizer is judged by `lorikeet-dataset`, which knows how to read one.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::file::{MAX_CONFIG_BYTES, open_regular, read_text};
 use crate::quantised::{self, is_quantised};
 use crate::{Header, MAX_HEADER_BYTES, ModelConfig, WeightDtype, parameters, parse_header, tensors};
 
 /// Faults listed; the rest is only counted.
 const LISTED_FAULTS: usize = 100;
-/// A `config.json` is a few kilobytes; the bound keeps a wrong file out of memory.
-const MAX_CONFIG_BYTES: u64 = 4 << 20;
 /// A shard index names every tensor once; the largest known are a few megabytes.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 /// Everything beside the weights that belongs to a base model, where present.
@@ -242,7 +241,7 @@ impl Base {
 }
 
 fn read_config(dir: &Path) -> Result<(ModelConfig, String), String> {
-    let text = read_text(&dir.join("config.json"), MAX_CONFIG_BYTES)?;
+    let text = read_text(&dir.join("config.json"), MAX_CONFIG_BYTES).map_err(in_words)?;
     ModelConfig::parse(&text).map(|config| (config, text)).map_err(|error| error.to_string())
 }
 
@@ -303,7 +302,7 @@ fn read_index(dir: &Path) -> Result<BTreeMap<String, String>, String> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = read_text(&dir.join(INDEX), MAX_INDEX_BYTES)?;
+    let text = read_text(&dir.join(INDEX), MAX_INDEX_BYTES).map_err(in_words)?;
     let index: Index = serde_json::from_str(&text).map_err(|error| format!("not a shard index: {error}"))?;
     match index.weight_map.values().find(|name| !is_plain_name(name)) {
         Some(name) => Err(format!("names the file {name:?}, expected a safetensors file in the same directory")),
@@ -318,7 +317,7 @@ fn is_plain_name(name: &str) -> bool {
 
 /// Header and the offset where data begins.
 fn read_header(path: &Path) -> Result<(Header, u64), String> {
-    let mut file = open_regular(path)?;
+    let mut file = open_regular(path).map_err(in_words)?;
     let size = file.metadata().map_err(|error| error.to_string())?.len();
     let mut length = [0u8; 8];
     file.read_exact(&mut length).map_err(|_| format!("holds {size} bytes, too few for a safetensors file"))?;
@@ -332,21 +331,8 @@ fn read_header(path: &Path) -> Result<(Header, u64), String> {
     Ok((header, 8 + length))
 }
 
-fn read_text(path: &Path, most: u64) -> Result<String, String> {
-    let file = open_regular(path)?;
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > most {
-        return Err(format!("is larger than {most} bytes"));
-    }
-    String::from_utf8(bytes).map_err(|error| format!("is not UTF-8: {error}"))
-}
-
-/// Opening a pipe would wait for ever, so only regular files are opened.
-fn open_regular(path: &Path) -> Result<File, String> {
-    let meta = fs::metadata(path).map_err(|error| format!("cannot be opened: {error}"))?;
-    if !meta.is_file() {
-        return Err("is not a regular file".into());
-    }
-    File::open(path).map_err(|error| format!("cannot be opened: {error}"))
+/// Why a file of the base cannot be used.
+fn in_words(error: io::Error) -> String {
+    let is_ours = matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData);
+    if is_ours { error.to_string() } else { format!("cannot be opened: {error}") }
 }

@@ -7,6 +7,7 @@ mod base;
 mod config;
 mod error;
 mod family;
+mod file;
 mod flops;
 mod header;
 mod memory;
@@ -19,6 +20,7 @@ pub use base::{Base, BaseFault, BaseFile, TensorPlace, inspect_base};
 pub use config::{Activation, Biases, Layer, ModelConfig, Quantisation};
 pub use error::PlanError;
 pub use family::Family;
+pub use file::{MAX_CONFIG_BYTES, read_file, read_text};
 pub use flops::{Flops, flops_per_token};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, WeightDtype, parse_header};
 pub use memory::{

@@ -139,7 +139,7 @@ impl Settings {
 pub struct MemoryPlan {
     /// Frozen weights.
     pub weights: u64,
-    /// Adapter weights, their gradients, what they began with; and one moment as bytes, while a checkpoint is written.
+    /// Adapter weights and their gradients; and one moment as bytes, while a checkpoint is written.
     pub adapters: u64,
     /// AdamW's two moments.
     pub optimizer: u64,
@@ -168,7 +168,7 @@ pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
     let live = live::Live::new(config, settings);
     let mut plan = MemoryPlan {
         weights: weights::bytes(config, settings),
-        adapters: 4 * 4 * trained + 4 * constants,
+        adapters: 3 * 4 * trained + 4 * constants,
         optimizer: 2 * 4 * trained,
         activations: live.kept(),
         token_and_layer: live.token_and_layer(),

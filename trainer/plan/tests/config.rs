@@ -105,7 +105,7 @@ fn a_memory_plan_is_the_sum_of_its_parts() {
     let config = parse(&smollm2());
     let memory = plan(&config, &settings());
     assert_eq!(memory.weights, 4 * 134_515_008);
-    assert_eq!((memory.adapters, memory.optimizer), (16 * 4_884_480, 8 * 4_884_480));
+    assert_eq!((memory.adapters, memory.optimizer), (12 * 4_884_480, 8 * 4_884_480));
     let held = memory.weights + memory.adapters + memory.optimizer + memory.activations + memory.program;
     assert_eq!(memory.total, held + memory.head.max(memory.layer), "head and layer take turns");
     assert!((1 << 30..3 << 30).contains(&memory.total), "{memory:?}");

@@ -5,14 +5,17 @@
 //! asked for follow from the order of the merges.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use lorikeet_dataset::Tokenizer;
+use lorikeet_plan::read_file;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::file::Fact;
+
+/// The largest known have some 30 million bytes.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
 const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
@@ -82,7 +85,7 @@ pub(super) fn facts(
     pre: Option<&str>,
 ) -> Result<Vec<(String, Fact)>, String> {
     let path = dir.join("tokenizer.json");
-    let text = fs::read(&path).map_err(|error| format!("read tokenizer.json: {error}"))?;
+    let text = read_file(&path, MAX_TOKENIZER_BYTES).map_err(|error| format!("read tokenizer.json: {error}"))?;
     let file: File = serde_json::from_slice(&text).map_err(|error| format!("tokenizer.json is no BPE: {error}"))?;
     if file.model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
         let kind = file.model.kind.unwrap_or_default();

@@ -132,7 +132,7 @@ fn setting(key: &str) -> &'static str {
 }
 
 fn is_theirs(error: &std::io::Error) -> bool {
-    [ErrorKind::NotFound, ErrorKind::InvalidData, ErrorKind::IsADirectory, ErrorKind::PermissionDenied]
+    [ErrorKind::NotFound, ErrorKind::InvalidData, ErrorKind::InvalidInput, ErrorKind::PermissionDenied]
         .contains(&error.kind())
 }
 

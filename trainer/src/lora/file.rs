@@ -1,15 +1,18 @@
 //! Adapter files as PEFT writes and reads them: `adapter_model.safetensors` and `adapter_config.json`.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
-use lorikeet_plan::ModelConfig;
+use lorikeet_plan::{ModelConfig, read_file};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use check::check_config;
 
 use super::{LoraConfig, LoraEntry, LoraError, LoraLayout, Site, Targets};
 use crate::ops::widen::{Stored, widen};
@@ -288,66 +291,6 @@ fn refuse_others(file: &SafeTensors<'_>, layout: &LoraLayout, path: &Path) -> Re
     }
 }
 
-fn check_config(path: &Path, layout: &LoraLayout) -> Result<(), LoraError> {
-    let bytes = read(path, 1 << 20)?;
-    let malformed = |reason: String| LoraError::Malformed { path: path.into(), reason };
-    let value: Value = serde_json::from_slice(&bytes).map_err(|error| malformed(format!("not JSON: {error}")))?;
-    let Value::Object(map) = value else { return Err(malformed("not a JSON object".into())) };
-    let config = layout.config().as_saved();
-    let expected = [
-        ("peft_type", json!("LORA")),
-        ("r", json!(config.rank)),
-        ("lora_alpha", number(config.alpha)),
-        ("use_rslora", json!(config.rslora)),
-        ("use_dora", json!(config.dora)),
-        ("bias", json!("none")),
-        ("lora_bias", json!(false)),
-        ("fan_in_fan_out", json!(false)),
-        ("rank_pattern", json!(config.rank_pattern)),
-        ("alpha_pattern", numbers(&config.alpha_pattern)),
-        ("modules_to_save", Value::Null),
-        ("layer_replication", Value::Null),
-    ];
-    refuse_other_base(&map, path)?;
-    for (key, want) in expected {
-        let found = map.get(key).cloned().unwrap_or(default_of(key, &want));
-        if !same(&found, &want) {
-            let (found, expected) = (found.to_string(), want.to_string());
-            return Err(LoraError::Setting { path: path.into(), key, found, expected });
-        }
-    }
-    Ok(())
-}
-
-/// These starts change the base, and what PEFT saves then fits the changed one only, unless it was converted.
-fn refuse_other_base(map: &Map<String, Value>, path: &Path) -> Result<(), LoraError> {
-    const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
-    let key = "init_lora_weights";
-    let start = map.get(key).and_then(Value::as_str).unwrap_or_default().to_lowercase();
-    if CHANGING.iter().any(|word| start.starts_with(word)) {
-        let expected = "true: an adapter that was converted to plain LoRA".to_owned();
-        return Err(LoraError::Setting { path: path.into(), key, found: start, expected });
-    }
-    Ok(())
-}
-
-/// Old files lack the newer keys, whose absence means "off"; rank, scale and kind must be said.
-fn default_of(key: &str, want: &Value) -> Value {
-    match key {
-        "peft_type" | "r" | "lora_alpha" => Value::Null,
-        "use_rslora" | "use_dora" => json!(false),
-        "rank_pattern" | "alpha_pattern" => json!({}),
-        _ => want.clone(),
-    }
-}
-
-fn same(found: &Value, want: &Value) -> bool {
-    match (found.as_f64(), want.as_f64()) {
-        (Some(found), Some(want)) => found == want,
-        _ => found == want || (found.is_null() && want.as_object().is_some_and(Map::is_empty)),
-    }
-}
-
 /// The settings of an adapter from its files; what they say of dropout is for training and left out.
 pub fn read_config(dir: &Path) -> Result<LoraConfig, LoraError> {
     #[derive(Deserialize)]
@@ -394,13 +337,7 @@ pub fn read_config(dir: &Path) -> Result<LoraConfig, LoraError> {
 }
 
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, LoraError> {
-    let failed = |source| LoraError::Io { verb: "read", path: path.into(), source };
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > most {
-        let reason = format!("{size} bytes long, at most {most} were expected");
-        return Err(failed(std::io::Error::new(ErrorKind::InvalidData, reason)));
-    }
-    fs::read(path).map_err(failed)
+    read_file(path, most).map_err(|source| LoraError::Io { verb: "read", path: path.into(), source })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), LoraError> {

@@ -20,7 +20,7 @@ use crate::ops::rope::{self, Rotations, Turn, length_class};
 
 use super::attention::{Attention, heads};
 use super::pass::Pass;
-use super::{Model, go_on};
+use super::{Model, go_on, refusable};
 
 /// What is kept of one sequence between passes. It belongs to one model and one adapter; the caller keeps them together.
 #[derive(Debug, Default)]
@@ -81,22 +81,24 @@ impl Model {
         let adapters: Vec<_> = adapter.iter().map(|view| AdapterView { dropout: None, ..**view }).collect();
         let segment = Segment { start: 0, len: rows, adapter: 0, example: 0, epoch: 0 };
         let batch = MicroBatch { tokens: new, segments: vec![segment], targets: Vec::new() };
-        let pass = Pass::new(self, &batch, &adapters)?;
-        let turned = |rope| Rotations::of(rope, config.rotary_dim, len - rows..len, len);
-        let rotations = config.ropes.iter().map(turned).collect();
-        let mut place = Place { cache: &mut cache.layers, rotations, first: len == rows };
-        let mut x = self.embed(&pass);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            go_on(stop)?;
-            let mid = block.attention.decode(&pass, layer, &x, &mut place);
-            let (next, kept) = block.mlp.forward(&pass, layer, &mid);
-            kept.give(&self.buffers);
-            [x, mid].into_iter().for_each(|buffer| self.buffers.give(buffer));
-            x = next;
-        }
-        let logits = self.logits_from(&pass, rows - 1, &x);
-        self.buffers.give(x);
-        Ok(logits)
+        refusable(rows, || {
+            let pass = Pass::new(self, &batch, &adapters)?;
+            let turned = |rope| Rotations::of(rope, config.rotary_dim, len - rows..len, len);
+            let rotations = config.ropes.iter().map(turned).collect();
+            let mut place = Place { cache: &mut cache.layers, rotations, first: len == rows };
+            let mut x = self.embed(&pass);
+            for (layer, block) in self.blocks.iter().enumerate() {
+                go_on(stop)?;
+                let mid = block.attention.decode(&pass, layer, &x, &mut place);
+                let (next, kept) = block.mlp.forward(&pass, layer, &mid);
+                kept.give(&self.buffers);
+                [x, mid].into_iter().for_each(|buffer| self.buffers.give(buffer));
+                x = next;
+            }
+            let logits = self.logits_from(&pass, rows - 1, &x);
+            self.buffers.give(x);
+            Ok(logits)
+        })
     }
 }
 

@@ -250,10 +250,14 @@ impl Files<'_> {
         Ok(bytes)
     }
 
-    /// A tensor that is plain numbers, as it is.
-    pub(crate) fn raw(&self, tensor: &str) -> Result<(Stored, Vec<u8>), TrainError> {
-        let place = self.place(tensor);
-        Ok((stored(place.dtype), self.bytes_at(place)?))
+    /// How a tensor that is plain numbers lies there.
+    pub(crate) fn stored(&self, tensor: &str) -> Stored {
+        stored(self.place(tensor).dtype)
+    }
+
+    /// Its bytes as they are.
+    pub(crate) fn raw(&self, tensor: &str) -> Result<Vec<u8>, TrainError> {
+        self.bytes_at(self.place(tensor))
     }
 }
 

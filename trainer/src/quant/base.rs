@@ -3,47 +3,26 @@
 //! Projections become bitsandbytes' tensors (`lorikeet_plan`'s page on them lists names and shapes), everything else stays the bytes
 //! that it was; `config.json` says so under `quantization_config`.
 
-use std::borrow::Cow;
-use std::fs;
 use std::path::Path;
 
-use lorikeet_plan::{Base, BaseDtype, QUANT_STATE, inspect_base, tensors};
-use safetensors::tensor::{Dtype, View};
+use lorikeet_plan::{Base, BaseDtype, QUANT_BLOCK, QUANT_NESTED_BLOCK, QUANT_STATE, TensorSpec, inspect_base, tensors};
+use safetensors::tensor::Dtype;
 use serde_json::{Value, json};
 
 use super::{Int8, Nf4, Quantised, Scales};
 use crate::TrainError;
-use crate::export::TOKENIZER_FILES;
+use crate::export::copy_side_files;
 use crate::model::Files;
 use crate::ops::widen::Stored;
+use crate::staged::StagedDir;
+use crate::tensor_file::{Slot, Slots};
 
-/// One tensor of a file, its bytes made.
-struct Tensor {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
+/// What `quant_state` says, with blanks behind it: so every size is known before a weight is read. Without them it has some 160
+/// bytes.
+const STATE_BYTES: usize = 256;
 
-impl View for Tensor {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
-/// Writes the base at `from` into the new directory `to`, its projections in the bits of `dtype`; answers how many bytes the weights
-/// take there.
+/// Writes the base at `from` into the directory `to`, its projections in the bits of `dtype`, whole or not at all; answers how many
+/// bytes the weights take there. One weight is in memory at a time.
 pub fn write_base(from: &Path, to: &Path, dtype: BaseDtype) -> Result<u64, TrainError> {
     assert!(dtype.is_quantised(), "asked for fewer bits");
     let base = inspect_base(from);
@@ -55,33 +34,37 @@ pub fn write_base(from: &Path, to: &Path, dtype: BaseDtype) -> Result<u64, Train
         let reason = "is quantised already; start from the model it was made of".to_owned();
         return Err(TrainError::Base { path: from.to_owned(), reason });
     }
-    let mut written = Vec::new();
-    for spec in tensors(&config) {
-        match spec.shape[..] {
-            [rows, cols] if spec.name.ends_with("_proj.weight") => {
-                written.extend(parts(&spec.name, [rows, cols], &files.quantised(&spec.name, [rows, cols], dtype)?));
-            }
-            _ => {
-                let (stored, bytes) = files.raw(&spec.name)?;
-                written.push((spec.name, Tensor { dtype: dtype_of(stored), shape: spec.shape, bytes }));
-            }
+    let staged = StagedDir::create(to, &|| false)?;
+    let specs = tensors(&config);
+    let slots = specs.iter().flat_map(|spec| match projection(spec) {
+        Some(shape) => slots(&spec.name, shape, dtype),
+        None => {
+            vec![Slot { name: spec.name.clone(), dtype: dtype_of(files.stored(&spec.name)), shape: spec.shape.clone() }]
         }
+    });
+    let path = staged.path().join("model.safetensors");
+    let failed = |error| TrainError::io("write", &path)(error);
+    let out = Slots::create(&path, slots.collect()).map_err(failed)?;
+    for spec in &specs {
+        let parts = match projection(spec) {
+            Some(shape) => parts(&spec.name, shape, &files.quantised(&spec.name, shape, dtype)?),
+            None => vec![(spec.name.clone(), files.raw(&spec.name)?)],
+        };
+        parts.iter().try_for_each(|(name, bytes)| out.fill(name, bytes)).map_err(failed)?;
     }
-    let bytes = written.iter().map(|(_, tensor)| tensor.bytes.len() as u64).sum();
-    fs::create_dir(to).map_err(TrainError::io("create", to))?;
-    let path = to.join("model.safetensors");
-    safetensors::serialize_to_file(written, Some([("format".to_owned(), "pt".to_owned())].into()), &path)
-        .map_err(|error| TrainError::io("write", &path)(std::io::Error::other(error)))?;
-    for name in TOKENIZER_FILES.iter().chain(&["generation_config.json"]) {
-        let there = from.join(name);
-        if there.exists() {
-            fs::copy(&there, to.join(name)).map_err(TrainError::io("copy", &there))?;
-        }
-    }
-    // last, so that half a model is none
-    let path = to.join("config.json");
-    fs::write(&path, config_json(&config_text, dtype)).map_err(TrainError::io("write", &path))?;
+    copy_side_files(from, staged.path())?;
+    staged.write("config.json", config_json(&config_text, dtype).as_bytes())?;
+    let bytes = out.bytes();
+    staged.publish()?;
     Ok(bytes)
+}
+
+/// The shape of a weight that is quantised.
+fn projection(spec: &TensorSpec) -> Option<[usize; 2]> {
+    match spec.shape[..] {
+        [rows, cols] if spec.name.ends_with("_proj.weight") => Some([rows, cols]),
+        _ => None,
+    }
 }
 
 fn dtype_of(stored: Stored) -> Dtype {
@@ -93,41 +76,60 @@ fn dtype_of(stored: Stored) -> Dtype {
 }
 
 /// The tensors that stand for one weight.
-fn parts(weight: &str, shape: [usize; 2], quantised: &Quantised) -> Vec<(String, Tensor)> {
+fn slots(weight: &str, [rows, cols]: [usize; 2], dtype: BaseDtype) -> Vec<Slot> {
+    let slot = |name: String, dtype, shape: &[usize]| Slot { name, dtype, shape: shape.to_vec() };
+    if dtype == BaseDtype::Int8 {
+        let module = weight.trim_end_matches("weight");
+        return vec![
+            slot(weight.to_owned(), Dtype::I8, &[rows, cols]),
+            slot(format!("{module}SCB"), Dtype::F32, &[rows]),
+            slot(format!("{module}weight_format"), Dtype::U8, &[]),
+        ];
+    }
+    let of = |part: &str| format!("{weight}.{part}");
+    let blocks = (rows * cols).div_ceil(QUANT_BLOCK);
+    vec![
+        slot(weight.to_owned(), Dtype::U8, &[(rows * cols).div_ceil(2), 1]),
+        slot(of("quant_map"), Dtype::F32, &[16]),
+        slot(of("absmax"), Dtype::U8, &[blocks]),
+        slot(of("nested_absmax"), Dtype::F32, &[blocks.div_ceil(QUANT_NESTED_BLOCK)]),
+        slot(of("nested_quant_map"), Dtype::F32, &[256]),
+        slot(format!("{weight}{QUANT_STATE}"), Dtype::U8, &[STATE_BYTES]),
+    ]
+}
+
+/// What those tensors hold.
+fn parts(weight: &str, shape: [usize; 2], quantised: &Quantised) -> Vec<(String, Vec<u8>)> {
     match quantised {
         Quantised::Nf4(nf4) => nf4_parts(weight, shape, nf4),
         Quantised::Int8(Int8 { codes, scales }) => {
             let module = weight.trim_end_matches("weight");
             let codes = codes.iter().map(|code| code.cast_unsigned()).collect();
             vec![
-                (weight.to_owned(), Tensor { dtype: Dtype::I8, shape: shape.to_vec(), bytes: codes }),
+                (weight.to_owned(), codes),
                 (format!("{module}SCB"), floats(scales)),
-                (format!("{module}weight_format"), Tensor { dtype: Dtype::U8, shape: vec![], bytes: vec![0] }),
+                (format!("{module}weight_format"), vec![0]),
             ]
         }
     }
 }
 
-fn nf4_parts(weight: &str, shape: [usize; 2], nf4: &Nf4) -> Vec<(String, Tensor)> {
+fn nf4_parts(weight: &str, shape: [usize; 2], nf4: &Nf4) -> Vec<(String, Vec<u8>)> {
     let of = |part: &str| format!("{weight}.{part}");
-    let mut state = json!({
+    let Scales::Nested(nested) = &nf4.scales else { panic!("what is quantised here has nested scales") };
+    let state = json!({
         "quant_type": "nf4", "blocksize": nf4.block, "dtype": before(nf4.stored), "shape": shape,
+        "nested_blocksize": nested.block, "nested_dtype": "float32", "nested_offset": f64::from(nested.mean),
     });
-    let codes = Tensor { dtype: Dtype::U8, shape: vec![nf4.codes.len(), 1], bytes: nf4.codes.clone() };
-    let mut parts = vec![(weight.to_owned(), codes), (of("quant_map"), floats(&nf4.levels))];
-    match &nf4.scales {
-        Scales::Plain(scales) => parts.push((of("absmax"), floats(scales))),
-        Scales::Nested(nested) => {
-            state["nested_blocksize"] = nested.block.into();
-            state["nested_dtype"] = "float32".into();
-            state["nested_offset"] = f64::from(nested.mean).into();
-            parts.push((of("absmax"), bytes(nested.codes.clone())));
-            parts.push((of("nested_absmax"), floats(&nested.scales)));
-            parts.push((of("nested_quant_map"), floats(&nested.map[..])));
-        }
-    }
-    parts.push((format!("{weight}{QUANT_STATE}"), bytes(state.to_string().into_bytes())));
-    parts
+    let state = format!("{:STATE_BYTES$}", state.to_string()).into_bytes();
+    vec![
+        (weight.to_owned(), nf4.codes.clone()),
+        (of("quant_map"), floats(&nf4.levels)),
+        (of("absmax"), nested.codes.clone()),
+        (of("nested_absmax"), floats(&nested.scales)),
+        (of("nested_quant_map"), floats(&nested.map[..])),
+        (format!("{weight}{QUANT_STATE}"), state),
+    ]
 }
 
 fn before(stored: Stored) -> &'static str {
@@ -138,13 +140,8 @@ fn before(stored: Stored) -> &'static str {
     }
 }
 
-fn floats(numbers: &[f32]) -> Tensor {
-    let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
-    Tensor { dtype: Dtype::F32, shape: vec![numbers.len()], bytes }
-}
-
-fn bytes(bytes: Vec<u8>) -> Tensor {
-    Tensor { dtype: Dtype::U8, shape: vec![bytes.len()], bytes }
+fn floats(numbers: &[f32]) -> Vec<u8> {
+    numbers.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
 /// The base's config with what transformers wants to know of the quantisation.

@@ -12,7 +12,6 @@
 
 use std::cmp::Reverse;
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use lorikeet_dataset::Prepared;
 use lorikeet_plan::{
@@ -21,7 +20,6 @@ use lorikeet_plan::{
 
 use super::Session;
 use crate::event::{Event, Level};
-use crate::ops::buffer::Refused;
 use crate::{TrainError, config};
 
 impl Session<'_, '_> {
@@ -49,18 +47,11 @@ impl Session<'_, '_> {
     /// Does a pass; again with half the micro-batch for as long as it is refused memory. A pass leaves nothing half done.
     pub(super) fn in_memory<T>(&mut self, pass: impl Fn(&mut Self) -> Result<T, TrainError>) -> Result<T, TrainError> {
         loop {
-            let Refused { bytes } = match caught(|| pass(self)) {
-                Ok(done) => return done,
-                Err(refused) => refused,
+            let (what, bytes) = match pass(self) {
+                Err(TrainError::Refused { what, bytes }) => (what, bytes),
+                done => return done,
             };
-            let Some(thrift) = self.thriftier() else {
-                return Err(TrainError::OutOfMemory {
-                    what: format!("{} tokens at a time", self.longest().max(self.thrift.micro_tokens)),
-                    needed_bytes: bytes,
-                    available_bytes: allowed_bytes(self.config.memory_limit).unwrap_or_default(),
-                    remedies: Vec::new(),
-                });
-            };
+            let Some(thrift) = self.thriftier() else { return Err(TrainError::Refused { what, bytes }) };
             self.save_memory(thrift, &format!("{bytes} bytes were refused"))?;
         }
     }
@@ -192,14 +183,6 @@ fn fewer(tokens: usize, longest: usize) -> Option<usize> {
     (tokens > longest).then(|| (tokens / 2).max(longest))
 }
 
-/// Runs `pass` and tells a refused buffer from every other panic.
-fn caught<T>(pass: impl FnOnce() -> T) -> Result<T, Refused> {
-    catch_unwind(AssertUnwindSafe(pass)).map_err(|panic| match panic.downcast::<Refused>() {
-        Ok(refused) => *refused,
-        Err(other) => resume_unwind(other),
-    })
-}
-
 /// What this process may hold: what it has and what could be had without swapping, and no more than its limit. `None` where the
 /// system does not say.
 pub(super) fn allowed_bytes(limit: Option<u64>) -> Option<u64> {
@@ -233,15 +216,6 @@ mod tests {
         }
         assert_eq!(seen, [2048, 1024, 512, 300]);
         assert_eq!(fewer(100, 300), None, "an example is longer than that anyway");
-    }
-
-    #[test]
-    fn a_refused_buffer_is_told_from_a_bug() {
-        let refused: Result<(), Refused> = caught(|| resume_unwind(Box::new(Refused { bytes: 7 })));
-        assert_eq!(refused.map_err(|refused| refused.bytes), Err(7));
-        let bug: Result<Result<(), Refused>, _> = catch_unwind(|| caught(|| resume_unwind(Box::new("a bug"))));
-        assert!(bug.is_err_and(|panic| panic.is::<&str>()));
-        assert!(caught(|| 3).is_ok_and(|three| three == 3));
     }
 
     #[test]

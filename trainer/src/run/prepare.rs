@@ -1,11 +1,12 @@
 //! Everything before the first step: data, memory plan, base, and the newest checkpoint if there is one.
 
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Instant;
 
 use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
-use lorikeet_plan::{Fitted, ModelConfig, parameters};
+use lorikeet_plan::{Fitted, MAX_CONFIG_BYTES, ModelConfig, parameters, read_text};
 
 use super::memory::{self, Needs, Thrift};
 use super::{Events, Run, Session};
@@ -53,7 +54,6 @@ pub(super) fn session<'a, 'e>(
         (Trained::Adapter(layout), None) => model.start(layout, config.settings.seed),
         (Trained::Model(layout), _) => model.weights(layout),
     };
-    let watched = matches!(trained, Trained::Adapter(_)).then(|| params.clone());
     let mut run = Run::new(&config.settings, trained, params, data.train.clone());
     let identity = Identity {
         settings: config.settings.clone(),
@@ -65,14 +65,13 @@ pub(super) fn session<'a, 'e>(
         let message = [vec![format!("goes on from {}", found.name())], differing].concat().join("; ");
         tell(Event::Log { level: Level::Info, message })?;
     }
-    let start = watched.filter(|_| !run.is_past_movement());
     run.put_into(&mut model);
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
     let saved = found.map(|found| found.manifest.step);
     let saved_at = Instant::now();
-    Ok(Session { config, stop, events, model, data, tokenizer, run, start, needs, thrift, identity, saved, saved_at })
+    Ok(Session { config, stop, events, model, data, tokenizer, run, needs, thrift, identity, saved, saved_at })
 }
 
 /// Told to stop before there was a run: what is on disk is the state.
@@ -97,7 +96,7 @@ fn find_checkpoint(
 
 fn model_config(base: &Path) -> Result<ModelConfig, TrainError> {
     let path = base.join("config.json");
-    let text = fs::read_to_string(&path)
+    let text = read_text(&path, MAX_CONFIG_BYTES)
         .map_err(|error| TrainError::Base { path: path.clone(), reason: format!("cannot be read: {error}") })?;
     ModelConfig::parse(&text).map_err(|error| TrainError::Base { path, reason: error.to_string() })
 }
@@ -112,13 +111,21 @@ impl From<DatasetError> for TrainError {
     fn from(error: DatasetError) -> TrainError {
         match error {
             DatasetError::Stopped => TrainError::Stopped,
+            // a folder, a pipe, a device: nothing that a disk could do better another time
+            DatasetError::Read { path, source } if source.kind() == ErrorKind::InvalidInput => {
+                TrainError::Dataset { reason: format!("read {}: {source}", path.display()) }
+            }
             DatasetError::Read { path, source } => TrainError::Io { verb: "read", path, source },
+            DatasetError::Cache { verb, path, source } => TrainError::Io { verb, path, source },
+            DatasetError::Damaged { path, reason } => {
+                TrainError::Io { verb: "read", path, source: io::Error::new(ErrorKind::InvalidData, reason) }
+            }
             DatasetError::UnknownFormat { .. }
             | DatasetError::Filters { .. }
             | DatasetError::Faulty { .. }
             | DatasetError::Empty { .. }
             | DatasetError::Split { .. }
-            | DatasetError::Cache { .. } => TrainError::Dataset { reason: error.to_string() },
+            | DatasetError::TooMany { .. } => TrainError::Dataset { reason: error.to_string() },
         }
     }
 }
@@ -154,7 +161,7 @@ fn plan_memory(
 fn base_fingerprint(base: &Path) -> Result<String, TrainError> {
     let config = base.join("config.json");
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&fs::read(&config).map_err(TrainError::io("read", &config))?);
+    hasher.update(read_text(&config, MAX_CONFIG_BYTES).map_err(TrainError::io("read", &config))?.as_bytes());
     for name in staged::file_names(base)?.iter().filter(|name| name.ends_with(".safetensors")) {
         let path = base.join(name);
         let size = fs::metadata(&path).map_err(TrainError::io("read", &path))?.len();
@@ -190,5 +197,28 @@ fn what_will_be_done(
         memory: fitted.memory,
         modules: trained.matched(),
         from_step,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FailureClass;
+
+    #[test]
+    fn what_a_disk_does_to_the_cache_is_no_fault_of_the_data() {
+        let path = || "cache/a.tokens".into();
+        let cache = |kind: ErrorKind| DatasetError::Cache { verb: "write", path: path(), source: kind.into() };
+        let damaged = DatasetError::Damaged { path: path(), reason: "the footer does not fit the file".into() };
+        let folder = DatasetError::Read { path: path(), source: ErrorKind::InvalidInput.into() };
+        for (error, class) in [
+            (cache(ErrorKind::StorageFull), FailureClass::DiskFull),
+            (cache(ErrorKind::PermissionDenied), FailureClass::Io),
+            (damaged, FailureClass::Io),
+            (folder, FailureClass::Dataset),
+        ] {
+            let error = TrainError::from(error);
+            assert_eq!(error.class(), class, "{error}");
+        }
     }
 }

@@ -17,8 +17,9 @@ use crate::{TrainError, Trained};
 
 use super::course::Course;
 
-/// Updates at a rate above zero after which everything must have moved.
-const UPDATES_TO_MOVE: usize = 3;
+/// Updates after which a gradient has reached every tensor of an adapter. The first of a warm-up has rate 0; B moves at the next,
+/// and A, whose gradient passes through B, has one at the third.
+const UPDATES_TO_REACH: u64 = 3;
 
 /// One adapter, or the model itself, in training: settings, weights, optimizer, place in the data.
 #[derive(Debug)]
@@ -106,7 +107,7 @@ impl Run {
             best: None,
             patience: settings.early_stopping,
             grads: vec![0.0; trained.trained()],
-            optimizer: Optimizer::new(trained.trained(), settings.adamw()).with_rates(trained.rates(settings)),
+            optimizer: Optimizer::new(trained.trained(), settings.adamw()).with_parts(trained.parts(settings)),
             schedule: numbers.schedule(settings),
             clip: settings.clip(),
             order: Order::new(numbers.examples, settings.shuffle.then_some(settings.seed)),
@@ -162,24 +163,15 @@ impl Run {
         squares.into_iter().map(|(module, square)| (module, square.sqrt())).collect()
     }
 
-    /// Updates at a rate above zero so far.
-    fn updates(&self) -> usize {
-        (0..self.state.step).filter(|done| self.schedule.rate(*done) > 0.0).take(UPDATES_TO_MOVE + 1).count()
-    }
-
-    /// Whether everything must have been seen to move before this step.
-    pub(crate) fn is_past_movement(&self) -> bool {
-        self.updates() >= UPDATES_TO_MOVE
-    }
-
-    /// Tensors that are what they were at the start though all must have moved: B moves at the first update, A, whose gradient
-    /// passes through B, at the second.
-    pub(crate) fn unmoved(&self, start: &[f32]) -> Vec<String> {
-        if !self.is_past_movement() {
+    /// Tensors of an adapter that no gradient has reached though one must have; looked at once, after the last update that may
+    /// be the first for some. A first moment that is zero throughout has only ever seen gradients of zero, whatever the rate was.
+    pub(crate) fn unreached(&self) -> Vec<String> {
+        let is_adapter = matches!(self.trained, Trained::Adapter(_));
+        if self.state.step != UPDATES_TO_REACH || self.schedule.peak == 0.0 || !is_adapter {
             return Vec::new();
         }
-        let same = |place: &Range<usize>| self.params[place.clone()] == start[place.clone()];
-        self.trained.tensors().into_iter().filter(|(_, place)| same(place)).map(|(name, _)| name).collect()
+        let untouched = |place: &Range<usize>| self.optimizer.m[place.clone()].iter().all(|m| *m == 0.0);
+        self.trained.tensors().into_iter().filter(|(_, place)| untouched(place)).map(|(name, _)| name).collect()
     }
 
     /// The adapter as evaluation sees it; none where the model itself is trained.

@@ -30,7 +30,7 @@ pub(crate) fn run(tree: &Tree, rest: &[String]) -> Result<()> {
         [program] => PathBuf::from(program),
         [..] => bail!("expected at most one argument, the program to measure"),
     };
-    let folder = tree.root().join("target/bench-start");
+    let folder = tree.target().join("bench-start");
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
     }
@@ -64,7 +64,7 @@ pub(crate) fn run(tree: &Tree, rest: &[String]) -> Result<()> {
 
 fn build(tree: &Tree) -> Result<PathBuf> {
     Program::new(tree.root(), "cargo build --release --package lorikeet").run()?;
-    Ok(tree.root().join("target/release/lorikeet"))
+    Ok(tree.target().join("release/lorikeet"))
 }
 
 /// A program and the demo's folder.

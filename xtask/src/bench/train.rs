@@ -72,7 +72,7 @@ pub(crate) fn run(tree: &Tree, rest: &[String]) -> Result<()> {
 
 fn build(tree: &Tree) -> Result<PathBuf> {
     Program::new(tree.root(), "cargo build --release --package lorikeet-trainer --example step").run()?;
-    Ok(tree.root().join("target/release/examples/step"))
+    Ok(tree.target().join("release/examples/step"))
 }
 
 /// The base, the batches, and who runs on them.
@@ -86,7 +86,7 @@ struct Place {
 
 impl Place {
     fn lay(tree: &Tree, program: PathBuf, flags: Flags) -> Result<Place> {
-        let folder = tree.root().join("target/bench-train");
+        let folder = tree.target().join("bench-train");
         let (base, batches) = (folder.join("base"), folder.join("batches.json"));
         let made = Command::new(&program).arg("make").arg(&base).status();
         if !made.with_context(|| format!("start {}", program.display()))?.success() {

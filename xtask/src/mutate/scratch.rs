@@ -32,7 +32,7 @@ pub(super) struct Built {
 impl Scratch {
     /// Brings the copy up to date. Files that are the same already keep their time, or cargo would build them again.
     pub(super) fn lay(tree: &Tree, marks: &[Mark]) -> Result<Self> {
-        let scratch = Self { tree: tree.root().join("target/mutate/tree"), build: tree.root().join("target") };
+        let scratch = Self { tree: tree.target().join("mutate/tree"), build: tree.target() };
         let files: BTreeSet<String> = tree.files()?.into_iter().collect();
         for file in &files {
             let path = tree.root().join(file);

@@ -3,7 +3,7 @@
 use super::refuse_full;
 use crate::{
     args::Merge as Args,
-    commands::local::failed,
+    commands::{local::failed, train::absolute},
     failure::Failure,
     output::{
         Output, View,
@@ -35,9 +35,10 @@ struct File {
 /// Whole or not at all.
 pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     refuse_full(&args.out)?;
+    let out = absolute(&args.out)?;
     let bar = std::sync::OnceLock::new();
     let told = |done, total| bar.get_or_init(|| BytesProgress::new("merging", total)).at(done);
-    let whole = merge(&args.base, &args.adapter, &args.out, args.max_shard_size, &told, &|| false);
+    let whole = merge(&args.base, &args.adapter, &out, args.max_shard_size, &told, &|| false);
     let whole = whole.map_err(|error| failed("merge", &error))?;
     bar.into_inner().into_iter().for_each(BytesProgress::finish);
     let file = |file: lorikeet_trainer::event::FileRecord| File {

@@ -62,8 +62,8 @@ impl View for DatasetFindings {
 }
 
 /// How a file comes to have fewer conversations than lines.
-const COUNTED: &str = "A pair is one question with its answer. Lines that begin with the same words are one conversation, and a\n\
-    conversation is held out as a whole, so that nothing held out is seen in training.";
+const COUNTED: &str = "A pair is one question with its answer. Lines that are the same up to their last answer are one\n\
+    conversation, and a conversation is held out as a whole, so that no question held out is seen in training.";
 
 /// One fault, whoever found it.
 struct Line<'a>(Option<u64>, &'a str, &'a str);

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::entry::check_of;
@@ -20,9 +21,10 @@ pub struct CacheWriter {
 impl CacheWriter {
     /// Begins a cache that will stand at `path`; its directory is made.
     pub fn create(path: &Path) -> Result<CacheWriter, DatasetError> {
-        let fail = |error: io::Error| cache_error(path, &error);
+        let fail = |error: io::Error| not_written(path, error);
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(fail)?;
+            remove_left_over(dir);
         }
         let process = std::process::id();
         let data = Aside::create(path.with_extension(format!("{process}.partial"))).map_err(fail)?;
@@ -37,7 +39,7 @@ impl CacheWriter {
         let block = block(example);
         let entry = Entry { offset: self.offset, check: check_of(&block), ..Entry::of(example) };
         let written = self.data.file.write_all(&block).and_then(|()| self.index.file.write_all(&entry.write()));
-        written.map_err(|error| cache_error(&self.path, &error))?;
+        written.map_err(|error| not_written(&self.path, error))?;
         self.offset += block.len() as u64;
         self.len += 1;
         Ok(())
@@ -56,7 +58,7 @@ impl CacheWriter {
     /// Writes index and tail, syncs, renames, and opens what now stands there.
     pub fn finish(mut self, notes: &serde_json::Value) -> Result<TokenCache, DatasetError> {
         let tail = serde_json::to_vec(notes).expect("plain data is always JSON");
-        self.publish(&tail).map_err(|error| cache_error(&self.path, &error))?;
+        self.publish(&tail).map_err(|error| not_written(&self.path, error))?;
         TokenCache::open(&self.path)
     }
 
@@ -99,7 +101,28 @@ fn block(example: &Example) -> Vec<u8> {
     bytes
 }
 
-/// A file that goes away with its owner, unless it was renamed.
+/// Takes away what killed processes left half written: nobody holds its lock. What cannot be judged or removed stays.
+fn remove_left_over(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_file())
+            && entry.file_name().to_str().is_some_and(is_partial)
+            && File::open(&path).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            let _next_time = fs::remove_file(&path);
+        }
+    }
+}
+
+/// `NAME.PROCESS.partial` or `NAME.PROCESS.index.partial`.
+fn is_partial(name: &str) -> bool {
+    let rest = name.strip_suffix(".partial").map(|rest| rest.strip_suffix(".index").unwrap_or(rest));
+    let process = rest.and_then(|rest| rest.rsplit_once('.'));
+    process.is_some_and(|(_, process)| !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// A file that goes away with its owner, unless it was renamed. It is locked for as long, so that others can tell it from what
+/// a killed process left.
 struct Aside {
     path: PathBuf,
     file: BufWriter<File>,
@@ -107,8 +130,17 @@ struct Aside {
 
 impl Aside {
     fn create(path: PathBuf) -> io::Result<Aside> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-        Ok(Aside { path, file: BufWriter::with_capacity(1 << 20, file) })
+        loop {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+            file.lock()?;
+            // between the two somebody may have taken it for left over
+            if is_at(&file, &path)? {
+                if file.metadata()?.len() > 0 {
+                    file.set_len(0)?;
+                }
+                return Ok(Aside { path, file: BufWriter::with_capacity(1 << 20, file) });
+            }
+        }
     }
 
     /// The file from its beginning.
@@ -126,6 +158,64 @@ impl Drop for Aside {
     }
 }
 
-fn cache_error(path: &Path, error: &io::Error) -> DatasetError {
-    DatasetError::Cache { path: path.to_owned(), reason: error.to_string() }
+/// Whether the open file is the one of that name.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let of = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match fs::metadata(path) {
+        Ok(there) => Ok(of(there) == of(file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn not_written(path: &Path, source: io::Error) -> DatasetError {
+    DatasetError::Cache { verb: "write", path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cut, Key};
+
+    #[test]
+    fn a_disk_that_is_full_is_told_as_one() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("full.tokens");
+        let aside = dir.path().join(format!("full.{}.partial", std::process::id()));
+        std::os::unix::fs::symlink("/dev/full", &aside).expect("linked");
+        let mut writer = CacheWriter::create(&path).expect("nothing is written yet");
+        writer.push(&example()).expect("it is buffered");
+        match writer.finish(&serde_json::Value::Null) {
+            Err(DatasetError::Cache { verb: "write", source, .. }) => {
+                assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_goes_and_what_somebody_writes_stays() {
+        let dir = tempfile::tempdir().expect("dir");
+        let names = ["a.4194305.partial", "a.4194305.index.partial", "a.partial", "a.tokens", "b.7.partial"];
+        let paths = names.map(|name| dir.path().join(name));
+        paths.iter().for_each(|path| fs::write(path, "x").expect("written"));
+        let held = File::open(&paths[4]).expect("opened");
+        held.lock().expect("locked");
+        let mut writer = CacheWriter::create(&dir.path().join("c.tokens")).expect("created");
+        writer.push(&example()).expect("added");
+        // another that begins meanwhile leaves this one alone
+        CacheWriter::create(&dir.path().join("d.tokens")).expect("created");
+        assert_eq!(writer.finish(&serde_json::Value::Null).expect("written").len(), 1);
+        assert_eq!(paths.map(|path| path.exists()), [false, false, true, true, true]);
+    }
+
+    fn example() -> Example {
+        Example {
+            tokens: vec![1, 2, 3],
+            supervised: vec![false, true, true],
+            conversation: 0,
+            key: Key { conversation: "a".into(), turn: 1 },
+            cut: Cut::default(),
+        }
+    }
 }

@@ -32,7 +32,7 @@ pub(super) fn conversation(
         *trimmed += 1;
     }
     let tools = tool::list(node)?;
-    let key = Key { conversation: text_hash(&messages), turn: 0 };
+    let key = Key { conversation: text_hash(asked(&messages)), turn: 0 };
     Ok(record(node, key, Body::Chat { messages, tools, target: Target::AsSettings }))
 }
 
@@ -102,7 +102,15 @@ fn is_trained(node: &Node<'_>) -> Result<bool, Fault> {
     }
 }
 
-/// Equal conversations get equal names, wherever they stand.
+/// What the last answer answers. Where nobody asked anything, the whole: answers to nothing have nothing in common.
+fn asked(messages: &[Message]) -> &[Message] {
+    let before = &messages[..messages.len() - 1];
+    let is_asked = before.iter().any(|message| matches!(message.role, Role::User | Role::Tool));
+    if is_asked { before } else { messages }
+}
+
+/// Equal words get equal names, wherever they stand. A conversation is named by all that stands before its last answer, so that
+/// two answers to one question are never parted by a split.
 pub(super) fn text_hash(messages: &[Message]) -> String {
     let mut hasher = blake3::Hasher::new();
     for message in messages {

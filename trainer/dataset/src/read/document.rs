@@ -237,6 +237,14 @@ impl<'de> DeserializeSeed<'de> for Located<'_> {
     }
 }
 
+/// The next key of an object, which is held as a value is and bounded likewise.
+fn next_key<'de, A: MapAccess<'de>>(place: &Place, map: &mut A) -> Result<Option<String>, A::Error> {
+    place.bound();
+    let key = map.next_key();
+    place.unbound();
+    key
+}
+
 struct TopLevel<'a, 'd, 's, 'k> {
     place: &'a Place,
     document: &'d mut brightrun::Document,
@@ -249,7 +257,7 @@ impl<'de> Visitor<'de> for TopLevel<'_, '_, '_, '_> {
         f.write_str("an object with training_file_metadata and conversations")
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some(key) = next_key(self.place, &mut map)? {
             self.place.set_path(format!("$.{key}"));
             match key.as_str() {
                 "training_file_metadata" => {
@@ -332,7 +340,7 @@ impl<'de> Visitor<'de> for Conversation<'_, '_, '_, '_> {
         let Conversation { place, document, sink, index } = self;
         let mut reader = brightrun::ConversationReader::new(index, place.line());
         let mut give = |read: Vec<ReadOne>| read.into_iter().try_for_each(|found| sink.give(found, place.bytes.get()));
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some(key) = next_key(place, &mut map)? {
             place.set_path(format!("$.conversations[{index}].{key}"));
             match key.as_str() {
                 "conversation_metadata" => {

@@ -176,13 +176,15 @@ mod tests {
 
     #[test]
     fn what_cannot_fit_says_how_much_is_missing_and_what_would_do() {
-        let shortfall = fit(&config(), &wish(Some(31 * GIB / 100))).expect_err("the weights alone are half a GiB");
-        assert_eq!((shortfall.least.micro_tokens, shortfall.least.recompute), (256, 30));
-        assert!(shortfall.least.memory.total > shortfall.available);
-        let keys: Vec<&str> = shortfall.remedies.iter().map(|remedy| remedy.key.as_str()).collect();
-        assert_eq!(keys, ["training.base_dtype"], "{:?}", shortfall.remedies);
-        for remedy in &shortfall.remedies {
-            assert!(remedy.bytes <= shortfall.available);
+        let bf16 = |wish: Wish| Wish { settings: Settings { base_dtype: BaseDtype::Bf16, ..wish.settings }, ..wish };
+        let least = of(&config(), &bf16(wish(None)), 256, 30).memory.total;
+        for (available, value) in [(least, "bf16"), (least - 1, "int8")] {
+            let shortfall = fit(&config(), &wish(Some(available))).expect_err("the weights alone are half a GiB");
+            assert_eq!((shortfall.least.micro_tokens, shortfall.least.recompute), (256, 30));
+            assert!(shortfall.least.memory.total > available && shortfall.available == available);
+            let [remedy] = &shortfall.remedies[..] else { panic!("{:?}", shortfall.remedies) };
+            assert_eq!((remedy.key.as_str(), remedy.value.as_str()), ("training.base_dtype", value));
+            assert!(remedy.bytes <= available && (value != "bf16" || remedy.bytes == least), "{remedy:?}");
         }
     }
 
