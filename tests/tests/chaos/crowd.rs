@@ -22,7 +22,8 @@ fn a_crowd_that_returns_at_once_keeps_every_job() {
     let patience = Duration::from_secs(60);
     let began = Instant::now();
     runtime.block_on(crowd.until_welcomed(AGENTS, began, patience));
-    let file = lab.job_file("one-of-many", 10, 1_000);
+    // Agents notice a coordinator that died by the idle time-out alone, 15 s; a job has to bear that.
+    let file = lab.job_file_bearing("one-of-many", 10, 1_000, "60s");
     let jobs: Vec<_> = (0..20).map(|_| lab.submit(&file)).collect();
     for job in &jobs {
         lab.api.until_phase(job, &["running"]);
