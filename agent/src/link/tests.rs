@@ -113,7 +113,7 @@ async fn a_session_begins_with_a_hello_and_heartbeats_follow() {
 #[tokio::test]
 async fn a_driver_that_takes_no_turns_does_not_look_alive() {
     let (folder, mut coordinator) = joined().await;
-    let retry = Duration::from_millis(500);
+    let retry = Duration::from_millis(1_500);
     let mut link = Running::start_with(folder.path(), Timers { report_retry: retry, ..timers() });
     let mut peer = link.welcomed(&mut coordinator).await;
     let began = std::time::Instant::now();
