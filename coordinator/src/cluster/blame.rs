@@ -1,7 +1,7 @@
 //! Whose fault a bad end is: the job's or the node's. Nobody's data or settings explain it, so each of the two is a suspect.
 //!
 //! A job that ended badly on several nodes is the cause itself: it ends, and the nodes are cleared of it. A node on which several
-//! jobs in a row ended badly, each of them nowhere else, is closed for a while and then tried again: one more bad end closes it
+//! jobs in a row ended badly, each of them nowhere else, is closed for a while and then tried again: one more such job closes it
 //! for twice as long, anything that goes well there clears it, and a person may open it at any time. So one poison job closes no
 //! node, one bad node ends no job, and no job waits for ever for somebody to look. When half of the nodes that could work are closed
 //! like that, the fault is not theirs, and no further one is.
@@ -100,7 +100,7 @@ impl Cluster {
         self.audit(&Cause::default(), "node.quarantine", id.to_string(), (None, Some(reason)), now, out);
     }
 
-    /// The time of a closed node is over: it is tried again, and the next bad end closes it for longer.
+    /// The time of a closed node is over: it is tried again, and the next job that ends badly there closes it for longer.
     pub(super) fn end_probation(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         let Some(probation) = node.record.probation.as_mut() else { return };

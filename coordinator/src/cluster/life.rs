@@ -6,14 +6,14 @@
 //! cordoned, empty ─► retired: its certificates are worth nothing any more           any ─ revoke ─► the same, at once
 //! ```
 
-use super::{Action, Cause, Cluster, Now, attempt::over, put};
+use super::{Action, Cause, Cluster, Now, attempt::over, place::later, put};
 use crate::{
     access::{Actor, Refusal},
     record::{Closed, Receipt, Record},
 };
 use lorikeet_protocol::{
     agent::{Farewell, StopHow, ToAgent},
-    id::{NodeId, UnixMillis},
+    id::NodeId,
     job::{Outcome, StopCause},
 };
 use std::time::Duration;
@@ -57,7 +57,7 @@ impl Cluster {
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
-        let until = UnixMillis(now.wall.0.saturating_add(patience.as_millis() as u64));
+        let until = later(now.wall, patience);
         self.changed_node(actor, id)?.record.closed = Some(Closed::Draining { until });
         for attempt in self.placed_on(id) {
             self.ask_to_leave(attempt, StopCause::Drain, out);

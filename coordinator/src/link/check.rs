@@ -5,7 +5,7 @@
 //! numbers that are none (JSON has no word for them, so a row that holds one never reads back), paths that lead out, lists without end.
 
 use lorikeet_protocol::{
-    agent::{FromAgent, Hello, Report, ReportBody, Telemetry},
+    agent::{FromAgent, Hello, LABELS, Report, ReportBody, Telemetry, WORD},
     file::{NamedFile, is_plain_path},
     job::Device,
 };
@@ -17,10 +17,6 @@ type Fault = &'static str;
 const NAME: usize = 100;
 /// A reason or a message for people; longer is cut.
 const MESSAGE: usize = 4_000;
-/// A version, a label's key or value, a device's id or name.
-const WORD: usize = lorikeet_protocol::agent::WORD;
-/// Labels of one node: each is looked at for every job that waits.
-const LABELS: usize = lorikeet_protocol::agent::LABELS;
 /// GPUs of one machine are sixteen at most.
 const DEVICES: usize = 64;
 /// Attempts that one agent remembers, the finished ones too.
