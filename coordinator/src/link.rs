@@ -16,6 +16,7 @@ mod check;
 mod join;
 mod peer;
 mod rate;
+mod reset;
 pub mod telemetry;
 pub mod tls;
 mod wire;
@@ -26,8 +27,8 @@ use lorikeet_protocol::{
     ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, agent::FromAgent, codec::CodecError, id::NodeId, rate::Bucket,
 };
 use quinn::{
-    Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, Incoming, ReadExactError, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt, WriteError, crypto::rustls::HandshakeData,
+    Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadExactError, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt, WriteError, crypto::rustls::HandshakeData,
 };
 use rustls_pki_types::CertificateDer;
 use std::{
@@ -213,8 +214,8 @@ impl Link {
         let failed = |source| LinkError::Bind { address: listen, source };
         let socket = UdpSocket::bind(listen).map_err(failed)?;
         let server = server_config(&services.authority)?;
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, Arc::new(TokioRuntime));
-        let endpoint = endpoint.map_err(failed)?;
+        let common = reset::endpoint_config(&services.authority);
+        let endpoint = Endpoint::new(common, Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
         let (tasks, cancel, bandwidth) = (TaskTracker::new(), CancellationToken::new(), services.bandwidth);
         let shared = Arc::new(Shared {

@@ -26,7 +26,7 @@ use std::{
     net::Ipv4Addr,
     time::{SystemTime, UNIX_EPOCH},
 };
-use tokio::task::JoinHandle;
+use tokio::{runtime::Runtime, task::JoinHandle};
 use uuid::Uuid;
 
 struct World {
@@ -43,6 +43,10 @@ impl World {
     }
 
     fn with_ttl(certificate_ttl: Duration) -> Self {
+        Self::open((Ipv4Addr::LOCALHOST, 0).into(), None, certificate_ttl)
+    }
+
+    fn open(listen: SocketAddr, authority: Option<Arc<Authority>>, certificate_ttl: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let stop = CancellationToken::new();
@@ -53,13 +57,13 @@ impl World {
             driver: driver.handle.clone(),
             blobs: Blobs::open(&at("blobs"), &at("staging"), &[], 0).unwrap(),
             series,
-            authority: Arc::new(Authority::open(&at("ca")).unwrap()),
+            authority: authority.unwrap_or_else(|| Arc::new(Authority::open(&at("ca")).unwrap())),
             certificate_ttl,
             attempt_limit: 1 << 20,
             telemetry: Newest::default(),
             bandwidth: None,
         };
-        let link = Link::bind((Ipv4Addr::LOCALHOST, 0).into(), services.clone()).unwrap();
+        let link = Link::bind(listen, services.clone()).unwrap();
         Self { folder, link, services, stop, driver: driver.task }
     }
 
@@ -407,6 +411,28 @@ async fn going_down_tells_the_agents_to_come_back() {
     down.await.unwrap();
     stop.cancel();
     driver.await.unwrap().unwrap();
+}
+
+#[test]
+fn a_connection_of_a_killed_coordinator_ends_at_its_first_packet_to_the_next_one() {
+    let (doomed, runtime) = (Runtime::new().unwrap(), Runtime::new().unwrap());
+    let former = doomed.block_on(async { World::new() });
+    let (address, authority) = (former.link.address(), Arc::clone(&former.services.authority));
+    let mut control = runtime.block_on(async {
+        let (identity, key) = former.node(1).await;
+        let mut control = former.control((&identity, &key)).await;
+        assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)));
+        control
+    });
+    // As after a SIGKILL: every task of it is gone in the middle of things, and nobody said goodbye.
+    doomed.shutdown_timeout(PATIENCE);
+    drop(former);
+    runtime.block_on(async {
+        let _next = World::open(address, Some(authority), Duration::from_secs(3600));
+        control.say(FromAgent::Heartbeat).await;
+        let ended = timeout(IDLE / 3, control.connection.closed()).await.expect("no reset came");
+        assert!(matches!(ended, ConnectionError::Reset), "{ended}");
+    });
 }
 
 #[tokio::test]

@@ -107,6 +107,11 @@ impl Authority {
         &self.certificate
     }
 
+    /// A key for another purpose, the same as long as this CA is.
+    pub(super) fn derive_key(&self, purpose: &str) -> [u8; 32] {
+        blake3::derive_key(purpose, &self.issuer.key().serialize_der())
+    }
+
     /// Signs a node's request; the subject is ours to set, everything else of the request but its key is ignored.
     pub fn certify(&self, node: NodeId, request: &[u8], ttl: Duration) -> Result<Issued, LinkError> {
         let request = read_request(request)?;
