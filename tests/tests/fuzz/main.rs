@@ -59,7 +59,7 @@ pub(crate) fn fuzz(target: &str, valid: Vec<Vec<u8>>, words: &[&str], decode: De
 fn look(target: &str, folder: &Path, input: &[u8], decode: Decoder<'_>) -> String {
     let begun = Instant::now();
     let (answer, most) = memory::peak(|| catch_unwind(AssertUnwindSafe(|| decode(input))));
-    let allowed = memory::ALLOWED + 64 * input.len();
+    let allowed = memory::allowed(input);
     let fault = match &answer {
         Err(_) => Some("it panicked".to_owned()),
         Ok(_) if most > allowed => Some(format!("it asked for {most} bytes, {allowed} are allowed")),

@@ -6,7 +6,16 @@ use std::{
 };
 
 /// Beyond what the input accounts for: buffers, tables, the text of an error.
-pub(crate) const ALLOWED: usize = 32 << 20;
+const ALLOWED: usize = 32 << 20;
+/// A run of a million equal values takes a few bytes of a parquet file; a page may hold four million of them, each a few hundred
+/// bytes once it is a record.
+const ALLOWED_FOR_RUNS: usize = 2 << 30;
+
+/// How much a decoder may ask for.
+pub(crate) fn allowed(input: &[u8]) -> usize {
+    let runs = if input.starts_with(b"PAR1") { ALLOWED_FOR_RUNS } else { 0 };
+    ALLOWED + runs + 64 * input.len()
+}
 
 struct Counting;
 

@@ -4,6 +4,8 @@
 //! lies about itself ends with a fault: the library checks much of what it reads and panics at some of the rest, and a panic
 //! there is the file's doing, not ours.
 
+mod page;
+
 use std::collections::BTreeSet;
 use std::io::{Read as _, Seek, SeekFrom};
 use std::ops::ControlFlow;
@@ -18,6 +20,7 @@ use parquet::record::{Field, Row};
 use parquet::schema::types::Type;
 use serde_json::Number;
 
+use self::page::Checked;
 use super::{ItemOf, Sink, open};
 use crate::format::{EXPECTED, Shape};
 use crate::{DatasetError, Fault, Json};
@@ -86,7 +89,8 @@ pub(crate) fn read(path: &Path, sink: &mut Sink<'_>, item_of: ItemOf<'_>) -> Res
     if let Err(fault) = check(&reader, data_bytes(path)?) {
         return ended(fault, sink);
     }
-    let mut iter = match guarded(|| wanted_rows(&reader)) {
+    let checked = Checked(&reader);
+    let mut iter = match guarded(|| wanted_rows(&checked)) {
         Ok(iter) => iter,
         Err(words) => return ended(broken(1, &words), sink),
     };
@@ -172,7 +176,7 @@ fn check(reader: &SerializedFileReader<std::fs::File>, data_bytes: u64) -> Resul
 }
 
 /// An iterator over the columns that are read.
-fn wanted_rows(reader: &SerializedFileReader<std::fs::File>) -> Result<RowIter<'_>, ParquetError> {
+fn wanted_rows<'a>(reader: &'a Checked<'a>) -> Result<RowIter<'a>, ParquetError> {
     let root = reader.metadata().file_metadata().schema();
     let wanted: BTreeSet<&str> = COLUMNS.into_iter().collect();
     let fields = root.get_fields().iter().filter(|field| wanted.contains(field.name())).cloned().collect();
