@@ -6,24 +6,25 @@
 //! ```
 
 use super::{
-    StoreError, begin, decode,
+    StoreError, begin, damage, decode,
     tables::{self, Definition, Index, META, Row, SCHEMA},
 };
 use crate::record::{Base, Dataset, Job, Model, Token};
 use redb::{Database, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction};
-use std::path::Path;
+use std::{fs::File, io, path::Path};
 
 /// Opens or makes the file; afterwards it has this program's layout.
 pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
+    if damage::is_new(path) {
+        make(path, disk)?;
+    }
     let failed = |source: redb::Error| StoreError::Open { path: path.into(), source: Box::new(source) };
     let database = disk.database(path).map_err(|error| failed(error.into()))?;
     match version(&database)? {
         Some(found) if found > SCHEMA => Err(StoreError::Newer { path: path.into(), found }),
         Some(SCHEMA) if has_every_table(&database)? => Ok(database),
         Some(SCHEMA) | None => {
-            let transaction = begin(&database)?;
-            prepare(&transaction)?;
-            transaction.commit()?;
+            add_tables(&database)?;
             Ok(database)
         }
         Some(found) => {
@@ -37,9 +38,27 @@ pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
     }
 }
 
+/// Makes the file aside and whole: a power failure in the middle of it leaves none, and not one that looks damaged.
+fn make(path: &Path, disk: &Disk) -> Result<(), StoreError> {
+    let aside = path.with_extension("redb.new");
+    match std::fs::remove_file(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::file(&aside)(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let failed = |error: redb::DatabaseError| StoreError::Open { path: aside.clone(), source: Box::new(error.into()) };
+    add_tables(&disk.database(&aside).map_err(failed)?)?;
+    disk.settle(&aside, path).map_err(StoreError::file(path))
+}
+
+fn add_tables(database: &Database) -> Result<(), StoreError> {
+    let transaction = begin(database)?;
+    prepare(&transaction)?;
+    Ok(transaction.commit()?)
+}
+
 /// Opens a file that is there, whatever its layout.
 pub(super) fn as_it_is(path: &Path) -> Result<Database, StoreError> {
-    super::damage::refuse(path)?;
+    damage::refuse(path)?;
     Database::open(path).map_err(|error| StoreError::Open { path: path.into(), source: Box::new(error.into()) })
 }
 
@@ -106,12 +125,14 @@ fn index_rows<R: Row>(transaction: &WriteTransaction) -> Result<(), StoreError> 
     Ok(())
 }
 
-/// How the file is reached. Tests put a disk under it that is full when they say so: a small file system of our own would need
-/// a privilege that whoever runs the tests may not have.
+/// How the file is reached. Tests put a disk under it that is full when they say so, or loses its power: a file system of our own
+/// would need a privilege that whoever runs the tests may not have.
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     #[cfg(test)]
     pub(super) full: Option<super::tests::full::Full>,
+    #[cfg(test)]
+    pub(super) power: Option<super::tests::power::Power>,
 }
 
 impl Disk {
@@ -120,7 +141,21 @@ impl Disk {
         if let Some(full) = &self.full {
             return full.database(path);
         }
+        #[cfg(test)]
+        if let Some(power) = &self.power {
+            return power.database();
+        }
         Database::create(path)
+    }
+
+    /// Gives a whole file its name.
+    fn settle(&self, aside: &Path, path: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        if self.power.is_some() {
+            return Ok(());
+        }
+        std::fs::rename(aside, path)?;
+        File::open(path.parent().unwrap_or(path))?.sync_all()
     }
 
     /// Whether there may be room at all.

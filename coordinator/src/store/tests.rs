@@ -1,6 +1,7 @@
 //! What was committed is there; what the disk refused is not, and the store goes on.
 
 mod damage;
+pub(crate) mod power;
 
 use super::*;
 use crate::{
@@ -101,7 +102,7 @@ impl Store {
     /// On a disk that a test can fill.
     pub(crate) fn open_full(path: &Path) -> (Self, Full) {
         let full = Full::default();
-        let store = Self::open_on(path, Disk { full: Some(full.clone()) }).unwrap();
+        let store = Self::open_on(path, Disk { full: Some(full.clone()), ..Disk::default() }).unwrap();
         (store, full)
     }
 
