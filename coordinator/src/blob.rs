@@ -76,6 +76,8 @@ struct Inner {
     incoming: Mutex<Arrivals>,
     /// Asked before every byte that comes from outside.
     space: Space,
+    /// Held by whoever finds a file here and makes it young again, and by whoever removes one because it is old.
+    ages: Mutex<()>,
 }
 
 /// Files on their way in, by who brings them.
@@ -108,8 +110,8 @@ impl Blobs {
         }
         let (roots, space) = (outside::Roots::new(roots), Space::new(staging, keep_free));
         let (blobs, staging) = (blobs.to_owned(), staging.to_owned());
-        let (claims, incoming) = (Mutex::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, space }) })
+        let (claims, incoming, ages) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, space, ages }) })
     }
 
     /// The manifest of a file that is here whole.
@@ -161,8 +163,11 @@ impl Blobs {
     pub async fn link(&self, file: PathBuf) -> Result<FileManifest, BlobError> {
         self.work(move |inner| {
             let manifest = disk::manifest_of(&mut inner.roots.open(&file)?, &file)?;
+            let _ages = lock(&inner.ages);
             let kept_here = inner.entry(manifest.hash)?.is_some_and(|entry| entry.place.is_none());
-            if !kept_here {
+            if kept_here {
+                disk::touch(&inner.entry_path(manifest.hash))?;
+            } else {
                 inner.write_entry(&Entry { manifest: manifest.clone(), place: Some(file) })?;
             }
             Ok(manifest)
@@ -170,11 +175,16 @@ impl Blobs {
         .await
     }
 
-    /// Removes a file; one that is not here is no fault.
-    pub async fn delete(&self, hash: Hash) -> Result<(), BlobError> {
+    /// Removes a file that is as old as the list said. One that is not here is no fault, one that came or was offered again since stays.
+    pub async fn delete(&self, kept: Kept) -> Result<(), BlobError> {
         self.work(move |inner| {
-            disk::remove(&inner.entry_path(hash))?;
-            disk::remove(&inner.content(hash))
+            let _ages = lock(&inner.ages);
+            let path = inner.entry_path(kept.hash);
+            if kept_file(&path).is_some_and(|found| found.since > kept.since) {
+                return Ok(());
+            }
+            disk::remove(&path)?;
+            disk::remove(&inner.content(kept.hash))
         })
         .await
     }
@@ -254,6 +264,7 @@ impl Inner {
     /// Moves a staged file, already hashed, to its place.
     fn keep(&self, staged: &Path, manifest: &FileManifest) -> Result<(), BlobError> {
         let content = self.content(manifest.hash);
+        let _ages = lock(&self.ages);
         disk::rename_synced(staged, &content)?;
         self.write_entry(&Entry { manifest: manifest.clone(), place: None })
     }

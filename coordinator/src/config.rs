@@ -307,6 +307,9 @@ impl Config {
         refuse(timers.offer.is_zero(), "timers.offer", &show(timers.offer), "more than nothing");
         let (first, limit) = (timers.back_off, timers.back_off_limit);
         refuse(first.is_zero() || limit < first, "timers.back_off_limit", &show(limit), "timers.back_off at least");
+        // With a margin of nothing two jobs of one priority would put each other out for ever.
+        let margin = self.scheduler.preemption_margin.unwrap_or(1);
+        refuse(!(1..=100).contains(&margin), "scheduler.preemption_margin", &margin, "1 to 100");
         let kept = self.storage.keep_series.unwrap_or(Duration::MAX);
         refuse(kept < Duration::from_secs(3_600), "storage.keep_series", &show(kept.min(LONGEST_LEASE)), "1h at least");
         refuse(self.inspect.at_once == 0, "inspect.at_once", &0, "1 or more");
@@ -357,7 +360,7 @@ mod tests {
     #[test]
     fn every_wrong_value_is_named_at_once() {
         let text = "admin_email = \"nobody\"\n[timers]\nheartbeat = \"5s\"\nlease = \"6s\"\nheartbeet = \"1s\"\n[inspect]\nat_once = 0\n\
-            [storage]\nkeep_free = \"1Gb\"\nunreferenced = \"30\"\n";
+            [scheduler]\npreemption_margin = 0\n[storage]\nkeep_free = \"1Gb\"\nunreferenced = \"30\"\n";
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("coordinator.toml");
         std::fs::write(&path, text).unwrap();
@@ -368,7 +371,8 @@ mod tests {
             "line 4: timers.lease",
             "line 5: timers.heartbeet",
             "line 7: inspect.at_once",
-            "line 10: storage.unreferenced",
+            "line 9: scheduler.preemption_margin",
+            "line 12: storage.unreferenced",
         ] {
             assert!(error.contains(field), "{field} in {error}");
         }

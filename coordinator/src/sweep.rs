@@ -104,8 +104,8 @@ async fn sweep(driver: &Handle, blobs: &Blobs, unreferenced: Duration) -> Result
     let Ok((named, restored)) = read else { return Err(BlobError::Closed) };
     let before = restored.map(|restored| UNIX_EPOCH + Duration::from_millis(restored.at.0));
     let superfluous = superfluous(&kept, &named, now, unreferenced, before);
-    for hash in &superfluous {
-        blobs.delete(*hash).await?;
+    for kept in &superfluous {
+        blobs.delete(*kept).await?;
     }
     blobs.sweep(now - UPLOAD_KEPT).await?;
     Ok(superfluous.len())
@@ -118,12 +118,12 @@ fn superfluous(
     now: SystemTime,
     unreferenced: Duration,
     restored: Option<SystemTime>,
-) -> Vec<Hash> {
+) -> Vec<Kept> {
     let old = |kept: &&Kept| match restored.filter(|at| kept.since < *at) {
         Some(at) => now.duration_since(at).is_ok_and(|age| age > DELETED_KEPT),
         None => now.duration_since(kept.since).is_ok_and(|age| age > unreferenced),
     };
-    kept.iter().filter(old).map(|kept| kept.hash).filter(|hash| !named.contains(hash)).collect()
+    kept.iter().filter(old).filter(|kept| !named.contains(&kept.hash)).copied().collect()
 }
 
 /// Every file that a record names.
@@ -140,6 +140,10 @@ fn named(store: &Store, now: SystemTime) -> Result<HashSet<Hash>, StoreError> {
     }
     for row in store.scan::<Model>(&[], |row| counts(row.deleted_at))? {
         named.extend(row.files.iter().map(|file| file.manifest.hash));
+    }
+    // What it begins with may be gone from the lists by now.
+    for job in store.live_jobs()? {
+        named.extend(job.init_adapter.iter().map(|file| file.manifest.hash));
     }
     for row in store.scan::<StoredCheckpoint>(&[], |row| row.removed_at.is_none() && !(row.orphan && row.at <= cut))? {
         named.extend(row.checkpoint.files.iter().map(|file| file.manifest.hash));
@@ -161,7 +165,7 @@ mod tests {
         let kept = |byte, age| Kept { hash: Hash([byte; 32]), since: now - age };
         let files = [kept(1, 2 * day), kept(2, 2 * day), kept(3, day / 2)];
         let named = HashSet::from([Hash([1; 32])]);
-        assert_eq!(superfluous(&files, &named, now, day, None), [Hash([2; 32])]);
+        assert_eq!(superfluous(&files, &named, now, day, None), [files[1]]);
     }
 
     #[test]
@@ -169,7 +173,7 @@ mod tests {
         let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
         let files = [40, 3].map(|age| Kept { hash: Hash([age as u8; 32]), since: now - age * day });
         let gone = |restored: u32| superfluous(&files, &HashSet::new(), now, day, Some(now - restored * day));
-        assert_eq!(gone(29), [Hash([3; 32])], "only what came since goes by the ordinary rule");
+        assert_eq!(gone(29), [files[1]], "only what came since goes by the ordinary rule");
         assert_eq!(gone(31).len(), 2);
     }
 

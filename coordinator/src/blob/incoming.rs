@@ -99,6 +99,7 @@ impl Inner {
         if !manifest.is_consistent() {
             return Err(inconsistent("its manifest has another number of chunks than its size"));
         }
+        let ages = lock(&self.ages);
         match self.entry(file)? {
             Some(entry) if entry.manifest == manifest => {
                 // As if it came now: nobody may sweep it before a report names it.
@@ -108,6 +109,7 @@ impl Inner {
             Some(_) => return Err(inconsistent("its manifest is not the one of the file with this hash")),
             None => {}
         }
+        drop(ages);
         self.check_limit(attempt, &manifest, limit)?;
         let known = lock(&self.incoming).get(&(attempt, file)).cloned();
         let incoming = match known.filter(|known| known.manifest == manifest) {

@@ -263,14 +263,28 @@ async fn what_was_deleted_is_gone_and_what_nobody_finished_is_swept() {
     let source = place.folder.path().join("source");
     std::fs::write(&source, b"bytes").unwrap();
     let file = place.blobs.put(source).await.unwrap();
-    assert_eq!(place.blobs.list().await.unwrap().len(), 1);
-    place.blobs.delete(file.hash).await.unwrap();
-    place.blobs.delete(file.hash).await.unwrap();
+    let kept = place.blobs.list().await.unwrap();
+    assert_eq!(kept.iter().map(|kept| kept.hash).collect::<Vec<_>>(), [file.hash]);
+    place.blobs.delete(kept[0]).await.unwrap();
+    place.blobs.delete(kept[0]).await.unwrap();
     assert!(place.blobs.list().await.unwrap().is_empty());
     place.blobs.offer(attempt(), manifest(b"never finished"), ROOM).await.unwrap();
     let later = SystemTime::now() + std::time::Duration::from_secs(60);
     place.blobs.sweep(later).await.unwrap();
     assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_was_offered_again_since_somebody_listed_it_is_not_deleted() {
+    let place = Place::new();
+    let source = place.folder.path().join("source");
+    std::fs::write(&source, b"bytes").unwrap();
+    let file = place.blobs.put(source).await.unwrap();
+    let listed = place.blobs.list().await.unwrap()[0];
+    let old = Kept { since: listed.since - std::time::Duration::from_secs(60), ..listed };
+    assert!(place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap().is_empty());
+    place.blobs.delete(old).await.unwrap();
+    assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");
 }
 
 #[tokio::test]

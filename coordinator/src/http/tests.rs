@@ -25,7 +25,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use uuid::Uuid;
 
@@ -351,7 +351,8 @@ async fn a_model_is_downloaded_whole_or_not_at_all() {
         status == StatusCode::BAD_REQUEST && body["error"]["message"].as_str().unwrap().contains("not available yet")
     );
 
-    blobs.delete(row.files[1].manifest.hash).await.unwrap();
+    let kept = crate::blob::Kept { hash: row.files[1].manifest.hash, since: SystemTime::now() };
+    blobs.delete(kept).await.unwrap();
     let broken = world.ask(Method::GET, &path, &world.admin).send().await.unwrap().bytes().await;
     assert!(broken.is_err(), "half an archive must not look like a whole one");
 }
