@@ -27,6 +27,9 @@ pub struct Lab {
 /// Fractions of a second, so that a story sees leases run out.
 const SHORT: &str = "[timers]\nheartbeat = \"200ms\"\nlease = \"1s\"\noffer = \"2s\"\nback_off = \"100ms\"\nback_off_limit = \"1s\"\nshutdown = \"2s\"\n";
 
+/// The same for an agent's link.
+const SHORT_LINK: &str = "[link]\nbackoff_first = \"50ms\"\nbackoff_longest = \"300ms\"\nidle_timeout = \"1s\"\nkeep_alive = \"200ms\"\nreport_retry = \"1s\"\n";
+
 impl Lab {
     /// A coordinator with the base model `tiny` and the dataset `chats` registered and ready.
     pub fn start() -> Self {
@@ -88,9 +91,9 @@ impl Lab {
                 "[[devices.fake]]\nid = \"GPU-{number}\"\nname = \"declared\"\nmemory = \"80GiB\"\ncompute = [9, 0]\n"
             )
         });
+        let short = if machine.as_in_production { "" } else { SHORT_LINK };
         let text = format!(
-            "{coordinator}data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n{}[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n{}\
-             [link]\nbackoff_first = \"50ms\"\nbackoff_longest = \"300ms\"\nidle_timeout = \"1s\"\nkeep_alive = \"200ms\"\nreport_retry = \"1s\"\n",
+            "{coordinator}data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n{}[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n{}{short}",
             devices.collect::<String>(),
             machine.worker
         );
@@ -207,6 +210,8 @@ pub struct Machine {
     pub link: Option<std::net::SocketAddr>,
     /// So many declared GPUs in the place of its CPU slot.
     pub gpus: usize,
+    /// With the link's own timers: what a measurement wants.
+    pub as_in_production: bool,
     /// More lines of `[worker]`.
     pub worker: String,
     /// Where its files lie, if not in the lab.

@@ -1,4 +1,4 @@
-//! B5: how soon a job goes on after its worker, agent or machine is gone. B6 and B12: how soon a crowd is back.
+//! B6: how soon a crowd is back after its coordinator was killed. B12: and after all of it was cut off at once.
 
 use crate::{
     Size,
@@ -9,30 +9,6 @@ use lorikeet_tests::crowd::Script;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The stories measure it against real processes; here only what the coordinator adds when a node comes back without its attempt.
-pub(crate) fn recovery(size: Size, report: &mut Report) {
-    let place = Place::new();
-    let script = Script { lasts: Duration::from_secs(3_600), ..Script::default() };
-    let members = place.members(size.of(4, 16));
-    let crowd = place.connect(members.clone(), &script);
-    place.submit(members.len(), 8, &job());
-    place.until("every job to run", PATIENCE, || crowd.board.read().running.len() >= members.len());
-    place.runtime.block_on(crowd.leave());
-    // New agents under the same identities that know of no attempt: what a machine says that was started anew.
-    let (before, began) = (place.used(), Instant::now());
-    let crowd = place.connect(members.clone(), &script);
-    place.until("every job to run again", PATIENCE, || crowd.board.read().running.len() >= members.len());
-    let load = format!("{} machines start anew", members.len());
-    report.row(
-        "B5",
-        &load,
-        format!("running again {} after their hello", seconds(began.elapsed())),
-        "≤ 10 s",
-        place.cost_since(before),
-    );
-    place.runtime.block_on(crowd.leave());
-}
 
 pub(crate) fn restart_and_storm(size: Size, report: &mut Report) {
     for (agents, target) in [(size.of(20, 200), "≤ 5 s"), (size.of(40, 1_000), "≤ 30 s")] {
