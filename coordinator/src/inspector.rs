@@ -6,12 +6,15 @@
 //! or says too much. What it prints is one JSON object, read as data. A bounded number run at once; the rest wait in line: base
 //! models and dry runs in lines of their own, so that a slow directory or a curious person holds up no dataset and no job.
 
+mod answers;
+
 use crate::{
     blob::{BlobError, Blobs},
     cluster::{self, Subject, Trouble},
     config,
     driver::Handle,
 };
+use answers::Answers;
 use lorikeet_protocol::{
     file::NamedFile,
     id::UserId,
@@ -109,6 +112,7 @@ pub struct Inspector {
     /// The line of the base models.
     bases: Arc<Semaphore>,
     blobs: Blobs,
+    answers: Answers,
 }
 
 /// Users who wait for a dry run or have one running.
@@ -160,6 +164,7 @@ impl Inspector {
             bases: Arc::new(Semaphore::new(1)),
             curious: Curious::default(),
             blobs,
+            answers: Answers::default(),
         })
     }
 
@@ -262,11 +267,7 @@ impl Inspector {
 
     /// What a job comes to.
     pub async fn job(&self, base: &Path, data: Data<'_>, job: JobSpec) -> Result<Inspection, InspectError> {
-        // Once more: what its owner is shown is made of these files.
-        if let Some(refused) = self.strays(base).await? {
-            return Ok(refused);
-        }
-        self.run(self.job_command(base, data), &question(job), &self.running, self.time_for(data.0)).await
+        self.plan(base, data, job, &self.running).await
     }
 
     /// The same for somebody who only wants to know. It has a line of its own, a short one, and each user one place in it, so that
@@ -279,10 +280,24 @@ impl Inspector {
         job: JobSpec,
     ) -> Result<Inspection, InspectError> {
         let _place = self.curious.enter(user).ok_or(InspectError::Crowded)?;
+        self.plan(base, data, job, &self.dry_running).await
+    }
+
+    async fn plan(
+        &self,
+        base: &Path,
+        data: Data<'_>,
+        job: JobSpec,
+        line: &Semaphore,
+    ) -> Result<Inspection, InspectError> {
+        // Each time: what its owner is shown is made of these files.
         if let Some(refused) = self.strays(base).await? {
             return Ok(refused);
         }
-        self.run(self.job_command(base, data), &question(job), &self.dry_running, self.time_for(data.0)).await
+        let question = answers::question(base, data, &job);
+        let input = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
+        let asked = self.run(self.job_command(base, data), &input, line, self.time_for(data.0));
+        self.answers.get(question, asked).await
     }
 
     fn job_command(&self, base: &Path, (dataset, validation): Data<'_>) -> Command {
@@ -332,10 +347,6 @@ impl Inspector {
             }
         }
     }
-}
-
-fn question(job: JobSpec) -> Vec<u8> {
-    serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data")
 }
 
 fn refused(files: impl IntoIterator<Item = (String, &'static str)>) -> Inspection {

@@ -165,3 +165,35 @@ fn a_small_file_has_little_time_and_none_has_more_than_the_config_says() {
     fs::File::create(&file).unwrap().set_len(1 << 30).unwrap();
     assert_eq!(inspector.time_for(&file), Duration::from_secs(90));
 }
+
+#[tokio::test]
+async fn the_same_question_about_a_job_is_asked_once_and_a_refusal_is_not_remembered() {
+    let place = Place::new();
+    let (base, asked) = (place.folder.path().join("base"), place.folder.path().join("asked"));
+    fs::create_dir(&base).unwrap();
+    let plan = r#"{"kind":"job","examples":1,"validation_examples":0,"total_steps":1,"epoch_tokens":1,"supervised_tokens":1,"longest_tokens":1,"cut_examples":0,"cut_tokens":0,"cpu_bytes":1,"cuda_bytes":1,"rendered":[]}"#;
+    let refusal = r#"{"kind":"refused","faults":[]}"#;
+    let script = |answer: &str| format!("echo >> {}; echo '{answer}'", asked.display());
+    let spec = |name: &str, rate: &str| {
+        let mut file = lorikeet_api::JobFile::new("a", "b");
+        file.name = Some(name.into());
+        file.training.learning_rate = rate.parse().ok();
+        file.resolve(&lorikeet_api::Presets::embedded()).unwrap()
+    };
+    let ask = |inspector: &Inspector, spec| {
+        let (inspector, base) = (inspector.clone(), base.clone());
+        async move { inspector.job(&base, (Path::new("/d"), None), spec).await.unwrap() }
+    };
+    let children = || fs::read_to_string(&asked).unwrap().len();
+    let inspector = place.inspector(&script(refusal), Duration::from_secs(20));
+    for _ in 0..2 {
+        assert!(matches!(ask(&inspector, spec("one", "1e-4")).await, Inspection::Refused { .. }));
+    }
+    assert_eq!(children(), 2);
+    let inspector = place.inspector(&script(plan), Duration::from_secs(20));
+    let both = tokio::join!(ask(&inspector, spec("one", "1e-4")), ask(&inspector, spec("two", "1e-4")));
+    assert!(matches!(both, (Inspection::Job(_), Inspection::Job(_))) && both.0 == both.1);
+    assert_eq!(children(), 3);
+    ask(&inspector, spec("one", "2e-4")).await;
+    assert_eq!(children(), 4);
+}

@@ -1,0 +1,58 @@
+//! What was found for jobs lately. Those who submit in a loop ask the same again and again, and each child reads a tokenizer and a
+//! training file; who asks while the answer is on its way waits for it.
+
+use super::{Data, InspectError};
+use lorikeet_protocol::{id::Hash, inspect::Inspection, job::JobSpec};
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::OnceCell;
+
+/// An answer has some 200 KiB at most.
+const KEPT: usize = 64;
+
+/// See the module. Only plans are kept: what was refused may be mended by the next time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Answers(Arc<Mutex<Kept>>);
+
+/// The newest last.
+type Kept = VecDeque<(Hash, Arc<OnceCell<Inspection>>)>;
+
+impl Answers {
+    /// The answer to this question, asked if nobody has.
+    pub(super) async fn get(
+        &self,
+        question: Hash,
+        ask: impl Future<Output = Result<Inspection, InspectError>>,
+    ) -> Result<Inspection, InspectError> {
+        let place = self.place(question);
+        let plan = async {
+            match ask.await {
+                Ok(plan @ Inspection::Job(_)) => Ok(plan),
+                other => Err(other),
+            }
+        };
+        place.get_or_try_init(|| plan).await.cloned().or_else(|other| other)
+    }
+
+    fn place(&self, question: Hash) -> Arc<OnceCell<Inspection>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, place)) = kept.iter().find(|(asked, _)| *asked == question) {
+            return Arc::clone(place);
+        }
+        if kept.len() == KEPT {
+            kept.pop_front();
+        }
+        let place = Arc::default();
+        kept.push_back((question, Arc::clone(&place)));
+        place
+    }
+}
+
+/// Which question that is: the files, by their contents' names, and what is to be done with them. The job's own name is nothing to it.
+pub(super) fn question(base: &Path, data: Data<'_>, job: &JobSpec) -> Hash {
+    let asked = (base, data, &job.task, &job.resources);
+    Hash(*blake3::hash(&serde_json::to_vec(&asked).expect("paths that came as text, and plain data")).as_bytes())
+}
