@@ -290,13 +290,15 @@ impl Inspector {
         job: JobSpec,
         line: &Semaphore,
     ) -> Result<Inspection, InspectError> {
-        // Each time: what its owner is shown is made of these files.
-        if let Some(refused) = self.strays(base).await? {
-            return Ok(refused);
-        }
         let question = answers::question(base, data, &job);
-        let input = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
-        let asked = self.run(self.job_command(base, data), &input, line, self.time_for(data.0));
+        let asked = async {
+            // Once more: what its owner is shown is made of these files.
+            if let Some(refused) = self.strays(base).await? {
+                return Ok(refused);
+            }
+            let input = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
+            self.run(self.job_command(base, data), &input, line, self.time_for(data.0)).await
+        };
         self.answers.get(question, asked).await
     }
 

@@ -135,6 +135,8 @@ impl Stage {
             ToAgent::Forget(attempt) => {
                 if self.attempts.get(&attempt).is_some_and(|run| run.kept >= run.lines) {
                     self.attempts.remove(&attempt);
+                    // Only what is recorded as over may be forgotten, though its acknowledgement may still be on its way.
+                    seen.ended.entry(attempt).or_insert(now);
                 }
             }
             ToAgent::Welcome(_) | ToAgent::SaveNow(_) | ToAgent::Renewed(_) | ToAgent::Goodbye(_) => {}
