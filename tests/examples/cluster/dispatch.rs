@@ -5,10 +5,15 @@ use crate::{
     place::{Place, job},
     report::Report,
 };
+use lorikeet_api::Timestamp;
+use lorikeet_protocol::id::UnixMillis;
 use lorikeet_tests::crowd::Script;
-use std::time::{Duration, Instant};
+use serde_json::json;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PATIENCE: Duration = Duration::from_secs(240);
+/// What an agent, and its eight jobs, take to be there.
+const EACH: Duration = Duration::from_millis(50);
 
 pub(crate) fn overhead(size: Size, report: &mut Report) {
     // Agents × devices; stretch: a hundred microseconds.
@@ -41,8 +46,10 @@ pub(crate) fn placement_curve(size: Size, report: &mut Report) {
         (size.of(100, 1_000), size.of(80, 8_000), "≥ 3,000/s, last tenth ≥ 80 % of the first"),
     ] {
         let place = Place::new();
-        place.submit(jobs, 32, &job());
-        until_queued(&place, jobs);
+        // All begin to wait for a device at one moment, when everybody is there.
+        let mut body = job();
+        body["not_before"] = json!(moment_in(Duration::from_secs(10) + agents as u32 * EACH));
+        place.submit(jobs, 32, &body);
         let members = place.members(agents);
         let before = place.used();
         // They run on, so that each placement finds fewer free devices than the one before.
@@ -73,6 +80,11 @@ fn rates<'a>(times: impl Iterator<Item = &'a Instant>) -> (f64, f64, f64) {
         (part.len() - 1) as f64 / took.as_secs_f64().max(1e-6)
     };
     (rate(&times), rate(&times[..tenth]), rate(&times[times.len() - tenth..]))
+}
+
+fn moment_in(time: Duration) -> Timestamp {
+    let since = (SystemTime::now() + time).duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(UnixMillis(since.as_millis() as u64))
 }
 
 /// The newest is judged last: once it waits for a device, all do.

@@ -18,8 +18,8 @@ use serde_json::Value;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The silence that the measured job bears.
-const LOST_AFTER: Duration = Duration::from_secs(15);
+/// The silence that the measured job bears: longer than a lease, before whose end no node is taken for silent.
+const LOST_AFTER: Duration = Duration::from_secs(40);
 
 pub(crate) fn recovery(size: Size, report: &mut Report) {
     processes(report);
@@ -54,7 +54,7 @@ fn processes(report: &mut Report) {
     let (attempt, began) = (self::attempt(&lab, &id), Instant::now());
     agents[holder].destroy();
     let took = until_left(&lab, &id, &attempt, began);
-    row("machine gone, lost_after 15 s → requeued", took, "≤ 20 s");
+    row("machine gone, lost_after 40 s → requeued", took, "≤ 45 s");
     until_on_another(&lab, &id, &attempt);
     lab.cli(&["job", "cancel", &id]);
     lab.api.until_phase(&id, &["cancelled"]);
