@@ -65,6 +65,22 @@ fn a_page_says_where_it_stands_and_is_asked_for_by_number() {
 }
 
 #[test]
+fn a_base_that_cannot_be_used_says_why_and_to_an_administrator_where() {
+    let broken = BASE.replace("READY", "ERROR");
+    let fault = r#""errors":[{"line":null,"path":"config.json","message":"it is not there"}]"#;
+    let broken = broken.replace(r#""errors":[]"#, fault);
+    let list =
+        |base: &str| run(FakeServer::new([Scripted::data(&format!("[{base}]"))]).client().args(["base", "list"])).1;
+    let answer = list(&broken);
+    assert!(
+        answer.ends_with("\n\ncannot be used:\nsmollm2 (/srv/smollm2): config.json: it is not there\n"),
+        "{answer}"
+    );
+    let answer = list(&broken.replace(r#""/srv/smollm2""#, "null"));
+    assert!(answer.ends_with("\nsmollm2: config.json: it is not there\n"), "{answer}");
+}
+
+#[test]
 fn what_is_submitted_is_the_file_with_what_was_set_and_may_be_sent_twice() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n");
