@@ -46,7 +46,7 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
             output.answer(&client.get::<Vec<CheckpointView>>(&with_id(route::JOB_CHECKPOINTS, id), &[]).await?)
         }
         Args::Follow(args::OneJob { id }) => {
-            let done = follow::to_the_end(client, id, output).await?;
+            let done = follow::watch(client, id, output).await?;
             follow::tell(output, &done)
         }
     }
