@@ -88,6 +88,19 @@ impl Context {
     }
 }
 
+/// What a person types to start this very program: its name where `PATH` leads here, else where it lies.
+fn program() -> String {
+    let ours = std::env::current_exe().and_then(|path| path.canonicalize()).ok();
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders).map(|folder| folder.join("lorikeet")).find(|file| file.is_file());
+    match ours {
+        Some(ours) if found.and_then(|file| file.canonicalize().ok()).as_ref() != Some(&ours) => {
+            ours.display().to_string()
+        }
+        _ => "lorikeet".to_owned(),
+    }
+}
+
 /// A client waits for one thing at a time: one thread will do.
 fn runtime() -> Result<Runtime, Failure> {
     Builder::new_current_thread()
