@@ -34,7 +34,7 @@ use crate::{
     client::Client,
     failure::Failure,
     output::Output,
-    profile::Connection,
+    profile::{self, Connection},
 };
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
@@ -42,7 +42,7 @@ use tokio::runtime::{Builder, Runtime};
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let output = Output::new(cli.global.output);
-    let context = Context { global: cli.global, output };
+    let context = Context { global: profile::with_environment(cli.global), output };
     match cli.command {
         Command::Worker(args) => return Ok(worker::run(&args)),
         Command::Demo(args) => return demo::run(output, &args),
