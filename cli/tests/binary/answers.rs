@@ -176,6 +176,21 @@ fn an_upload_goes_on_where_the_server_says_it_stopped() {
 }
 
 #[test]
+fn a_name_that_stands_for_two_datasets_is_told_and_deletes_neither() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "chats.jsonl", "0123456789");
+    let hash = blake3::hash(b"0123456789").to_hex();
+    let known = dataset("READY").replace(r#""contentHash":null"#, &format!(r#""contentHash":"{hash}""#));
+    let server = FakeServer::new([Scripted::data(&format!("[{known}]"))]);
+    let (_, _, notes) = run(server.client().args(["dataset", "add"]).arg(&path));
+    assert!(notes.contains("ds_01920000000070008000000000000004 has this name and the same content"), "{notes}");
+    let other = known.replace("000000000004", "000000000005");
+    let server = FakeServer::new([Scripted::data(&format!("[{other},{known}]"))]);
+    let (code, _, complaint) = run(server.client().args(["dataset", "delete", "chats"]));
+    assert!(code == 2 && complaint.contains("0005 and ds_") && complaint.contains("by its id"), "{complaint}");
+}
+
+#[test]
 fn an_upload_whose_link_expires_goes_on_with_a_fresh_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("chats.jsonl");
