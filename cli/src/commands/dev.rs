@@ -64,7 +64,11 @@ async fn serve(output: Output, folder: &Path) -> Result<(), Failure> {
 
 /// Here the ports are free ones and there is no config: what can be in the way is the folder.
 fn elsewhere(failure: Failure) -> Failure {
-    if failure.kind == Kind::Bug { failure } else { failure.hint("another may run in this folder: name another --dir") }
+    if failure.kind == Kind::Bug {
+        failure
+    } else {
+        failure.hint("does another run in this folder? --dir names another")
+    }
 }
 
 /// Until a signal, or until one of them can no longer do its work; the agent is gone afterwards.
