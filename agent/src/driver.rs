@@ -125,12 +125,15 @@ impl Driver {
             let input = self.next(&cancel, leaving).await;
             if matches!(input, Input::Stop) {
                 if !self.config.stop_workers_on_exit {
+                    if let going_on @ 1.. = self.host.workers() {
+                        tracing::warn!(workers = going_on, "workers go on; an agent started here again takes them up");
+                    }
                     break;
                 }
                 leaving = true;
             }
             self.turn(input).await;
-            if leaving && !self.host.has_workers() {
+            if leaving && self.host.workers() == 0 {
                 break;
             }
         }

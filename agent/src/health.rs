@@ -152,6 +152,7 @@ async fn coordinator(identity: Identity, config: &Config) -> Finding {
     match caller.dial(ALPN_CONTROL).await {
         Ok(connection) => {
             connection.close(0u32.into(), b"only looking");
+            caller.part().await;
             Finding::ok(what, format!("{address} answers, and is the one this node joined"))
         }
         Err(error @ LinkError::Dial(DialError::Name { .. })) => Finding::bad(

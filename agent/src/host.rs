@@ -162,9 +162,9 @@ impl Host {
         &self.devices
     }
 
-    /// Whether a worker may be alive here.
-    pub fn has_workers(&self) -> bool {
-        self.attempts.values().any(Attempt::has_worker)
+    /// How many workers may be alive here.
+    pub fn workers(&self) -> usize {
+        self.attempts.values().filter(|attempt| attempt.has_worker()).count()
     }
 
     fn with(&mut self, id: AttemptId, change: impl FnOnce(&mut Attempt, &Rules)) {

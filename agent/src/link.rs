@@ -101,6 +101,8 @@ const CHUNK_WINDOW: u32 = 16 << 20;
 const DATAGRAM_BUFFER: usize = 64 << 10;
 /// What fits into one packet on every path.
 const TELEMETRY_BYTES: usize = 1100;
+/// A goodbye takes a round trip or three.
+const PARTING: Duration = Duration::from_secs(1);
 /// Messages between driver and wire: enough to keep the wire busy, few enough that a stop is not behind a minute of logs.
 const OUTGOING: usize = 64;
 
@@ -232,6 +234,12 @@ impl Caller {
         let address = address.unwrap_or_else(|| identity.address.clone());
         let identity = Arc::new(RwLock::new(Arc::new(identity)));
         Ok(Self { endpoint: dial::endpoint()?, identity, address, timers })
+    }
+
+    /// Until its goodbyes are on their way: a coordinator that heard none would keep a dead connection. One that is gone is not
+    /// waited for.
+    pub(crate) async fn part(&self) {
+        let _ = tokio::time::timeout(PARTING, self.endpoint.wait_idle()).await;
     }
 
     fn identity(&self) -> Arc<Identity> {

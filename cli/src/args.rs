@@ -32,36 +32,15 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// The coordinator, `https://host:7170`; else the profile's
-    #[arg(
-        long,
-        global = true,
-        env = "LORIKEET_SERVER",
-        hide_env_values = true,
-        value_name = "URL",
-        help_heading = "Connection"
-    )]
+    // The environment is read by `profile`: what clap had read from there it would repeat in the usage of every complaint.
+    /// The coordinator, `https://host:7170`; else LORIKEET_SERVER, else the profile's
+    #[arg(long, global = true, value_name = "URL", help_heading = "Connection")]
     pub(crate) server: Option<String>,
-    /// The bearer token; else the profile's
-    #[arg(
-        long,
-        global = true,
-        env = "LORIKEET_TOKEN",
-        hide_env_values = true,
-        hide = false,
-        value_name = "TOKEN",
-        help_heading = "Connection"
-    )]
+    /// The bearer token; else LORIKEET_TOKEN, else the profile's
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Connection")]
     pub(crate) token: Option<String>,
-    /// The profile that `lorikeet login` writes [default: ~/.config/lorikeet/profile.toml]
-    #[arg(
-        long,
-        global = true,
-        env = "LORIKEET_PROFILE",
-        hide_env_values = true,
-        value_name = "FILE",
-        help_heading = "Connection"
-    )]
+    /// The profile that `lorikeet login` writes; else LORIKEET_PROFILE [default: ~/.config/lorikeet/profile.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
     pub(crate) profile: Option<PathBuf>,
     /// Tables for people or JSON for programs
     #[arg(long, global = true, value_enum, default_value_t = Form::Table, value_name = "FORM", help_heading = "Output")]
@@ -391,8 +370,13 @@ pub(crate) enum Adapter {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
+    /// List them and their devices; the same as `lorikeet nodes`
+    #[command(after_help = "Example:\n  lorikeet node list")]
+    List,
     /// Make a join string, for one machine and one hour
-    #[command(after_help = "Example:\n  lorikeet node token\n\nThen, on the GPU machine:\n  lorikeet agent join LK1.…")]
+    #[command(
+        after_help = "Example:\n  lorikeet node token\n\nThen, on the GPU machine:\n  lorikeet agent join LK1.… --config /etc/lorikeet/agent.toml"
+    )]
     Token {
         /// How long it works, like 30m; an hour when not given
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]

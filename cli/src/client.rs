@@ -214,7 +214,12 @@ pub(crate) fn address(server: &str) -> Result<Url, Failure> {
             .hint("an address looks like https://coordinator.example:7170")
     };
     if !server.contains("://") {
-        return Err(wrong("it does not begin with https://"));
+        let failure = wrong("it does not begin with https://");
+        let plain = Url::parse(&format!("http://{server}")).ok();
+        return Err(match plain.filter(|url| url.host_str().is_some_and(is_loopback)) {
+            Some(url) => failure.hint(format!("is {} meant?", url.as_str().trim_end_matches('/'))),
+            None => failure,
+        });
     }
     let url = Url::parse(server).map_err(|error| wrong(&error.to_string()))?;
     match (url.scheme(), url.host_str()) {
@@ -313,7 +318,12 @@ mod tests {
 
     #[test]
     fn an_address_without_a_scheme_is_told_so() {
-        assert!(address("far.example:7170").unwrap_err().message.contains("does not begin with https://"));
+        let failure = address("far.example:7170").unwrap_err();
+        assert!(failure.message.contains("does not begin with https://"));
+        assert!(failure.hint.unwrap().contains("https://coordinator.example:7170"));
+        for near in ["127.0.0.1:7170", "localhost:7170"] {
+            assert_eq!(address(near).unwrap_err().hint, Some(format!("is http://{near} meant?")));
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::{
     client::Client,
     failure::Failure,
     output::Output,
-    profile::Connection,
+    profile::{self, Connection},
 };
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
@@ -42,7 +42,7 @@ use tokio::runtime::{Builder, Runtime};
 /// Does what was asked.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let output = Output::new(cli.global.output);
-    let context = Context { global: cli.global, output };
+    let context = Context { global: profile::with_environment(cli.global), output };
     match cli.command {
         Command::Worker(args) => return Ok(worker::run(&args)),
         Command::Demo(args) => return demo::run(output, &args),
@@ -85,6 +85,19 @@ impl Context {
     fn ask(&self, command: impl AsyncFnOnce(Client) -> Result<(), Failure>) -> Result<(), Failure> {
         let client = Client::new(&Connection::find(&self.global)?)?;
         runtime()?.block_on(command(client))
+    }
+}
+
+/// What a person types to start this very program: its name where `PATH` leads here, else where it lies.
+fn program() -> String {
+    let ours = std::env::current_exe().and_then(|path| path.canonicalize()).ok();
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&folders).map(|folder| folder.join("lorikeet")).find(|file| file.is_file());
+    match ours {
+        Some(ours) if found.and_then(|file| file.canonicalize().ok()).as_ref() != Some(&ours) => {
+            ours.display().to_string()
+        }
+        _ => "lorikeet".to_owned(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whom to talk to: flags, then the environment (clap has merged these two), then the profile that `lorikeet login` wrote.
+//! Whom to talk to: flags, then the environment, then the profile that `lorikeet login` wrote.
 //!
 //! Token and certificate authority of a profile belong to its server: with another `--server` neither is used.
 
@@ -55,6 +55,17 @@ impl Connection {
             return Err(Failure::mistake("what was given as a token is none: it has blanks or line ends in it"));
         }
         Ok(Self { server: server.to_owned(), token, ca })
+    }
+}
+
+/// Flags, and where one is missing its variable.
+pub(crate) fn with_environment(flags: Global) -> Global {
+    let text = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    Global {
+        server: flags.server.or_else(|| text("LORIKEET_SERVER")),
+        token: flags.token.or_else(|| text("LORIKEET_TOKEN")),
+        profile: flags.profile.or_else(|| text("LORIKEET_PROFILE").map(PathBuf::from)),
+        output: flags.output,
     }
 }
 

@@ -28,7 +28,7 @@ impl Base {
         self.files.iter().map(|file| file.manifest.hash).collect()
     }
 
-    /// The same directory registered anew: what could not be used, or changed, is read again. One that is fine stays as it is.
+    /// Registered anew: what could not be used, or changed, is read again. One that is fine stays as it is.
     fn judge_again(&mut self, out: &mut Vec<Action>) -> Receipt {
         if matches!(self.state, BaseState::Error | BaseState::Changed) {
             self.state = BaseState::Validating;
@@ -51,7 +51,12 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         actor.require_admin("register base models")?;
         if let Some(known) = self.bases.values_mut().find(|base| base.name == name) {
-            return if known.path == path { Ok(known.judge_again(out)) } else { Err(taken(&name)) };
+            let needed = || self.jobs.values().any(|job| job.record.base == known.id);
+            if known.path != path && (known.state != BaseState::Error || needed()) {
+                return Err(taken(known));
+            }
+            known.path = path;
+            return Ok(known.judge_again(out));
         }
         let base = Base {
             id,
@@ -168,6 +173,8 @@ impl Cluster {
     }
 }
 
-fn taken(name: &str) -> Refusal {
-    Refusal::conflict(format!("a base model named `{name}` lies in another directory"))
+/// Only administrators are told, so the path may be.
+fn taken(base: &Base) -> Refusal {
+    let (name, path) = (&base.name, base.path.display());
+    Refusal::conflict(format!("the base model named `{name}` lies in another directory, {path}"))
 }

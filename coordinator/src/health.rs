@@ -131,7 +131,10 @@ fn clock(folders: &Folders) -> Finding {
 fn base_root(root: &Path) -> Finding {
     let what = "base_roots";
     match std::fs::read_dir(root) {
-        Ok(entries) => Finding::ok(what, format!("{} holds {} entries", root.display(), entries.count())),
+        Ok(entries) => match entries.count() {
+            1 => Finding::ok(what, format!("{} holds 1 entry", root.display())),
+            many => Finding::ok(what, format!("{} holds {many} entries", root.display())),
+        },
         Err(error) => Finding::warning(
             what,
             format!("{}: {error}", root.display()),

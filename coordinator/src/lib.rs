@@ -108,6 +108,7 @@ impl Coordinator {
     /// Opens or makes everything under `config.data`, binds both addresses, and begins.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        start::refuse_taken(&config)?;
         let folders = Folders::make(&config.data)?;
         folders.refuse_without_store()?;
         let store = Store::open(&folders.state())?;
@@ -199,6 +200,11 @@ impl Coordinator {
     /// Where agents are accepted (UDP).
     pub fn link_address(&self) -> SocketAddr {
         self.link.address()
+    }
+
+    /// What join strings tell agents to dial.
+    pub fn link_name(&self) -> &str {
+        &self.link_address
     }
 
     /// BLAKE3 of the CA's certificate (DER).

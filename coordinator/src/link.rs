@@ -137,6 +137,9 @@ pub enum LinkError {
     /// Too slow.
     #[error("talk with a peer: nothing came within {PATIENCE:?}")]
     Slow(#[from] Elapsed),
+    /// It had said nothing yet.
+    #[error("talk with a peer: the coordinator is shutting down")]
+    Leaving,
 }
 
 impl LinkError {
@@ -192,6 +195,15 @@ struct Shared {
 }
 
 impl Shared {
+    /// What a peer says or does first: it has `PATIENCE` for it, and no shutdown waits for who is silent.
+    async fn first<T>(&self, said: impl Future<Output = Result<T, LinkError>>) -> Result<T, LinkError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(LinkError::Leaving),
+            said = timeout(PATIENCE, said) => said?,
+        }
+    }
+
     /// Waits until so many bytes of files may leave.
     async fn pace(&self, bytes: usize) {
         let Some(outgoing) = &self.outgoing else { return };
@@ -306,17 +318,16 @@ async fn accept(endpoint: Endpoint, shared: Arc<Shared>, tasks: TaskTracker) {
 /// One connection, from its handshake to its end.
 async fn welcome(incoming: Incoming, shared: Arc<Shared>, handshake: OwnedSemaphorePermit) {
     let from = incoming.remote_address();
-    let connecting = async { incoming.accept()?.await };
-    let connection = match timeout(PATIENCE, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::debug!(%from, %error, "a handshake failed"),
-        Err(_) => return tracing::debug!(%from, "a handshake took too long"),
+    let connection = match shared.first(async { Ok(incoming.accept()?.await?) }).await {
+        Ok(connection) => connection,
+        Err(error) => return tracing::debug!(%from, error = &error as &dyn std::error::Error, "a handshake failed"),
     };
     drop(handshake);
     let served = serve(&shared, &connection).await;
     let (code, reason) = match &served {
         Ok(()) => (CloseCode::Done, ""),
         Err(LinkError::Misbehaved(why)) => (CloseCode::Misbehaved, *why),
+        Err(LinkError::Leaving) => (CloseCode::Done, "the coordinator is shutting down"),
         Err(_) => (CloseCode::Done, "the connection broke"),
     };
     if let Err(error) = served {

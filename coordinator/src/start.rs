@@ -25,7 +25,7 @@ use lorikeet_protocol::{
 use std::{
     fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -103,10 +103,45 @@ impl StartError {
         }
     }
 
+    /// What would help, where it is known.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Http(HttpError::Bind { .. }) => {
+                Some("does a coordinator run here already? `listen` in [http] of its config names another address")
+            }
+            Self::Link(LinkError::Bind { .. }) => {
+                Some("does a coordinator run here already? `listen` in [link] of its config names another address")
+            }
+            Self::Store(StoreError::InUse { .. }) => {
+                Some("a coordinator runs on this data directory already; `data` in the config names another")
+            }
+            Self::Http(_)
+            | Self::Link(_)
+            | Self::Store(_)
+            | Self::Config(_)
+            | Self::File { .. }
+            | Self::NoStore { .. }
+            | Self::Blobs(_)
+            | Self::Series(_)
+            | Self::Inspector(_)
+            | Self::Refused(_)
+            | Self::Random(_)
+            | Self::JoinString(_) => None,
+        }
+    }
+
     pub(crate) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::File { path, source }
     }
+}
+
+/// Before anything is made: whether both addresses can be had.
+pub(crate) fn refuse_taken(config: &config::Config) -> Result<(), StartError> {
+    let (http, link) = (config.http.listen, config.link.listen);
+    TcpListener::bind(http).map_err(|source| HttpError::Bind { address: http, source })?;
+    UdpSocket::bind(link).map_err(|source| LinkError::Bind { address: link, source })?;
+    Ok(())
 }
 
 /// What lies where under the data directory.

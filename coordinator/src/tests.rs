@@ -51,8 +51,11 @@ async fn a_port_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let mut config = config(folder.path());
     config.http.listen = taken.local_addr().unwrap();
-    let error = Coordinator::bind(config).await.err().unwrap().to_string();
-    assert!(error.contains(&taken.local_addr().unwrap().to_string()), "{error}");
+    config.data = folder.path().join("data");
+    let error = Coordinator::bind(config.clone()).await.err().unwrap();
+    assert!(error.to_string().contains(&taken.local_addr().unwrap().to_string()), "{error}");
+    assert!(error.hint().unwrap().contains("[http]"), "{error}");
+    assert!(!config.data.exists(), "nothing is made for a coordinator that cannot listen");
 }
 
 #[tokio::test]

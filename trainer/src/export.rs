@@ -19,7 +19,7 @@ use crate::lora::AdapterMeta;
 use crate::random::Stream;
 use crate::run::Run;
 use crate::staged::StagedDir;
-use crate::tensor_file::io_error;
+use crate::tensor_file;
 use crate::{TrainError, Trained};
 
 /// The files of a base model that make its tokenizer.
@@ -137,9 +137,7 @@ pub fn init_base(dir: &Path, config: &Value, seed: u64, stored: StoredAs) -> Res
     let path = dir.join("config.json");
     std::fs::write(&path, pretty(&config)).map_err(TrainError::io("write", &path))?;
     let path = dir.join("model.safetensors");
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    safetensors::serialize_to_file(views, Some(metadata), &path)
-        .map_err(|error| TrainError::io("write", &path)(io_error(error)))?;
+    tensor_file::write(&path, views, true).map_err(TrainError::io("write", &path))?;
     Ok(parsed)
 }
 

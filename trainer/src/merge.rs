@@ -22,7 +22,7 @@ use crate::export::{copy_side_files, pretty};
 use crate::merged::{FirstError, Merged};
 use crate::ops::widen::Stored;
 use crate::staged::StagedDir;
-use crate::tensor_file::io_error;
+use crate::tensor_file;
 
 /// As large as transformers makes a shard.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
@@ -117,9 +117,8 @@ fn write(
 ) -> Result<(), TrainError> {
     let first = FirstError::default();
     let tensors = shard.iter().map(|part| (part.name.as_str(), Lazy { merged, part, first: &first, told, stop }));
-    let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    let written = safetensors::serialize_to_file(tensors, Some(metadata), path);
-    first.or(path, written.map_err(io_error))
+    let written = tensor_file::write(path, tensors, true);
+    first.or(path, written)
 }
 
 /// A tensor that is made when the library asks for its bytes.

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -45,18 +46,21 @@ impl View for Numbers<'_> {
     }
 }
 
-/// Writes a file of them. `pytorch`: says so in the header, as transformers and PEFT want it.
-pub(crate) fn write<'a>(
+/// Writes a file of tensors. `pytorch`: says so in the header, as transformers and PEFT want it.
+pub(crate) fn write<S: AsRef<str> + Ord + Display, V: View>(
     path: &Path,
-    tensors: impl IntoIterator<Item = (String, Numbers<'a>)>,
+    tensors: impl IntoIterator<Item = (S, V)>,
     pytorch: bool,
 ) -> io::Result<()> {
     let metadata = pytorch.then(|| [("format".to_owned(), "pt".to_owned())].into());
-    safetensors::serialize_to_file(tensors, metadata, path).map_err(io_error)
+    // The library renames a temporary file that only we may read; this one is as readable as any other that we make.
+    let mode = File::options().create(true).append(true).open(path)?.metadata()?.permissions();
+    safetensors::serialize_to_file(tensors, metadata, path).map_err(io_error)?;
+    std::fs::set_permissions(path, mode)
 }
 
 /// The disk's own words, where it was the disk: a full one has to stay one.
-pub(crate) fn io_error(error: SafeTensorError) -> io::Error {
+fn io_error(error: SafeTensorError) -> io::Error {
     if let SafeTensorError::IoError(error) = error { error } else { io::Error::other(error) }
 }
 
@@ -141,6 +145,16 @@ mod tests {
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
         let whole = safetensors::serialize([("b", view(0)), ("a", view(1))], Some(metadata)).expect("serialised");
         assert_eq!(std::fs::read(&path).expect("read"), whole);
+    }
+
+    #[test]
+    fn a_file_is_as_readable_as_its_neighbours() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (path, neighbour) = (dir.path().join("tensors"), dir.path().join("config.json"));
+        std::fs::write(&neighbour, "{}").expect("written");
+        write(&path, [("a", Numbers::of(vec![1], &[1.0]))], true).expect("written");
+        let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions();
+        assert_eq!(mode(&path), mode(&neighbour));
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub enum JoinError {
 }
 
 /// What a join string says.
-fn parse(text: &str) -> Result<JoinTicket, JoinError> {
+pub(crate) fn parse(text: &str) -> Result<JoinTicket, JoinError> {
     let wrong = |found: &dyn std::fmt::Display| JoinError::Malformed(found.to_string());
     let text = text.trim();
     let body = text.strip_prefix(PREFIX).ok_or_else(|| wrong(&"found another beginning"))?;

@@ -137,10 +137,16 @@ fn fenced(dirs: &[PathBuf]) -> Result<(), FenceError> {
 }
 
 fn refused(error: &HoldError) -> Exit {
-    tracing::error!("failed to {error}");
     match error {
-        HoldError::Held { .. } => Exit::Held,
-        HoldError::Io { .. } => Exit::Unusable,
+        // The exit code says it all, and nothing is wrong with the other.
+        HoldError::Held { .. } => {
+            tracing::info!("failed to {error}");
+            Exit::Held
+        }
+        HoldError::Io { .. } => {
+            tracing::error!("failed to {error}");
+            Exit::Unusable
+        }
     }
 }
 

@@ -1,11 +1,14 @@
 //! Arguments of the commands about one job, and about many jobs of one file.
 
-use super::Page;
+use super::{Jobs, Page};
 use clap::{Args, Subcommand, ValueEnum};
 use lorikeet_protocol::id::{JobId, SweepId};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Job {
+    /// List them, newest first; the same as `lorikeet jobs`
+    #[command(after_help = "Example:\n  lorikeet job list --status running")]
+    List(Jobs),
     /// Everything about one job
     #[command(after_help = "Example:\n  lorikeet job show job_0192…")]
     Show(OneJob),

@@ -23,11 +23,11 @@ pub(crate) struct Plan {
     pub(crate) memory: Option<u64>,
 }
 
-/// `6GiB`, `512 MB`, or bytes.
+/// `6GiB` or `512 MB`; a number alone would be bytes, which nobody means.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     match text.parse::<ByteSize>() {
-        Ok(ByteSize(bytes)) if bytes > 0 => Ok(bytes),
-        Ok(_) | Err(_) => Err("expected a size above 0, like 6GiB or 512MiB".to_owned()),
+        Ok(ByteSize(bytes)) if bytes > 0 && text.ends_with(char::is_alphabetic) => Ok(bytes),
+        Ok(_) | Err(_) => Err("expected a size above 0 with its unit, like 6GiB or 512MiB".to_owned()),
     }
 }
 
@@ -36,8 +36,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_a_number_with_or_without_a_unit() {
-        assert_eq!(["6GiB", "1.5 KiB", "512MB", "77"].map(size), [Ok(6 << 30), Ok(1536), Ok(512_000_000), Ok(77)]);
-        assert!(["", "GiB", "-1", "0", "6 apples"].iter().all(|text| size(text).is_err()));
+    fn a_size_is_a_number_with_its_unit() {
+        assert_eq!(["6GiB", "1.5 KiB", "512MB", "77B"].map(size), [Ok(6 << 30), Ok(1536), Ok(512_000_000), Ok(77)]);
+        assert!(["", "GiB", "-1", "0", "4", "6 apples"].iter().all(|text| size(text).is_err()));
     }
 }

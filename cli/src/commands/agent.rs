@@ -7,7 +7,7 @@ use crate::{
     logging,
     output::Output,
 };
-use lorikeet_agent::{Agent, AgentError, Blame, Config, JoinError};
+use lorikeet_agent::{Agent, AgentError, Blame, Config, IdentityError, JoinError};
 use std::path::Path;
 
 /// Serves, or joins.
@@ -29,8 +29,17 @@ fn load(path: &Path) -> Result<Config, Failure> {
 fn join(output: Output, ticket: &str, config: Option<&Path>) -> Result<(), Failure> {
     let loaded = config.map_or_else(|| Ok(Config::default()), load)?;
     let folder = Agent::identity_folder(&loaded);
+    Agent::read_ticket(ticket).map_err(failed)?;
     output.note(&format!("joining; who this machine is will be kept in {}", folder.display()));
-    let node = service::runtime()?.block_on(Agent::join(ticket, &loaded)).map_err(failed)?;
+    let node = service::runtime()?.block_on(Agent::join(ticket, &loaded)).map_err(|error| {
+        let of_the_folder = matches!(error, AgentError::Join(JoinError::Identity(IdentityError::Disk(_))));
+        match config {
+            None if of_the_folder => {
+                failed(error).hint("name the agent's config with --config FILE: its data_dir is used")
+            }
+            _ => failed(error),
+        }
+    })?;
     let next = match config {
         Some(config) => format!("start its agent with `lorikeet agent --config {}`", config.display()),
         None => {

@@ -1,7 +1,12 @@
 //! `lorikeet base …`: base models.
 
 use super::jobs;
-use crate::{args::Base as Args, client::Client, failure::Failure, output::Output};
+use crate::{
+    args::Base as Args,
+    client::Client,
+    failure::Failure,
+    output::{Output, table::base::in_words},
+};
 use lorikeet_api::{
     base::{AddBase, BaseModel, BaseStatus},
     route::{self, with_id},
@@ -38,7 +43,7 @@ pub(crate) fn judge(base: &BaseModel) -> Result<(), Failure> {
     match base.status {
         BaseStatus::Ready | BaseStatus::Validating => Ok(()),
         BaseStatus::Error | BaseStatus::Changed => {
-            let faults = base.errors.iter().map(|fault| format!("\n  {}: {}", fault.path, fault.message));
+            let faults = base.errors.iter().map(|fault| format!("\n  {}", in_words(fault)));
             Err(Failure::mistake(format!("the base model cannot be used:{}", faults.collect::<String>())))
         }
     }

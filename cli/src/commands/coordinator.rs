@@ -57,7 +57,7 @@ fn compact(output: Output, data: &Path) -> Result<(), Failure> {
 async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?.until_eof(until_eof)?;
     let mut coordinator = start(config).await?;
-    let ready = format!("ready http={} link={}", coordinator.http_url(), coordinator.link_address());
+    let ready = format!("ready http={} link={}", coordinator.http_url(), coordinator.link_name());
     output.line(&ready)?;
     service::ready(&ready);
     let ended = tokio::select! {
@@ -71,9 +71,10 @@ async fn serve(output: Output, config: Config, until_eof: bool) -> Result<(), Fa
 
 /// A coordinator that does not start was mostly told something that cannot be: a port that is taken, a folder that is not writable.
 pub(super) async fn start(config: Config) -> Result<Coordinator, Failure> {
-    Coordinator::bind(config)
-        .await
-        .map_err(|error| blamed(error.is_ours(), format!("failed to start the coordinator: {}", chain(&error))))
+    Coordinator::bind(config).await.map_err(|error| {
+        let failure = blamed(error.is_ours(), format!("failed to start the coordinator: {}", chain(&error)));
+        error.hint().into_iter().fold(failure, Failure::hint)
+    })
 }
 
 fn blamed(ours: bool, message: String) -> Failure {

@@ -56,6 +56,10 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
 }
 
 async fn delete(client: &Client, output: Output, dataset: &str) -> Result<(), Failure> {
+    if let [one, other, ..] = named(client, dataset).await?.as_slice() {
+        let message = format!("more than one dataset is named `{dataset}`: {} and {}", one.id, other.id);
+        return Err(Failure::mistake(message).hint("name the one to delete by its id"));
+    }
     let found = find(client, dataset).await?;
     client.delete(&with_id(route::DATASET, found.id)).await?;
     output.note(&format!("deleted {} ({})", found.id, found.name));
@@ -89,7 +93,12 @@ pub(crate) struct New {
 /// Uploads a file; waits, if told to, until it is validated.
 pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: bool) -> Result<Dataset, Failure> {
     let (size, hash) = measure(&new.file)?;
-    let created = open(client, output, request(new, size)?).await?;
+    let request = request(new, size)?;
+    let known = named(client, &request.name).await?;
+    if let Some(twin) = known.iter().find(|known| known.content_hash == Some(hash)) {
+        output.note(&format!("{} has this name and the same content already", twin.id));
+    }
+    let created = open(client, output, request, &known).await?;
     let bar = BytesProgress::new("uploading", size);
     client.upload(&created, &new.file, size, |bytes| bar.at(bytes)).await?;
     bar.finish();
@@ -130,15 +139,17 @@ fn request(new: &New, size_bytes: u64) -> Result<CreateDataset, Failure> {
 }
 
 /// A new record; or, when the same file was begun before and broke off, that record and a fresh address for the rest.
-async fn open(client: &Client, output: Output, request: CreateDataset) -> Result<DatasetCreated, Failure> {
-    let unfinished = [("status", "UPLOADING".to_owned()), ("search", request.name.clone())];
-    let begun: Vec<Dataset> = client.all(route::DATASETS, &unfinished).await?;
+async fn open(
+    client: &Client,
+    output: Output,
+    request: CreateDataset,
+    known: &[Dataset],
+) -> Result<DatasetCreated, Failure> {
     let same = |dataset: &&Dataset| {
         dataset.status == DatasetStatus::Uploading
-            && (&dataset.name, &dataset.file_name, dataset.size_bytes)
-                == (&request.name, &request.file_name, request.size_bytes)
+            && (&dataset.file_name, dataset.size_bytes) == (&request.file_name, request.size_bytes)
     };
-    match begun.iter().find(same) {
+    match known.iter().find(same) {
         Some(begun) => {
             output.note(&format!("going on with the upload of {}", begun.id));
             client.post(&with_id(route::DATASET_UPLOAD_URL, begun.id), &[], &super::job::NoBody {}).await
@@ -152,10 +163,16 @@ async fn find(client: &Client, dataset: &str) -> Result<Dataset, Failure> {
     if let Ok(id) = dataset.parse::<DatasetId>() {
         return client.get(&with_id(route::DATASET, id), &[]).await;
     }
-    let found: Vec<Dataset> = client.all(route::DATASETS, &[("search", dataset.to_owned())]).await?;
-    found.into_iter().find(|known| known.name == dataset).ok_or_else(|| {
+    named(client, dataset).await?.into_iter().next().ok_or_else(|| {
         Failure::refused(format!("there is no dataset `{dataset}`")).hint("list them with `lorikeet dataset list`")
     })
+}
+
+/// All of this name, newest first.
+async fn named(client: &Client, name: &str) -> Result<Vec<Dataset>, Failure> {
+    let mut found: Vec<Dataset> = client.all(route::DATASETS, &[("search", name.to_owned())]).await?;
+    found.retain(|known| known.name == name);
+    Ok(found)
 }
 
 fn measure(path: &Path) -> Result<(u64, Hash), Failure> {

@@ -111,7 +111,11 @@ async fn register(client: &Client, output: Output, files: &Files) -> Result<(), 
     let new = dataset::New { file: files.dataset(), name: Some(files::DATASET.into()), description: None };
     let added = dataset::add(client, output, &new, true).await?;
     dataset::judge(&added)?;
-    output.note(&format!("{} conversations uploaded and checked", added.conversations.unwrap_or_default()));
+    let uploaded = match added.conversations.unwrap_or_default() {
+        1 => "1 conversation".to_owned(),
+        many => format!("{many} conversations"),
+    };
+    output.note(&format!("{uploaded} uploaded and checked"));
     Ok(())
 }
 

@@ -3,12 +3,12 @@
 //! Workers are real processes, and end with it, even if it is killed: they hold the end of a pipe that ends with it.
 
 use super::{
-    agent, coordinator,
+    agent, coordinator, program,
     service::{self, Signals},
 };
 use crate::{
     args::Dev,
-    failure::{Failure, chain},
+    failure::{Failure, Kind, chain},
     logging,
     output::Output,
 };
@@ -53,13 +53,22 @@ impl Folder {
 
 async fn serve(output: Output, folder: &Path) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let mut coordinator = coordinator::start(coordinator_config(folder)).await?;
+    let mut coordinator = coordinator::start(coordinator_config(folder)).await.map_err(elsewhere)?;
     let ended = match start_agent(&coordinator, folder).await {
         Ok(agent) => both(output, folder, &mut coordinator, agent, &mut signals).await,
         Err(failure) => Err(failure),
     };
     signals.or_at_once(coordinator.shutdown()).await;
     ended
+}
+
+/// Here the ports are free ones and there is no config: what can be in the way is the folder.
+fn elsewhere(failure: Failure) -> Failure {
+    if failure.kind == Kind::Bug {
+        failure
+    } else {
+        failure.hint("does another run in this folder? --dir names another")
+    }
 }
 
 /// Until a signal, or until one of them can no longer do its work; the agent is gone afterwards.
@@ -113,10 +122,11 @@ fn welcome(coordinator: &Coordinator, folder: &Path) -> String {
     format!(
         "coordinator and agent run; everything lies in {}\n\n  \
          export LORIKEET_SERVER={}\n  export LORIKEET_TOKEN=$(cat {})\n\n  \
-         lorikeet nodes\n  lorikeet base add NAME DIRECTORY\n  lorikeet dataset add FILE\n  \
-         lorikeet submit JOB.toml --follow\n\nCtrl-C stops both.",
+         {lorikeet} nodes\n  {lorikeet} base add NAME DIRECTORY\n  {lorikeet} dataset add FILE --name NAME\n  \
+         {lorikeet} submit JOB.toml --follow\n\nCtrl-C stops both.",
         folder.display(),
         coordinator.http_url(),
         coordinator.admin_token_path().display(),
+        lorikeet = program(),
     )
 }

@@ -1,7 +1,10 @@
 //! Following a job: its events become a progress display, or lines of JSON.
 
 use crate::{
-    client::{Client, events::Told},
+    client::{
+        Client,
+        events::{Events, Told},
+    },
     failure::Failure,
     output::{
         Output,
@@ -9,15 +12,35 @@ use crate::{
         table::word,
     },
 };
-use lorikeet_api::job::{Job, JobEvent, JobStatus, LogLine, MetricsPoint};
-use lorikeet_protocol::{id::JobId, worker::Level};
+use lorikeet_api::{
+    job::{Job, JobEvent, JobStatus, LogLine, MetricsPoint, Why},
+    route::{self, with_id},
+};
+use lorikeet_protocol::{id::JobId, job::Phase, worker::Level};
+use std::{pin::pin, time::Duration};
+
+/// For so long a job may wait without a word; so often it is asked again what it waits for.
+const WORDLESS: Duration = Duration::from_secs(3);
+
+/// Watches until the job ends or the person has seen enough: Ctrl-C ends the watching and says so.
+pub(super) async fn watch(client: &Client, job: JobId, output: Output) -> Result<Job, Failure> {
+    tokio::select! {
+        done = to_the_end(client, job, output) => done,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            output.note(&format!(
+                "the job goes on: `lorikeet job follow {job}` comes back to it, `lorikeet job cancel {job}` ends it"
+            ));
+            std::process::exit(130)
+        }
+    }
+}
 
 /// Watches until the job ends, and returns it as it ended.
 pub(crate) async fn to_the_end(client: &Client, job: JobId, output: Output) -> Result<Job, Failure> {
     let mut events = client.events(job);
     let mut display = Display::new(output);
     let done = loop {
-        match events.next().await? {
+        match next(client, job, &mut events, &mut display).await? {
             Told::Event(event) => {
                 let event = *event;
                 if let JobEvent::Complete(done) = event {
@@ -31,6 +54,22 @@ pub(crate) async fn to_the_end(client: &Client, job: JobId, output: Output) -> R
     };
     display.progress.finish();
     Ok(done)
+}
+
+/// The next thing; a job that waits meanwhile says why.
+async fn next(client: &Client, job: JobId, events: &mut Events<'_>, display: &mut Display) -> Result<Told, Failure> {
+    let mut next = pin!(events.next());
+    loop {
+        tokio::select! {
+            biased;
+            told = &mut next => return told,
+            () = tokio::time::sleep(WORDLESS), if display.waits() => {}
+        }
+        // Of a coordinator that does not answer the events tell.
+        if let Ok(why) = client.get::<Why>(&with_id(route::JOB_WHY, job), &[]).await {
+            display.waiting(&why);
+        }
+    }
 }
 
 /// Said once when the connection breaks; the job does not need us.
@@ -71,13 +110,15 @@ fn failed(job: &Job) -> Failure {
 struct Display {
     output: Output,
     progress: TrainingProgress,
-    /// The last reason told, so that it is told once.
+    /// As last heard.
+    phase: Option<Phase>,
+    /// The last reason told of this phase, so that it is told once.
     reason: Option<String>,
 }
 
 impl Display {
     fn new(output: Output) -> Self {
-        Self { output, progress: TrainingProgress::new(), reason: None }
+        Self { output, progress: TrainingProgress::new(), phase: None, reason: None }
     }
 
     fn show(&mut self, event: JobEvent) -> Result<(), Failure> {
@@ -102,11 +143,36 @@ impl Display {
         if let Some(total) = job.total_steps.filter(|_| job.status == JobStatus::Running) {
             self.progress.total(total);
         }
-        if job.reason != self.reason {
-            self.reason.clone_from(&job.reason);
-            if let Some(reason) = &self.reason {
-                self.progress.note(&format!("{}: {reason}", word(&job.phase)));
-            }
+        let before = self.phase.replace(job.phase);
+        if before != Some(job.phase) {
+            self.reason = None;
+        }
+        if job.phase == Phase::Paused {
+            self.tell(job.phase, &format!("`lorikeet job resume {}` lets it go on", job.id));
+        } else if before == Some(Phase::Paused) {
+            self.progress.note(&format!("{}: it was resumed", word(&job.phase)));
+        }
+        if let Some(reason) = &job.reason {
+            self.tell(job.phase, reason);
+        }
+    }
+
+    /// Whether nothing is done for the job, and not because a person wants it so.
+    fn waits(&self) -> bool {
+        self.phase.is_some_and(|phase| phase != Phase::Paused && JobStatus::of(phase) == JobStatus::Queued)
+    }
+
+    /// Heard of a phase that is over meanwhile, it is no news.
+    fn waiting(&mut self, why: &Why) {
+        if self.phase == Some(why.phase) {
+            self.tell(why.phase, &why.summary);
+        }
+    }
+
+    fn tell(&mut self, phase: Phase, reason: &str) {
+        if self.reason.as_deref() != Some(reason) {
+            self.reason = Some(reason.to_owned());
+            self.progress.note(&format!("{}: {reason}", word(&phase)));
         }
     }
 

@@ -1,6 +1,6 @@
 //! `lorikeet job …`: one job.
 
-use super::{follow, submit};
+use super::{follow, jobs, submit};
 use crate::{
     args::{self, CancelReason, Job as Args},
     client::{Client, events::Told},
@@ -16,6 +16,7 @@ use lorikeet_protocol::id::JobId;
 /// Does what was asked of one job.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
     match args {
+        Args::List(args) => jobs::run(client, output, args).await,
         Args::Show(args::OneJob { id }) => output.answer(&show(client, id).await?),
         Args::Cancel { job, reason } => cancel(client, output, job.id, reason).await,
         Args::Pause(args::OneJob { id }) => order(client, output, route::JOB_PAUSE, id).await,
@@ -46,7 +47,7 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
             output.answer(&client.get::<Vec<CheckpointView>>(&with_id(route::JOB_CHECKPOINTS, id), &[]).await?)
         }
         Args::Follow(args::OneJob { id }) => {
-            let done = follow::to_the_end(client, id, output).await?;
+            let done = follow::watch(client, id, output).await?;
             follow::tell(output, &done)
         }
     }

@@ -10,7 +10,7 @@ use lorikeet_trainer::{
     lora::{self, AdapterView, LoraLayout},
     model::Model,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Weights, tokenizer, adapter.
 pub(super) struct Local {
@@ -22,8 +22,8 @@ pub(super) struct Local {
 impl Local {
     /// The small files are judged first: they are read at once, and weights take their time.
     pub(super) fn open(args: &LocalModel) -> Result<Self, Failure> {
-        exists(&args.base, "the base model's directory")?;
-        args.adapter.as_deref().map_or(Ok(()), |adapter| exists(adapter, "the adapter's directory"))?;
+        base(&args.base)?;
+        args.adapter.as_deref().map(adapter).transpose()?;
         let broken = |error: TokenizerError| Failure::mistake(chain(&error));
         let tokenizer = Tokenizer::load(&args.base).map_err(broken)?;
         let model = Model::load(&args.base).map_err(|error| failed("load the model", &error))?;
@@ -50,6 +50,35 @@ pub(super) fn failed(doing: &str, error: &TrainError) -> Failure {
     Failure::of_trainer(lorikeet_worker::class(error), message, error.hint())
 }
 
-fn exists(dir: &Path, what: &str) -> Result<(), Failure> {
-    dir.read_dir().map(drop).map_err(|error| Failure::file(&format!("open {what}"), dir, &error))
+/// A base model's directory; where something beside it was named, a hint at what is meant.
+pub(super) fn base(dir: &Path) -> Result<PathBuf, Failure> {
+    let is_base = |dir: &Path| dir.join("config.json").is_file();
+    if dir.is_file() {
+        let failure = Failure::mistake(format!("{} is a file, expected the base model's directory", dir.display()));
+        return Err(meant(dir.parent().filter(|dir| is_base(dir)), failure));
+    }
+    let found = dir.canonicalize().map_err(|error| {
+        Failure::file("open the base model's directory", dir, &error)
+            .hint("--base names a directory of this machine; nothing is fetched from a hub")
+    })?;
+    let inner = || dir.read_dir().ok()?.flatten().map(|entry| entry.path()).find(|dir| is_base(dir));
+    match if is_base(dir) { None } else { inner() } {
+        Some(inner) => Err(meant(Some(&inner), Failure::mistake(format!("{} holds no config.json", dir.display())))),
+        None => Ok(found),
+    }
+}
+
+/// An adapter's directory; likewise.
+pub(super) fn adapter(dir: &Path) -> Result<PathBuf, Failure> {
+    let is_adapter = |dir: &Path| dir.join("adapter_config.json").is_file();
+    let inner = dir.join("adapter");
+    if !is_adapter(dir) && is_adapter(&inner) {
+        let failure = Failure::mistake(format!("{} holds no adapter_config.json", dir.display()));
+        return Err(meant(Some(&inner), failure));
+    }
+    dir.canonicalize().map_err(|error| Failure::file("open the adapter's directory", dir, &error))
+}
+
+fn meant(dir: Option<&Path>, failure: Failure) -> Failure {
+    dir.map(|dir| format!("is {} meant?", dir.display())).into_iter().fold(failure, Failure::hint)
 }

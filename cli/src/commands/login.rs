@@ -62,7 +62,8 @@ fn token(context: &Context, file: Option<&Path>) -> Result<String, Failure> {
     };
     let token = text.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {
-        return Err(Failure::mistake("what was given is no token: it is empty or has blanks in it"));
+        return Err(Failure::mistake("what was given is no token: it is empty or has blanks in it")
+            .hint("give it with --token-file FILE, or on standard input; a coordinator keeps its first one in DATA/admin.token"));
     }
     Ok(token.to_owned())
 }

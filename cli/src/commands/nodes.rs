@@ -17,6 +17,7 @@ pub(crate) async fn list(client: &Client, output: Output) -> Result<(), Failure>
 /// Does what was asked of one machine, or for the next one.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
     match args {
+        Args::List => list(client, output).await,
         Args::Token { ttl } => invite(client, output, ttl).await,
         Args::Show(node) => output.answer(&client.get::<Node>(&with_id(route::NODE, node.id), &[]).await?),
         Args::Cordon(node) => output.answer(&order(client, &with_id(route::NODE_CORDON, node.id), &NoBody {}).await?),

@@ -2,12 +2,15 @@
 
 use super::{
     inspect::{base, dataset_faults, job, tokenizer_fault},
-    train,
+    local, train,
 };
 use crate::{
     args::Plan as Args,
     failure::{Failure, chain},
-    output::{Output, table::plan::Planned},
+    output::{
+        Output,
+        table::{dataset::fault_line, plan::Planned},
+    },
 };
 use lorikeet_dataset::{Tokenizer, check_job};
 use lorikeet_plan::{Processor, Wish, fit, parameters};
@@ -20,7 +23,7 @@ use std::path::Path;
 
 /// Plans and tells. A training that does not fit is a mistake of the settings.
 pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
-    let directory = train::existing(&args.base, "the base model's directory")?;
+    let directory = local::base(&args.base)?;
     let dataset = args.dataset.as_deref().map(|dataset| train::existing(dataset, "the training file")).transpose()?;
     let file = train::file(&directory, dataset.as_deref().unwrap_or(&directory));
     let spec = train::job(file, args.preset.as_deref(), &args.set)?;
@@ -56,7 +59,7 @@ fn lengths(base: &Path, dataset: Option<&Path>, train: &Train) -> Result<(u64, u
 }
 
 fn refused(faults: &[Fault]) -> Failure {
-    let first = faults.first().map_or_else(String::new, |fault| format!("{}: {}", fault.path, fault.message));
+    let first = faults.first().map(fault_line).unwrap_or_default();
     Failure::mistake(format!("the training cannot be planned: {first}"))
 }
 

@@ -1,6 +1,9 @@
 //! `lorikeet quantise`: a base in fewer bits, for this trainer and for everybody who reads bitsandbytes' layout.
 
-use super::{local::failed, train};
+use super::{
+    local::{self, failed},
+    train,
+};
 use crate::{
     args::{Bits, Quantise},
     failure::Failure,
@@ -23,7 +26,7 @@ struct Written {
 
 /// Reads, quantises and writes.
 pub(crate) fn run(output: Output, args: &Quantise) -> Result<(), Failure> {
-    let base = train::existing(&args.base, "the base model's directory")?;
+    let base = local::base(&args.base)?;
     if args.out.exists() {
         return Err(Failure::mistake(format!("{} is there already", args.out.display())).hint("name another --out"));
     }

@@ -61,7 +61,7 @@ pub(super) async fn show(client: &Client, output: Output, job: Job, to_its_end: 
         return Ok(());
     }
     output.note(&format!("submitted {} ({})", job.id, job.name));
-    let done = follow::to_the_end(client, job.id, output).await?;
+    let done = follow::watch(client, job.id, output).await?;
     follow::tell(output, &done)
 }
 

@@ -6,6 +6,7 @@
 mod directory;
 mod summary;
 
+use super::local;
 use crate::{
     args::Train,
     failure::Failure,
@@ -37,7 +38,9 @@ const INTERRUPTED: u8 = 130;
 pub(crate) fn run(output: Output, args: &Train) -> Result<ExitCode, Failure> {
     logging::start("warn");
     let directory = Directory::open(&args.out, &spec(args)?)?;
-    if !directory.is_finished() {
+    if directory.is_finished() {
+        output.note(&format!("{} was finished already; this is what came of it", args.out.display()));
+    } else {
         let exit = train(directory.path(), args.memory);
         let last = directory.last();
         if let Some(WorkerEvent::Stopped { step, checkpoint, .. }) = &last {
@@ -59,10 +62,9 @@ fn stopped(step: u64, checkpoint: Option<&str>, out: &Path) -> String {
 }
 
 fn spec(args: &Train) -> Result<Spec, Failure> {
-    let base = existing(&args.base, "the base model's directory")?;
+    let base = local::base(&args.base)?;
     let dataset = regular(&args.dataset, "the training file")?;
-    let init_adapter =
-        args.init_adapter.as_deref().map(|adapter| existing(adapter, "the initial adapter")).transpose()?;
+    let init_adapter = args.init_adapter.as_deref().map(local::adapter).transpose()?;
     let validation =
         args.validation_dataset.as_deref().map(|file| regular(file, "the file to evaluate on")).transpose()?;
     let out = absolute(&args.out)?;
@@ -98,6 +100,8 @@ pub(super) fn job(mut file: JobFile, preset: Option<&str>, set: &[(String, Strin
         }
         let means_something = ["training.", "data.", "lora."].iter().any(|section| key.starts_with(section));
         if !means_something && key != "name" {
+            // What is no key of a job at all is told as that.
+            file.clone().set(key, value).map_err(|faults| Failure::fields("--set", &faults))?;
             return Err(Failure::mistake(format!(
                 "--set {key}: only training.*, data.*, lora.* and name mean something without a cluster"
             )));
@@ -149,6 +153,9 @@ impl Display {
             WorkerEvent::Plan(plan) => {
                 self.progress.note(&Planned::from(plan).table());
                 self.steps = plan.total_steps;
+                if plan.from_step > 0 {
+                    self.progress.note(&format!("going on from step {}", plan.from_step));
+                }
             }
             WorkerEvent::Log { level: Level::Warning | Level::Error, message } => self.progress.note(message),
             WorkerEvent::Step(step) => {

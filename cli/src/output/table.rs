@@ -1,7 +1,7 @@
 //! Tables for people, and how numbers, sizes and times look in them.
 
 mod adapter;
-mod base;
+pub(crate) mod base;
 pub(crate) mod dataset;
 pub(crate) mod job;
 mod node;

@@ -65,6 +65,22 @@ fn a_page_says_where_it_stands_and_is_asked_for_by_number() {
 }
 
 #[test]
+fn a_base_that_cannot_be_used_says_why_and_to_an_administrator_where() {
+    let broken = BASE.replace("READY", "ERROR");
+    let fault = r#""errors":[{"line":null,"path":"config.json","message":"it is not there"}]"#;
+    let broken = broken.replace(r#""errors":[]"#, fault);
+    let list =
+        |base: &str| run(FakeServer::new([Scripted::data(&format!("[{base}]"))]).client().args(["base", "list"])).1;
+    let answer = list(&broken);
+    assert!(
+        answer.ends_with("\n\ncannot be used:\nsmollm2 (/srv/smollm2): config.json: it is not there\n"),
+        "{answer}"
+    );
+    let answer = list(&broken.replace(r#""/srv/smollm2""#, "null"));
+    assert!(answer.ends_with("\nsmollm2: config.json: it is not there\n"), "{answer}");
+}
+
+#[test]
 fn what_is_submitted_is_the_file_with_what_was_set_and_may_be_sent_twice() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n");
@@ -157,6 +173,21 @@ fn an_upload_goes_on_where_the_server_says_it_stopped() {
     assert_eq!((asked[5].header("upload-offset"), asked[5].body.as_slice()), (Some("6"), &b"6789"[..]));
     let hash = blake3::hash(b"0123456789").to_hex();
     assert_eq!(asked[6].body, format!("{{\"hash\":\"{hash}\"}}").as_bytes());
+}
+
+#[test]
+fn a_name_that_stands_for_two_datasets_is_told_and_deletes_neither() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "chats.jsonl", "0123456789");
+    let hash = blake3::hash(b"0123456789").to_hex();
+    let known = dataset("READY").replace(r#""contentHash":null"#, &format!(r#""contentHash":"{hash}""#));
+    let server = FakeServer::new([Scripted::data(&format!("[{known}]"))]);
+    let (_, _, notes) = run(server.client().args(["dataset", "add"]).arg(&path));
+    assert!(notes.contains("ds_01920000000070008000000000000004 has this name and the same content"), "{notes}");
+    let other = known.replace("000000000004", "000000000005");
+    let server = FakeServer::new([Scripted::data(&format!("[{other},{known}]"))]);
+    let (code, _, complaint) = run(server.client().args(["dataset", "delete", "chats"]));
+    assert!(code == 2 && complaint.contains("0005 and ds_") && complaint.contains("by its id"), "{complaint}");
 }
 
 #[test]

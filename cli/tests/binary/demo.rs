@@ -113,6 +113,28 @@ fn a_dev_that_is_killed_takes_its_worker_along() {
 }
 
 #[test]
+fn a_follower_says_why_its_job_waits_and_leaves_it_be() {
+    let place = Place::new();
+    let dev = Dev::start(&place);
+    dev.online_node();
+    let job = dev.submit(&place, "[resources]\nlabels = { rack = \"none\" }\n");
+    let mut follower = lorikeet();
+    follower.args(["--server", &dev.server, "--token", &dev.token, "job", "follow", &job]);
+    let mut follower = follower.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut notes = BufReader::new(follower.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut hear = |words: &str| assert!(notes.any(|line| line.contains(words)), "it never said {words}");
+    hear("queued: it waits for a device: dev lacks the label rack=none");
+    dev.client(&["job", "pause", &job]);
+    hear("paused: `lorikeet job resume job_");
+    dev.client(&["job", "resume", &job]);
+    hear("it was resumed");
+    interrupt(&follower);
+    hear("the job goes on: `lorikeet job follow job_");
+    assert_eq!(follower.wait().unwrap().code(), Some(130));
+    assert!(dev.client(&["job", "show", &job]).contains("QUEUED"));
+}
+
+#[test]
 fn dev_runs_a_node_and_finds_its_data_again() {
     let place = Place::new();
     let node = Dev::ask(&place, |dev| dev.online_node()["id"].clone());
@@ -178,12 +200,18 @@ impl Dev {
 
     /// Submits a job that does not end by itself.
     fn train_for_ever(&self, place: &Place) {
+        self.submit(place, "");
+    }
+
+    /// Its id.
+    fn submit(&self, place: &Place, more: &str) -> String {
         let (base, data) = (place.path("base"), place.path("data.jsonl"));
         self.client(&["base", "add", "tiny", base.to_str().unwrap()]);
         self.client(&["dataset", "add", data.to_str().unwrap(), "--name", "chats"]);
         let job = "base = \"tiny\"\ndataset = \"chats\"\n[training]\nmax_steps = 100000\ncheckpoint_every = 10000\n";
-        let job = file(&place.path(""), "job.toml", job);
-        self.client(&["submit", job.to_str().unwrap()]);
+        let job = file(&place.path(""), "job.toml", &format!("{job}{more}"));
+        let job: Value = serde_json::from_str(&self.client(&["submit", job.to_str().unwrap()])).unwrap();
+        job["id"].as_str().unwrap().to_owned()
     }
 }
 

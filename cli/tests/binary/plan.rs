@@ -24,16 +24,19 @@ fn a_plan_is_the_sum_of_its_parts_and_names_every_adapted_module() {
 fn a_limit_makes_a_plan_fit_or_says_which_settings_would() {
     let free = plan(&["--set", "training.max_seq_length=512"]).expect("it fits")["memory_bytes"].as_u64().unwrap();
     let less = (free - 1).to_string();
-    let fitted = plan(&["--set", "training.max_seq_length=512", "--memory", &less]).expect("it is made to fit");
+    let fitted =
+        plan(&["--set", "training.max_seq_length=512", "--memory", &format!("{less}B")]).expect("it is made to fit");
     assert!(fitted["memory_bytes"].as_u64().unwrap() < free, "{fitted}");
     assert_ne!(fitted["micro_tokens"], 2048);
     // enough for a small adapter only
     let small = plan(&["--set", "lora.rank=8", "--set", "training.micro_tokens=256"]).expect("it fits");
     let limit = small["memory_bytes"].to_string();
-    let refused = plan(&["--set", "lora.rank=64", "--memory", &limit]).expect_err("a large one does not fit");
+    let refused =
+        plan(&["--set", "lora.rank=64", "--memory", &format!("{limit}B")]).expect_err("a large one does not fit");
     assert_eq!(refused.0, 2);
     assert!(refused.1.contains("too few") && refused.1.contains("lora.rank = "), "{}", refused.1);
     assert_eq!(plan(&["--memory", "much"]).expect_err("no size").0, 2);
+    assert!(plan(&["--memory", "4"]).expect_err("four what?").1.contains("like 6GiB"));
 }
 
 /// The answer, or exit code and complaint.

@@ -24,8 +24,9 @@ fn a_training_leaves_an_attempt_directory_and_says_what_came_of_it() {
     {
         assert!(place.path("run").join(name).exists(), "{name}");
     }
-    let (code, again, _) = run(place.train("run", &["training.max_steps=3"]).args(["--output", "json"]));
+    let (code, again, note) = run(place.train("run", &["training.max_steps=3"]).args(["--output", "json"]));
     assert_eq!((code, again), (0, answer), "a finished training is told again, not done again");
+    assert!(note.contains("was finished already"), "{note}");
 }
 
 #[test]
@@ -51,6 +52,7 @@ fn a_training_that_was_interrupted_goes_on_to_the_same_adapter() {
     assert_eq!(child.wait().unwrap().code(), Some(130), "nothing failed, and it is not finished");
     let (code, _, notes) = run(&mut place.train("broken", steps));
     assert_eq!(code, 0, "{notes}");
+    assert!(notes.contains("going on from step "), "{notes}");
     let adapter = |out| fs::read(place.path(out).join("adapter/adapter_model.safetensors")).unwrap();
     assert!(adapter("whole") == adapter("broken"), "bit for bit");
     let events = fs::read_to_string(place.path("broken").join("events.jsonl")).unwrap();
@@ -206,6 +208,31 @@ fn files_and_settings_that_cannot_be_are_the_persons_mistake() {
     let (code, _, complaint) = run(&mut none);
     assert!(code == 2 && complaint.contains("the base model's directory /nonexistent"), "{code} {complaint}");
     assert!(!place.path("x").exists(), "nothing is made for a training that cannot be");
+}
+
+#[test]
+fn a_base_or_adapter_that_was_missed_by_a_level_is_guessed() {
+    let place = Place::new();
+    fs::create_dir_all(place.path("run/adapter")).unwrap();
+    fs::write(place.path("run/adapter/adapter_config.json"), "{}").unwrap();
+    let generate = |base: &str, adapter: Option<&str>| {
+        let mut command = lorikeet();
+        command.args(["generate", "--prompt", "x", "--base"]).arg(place.path(base));
+        adapter.map(|adapter| command.arg("--adapter").arg(place.path(adapter)));
+        let (code, _, complaint) = run(&mut command);
+        assert_eq!(code, 2, "{complaint}");
+        complaint
+    };
+    let meant = |name: &str| format!("hint: is {} meant?", place.path(name).display());
+    let above = generate("", None);
+    assert!(above.contains(&meant("base")), "{above}");
+    let below = generate("base/config.json", None);
+    assert!(below.contains(&meant("base")), "{below}");
+    assert!(generate("Org/name", None).contains("nothing is fetched"));
+    let run = generate("base", Some("run"));
+    assert!(run.contains(&meant("run/adapter")), "{run}");
+    let (code, _, complaint) = crate::support::run(&mut place.train("x", &["epochs=3"]));
+    assert!(code == 2 && complaint.contains("did you mean training.epochs?"), "{complaint}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ use super::{
     ask::{Ask, Id, Nothing, Params},
     caller::Caller,
     failure::Failure,
+    job_series::evaluations,
     job_view::{self, sentence},
     job_why,
     page::{Answered, Paging, one},
@@ -230,7 +231,13 @@ pub(super) async fn checkpoints(
     Id(id): Id<JobId>,
 ) -> Answered<Vec<CheckpointView>> {
     let rows = app.driver.checkpoints(caller.actor, id).await?;
-    one(rows.into_iter().filter(|row| !row.orphan && row.removed_at.is_none()).map(checkpoint_view).collect())
+    let mut views: Vec<_> =
+        rows.into_iter().filter(|row| !row.orphan && row.removed_at.is_none()).map(checkpoint_view).collect();
+    let evaluations = evaluations(&app, id).await?;
+    for view in &mut views {
+        view.validation_loss = evaluations.get(&view.step).copied();
+    }
+    one(views)
 }
 
 pub(super) fn checkpoint_view(row: StoredCheckpoint) -> CheckpointView {
@@ -239,6 +246,7 @@ pub(super) fn checkpoint_view(row: StoredCheckpoint) -> CheckpointView {
         attempt: row.attempt,
         step: row.checkpoint.step,
         loss: row.checkpoint.loss,
+        validation_loss: None,
         kind: row.checkpoint.kind,
         size_bytes: files.iter().map(|file| file.size_bytes).sum(),
         files,

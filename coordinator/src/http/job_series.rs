@@ -62,6 +62,18 @@ pub(super) async fn metrics(
     one(curve.points.into_values().collect())
 }
 
+/// The loss of every evaluation that counts, by the step it followed.
+pub(super) async fn evaluations(app: &App, id: JobId) -> Result<BTreeMap<u64, f64>, Failure> {
+    let mut curve = Curve { from: 0, limit: MAX_POINTS, points: BTreeMap::new() };
+    each_line(&app.series, id, |attempt, line| {
+        if matches!(line.event, WorkerEvent::Plan(_) | WorkerEvent::Eval { .. }) {
+            curve.add(attempt, line);
+        }
+    })
+    .await?;
+    Ok(curve.points.into_iter().filter_map(|((step, _), point)| Some((step, point.validation_loss?))).collect())
+}
+
 /// What the workers said, oldest first.
 #[utoipa::path(get, path = route::JOB_LOGS, tag = "jobs",
     params(("id" = String, Path), ("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),

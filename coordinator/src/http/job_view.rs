@@ -1,6 +1,6 @@
 //! A job's record as the API shows it: the row, the names it stands on, and the arithmetic that people expect.
 
-use super::{failure::Failure, job_why};
+use super::{failure::Failure, job, job_why};
 use crate::{
     cluster::job::JobState,
     driver::Handle,
@@ -9,7 +9,7 @@ use crate::{
 };
 use lorikeet_api::{
     JobFile, Timestamp,
-    job::{self as api, JobError, JobStage, JobStatus},
+    job::{self as api, CancelReason, JobError, JobStage, JobStatus},
 };
 use lorikeet_protocol::{
     agent::Progress,
@@ -125,7 +125,11 @@ pub(super) fn reason(job: &Job) -> Option<String> {
         JobState::Submitted => Some("it waits for its dataset and base model to be judged".into()),
         JobState::Blocked(_) => job_why::blocked(job).map(|why| why.summary),
         JobState::Failed(_) | JobState::Rejected { .. } | JobState::Expired => error(job).map(|error| error.message),
-        JobState::Cancelled => job.cancel_reason.as_ref().map(|reason| format!("cancelled: {reason}")),
+        // Who gave no reason is told none.
+        JobState::Cancelled => {
+            let given = job.cancel_reason.as_deref().filter(|reason| *reason != job::word(CancelReason::Other));
+            given.map(|reason| format!("cancelled: {}", reason.replace('_', " ")))
+        }
         JobState::Validating
         | JobState::Queued
         | JobState::Paused

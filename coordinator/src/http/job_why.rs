@@ -149,6 +149,11 @@ pub(super) async fn dry_run(app: &App, actor: Actor, spec: JobSpec, start: Start
         unreachable!("names are answered with what they stand for")
     };
     let file = JobFile::from(&spec).starting(&start);
+    if let (BaseState::Error | BaseState::Changed, Some(fault)) = (&base.state, base.faults.first()) {
+        let whole = fault_in_words(&file, fault);
+        let message = format!("base model `{}` cannot be used: {whole}", base.name);
+        return Ok(not_fitting(file, vec![Fault { line: None, path: "base".into(), message }]));
+    }
     let datasets = || [&dataset].into_iter().chain(&validation);
     let ready = base.state == BaseState::Ready && datasets().all(|dataset| dataset.state == DatasetState::Ready);
     let manifests: Option<Vec<_>> = datasets().map(|dataset| dataset.manifest.as_ref()).collect();

@@ -224,6 +224,9 @@ async fn a_wrong_token_a_wrong_path_and_a_wrong_method_are_refused_in_an_envelop
         let (status, body) = answer(world.ask(method, path, token)).await;
         assert_eq!((status.as_u16(), body["error"]["code"].as_str()), (expected, Some(code)), "{path}: {body}");
         assert_eq!(body["success"], false);
+        if token == "wrong" {
+            assert!(body["error"]["message"].as_str().unwrap().contains("begin with `lk_`"), "{body}");
+        }
     }
 }
 

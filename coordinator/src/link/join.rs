@@ -15,10 +15,13 @@ use tokio::time::timeout;
 const NAME_CHARACTERS: usize = 100;
 
 pub(super) async fn serve(shared: &Shared, connection: &Connection) -> Result<(), LinkError> {
-    let conversation = async {
-        let (mut send, mut receive) = connection.accept_bi().await?;
+    let hearing = async {
+        let (send, mut receive) = connection.accept_bi().await?;
         let asked = wire::read::<JoinRequest>(&mut receive).await?;
-        let request = asked.ok_or(LinkError::Misbehaved("it asked nothing"))?;
+        Ok((send, asked.ok_or(LinkError::Misbehaved("it asked nothing"))?))
+    };
+    let (mut send, request) = shared.first(hearing).await?;
+    let answering = async {
         let answer = answer(shared, connection, request).await.unwrap_or_else(|reason| JoinAnswer::Refused { reason });
         wire::write(&mut send, &answer).await?;
         // Until the answer has arrived: closing at once would lose it.
@@ -26,7 +29,7 @@ pub(super) async fn serve(shared: &Shared, connection: &Connection) -> Result<()
         let _ = send.stopped().await;
         Ok(())
     };
-    timeout(PATIENCE, conversation).await?
+    timeout(PATIENCE, answering).await?
 }
 
 /// `Err` is the sentence for the person at the machine.

@@ -35,8 +35,12 @@ pub(super) async fn serve(
     connection: &Connection,
     certificate: NodeCertificate,
 ) -> Result<(), LinkError> {
-    let (mut send, mut receive) = timeout(PATIENCE, connection.accept_bi()).await??;
-    let first = timeout(PATIENCE, wire::read::<FromAgent>(&mut receive)).await??;
+    let hearing = async {
+        let (send, mut receive) = connection.accept_bi().await?;
+        let first = wire::read::<FromAgent>(&mut receive).await?;
+        Ok((send, receive, first))
+    };
+    let (mut send, receive, first) = shared.first(hearing).await?;
     match first {
         Some(FromAgent::Renew(request)) => {
             let renewed = renew(shared, &certificate, &request).await.map(|(renewed, _)| renewed);

@@ -402,6 +402,9 @@ pub struct CheckpointView {
     pub step: u64,
     /// The loss of that step.
     pub loss: f64,
+    /// Of the evaluation at that step, where there was one; in an event it is null.
+    #[serde(default)]
+    pub validation_loss: Option<f64>,
     /// Why it was made.
     #[schema(value_type = String)]
     pub kind: CheckpointKind,

@@ -60,10 +60,10 @@ fn an_agent_that_leaves_asks_its_workers_to_save_and_takes_nothing_new() {
     let mut scene = Scene::running();
     let out = scene.event(Event::Leave);
     assert!(out.contains(&Action::Ask(id(1), Ask::Stop(StopHow::Save, StopCause::Drain))));
-    assert!(scene.host.has_workers());
+    assert_eq!(scene.host.workers(), 1);
     let out = scene.gone(1);
     assert_eq!(ended(&out).outcome, Outcome::Preempted);
-    assert!(!scene.host.has_workers());
+    assert_eq!(scene.host.workers(), 0);
     assert!(matches!(&scene.heard(offer(2))[..], [Action::Tell(FromAgent::Declined { .. })]));
 }
 

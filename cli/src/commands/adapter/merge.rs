@@ -3,7 +3,10 @@
 use super::refuse_full;
 use crate::{
     args::Merge as Args,
-    commands::{local::failed, train::absolute},
+    commands::{
+        local::{self, failed},
+        train::absolute,
+    },
     failure::Failure,
     output::{
         Output, View,
@@ -35,6 +38,8 @@ struct File {
 /// Whole or not at all.
 pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     refuse_full(&args.out)?;
+    local::base(&args.base)?;
+    local::adapter(&args.adapter)?;
     let out = absolute(&args.out)?;
     let bar = std::sync::OnceLock::new();
     let told = |done, total| bar.get_or_init(|| BytesProgress::new("merging", total)).at(done);

@@ -1,9 +1,15 @@
 //! The demo's last words.
 
-use super::{files::Files, sample::Samples};
-use crate::output::{
-    View,
-    table::{fields, short, span},
+use super::{
+    files::{BASE, DATASET, Files},
+    sample::Samples,
+};
+use crate::{
+    commands::program,
+    output::{
+        View,
+        table::{fields, short, span},
+    },
 };
 use lorikeet_api::{job::Job, model::Model};
 use lorikeet_protocol::id::{JobId, ModelId};
@@ -86,11 +92,20 @@ impl View for Report {
         let small = if self.base.starts_with(&self.folder) { SMALL } else { "" };
         format!(
             "{facts}{small}\n\nTry next:\n  \
-             lorikeet dataset check YOUR.jsonl\n  \
-             lorikeet train --base {base} --dataset {dataset} --out {folder}/run --set training.max_steps=50\n  \
-             lorikeet dev --dir {folder}/dev",
+             {lorikeet} generate --base {base} --adapter {adapter} --chat {prompt} --temperature 0\n  \
+             {lorikeet} dataset check YOUR.jsonl\n  \
+             {lorikeet} train --base {base} --dataset {dataset} --out {folder}/run --set training.max_steps=50\n  \
+             {lorikeet} dev --dir {folder}/dev\n\
+             and beside it, after the two lines that it says to begin with:\n  \
+             {lorikeet} base add {BASE} {base}\n  \
+             {lorikeet} dataset add {dataset} --name {DATASET}\n  \
+             {lorikeet} submit {job} --follow",
+            lorikeet = program(),
             base = self.base.display(),
+            adapter = self.adapter.display(),
+            prompt = in_a_shell(&short(&printable(&self.sample.prompt), 96)),
             dataset = self.dataset.display(),
+            job = self.job_file.display(),
         )
     }
 }
@@ -104,6 +119,11 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
 }
 
+/// One word for a shell, whatever is in it.
+fn in_a_shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +131,11 @@ mod tests {
     #[test]
     fn the_fall_of_the_loss_is_told_in_percent() {
         assert!((Losses { before: 5.0, after: 2.0 }.fall() - 60.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_question_is_one_word_for_a_shell() {
+        assert_eq!(in_a_shell("Where's it?"), r"'Where'\''s it?'");
     }
 
     #[test]

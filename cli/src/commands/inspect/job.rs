@@ -32,8 +32,9 @@ pub(super) fn inspect(
     question: &JobQuestion,
 ) -> Result<JobFindings, Vec<Fault>> {
     let Task::Train(train) = &question.job.task;
-    let config = base::config(base)?;
-    let tokenizer = Tokenizer::load(base).map_err(|error| vec![tokenizer_fault(&error)])?;
+    let unusable = |faults| of_base(&question.job.base, faults);
+    let config = base::config(base).map_err(unusable)?;
+    let tokenizer = Tokenizer::load(base).map_err(|error| unusable(vec![tokenizer_fault(&error)]))?;
     let trained = trained(&config, train)?;
     let prepare = prepare(train, data);
     let check = check_job(&prepare, &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
@@ -48,6 +49,11 @@ pub(super) fn inspect(
         cuda_bytes: memory(Processor::Cuda),
         ..findings(check)
     })
+}
+
+/// Beside the dataset's faults, those of the base say whose they are.
+fn of_base(name: &str, faults: Vec<Fault>) -> Vec<Fault> {
+    faults.into_iter().map(|Fault { path, message, .. }| fault(format!("base {name}, {path}"), message)).collect()
 }
 
 fn findings(check: JobCheck) -> JobFindings {

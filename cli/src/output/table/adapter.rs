@@ -3,6 +3,7 @@
 use super::{fields, grid, moment, short, size, with_below, word};
 use crate::output::View;
 use lorikeet_api::model::{FileView, Model};
+use serde_json::Value;
 
 impl View for Vec<Model> {
     fn table(&self) -> String {
@@ -24,7 +25,7 @@ impl View for Model {
     fn table(&self) -> String {
         let summary = self.summary.as_ref().and_then(|summary| summary.as_object());
         let summary = summary.into_iter().flatten().filter(|(_, value)| !value.is_object() && !value.is_array());
-        let summary: Vec<_> = summary.map(|(name, value)| (name.replace('_', " "), value.to_string())).collect();
+        let summary: Vec<_> = summary.map(|(name, value)| (name.replace('_', " "), value_of(value))).collect();
         let table = fields(
             [
                 ("id", Some(self.id.to_string())),
@@ -41,6 +42,15 @@ impl View for Model {
             .chain(summary.iter().map(|(name, value)| (name.as_str(), Some(value.trim_matches('"').to_owned())))),
         );
         with_below(table, "files:", Some(files(&self.files)))
+    }
+}
+
+/// Six digits of a number are enough for people.
+fn value_of(value: &Value) -> String {
+    match value.as_f64().filter(|number| number.fract() != 0.0) {
+        Some(number) if number.abs() < 1e-3 => format!("{number:.3e}"),
+        Some(number) => format!("{number:.4}"),
+        None => value.to_string(),
     }
 }
 

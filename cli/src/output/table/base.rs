@@ -2,7 +2,7 @@
 
 use super::{count, fields, grid, moment, short, size, with_below, word};
 use crate::output::View;
-use lorikeet_api::base::BaseModel;
+use lorikeet_api::{base::BaseModel, dataset::DatasetFault};
 
 impl View for Vec<BaseModel> {
     fn table(&self) -> String {
@@ -17,8 +17,19 @@ impl View for Vec<BaseModel> {
                 size(base.size_bytes),
             ]
         };
-        grid(["id", "name", "status", "architecture", "parameters", "type", "size"], self.iter().map(row))
+        let table = grid(["id", "name", "status", "architecture", "parameters", "type", "size"], self.iter().map(row));
+        let why = |base: &BaseModel| {
+            let place = base.path.as_ref().map(|path| format!(" ({path})")).unwrap_or_default();
+            base.errors.first().map(|fault| format!("{}{place}: {}", base.name, in_words(fault)))
+        };
+        with_below(table, "cannot be used:", Some(self.iter().filter_map(why).collect::<Vec<_>>().join("\n")))
     }
+}
+
+/// A fault of the whole directory has no file.
+pub(crate) fn in_words(fault: &DatasetFault) -> String {
+    let place = if fault.path.is_empty() { String::new() } else { format!("{}: ", fault.path) };
+    format!("{place}{}", fault.message)
 }
 
 impl View for BaseModel {
@@ -35,7 +46,6 @@ impl View for BaseModel {
             ("size", Some(size(self.size_bytes))),
             ("created", Some(moment(self.created_at))),
         ]);
-        let faults = self.errors.iter().map(|fault| format!("{}: {}", fault.path, fault.message));
-        with_below(table, "faults:", Some(faults.collect::<Vec<_>>().join("\n")))
+        with_below(table, "faults:", Some(self.errors.iter().map(in_words).collect::<Vec<_>>().join("\n")))
     }
 }

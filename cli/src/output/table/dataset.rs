@@ -47,12 +47,14 @@ impl View for Dataset {
 
 impl View for DatasetFindings {
     fn table(&self) -> String {
+        // Of what nothing can be read there is nothing to count.
+        let some = |text: String| Some(text).filter(|_| self.conversations > 0);
         let table = fields([
             ("format", Some(self.format.as_ref().map_or_else(|| "none that is known".to_owned(), word))),
-            ("conversations", Some(count(self.conversations))),
-            ("pairs", Some(count(self.pairs))),
-            ("trainable pairs", Some(count(self.trainable_pairs))),
-            ("turns each", Some(format!("{:.1}", self.average_turns))),
+            ("conversations", some(count(self.conversations))),
+            ("pairs", some(count(self.pairs))),
+            ("trainable pairs", some(count(self.trainable_pairs))),
+            ("turns each", some(format!("{:.1}", self.average_turns))),
             ("tokens", self.tokens.map(count)),
             ("warnings", Some(self.warnings.join("\n")).filter(|text| !text.is_empty())),
         ]);
@@ -106,6 +108,7 @@ pub(crate) fn fault_line(fault: &Fault) -> String {
     let message = fault.message.replace(['\n', '\r'], " ");
     match fault.line {
         Some(line) => format!("line {line}, {}: {message}", fault.path),
+        None if fault.path.is_empty() => message,
         None => format!("{}: {message}", fault.path),
     }
 }

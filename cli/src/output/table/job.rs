@@ -3,6 +3,7 @@
 use super::{count, dollars, fields, grid, moment, short, size, span, with_below, word};
 use crate::output::View;
 use lorikeet_api::job::{CheckpointView, DryRun, Findings, Job, LogLine, MetricsPoint, NodeReason, Why};
+use lorikeet_protocol::job::{Intent, Phase};
 
 impl View for Vec<Job> {
     fn table(&self) -> String {
@@ -19,6 +20,14 @@ impl View for Vec<Job> {
             ]
         };
         grid(["id", "name", "status", "done", "step", "loss", "node", "created"], self.iter().map(row))
+    }
+}
+
+/// What its owner wants of it and it has not come to yet.
+fn wanted(job: &Job) -> &'static str {
+    match job.intent {
+        Intent::Pause if job.phase != Phase::Paused && !job.status.is_terminal() => ", to be paused",
+        Intent::Run | Intent::Pause | Intent::Cancel => "",
     }
 }
 
@@ -40,7 +49,7 @@ impl View for Job {
         fields([
             ("id", Some(self.id.to_string())),
             ("name", Some(self.name.clone())),
-            ("status", Some(format!("{} ({})", word(&self.status), word(&self.phase)))),
+            ("status", Some(format!("{} ({}){}", word(&self.status), word(&self.phase), wanted(self)))),
             ("reason", self.reason.clone()),
             ("error", error.map(|error| error.message.clone())),
             ("hint", error.and_then(|error| error.hint.clone())),
@@ -81,7 +90,9 @@ impl View for Why {
         ]);
         let row = |node: &NodeReason| {
             let fits = if node.fits { "yes" } else { "no" };
-            [node.name.clone(), fits.to_owned(), node.code.clone(), node.message.clone()]
+            let namesakes = self.nodes.iter().filter(|other| other.name == node.name).count();
+            let name = if namesakes > 1 { format!("{} ({})", node.name, node.node) } else { node.name.clone() };
+            [name, fits.to_owned(), node.code.clone(), node.message.clone()]
         };
         let nodes =
             (!self.nodes.is_empty()).then(|| grid(["node", "fits", "reason", "message"], self.nodes.iter().map(row)));
@@ -146,16 +157,19 @@ pub(crate) fn log_line(line: &LogLine) -> String {
 
 impl View for Vec<CheckpointView> {
     fn table(&self) -> String {
+        let best = self.iter().filter_map(|checkpoint| checkpoint.validation_loss).min_by(f64::total_cmp);
         let row = |checkpoint: &CheckpointView| {
+            let mark = if checkpoint.validation_loss == best { " (best)" } else { "" };
             [
                 checkpoint.step.to_string(),
                 word(&checkpoint.kind),
                 format!("{:.4}", checkpoint.loss),
+                checkpoint.validation_loss.map(|loss| format!("{loss:.4}{mark}")).unwrap_or_default(),
                 size(checkpoint.size_bytes),
                 checkpoint.attempt.to_string(),
                 checkpoint.created_at.map(moment).unwrap_or_default(),
             ]
         };
-        grid(["step", "kind", "loss", "size", "attempt", "created"], self.iter().map(row))
+        grid(["step", "kind", "loss", "validation", "size", "attempt", "created"], self.iter().map(row))
     }
 }

@@ -81,6 +81,25 @@ fn a_name_stands_for_one_directory() {
 }
 
 #[test]
+fn a_directory_that_could_not_be_used_gives_its_name_to_another_once_no_job_needs_it() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.change_base();
+    world.ask(Command::RegisterBase { id: BaseId(uuid(24)), name: "b".into(), path: "/b".into() }).0.unwrap();
+    let found = Ok(Inspection::Refused { faults: vec![Fault::whole("no weights found")] });
+    world.handle(Event::Inspected { subject: Subject::Base(BASE), result: found, files: vec![] });
+    let elsewhere = || Command::RegisterBase { id: BaseId(uuid(25)), name: "b".into(), path: "/b/tiny".into() };
+    assert!(world.ask(elsewhere()).0.unwrap_err().to_string().contains("/b"), "a live job needs it as it was");
+    world.report(attempt, ended(Outcome::PrepareFailed));
+    world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
+    assert_eq!(world.ask(elsewhere()).0, Ok(Receipt::Base(BASE)));
+    let base = &world.cluster.bases[&BASE];
+    assert_eq!((base.path.to_str(), &base.state), (Some("/b/tiny"), &BaseState::Validating));
+    world.base_found(77);
+    assert_eq!(world.cluster.bases[&BASE].state, BaseState::Ready);
+}
+
+#[test]
 fn only_the_coordinator_itself_closes_a_base() {
     let mut world = World::ready();
     assert!(world.ask_as(user(), None, Command::MarkChanged { file: hash(30) }).0.is_err());

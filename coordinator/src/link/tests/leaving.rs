@@ -25,6 +25,20 @@ async fn a_revoked_node_is_cut_off_within_five_seconds_though_it_takes_no_word()
 }
 
 #[tokio::test]
+async fn who_has_said_nothing_delays_no_shutdown() {
+    let world = World::new();
+    let (identity, key) = world.node(23).await;
+    let stranger = world.dial(ALPN_JOIN, None).await.unwrap();
+    let node = world.dial(ALPN_CONTROL, Some((&identity, &key))).await.unwrap();
+    let began = std::time::Instant::now();
+    world.link.shutdown(PATIENCE).await;
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    for silent in [stranger, node] {
+        timeout(SOON, silent.closed()).await.expect("it is told");
+    }
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_certificate_unless_that_was_renewed() {
     let world = World::with_ttl(Duration::from_secs(2));
     let ((lazy, lazy_key), (good, good_key)) = (world.node(21).await, world.node(22).await);

@@ -239,7 +239,7 @@ fn policy(table: &mut Table, faults: &mut Vec<FieldError>) -> PolicyKeys {
 struct Table {
     path: String,
     left: Map<String, Value>,
-    /// Every key that was asked for, to tell what an unknown one may have meant.
+    /// Every key that was asked for, those of inner tables too, to tell what an unknown one may have meant.
     known: Vec<String>,
 }
 
@@ -290,8 +290,10 @@ impl Table {
         self.refuse(later, faults);
         for (key, _) in self.left {
             let name = join(&self.path, &key);
-            let meant = self.known.iter().filter(|known| resembles(&key, known));
-            let meant = meant.min_by_key(|known| distance(&key, known)).map(|known| join(&self.path, known));
+            let elsewhere = self.known.iter().find(|known| known.rsplit_once('.').is_some_and(|(_, last)| last == key));
+            let slips = self.known.iter().filter(|known| resembles(&key, known));
+            let meant = elsewhere.or_else(|| slips.min_by_key(|known| distance(&key, known)));
+            let meant = meant.map(|known| join(&self.path, known));
             let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
             faults.push(FieldError::plain(name.clone(), format!("{name} is unknown{meant}")));
         }
@@ -328,6 +330,8 @@ fn section<T: Default>(
     let value = top.left.remove(name);
     let Some(mut table) = Table::open(name, value.as_ref(), faults) else { return T::default() };
     let keys = read(&mut table, faults);
+    // So that a key that stands outside its table is told where it belongs.
+    top.known.extend(table.known.iter().map(|key| join(name, key)));
     table.close(&[], faults);
     keys
 }

@@ -131,6 +131,15 @@ fn every_wrong_key_and_type_is_told_with_its_line() {
 }
 
 #[test]
+fn a_key_outside_its_table_is_told_where_it_belongs() {
+    let faults = JobFile::from_toml("base = \"b\"\ndataset = \"d\"\nepochs = 3\n").unwrap_err();
+    let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    assert_eq!(told, ["line 3: epochs is unknown; did you mean training.epochs?"]);
+    let faults = JobFile::new("b", "d").set("rank", "8").unwrap_err();
+    assert!(faults[0].message.ends_with("did you mean lora.rank?"), "{faults:?}");
+}
+
+#[test]
 fn a_file_that_is_no_toml_names_the_line() {
     for (text, line) in [("base = \"b\"\ndataset = \n", 2), ("base = \"b\"\nbase = \"c\"\n", 2), ("base = \"b\n", 1)] {
         let faults = JobFile::from_toml(text).unwrap_err();
