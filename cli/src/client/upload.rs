@@ -55,7 +55,11 @@ impl Client {
                 Ok(answer) if answer.status() == StatusCode::CONFLICT && broken < ATTEMPTS => {
                     tokio::time::sleep(back_off.wait(jitter())).await;
                     let here = self.offset(&url).await?;
-                    broken = if here > offset { 0 } else { broken + 1 };
+                    broken += 1;
+                    if here > offset {
+                        broken = 0;
+                        back_off.reset();
+                    }
                     offset = here;
                 }
                 Ok(answer) => return Err(refusal(answer).await),
