@@ -7,47 +7,44 @@
 //!
 //! A file is written aside, hashed in 16 MiB chunks, synced with its folder, renamed, and only then gets its manifest, synced
 //! in the same way: a manifest is there only if the bytes are. Every chunk that is read is compared with its hash. Base models
-//! stay where they are: [`Blobs::link`] makes a manifest that points outside, and a chunk that no longer matches is
-//! [`BlobError::Changed`]; what may be pointed at is `blob/outside.rs`. Who may read what is the caller's question; a hash is no permission.
+//! stay where they are: [`Blobs::link`] makes a manifest that points outside, at each place where the file was found, and a chunk
+//! that matches at none of them is [`BlobError::Changed`]; what may be pointed at is `blob/outside.rs`. A link is no possession: what
+//! a model or checkpoint names is ours, copied in if it was only linked (`blob/taken.rs`), and a file of ours is never replaced while
+//! it is whole, because somebody may have it open. Who may read what is the caller's question; a hash is no permission.
 //!
 //! Disk work runs on blocking threads; [`Blobs`] is a cheap handle. What may go is decided outside: see [`Blobs::list`].
 
 mod disk;
+mod entry;
 mod error;
 mod incoming;
 mod look;
 mod outside;
+mod taken;
 mod upload;
 
 pub use error::BlobError;
 pub use incoming::Limit;
-pub use look::{Found, look_at};
+pub use look::{Found, entry_of, look_at, whole_at};
 pub use upload::Upload;
 
 use crate::space::Space;
+use entry::{Entry, Place};
 use incoming::Arrival;
 use lorikeet_protocol::{
     file::FileManifest,
     id::{AttemptId, Hash},
 };
-use serde::{Deserialize, Serialize};
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
     io,
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
-
-/// What the manifest file holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
-    manifest: FileManifest,
-    /// Where the bytes lie, if not here.
-    place: Option<PathBuf>,
-}
 
 /// A file that is kept, for whoever decides what may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,11 +116,12 @@ impl Blobs {
         self.work(move |inner| Ok(inner.entry(hash)?.map(|entry| entry.manifest))).await
     }
 
-    /// Whether all of these are here whole.
+    /// Whether all of these are here whole, and ours; those that are only linked are copied in.
     pub async fn have_all(&self, files: Vec<FileManifest>) -> Result<bool, BlobError> {
         self.work(move |inner| {
             for file in files {
-                if inner.entry(file.hash)?.is_none_or(|entry| entry.manifest != file) {
+                let entry = inner.entry(file.hash)?.filter(|entry| entry.manifest == file);
+                if entry.is_none_or(|entry| !inner.is_ours(&entry) && inner.take_in(&entry).is_err()) {
                     return Ok(false);
                 }
             }
@@ -141,7 +139,9 @@ impl Blobs {
     pub async fn path(&self, hash: Hash) -> Result<PathBuf, BlobError> {
         self.work(move |inner| {
             let entry = inner.entry(hash)?.ok_or_else(|| BlobError::missing(hash))?;
-            Ok(entry.place.unwrap_or_else(|| inner.content(hash)))
+            let places = inner.places(&entry);
+            let there = places.iter().find(|place| place.exists());
+            Ok(there.unwrap_or(&places[0]).clone())
         })
         .await
     }
@@ -164,11 +164,12 @@ impl Blobs {
         self.work(move |inner| {
             let manifest = disk::manifest_of(&mut inner.roots.open(&file)?, &file)?;
             let _ages = lock(&inner.ages);
-            let kept_here = inner.entry(manifest.hash)?.is_some_and(|entry| entry.place.is_none());
-            if kept_here {
-                disk::touch(&inner.entry_path(manifest.hash))?;
-            } else {
-                inner.write_entry(&Entry { manifest: manifest.clone(), place: Some(file) })?;
+            match inner.entry(manifest.hash)? {
+                Some(entry) if inner.is_ours(&entry) => disk::touch(&inner.entry_path(manifest.hash))?,
+                known => {
+                    let entry = known.unwrap_or_else(|| Entry::here(manifest.clone()));
+                    inner.write_entry(&entry.linked_at(file))?;
+                }
             }
             Ok(manifest)
         })
@@ -234,6 +235,22 @@ impl Blobs {
     }
 }
 
+/// Some bytes of a file; `None`: it does not hold them.
+fn read_at(
+    opened: Result<File, BlobError>,
+    path: &Path,
+    range: Range<u64>,
+    expected: Hash,
+) -> Result<Option<Vec<u8>>, BlobError> {
+    let Some(file) = outside::if_there(opened)? else { return Ok(None) };
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    match file.read_exact_at(&mut bytes, range.start) {
+        Ok(()) => Ok(Some(bytes).filter(|bytes| disk::hash(bytes) == expected)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(BlobError::disk("read", path)(error)),
+    }
+}
+
 fn kept_file(path: &Path) -> Option<Kept> {
     let hash = path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()?;
     Some(Kept { hash, since: path.metadata().ok()?.modified().ok()? })
@@ -261,12 +278,42 @@ impl Inner {
         disk::write_whole(&path, &serde_json::to_vec(entry).expect("a manifest is plain data"))
     }
 
-    /// Moves a staged file, already hashed, to its place.
+    /// Whether the bytes are here and not only linked. Their length is looked at, not every byte.
+    fn is_ours(&self, entry: &Entry) -> bool {
+        let length = || self.content(entry.manifest.hash).metadata().map(|file| file.len());
+        entry.place == Place::Here && length().is_ok_and(|length| length == entry.manifest.size)
+    }
+
+    /// The entry of a file of ours.
+    fn own(&self, hash: Hash) -> Result<Option<Entry>, BlobError> {
+        Ok(self.entry(hash)?.filter(|entry| self.is_ours(entry)))
+    }
+
+    /// Moves a staged file, already hashed, to its place, unless the same is there and whole: an inspection may have it open, and is
+    /// allowed that very file and no other of its name. One that was damaged is replaced.
     fn keep(&self, staged: &Path, manifest: &FileManifest) -> Result<(), BlobError> {
         let content = self.content(manifest.hash);
-        let _ages = lock(&self.ages);
+        let mut ages = lock(&self.ages);
+        if self.own(manifest.hash)?.is_some() {
+            drop(ages);
+            let is_whole = disk::manifest_at(&content).is_ok_and(|found| found == *manifest);
+            ages = lock(&self.ages);
+            if is_whole && self.own(manifest.hash)?.is_some() {
+                disk::touch(&self.entry_path(manifest.hash))?;
+                return disk::remove(staged);
+            }
+        }
         disk::rename_synced(staged, &content)?;
-        self.write_entry(&Entry { manifest: manifest.clone(), place: None })
+        self.write_entry(&Entry::here(manifest.clone()))?;
+        drop(ages);
+        Ok(())
+    }
+
+    /// Where the bytes may lie, the likeliest first. What a crash or a restore left here counts too: each chunk is compared.
+    fn places(&self, entry: &Entry) -> Vec<PathBuf> {
+        let mut places = vec![self.content(entry.manifest.hash)];
+        places.extend_from_slice(entry.links());
+        places
     }
 
     fn chunk(&self, hash: Hash, index: u32) -> Result<Vec<u8>, BlobError> {
@@ -274,19 +321,22 @@ impl Inner {
         let chunk = || BlobError::missing(format!("chunk {index} of {hash}"));
         let range = entry.manifest.range(index).ok_or_else(chunk)?;
         let expected = entry.manifest.chunks.get(index as usize).ok_or_else(chunk)?;
-        let path = entry.place.clone().unwrap_or_else(|| self.content(hash));
-        let opened = match entry.place {
-            Some(_) => self.roots.open(&path),
-            None => File::open(&path).map_err(BlobError::disk("open", &path)),
-        };
         // A manifest without its bytes: somebody took them away.
-        let file = outside::if_there(opened)?.ok_or(BlobError::Changed { file: hash, chunk: index })?;
-        let mut bytes = vec![0; (range.end - range.start) as usize];
-        match file.read_exact_at(&mut bytes, range.start) {
-            Ok(()) if disk::hash(&bytes) == *expected => Ok(bytes),
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(BlobError::disk("read", &path)(error)),
-            Ok(()) | Err(_) => Err(BlobError::Changed { file: hash, chunk: index }),
+        let mut failed = BlobError::Changed { file: hash, chunk: index };
+        for place in self.places(&entry) {
+            let opened = if place == self.content(hash) {
+                File::open(&place).map_err(BlobError::disk("open", &place))
+            } else {
+                self.roots.open(&place)
+            };
+            match read_at(opened, &place, range.clone(), *expected) {
+                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(None) => {}
+                // Trouble with a place that may still hold it says more than another that does not.
+                Err(error) => failed = error,
+            }
         }
+        Err(failed)
     }
 
     fn claim(self: &Arc<Self>, name: String) -> Result<Claim, BlobError> {

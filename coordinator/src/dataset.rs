@@ -12,6 +12,11 @@ use lorikeet_protocol::{
 };
 
 impl Dataset {
+    /// Whether it is of no use as it is: no upload that goes on by itself, no judgement that is awaited.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.state, DatasetState::Error | DatasetState::Uploading)
+    }
+
     /// A dataset whose bytes are still to come.
     pub fn new(
         id: DatasetId,

@@ -210,8 +210,10 @@ pub(crate) fn service(app: Arc<App>) -> Router {
     let (patient, more) = patient_routes();
     let document = document.merge_from(more);
     let quick = quick.layer(middleware::from_fn_with_state(Arc::clone(&app), frame::in_time));
+    let queryless = ask::Queryless::of(&document);
     let routed = quick
         .merge(patient)
+        .route_layer(middleware::from_fn_with_state(queryless, ask::Queryless::check))
         .route(lorikeet_api::route::OPENAPI, axum::routing::get(async move || axum::Json(document)))
         .fallback(frame::no_route)
         .method_not_allowed_fallback(frame::no_method)

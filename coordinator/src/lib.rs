@@ -112,6 +112,7 @@ impl Coordinator {
         let folders = Folders::make(&config.data)?;
         folders.refuse_without_store()?;
         let store = Store::open(&folders.state())?;
+        folders.refuse_without_authority(&store)?;
         let authority = Arc::new(Authority::open(&folders.ca())?);
         let signer = Signer::open(&folders.upload_key()).map_err(StartError::file(&folders.upload_key()))?;
         let blobs = Blobs::open(&folders.blobs(), &folders.staging(), &config.base_roots, config.storage.keep_free)?;

@@ -6,7 +6,14 @@ use crate::{
     record::{Model, Receipt, Record},
 };
 use lorikeet_api::name;
-use lorikeet_protocol::id::ModelId;
+use lorikeet_protocol::{file::NamedFile, id::ModelId};
+
+impl Model {
+    /// Whether it is still there, with all of these files.
+    pub(crate) fn holds(&self, files: &[NamedFile]) -> bool {
+        self.deleted_at.is_none() && files.iter().all(|file| self.files.contains(file))
+    }
+}
 
 impl Cluster {
     pub(crate) fn patch_model(

@@ -14,9 +14,9 @@ use crate::{
         LinkError,
         tls::{self, Authority},
     },
-    record::{Token, User},
+    record::{Closed, Node, Token, User},
     series::SeriesError,
-    store::StoreError,
+    store::{Store, StoreError},
 };
 use lorikeet_protocol::{
     codec::CodecError,
@@ -62,6 +62,18 @@ pub enum StartError {
         /// What is there.
         found: &'static str,
     },
+    /// Machines have joined an authority that is gone.
+    #[error(
+        "open the certificate authority {ca}: it is not whole, though the store knows {nodes} machines that trust it. A new one would \
+        make each of them a stranger; bring it back from a backup: `tar -xf BACKUP -C {data} ca`, or move {data} aside to begin anew",
+        ca = .ca.display(), data = .ca.parent().unwrap_or(.ca).display()
+    )]
+    NoAuthority {
+        /// Where it should be.
+        ca: PathBuf,
+        /// How many machines would have to join again.
+        nodes: usize,
+    },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -93,6 +105,7 @@ impl StartError {
             Self::Config(_)
             | Self::File { .. }
             | Self::NoStore { .. }
+            | Self::NoAuthority { .. }
             | Self::Store(_)
             | Self::Blobs(_)
             | Self::Series(_)
@@ -186,6 +199,17 @@ impl Folders {
         if self.ca().join("ca.pem").exists() { Err(StartError::NoStore { state, found }) } else { Ok(()) }
     }
 
+    /// The other way round: what agents trust is not made anew while the store knows agents.
+    pub(crate) fn refuse_without_authority(&self, store: &Store) -> Result<(), StartError> {
+        let ca = self.ca();
+        if ["ca.pem", "ca.key"].iter().all(|file| ca.join(file).exists()) {
+            return Ok(());
+        }
+        let trusts = |node: &Node| !node.serials.is_empty() && node.closed != Some(Closed::Retired);
+        let nodes = store.scan(&[], trusts)?.len();
+        if nodes == 0 { Ok(()) } else { Err(StartError::NoAuthority { ca, nodes }) }
+    }
+
     pub(crate) fn upload_key(&self) -> PathBuf {
         self.0.join("keys").join("upload.key")
     }
@@ -241,12 +265,15 @@ pub(crate) fn settings(config: &config::Config) -> Settings {
     }
 }
 
-/// Makes the first ADMIN and its token, unless they are there; a start that broke off between the two is completed.
+/// Makes the first ADMIN and its token, unless they are there; a start that broke off between the two is completed. A token is made
+/// again when none of an ADMIN works any more, all withdrawn or run out: nobody could come in otherwise.
 pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Result<(), StartError> {
-    let read =
-        |store: &crate::store::Store| Ok((store.scan::<User>(&[], |_| true)?, store.scan::<Token>(&[], |_| true)?));
-    let (users, tokens) = driver.read(read).await?;
-    let user = match users.first() {
+    let is_admin = |user: &User| user.role == Role::Admin;
+    let read = move |store: &Store| {
+        Ok((store.scan::<User>(&[], is_admin)?, store.scan::<Token>(&[], |token| token.works(now()))?))
+    };
+    let (admins, tokens) = driver.read(read).await?;
+    let user = match admins.first() {
         Some(user) => user.id,
         None => {
             let (id, email) = (UserId(Uuid::now_v7()), email.to_lowercase());
@@ -255,14 +282,14 @@ pub(crate) async fn first_admin(driver: &Handle, email: &str, path: &Path) -> Re
             id
         }
     };
-    if tokens.is_empty() {
+    if !tokens.iter().any(|token| admins.iter().any(|admin| admin.id == token.owner)) {
         let secret = http::new_secret().map_err(StartError::Random)?;
         // The file first: a token that is valid and known to nobody could never be used or withdrawn.
         write_private(path, &format!("{secret}\n")).map_err(StartError::file(path))?;
         let (id, hash) = (TokenId(Uuid::now_v7()), http::hash_of(&secret));
-        let command = Command::CreateToken { id, user, name: "first start".into(), hash, expires: None };
+        let command = Command::CreateToken { id, user, name: "made at a start".into(), hash, expires: None };
         driver.command(as_system(HERE), command).await?;
-        tracing::info!(path = %path.display(), "the first administrator's token was written");
+        tracing::info!(path = %path.display(), "an administrator's token was written");
     }
     Ok(())
 }

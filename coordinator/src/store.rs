@@ -17,10 +17,10 @@ pub mod tables;
 pub use copy::{Facts, FileKind};
 
 use crate::{
-    record::{JoinSecret, Record, Replay},
+    record::{JoinSecret, Model, Record, Replay},
     space::{self, Reserve},
 };
-use lorikeet_protocol::id::{UnixMillis, UserId};
+use lorikeet_protocol::id::{ModelId, UnixMillis, UserId};
 use open::Disk;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use std::{
@@ -288,6 +288,14 @@ impl Store {
             }
             Ok((rows, total))
         })
+    }
+
+    /// Models that a job's `init_adapter` may mean, by id or name, oldest first.
+    pub fn adapters(&self, name: &str) -> Result<Vec<Model>, StoreError> {
+        match name.parse::<ModelId>() {
+            Ok(id) => Ok(self.get(&id.bytes())?.into_iter().collect()),
+            Err(_) => self.scan(&[], |model: &Model| model.name == name && model.deleted_at.is_none()),
+        }
     }
 
     /// The jobs that are not over, oldest first.

@@ -3,6 +3,9 @@
 //!
 //! The records decide: what they name is read in one go, then compared with what is kept. A file that has just come, or has
 //! just been offered again, looks young and stays until a record can name it.
+//!
+//! What a base's directory has and a model names too was only linked once: at a start it is copied in, and what could not be then,
+//! with each sweep.
 
 use crate::{
     access::Actor,
@@ -14,7 +17,7 @@ use crate::{
 };
 use lorikeet_protocol::id::{Hash, UnixMillis};
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{sync::broadcast::error::RecvError, time::Instant};
@@ -39,6 +42,8 @@ pub(crate) struct Keep {
 /// Sweeps every hour until cancelled.
 pub(crate) async fn run(driver: Handle, blobs: Blobs, series: Series, keep: Keep, cancel: CancellationToken) {
     let (mut changes, mut next) = (driver.changes(), Instant::now() + EVERY);
+    let mut linked = named_of_ours(&driver).await;
+    take_in(&blobs, &mut linked, &cancel).await;
     loop {
         tokio::select! {
             biased;
@@ -52,6 +57,7 @@ pub(crate) async fn run(driver: Handle, blobs: Blobs, series: Series, keep: Keep
             },
             () = tokio::time::sleep_until(next) => next += EVERY,
         }
+        take_in(&blobs, &mut linked, &cancel).await;
         if let Some(kept) = keep.series {
             drop_series(&driver, &series, kept).await;
         }
@@ -60,6 +66,36 @@ pub(crate) async fn run(driver: Handle, blobs: Blobs, series: Series, keep: Keep
             Ok(gone) => tracing::info!(gone, "files that no record names were removed"),
             Err(error) => tracing::error!(%error, "files that no record names could not be removed"),
         }
+    }
+}
+
+/// Files that must be here, not in a directory of somebody else's.
+async fn named_of_ours(driver: &Handle) -> Vec<Hash> {
+    let facts = driver.read(|store| store.facts()).await;
+    let files = facts.inspect_err(|error| tracing::error!(%error, "the files of models could not be looked up"));
+    let files = files.map(|facts| facts.files).unwrap_or_default();
+    let ours: BTreeSet<Hash> = files.iter().filter(|(kind, _)| kind.is_ours()).map(|(_, file)| file.hash).collect();
+    ours.into_iter().collect()
+}
+
+/// Copies in what is only linked; what cannot be copied now is left in the list. Of the others only the manifest is read.
+async fn take_in(blobs: &Blobs, linked: &mut Vec<Hash>, cancel: &CancellationToken) {
+    let (mut left, mut taken) = (Vec::new(), 0);
+    for file in std::mem::take(linked) {
+        if cancel.is_cancelled() {
+            return;
+        }
+        match blobs.take_in(file).await {
+            Ok(was_linked) => taken += u32::from(was_linked),
+            Err(error) => {
+                tracing::warn!(%file, %error, "a model's or checkpoint's file could not be copied from its base's directory");
+                left.push(file);
+            }
+        }
+    }
+    *linked = left;
+    if taken > 0 {
+        tracing::info!(taken, "files of models and checkpoints that lay only in a base's directory were copied in");
     }
 }
 
@@ -175,6 +211,25 @@ mod tests {
         let gone = |restored: u32| superfluous(&files, &HashSet::new(), now, day, Some(now - restored * day));
         assert_eq!(gone(29), [files[1]], "only what came since goes by the ordinary rule");
         assert_eq!(gone(31).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_only_linked_is_copied_in_as_soon_as_it_can_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let blobs = Blobs::open(&at("blobs"), &at("staging"), &[at("bases")], 0).unwrap();
+        std::fs::create_dir(at("bases")).unwrap();
+        std::fs::write(at("bases/tokenizer.json"), "bytes").unwrap();
+        let file = blobs.link(at("bases/tokenizer.json")).await.unwrap();
+        std::fs::rename(at("bases"), at("unmounted")).unwrap();
+        let (mut linked, cancel) = (vec![file.hash], CancellationToken::new());
+        take_in(&blobs, &mut linked, &cancel).await;
+        assert_eq!(linked, [file.hash], "it is tried again");
+        std::fs::rename(at("unmounted"), at("bases")).unwrap();
+        take_in(&blobs, &mut linked, &cancel).await;
+        assert!(linked.is_empty());
+        std::fs::remove_dir_all(at("bases")).unwrap();
+        assert_eq!(blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! A whole coordinator: quick to start, clean to stop, plain about what it lacks.
 
 use super::*;
+use lorikeet_protocol::id::{NodeId, UnixMillis};
 use std::{net::Ipv4Addr, os::unix::fs::PermissionsExt, time::Instant};
 
 pub(crate) fn config(data: &Path) -> Config {
@@ -43,6 +44,63 @@ async fn a_second_start_keeps_identity_and_administrator() {
     assert_eq!(second.ca_hash(), hash);
     assert_eq!(std::fs::read_to_string(second.admin_token_path()).unwrap(), token);
     second.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_start_that_finds_no_working_token_of_an_administrator_makes_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Coordinator::bind(config(folder.path())).await.unwrap();
+    let path = first.admin_token_path().to_owned();
+    first.shutdown().await;
+    let old = std::fs::read_to_string(&path).unwrap();
+    let store = Store::open(&folder.path().join("state.redb")).unwrap();
+    let mut token = store.scan::<record::Token>(&[], |_| true).unwrap().remove(0);
+    token.expires = Some(UnixMillis(1));
+    store.commit(&[record::Record::Token(token)]).unwrap();
+    drop(store);
+    Coordinator::bind(config(folder.path())).await.unwrap().shutdown().await;
+    let new = std::fs::read_to_string(&path).unwrap();
+    assert_ne!(new, old);
+    std::fs::remove_file(&path).unwrap();
+    Coordinator::bind(config(folder.path())).await.unwrap().shutdown().await;
+    assert!(!path.exists(), "somebody has one that works");
+}
+
+#[tokio::test]
+async fn a_lost_authority_is_not_made_anew_while_machines_trust_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = async || Coordinator::bind(config(folder.path())).await;
+    let first = start().await.unwrap();
+    let hash = first.ca_hash();
+    first.shutdown().await;
+    let (ca, aside) = (folder.path().join("ca"), folder.path().join("aside"));
+    std::fs::rename(&ca, &aside).unwrap();
+    let second = start().await.expect("nobody has joined yet");
+    assert_ne!(second.ca_hash(), hash);
+    second.shutdown().await;
+    let node = record::Node {
+        id: NodeId(uuid::Uuid::from_u128(1)),
+        name: "one".into(),
+        joined: UnixMillis(1),
+        serials: vec!["7e".into()],
+        quarantine: None,
+        boot: None,
+        sessions: 0,
+        last_report: 0,
+        closed: None,
+        suspected_by: vec![],
+        probation: None,
+    };
+    let commit = |node: &record::Node| {
+        Store::open(&folder.path().join("state.redb")).unwrap().commit(&[record::Record::Node(node.clone())]).unwrap()
+    };
+    commit(&node);
+    std::fs::remove_file(ca.join("ca.pem")).unwrap();
+    let refused = start().await.err().expect("a machine trusts it").to_string();
+    assert!(refused.contains("1 machines") && refused.contains("tar -xf"), "{refused}");
+    assert!(!ca.join("ca.pem").exists(), "nothing was made");
+    commit(&record::Node { closed: Some(record::Closed::Retired), ..node });
+    start().await.expect("the machine will not come back").shutdown().await;
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ impl Client {
         let mut opened = File::open(file).await.map_err(|error| Failure::file("open", file, &error))?;
         let (mut url, mut fresh) = (created.upload_url.clone(), true);
         let mut offset = self.offset(&url).await?;
-        // Counts broken connections since the last part that arrived.
+        // Counts broken connections and conflicts since the last byte that arrived, whoever sent it.
         let mut broken = 0;
         let mut back_off = Backoff::new(BACK_OFF, LONGEST_BACK_OFF);
         while offset < size {
@@ -50,10 +50,17 @@ impl Client {
                     let renewed: DatasetCreated = self.post(&path, &[], &serde_json::json!({})).await?;
                     (url, fresh) = (renewed.upload_url, true);
                 }
-                // Another writer, or an answer that was lost: the server knows best how much it has.
+                // Another writer, or an answer that was lost: the server knows best how much it has. While another writes and gets on,
+                // it is waited for.
                 Ok(answer) if answer.status() == StatusCode::CONFLICT && broken < ATTEMPTS => {
+                    tokio::time::sleep(back_off.wait(jitter())).await;
+                    let here = self.offset(&url).await?;
                     broken += 1;
-                    offset = self.offset(&url).await?;
+                    if here > offset {
+                        broken = 0;
+                        back_off.reset();
+                    }
+                    offset = here;
                 }
                 Ok(answer) => return Err(refusal(answer).await),
                 Err(error) if broken < ATTEMPTS && is_transport(&error) => {

@@ -191,6 +191,27 @@ fn a_name_that_stands_for_two_datasets_is_told_and_deletes_neither() {
 }
 
 #[test]
+fn an_upload_that_another_writes_too_waits_while_that_gets_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "chats.jsonl", "0123456789");
+    let created = format!(
+        "{{\"dataset\":{},\"uploadUrl\":\"/api/uploads/1?signature=x\",\"expiresAt\":\"2026-01-01T00:00:00Z\"}}",
+        dataset("UPLOADING")
+    );
+    let mut script =
+        vec![Scripted::data("[]"), Scripted::data(&created), Scripted::empty("200 OK", &[("upload-offset", "0")])];
+    // More often than a request is sent when nobody answers.
+    for offset in 1..=8 {
+        script.push(Scripted::empty("409 Conflict", &[]));
+        script.push(Scripted::empty("200 OK", &[("upload-offset", &offset.to_string())]));
+    }
+    script.push(Scripted::empty("204 No Content", &[("upload-offset", "10")]));
+    script.extend([Scripted::data(&dataset("VALIDATING")), Scripted::data(&dataset("READY"))]);
+    let (code, _, complaint) = run(FakeServer::new(script).client().args(["dataset", "add"]).arg(&path));
+    assert_eq!(code, 0, "{complaint}");
+}
+
+#[test]
 fn an_upload_whose_link_expires_goes_on_with_a_fresh_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("chats.jsonl");

@@ -34,24 +34,35 @@ pub struct Restored {
 pub fn restore(from: &Path, data: &Path, check: bool) -> Result<Restored, BackupError> {
     refuse_occupied(data)?;
     let aside = data.join(UNPACKED);
-    let clear = || match std::fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BackupError::file("remove", &aside)(error)),
-        Ok(()) | Err(_) => Ok(()),
-    };
-    clear()?;
-    make_folder(&aside)?;
-    let head = unpack(from, &aside)?;
-    refuse_other_authority(&aside, data)?;
+    clear(&aside)?;
+    let placed = unpack_and_place(from, &aside, data);
+    // Keys are in it: it goes however that ended. If it cannot go, a failure says more than what is left of it.
+    let cleared = clear(&aside);
+    let (head, generation, rows) = placed?;
+    cleared?;
+    let verified = if check { Some(verify(data)?) } else { None };
+    Ok(Restored { head, generation, rows, verified })
+}
+
+fn unpack_and_place(from: &Path, aside: &Path, data: &Path) -> Result<(Head, u32, u64), BackupError> {
+    make_folder(aside)?;
+    let head = unpack(from, aside)?;
+    refuse_other_authority(aside, data)?;
     let (generation, rows) = raise(&aside.join("state.redb"), &head)?;
     for part in ["ca", "keys", "blobs", "series"] {
         for file in below(&aside.join(part))? {
-            place(&aside, data, &file)?;
+            place(aside, data, &file)?;
         }
     }
-    place(&aside, data, &aside.join("state.redb"))?;
-    clear()?;
-    let verified = if check { Some(verify(data)?) } else { None };
-    Ok(Restored { head, generation, rows, verified })
+    place(aside, data, &aside.join("state.redb"))?;
+    Ok((head, generation, rows))
+}
+
+fn clear(aside: &Path) -> Result<(), BackupError> {
+    match std::fs::remove_dir_all(aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(BackupError::file("remove", aside)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn refuse_occupied(data: &Path) -> Result<(), BackupError> {

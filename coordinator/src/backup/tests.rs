@@ -3,12 +3,12 @@
 use super::*;
 use crate::{
     access::Role,
-    record::{Dataset, DatasetState, Record, User},
+    record::{Base, BaseState, Dataset, DatasetState, Model, Record, User},
     store::FileKind,
 };
 use lorikeet_protocol::{
-    file::FileManifest,
-    id::{DatasetId, UserId},
+    file::{FileManifest, NamedFile},
+    id::{AttemptToken, BaseId, DatasetId, JobId, ModelId, UserId},
 };
 use std::{fs, path::PathBuf};
 use uuid::Uuid;
@@ -78,6 +78,29 @@ fn a_full_backup_makes_the_same_directory_again_under_a_higher_generation() {
 }
 
 #[test]
+fn a_full_backup_holds_a_models_file_that_only_a_bases_directory_has_and_no_base() {
+    let place = Place::new();
+    let link = |name: &str| {
+        let path = place.at(name);
+        fs::write(&path, name).unwrap();
+        let hash = Hash(*blake3::hash(name.as_bytes()).as_bytes());
+        let manifest = FileManifest { size: name.len() as u64, hash, chunks: vec![hash] };
+        let entry = place.at("data/blobs").join(&hash.to_string()[..2]).join(hash.to_string()).with_extension("json");
+        fs::create_dir_all(entry.parent().unwrap()).unwrap();
+        fs::write(entry, serde_json::json!({ "manifest": manifest, "place": path }).to_string()).unwrap();
+        NamedFile { path: name.into(), manifest }
+    };
+    let files = [link("tokenizer.json"), link("model.safetensors")];
+    let store = Store::open(&place.at("data/state.redb")).unwrap();
+    store.commit(&[Record::Base(base(files.to_vec())), Record::Model(model(files[..1].to_vec()))]).unwrap();
+    drop(store);
+    let backup = place.take(true);
+    files.iter().for_each(|file| fs::remove_file(place.at(&file.path)).unwrap());
+    let missing = restore(&backup, &place.at("new"), true).unwrap().verified.unwrap().missing;
+    assert_eq!(missing, [Missing { hash: files[1].manifest.hash, kind: FileKind::Base, is_changed: false }]);
+}
+
+#[test]
 fn two_restores_of_one_backup_never_share_a_generation() {
     let place = Place::new();
     let backup = place.take(false);
@@ -128,7 +151,8 @@ fn a_backup_that_was_cut_off_or_changed_anywhere_restores_nothing() {
         fs::write(&from, bytes).unwrap();
         let error = restore(&from, &to, false).expect_err(what);
         assert!(error.to_string().contains("bad.tar") || matches!(error, BackupError::File { .. }), "{what}: {error}");
-        assert!(!to.join("state.redb").exists() && !to.join("ca").exists(), "{what} left something behind");
+        let left = fs::read_dir(&to).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{what} left something behind");
     };
     for cut in [0, 100, 512, 700, whole.len() / 2, whole.len() - 3_000] {
         refused(&whole[..cut], &format!("cut off after {cut} bytes"));
@@ -219,6 +243,39 @@ fn dataset(manifest: FileManifest) -> Dataset {
         created: UnixMillis(1),
         uploaded_at: None,
         validated_at: None,
+        deleted_at: None,
+    }
+}
+
+fn base(files: Vec<NamedFile>) -> Base {
+    Base {
+        id: BaseId(Uuid::from_u128(3)),
+        name: "tiny".into(),
+        owner: UserId(Uuid::from_u128(1)),
+        path: "/bases/tiny".into(),
+        state: BaseState::Ready,
+        findings: None,
+        files,
+        faults: vec![],
+        created: UnixMillis(1),
+        deleted_at: None,
+    }
+}
+
+fn model(files: Vec<NamedFile>) -> Model {
+    Model {
+        id: ModelId(Uuid::from_u128(4)),
+        owner: UserId(Uuid::from_u128(1)),
+        job: JobId(Uuid::from_u128(4)),
+        token: AttemptToken { generation: 1, number: 1 },
+        name: "tone".into(),
+        version: "1.0.0".into(),
+        description: None,
+        files,
+        summary: None,
+        dataset: DatasetId(Uuid::from_u128(2)),
+        base: BaseId(Uuid::from_u128(3)),
+        created: UnixMillis(1),
         deleted_at: None,
     }
 }

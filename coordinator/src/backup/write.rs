@@ -1,11 +1,14 @@
 //! Writing a backup: entry by entry, each hashed on its way.
 
 use super::{BackupError, Head, Sum};
-use crate::store::{Facts, FileKind};
+use crate::{
+    blob,
+    store::{Facts, FileKind},
+};
 use lorikeet_protocol::{file::FileManifest, id::Hash};
 use serde::Serialize;
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -31,9 +34,12 @@ pub fn write(data: &Path, state: &Path, facts: &Facts, head: &Head, out: impl Wr
     writer.copy("state.redb", state)?;
     let named = |(kind, file): &(FileKind, FileManifest)| Named { hash: file.hash, size: file.size, kind: *kind };
     writer.json("blobs.json", &facts.files.iter().map(named).collect::<Vec<_>>())?;
-    let files: BTreeSet<Hash> = facts.files.iter().map(|(_, file)| file.hash).collect();
-    for hash in files {
-        writer.blob(data, hash, head.full)?;
+    let mut files: BTreeMap<Hash, (bool, &FileManifest)> = BTreeMap::new();
+    for (kind, file) in &facts.files {
+        files.entry(file.hash).or_insert((false, file)).0 |= kind.is_ours();
+    }
+    for (is_ours, file) in files.into_values() {
+        writer.blob(data, file, is_ours, head.full)?;
     }
     if head.full {
         for path in below(&data.join("series"))? {
@@ -68,10 +74,12 @@ impl<W: Write> Entries<W> {
         self.entry(name, length, file).map_err(BackupError::file("copy", path))
     }
 
-    /// The manifest if the bytes lie elsewhere; both in a full backup. A file that is gone is for a check to find, not for a backup.
-    fn blob(&mut self, data: &Path, hash: Hash, full: bool) -> Result<(), BackupError> {
-        let name = hash.to_string();
-        let bytes = data.join("blobs").join(&name[..2]).join(&name);
+    /// The manifest if the bytes lie elsewhere; both in a full backup. Of a model's file that is only linked, as older programs left
+    /// it, the bytes are in a full backup as well. A file that is gone is for a check to find, not for a backup.
+    fn blob(&mut self, data: &Path, file: &FileManifest, is_ours: bool, full: bool) -> Result<(), BackupError> {
+        let name = file.hash.to_string();
+        let blobs = data.join("blobs");
+        let bytes = blobs.join(&name[..2]).join(&name);
         let manifest = bytes.with_extension("json");
         let is_elsewhere = !bytes.exists();
         if !manifest.exists() || !(full || is_elsewhere) {
@@ -79,6 +87,14 @@ impl<W: Write> Entries<W> {
         }
         if !is_elsewhere {
             self.file(data, &bytes)?;
+        } else if full
+            && is_ours
+            && let Ok(linked) = blob::whole_at(&blobs, file)
+        {
+            let place = |path: &Path| path.strip_prefix(data).unwrap_or(path).to_string_lossy().into_owned();
+            self.copy(&place(&bytes), &linked)?;
+            let entry = blob::entry_of(file);
+            return self.entry(&place(&manifest), entry.len() as u64, entry.as_slice()).map_err(BackupError::Write);
         }
         self.file(data, &manifest)
     }

@@ -100,17 +100,24 @@ impl Inner {
             return Err(inconsistent("its manifest has another number of chunks than its size"));
         }
         let ages = lock(&self.ages);
-        match self.entry(file)? {
-            Some(entry) if entry.manifest == manifest => {
+        let known = self.entry(file)?;
+        match &known {
+            Some(entry) if entry.manifest != manifest => {
+                return Err(inconsistent("its manifest is not the one of the file with this hash"));
+            }
+            Some(entry) if self.is_ours(entry) => {
                 // As if it came now: nobody may sweep it before a report names it.
                 disk::touch(&self.entry_path(file))?;
                 return Ok(Vec::new());
             }
-            Some(_) => return Err(inconsistent("its manifest is not the one of the file with this hash")),
-            None => {}
+            Some(_) | None => {}
         }
         drop(ages);
         self.check_limit(attempt, &manifest, limit)?;
+        // A base has it, an adapter's tokenizer for one. The base may go, so it must be ours; if it cannot be copied, it is sent.
+        if known.is_some_and(|entry| self.take_in(&entry).is_ok()) {
+            return Ok(Vec::new());
+        }
         let known = lock(&self.incoming).get(&(attempt, file)).cloned();
         let incoming = match known.filter(|known| known.manifest == manifest) {
             Some(known) => known,
@@ -146,7 +153,7 @@ impl Inner {
 
     fn finish(&self, attempt: AttemptId, file: Hash) -> Result<(), BlobError> {
         let incoming = match self.incoming(attempt, file) {
-            Err(_) if self.entry(file)?.is_some() => return Ok(()),
+            Err(_) if self.own(file)?.is_some() => return Ok(()),
             incoming => incoming?,
         };
         let finished = lock(&incoming.file).finish(self);

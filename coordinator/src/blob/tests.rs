@@ -353,3 +353,87 @@ async fn what_is_no_regular_file_is_never_waited_for_and_named_among_the_strays(
     let strays: Vec<_> = place.blobs.strays(directory).await.unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(strays, ["merges.txt", "original", "vocab.json"]);
 }
+
+#[tokio::test]
+async fn what_an_agent_offers_and_a_base_has_too_is_copied_in_and_outlives_the_base() {
+    let place = Place::new();
+    let outside = place.base("tiny/tokenizer.json");
+    let bytes = large();
+    std::fs::write(&outside, &bytes).unwrap();
+    let file = place.blobs.link(outside.clone()).await.unwrap();
+    assert!(place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap().is_empty(), "nothing has to be sent");
+    std::fs::remove_file(&outside).unwrap();
+    assert_eq!(place.blobs.chunk(file.hash, 2).await.unwrap(), piece(&bytes, 2));
+    assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_an_agent_offers_and_a_base_no_longer_has_is_sent() {
+    let place = Place::new();
+    let outside = place.base("tiny/tokenizer.json");
+    std::fs::write(&outside, b"bytes").unwrap();
+    let file = place.blobs.link(outside.clone()).await.unwrap();
+    std::fs::write(&outside, b"other").unwrap();
+    assert!(!place.blobs.have_all(vec![file.clone()]).await.unwrap(), "a link is no possession");
+    assert_eq!(place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap(), [0]);
+    place.blobs.put_chunk(attempt(), file.hash, 0, b"bytes".to_vec()).await.unwrap();
+    place.blobs.finish(attempt(), file.hash).await.unwrap();
+    assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");
+    assert!(place.blobs.have_all(vec![file]).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_that_is_here_is_not_replaced_by_the_same_again_unless_it_was_damaged() {
+    use std::os::unix::fs::MetadataExt;
+    let place = Place::new();
+    let source = place.folder.path().join("source");
+    std::fs::write(&source, b"bytes").unwrap();
+    let file = place.blobs.put(source.clone()).await.unwrap();
+    let path = place.blobs.path(file.hash).await.unwrap();
+    let inode = || path.metadata().unwrap().ino();
+    // Open, and so its number is not given away again.
+    let (before, _open) = (inode(), File::open(&path).unwrap());
+    place.blobs.put(source.clone()).await.unwrap();
+    assert_eq!(inode(), before, "whoever was allowed that file may read it still");
+    assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+    std::fs::write(&path, b"bitez").unwrap();
+    place.blobs.put(source).await.unwrap();
+    assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");
+}
+
+#[tokio::test]
+async fn a_file_of_two_bases_is_read_from_whichever_still_has_it() {
+    let place = Place::new();
+    let (first, second) = (place.base("first/tokenizer.json"), place.base("second/tokenizer.json"));
+    for path in [&first, &second] {
+        std::fs::write(path, b"bytes").unwrap();
+    }
+    let file = place.blobs.link(first.clone()).await.unwrap();
+    for path in [&second, &first, &second] {
+        place.blobs.link(path.clone()).await.unwrap();
+    }
+    assert_eq!(place.blobs.inner.entry(file.hash).unwrap().unwrap().links(), [first.clone(), second.clone()]);
+    let moved = second.with_extension("moved");
+    std::fs::rename(&second, &moved).unwrap();
+    assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");
+    std::fs::rename(&moved, &second).unwrap();
+    std::fs::write(&first, b"other").unwrap();
+    assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");
+    assert_eq!(look_at(&place.blobs.inner.blobs, &file), Found::Whole);
+    std::fs::remove_file(&second).unwrap();
+    assert!(matches!(place.blobs.chunk(file.hash, 0).await, Err(BlobError::Changed { .. })));
+}
+
+#[test]
+fn a_manifest_with_one_place_reads_as_it_was_written_before_there_could_be_several() {
+    let file = manifest(b"bytes");
+    let read = |place: serde_json::Value| -> Entry {
+        let text = serde_json::json!({ "manifest": file, "place": place });
+        let entry: Entry = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&entry).unwrap(), text);
+        entry
+    };
+    assert_eq!(read(serde_json::json!(null)).place, entry::Place::Here);
+    assert_eq!(read(serde_json::json!("/a")).links(), [PathBuf::from("/a")]);
+    assert_eq!(read(serde_json::json!(["/a", "/b"])).links().len(), 2);
+}

@@ -165,7 +165,7 @@ impl Inner {
     /// What an earlier completion kept.
     fn done(&self, id: DatasetId) -> Result<Option<FileManifest>, BlobError> {
         let Some(hash) = self.done_hash(id)? else { return Ok(None) };
-        Ok(self.entry(hash)?.map(|entry| entry.manifest))
+        Ok(self.own(hash)?.map(|entry| entry.manifest))
     }
 
     fn done_hash(&self, id: DatasetId) -> Result<Option<Hash>, BlobError> {
@@ -186,7 +186,7 @@ impl Inner {
             return Err(BlobError::Incomplete { what: id.to_string(), found, expected: size });
         }
         if let Some(manifest) = self.moved(id)? {
-            self.write_entry(&Entry { manifest: manifest.clone(), place: None })?;
+            self.write_entry(&Entry::here(manifest.clone()))?;
             disk::remove(&self.staged(id, "offset"))?;
             return Ok(manifest);
         }

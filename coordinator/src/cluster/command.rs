@@ -1,11 +1,14 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
 use super::{
-    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, put, schedule::Why, submit::Wanted, sweep::NewSweep,
+    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, put,
+    schedule::Why,
+    submit::{Wanted, adapter_files},
+    sweep::NewSweep,
 };
 use crate::{
     access::{Actor, Context, Refusal, Role},
-    record::{Base, Dataset, Dependency, Job, JoinSecret, Node, Receipt, Record, Token, User},
+    record::{Base, Dataset, Dependency, Job, JoinSecret, Model, Node, Receipt, Record, Token, User},
 };
 use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::{
@@ -211,8 +214,8 @@ pub enum Query {
     Nodes,
     /// Why does this job wait?
     Why(JobId),
-    /// What a job's words for base and dataset stand for.
-    Resolve(Box<JobSpec>),
+    /// What a job's words for base and dataset stand for; with the models that its `init_adapter` may mean.
+    Resolve { spec: Box<JobSpec>, adapters: Vec<Model> },
     /// Where would this job go?
     DryRun { spec: Box<JobSpec>, findings: JobFindings },
     /// What a job that is to start so would wait for; with the rows of jobs that it names by id.
@@ -327,8 +330,9 @@ impl Cluster {
             Query::Authenticate(hash) => Answer::Actor(self.authenticate(hash, now)),
             Query::Nodes => Answer::Nodes(self.present_nodes().map(LiveNode::status).collect()),
             Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?.record.id, now)),
-            Query::Resolve(spec) => {
+            Query::Resolve { spec, adapters } => {
                 let Named { base, dataset, validation } = self.resolve(actor, &spec)?;
+                adapter_files(actor, &spec, base, &adapters)?;
                 Answer::Resolved {
                     base: Box::new(base.clone()),
                     dataset: Box::new(dataset.clone()),
@@ -357,9 +361,13 @@ impl Cluster {
     fn dataset_named(&self, actor: Actor, field: &'static str, name: &str) -> Result<&Dataset, Refusal> {
         let visible = |dataset: &&Dataset| actor.sees(dataset.owner);
         let named = |dataset: &&Dataset| dataset.id.to_string() == name || dataset.name == name;
-        // Of several with one name the newest is meant, and one's own before another's.
+        // Of several with one name the newest is meant that can be used or is being judged, and one's own before another's: an upload
+        // that broke off does not hide what came before it.
         let found = || self.datasets.values().filter(|dataset| visible(dataset) && named(dataset));
-        let dataset = found().rfind(|dataset| Some(dataset.owner) == actor.user()).or_else(|| found().next_back());
+        let own = |dataset: &&Dataset| Some(dataset.owner) == actor.user();
+        let sound = |dataset: &&Dataset| !dataset.is_broken();
+        let of_mine = found().filter(own).rfind(sound).or_else(|| found().rfind(own));
+        let dataset = of_mine.or_else(|| found().rfind(sound)).or_else(|| found().next_back());
         dataset
             .ok_or_else(|| Refusal::invalid(field, format!("no dataset `{name}`; `lorikeet dataset list` names them")))
     }

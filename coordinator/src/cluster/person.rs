@@ -2,17 +2,21 @@
 
 use super::{Action, Cluster, Now, put};
 use crate::{
-    access::{Actor, Refusal},
+    access::{Actor, Refusal, Role},
     record::{Receipt, Record, Token, User},
 };
-use lorikeet_protocol::id::{Hash, TokenId};
+use lorikeet_protocol::id::{Hash, TokenId, UnixMillis};
+
+impl Token {
+    /// Whether it lets anybody in.
+    pub(crate) fn works(&self, now: UnixMillis) -> bool {
+        self.deleted_at.is_none() && self.expires.is_none_or(|end| end > now)
+    }
+}
 
 impl Cluster {
     pub(super) fn authenticate(&self, hash: Hash, now: Now) -> Option<Actor> {
-        let token = self
-            .tokens
-            .get(&hash)
-            .filter(|token| token.deleted_at.is_none() && token.expires.is_none_or(|end| end > now.wall))?;
+        let token = self.tokens.get(&hash).filter(|token| token.works(now.wall))?;
         let user = self.users.get(&token.owner)?;
         Some(Actor::User { id: user.id, role: user.role, token: token.id })
     }
@@ -50,10 +54,21 @@ impl Cluster {
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
-        let found = self.tokens.values_mut().find(|token| token.id == id && token.deleted_at.is_none());
-        let token = actor.find(found, |token| token.owner, "token")?;
+        let found = self.tokens.values().find(|token| token.id == id && token.deleted_at.is_none());
+        let mut token = actor.find(found, |token| token.owner, "token")?.clone();
+        let opens = |token: &Token| token.works(now.wall) && self.is_admins(token);
+        if opens(&token) && !self.tokens.values().any(|other| other.id != id && opens(other)) {
+            return Err(Refusal::conflict(
+                "it is the last token of an administrator that works; make another first: `lorikeet token add NAME`",
+            ));
+        }
         token.deleted_at = Some(now.wall);
         out.push(put(Record::Token(token.clone())));
+        self.tokens.insert(token.hash, token);
         Ok(Receipt::Token(id))
+    }
+
+    fn is_admins(&self, token: &Token) -> bool {
+        self.users.get(&token.owner).is_some_and(|user| user.role == Role::Admin)
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::{
     file::NamedFile,
-    id::{JobId, SweepId},
+    id::{BaseId, DatasetId, JobId, SweepId},
     inspect::{Fault, Inspection, JobFindings},
     job::{Intent, JobSpec, Phase},
 };
@@ -28,6 +28,14 @@ pub(super) struct Wanted {
     pub(super) sweep: Option<SweepId>,
 }
 
+/// What a job is made of.
+struct Inputs {
+    base: BaseId,
+    dataset: DatasetId,
+    validation: Option<DatasetId>,
+    init_adapter: Vec<NamedFile>,
+}
+
 impl Cluster {
     pub(super) fn submit(
         &mut self,
@@ -38,25 +46,33 @@ impl Cluster {
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
+        let named = self.resolve(actor, &wanted.spec)?;
+        let init_adapter = adapter_files(actor, &wanted.spec, named.base, &rows.adapters)?;
+        let inputs = usable(named, init_adapter)?;
+        self.admit(actor, id, wanted, inputs, &rows.named, now, out)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a job is, what it is made of, and the turn it comes in")]
+    fn admit(
+        &mut self,
+        actor: Actor,
+        id: JobId,
+        wanted: Wanted,
+        inputs: Inputs,
+        named: &[Job],
+        now: Now,
+        out: &mut Vec<Action>,
+    ) -> Result<Receipt, Refusal> {
         let Wanted { spec, start, parent, sweep } = wanted;
+        let Inputs { base, dataset, validation, init_adapter } = inputs;
         let owner = actor.owner()?;
-        let waits_for = self.dependencies(actor, &start, &rows.named)?;
-        let Named { base, dataset, validation } = self.resolve(actor, &spec)?;
-        let init_adapter = adapter_files(actor, &spec, base, rows.adapters.clone())?;
-        if matches!(base.state, BaseState::Error | BaseState::Changed) {
-            return Err(Refusal::invalid(
-                "base",
-                format!("base model `{}` cannot be used; `lorikeet base list` says why", base.name),
-            ));
-        }
-        usable("dataset", dataset)?;
-        validation.map_or(Ok(()), |dataset| usable(VALIDATION, dataset))?;
+        let waits_for = self.dependencies(actor, &start, named)?;
         let record = Job {
             id,
             owner,
-            base: base.id,
-            dataset: dataset.id,
-            validation: validation.map(|dataset| dataset.id),
+            base,
+            dataset,
+            validation,
             init_adapter,
             spec,
             start,
@@ -101,11 +117,30 @@ impl Cluster {
             return Err(Refusal::conflict("the job is not over yet; cancel it first"));
         }
         let job = actor.find(rows.job.take().filter(|row| row.id == old), |job| job.owner, "job")?;
+        let inputs = self.same_inputs(&job, &rows.adapters)?;
         let mut spec = job.spec;
         spec.name = next_name(&spec.name);
         // Its first start's conditions are no conditions of another try, which somebody wants now.
         let wanted = Wanted { spec, start: Start::default(), parent: Some(old), sweep: None };
-        self.submit(actor, new, wanted, &rows, now, out)
+        self.admit(actor, new, wanted, inputs, &[], now, out)
+    }
+
+    /// What an earlier job was made of, whatever its names mean by now.
+    fn same_inputs(&self, job: &Job, adapters: &[Model]) -> Result<Inputs, Refusal> {
+        let gone = |what: &str, name: &str| {
+            Refusal::conflict(format!("{what} `{name}` of this job was deleted; submit it anew with another"))
+        };
+        let base = self.bases.get(&job.base).ok_or_else(|| gone("base model", &job.spec.base))?;
+        let dataset = self.datasets.get(&job.dataset).ok_or_else(|| gone("dataset", &job.spec.dataset))?;
+        let validation = job.validation.map(|id| {
+            let name = job.spec.validation_dataset.as_deref().unwrap_or_default();
+            self.datasets.get(&id).ok_or_else(|| gone("the dataset to evaluate on,", name))
+        });
+        let named = Named { base, dataset, validation: validation.transpose()? };
+        if !job.init_adapter.is_empty() && !adapters.iter().any(|model| model.holds(&job.init_adapter)) {
+            return Err(gone("the adapter to begin with,", job.spec.init_adapter.as_deref().unwrap_or_default()));
+        }
+        usable(named, job.init_adapter.clone())
     }
 
     /// A submitted job is validated once both its files are ready.
@@ -181,14 +216,30 @@ impl Cluster {
     }
 }
 
-fn usable(field: &'static str, dataset: &Dataset) -> Result<(), Refusal> {
-    let broken = matches!(dataset.state, DatasetState::Error | DatasetState::Uploading);
-    let words = || format!("dataset `{}` is not ready; `lorikeet dataset show {}` says why", dataset.name, dataset.id);
-    if broken { Err(Refusal::invalid(field, words())) } else { Ok(()) }
+/// What stands behind the names, unless it cannot be trained on.
+fn usable(named: Named<'_>, init_adapter: Vec<NamedFile>) -> Result<Inputs, Refusal> {
+    let Named { base, dataset, validation } = named;
+    if matches!(base.state, BaseState::Error | BaseState::Changed) {
+        let words = format!("base model `{}` cannot be used; `lorikeet base list` says why", base.name);
+        return Err(Refusal::invalid("base", words));
+    }
+    for (field, dataset) in [("dataset", Some(dataset)), (VALIDATION, validation)] {
+        if let Some(Dataset { name, id, .. }) = dataset.filter(|dataset| dataset.is_broken()) {
+            let words = format!("dataset `{name}` is not ready; `lorikeet dataset show {id}` says why");
+            return Err(Refusal::invalid(field, words));
+        }
+    }
+    let validation = validation.map(|dataset| dataset.id);
+    Ok(Inputs { base: base.id, dataset: dataset.id, validation, init_adapter })
 }
 
 /// The files of the adapter that a job begins with: of the newest model of that name or id, one's own before another's.
-fn adapter_files(actor: Actor, spec: &JobSpec, base: &Base, adapters: Vec<Model>) -> Result<Vec<NamedFile>, Refusal> {
+pub(super) fn adapter_files(
+    actor: Actor,
+    spec: &JobSpec,
+    base: &Base,
+    adapters: &[Model],
+) -> Result<Vec<NamedFile>, Refusal> {
     const FIELD: &str = "init_adapter";
     let Some(name) = &spec.init_adapter else { return Ok(Vec::new()) };
     let named = |model: &&Model| model.deleted_at.is_none() && (model.id.to_string() == *name || model.name == *name);

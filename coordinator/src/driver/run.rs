@@ -12,7 +12,7 @@ use crate::{
 use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::{
     agent::{Farewell, ToAgent},
-    id::{JobId, ModelId, NodeId},
+    id::{JobId, NodeId},
     job::JobSpec,
 };
 use std::{
@@ -151,10 +151,14 @@ impl Loop {
         let mut rows = Rows::default();
         if let Command::RetryJob { old, .. } = command {
             rows.job = self.store.get(&old.bytes())?;
-            rows.adapters = self.adapters(rows.job.as_ref().map(|job: &Job| &job.spec))?;
+            let files = rows.job.iter().map(|job: &Job| job.init_adapter.as_slice()).find(|files| !files.is_empty());
+            rows.adapters = files
+                .map(|files| self.store.scan(&[], |model: &Model| model.holds(files)))
+                .transpose()?
+                .unwrap_or_default();
         }
-        if let Some(spec) = begins_with(command) {
-            rows.adapters = self.adapters(Some(spec))?;
+        if let Some(name) = begins_with(command).and_then(|spec| spec.init_adapter.as_deref()) {
+            rows.adapters = self.store.adapters(name)?;
         }
         if let Some(start) = conditions(command) {
             let ids = start.after.iter().filter_map(|after| after.job.parse::<JobId>().ok());
@@ -165,15 +169,6 @@ impl Loop {
             rows.model = self.store.get(&id.bytes())?;
         }
         Ok(rows)
-    }
-
-    /// Models that a job's `init_adapter` may mean.
-    fn adapters(&self, spec: Option<&JobSpec>) -> Result<Vec<Model>, StoreError> {
-        let Some(name) = spec.and_then(|spec| spec.init_adapter.as_deref()) else { return Ok(Vec::new()) };
-        match name.parse::<ModelId>() {
-            Ok(id) => Ok(self.store.get(&id.bytes())?.into_iter().collect()),
-            Err(_) => self.store.scan(&[], |model: &Model| model.name == name && model.deleted_at.is_none()),
-        }
     }
 
     fn event(&mut self, input: Input, rows: Rows) -> Event {

@@ -9,6 +9,7 @@ use super::{
     upload,
 };
 use crate::{
+    access::Actor,
     blob::BlobError,
     cluster::command::Command,
     history::{Keep, Page},
@@ -22,10 +23,18 @@ use lorikeet_api::{
     },
     name, route,
 };
-use lorikeet_protocol::id::DatasetId;
+use lorikeet_protocol::{
+    file::FileManifest,
+    id::{DatasetId, Hash},
+};
 use serde::Deserialize;
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, sync::Arc, time::Duration};
 use uuid::Uuid;
+
+/// Between two looks at an upload that somebody else confirms at the same time; a minute in all.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// How many looks. Whoever is at it may as well be an upload that goes on.
+const BUSY_MOST: u32 = 600;
 
 /// A training file to come: its record, and where its bytes go.
 #[utoipa::path(post, path = route::DATASETS, tag = "datasets", request_body = CreateDataset,
@@ -187,24 +196,47 @@ pub(super) async fn confirm(
     Id(id): Id<DatasetId>,
     Ask { context, caller, body }: Ask<ConfirmDataset>,
 ) -> Answered<api::Dataset> {
-    let dataset = app.driver.dataset(caller.actor, id).await?;
-    let manifest = match dataset.manifest {
-        Some(manifest) if body.hash.is_some_and(|hash| hash != manifest.hash) => {
-            return Err(Failure::new(ErrorCode::Conflict, "the dataset's bytes are here already, and are others"));
-        }
-        Some(manifest) => manifest,
-        None => match app.blobs.complete_upload(id, dataset.size, body.hash).await {
+    let mut busy = 0;
+    let manifest = loop {
+        match whole(&app, caller.actor, id, body.hash).await? {
+            Ok(manifest) => break manifest,
+            // Somebody else confirms the same, and what comes of that is the answer to both.
+            Err(BlobError::Busy { .. }) if busy < BUSY_MOST => {
+                busy += 1;
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
             Err(error @ BlobError::Corrupt { .. }) => {
                 // These bytes are of no use: the upload begins anew.
                 app.blobs.drop_upload(id).await?;
                 return Err(error.into());
             }
-            manifest => manifest?,
-        },
+            Err(error) => return Err(error.into()),
+        }
     };
     app.driver.command(context, Command::ConfirmDataset { id, manifest }).await?;
-    app.blobs.drop_upload(id).await?;
+    match app.blobs.drop_upload(id).await {
+        // Whoever is at it drops it too.
+        Ok(()) | Err(BlobError::Busy { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     one(view(app.driver.dataset(caller.actor, id).await?))
+}
+
+/// What a dataset's bytes are: as recorded, else as uploaded.
+async fn whole(
+    app: &App,
+    actor: Actor,
+    id: DatasetId,
+    expected: Option<Hash>,
+) -> Result<Result<FileManifest, BlobError>, Failure> {
+    let dataset = app.driver.dataset(actor, id).await?;
+    match dataset.manifest {
+        Some(manifest) if expected.is_some_and(|hash| hash != manifest.hash) => {
+            Err(Failure::new(ErrorCode::Conflict, "the dataset's bytes are here already, and are others"))
+        }
+        Some(manifest) => Ok(Ok(manifest)),
+        None => Ok(app.blobs.complete_upload(id, dataset.size, expected).await),
+    }
 }
 
 /// Validates again.

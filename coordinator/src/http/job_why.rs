@@ -144,7 +144,11 @@ fn obstacle(start: &Start, waits_for: &[Dependency]) -> Option<Why> {
 /// Inspects without a record, and asks the schedule without placing.
 pub(super) async fn dry_run(app: &App, actor: Actor, spec: JobSpec, start: Start) -> Result<DryRun, Failure> {
     let waits_for = conditions(app, actor, &start).await?;
-    let answer = app.driver.query(actor, Query::Resolve(Box::new(spec.clone()))).await?;
+    let adapters = match spec.init_adapter.clone() {
+        Some(name) => app.driver.read(move |store| store.adapters(&name)).await?,
+        None => Vec::new(),
+    };
+    let answer = app.driver.query(actor, Query::Resolve { spec: Box::new(spec.clone()), adapters }).await?;
     let Answer::Resolved { base, dataset, validation } = answer else {
         unreachable!("names are answered with what they stand for")
     };

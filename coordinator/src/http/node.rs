@@ -5,7 +5,7 @@ use super::{
     ask::{Ask, Id, Nothing},
     caller::Caller,
     failure::Failure,
-    page::{Answered, one},
+    page::{Answered, Paging, one},
 };
 use crate::{
     access::{Actor, Context, Refusal},
@@ -42,8 +42,9 @@ const DRAIN: u64 = 600;
 const MAX_TTL: u64 = 86_400;
 
 /// The machines of the cluster, as they are now.
-#[utoipa::path(get, path = route::NODES, tag = "nodes", responses((status = 200, body = Envelope<Vec<Node>>)))]
-pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answered<Vec<Node>> {
+#[utoipa::path(get, path = route::NODES, tag = "nodes", params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
+    responses((status = 200, body = Envelope<Vec<Node>>)))]
+pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Paging) -> Answered<Vec<Node>> {
     let Answer::Nodes(nodes) = app.driver.query(caller.actor, Query::Nodes).await? else {
         unreachable!("the question for nodes is answered with nodes")
     };
@@ -52,7 +53,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller) -> Answere
         let newest = app.telemetry.of(node.record.id);
         view(node, &own, newest)
     };
-    one(nodes.into_iter().map(told).collect())
+    Ok(paging.cut(nodes.into_iter().map(told).collect()))
 }
 
 /// Attempts that exist for the caller: what others run is not theirs to know.

@@ -270,6 +270,66 @@ async fn a_body_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
+async fn a_body_that_breaks_off_is_not_called_too_large() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::new().await;
+    for body in ["5\r\n{\"a\"", "zz\r\n"] {
+        let mut stream = tokio::net::TcpStream::connect(world.coordinator.http_address()).await.unwrap();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n",
+            route::DATASETS,
+            world.admin
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(body.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{body:?}: {answer}");
+        assert!(answer.contains("the body broke off"), "{body:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_of_the_wrong_kind_is_told_by_its_field_and_in_words() {
+    let world = World::new().await;
+    let told = async |method, path: &str, body| {
+        let (status, body) = world.call(method, path, body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        let error = &body["error"];
+        (error["field"].as_str().unwrap_or_default().to_owned(), error["message"].as_str().unwrap().to_owned())
+    };
+    let id = world.job().await;
+    let (field, message) = told(Method::PATCH, &route::with_id(route::JOB, id), json!({ "priority": -1 })).await;
+    assert!(field == "priority" && message.contains("expected a whole number from 0 to 255"), "{field} {message}");
+    assert!(!message.contains("line"), "{message}");
+    let (field, message) = told(Method::POST, route::DATASETS, json!({ "name": 3 })).await;
+    assert!(field == "name" && message.contains("expected a text"), "{field} {message}");
+    let (field, message) = told(Method::GET, &format!("{}?page=x", route::JOBS), Value::Null).await;
+    assert!(field == "page" && message.contains("expected a whole number"), "{field} {message}");
+    let (field, _) = told(Method::GET, &format!("{}?colour=x", route::JOBS), Value::Null).await;
+    assert_eq!(field, "colour");
+}
+
+#[tokio::test]
+async fn a_query_that_nobody_reads_is_refused_by_its_key() {
+    let world = World::new().await;
+    let id = world.job().await;
+    let why = route::with_id(route::JOB_WHY, id);
+    let events = route::with_id(route::JOB_EVENTS, id);
+    for path in [format!("{why}?page=2"), format!("{events}?page=-1"), format!("{}?page=-1", route::NODES)] {
+        let (status, body) = answer(world.ask(Method::GET, &path, &world.admin)).await;
+        assert_eq!(
+            (status, body["error"]["field"].as_str()),
+            (StatusCode::BAD_REQUEST, Some("page")),
+            "{path}: {body}"
+        );
+    }
+    assert_eq!(world.get(&format!("{}?page=2", route::NODES)).await, json!([]));
+    world.get(&format!("{why}?")).await;
+}
+
+#[tokio::test]
 async fn a_job_goes_through_its_life_and_says_why_it_waits() {
     let world = World::new().await;
     let id = world.job().await;

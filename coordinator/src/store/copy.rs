@@ -53,6 +53,13 @@ pub enum FileKind {
     Orphan,
 }
 
+impl FileKind {
+    /// Whether the bytes must be in the data directory: a base's stay where they are.
+    pub(crate) fn is_ours(self) -> bool {
+        self != Self::Base
+    }
+}
+
 impl Store {
     /// Writes everything that is committed at this moment to a new file, without its free pages. The copy is sound on its own.
     pub fn copy_to(&self, path: &Path) -> Result<Facts, StoreError> {

@@ -133,3 +133,29 @@ fn audits(out: &[Action]) -> impl Iterator<Item = &Audit> {
         if let Record::Audit(audit) = &**record { Some(audit) } else { None }
     })
 }
+
+#[test]
+fn the_last_token_of_an_administrator_that_works_cannot_be_withdrawn() {
+    let mut world = World::ready();
+    let token = |n, user, expires| Command::CreateToken {
+        id: TokenId(uuid(n)),
+        user,
+        name: "t".into(),
+        hash: hash(n as u8),
+        expires,
+    };
+    let other = UserId(uuid(90));
+    let email = "u@example.org".into();
+    world.ask(Command::CreateUser { id: other, email, name: "u".into(), role: Role::User }).0.unwrap();
+    world.ask(token(91, other, None)).0.unwrap();
+    world.ask(token(92, ADMIN, Some(UnixMillis(1)))).0.unwrap();
+    let revoke = |world: &mut World, id| world.ask(Command::RevokeToken { id }).0;
+    let refused = revoke(&mut world, TOKEN).unwrap_err();
+    assert!(matches!(&refused, Refusal::Conflict { message } if message.contains("token add")), "{refused}");
+    assert!(world.cluster.authenticate(hash(8), world.now).is_some());
+    revoke(&mut world, TokenId(uuid(91))).unwrap();
+    revoke(&mut world, TokenId(uuid(92))).unwrap();
+    world.ask(token(93, ADMIN, None)).0.unwrap();
+    revoke(&mut world, TOKEN).unwrap();
+    revoke(&mut world, TokenId(uuid(93))).unwrap_err();
+}

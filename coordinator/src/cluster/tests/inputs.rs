@@ -3,7 +3,8 @@
 use super::{world::*, *};
 use crate::{
     access::Refusal,
-    record::{DatasetState, Model, Receipt},
+    cluster::command::Answer,
+    record::{DatasetState, Job, Model, Receipt},
 };
 
 #[test]
@@ -72,6 +73,51 @@ fn an_adapter_that_cannot_be_begun_with_is_refused_by_name() {
     world.request(user(), None, command, rows).0.unwrap_err();
 }
 
+#[test]
+fn a_retry_is_made_of_what_the_first_was_made_of_whatever_the_names_mean_by_now() {
+    let mut world = World::ready();
+    let adapter = model(1, "tone", ADMIN);
+    let (job, submitted) = submit(&mut world, 730, "tone", vec![adapter.clone()]);
+    submitted.unwrap();
+    let old = Job { id: JobId(uuid(731)), state: JobState::Expired, ..world.cluster.jobs[&job].record.clone() };
+    let newer = dataset(&mut world, 771, "d");
+    judged(&mut world, newer);
+    let retry = |world: &mut World, n, adapters: Vec<Model>| {
+        let rows = Rows { job: Some(old.clone()), adapters, ..Rows::default() };
+        world.request(admin(), None, Command::RetryJob { old: old.id, new: JobId(uuid(n)) }, rows).0
+    };
+    retry(&mut world, 732, vec![Model { name: "renamed".into(), ..adapter.clone() }]).unwrap();
+    let again = &world.cluster.jobs[&JobId(uuid(732))].record;
+    assert_eq!((again.dataset, &again.init_adapter), (old.dataset, &old.init_adapter));
+    assert_ne!(again.dataset, newer);
+    let gone = |refused: Result<Receipt, Refusal>, what: &str| {
+        let words = refused.unwrap_err().to_string();
+        assert!(words.contains(what) && words.contains("was deleted"), "{words}");
+    };
+    gone(retry(&mut world, 733, vec![]), "adapter to begin with, `tone`");
+    world.cluster.datasets.remove(&old.dataset);
+    gone(retry(&mut world, 733, vec![adapter]), "dataset `d`");
+}
+
+#[test]
+fn a_newer_dataset_that_cannot_be_used_does_not_hide_an_older_one_of_its_name() {
+    let mut world = World::ready();
+    let resolved = |world: &World| {
+        let query = Query::Resolve { spec: Box::new(spec()), adapters: vec![] };
+        let Ok(Answer::Resolved { dataset, .. }) = world.cluster.answer(admin(), query, world.now) else { panic!() };
+        dataset.id
+    };
+    let first = resolved(&world);
+    let newer = dataset(&mut world, 772, "d");
+    assert_eq!(resolved(&world), newer, "one that is being judged is waited for");
+    for state in [DatasetState::Uploading, DatasetState::Error] {
+        world.cluster.datasets.get_mut(&newer).unwrap().state = state;
+        assert_eq!(resolved(&world), first);
+    }
+    world.cluster.datasets.remove(&first);
+    assert_eq!(resolved(&world), newer, "there is no other, and its own fault is told");
+}
+
 fn submit(world: &mut World, n: u128, adapter: &str, adapters: Vec<Model>) -> (JobId, Result<Receipt, Refusal>) {
     let id = JobId(uuid(n));
     let mut asked = spec();
@@ -86,10 +132,15 @@ fn submit(world: &mut World, n: u128, adapter: &str, adapters: Vec<Model>) -> (J
 }
 
 fn held_out(world: &mut World) -> DatasetId {
-    let id = DatasetId(uuid(770));
+    dataset(world, 770, "held-out")
+}
+
+/// With its bytes, not judged yet.
+fn dataset(world: &mut World, n: u128, name: &str) -> DatasetId {
+    let id = DatasetId(uuid(n));
     let create = Command::CreateDataset {
         id,
-        name: "held-out".into(),
+        name: name.into(),
         description: None,
         file_name: "held-out.jsonl".into(),
         size: 10,

@@ -159,7 +159,7 @@ fn a_dataset_of_ones_own_is_meant_before_anothers_of_the_same_name() {
     };
     world.ask_as(user(), None, create).0.unwrap();
     let Ok(Answer::Resolved { dataset, .. }) =
-        world.cluster.answer(admin(), Query::Resolve(Box::new(spec())), world.now)
+        world.cluster.answer(admin(), Query::Resolve { spec: Box::new(spec()), adapters: vec![] }, world.now)
     else {
         panic!("it resolves")
     };

@@ -63,3 +63,13 @@ async fn a_dry_run_says_what_the_job_would_wait_for_and_what_is_over_is_known_by
         assert_eq!(told(job.to_string()).await, unknown, "another's job is as unknown as none");
     }
 }
+
+#[tokio::test]
+async fn a_dry_run_looks_at_the_adapter_to_begin_with() {
+    let world = World::new().await;
+    world.job().await;
+    let dry = format!("{}?dry_run=true", route::JOBS);
+    let (status, body) = world.call(Method::POST, &dry, file(json!({ "init_adapter": "nope" }))).await;
+    assert_eq!((status, &body["error"]["field"]), (StatusCode::BAD_REQUEST, &json!("init_adapter")), "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("no model `nope`"), "{body}");
+}

@@ -51,6 +51,19 @@ async fn an_upload_goes_on_where_it_stopped_and_is_validated_once_confirmed() {
 }
 
 #[tokio::test]
+async fn confirmations_of_one_upload_at_once_have_one_answer() {
+    let world = World::new().await;
+    let bytes = vec![b'x'; 8 << 20];
+    let Created { id, url } = create(&world, bytes.len()).await;
+    assert_eq!(send(&world, &url, 0, bytes).await, StatusCode::NO_CONTENT);
+    let confirm = route::with_id(route::DATASET_CONFIRM, id);
+    let confirmed = (0..8).map(|_| world.call(Method::POST, &confirm, json!({})));
+    for (status, body) in futures_util::future::join_all(confirmed).await {
+        assert_eq!(status, StatusCode::OK, "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_hash_is_refused_and_the_upload_begins_anew() {
     let world = World::new().await;
     let Created { id, url } = create(&world, 4).await;

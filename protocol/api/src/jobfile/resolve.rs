@@ -368,7 +368,9 @@ fn gpu(field: &str, keys: Option<&GpuKeys>, faults: &mut Faults) -> GpuRequest {
 
 fn least_gpu(field: &str, least: &LeastGpu, faults: &mut Faults) -> GpuRequest {
     let min_memory_bytes = least.min_memory.as_deref().and_then(|text| {
-        let parsed = text.parse::<ByteSize>().ok().map(|size| size.as_u64()).filter(|&bytes| bytes > 0);
+        // What is too large for 64 bits is read as the largest number there is.
+        let parsed =
+            text.parse::<ByteSize>().ok().map(|size| size.as_u64()).filter(|bytes| (1..u64::MAX).contains(bytes));
         or_fault(parsed, &format!("{field}.min_memory"), text, "a size like \"40GiB\"", faults)
     });
     let min_compute = least.min_compute.as_deref().and_then(|text| {

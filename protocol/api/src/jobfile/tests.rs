@@ -189,6 +189,7 @@ fn what_a_job_waits_for_is_read_and_written_back() {
 fn what_a_job_would_rather_have_is_checked_like_what_it_must_have() {
     for (key, value, field) in [
         ("resources.prefer.gpu", "{ min_compute = \"eight\" }", "resources.prefer.gpu.min_compute"),
+        ("resources.gpu", "{ min_memory = \"99999999999999999TiB\" }", "resources.gpu.min_memory"),
         ("resources.prefer.labels", "{ \"\" = \"a\" }", "resources.prefer.labels"),
         ("resources.prefer.rack", "a", "resources.prefer"),
         ("resources.min_driver", "new", "resources.min_driver"),
