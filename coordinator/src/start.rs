@@ -139,6 +139,7 @@ impl StartError {
             | Self::Inspector(_)
             | Self::Refused(_)
             | Self::Random(_)
+            | Self::NoAuthority { .. }
             | Self::JoinString(_) => None,
         }
     }
