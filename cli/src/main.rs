@@ -11,6 +11,7 @@ mod client;
 mod commands;
 mod failure;
 mod file;
+mod interrupt;
 mod logging;
 mod output;
 mod profile;
