@@ -158,7 +158,8 @@ async fn find(client: &Client, dataset: &str) -> Result<Dataset, Failure> {
     })
 }
 
-fn measure(path: &Path) -> Result<(u64, Hash), Failure> {
+/// Size and hash of a file.
+pub(super) fn measure(path: &Path) -> Result<(u64, Hash), Failure> {
     let mut hasher = blake3::Hasher::new();
     let read = io::copy(&mut file::open("read", path)?, &mut hasher);
     let size = read.map_err(|error| Failure::file("read", path, &error))?;
