@@ -1,11 +1,14 @@
 //! Base models and datasets on this disk, by hash: fetched once, checked whole, shared by every attempt that names them.
 //!
 //! ```text
-//! cache/files/<hash>     complete and verified; read-only; its modification time is when it was last used
+//! cache/files/<hash>     complete and verified; read-only; its modification time is when it was last fetched or given out
 //! cache/partial/<hash>   chunks so far; which of them are whole is asked of their hashes, not of a note beside them
 //! ```
 //! A [`Pin`] keeps a file from being evicted. The budget is kept by evicting what is longest unused; where pinned files alone
 //! fill it, a fetch fails with a name.
+//!
+//! Disks fail and people err, so a file is looked at before it is given out: its size and its modification time each time, its bytes
+//! once after every start and whenever that time is not the one we set. What is not what its name says is fetched anew.
 
 mod fetch;
 
@@ -93,6 +96,8 @@ struct Index {
 struct Entry {
     size: u64,
     used: SystemTime,
+    /// The modification time with which its bytes were last known to be whole; none before they were read in this process.
+    whole: Option<SystemTime>,
     pins: u32,
 }
 
@@ -133,7 +138,7 @@ impl Cache {
             match entry.file_name().to_str().and_then(|name| name.parse().ok()) {
                 Some(hash) => {
                     let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                    index.files.insert(hash, Entry { size: meta.len(), used, pins: 0 });
+                    index.files.insert(hash, Entry { size: meta.len(), used, whole: None, pins: 0 });
                 }
                 None => tracing::warn!(path = %entry.path().display(), "a stranger lies in the cache"),
             }
@@ -173,17 +178,36 @@ impl Cache {
         fetched
     }
 
-    /// Keeps a file that is here; for attempts found again after a restart.
+    /// Keeps a file that is here, whatever it holds by now; for attempts found again after a restart.
     pub(crate) fn pin(&self, hash: Hash) -> Option<Pin> {
-        let path = self.path(hash);
         let mut index = self.index();
         let entry = index.files.get_mut(&hash)?;
         entry.pins += 1;
         entry.used = SystemTime::now();
-        drop(index);
-        // Only a hint for the next start: an old time merely makes the file look unused.
-        let _ = std::fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-        Some(Pin { cache: self.clone(), hash, path })
+        Some(Pin { cache: self.clone(), hash, path: self.path(hash) })
+    }
+
+    /// Whether a file is still what its name says. One that cannot be read is not.
+    async fn is_whole(&self, pin: &Pin, size: u64) -> Result<bool, CacheError> {
+        let (path, hash) = (pin.path.clone(), pin.hash);
+        let known = self.index().files.get(&hash).and_then(|entry| entry.whole);
+        let look = move || {
+            let meta = std::fs::metadata(&path).ok().filter(|meta| meta.len() == size);
+            let is_known = |modified| known == Some(modified);
+            let same = || fetch::hash_of(&path).is_ok_and(|found| found == hash);
+            meta.is_some_and(|meta| meta.modified().is_ok_and(is_known) || same())
+        };
+        Ok(tokio::task::spawn_blocking(look).await?)
+    }
+
+    /// A whole file is given out: it is used now, and its time from now on is that of these bytes.
+    fn mark(&self, pin: &Pin) {
+        // Where the time cannot be set, the one it has will do: the file merely looks unused at the next start.
+        let _ = std::fs::File::open(&pin.path).and_then(|file| file.set_modified(SystemTime::now()));
+        let modified = std::fs::metadata(&pin.path).and_then(|meta| meta.modified()).ok();
+        if let Some(entry) = self.index().files.get_mut(&pin.hash) {
+            entry.whole = modified;
+        }
     }
 
     async fn get_alone<S: Source>(
@@ -193,7 +217,12 @@ impl Cache {
         manifest: &FileManifest,
     ) -> Result<Pin, CacheError> {
         if let Some(pin) = self.pin(manifest.hash) {
-            return Ok(pin);
+            if self.is_whole(&pin, manifest.size).await? {
+                self.mark(&pin);
+                return Ok(pin);
+            }
+            tracing::error!(path = %pin.path.display(), "a file of the cache is not what it was when it came; it is fetched anew");
+            self.discard(pin)?;
         }
         let room = self.reserve(manifest.size)?;
         let partial = self.inner.folder.join("partial").join(manifest.hash.to_string());
@@ -202,10 +231,26 @@ impl Cache {
         disk::make_read_only(&partial)?;
         std::fs::rename(&partial, &path).at("keep", &path)?;
         disk::sync_parent(&path)?;
-        let entry = Entry { size: manifest.size, used: SystemTime::now(), pins: 1 };
-        self.index().files.insert(manifest.hash, entry);
-        drop(room);
-        Ok(Pin { cache: self.clone(), hash: manifest.hash, path })
+        let mut index = self.index();
+        // An attempt that runs may still hold the damaged one that was here before.
+        let pins = 1 + index.files.get(&manifest.hash).map_or(0, |entry| entry.pins);
+        index.files.insert(manifest.hash, Entry { size: manifest.size, used: SystemTime::now(), whole: None, pins });
+        drop((index, room));
+        let pin = Pin { cache: self.clone(), hash: manifest.hash, path };
+        self.mark(&pin);
+        Ok(pin)
+    }
+
+    /// Takes a damaged file away. What runs on it keeps its own link to it.
+    fn discard(&self, pin: Pin) -> Result<(), CacheError> {
+        disk::remove_file(&pin.path)?;
+        let hash = pin.hash;
+        drop(pin);
+        let mut index = self.index();
+        if index.files.get(&hash).is_some_and(|entry| entry.pins == 0) {
+            index.files.remove(&hash);
+        }
+        Ok(())
     }
 
     /// Makes room, evicting what is longest unused.

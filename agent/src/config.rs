@@ -157,7 +157,8 @@ pub struct Link {
     /// For one attempt to connect, welcome included.
     #[serde(deserialize_with = "duration")]
     pub connect_timeout: Duration,
-    /// QUIC keep-alive.
+    /// An idle connection sends a packet this often. A coordinator that was killed and is back answers the first packet with a
+    /// reset, so this is how long an idle agent takes to notice.
     #[serde(deserialize_with = "duration")]
     pub keep_alive: Duration,
     /// A connection silent for this long is dead.
@@ -233,7 +234,7 @@ impl Default for Link {
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(15),
             backoff_first: Duration::from_millis(500),
             backoff_longest: Duration::from_secs(30),

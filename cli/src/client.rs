@@ -188,6 +188,9 @@ impl Client {
         if text.contains("InvalidContentType") {
             let plain = self.server.as_str().replacen("https", "http", 1);
             failure.hint(format!("it answers, but without TLS: is {plain} meant?"))
+        } else if text.contains("invalid HTTP version") && self.server.scheme() == "http" {
+            let safe = self.server.as_str().replacen("http", "https", 1);
+            failure.hint(format!("it answers, but not in plain HTTP: is {safe} meant?"))
         } else if is_slowness(error) {
             failure.hint("it took the request and did not answer in time; whether it was done, the lists tell")
         } else if text.contains("certificate") || text.contains("UnknownIssuer") {

@@ -2,6 +2,7 @@
 //!
 //! The kind is the exit code. Clap's own complaints about arguments exit with 2 as well, so a script needs to know one table.
 
+use crate::interrupt;
 use lorikeet_api::{ErrorBody, ErrorCode, FieldError};
 pub(crate) use lorikeet_protocol::chain;
 use lorikeet_protocol::job::FailureClass;
@@ -18,6 +19,8 @@ pub(crate) enum Kind {
     Unreachable,
     /// Everything worked but the job.
     JobFailed,
+    /// The person wanted it no more.
+    Interrupted,
     /// Ours.
     Bug,
 }
@@ -46,6 +49,7 @@ impl Kind {
             Self::Unreachable => 4,
             Self::JobFailed => 5,
             Self::Bug => 70,
+            Self::Interrupted => interrupt::EXIT,
         }
     }
 }
@@ -84,6 +88,11 @@ impl Failure {
     /// The job did not succeed.
     pub(crate) fn job_failed(message: impl fmt::Display) -> Self {
         Self::new(Kind::JobFailed, message)
+    }
+
+    /// A signal came; what was half-made is gone.
+    pub(crate) fn interrupted() -> Self {
+        Self::new(Kind::Interrupted, "interrupted: nothing was made")
     }
 
     /// It should not have been possible.

@@ -11,20 +11,45 @@ mod client;
 mod commands;
 mod failure;
 mod file;
+mod interrupt;
 mod logging;
 mod output;
 mod profile;
 
 use clap::Parser;
-use std::process::ExitCode;
+use failure::Failure;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
-    match commands::run(cli) {
+    end(|| commands::run(cli))
+}
+
+/// Every way in which a command ends, as an exit code. A panic has said what and where by itself; it is a bug, and ends as one.
+fn end(command: impl FnOnce() -> Result<ExitCode, Failure>) -> ExitCode {
+    // nothing of it is used afterwards
+    let ended = catch_unwind(AssertUnwindSafe(command));
+    match ended.unwrap_or_else(|_| Err(Failure::bug("the command panicked"))) {
         Ok(code) => code,
         Err(failure) => {
             output::failed(&failure);
             failure.exit_code()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_ends_as_every_other_bug() {
+        let code = |code| format!("{:?}", ExitCode::from(code));
+        assert_eq!(format!("{:?}", end(|| panic!("on purpose"))), code(70));
+        assert_eq!(format!("{:?}", end(|| Err(Failure::mistake("on purpose")))), code(2));
+        assert_eq!(format!("{:?}", end(|| Ok(ExitCode::SUCCESS))), code(0));
     }
 }

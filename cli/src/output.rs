@@ -12,7 +12,13 @@ pub(crate) mod table;
 use crate::{args::Form, failure::Failure};
 use lorikeet_api::name::shown;
 use serde::Serialize;
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// The process has one standard output.
+static UNREAD: AtomicBool = AtomicBool::new(false);
 
 /// Something that can be answered.
 pub(crate) trait View: Serialize {
@@ -64,6 +70,11 @@ impl Output {
         }
     }
 
+    /// Whether who read us is gone: what is only said from now on need not be made.
+    pub(crate) fn is_unread(&self) -> bool {
+        UNREAD.load(Ordering::Relaxed)
+    }
+
     /// A program's answer whatever `--output` says: what `inspect` prints.
     pub(crate) fn object<T: Serialize>(&self, object: &T) -> Result<(), Failure> {
         self.line(&json::compact(object)?)
@@ -82,8 +93,11 @@ impl Output {
     fn write(&self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            // Who reads us has seen enough (`| head`): no mistake of anybody's.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            // Who reads us has seen enough (`| head`): no mistake of anybody's, and what comes of the command is decided elsewhere.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                UNREAD.store(true, Ordering::Relaxed);
+                Ok(())
+            }
             Err(error) => Err(Failure::mistake(format!("write to standard output: {error}"))),
             Ok(()) => Ok(()),
         }

@@ -173,7 +173,7 @@ impl TrainError {
             FailureClass::OutOfMemory => Some("use a smaller batch, a shorter sequence, a lower rank or a 4-bit base"),
             FailureClass::DiskFull => Some("free space where the attempt directory lies"),
             FailureClass::Checkpoint if matches!(self, TrainError::Checkpoint { .. }) => {
-                Some("a run resumes only with the rank, alpha and target modules it began with")
+                Some("a run goes on only with the base, the data and the settings of the adapter that it began with")
             }
             FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),

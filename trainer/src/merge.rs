@@ -38,7 +38,7 @@ pub struct Whole {
     pub changed: usize,
 }
 
-/// Writes the merged model to `out`, whole or not at all; what stood there is gone. `told` hears of the bytes written so far and
+/// Writes the merged model to `out`, whole or not at all; nothing but an empty directory may stand there. `told` hears of the bytes written so far and
 /// in all; `stop` leaves it.
 pub fn merge(
     base: &Path,
@@ -49,7 +49,7 @@ pub fn merge(
     stop: &dyn Fn() -> bool,
 ) -> Result<Whole, TrainError> {
     let merged = Merged::open(base, Some(adapter))?;
-    let staged = StagedDir::create(out, stop)?;
+    let staged = StagedDir::result(out, stop)?;
     staged.write("config.json", merged.config_text().as_bytes())?;
     copy_side_files(merged.dir(), staged.path())?;
     let shards = shards(&merged, shard_bytes);

@@ -1,7 +1,12 @@
 //! Directories that are complete or not there: written aside, every file synced, renamed, the parent synced.
+//!
+//! Two kinds. A part of an attempt ([`StagedDir::create`]) lies where nobody else writes: it replaces what an earlier start left, its
+//! aside included. A result ([`StagedDir::result`]) lies where a person said, among what is theirs: its aside has a name that nobody
+//! else has, and nothing that stands at the place in the end is touched.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::TrainError;
@@ -14,20 +19,31 @@ const PIECE_BYTES: usize = 8 << 20;
 pub(crate) struct StagedDir<'a> {
     aside: PathBuf,
     target: PathBuf,
+    replaces: bool,
     abandon: &'a dyn Fn() -> bool,
 }
 
 impl<'a> StagedDir<'a> {
-    /// Begins a directory that will stand at `target`; its parent is made. `abandon` is asked between files and pieces of
-    /// them: once it says true, nothing more is written and every call ends with [`TrainError::Stopped`].
+    /// Begins a part of an attempt that will stand at `target`, whatever stands there now; its parent is made. `abandon` is asked
+    /// between files and pieces of them: once it says true, nothing more is written and every call ends with
+    /// [`TrainError::Stopped`].
     pub(crate) fn create(target: &Path, abandon: &'a dyn Fn() -> bool) -> Result<StagedDir<'a>, TrainError> {
-        let nameless =
-            || std::io::Error::new(ErrorKind::InvalidInput, "expected a path that ends in the directory's name");
-        let name = target.file_name().ok_or_else(nameless).map_err(TrainError::io("create", target))?.to_string_lossy();
-        let aside = target.with_file_name(format!(".{name}.partial"));
+        let aside = target.with_file_name(format!(".{}.partial", name_of(target)?));
         remove(&aside)?;
         fs::create_dir_all(&aside).map_err(TrainError::io("create", &aside))?;
-        Ok(StagedDir { aside, target: target.to_owned(), abandon })
+        Ok(StagedDir { aside, target: target.to_owned(), replaces: true, abandon })
+    }
+
+    /// Begins a result that will stand at `target`, if nothing but an empty directory stands there in the end.
+    pub(crate) fn result(target: &Path, abandon: &'a dyn Fn() -> bool) -> Result<StagedDir<'a>, TrainError> {
+        let prefix = format!(".{}.", name_of(target)?);
+        let parent = parent(target);
+        fs::create_dir_all(parent).map_err(TrainError::io("create", parent))?;
+        let mut aside = tempfile::Builder::new();
+        // what others may do in it the mask of the process says, as of every directory
+        aside.prefix(&prefix).suffix(".partial").permissions(fs::Permissions::from_mode(0o777));
+        let aside = aside.tempdir_in(parent).map_err(TrainError::io("write into", parent))?.keep();
+        Ok(StagedDir { aside, target: target.to_owned(), replaces: false, abandon })
     }
 
     /// Where to write.
@@ -56,7 +72,7 @@ impl<'a> StagedDir<'a> {
         Ok(records)
     }
 
-    /// Syncs every file and gives the directory its name; what stood there before is gone.
+    /// Syncs every file and gives the directory its name; of a part of an attempt what stood there before is gone.
     pub(crate) fn publish(self) -> Result<(), TrainError> {
         for name in file_names(&self.aside)? {
             self.go_on()?;
@@ -64,11 +80,12 @@ impl<'a> StagedDir<'a> {
         }
         sync(&self.aside)?;
         self.go_on()?;
-        remove(&self.target)?;
-        fs::rename(&self.aside, &self.target).map_err(TrainError::io("rename", &self.aside))?;
-        // of a bare name the parent is the empty path
-        let parent = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
-        sync(parent.unwrap_or(Path::new(".")))
+        if self.replaces {
+            remove(&self.target)?;
+        }
+        // in one step, and only over nothing or an empty directory: the kernel refuses all else
+        fs::rename(&self.aside, &self.target).map_err(TrainError::io("give its name to", &self.target))?;
+        sync(parent(&self.target))
     }
 
     fn go_on(&self) -> Result<(), TrainError> {
@@ -78,9 +95,20 @@ impl<'a> StagedDir<'a> {
 
 impl Drop for StagedDir<'_> {
     fn drop(&mut self) {
-        // after publishing nothing stands there any more; what cannot be removed is removed by the next `create`
+        // after publishing nothing stands there any more; what cannot be removed is left for the next `create`, or for a person
         let _gone = fs::remove_dir_all(&self.aside);
     }
+}
+
+fn name_of(target: &Path) -> Result<String, TrainError> {
+    let nameless = || std::io::Error::new(ErrorKind::InvalidInput, "expected a path that ends in the directory's name");
+    let name = target.file_name().ok_or_else(nameless).map_err(TrainError::io("create", target))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Where a path lies; of a bare name its parent is the empty path.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Size and hash of one file.
@@ -142,8 +170,32 @@ mod tests {
     }
 
     #[test]
+    fn a_result_touches_nothing_that_came_meanwhile() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let target = parent.path().join("deep/model");
+        let begin = |content: &[u8]| {
+            let staged = StagedDir::result(&target, &|| false).expect("begun");
+            staged.write("a", content).expect("written");
+            staged
+        };
+        let [first, second] = [begin(b"1"), begin(b"2")];
+        fs::create_dir(&target).expect("an empty directory is in nobody's way");
+        first.publish().expect("published");
+        let error = second.publish().expect_err("there is one already").to_string();
+        assert!(error.starts_with("give its name to") && error.contains("deep/model"), "{error}");
+        assert_eq!(fs::read(target.join("a")).expect("read"), b"1", "each had an aside of its own");
+        assert_eq!(file_names(&parent.path().join("deep")).expect("read"), ["model"]);
+        let usual = parent.path().join("usual");
+        fs::create_dir(&usual).expect("created");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode();
+        assert_eq!(mode(&target), mode(&usual));
+    }
+
+    #[test]
     fn a_path_without_a_name_of_its_own_is_refused() {
         for path in ["", "/", ".", "new/.."] {
+            let refused = StagedDir::result(Path::new(path), &|| false).map(|_| ());
+            assert!(refused.is_err(), "{path:?}");
             let refused = StagedDir::create(Path::new(path), &|| false).map(|_| ());
             assert!(refused.is_err_and(|error| error.class() == crate::FailureClass::Io), "{path:?}");
         }

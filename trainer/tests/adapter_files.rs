@@ -124,6 +124,28 @@ fn a_tensor_of_another_shape_or_type_is_named() {
 }
 
 #[test]
+fn a_rank_that_no_module_can_use_is_named_before_anything_is_made_for_it() {
+    for rank in [1u64 << 28, 1 << 40, (1 << 63) - 1, 513] {
+        for (key, from, to) in [
+            ("r", "\"r\": 2".to_owned(), format!("\"r\": {rank}")),
+            ("rank_pattern", "\"rank_pattern\": {}".to_owned(), format!("\"rank_pattern\": {{\"q_proj\": {rank}}}")),
+        ] {
+            let (dir, ..) = saved();
+            edit(&dir.path().join(CONFIG_FILE), &from, &to);
+            match lora::open(dir.path(), &model()) {
+                Err(LoraError::Setting { key: named, found, expected, .. }) => {
+                    assert_eq!((named, found, &expected[..9]), (key, rank.to_string(), "1 to 512 "));
+                }
+                other => panic!("{key} {rank}: {other:?}"),
+            }
+        }
+    }
+    let (dir, ..) = saved();
+    edit(&dir.path().join(CONFIG_FILE), "\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 0}");
+    assert!(matches!(lora::open(dir.path(), &model()), Err(LoraError::Setting { key: "rank_pattern", .. })));
+}
+
+#[test]
 fn a_file_that_is_no_safetensors_or_is_cut_short_is_refused() {
     let (dir, layout, _) = saved();
     let path = dir.path().join(WEIGHTS_FILE);

@@ -61,7 +61,7 @@ fn a_whole_model_says_its_shape_and_holds_merged_rows() {
     for (case, family) in [("tied_qv_llama3_bf16", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")] {
         let (base, out) = (with_tokenizer(case, place.path()), place.path().join(format!("{case}.gguf")));
         let options = ModelOptions { stored: Some(Type::F32), name: case.into(), pre_tokenizer: None };
-        write_model(&base, Some(&golden(case).join("adapter")), &out, &options).expect("written");
+        write_model(&base, Some(&golden(case).join("adapter")), &out, &options, &|| false).expect("written");
         let file = File::read(&out);
         let model = Model::load(&base).expect("a base");
         let config = model.config();
@@ -84,15 +84,26 @@ fn a_whole_model_says_its_shape_and_holds_merged_rows() {
         assert_eq!(shape, &[config.intermediate_size as u64, config.hidden_size as u64]);
     }
     let windows = (&golden("qwen2").join("base"), "only some layers have a window");
-    let error = write_model(windows.0, None, &place.path().join("x.gguf"), &ModelOptions::default());
+    let error = write_model(windows.0, None, &place.path().join("x.gguf"), &ModelOptions::default(), &|| false);
     assert!(error.expect_err("refused").to_string().contains(windows.1));
     for (case, words) in [("gemma2", "Gemma2ForCausalLM"), ("llama_dynamic_bias", "changes with the length")] {
         let base = with_tokenizer(case, place.path());
         let options = ModelOptions::default();
-        let error = write_model(&base, None, &place.path().join("x.gguf"), &options).expect_err("refused").to_string();
+        let error = write_model(&base, None, &place.path().join("x.gguf"), &options, &|| false)
+            .expect_err("refused")
+            .to_string();
         assert!(error.contains(words), "{error}");
     }
     assert!(!place.path().join("x.gguf").exists());
+}
+
+#[test]
+fn whoever_stops_it_leaves_nothing() {
+    let [bases, place] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+    let base = with_tokenizer("qwen3", bases.path());
+    let stopped = write_model(&base, None, &place.path().join("x.gguf"), &ModelOptions::default(), &|| true);
+    assert!(matches!(stopped, Err(lorikeet_trainer::TrainError::Stopped)), "{stopped:?}");
+    assert!(fs::read_dir(place.path()).expect("read").next().is_none());
 }
 
 #[test]

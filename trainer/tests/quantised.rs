@@ -155,7 +155,7 @@ fn a_base_that_was_written_in_fewer_bits_is_the_one_that_is_made_on_reading() {
     lorikeet_trainer::export::init_base(&plain, &config, 3, stored).expect("a base");
     let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 96).collect();
     for (dtype, to) in [(BaseDtype::Nf4, &nf4), (BaseDtype::Int8, &int8)] {
-        let bytes = write_base(&plain, to, dtype).expect("written");
+        let bytes = write_base(&plain, to, dtype, &|| false).expect("written");
         assert!(bytes < fs::metadata(plain.join("model.safetensors")).expect("written").len());
         let made = Model::load_unless(&plain, dtype, &|| false).expect("loaded");
         let read = Model::load(to).expect("read back");
@@ -165,12 +165,18 @@ fn a_base_that_was_written_in_fewer_bits_is_the_one_that_is_made_on_reading() {
             made.logits(&tokens, None).expect("a pass"),
             "{dtype:?}"
         );
-        let error = write_base(to, &dir.path().join("again"), BaseDtype::Nf4).expect_err("it is quantised").to_string();
+        let error = write_base(to, &dir.path().join("again"), BaseDtype::Nf4, &|| false)
+            .expect_err("it is quantised")
+            .to_string();
         assert!(error.contains("quantised already") || error.contains("cannot become"), "{error}");
     }
     // a file that cannot be copied, when the weights are written already
     fs::create_dir(plain.join("vocab.json")).expect("made");
     let never = dir.path().join("never");
-    write_base(&plain, &never, BaseDtype::Nf4).expect_err("a folder is no file");
+    write_base(&plain, &never, BaseDtype::Nf4, &|| false).expect_err("a folder is no file");
+    let stopped = write_base(&plain, &never, BaseDtype::Nf4, &|| true);
+    assert!(matches!(stopped, Err(lorikeet_trainer::TrainError::Stopped)));
+    let names = || fs::read_dir(dir.path()).expect("read").map(|entry| entry.expect("an entry").file_name());
+    assert!(names().all(|name| !name.to_string_lossy().starts_with('.')), "{:?}", names().collect::<Vec<_>>());
     assert!(!never.exists(), "whole or not at all");
 }

@@ -113,7 +113,8 @@ fn finish(manifest: &FileManifest, file: &File, path: &Path) -> Result<(), Cache
     Err(CacheError::Corrupt(manifest.hash))
 }
 
-fn hash_of(path: &Path) -> Result<Hash, DiskError> {
+/// The hash of a file's bytes.
+pub(super) fn hash_of(path: &Path) -> Result<Hash, DiskError> {
     let mut hasher = blake3::Hasher::new();
     let mut file = File::open(path).at("open", path)?;
     let mut buffer = vec![0; 1 << 20];

@@ -106,6 +106,41 @@ async fn a_cache_opened_again_knows_its_files() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_damaged_here_is_fetched_anew() {
+    let (folder, cache) = cache(1 << 30);
+    let file = Content::new(1, 1000);
+    let path = folder.path().join("files").join(file.manifest.hash.to_string());
+    let whole = async |cache: &Cache, fetched: u32, why: &str| {
+        let pin = cache.get(&file, attempt(), &file.manifest).await.unwrap();
+        assert!(std::fs::read(pin.path()).unwrap() == file.bytes, "{why}");
+        assert_eq!(file.asked.load(Ordering::Relaxed), fetched, "{why}");
+        pin
+    };
+    let put = |bytes: &[u8], time: SystemTime| {
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+    };
+    let time = || std::fs::metadata(&path).unwrap().modified().unwrap();
+    let mut flipped = file.bytes.clone();
+    flipped[500] ^= 1;
+    drop(whole(&cache, 1, "it came").await);
+    put(&file.bytes[..10], time());
+    let held = whole(&cache, 2, "cut short, at whatever time").await;
+    put(&flipped, SystemTime::UNIX_EPOCH);
+    let second = whole(&cache, 3, "one bit, and another time").await;
+    drop((held, second));
+    assert_eq!(cache.index().files[&file.manifest.hash].pins, 0, "pins outlive what they were made for");
+    std::fs::remove_file(&path).unwrap();
+    drop(whole(&cache, 4, "gone").await);
+    put(&flipped, time());
+    let again = Cache::open(folder.path(), &config::Cache::default()).unwrap();
+    drop(whole(&again, 5, "one bit, found after a start").await);
+    put(&file.bytes, SystemTime::UNIX_EPOCH);
+    drop(whole(&again, 5, "another time, and whole").await);
+}
+
+#[tokio::test]
 async fn a_refusal_is_named_with_its_file() {
     let (_folder, cache) = cache(1 << 30);
     let mut file = Content::new(1, 1000);

@@ -27,7 +27,7 @@ pub enum IdentityError {
     #[error("find this node's identity in {}: the machine has not joined a coordinator", .0.display())]
     NotJoined(PathBuf),
     /// The machine is already a node.
-    #[error("join: {} already holds the identity of {node}", folder.display())]
+    #[error("join: {} already holds the identity of {node}; if that was retired or revoked, move the folder aside and join again", folder.display())]
     AlreadyJoined {
         /// Where.
         folder: PathBuf,
@@ -212,3 +212,20 @@ fn read_node(folder: &Path) -> Result<Option<NodeFile>, IdentityError> {
 
 /// The identity in force; renewals swap it.
 pub(crate) type Shared = Arc<std::sync::RwLock<Arc<Identity>>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_a_node_already_is_told_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = NodeFile { node: NodeId(uuid::Uuid::from_u128(1)), address: "c:7171".to_owned() };
+        std::fs::write(folder.path().join("node.json"), serde_json::to_vec(&file).unwrap()).unwrap();
+        let refused = Identity::refuse_existing(folder.path()).unwrap_err().to_string();
+        assert!(
+            refused.contains("already holds the identity of") && refused.contains("move the folder aside"),
+            "{refused}"
+        );
+    }
+}

@@ -32,13 +32,14 @@ pub enum HoldError {
 
 /// A lock held. Freed when dropped, or when the process dies.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub struct Hold {
+    dir: PathBuf,
     _lock: File,
 }
 
 impl Hold {
     /// Takes the lock, without waiting, and says who took it.
-    pub(crate) fn take(dir: &Path) -> Result<Hold, HoldError> {
+    pub fn take(dir: &Path) -> Result<Hold, HoldError> {
         let path = dir.join(LOCK);
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let lock = opened.map_err(io_error("open", &path))?;
@@ -48,7 +49,12 @@ impl Hold {
             Err(TryLockError::Error(source)) => return Err(io_error("lock", &path)(source)),
         }
         write_holder(dir)?;
-        Ok(Hold { _lock: lock })
+        Ok(Hold { dir: dir.to_owned(), _lock: lock })
+    }
+
+    /// The directory that is held.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 }
 

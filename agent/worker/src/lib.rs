@@ -34,13 +34,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lorikeet_protocol::worker::{EventLine, Level, WorkerEvent};
 use lorikeet_trainer::{Stop, TrainError, Wish};
 
-use hold::Hold;
 use journal::Journal;
 use signal::Listener;
 
 pub use burn_in::burn_in;
 pub use fence::{Fence, FenceError, Raised};
-pub use hold::HoldError;
+pub use hold::{Hold, HoldError};
 pub use journal::JournalError;
 pub use lorikeet_protocol::worker::Exit;
 pub use report::{class, memory, modules};
@@ -71,33 +70,34 @@ pub struct Terms {
 /// Serves the attempts in `dirs` until each has an outcome, in a process of its own: takes over its signals and gives up
 /// whatever else it could reach.
 pub fn run(dirs: &[PathBuf], terms: Terms) -> Exit {
-    serve(dirs, terms, Some(fenced), &mut |_, _| {})
+    match dirs.iter().map(|dir| Hold::take(dir)).collect() {
+        Ok(held) => serve(held, terms, Some(fenced), &mut |_, _| {}),
+        Err(error) => refused(&error),
+    }
 }
 
-/// As [`run`] in a process that does other things as well, with a witness.
-pub fn run_watched(dirs: &[PathBuf], terms: Terms, watch: &mut Watch<'_>) -> Exit {
-    serve(dirs, terms, None, watch)
+/// As [`run`] in a process that does other things as well and holds the directory already, with a witness.
+pub fn run_watched(held: Hold, terms: Terms, watch: &mut Watch<'_>) -> Exit {
+    serve(vec![held], terms, None, watch)
 }
 
 /// How a process gives up what it does not need.
 type Enclose = fn(&[PathBuf]) -> Result<(), FenceError>;
 
-fn serve(dirs: &[PathBuf], terms: Terms, fence: Option<Enclose>, watch: &mut Watch<'_>) -> Exit {
-    let mut attempts = Vec::new();
-    for dir in dirs {
-        match Hold::take(dir) {
-            Ok(hold) => {
-                let (dir, memory_limit) = (dir.clone(), terms.memory_limit);
-                attempts.push(Arc::new(Attempt { dir, stop: Stop::new(), memory_limit, _hold: hold }));
-            }
-            Err(error) => return refused(&error),
-        }
-    }
+fn serve(held: Vec<Hold>, terms: Terms, fence: Option<Enclose>, watch: &mut Watch<'_>) -> Exit {
+    let dirs: Vec<PathBuf> = held.iter().map(|hold| hold.dir().to_owned()).collect();
+    let attempt = |hold: Hold| Attempt {
+        dir: hold.dir().to_owned(),
+        stop: Stop::new(),
+        memory_limit: terms.memory_limit,
+        _hold: hold,
+    };
+    let attempts: Vec<Arc<Attempt>> = held.into_iter().map(|hold| Arc::new(attempt(hold))).collect();
     if attempts.is_empty() {
         return Exit::Unusable;
     }
     // before any other thread is started: it would not be behind the fence
-    if let Some(Err(error)) = fence.map(|fence| fence(dirs)) {
+    if let Some(Err(error)) = fence.map(|fence| fence(&dirs)) {
         tracing::error!("failed to {error}: {}", error.0);
         return Exit::Internal;
     }

@@ -8,6 +8,7 @@ use crate::{
     args::Adapter as Args,
     client::Client,
     failure::Failure,
+    interrupt::Interrupt,
     output::{progress::BytesProgress, table::size},
 };
 use lorikeet_api::{
@@ -21,7 +22,7 @@ use lorikeet_protocol::{
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Lists, shows or fetches; merges and exports without a server.
@@ -34,7 +35,8 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Args::Show { adapter } => context.ask(async |client| output.answer(&find(&client, &adapter).await?)),
         Args::Pull { adapter, out } => context.ask(async |client| {
             let model = find(&client, &adapter).await?;
-            pull(&client, &model, &out).await?;
+            let interrupt = Interrupt::listen()?;
+            interrupt.or(pull(&client, &model, &out)).await?;
             output.note(&format!("{} files, {} in {}", model.files.len(), size(model.size_bytes), out.display()));
             output.answer(&model)
         }),
@@ -60,30 +62,36 @@ async fn find(client: &Client, adapter: &str) -> Result<Model, Failure> {
 
 /// Fetches every file of a model, checks each against the record, and only then gives the folder its name.
 pub(crate) async fn pull(client: &Client, model: &Model, out: &Path) -> Result<(), Failure> {
-    refuse_full(out)?;
-    let out = &absolute(out)?;
+    let out = &vacant(out)?;
     let aside = aside(out)?;
     let tar = fetch(client, model, &aside).await?;
     let unpacked = aside.path().join("files");
     unpack(tar, model, &unpacked)?;
     let place = || {
-        // An empty folder may stand in the way; a full one was refused above.
-        if out.exists() {
-            fs::remove_dir(out)?;
-        }
+        // An empty folder may stand in the way; whatever else came meanwhile stays.
         fs::rename(&unpacked, out)
     };
     place().map_err(|error| Failure::file("write", out, &error))
 }
 
-fn refuse_full(out: &Path) -> Result<(), Failure> {
-    match fs::read_dir(out) {
-        Ok(entries) => match entries.count() {
-            0 => Ok(()),
-            _ => Err(Failure::mistake(format!("{} is not empty", out.display()))
-                .hint("name a folder that does not exist yet")),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+/// Where a new folder may stand: nothing is there, or an empty folder, which it takes the place of. So it cannot be the one in which
+/// somebody stands: they would see nothing of it.
+fn vacant(out: &Path) -> Result<PathBuf, Failure> {
+    let refused = |what: &str| {
+        let failure = Failure::mistake(format!("{} {what}", out.display()));
+        Err(failure.hint("name a folder that does not exist yet"))
+    };
+    match fs::read_dir(out).map(Iterator::count) {
+        Ok(0) => {
+            let here = |error: io::Error| Failure::file("find", out, &error);
+            let (resolved, working) = (out.canonicalize().map_err(here)?, Path::new(".").canonicalize().map_err(here)?);
+            if working == resolved {
+                return refused("is the working directory, which a new one would take the place of");
+            }
+            Ok(resolved)
+        }
+        Ok(_) => refused("is not empty"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => absolute(out),
         Err(error) => Err(Failure::file("read", out, &error)),
     }
 }

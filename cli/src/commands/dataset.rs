@@ -175,7 +175,8 @@ async fn named(client: &Client, name: &str) -> Result<Vec<Dataset>, Failure> {
     Ok(found)
 }
 
-fn measure(path: &Path) -> Result<(u64, Hash), Failure> {
+/// Size and hash of a file.
+pub(super) fn measure(path: &Path) -> Result<(u64, Hash), Failure> {
     let mut hasher = blake3::Hasher::new();
     let read = io::copy(&mut file::open("read", path)?, &mut hasher);
     let size = read.map_err(|error| Failure::file("read", path, &error))?;

@@ -9,7 +9,10 @@ use crate::{
     output::{Output, View},
 };
 use lorikeet_dataset::{Message, Role};
-use lorikeet_trainer::generate::{Sampling, generate};
+use lorikeet_trainer::{
+    TrainError,
+    generate::{Sampling, generate},
+};
 use serde::Serialize;
 use std::{
     io::Read,
@@ -56,8 +59,12 @@ pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
         }
     };
     let view = local.view();
-    let said = generate(&local.model, view.as_ref(), &tokens, (&sampling, end), &mut told, &|| false);
-    let said = said.map_err(|error| failed("generate", &error))?;
+    let said = generate(&local.model, view.as_ref(), &tokens, (&sampling, end), &mut told, &|| output.is_unread());
+    let said = match said {
+        // nobody reads the words any more
+        Err(TrainError::Stopped) => return Ok(()),
+        said => said.map_err(|error| failed("generate", &error))?,
+    };
     broken?;
     let took = began.elapsed();
     let rest = words.finish();

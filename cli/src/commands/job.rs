@@ -87,7 +87,7 @@ pub(super) fn reason(reason: CancelReason) -> job::CancelReason {
 /// Every line there is, then every line that comes.
 async fn logs(client: &Client, output: Output, id: JobId) -> Result<(), Failure> {
     let mut events = client.events(id);
-    loop {
+    while !output.is_unread() {
         let event = match events.next().await? {
             Told::Event(event) => *event,
             Told::Broken(why) => {
@@ -110,4 +110,5 @@ async fn logs(client: &Client, output: Output, id: JobId) -> Result<(), Failure>
             | JobEvent::Error { .. } => {}
         }
     }
+    Ok(())
 }

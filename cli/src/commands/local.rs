@@ -42,6 +42,9 @@ impl Local {
 
 /// What the trainer could not do, by whose doing it is.
 pub(super) fn failed(doing: &str, error: &TrainError) -> Failure {
+    if matches!(error, TrainError::Stopped) {
+        return Failure::interrupted();
+    }
     let message = format!("failed to {doing}: {}", chain(error));
     if error.class() == FailureClass::Io {
         // A cluster may try again elsewhere; here it is this machine's file.

@@ -7,6 +7,7 @@ use super::{
 use crate::{
     args::{Bits, Quantise},
     failure::Failure,
+    interrupt::Interrupt,
     output::{
         Output, View,
         table::{fields, size},
@@ -35,8 +36,9 @@ pub(crate) fn run(output: Output, args: &Quantise) -> Result<(), Failure> {
         Bits::Nf4 => BaseDtype::Nf4,
         Bits::Int8 => BaseDtype::Int8,
     };
-    let weight_bytes =
-        lorikeet_trainer::quant::write_base(&base, &out, dtype).map_err(|error| failed("quantise", &error))?;
+    let interrupt = Interrupt::listen()?;
+    let written = lorikeet_trainer::quant::write_base(&base, &out, dtype, &|| interrupt.is_asked());
+    let weight_bytes = written.map_err(|error| failed("quantise", &error))?;
     output.answer(&Written { path: args.out.clone(), base_dtype: dtype.name(), weight_bytes })
 }
 

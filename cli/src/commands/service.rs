@@ -1,6 +1,6 @@
 //! What `coordinator` and `agent` have in common as services: a runtime, signals, and words for the service manager.
 
-use crate::failure::Failure;
+use crate::{failure::Failure, interrupt::ignores_hangup};
 use std::{fs::File, future::Future, io, os::fd::AsFd, process};
 use tokio::{
     net::unix::pipe,
@@ -16,21 +16,25 @@ pub(super) fn runtime() -> Result<Runtime, Failure> {
         .map_err(|error| Failure::bug(format!("start the runtime: {error}")))
 }
 
-/// SIGTERM and SIGINT: the first asks, the second ends. The end of standard input, where it is listened for, asks as well.
+/// SIGTERM and SIGINT: the first asks, the second ends. The end of the terminal (SIGHUP) asks as well, and so does the end of
+/// standard input, where it is listened for.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    /// Not where whoever started us wants us to outlive the terminal.
+    hangup: Option<Signal>,
     /// Whoever started us holds its other end.
     parent: Option<pipe::Receiver>,
 }
 
 impl Signals {
-    /// From now on neither ends the process by itself.
+    /// From now on none of them ends the process by itself.
     pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).map_err(|error| Failure::bug(format!("listen for signals: {error}")));
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
+            hangup: (!ignores_hangup()).then(|| listen(SignalKind::hangup())).transpose()?,
             parent: None,
         })
     }
@@ -51,12 +55,13 @@ impl Signals {
         let parent = end(self.parent.as_ref());
         tokio::select! {
             () = either(&mut self.terminate, &mut self.interrupt) => {}
+            () = hangup(self.hangup.as_mut()) => {}
             () = parent => tracing::warn!("standard input ended: whoever started this is gone"),
         }
     }
 
     /// Lets `work` end in order, unless a second signal comes: then the process ends at once, as if it had been killed. A
-    /// parent that dies meanwhile is no reason for that.
+    /// parent or a terminal that goes meanwhile is no reason for that; of a terminal a shell and the kernel may both tell.
     pub(super) async fn or_at_once<T>(&mut self, work: impl Future<Output = T>) -> T {
         tokio::select! {
             done = work => done,
@@ -72,6 +77,13 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+async fn hangup(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => _ = signal.recv().await,
+        None => std::future::pending().await,
     }
 }
 

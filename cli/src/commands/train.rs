@@ -10,7 +10,7 @@ use super::local;
 use crate::{
     args::Train,
     failure::Failure,
-    logging,
+    interrupt, logging,
     output::{
         Output, View,
         progress::{Point, TrainingProgress},
@@ -24,28 +24,27 @@ use lorikeet_protocol::{
     job::JobSpec,
     worker::{EventLine, Level, Spec, Stage, WorkerEvent},
 };
-use lorikeet_worker::{Bond, Exit, Terms};
+use lorikeet_worker::{Bond, Exit, Hold, Terms};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
 use summary::Summary;
 
-/// What a shell calls the end of a command that was interrupted.
-const INTERRUPTED: u8 = 130;
-
 /// Trains to an outcome and tells it. Stopped is neither: the state is kept, and the exit code is that of an interrupted command.
 pub(crate) fn run(output: Output, args: &Train) -> Result<ExitCode, Failure> {
     logging::start("warn");
-    let directory = Directory::open(&args.out, &spec(args)?)?;
-    if directory.is_finished() {
+    let spec = spec(args)?;
+    let (directory, hold) = Directory::open(&args.out, &spec)?;
+    if let Some(files) = directory.finished() {
+        directory.check(&spec, &files)?;
         output.note(&format!("{} was finished already; this is what came of it", args.out.display()));
     } else {
-        let exit = train(directory.path(), args.memory);
+        let exit = train(hold, args.memory);
         let last = directory.last();
         if let Some(WorkerEvent::Stopped { step, checkpoint, .. }) = &last {
             output.note(&stopped(*step, checkpoint.as_deref(), &args.out));
-            return Ok(ExitCode::from(INTERRUPTED));
+            return Ok(ExitCode::from(interrupt::EXIT));
         }
         judge(exit, last.as_ref(), &args.out)?;
     }
@@ -131,10 +130,10 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// In this process; Ctrl-C saves and leaves, a second one leaves at once.
-fn train(directory: &Path, memory_limit: Option<u64>) -> Exit {
+fn train(hold: Hold, memory_limit: Option<u64>) -> Exit {
     let mut display = Display { progress: TrainingProgress::new(), steps: 0 };
     let terms = Terms { bond: Bond::None, memory_limit };
-    let exit = lorikeet_worker::run_watched(&[directory.to_owned()], terms, &mut |_, line| display.show(line));
+    let exit = lorikeet_worker::run_watched(hold, terms, &mut |_, line| display.show(line));
     display.progress.finish();
     exit
 }
@@ -191,7 +190,6 @@ fn stage_words(stage: Stage) -> &'static str {
 fn judge(exit: Exit, outcome: Option<&WorkerEvent>, out: &Path) -> Result<(), Failure> {
     match (exit, outcome) {
         (Exit::Finished, _) => Ok(()),
-        (Exit::Held, _) => Err(Failure::mistake(format!("another process trains in {}", out.display()))),
         (_, Some(WorkerEvent::Failed { class, message, hint })) => {
             Err(Failure::of_trainer(*class, format!("the training failed: {message}"), hint.clone()))
         }

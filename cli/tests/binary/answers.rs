@@ -1,7 +1,8 @@
 //! Answers as people and programs see them, and what the client asks for them.
 
 use crate::support::{FakeServer, Scripted, file, pin, run};
-use std::fs;
+use rustix::process::{Pid, Signal, kill_process};
+use std::{fs, process::Stdio};
 
 const JOB: &str = "job_01920000000070008000000000000001";
 
@@ -248,6 +249,31 @@ fn a_log_without_lines_says_so_and_where_the_steps_are() {
     let (code, answer, note) = run(server.client().args(["job", "logs", JOB]));
     assert_eq!((code, answer.as_str()), (0, ""));
     assert!(note.contains(&format!("lorikeet job metrics {JOB}")), "{note}");
+}
+
+#[test]
+fn a_pull_that_is_interrupted_leaves_nothing() {
+    let files = files(&[("adapter_config.json", b"{}")]);
+    for signal in [Signal::INT, Signal::TERM] {
+        let folder = tempfile::tempdir().unwrap();
+        let tar = Scripted { status: "200 OK", headers: vec![], body: vec![0; 1000], breaks_after: Some(10) };
+        let server = FakeServer::stalling([Scripted::data(&model(&files)), tar]);
+        let mut pull = server.client();
+        pull.args(["adapter", "pull", "mdl_01920000000070008000000000000005", "--out"]).arg(folder.path().join("out"));
+        let mut pull = pull.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let begun = || {
+            let mut asides = fs::read_dir(folder.path()).unwrap();
+            asides.any(|aside| fs::metadata(aside.unwrap().path().join("adapter.tar")).is_ok_and(|tar| tar.len() > 0))
+        };
+        while !begun() {
+            assert_eq!(pull.try_wait().unwrap(), None, "it waits for the rest");
+        }
+        kill_process(Pid::from_child(&pull), signal).unwrap();
+        let ended = pull.wait_with_output().unwrap();
+        let complaint = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.code() == Some(130) && complaint.contains("interrupted"), "{complaint}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "no temporary folder is left");
+    }
 }
 
 #[test]

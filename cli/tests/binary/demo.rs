@@ -49,6 +49,22 @@ fn ctrl_c_in_the_demo_stops_everything() {
 }
 
 #[test]
+fn a_terminal_that_is_closed_stops_everything_as_ctrl_c_does() {
+    let place = Place::new();
+    let mut demo = demo(&place).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut notes = BufReader::new(demo.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(notes.any(|line| line.starts_with("submitted")), "it came as far as the job");
+    kill_process(Pid::from_child(&demo), Signal::HUP).unwrap();
+    assert!(notes.any(|line| line == "stopping"));
+    // a shell tells of it, and then the kernel; and nobody reads any more
+    kill_process(Pid::from_child(&demo), Signal::HUP).unwrap();
+    drop(notes);
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    assert_eq!(running(&place.path("demo")), [""; 0]);
+    assert!(!place.path("demo").exists());
+}
+
+#[test]
 fn a_second_ctrl_c_in_the_demo_leaves_nothing_running_either() {
     let place = Place::new();
     let mut demo = demo(&place).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();

@@ -57,6 +57,37 @@ fn a_token_that_cannot_be_one_is_the_persons_mistake() {
 }
 
 #[test]
+fn a_verdict_is_the_same_when_nobody_reads_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = file(folder.path(), "broken.jsonl", "{\"messages\": 3}\nnot json\n");
+    for form in ["table", "json"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut check = lorikeet();
+        check.args(["dataset", "check", "--output", form]).arg(&broken).stdout(writer);
+        let ended = check.stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{form}: {}", String::from_utf8_lossy(&ended.stderr));
+    }
+}
+
+#[test]
+fn plain_http_to_a_port_that_speaks_tls_is_told_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // for as long as the test runs: a client asks more than once
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _asked = stream.read(&mut [0; 4096]);
+            // what rustls says to plain words: a fatal alert
+            let _told = stream.write_all(b"\x15\x03\x03\x00\x02\x02\x32");
+        }
+    });
+    let (code, _, complaint) = run(lorikeet().args(["--server", &url, "--token", "secret", "jobs"]));
+    let expected = format!("is {}/ meant?", url.replacen("http", "https", 1));
+    assert!(code == 4 && complaint.contains(&expected), "{code} {complaint}");
+}
+
+#[test]
 fn a_file_with_nothing_to_train_on_is_faulty() {
     let folder = tempfile::tempdir().unwrap();
     let text =

@@ -113,7 +113,11 @@ fn an_adapter_becomes_a_model_and_files_for_llama_cpp() {
     here.args(["adapter", "merge", "--out", ".", "--base"]).arg(place.path("base"));
     here.arg("--adapter").arg(place.path("run/adapter")).current_dir(place.path("here"));
     let (code, _, complaint) = run(&mut here);
+    assert!(code == 2 && complaint.contains("is the working directory"), "{complaint}");
+    std::os::unix::fs::symlink("here", place.path("link")).unwrap();
+    let (code, _, complaint) = command("merge", &["--out", "link"]);
     assert!(code == 0 && place.path("here/model.safetensors").exists(), "{complaint}");
+    assert!(place.path("link").is_symlink(), "it still leads there");
 
     let (code, answer, complaint) = command("export", &["--gguf", "a.gguf"]);
     assert!(code == 0 && answer.contains("\"tensors\": 28"), "{complaint}{answer}");

@@ -5,7 +5,7 @@
 use std::{
     collections::VecDeque,
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -97,6 +97,15 @@ pub(crate) struct FakeServer {
 impl FakeServer {
     /// The thread ends with the script.
     pub(crate) fn new(script: impl IntoIterator<Item = Scripted>) -> Self {
+        Self::start(script, false)
+    }
+
+    /// Where a body breaks off, its connection stays open, and nothing more comes.
+    pub(crate) fn stalling(script: impl IntoIterator<Item = Scripted>) -> Self {
+        Self::start(script, true)
+    }
+
+    fn start(script: impl IntoIterator<Item = Scripted>, stalls: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("its address"));
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -109,6 +118,10 @@ impl FakeServer {
                     let head = request.line.starts_with("HEAD");
                     heard.lock().expect("no test panics here").push(request);
                     write_answer(&stream, &answer, head);
+                }
+                if stalls && answer.breaks_after.is_some() {
+                    // until the client is gone
+                    let _rest = (&stream).read_to_end(&mut Vec::new());
                 }
             }
         });

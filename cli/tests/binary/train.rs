@@ -27,6 +27,21 @@ fn a_training_leaves_an_attempt_directory_and_says_what_came_of_it() {
     let (code, again, note) = run(place.train("run", &["training.max_steps=3"]).args(["--output", "json"]));
     assert_eq!((code, again), (0, answer), "a finished training is told again, not done again");
     assert!(note.contains("was finished already"), "{note}");
+    let (weights, data) = (place.path("run/adapter/adapter_model.safetensors"), place.path("data.jsonl"));
+    let (whole, asked) = (fs::read(&weights).unwrap(), fs::read(&data).unwrap());
+    let refused = |words: &str| {
+        let (code, answer, complaint) = run(&mut place.train("run", &["training.max_steps=3"]));
+        assert!((code, answer.as_str()) == (2, "") && complaint.contains(words), "{words}: {code} {complaint}");
+    };
+    fs::write(&weights, &whole[..whole.len() - 1]).unwrap();
+    refused("adapter_model.safetensors is not what the finished training wrote");
+    fs::remove_file(&weights).unwrap();
+    refused("adapter_model.safetensors is gone");
+    fs::write(&weights, &whole).unwrap();
+    fs::write(&data, [&asked[..], conversation(21).as_bytes()].concat()).unwrap();
+    refused("data.jsonl is not what the finished training in");
+    fs::write(&data, asked).unwrap();
+    assert_eq!(run(&mut place.train("run", &["training.max_steps=3"])).0, 0);
 }
 
 #[test]
@@ -50,6 +65,14 @@ fn a_training_that_was_interrupted_goes_on_to_the_same_adapter() {
     wait_for_a_step(&mut child);
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130), "nothing failed, and it is not finished");
+    let (data, more) = (fs::read_to_string(place.path("data.jsonl")).unwrap(), conversation(21));
+    fs::write(place.path("data.jsonl"), format!("{data}{more}")).unwrap();
+    let (code, _, complaint) = run(&mut place.train("broken", steps));
+    assert!(
+        code == 2 && complaint.contains("dataset is") && complaint.contains("only with the base, the data"),
+        "{complaint}"
+    );
+    fs::write(place.path("data.jsonl"), data).unwrap();
     let (code, _, notes) = run(&mut place.train("broken", steps));
     assert_eq!(code, 0, "{notes}");
     assert!(notes.contains("going on from step "), "{notes}");

@@ -118,9 +118,14 @@ fn what_is_not_recognised_is_said_with_what_would_be() {
     assert!(refused(b" \n").contains("the file is empty"));
     assert!(refused(b"question,answer\n").contains("begins with 'q'"));
     assert!(refused(b"\x1f\x8b\x08").contains("gzip data ends"));
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, b"  ").expect("packed");
+    let garbage = [packed.finish().expect("packed"), vec![b'x'; 64]].concat();
+    assert!(refused(&garbage).contains("something that is not gzip stands behind the gzip data"));
     let unknown = refused(b"{\"a\": 1, \"b\": 2}");
     assert!(unknown.contains("has the keys a, b") && unknown.contains("ALPACA (instruction, output)"), "{unknown}");
-    assert!(refused(b"[]").contains("no keys"));
+    assert!(refused(b" [ ]").contains("it holds no record"));
+    assert!(refused(b"[{}]").contains("no keys"));
     let both = refused(b"{\"messages\": [], \"conversations\": [{\"from\": \"human\", \"value\": \"x\"}]}");
     assert!(both.contains("those of CHAT_MESSAGES and SHAREGPT"), "{both}");
 }

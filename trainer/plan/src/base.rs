@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -270,7 +271,19 @@ fn weight_files(dir: &Path) -> Result<Weights, BaseFault> {
         let files: BTreeSet<String> = map.values().cloned().collect();
         return Ok(Weights { files: files.into_iter().collect(), index: Some(map) });
     }
-    Err(no_weights(dir))
+    Err(no_file(dir).unwrap_or_else(|| no_weights(dir)))
+}
+
+/// The name is there, and what has it is no file.
+fn no_file(dir: &Path) -> Option<BaseFault> {
+    let kind = |name: &&str| match fs::metadata(dir.join(name)).map(|meta| meta.file_type()) {
+        Ok(kind) if kind.is_dir() => Some("a directory"),
+        Ok(kind) if kind.is_fifo() => Some("a pipe"),
+        Ok(_) => Some("a device or a socket"),
+        Err(_) => dir.join(name).is_symlink().then_some("a link to nothing that can be opened"),
+    };
+    let (name, kind) = [SINGLE, INDEX].into_iter().find_map(|name| Some((name, kind(&name)?)))?;
+    Some(BaseFault { file: name.into(), message: format!("is {kind}, expected a file"), hint: None })
 }
 
 /// Says why there are no weights: a pickle is the usual reason and would run its author's code when opened.

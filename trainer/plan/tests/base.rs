@@ -58,6 +58,22 @@ fn missing_files_are_named() {
 }
 
 #[test]
+fn weights_that_are_no_file_are_called_what_they_are() {
+    let dir = tempfile::tempdir().expect("dir");
+    let weights = dir.path().join("model.safetensors");
+    let said = || faults(&inspect_base(dir.path()));
+    fs::create_dir(&weights).expect("made");
+    assert!(said().contains("model.safetensors: is a directory, expected a file"), "{}", said());
+    fs::remove_dir(&weights).expect("removed");
+    for (to, kind) in [("/dev/null", "is a device or a socket"), ("nowhere", "is a link to nothing that can be opened")]
+    {
+        std::os::unix::fs::symlink(to, &weights).expect("linked");
+        assert!(said().contains(kind), "{}", said());
+        fs::remove_file(&weights).expect("removed");
+    }
+}
+
+#[test]
 fn a_pickle_is_never_read() {
     let dir = directory();
     fs::write(dir.path().join("pytorch_model.bin"), b"\x80\x02").expect("write");

@@ -9,11 +9,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::TrainError;
 use crate::merged::narrowed;
 use crate::ops::widen::Stored;
+use crate::staged::parent;
 
 use super::Written;
 
@@ -107,34 +109,34 @@ impl Tensor {
     }
 }
 
-/// Writes the file aside and gives it its name when it is whole. `numbers` makes the tensors one by one.
+/// Writes the file aside and gives it its name when it is whole and nothing else has that name. `numbers` makes the tensors one by
+/// one.
 pub(super) fn write(
     path: &Path,
     facts: &[(String, Fact)],
     tensors: &[Tensor],
     numbers: &mut dyn FnMut(usize) -> Result<Vec<f32>, TrainError>,
 ) -> Result<Written, TrainError> {
-    let aside = path.with_extension("gguf.partial");
-    let written = write_aside(&aside, facts, tensors, numbers);
-    let bytes = match written {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            let _gone = fs::remove_file(&aside);
-            return Err(error);
-        }
-    };
-    fs::rename(&aside, path).map_err(TrainError::io("rename", &aside))?;
+    let (folder, name) = (parent(path), path.file_name().unwrap_or_default().to_string_lossy());
+    let prefix = format!(".{name}.");
+    let mut aside = tempfile::Builder::new();
+    // who may read it the mask of the process says, as of every file
+    aside.prefix(&prefix).suffix(".partial").permissions(fs::Permissions::from_mode(0o666));
+    let aside = aside.tempfile_in(folder).map_err(TrainError::io("write into", folder))?;
+    let bytes = write_aside(aside.path(), aside.as_file(), facts, tensors, numbers)?;
+    aside.persist_noclobber(path).map_err(|error| TrainError::io("give its name to", path)(error.error))?;
     Ok(Written { bytes, tensors: tensors.len() })
 }
 
 fn write_aside(
     path: &Path,
+    file: &File,
     facts: &[(String, Fact)],
     tensors: &[Tensor],
     numbers: &mut dyn FnMut(usize) -> Result<Vec<f32>, TrainError>,
 ) -> Result<u64, TrainError> {
     let io = || TrainError::io("write", path);
-    let mut file = BufWriter::new(File::create(path).map_err(TrainError::io("create", path))?);
+    let mut file = BufWriter::new(file);
     let head = head(facts, tensors);
     file.write_all(&head).map_err(io())?;
     let mut bytes = head.len() as u64;
@@ -258,5 +260,20 @@ mod tests {
         let error = write(&folder.path().join("f.gguf"), &[], &tensors, &mut |_| Ok(vec![1e6])).expect_err("refused");
         assert!(error.to_string().contains("t has numbers beyond F16"), "{error}");
         assert!(fs::read_dir(folder.path()).expect("read").next().is_none());
+    }
+
+    #[test]
+    fn a_file_that_came_meanwhile_stays() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("f.gguf");
+        let tensors = [Tensor { name: "t".into(), shape: vec![1], stored: Type::F32 }];
+        let error = write(&path, &[], &tensors, &mut |_| {
+            fs::write(&path, "somebody's").expect("written");
+            Ok(vec![1.0])
+        });
+        let error = error.expect_err("it has a name of its own").to_string();
+        assert!(error.contains("give its name to") && error.contains("f.gguf"), "{error}");
+        assert_eq!(fs::read(&path).expect("read"), b"somebody's");
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 1, "and nothing else is left");
     }
 }

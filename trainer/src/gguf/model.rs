@@ -28,12 +28,13 @@ pub struct ModelOptions {
     pub pre_tokenizer: Option<String>,
 }
 
-/// Writes base and adapter as one model to `out`.
+/// Writes base and adapter as one model to `out`; `stop` leaves it.
 pub fn write_model(
     base: &Path,
     adapter: Option<&Path>,
     out: &Path,
     options: &ModelOptions,
+    stop: &dyn Fn() -> bool,
 ) -> Result<Written, TrainError> {
     let merged = Merged::open(base, adapter)?;
     let config = merged.config();
@@ -58,6 +59,7 @@ pub fn write_model(
         stored: Type::F32,
     }));
     write(out, &facts, &tensors, &mut |index| match specs.get(index) {
+        Some(_) if stop() => Err(TrainError::Stopped),
         None => Ok(divisors.clone().expect("the one tensor behind those of the base")),
         Some(spec) => {
             let numbers = merged.numbers(&spec.name)?;

@@ -51,6 +51,16 @@ pub enum LoraError {
         /// Both expressions.
         patterns: [String; 2],
     },
+    /// A rank that makes no sense on a module: what files say is not bounded by anything else.
+    #[error("rank {rank} on {module}, expected 1 to {most}")]
+    Rank {
+        /// The module.
+        module: String,
+        /// What is asked for.
+        rank: usize,
+        /// The most it can use.
+        most: usize,
+    },
     /// The layers make no sense.
     #[error("layers_to_transform {reason}")]
     Layers {
@@ -143,6 +153,7 @@ impl From<LoraError> for TrainError {
             LoraError::NothingMatched { .. } | LoraError::CannotCarry { .. } | LoraError::Unfit { .. } => {
                 TrainError::Config { key: "lora.target_modules", reason: error.to_string() }
             }
+            LoraError::Rank { .. } => TrainError::Config { key: "lora.rank", reason: error.to_string() },
             LoraError::Layers { .. } => {
                 TrainError::Config { key: "lora.layers_to_transform", reason: error.to_string() }
             }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use lorikeet_plan::{ModelConfig, read_file};
-use safetensors::tensor::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -209,9 +209,18 @@ fn number(x: f64) -> Value {
 
 /// Reads an adapter for `model` with the settings that its files name.
 pub fn open(dir: &Path, model: &ModelConfig) -> Result<(LoraLayout, Vec<f32>), LoraError> {
-    let layout = LoraLayout::new(model, &read_config(dir)?)?;
+    let config = read_config(dir)?;
+    let layout = LoraLayout::new(model, &config).map_err(|error| of_file(error, &config, dir))?;
     let params = load(dir, &layout)?;
     Ok((layout, params))
+}
+
+/// A rank that a file asks for is named by its place there.
+fn of_file(error: LoraError, config: &LoraConfig, dir: &Path) -> LoraError {
+    let LoraError::Rank { module, rank, most } = error else { return error };
+    let key = if rank == config.rank { "r" } else { "rank_pattern" };
+    let expected = format!("1 to {most} (of {module})");
+    LoraError::Setting { path: dir.join(CONFIG_FILE), key, found: rank.to_string(), expected }
 }
 
 /// Reads an adapter that fits `layout`: the same rank, scale and modules, every tensor there, no other.
@@ -225,16 +234,19 @@ pub fn load(dir: &Path, layout: &LoraLayout) -> Result<Vec<f32>, LoraError> {
         reason: format!("not a sound safetensors file: {error}"),
     };
     let tensors = SafeTensors::deserialize(&bytes).map_err(malformed)?;
-    let mut params = vec![0.0; layout.len()];
-    for entry in layout.entries() {
-        for tensor in entry.tensors() {
-            let shape = entry.saved_shape(&tensor);
-            let mut numbers = vec![0.0; shape.iter().product()];
-            fill(&mut numbers, &tensors, &tensor.name, &shape, &path)?;
-            entry.narrow(&tensor, &numbers, &mut params);
-        }
-    }
+    let of = |entry| LoraEntry::tensors(entry).into_iter().map(move |tensor| (entry, tensor));
+    let ours: Vec<(&LoraEntry, Tensor)> = layout.entries().iter().flat_map(of).collect();
+    let find = |(entry, tensor): &(&LoraEntry, Tensor)| find(&tensors, &tensor.name, &entry.saved_shape(tensor), &path);
+    // all of them before any number has a place: what takes memory here is no larger than what the file holds
+    let found: Vec<_> = ours.iter().map(find).collect::<Result<_, _>>()?;
     refuse_others(&tensors, layout, &path)?;
+    let mut params = vec![0.0; layout.len()];
+    for ((entry, tensor), (stored, view)) in ours.iter().zip(found) {
+        let mut numbers = vec![0.0; view.shape().iter().product()];
+        widen(stored, view.data(), &mut numbers);
+        refuse_non_finite(&numbers, &tensor.name, &path)?;
+        entry.narrow(tensor, &numbers, &mut params);
+    }
     Ok(params)
 }
 
@@ -246,14 +258,17 @@ fn refuse_pickle(dir: &Path, weights: &Path) -> Result<(), LoraError> {
     Ok(())
 }
 
-fn fill(out: &mut [f32], file: &SafeTensors<'_>, name: &str, shape: &[usize], path: &Path) -> Result<(), LoraError> {
+/// A tensor of that name and shape.
+fn find<'a>(
+    file: &SafeTensors<'a>,
+    name: &str,
+    shape: &[usize],
+    path: &Path,
+) -> Result<(Stored, TensorView<'a>), LoraError> {
     let missing = |_| LoraError::Tensor { path: path.into(), name: name.into(), state: "missing" };
     let tensor = file.tensor(name).map_err(missing)?;
     match stored(tensor.dtype()).filter(|_| tensor.shape() == shape) {
-        Some(stored) => {
-            widen(stored, tensor.data(), out);
-            refuse_non_finite(out, name, path)
-        }
+        Some(stored) => Ok((stored, tensor)),
         None => Err(LoraError::Shape {
             path: path.into(),
             name: name.into(),

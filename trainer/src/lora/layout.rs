@@ -8,6 +8,9 @@ use lorikeet_plan::{AdapterShape, ModelConfig, Module};
 use super::target::{self, Chosen};
 use super::{Init, LoraConfig, LoraError};
 
+/// The largest rank that a job may ask for, doubled as a PiSSA start is saved. Larger ones fit a module that is as large.
+const RANK_OF_JOBS: usize = 512;
+
 /// A place in the model that may carry an adapter; ordered as a forward pass meets them, but for modules of one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Site {
@@ -100,13 +103,14 @@ pub struct LoraLayout {
 }
 
 impl LoraLayout {
-    /// Places an adapter of `config` on a model. Refuses targets that match nothing, or something that cannot carry one.
+    /// Places an adapter of `config` on a model. Refuses targets that match nothing, or something that cannot carry one, and ranks
+    /// that no module can use.
     pub fn new(model: &ModelConfig, config: &LoraConfig) -> Result<LoraLayout, LoraError> {
         assert!(config.rank > 0, "the rank is checked where settings are read");
         let mut layout =
             LoraLayout { config: config.clone(), entries: Vec::new(), index: BTreeMap::new(), trained: 0, len: 0 };
         for chosen in target::matched(model, config)? {
-            layout.push(model, &chosen);
+            layout.push(model, &chosen)?;
         }
         layout.trained = layout.len;
         if config.init == Init::Pissa {
@@ -182,9 +186,13 @@ impl LoraLayout {
         self.entries.iter().flat_map(of).collect()
     }
 
-    fn push(&mut self, model: &ModelConfig, chosen: &Chosen) {
+    fn push(&mut self, model: &ModelConfig, chosen: &Chosen) -> Result<(), LoraError> {
         let Chosen { site, rank, alpha } = *chosen;
         let (inputs, outputs) = (site.in_features(model), site.out_features(model));
+        let most = inputs.min(outputs).max(RANK_OF_JOBS);
+        if !(1..=most).contains(&rank) {
+            return Err(LoraError::Rank { module: site.path(), rank, most });
+        }
         let a = self.len..self.len + rank * inputs;
         let b = a.end..a.end + outputs * rank;
         let magnitude = b.end..b.end + if self.config.dora { outputs } else { 0 };
@@ -204,6 +212,7 @@ impl LoraLayout {
             magnitude,
             start: None,
         });
+        Ok(())
     }
 
     fn place_starts(&mut self) {

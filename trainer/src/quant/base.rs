@@ -22,8 +22,8 @@ use crate::tensor_file::{Slot, Slots};
 const STATE_BYTES: usize = 256;
 
 /// Writes the base at `from` into the directory `to`, its projections in the bits of `dtype`, whole or not at all; answers how many
-/// bytes the weights take there. One weight is in memory at a time.
-pub fn write_base(from: &Path, to: &Path, dtype: BaseDtype) -> Result<u64, TrainError> {
+/// bytes the weights take there. One weight is in memory at a time; `stop` leaves it.
+pub fn write_base(from: &Path, to: &Path, dtype: BaseDtype, stop: &dyn Fn() -> bool) -> Result<u64, TrainError> {
     assert!(dtype.is_quantised(), "asked for fewer bits");
     let base = inspect_base(from);
     let files = Files::judged(from, &base, dtype, &|| false)?;
@@ -34,7 +34,7 @@ pub fn write_base(from: &Path, to: &Path, dtype: BaseDtype) -> Result<u64, Train
         let reason = "is quantised already; start from the model it was made of".to_owned();
         return Err(TrainError::Base { path: from.to_owned(), reason });
     }
-    let staged = StagedDir::create(to, &|| false)?;
+    let staged = StagedDir::result(to, stop)?;
     let specs = tensors(&config);
     let slots = specs.iter().flat_map(|spec| match projection(spec) {
         Some(shape) => slots(&spec.name, shape, dtype),
@@ -46,6 +46,9 @@ pub fn write_base(from: &Path, to: &Path, dtype: BaseDtype) -> Result<u64, Train
     let failed = |error| TrainError::io("write", &path)(error);
     let out = Slots::create(&path, slots.collect()).map_err(failed)?;
     for spec in &specs {
+        if stop() {
+            return Err(TrainError::Stopped);
+        }
         let parts = match projection(spec) {
             Some(shape) => parts(&spec.name, shape, &files.quantised(&spec.name, shape, dtype)?),
             None => vec![(spec.name.clone(), files.raw(&spec.name)?)],

@@ -4,6 +4,7 @@ use crate::{
     args::{Export as Args, Stored},
     commands::local::failed,
     failure::Failure,
+    interrupt::Interrupt,
     output::{
         Output, View,
         table::{count, fields, size},
@@ -33,10 +34,11 @@ pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
         Stored::F16 => Type::F16,
         Stored::Bf16 => Type::Bf16,
     });
+    let interrupt = Interrupt::listen()?;
     let written = if args.merged {
         let name = args.base.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let options = ModelOptions { stored, name, pre_tokenizer: args.tokenizer_pre.clone() };
-        write_model(&args.base, Some(&args.adapter), &args.gguf, &options)
+        write_model(&args.base, Some(&args.adapter), &args.gguf, &options, &|| interrupt.is_asked())
     } else {
         write_adapter(&args.base, &args.adapter, &args.gguf, stored.unwrap_or(Type::F32))
     };

@@ -1,13 +1,11 @@
 //! `lorikeet adapter merge`: base and adapter as one model.
 
-use super::refuse_full;
+use super::vacant;
 use crate::{
     args::Merge as Args,
-    commands::{
-        local::{self, failed},
-        train::absolute,
-    },
+    commands::local::{self, failed},
     failure::Failure,
+    interrupt::Interrupt,
     output::{
         Output, View,
         progress::BytesProgress,
@@ -37,13 +35,13 @@ struct File {
 
 /// Whole or not at all.
 pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
-    refuse_full(&args.out)?;
+    let out = vacant(&args.out)?;
     local::base(&args.base)?;
     local::adapter(&args.adapter)?;
-    let out = absolute(&args.out)?;
+    let interrupt = Interrupt::listen()?;
     let bar = std::sync::OnceLock::new();
     let told = |done, total| bar.get_or_init(|| BytesProgress::new("merging", total)).at(done);
-    let whole = merge(&args.base, &args.adapter, &out, args.max_shard_size, &told, &|| false);
+    let whole = merge(&args.base, &args.adapter, &out, args.max_shard_size, &told, &|| interrupt.is_asked());
     let whole = whole.map_err(|error| failed("merge", &error))?;
     bar.into_inner().into_iter().for_each(BytesProgress::finish);
     let file = |file: lorikeet_trainer::event::FileRecord| File {

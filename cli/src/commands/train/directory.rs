@@ -1,12 +1,20 @@
-//! The attempt directory of `lorikeet train`: new, begun before, or somebody else's.
+//! The attempt directory of `lorikeet train`: new, begun before, or somebody else's. It is held before its spec is read or written, so
+//! that of two trainings that begin at once one is told of the other.
 
-use crate::failure::Failure;
-use lorikeet_protocol::worker::{EVENTS, EventLine, LOCK, SPEC, Spec, WorkerEvent};
+use crate::{commands::dataset::measure, failure::Failure};
+use lorikeet_protocol::worker::{ADAPTER, EVENTS, EventLine, HOLDER, LOCK, SPEC, Spec, WorkerEvent, WrittenFile};
+use lorikeet_worker::{Hold, HoldError};
+use serde_json::Value;
 use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
 };
+
+/// A spec on its way to its name.
+const ASIDE: &str = "spec.json.new";
+/// What a start that got no further leaves behind: on a full disk, say.
+const BARE: [&str; 4] = [LOCK, HOLDER, "worker.json.partial", ASIDE];
 
 /// An attempt directory whose spec is ours.
 pub(super) struct Directory {
@@ -16,8 +24,15 @@ pub(super) struct Directory {
 impl Directory {
     /// Makes it, or goes on with one whose spec says the same. What an earlier start told last, if it was no success, is taken
     /// back: the attempt goes on. A training that never made a step holds nothing that another could spoil, and makes room.
-    pub(super) fn open(path: &Path, spec: &Spec) -> Result<Self, Failure> {
+    pub(super) fn open(path: &Path, spec: &Spec) -> Result<(Self, Hold), Failure> {
         let directory = Self { path: path.to_owned() };
+        fs::create_dir_all(path).map_err(|error| Failure::file("create", path, &error))?;
+        // before the lock, which is a file as well, is made among somebody's own
+        directory.is_ours_or_bare()?;
+        let hold = Hold::take(path).map_err(|error| match error {
+            HoldError::Held { .. } => Failure::mistake(format!("another process trains in {}", path.display())),
+            HoldError::Io { .. } => Failure::mistake(error),
+        })?;
         match directory.spec()? {
             Some(known) if same(&known, spec) => directory.take_back()?,
             Some(_) if directory.is_blank() => directory.begin_anew(spec)?,
@@ -28,18 +43,52 @@ impl Directory {
                 ))
                 .hint("name another --out, or repeat the settings of its spec.json"));
             }
-            None => directory.make(spec)?,
+            None => directory.write(spec)?,
         }
-        Ok(directory)
+        Ok((directory, hold))
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether its adapter is there.
-    pub(super) fn is_finished(&self) -> bool {
-        matches!(self.last(), Some(WorkerEvent::Finished { .. }))
+    /// The files of its adapter, if it has come to one.
+    pub(super) fn finished(&self) -> Option<Vec<WrittenFile>> {
+        match self.last() {
+            Some(WorkerEvent::Finished { files, .. }) => Some(files),
+            _ => None,
+        }
+    }
+
+    /// Whether what a finished training wrote is still there as it was, and what it was trained on as well: only then is its result
+    /// that of the command.
+    pub(super) fn check(&self, spec: &Spec, files: &[WrittenFile]) -> Result<(), Failure> {
+        let differs = |path: &Path, what: &str| {
+            let failure = Failure::mistake(format!("{} {what}", path.display()));
+            Err(failure.hint("name another --out, or take that directory away to train anew"))
+        };
+        for file in files {
+            let path = self.path.join(ADAPTER).join(&file.path);
+            if !path.exists() {
+                return differs(&path, "is gone, and the training that wrote it is finished");
+            }
+            if measure(&path)? != (file.size, file.hash) {
+                return differs(&path, "is not what the finished training wrote");
+            }
+        }
+        let path = self.path.join(ADAPTER).join("metadata.json");
+        let made_of: Value =
+            fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let data = [("file_hash", Some(&spec.dataset)), ("validation_file_hash", spec.validation.as_ref())];
+        for (key, file) in data.into_iter().filter_map(|(key, file)| Some((key, file?))) {
+            // one of an older version does not say it
+            let known = made_of["dataset"][key].as_str().filter(|hash| !hash.is_empty());
+            if known.is_some_and(|known| measure(file).is_ok_and(|(_, hash)| hash.to_string() != known)) {
+                let trained = format!("is not what the finished training in {} was made of", self.path.display());
+                return differs(file, &trained);
+            }
+        }
+        Ok(())
     }
 
     /// The last thing told.
@@ -64,23 +113,21 @@ impl Directory {
         spec.map(Some).map_err(|error| Failure::mistake(format!("read {}: {error}", path.display())))
     }
 
-    fn make(&self, spec: &Spec) -> Result<(), Failure> {
-        fs::create_dir_all(&self.path).map_err(|error| Failure::file("create", &self.path, &error))?;
-        let mut entries = fs::read_dir(&self.path).map_err(|error| Failure::file("read", &self.path, &error))?;
-        if entries.next().is_some() {
-            return Err(Failure::mistake(format!("{} is neither empty nor a training", self.path.display())));
+    fn is_ours_or_bare(&self) -> Result<(), Failure> {
+        let entries = fs::read_dir(&self.path).map_err(|error| Failure::file("read", &self.path, &error))?;
+        let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        if names.iter().all(|name| BARE.iter().any(|bare| name == bare)) || names.iter().any(|name| name == SPEC) {
+            return Ok(());
         }
-        self.write(spec)
+        Err(Failure::mistake(format!("{} is neither empty nor a training", self.path.display())))
     }
 
-    /// Whether it ended before its first step, and nobody works in it.
+    /// Whether it ended before its first step.
     fn is_blank(&self) -> bool {
         let made = |line: &EventLine| {
             matches!(line.event, WorkerEvent::Step(_) | WorkerEvent::Checkpoint { .. } | WorkerEvent::Finished { .. })
         };
-        let lock = File::options().write(true).open(self.path.join(LOCK));
-        let is_free = lock.map_or_else(|error| error.kind() == ErrorKind::NotFound, |lock| lock.try_lock().is_ok());
-        is_free && !self.events().iter().any(made)
+        !self.events().iter().any(made)
     }
 
     fn begin_anew(&self, spec: &Spec) -> Result<(), Failure> {
@@ -93,7 +140,7 @@ impl Directory {
     }
 
     fn write(&self, spec: &Spec) -> Result<(), Failure> {
-        let aside = self.path.join("spec.json.new");
+        let aside = self.path.join(ASIDE);
         let write = || {
             let mut file = File::create(&aside)?;
             file.write_all(&serde_json::to_vec_pretty(spec)?)?;
@@ -145,6 +192,39 @@ mod tests {
         fs::create_dir(&other).unwrap();
         fs::write(other.join("thesis.txt"), "").unwrap();
         assert_eq!(Directory::open(&other, &spec(8)).err().unwrap().kind.exit_code(), 2, "not ours to write into");
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nor to lock");
+    }
+
+    #[test]
+    fn what_a_full_disk_left_of_a_start_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        BARE.iter().for_each(|name| fs::write(folder.path().join(name), "").unwrap());
+        let (directory, _hold) = Directory::open(folder.path(), &spec(8)).unwrap();
+        assert_eq!(directory.spec().unwrap(), Some(spec(8)));
+        assert!(!folder.path().join(ASIDE).exists());
+    }
+
+    #[test]
+    fn of_two_that_begin_at_once_one_is_told_of_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let begin =
+            |rank| Directory::open(&path, &spec(rank)).map(|(directory, hold)| (directory.spec().unwrap(), hold));
+        let (ours, other) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| begin(16));
+            (begin(8), other.join().unwrap())
+        });
+        let began = [(8, ours), (16, other)].map(|(rank, began)| match began {
+            Ok((found, hold)) => {
+                assert_eq!(found, Some(spec(rank)), "what stands there is what it asked for");
+                Some(hold)
+            }
+            Err(failure) => {
+                assert!(failure.message.contains("another process trains in"), "{failure}");
+                None
+            }
+        });
+        assert_eq!(began.iter().flatten().count(), 1);
     }
 
     #[test]
@@ -157,7 +237,7 @@ mod tests {
         lock.lock().unwrap();
         assert_eq!(Directory::open(&path, &spec(16)).err().unwrap().kind.exit_code(), 2, "it may be about to");
         drop(lock);
-        let directory = Directory::open(&path, &spec(16)).unwrap();
+        let (directory, _hold) = Directory::open(&path, &spec(16)).unwrap();
         assert_eq!((directory.spec().unwrap(), directory.events()), (Some(spec(16)), vec![]));
     }
 
@@ -165,14 +245,14 @@ mod tests {
     fn a_stop_is_taken_back_and_a_success_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out");
-        let directory = Directory::open(&path, &spec(8)).unwrap();
+        let (directory, _) = Directory::open(&path, &spec(8)).unwrap();
         let stage = WorkerEvent::Stage { stage: Stage::Data };
         let stopped = WorkerEvent::Stopped { step: 3, checkpoint: None, cause: StopCause::Signal };
         write(&path, &[stage.clone(), stopped]);
         Directory::open(&path, &spec(8)).unwrap();
         assert_eq!(directory.last(), Some(stage.clone()));
         write(&path, &[stage, WorkerEvent::Finished { step: 3, files: vec![] }]);
-        assert!(Directory::open(&path, &spec(8)).unwrap().is_finished());
+        assert!(Directory::open(&path, &spec(8)).unwrap().0.finished().is_some());
     }
 
     fn write(path: &Path, events: &[WorkerEvent]) {

@@ -42,10 +42,13 @@ pub(crate) fn detect(path: &Path) -> Result<Detected, DatasetError> {
     };
     let sniffed = match first {
         None => return Err(unknown("the file is empty".into())),
-        Some(b'[') => sniff(input, Layout::List, |json, seen| json.deserialize_seq(FirstElement(&seen.shape))),
+        Some(b'[') => sniff(input, Layout::List, |json, seen| json.deserialize_seq(FirstElement(seen))),
         Some(b'{') => sniff(input, Layout::Lines, |json, seen| json.deserialize_map(Keys(seen))),
         Some(other) => return Err(unknown(format!("it begins with {}, not with a JSON object", shown(other)))),
     };
+    if sniffed.is_empty {
+        return Err(unknown("it holds no record".into()));
+    }
     let (shape, layout) = if sniffed.is_whole || first == Some(b'[') {
         (sniffed.shape, sniffed.layout)
     } else {
@@ -132,6 +135,8 @@ struct Sniffed {
     shape: Shape,
     /// Its end was seen, or nothing behind could change the verdict.
     is_whole: bool,
+    /// It is a list of nothing.
+    is_empty: bool,
     layout: Layout,
 }
 
@@ -139,6 +144,7 @@ struct Sniffed {
 struct Seen {
     shape: RefCell<Shape>,
     decided: Cell<bool>,
+    is_empty: Cell<bool>,
 }
 
 type Json<R> = serde_json::Deserializer<serde_json::de::IoRead<R>>;
@@ -154,8 +160,9 @@ fn sniff<R: Read>(
     let ended = read(&mut serde_json::Deserializer::from_reader(watched), &seen);
     let over_lines = layout == Layout::Lines && lines.get() > 0;
     Sniffed {
-        shape: seen.shape.into_inner(),
         is_whole: ended.is_ok() || seen.decided.get(),
+        is_empty: seen.is_empty.get(),
+        shape: seen.shape.into_inner(),
         layout: if over_lines { Layout::Objects } else { layout },
     }
 }
@@ -260,7 +267,7 @@ impl<'de> Visitor<'de> for Names<'_> {
 }
 
 /// The shape of a list's first element; the rest of the list is passed over.
-struct FirstElement<'a>(&'a RefCell<Shape>);
+struct FirstElement<'a>(&'a Seen);
 
 impl<'de> Visitor<'de> for FirstElement<'_> {
     type Value = ();
@@ -268,8 +275,9 @@ impl<'de> Visitor<'de> for FirstElement<'_> {
         f.write_str("a list of objects")
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        if let Some(element) = seq.next_element::<crate::Json>()? {
-            *self.0.borrow_mut() = Shape::of(&element);
+        match seq.next_element::<crate::Json>()? {
+            Some(element) => *self.0.shape.borrow_mut() = Shape::of(&element),
+            None => self.0.is_empty.set(true),
         }
         Err(A::Error::custom("decided"))
     }

@@ -72,7 +72,7 @@ pub(crate) fn open_text(path: &Path) -> Result<Text, DatasetError> {
     let taken = Arc::new(AtomicU64::new(0));
     let file = BufReader::with_capacity(BUFFER_BYTES, Metered { file: open(path)?, taken: Arc::clone(&taken) });
     let input: Box<dyn BufRead> = if packed {
-        Box::new(BufReader::with_capacity(BUFFER_BYTES, Gzip(MultiGzDecoder::new(file))))
+        Box::new(BufReader::with_capacity(BUFFER_BYTES, Gzip { data: MultiGzDecoder::new(file), has_text: false }))
     } else {
         Box::new(file)
     };
@@ -108,11 +108,15 @@ impl Read for Metered {
     }
 }
 
-struct Gzip(MultiGzDecoder<BufReader<Metered>>);
+struct Gzip {
+    data: MultiGzDecoder<BufReader<Metered>>,
+    /// A member was read: what is broken from now on stands behind it.
+    has_text: bool,
+}
 
 impl Read for Gzip {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|error| {
+        let read = self.data.read(buffer).map_err(|error| {
             let kind = error.kind();
             if error.raw_os_error().is_some() || kind == io::ErrorKind::Interrupted {
                 return error;
@@ -120,8 +124,14 @@ impl Read for Gzip {
             if kind == io::ErrorKind::UnexpectedEof {
                 return broken("the gzip data ends before its end; is the file whole?");
             }
+            // flate2 has no kind for it; a wrong checksum comes as the same one
+            if self.has_text && error.to_string() == "invalid gzip header" {
+                return broken("something that is not gzip stands behind the gzip data");
+            }
             broken(&format!("the gzip data is broken: {error}"))
-        })
+        })?;
+        self.has_text |= read > 0;
+        Ok(read)
     }
 }
 
