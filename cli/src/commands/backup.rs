@@ -135,9 +135,9 @@ impl Aside {
 
     /// Gives it its name, unless another took that meanwhile.
     fn keep(self, out: &Path) -> Result<u64, Failure> {
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists => exists(out),
-            _ => Failure::file("write", out, &error),
+        let failed = |error: io::Error| {
+            let is_there = error.kind() == io::ErrorKind::AlreadyExists;
+            if is_there { exists(out) } else { Failure::file("write", out, &error) }
         };
         self.file.as_file().sync_all().map_err(failed)?;
         let bytes = self.file.as_file().metadata().map_err(failed)?.len();
