@@ -28,6 +28,11 @@ impl Base {
         self.files.iter().map(|file| file.manifest.hash).collect()
     }
 
+    /// Whether models may have been made on it: then its name stands for those files, wherever they are now.
+    fn was_ready(&self) -> bool {
+        !self.files.is_empty()
+    }
+
     /// Registered anew: what could not be used, or changed, is read again. One that is fine stays as it is.
     fn judge_again(&mut self, out: &mut Vec<Action>) -> Receipt {
         if matches!(self.state, BaseState::Error | BaseState::Changed) {
@@ -52,7 +57,7 @@ impl Cluster {
         actor.require_admin("register base models")?;
         if let Some(known) = self.bases.values_mut().find(|base| base.name == name) {
             let needed = || self.jobs.values().any(|job| job.record.base == known.id);
-            if known.path != path && (known.state != BaseState::Error || needed()) {
+            if known.path != path && (known.state != BaseState::Error || known.was_ready() || needed()) {
                 return Err(taken(known));
             }
             known.path = path;

@@ -140,7 +140,8 @@ impl Blobs {
         self.work(move |inner| {
             let entry = inner.entry(hash)?.ok_or_else(|| BlobError::missing(hash))?;
             let places = inner.places(&entry);
-            let there = places.iter().find(|place| place.exists());
+            let whole = |place: &&PathBuf| place.metadata().is_ok_and(|file| file.len() == entry.manifest.size);
+            let there = places.iter().find(whole);
             Ok(there.unwrap_or(&places[0]).clone())
         })
         .await
@@ -293,6 +294,8 @@ impl Inner {
     /// allowed that very file and no other of its name. One that was damaged is replaced.
     fn keep(&self, staged: &Path, manifest: &FileManifest) -> Result<(), BlobError> {
         let content = self.content(manifest.hash);
+        // The long part of it, before anybody waits for us.
+        File::open(staged).and_then(|file| file.sync_all()).map_err(BlobError::disk("sync", staged))?;
         let mut ages = lock(&self.ages);
         if self.own(manifest.hash)?.is_some() {
             drop(ages);

@@ -240,6 +240,12 @@ impl Inspector {
 
     /// What a base model is; the files a worker needs become readable under their hashes.
     pub async fn base(&self, directory: &Path) -> Result<(Inspection, Vec<NamedFile>), InspectError> {
+        let found = self.read_base(directory).await;
+        self.answers.forget();
+        found
+    }
+
+    async fn read_base(&self, directory: &Path) -> Result<(Inspection, Vec<NamedFile>), InspectError> {
         if let Some(refused) = self.strays(directory).await? {
             return Ok((refused, Vec::new()));
         }
@@ -267,11 +273,12 @@ impl Inspector {
 
     /// What a job comes to.
     pub async fn job(&self, base: &Path, data: Data<'_>, job: JobSpec) -> Result<Inspection, InspectError> {
-        self.plan(base, data, job, &self.running).await
+        let question = answers::question(base, data, &job);
+        self.answers.get(question, self.judge(base, data, job, &self.running)).await
     }
 
     /// The same for somebody who only wants to know. It has a line of its own, a short one, and each user one place in it, so that
-    /// nobody's curiosity keeps others waiting.
+    /// nobody's curiosity keeps others waiting; no job waits for its answer either.
     pub async fn dry_run(
         &self,
         user: UserId,
@@ -280,26 +287,25 @@ impl Inspector {
         job: JobSpec,
     ) -> Result<Inspection, InspectError> {
         let _place = self.curious.enter(user).ok_or(InspectError::Crowded)?;
-        self.plan(base, data, job, &self.dry_running).await
+        match self.answers.known(answers::question(base, data, &job)) {
+            Some(plan) => Ok(plan),
+            None => self.judge(base, data, job, &self.dry_running).await,
+        }
     }
 
-    async fn plan(
+    async fn judge(
         &self,
         base: &Path,
         data: Data<'_>,
         job: JobSpec,
         line: &Semaphore,
     ) -> Result<Inspection, InspectError> {
-        let question = answers::question(base, data, &job);
-        let asked = async {
-            // Once more: what its owner is shown is made of these files.
-            if let Some(refused) = self.strays(base).await? {
-                return Ok(refused);
-            }
-            let input = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
-            self.run(self.job_command(base, data), &input, line, self.time_for(data.0)).await
-        };
-        self.answers.get(question, asked).await
+        // Once more: what its owner is shown is made of these files.
+        if let Some(refused) = self.strays(base).await? {
+            return Ok(refused);
+        }
+        let input = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
+        self.run(self.job_command(base, data), &input, line, self.time_for(data.0)).await
     }
 
     fn job_command(&self, base: &Path, (dataset, validation): Data<'_>) -> Command {

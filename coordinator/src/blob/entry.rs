@@ -4,6 +4,9 @@ use lorikeet_protocol::file::FileManifest;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// Each is tried when a file is read; a family of models that shares a tokenizer has a dozen.
+const MOST_LINKS: usize = 32;
+
 /// What the manifest file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
@@ -66,11 +69,14 @@ impl Entry {
         }
     }
 
-    /// The same with one link more.
+    /// The same with one link more; of too many the oldest goes.
     pub(super) fn linked_at(mut self, path: PathBuf) -> Self {
         match &mut self.place {
             Place::Linked(paths) if paths.contains(&path) => {}
-            Place::Linked(paths) => paths.push(path),
+            Place::Linked(paths) => {
+                paths.push(path);
+                paths.drain(..paths.len().saturating_sub(MOST_LINKS));
+            }
             Place::Here => self.place = Place::Linked(vec![path]),
         }
         self

@@ -93,7 +93,12 @@ impl Inner {
         known.ok_or_else(|| BlobError::missing(format!("an offer of {file} by {attempt}")))
     }
 
-    fn offer(&self, attempt: AttemptId, manifest: FileManifest, limit: Limit) -> Result<Vec<u32>, BlobError> {
+    fn offer(
+        self: &Arc<Self>,
+        attempt: AttemptId,
+        manifest: FileManifest,
+        limit: Limit,
+    ) -> Result<Vec<u32>, BlobError> {
         let file = manifest.hash;
         let inconsistent = |why| BlobError::Inconsistent { what: file.to_string(), why };
         if !manifest.is_consistent() {

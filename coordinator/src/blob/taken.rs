@@ -2,25 +2,22 @@
 
 use super::{BlobError, Blobs, Entry, Inner, disk};
 use lorikeet_protocol::id::Hash;
-use std::{fs::File, io::Write, path::Path};
+use std::{fs::File, io::Write, path::Path, sync::Arc};
 
 impl Blobs {
-    /// Makes a file ours if it is only linked; says whether it had to be copied. One that is not known is not here to be taken.
+    /// Makes a file ours if it is only linked; says whether it had to be copied.
     pub async fn take_in(&self, hash: Hash) -> Result<bool, BlobError> {
         self.work(move |inner| {
-            let entry = inner.entry(hash)?.ok_or_else(|| BlobError::missing(hash))?;
-            let is_linked = !entry.links().is_empty();
-            if is_linked {
-                inner.take_in(&entry)?;
-            }
-            Ok(is_linked)
+            let linked = inner.entry(hash)?.filter(|entry| !entry.links().is_empty());
+            linked.as_ref().map_or(Ok(false), |entry| inner.take_in(entry).map(|()| true))
         })
         .await
     }
 }
 
 impl Inner {
-    pub(super) fn take_in(&self, entry: &Entry) -> Result<(), BlobError> {
+    pub(super) fn take_in(self: &Arc<Self>, entry: &Entry) -> Result<(), BlobError> {
+        let _claim = self.claim(format!("a copy of {}", entry.manifest.hash))?;
         // A name of its own: two attempts may offer the same file.
         let aside = self.staging.join(format!("taken-{}.part", uuid::Uuid::now_v7().simple()));
         let taken = self.copy_chunks(entry, &aside).and_then(|()| self.keep(&aside, &entry.manifest));

@@ -4,7 +4,7 @@
 //! Completing writes `<dataset>.done` with the hash before the bytes are moved, so that a confirmation that is repeated after a
 //! crash finds the file instead of an empty upload.
 
-use super::{BlobError, Blobs, Claim, Entry, Inner, disk};
+use super::{BlobError, Blobs, Claim, Entry, Inner, disk, lock};
 use lorikeet_protocol::{
     file::FileManifest,
     id::{DatasetId, Hash},
@@ -186,7 +186,9 @@ impl Inner {
             return Err(BlobError::Incomplete { what: id.to_string(), found, expected: size });
         }
         if let Some(manifest) = self.moved(id)? {
+            let ages = lock(&self.ages);
             self.write_entry(&Entry::here(manifest.clone()))?;
+            drop(ages);
             disk::remove(&self.staged(id, "offset"))?;
             return Ok(manifest);
         }

@@ -37,6 +37,16 @@ impl Answers {
         place.get_or_try_init(|| plan).await.cloned().or_else(|other| other)
     }
 
+    /// The answer, if it is known already.
+    pub(super) fn known(&self, question: Hash) -> Option<Inspection> {
+        self.place(question).get().cloned()
+    }
+
+    /// Everything: a base was read anew, and may be another.
+    pub(super) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn place(&self, question: Hash) -> Arc<OnceCell<Inspection>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, place)) = kept.iter().find(|(asked, _)| *asked == question) {
@@ -51,8 +61,14 @@ impl Answers {
     }
 }
 
-/// Which question that is: the files, by their contents' names, and what is to be done with them. The job's own name is nothing to it.
-pub(super) fn question(base: &Path, data: Data<'_>, job: &JobSpec) -> Hash {
-    let asked = (base, data, &job.task, &job.resources);
-    Hash(*blake3::hash(&serde_json::to_vec(&asked).expect("paths that came as text, and plain data")).as_bytes())
+/// Which question that is: where the files lie, and what is to be done with them. A dataset's place names its content, a base's does
+/// not: see [`Answers::forget`]. The job's own name is nothing to it.
+pub(super) fn question(base: &Path, (dataset, validation): Data<'_>, job: &JobSpec) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    for path in [Some(base), Some(dataset), validation] {
+        let path = path.map_or(&[][..], |path| path.as_os_str().as_encoded_bytes());
+        hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
+    }
+    let asked = serde_json::to_vec(&(&job.task, &job.resources)).expect("a job spec is plain data");
+    Hash(*hasher.update(&asked).finalize().as_bytes())
 }

@@ -22,15 +22,11 @@ const PAGE: u64 = 4_096;
 
 /// Refuses a file that is damaged; one that is not there, or new and empty, is sound.
 pub(super) fn refuse(path: &Path) -> Result<(), StoreError> {
-    if is_new(path) { Ok(()) } else { open_unchanged(path).map(drop) }
-}
-
-/// Whether nothing was ever written there.
-pub(super) fn is_new(path: &Path) -> bool {
-    match path.metadata() {
+    let is_new = match path.metadata() {
         Err(error) => error.kind() == io::ErrorKind::NotFound,
         Ok(file) => file.len() == 0,
-    }
+    };
+    if is_new { Ok(()) } else { open_unchanged(path).map(drop) }
 }
 
 /// Opens a sound file so that nothing that is done with it ever reaches the disk; it is locked as if it were written to.

@@ -12,10 +12,11 @@ use super::{
 use crate::record::{Base, Dataset, Job, Model, Token};
 use redb::{Database, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction};
 use std::{fs::File, io, path::Path};
+use tempfile::TempPath;
 
 /// Opens or makes the file; afterwards it has this program's layout.
 pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
-    if damage::is_new(path) {
+    if !path.exists() {
         make(path, disk)?;
     }
     let failed = |source: redb::Error| StoreError::Open { path: path.into(), source: Box::new(source) };
@@ -38,16 +39,15 @@ pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
     }
 }
 
-/// Makes the file aside and whole: a power failure in the middle of it leaves none, and not one that looks damaged.
+/// Makes the file aside and whole: a power failure in the middle of it leaves none, and not one that looks damaged. Of two
+/// coordinators that begin in one directory only one gives its file the name; both then open that, and redb lets one of them.
 fn make(path: &Path, disk: &Disk) -> Result<(), StoreError> {
-    let aside = path.with_extension("redb.new");
-    match std::fs::remove_file(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::file(&aside)(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let failed = |error: redb::DatabaseError| StoreError::Open { path: aside.clone(), source: Box::new(error.into()) };
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let aside = tempfile::Builder::new().prefix("state.").suffix(".new").tempfile_in(folder);
+    let aside = aside.map_err(StoreError::file(path))?.into_temp_path();
+    let failed = |error: redb::DatabaseError| StoreError::Open { path: path.into(), source: Box::new(error.into()) };
     add_tables(&disk.database(&aside).map_err(failed)?)?;
-    disk.settle(&aside, path).map_err(StoreError::file(path))
+    disk.settle(aside, path).map_err(StoreError::file(path))
 }
 
 fn add_tables(database: &Database) -> Result<(), StoreError> {
@@ -148,13 +148,16 @@ impl Disk {
         Database::create(path)
     }
 
-    /// Gives a whole file its name.
-    fn settle(&self, aside: &Path, path: &Path) -> io::Result<()> {
+    /// Gives a whole file its name, if nobody else's has it.
+    fn settle(&self, aside: TempPath, path: &Path) -> io::Result<()> {
         #[cfg(test)]
         if self.power.is_some() {
             return Ok(());
         }
-        std::fs::rename(aside, path)?;
+        match aside.persist_noclobber(path) {
+            Err(kept) if kept.error.kind() != io::ErrorKind::AlreadyExists => return Err(kept.error),
+            Ok(()) | Err(_) => {}
+        }
         File::open(path.parent().unwrap_or(path))?.sync_all()
     }
 

@@ -81,22 +81,26 @@ fn a_name_stands_for_one_directory() {
 }
 
 #[test]
-fn a_directory_that_could_not_be_used_gives_its_name_to_another_once_no_job_needs_it() {
+fn a_directory_that_could_not_be_used_gives_its_name_to_another_unless_models_may_have_been_made_of_it() {
     let mut world = World::ready();
-    let (job, attempt) = world.running(1);
+    let at =
+        |name: &str, path: &str| Command::RegisterBase { id: BaseId(uuid(24)), name: name.into(), path: path.into() };
+    let unusable = |world: &mut World, id| {
+        let found = Ok(Inspection::Refused { faults: vec![Fault::whole("no weights found")] });
+        world.handle(Event::Inspected { subject: Subject::Base(id), result: found, files: vec![] });
+    };
+    let missed = BaseId(uuid(24));
+    world.ask(at("missed", "/bases")).0.unwrap();
+    assert!(world.ask(at("missed", "/bases/tiny")).0.is_err(), "it is being read");
+    unusable(&mut world, missed);
+    assert_eq!(world.ask(at("missed", "/bases/tiny")).0, Ok(Receipt::Base(missed)));
+    let base = &world.cluster.bases[&missed];
+    assert_eq!((base.path.to_str(), &base.state), (Some("/bases/tiny"), &BaseState::Validating));
+    // One that was ready stands for its files.
     world.change_base();
-    world.ask(Command::RegisterBase { id: BaseId(uuid(24)), name: "b".into(), path: "/b".into() }).0.unwrap();
-    let found = Ok(Inspection::Refused { faults: vec![Fault::whole("no weights found")] });
-    world.handle(Event::Inspected { subject: Subject::Base(BASE), result: found, files: vec![] });
-    let elsewhere = || Command::RegisterBase { id: BaseId(uuid(25)), name: "b".into(), path: "/b/tiny".into() };
-    assert!(world.ask(elsewhere()).0.unwrap_err().to_string().contains("/b"), "a live job needs it as it was");
-    world.report(attempt, ended(Outcome::PrepareFailed));
-    world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
-    assert_eq!(world.ask(elsewhere()).0, Ok(Receipt::Base(BASE)));
-    let base = &world.cluster.bases[&BASE];
-    assert_eq!((base.path.to_str(), &base.state), (Some("/b/tiny"), &BaseState::Validating));
-    world.base_found(77);
-    assert_eq!(world.cluster.bases[&BASE].state, BaseState::Ready);
+    world.ask(at("b", "/b")).0.unwrap();
+    unusable(&mut world, BASE);
+    assert!(world.ask(at("b", "/b/tiny")).0.unwrap_err().to_string().contains("/b"));
 }
 
 #[test]
