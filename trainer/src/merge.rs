@@ -38,8 +38,8 @@ pub struct Whole {
     pub changed: usize,
 }
 
-/// Writes the merged model to `out`, whole or not at all; nothing but an empty directory may stand there. `told` hears of the bytes written so far and
-/// in all; `stop` leaves it.
+/// Writes the merged model to `out`, whole or not at all; nothing but an empty directory may stand there. `told` hears of the
+/// bytes written so far and in all; `stop` leaves it.
 pub fn merge(
     base: &Path,
     adapter: &Path,

@@ -8,6 +8,7 @@ use crate::{
     args::Backup as Args,
     client::Client,
     failure::{Failure, chain},
+    interrupt,
     output::{
         View,
         table::{fields, moment, size},
@@ -24,9 +25,6 @@ use std::{
     process::ExitCode,
 };
 use tempfile::NamedTempFile;
-
-/// What a shell calls the end of a command that was interrupted.
-const INTERRUPTED: u8 = 130;
 
 /// What was written.
 #[derive(Debug, Serialize)]
@@ -67,7 +65,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<ExitCode, Failure> {
     });
     // What still reads a directory must not be waited for; it writes to files that are gone.
     runtime.shutdown_background();
-    let Some(head) = head? else { return Ok(ExitCode::from(INTERRUPTED)) };
+    let Some(head) = head? else { return Ok(ExitCode::from(interrupt::EXIT)) };
     let bytes = aside.keep(out)?;
     let (taken_at, full, generation) = (Timestamp(head.taken), head.full, head.generation);
     context.output.answer(&Written { file: out.clone(), bytes, taken_at, full, generation })?;

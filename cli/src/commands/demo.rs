@@ -19,6 +19,7 @@ use crate::{
     args::Demo,
     client::Client,
     failure::{Failure, chain},
+    interrupt,
     output::{Output, table::dataset::fault_lines},
 };
 use cluster::Cluster;
@@ -61,7 +62,7 @@ pub(crate) fn run(output: Output, args: &Demo) -> Result<ExitCode, Failure> {
     runtime.shutdown_background();
     match ended? {
         Some(report) => output.answer(&report).map(|()| ExitCode::SUCCESS),
-        None => Ok(ExitCode::from(130)),
+        None => Ok(ExitCode::from(interrupt::EXIT)),
     }
 }
 

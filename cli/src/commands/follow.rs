@@ -6,6 +6,7 @@ use crate::{
         events::{Events, Told},
     },
     failure::Failure,
+    interrupt,
     output::{
         Output,
         progress::{Point, TrainingProgress},
@@ -30,7 +31,7 @@ pub(super) async fn watch(client: &Client, job: JobId, output: Output) -> Result
             output.note(&format!(
                 "the job goes on: `lorikeet job follow {job}` comes back to it, `lorikeet job cancel {job}` ends it"
             ));
-            std::process::exit(130)
+            std::process::exit(interrupt::EXIT.into())
         }
     }
 }

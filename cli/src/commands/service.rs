@@ -1,6 +1,9 @@
 //! What `coordinator` and `agent` have in common as services: a runtime, signals, and words for the service manager.
 
-use crate::{failure::Failure, interrupt::ignores_hangup};
+use crate::{
+    failure::Failure,
+    interrupt::{self, ignores_hangup},
+};
 use std::{fs::File, future::Future, io, os::fd::AsFd, process};
 use tokio::{
     net::unix::pipe,
@@ -67,7 +70,7 @@ impl Signals {
             done = work => done,
             () = either(&mut self.terminate, &mut self.interrupt) => {
                 tracing::warn!("a second signal: ending at once");
-                process::exit(130);
+                process::exit(interrupt::EXIT.into());
             }
         }
     }

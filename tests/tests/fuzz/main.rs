@@ -20,7 +20,7 @@ use std::{
 /// Enough for every push: twenty decoders in half a minute of one core.
 const SECONDS: f64 = 1.5;
 /// One input takes longer only when something in it is taken at its word.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Inputs that behaved in a way of their own; more would only repeat them.
 const POOL: usize = 4_096;
 /// Longer ones tell nothing new and take longer.

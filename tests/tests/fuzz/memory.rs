@@ -7,9 +7,9 @@ use std::{
 
 /// Beyond what the input accounts for: buffers, tables, the text of an error.
 const ALLOWED: usize = 32 << 20;
-/// A run of a million equal values takes a few bytes of a parquet file; a page may hold four million of them, each a few hundred
-/// bytes once it is a record.
-const ALLOWED_FOR_RUNS: usize = 2 << 30;
+/// A run of a million equal values takes a few bytes of a parquet file; a page may count 16 million, each a few hundred
+/// bytes once it is in a record.
+const ALLOWED_FOR_RUNS: usize = 6 << 30;
 
 /// How much a decoder may ask for.
 pub(crate) fn allowed(input: &[u8]) -> usize {

@@ -125,6 +125,7 @@ pub(super) fn write(
     let aside = aside.tempfile_in(folder).map_err(TrainError::io("write into", folder))?;
     let bytes = write_aside(aside.path(), aside.as_file(), facts, tensors, numbers)?;
     aside.persist_noclobber(path).map_err(|error| TrainError::io("give its name to", path)(error.error))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(TrainError::io("sync", folder))?;
     Ok(Written { bytes, tensors: tensors.len() })
 }
 

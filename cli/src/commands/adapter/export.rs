@@ -34,8 +34,8 @@ pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
         Stored::F16 => Type::F16,
         Stored::Bf16 => Type::Bf16,
     });
-    let interrupt = Interrupt::listen()?;
     let written = if args.merged {
+        let interrupt = Interrupt::listen()?;
         let name = args.base.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let options = ModelOptions { stored, name, pre_tokenizer: args.tokenizer_pre.clone() };
         write_model(&args.base, Some(&args.adapter), &args.gguf, &options, &|| interrupt.is_asked())

@@ -11,8 +11,9 @@ use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::record::reader::RowIter;
 use parquet::schema::types::Type;
 
-/// A page of a writer that bounds pages by their bytes holds fewer, even of a column with four different values.
-const MOST_VALUES: u32 = 4 << 20;
+/// A run of equal values, or of none, takes no bytes, so a page may count many: a million rows of a list with a key that is always
+/// null. Beyond this a writer has made its row groups too large, or lies.
+const MOST_VALUES: u32 = 16 << 20;
 
 /// A file whose pages are looked at.
 pub(super) struct Checked<'a>(pub &'a SerializedFileReader<File>);
@@ -95,7 +96,7 @@ impl PageReader for Pages {
     }
 }
 
-/// Every value of a dictionary stands in it; those of other pages may be runs of one.
+/// Every value of a dictionary stands in it.
 fn checked(page: Page) -> Result<Page> {
     let (count, bytes) = (page.num_values(), page.buffer().len());
     let most = match page {
@@ -103,7 +104,9 @@ fn checked(page: Page) -> Result<Page> {
         Page::DataPage { .. } | Page::DataPageV2 { .. } => MOST_VALUES,
     };
     if count > most {
-        let words = format!("a page of {bytes} bytes counts {count} values, expected at most {most}");
+        let words = format!(
+            "a page of {bytes} bytes counts {count} values, expected at most {most} (smaller row groups have smaller pages)"
+        );
         return Err(ParquetError::General(words));
     }
     Ok(page)
