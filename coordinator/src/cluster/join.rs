@@ -5,7 +5,7 @@ use crate::{
     access::{Actor, Refusal},
     record::{JoinSecret, Node, Receipt, Record},
 };
-use lorikeet_protocol::id::{Hash, NodeId};
+use lorikeet_protocol::id::{Hash, NodeId, UnixMillis};
 
 /// Certificates of one node that are let in at once: the one in use, and successors whose delivery may have failed.
 const SERIALS: usize = 8;
@@ -49,7 +49,7 @@ impl Cluster {
             None => found.used = Some((key, node)),
         }
         out.push(put(Record::JoinSecret(found.clone())));
-        let record = Node::new(node, name, now);
+        let record = Node::new(node, name, now.wall);
         out.push(put(Record::Node(record.clone())));
         self.nodes.insert(node, LiveNode::new(record, now));
         Ok(Receipt::Node(node))
@@ -75,11 +75,11 @@ impl Cluster {
 
 impl Node {
     /// A machine that nobody has heard yet.
-    pub(super) fn new(id: NodeId, name: String, now: Now) -> Self {
+    pub(crate) fn new(id: NodeId, name: String, joined: UnixMillis) -> Self {
         Self {
             id,
             name,
-            joined: now.wall,
+            joined,
             serials: vec![],
             quarantine: None,
             boot: None,

@@ -36,7 +36,7 @@ impl Cluster {
         if !since {
             return;
         }
-        let node = self.nodes.entry(id).or_insert_with(|| LiveNode::new(Node::new(id, name.to_owned(), now), now));
+        let node = self.nodes.entry(id).or_insert_with(|| LiveNode::new(Node::new(id, name.to_owned(), now.wall), now));
         let known = node.record.serials.iter().any(|known| known == serial);
         if !known && !node.record.is_gone() {
             node.record.serials.push(serial.to_owned());

@@ -97,19 +97,8 @@ async fn a_full_disk_leaves_the_answers_and_stops_the_changes_until_there_is_roo
 async fn a_row_that_does_not_read_stops_the_start_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("state.redb")).unwrap();
-    let node = crate::record::Node {
-        id: NodeId(Uuid::from_u128(5)),
-        name: "machine".into(),
-        joined: lorikeet_protocol::id::UnixMillis(1),
-        serials: vec![],
-        quarantine: None,
-        closed: None,
-        suspected_by: vec![],
-        probation: None,
-        boot: None,
-        sessions: 0,
-        last_report: 0,
-    };
+    let joined = lorikeet_protocol::id::UnixMillis(1);
+    let node = crate::record::Node::new(NodeId(Uuid::from_u128(5)), "machine".into(), joined);
     store.commit(&[Record::Node(node.clone())]).unwrap();
     store.damage::<crate::record::Node>(&node.id.bytes());
     let error = Driver::start(store, Timers::default(), CancellationToken::new()).unwrap_err().to_string();

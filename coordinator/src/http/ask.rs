@@ -110,7 +110,7 @@ fn in_words(error: &serde_json::Error) -> String {
     if !error.is_data() {
         return message;
     }
-    let message = message.split(" at line ").next().unwrap_or(&message);
+    let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
     let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
     let expected = match expected {
         "u8" => "a whole number from 0 to 255",

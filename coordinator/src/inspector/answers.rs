@@ -6,7 +6,7 @@ use lorikeet_protocol::{id::Hash, inspect::Inspection, job::JobSpec};
 use std::{
     collections::VecDeque,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::OnceCell;
 
@@ -39,17 +39,17 @@ impl Answers {
 
     /// The answer, if it is known already.
     pub(super) fn known(&self, question: Hash) -> Option<Inspection> {
-        self.place(question).get().cloned()
+        find(&self.lock(), question)?.get().cloned()
     }
 
     /// Everything: a base was read anew, and may be another.
     pub(super) fn forget(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.lock().clear();
     }
 
     fn place(&self, question: Hash) -> Arc<OnceCell<Inspection>> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, place)) = kept.iter().find(|(asked, _)| *asked == question) {
+        let mut kept = self.lock();
+        if let Some(place) = find(&kept, question) {
             return Arc::clone(place);
         }
         if kept.len() == KEPT {
@@ -59,6 +59,14 @@ impl Answers {
         kept.push_back((question, Arc::clone(&place)));
         place
     }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn find(kept: &Kept, question: Hash) -> Option<&Arc<OnceCell<Inspection>>> {
+    kept.iter().find(|(asked, _)| *asked == question).map(|(_, place)| place)
 }
 
 /// Which question that is: where the files lie, and what is to be done with them. A dataset's place names its content, a base's does

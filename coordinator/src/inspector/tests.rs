@@ -196,4 +196,12 @@ async fn the_same_question_about_a_job_is_asked_once_and_a_refusal_is_not_rememb
     assert_eq!(children(), 3);
     ask(&inspector, spec("one", "2e-4")).await;
     assert_eq!(children(), 4);
+    let curious =
+        inspector.dry_run(UserId(uuid::Uuid::from_u128(1)), &base, (Path::new("/d"), None), spec("three", "2e-4"));
+    assert!(matches!(curious.await, Ok(Inspection::Job(_))));
+    assert_eq!(children(), 4, "somebody who only wants to know is told what is known");
+    // The base is read anew, and may be another: a child for it, and one for the job.
+    inspector.base(&base).await.unwrap();
+    ask(&inspector, spec("one", "2e-4")).await;
+    assert_eq!(children(), 6);
 }

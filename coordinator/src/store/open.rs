@@ -41,7 +41,7 @@ pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
 
 /// Makes the file aside and whole: a power failure in the middle of it leaves none, and not one that looks damaged. Of two
 /// coordinators that begin in one directory only one gives its file the name; both then open that, and redb lets one of them.
-fn make(path: &Path, disk: &Disk) -> Result<(), StoreError> {
+pub(super) fn make(path: &Path, disk: &Disk) -> Result<(), StoreError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let aside = tempfile::Builder::new().prefix("state.").suffix(".new").tempfile_in(folder);
     let aside = aside.map_err(StoreError::file(path))?.into_temp_path();

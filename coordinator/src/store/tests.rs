@@ -141,6 +141,25 @@ fn what_was_committed_is_there_after_reopening_and_nothing_else() {
 }
 
 #[test]
+fn of_two_that_make_a_store_at_once_the_later_takes_nothing_from_the_other() {
+    let (folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    store.commit(&[Record::User(user(1))]).unwrap();
+    // It saw no store a moment before, and has one of its own ready now.
+    open::make(&path, &Disk::default()).unwrap();
+    assert!(matches!(Store::open(&path), Err(StoreError::InUse { .. })));
+    store.commit(&[Record::User(user(2))]).unwrap();
+    drop(store);
+    assert_eq!(Store::open(&path).unwrap().scan::<User>(&[], |_| true).unwrap(), [user(1), user(2)]);
+    let left = folder
+        .path()
+        .read_dir()
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "new"));
+    assert_eq!(left.count(), 0, "its own is gone");
+}
+
+#[test]
 fn a_page_is_newest_first_and_counts_what_it_leaves_out() {
     let (_folder, path) = place();
     let store = Store::open(&path).unwrap();

@@ -261,19 +261,8 @@ impl World {
     }
 
     pub(super) fn join(&mut self, node: NodeId) {
-        let record = crate::record::Node {
-            id: node,
-            name: "n".into(),
-            joined: UnixMillis(1),
-            serials: vec!["s".into()],
-            quarantine: None,
-            boot: None,
-            sessions: 0,
-            last_report: 0,
-            closed: None,
-            suspected_by: vec![],
-            probation: None,
-        };
+        let joined = crate::record::Node::new(node, "n".into(), UnixMillis(1));
+        let record = crate::record::Node { serials: vec!["s".into()], ..joined };
         let now = self.now;
         self.cluster.nodes.insert(node, LiveNode::new(record, now));
     }
