@@ -1,7 +1,7 @@
 //! A whole coordinator: quick to start, clean to stop, plain about what it lacks.
 
 use super::*;
-use lorikeet_protocol::id::{NodeId, UnixMillis};
+use lorikeet_protocol::id::{Hash, NodeId, TokenId, UnixMillis, UserId};
 use std::{net::Ipv4Addr, os::unix::fs::PermissionsExt, time::Instant};
 
 pub(crate) fn config(data: &Path) -> Config {
@@ -55,8 +55,14 @@ async fn a_start_that_finds_no_working_token_of_an_administrator_makes_one() {
     let old = std::fs::read_to_string(&path).unwrap();
     let store = Store::open(&folder.path().join("state.redb")).unwrap();
     let mut token = store.scan::<record::Token>(&[], |_| true).unwrap().remove(0);
+    let admin = store.scan::<record::User>(&[], |_| true).unwrap().remove(0);
+    // One who is no administrator comes in, and helps nobody.
+    let (id, hash) = (UserId(uuid::Uuid::from_u128(2)), Hash([2; 32]));
+    let user = record::User { id, email: "user@example.org".into(), role: access::Role::User, ..admin };
+    let users = record::Token { id: TokenId(uuid::Uuid::from_u128(2)), owner: id, hash, ..token.clone() };
     token.expires = Some(UnixMillis(1));
-    store.commit(&[record::Record::Token(token)]).unwrap();
+    let records = [record::Record::User(user), record::Record::Token(users), record::Record::Token(token)];
+    store.commit(&records).unwrap();
     drop(store);
     Coordinator::bind(config(folder.path())).await.unwrap().shutdown().await;
     let new = std::fs::read_to_string(&path).unwrap();
