@@ -94,6 +94,14 @@ pub enum TrainError {
         /// Settings each of which would make it fit.
         remedies: Vec<Remedy>,
     },
+    /// One of the processes that train together is gone or out of step; the run goes on from its last checkpoint with new ones.
+    #[error("rank {rank} is lost: {why}")]
+    RankLost {
+        /// Which; 0 leads.
+        rank: usize,
+        /// How that was seen.
+        why: String,
+    },
     /// A file could not be read or written.
     #[error("{verb} {}: {source}", path.display())]
     Io {
@@ -131,6 +139,8 @@ pub enum FailureClass {
     DiskFull,
     /// Any other trouble with files.
     Io,
+    /// A process of several that train together went missing.
+    RankLost,
     /// Our own mistake.
     Internal,
 }
@@ -152,6 +162,7 @@ impl TrainError {
             TrainError::NotFinite { .. } => FailureClass::NotFinite,
             TrainError::OutOfMemory { .. } | TrainError::Refused { .. } => FailureClass::OutOfMemory,
             TrainError::Io { source, .. } | TrainError::Report(source) => io_class(source),
+            TrainError::RankLost { .. } => FailureClass::RankLost,
             TrainError::Stopped | TrainError::Internal(_) => FailureClass::Internal,
         }
     }
@@ -177,6 +188,7 @@ impl TrainError {
             }
             FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
+            FailureClass::RankLost => Some("`worker.log` in the attempt's directory holds its last words"),
             FailureClass::Config | FailureClass::Base | FailureClass::Checkpoint | FailureClass::Io => None,
         };
         hint.map(str::to_owned)

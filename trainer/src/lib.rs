@@ -1,6 +1,7 @@
 //! LoRA (and full) fine-tuning as a library; has never heard of a cluster.
 //!
-//! Four doors over one [`model::Model`]: [`train`] runs a [`Config`] to its end and tells [`event::Event`]s, [`evaluate`] is
+//! Four doors over one [`model::Model`]: [`train`] runs a [`Config`] to its end and tells [`event::Event`]s ([`lead`] and [`follow`] do so
+//! with several processes), [`evaluate`] is
 //! the loss of a set of examples, [`generate`] continues a prompt, [`export`] writes what the ecosystem reads. [`merge`] and
 //! [`gguf`] make of a base and an adapter what others load.
 //!
@@ -30,6 +31,7 @@ pub mod ops;
 pub mod optim;
 pub mod quant;
 mod random;
+mod ranks;
 mod record;
 mod run;
 pub mod schedule;
@@ -43,7 +45,7 @@ mod trained;
 pub use config::Config;
 pub use error::{FailureClass, TrainError};
 pub use eval::evaluate;
-pub use run::{Course, EvalPoint, Events, Run, State, train};
+pub use run::{Course, EvalPoint, Events, Run, State, follow, lead, train};
 pub use step::{Taken, step};
 pub use stop::{Stop, Wish};
 pub use trained::Trained;

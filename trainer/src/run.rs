@@ -15,20 +15,23 @@
 //! it had not done yet, and nothing twice.
 
 mod course;
+mod follow;
 mod memory;
 mod prepare;
 mod sample;
 mod state;
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use crate::checkpoint::{self, Identity};
 use crate::config::Config;
 use crate::event::{Checkpoint, CheckpointKind, Eval, Event, Outcome, Stage};
 use crate::model::{LossSum, Model};
+use crate::ranks::{Order, Ranks};
 use crate::record::Record;
-use crate::step::{Taken, step};
+use crate::step::{Taken, step_of};
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, eval, export};
 
@@ -37,6 +40,7 @@ use lorikeet_dataset::{Prepared, Tokenizer};
 use memory::{Needs, Thrift};
 
 pub use course::Course;
+pub use follow::follow;
 pub use state::{EvalPoint, Run, State};
 
 /// Where events go. An event that cannot be delivered ends the run: what is not recorded must not go on.
@@ -45,16 +49,30 @@ pub type Events<'a> = dyn FnMut(Event) -> io::Result<()> + Send + 'a;
 /// Trains one adapter, or the model itself, from the newest whole checkpoint in `config.out` or from the start. Blocks until it is finished, told to stop, or
 /// cannot go on.
 pub fn train(config: &Config, stop: &Stop, events: &mut Events<'_>) -> Result<Outcome, TrainError> {
+    lead(config, Vec::new(), stop, events)
+}
+
+/// As [`train`], together with the processes at the other ends of `followers`, each of which does [`follow`]. They are left alone when
+/// this returns: without their leader they end.
+pub fn lead(
+    config: &Config,
+    followers: Vec<UnixStream>,
+    stop: &Stop,
+    events: &mut Events<'_>,
+) -> Result<Outcome, TrainError> {
     config.check()?;
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads.unwrap_or(0)).build();
-    let pool = pool.map_err(|error| TrainError::Internal(format!("start threads: {error}")))?;
     let mut record = Record::new(&config.out);
     let mut events = |event: Event| record.keep(&event).and_then(|()| events(event));
-    pool.install(|| match prepare::session(config, stop, &mut events) {
+    threads(config)?.install(|| match prepare::session(config, Ranks::lead(followers), stop, &mut events) {
         Ok(mut session) => session.go(),
         Err(TrainError::Stopped) => prepare::stopped_early(config, stop),
         Err(error) => Err(error),
     })
+}
+
+fn threads(config: &Config) -> Result<rayon::ThreadPool, TrainError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(config.threads.unwrap_or(0)).build();
+    pool.map_err(|error| TrainError::Internal(format!("start threads: {error}")))
 }
 
 /// A run with all it works on.
@@ -66,6 +84,7 @@ struct Session<'a, 'e> {
     data: Prepared,
     tokenizer: Tokenizer,
     run: Run,
+    ranks: Ranks,
     needs: Needs,
     thrift: Thrift,
     identity: Identity,
@@ -90,14 +109,18 @@ impl Session<'_, '_> {
                 return self.finish();
             }
             self.fit()?;
-            let taken = self.in_memory(|session| {
-                let (stop, runs) = (session.stop, std::slice::from_mut(&mut session.run));
-                step(&session.model, runs, session.thrift.micro_tokens, &|| stop.is_asked())
-            })?;
+            let taken = self.in_memory(Self::step)?;
             self.run.put_into(&mut self.model);
             self.report(taken[0])?;
             self.look_for_unreached()?;
         }
+    }
+
+    fn step(&mut self) -> Result<Vec<Taken>, TrainError> {
+        let Thrift { micro_tokens, recompute } = self.thrift;
+        self.ranks.order(Order { after: self.run.state.step, micro_tokens, recompute })?;
+        let (stop, runs) = (self.stop, std::slice::from_mut(&mut self.run));
+        step_of(&mut self.ranks, &self.model, runs, micro_tokens, &|| stop.is_asked())
     }
 
     /// A part of the adapter that learns nothing is told early, not after a night.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for every run: the next batch_size examples of its epoch's order
-//! all of them packed, first fit, into micro-batches of micro_tokens
+//! all of them packed, first fit, into micro-batches of micro_tokens, which the ranks share out
 //! g = Σ over micro-batches of ∇ (Σ −ln p) / n        n: the run's targets in this whole step
 //! c = min(1, max_norm / ‖g‖)                          ‖g‖ not finite: nothing is changed
 //! AdamW(c · g)
@@ -11,10 +11,11 @@
 
 use std::time::Instant;
 
-use crate::data::{MicroBatch, pack};
+use crate::data::MicroBatch;
 use crate::event::Step;
 use crate::model::Model;
 use crate::ops::adamw::{clip_factor, norm};
+use crate::ranks::Ranks;
 use crate::run::Run;
 use crate::{TrainError, Trained};
 
@@ -40,6 +41,17 @@ pub fn step(
     micro_tokens: usize,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<Taken>, TrainError> {
+    step_of(&mut Ranks::Alone, model, runs, micro_tokens, stop)
+}
+
+/// As [`step`], taken by every one of `ranks` at the same time.
+pub(crate) fn step_of(
+    ranks: &mut Ranks,
+    model: &Model,
+    runs: &mut [Run],
+    micro_tokens: usize,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<Taken>, TrainError> {
     let began = Instant::now();
     let places = places(runs);
     let counts: Vec<Count> = (0..runs.len()).map(|run| Count::of(runs, &places, run)).collect();
@@ -47,10 +59,12 @@ pub fn step(
     let lengths: Vec<usize> = places.iter().map(|place| runs[place.run].examples.tokens_in(place.index)).collect();
     let mut sums = vec![0.0; runs.len()];
     runs.iter_mut().for_each(Run::clear_grads);
-    for members in pack::first_fit(&lengths, micro_tokens) {
+    let own = ranks.deal(&lengths, micro_tokens).into_iter().try_for_each(|members| {
         let batch = micro_batch(runs, members.iter().map(|member| &places[*member]))?;
-        accumulate(model, runs, &batch, &scales, &mut sums, stop)?;
-    }
+        accumulate(model, runs, &batch, &scales, &mut sums, stop)
+    });
+    let mut grads: Vec<&mut [f32]> = runs.iter_mut().map(|run| run.grads.as_mut_slice()).collect();
+    ranks.all_reduce(own, &mut grads, &mut sums)?;
     let taken = runs.iter_mut().zip(counts).zip(sums);
     Ok(taken.map(|((run, count), sum)| update(run, count, sum, began)).collect())
 }

@@ -1,4 +1,5 @@
-//! Everything before the first step: data, memory plan, base, and the newest checkpoint if there is one.
+//! Everything before the first step: data, memory plan, base, and the newest checkpoint if there is one; a follower has the leader's state
+//! instead of one.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -15,27 +16,23 @@ use crate::config::{Config, MicroTokens, Numbers};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
 use crate::lora;
 use crate::model::Model;
+use crate::ranks::{Begin, Ranks};
 use crate::staged;
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, Trained};
 
 pub(super) fn session<'a, 'e>(
     config: &'a Config,
+    mut ranks: Ranks,
     stop: &'a Stop,
     events: &'a mut Events<'e>,
 ) -> Result<Session<'a, 'e>, TrainError> {
     let mut tell = |event| events(event).map_err(TrainError::Report);
-    let shape = model_config(&config.base)?;
-    let trained = Trained::new(&shape, &config.settings)?;
-    if let (Trained::Model(_), Some(found)) = (&trained, shape.quantisation) {
-        let reason = format!("full trains the base's weights, and those are quantised to {}", found.dtype().name());
-        return Err(TrainError::Config { key: "training.method", reason });
-    }
+    let (shape, trained) = what_is_trained(config)?;
     let found = find_checkpoint(config, &mut tell)?;
 
     tell(Event::Stage(Stage::Data))?;
-    let tokenizer = read_tokenizer(config, &shape)?;
-    let data = prepare(&config.prepare(), &tokenizer, &mut |_| {}, &|| stop.is_asked())?;
+    let (tokenizer, data) = read_data(config, &shape, stop)?;
     for warning in &data.report.warnings {
         tell(Event::Log { level: Level::Warning, message: warning.clone() })?;
     }
@@ -47,7 +44,7 @@ pub(super) fn session<'a, 'e>(
     tell(Event::Plan(what_will_be_done(config, &trained, &data, &shape, fitted, from_step)))?;
 
     tell(Event::Stage(Stage::Loading))?;
-    let mut model = Model::load_unless(&config.base, config.settings.base_dtype, &|| stop.is_asked())?;
+    let mut model = load(config, stop)?;
     model.set_recompute(thrift.recompute);
     let params = match (&trained, config.init_adapter.as_deref()) {
         (Trained::Adapter(layout), Some(dir)) => lora::load(dir, layout)?,
@@ -69,9 +66,23 @@ pub(super) fn session<'a, 'e>(
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
+    ranks.begin(&run.state, &run.params, &run.optimizer.m, &run.optimizer.v)?;
     let saved = found.map(|found| found.manifest.step);
     let saved_at = Instant::now();
-    Ok(Session { config, stop, events, model, data, tokenizer, run, needs, thrift, identity, saved, saved_at })
+    Ok(Session { config, stop, events, model, data, tokenizer, run, ranks, needs, thrift, identity, saved, saved_at })
+}
+
+/// The leader's run, with its numbers in place of those it would begin with.
+pub(super) fn follower(config: &Config, begin: Begin, stop: &Stop) -> Result<(Model, Run), TrainError> {
+    let (shape, trained) = what_is_trained(config)?;
+    let (_, data) = read_data(config, &shape, stop)?;
+    let mut model = load(config, stop)?;
+    let nothing = vec![0.0; trained.len()];
+    let mut run = Run::new(&config.settings, trained, nothing, data.train);
+    let Begin { place: _, state, params, m, v } = begin;
+    run.restore(params, m, v, None, state)?;
+    run.put_into(&mut model);
+    Ok((model, run))
 }
 
 /// Told to stop before there was a run: what is on disk is the state.
@@ -92,6 +103,26 @@ fn find_checkpoint(
         tell(Event::Log { level: Level::Warning, message: format!("passed over: {reason}") })?;
     }
     Ok(found)
+}
+
+fn what_is_trained(config: &Config) -> Result<(ModelConfig, Trained), TrainError> {
+    let shape = model_config(&config.base)?;
+    let trained = Trained::new(&shape, &config.settings)?;
+    if let (Trained::Model(_), Some(found)) = (&trained, shape.quantisation) {
+        let reason = format!("full trains the base's weights, and those are quantised to {}", found.dtype().name());
+        return Err(TrainError::Config { key: "training.method", reason });
+    }
+    Ok((shape, trained))
+}
+
+fn read_data(config: &Config, shape: &ModelConfig, stop: &Stop) -> Result<(Tokenizer, Prepared), TrainError> {
+    let tokenizer = read_tokenizer(config, shape)?;
+    let data = prepare(&config.prepare(), &tokenizer, &mut |_| {}, &|| stop.is_asked())?;
+    Ok((tokenizer, data))
+}
+
+fn load(config: &Config, stop: &Stop) -> Result<Model, TrainError> {
+    Model::load_unless(&config.base, config.settings.base_dtype, &|| stop.is_asked())
 }
 
 fn model_config(base: &Path) -> Result<ModelConfig, TrainError> {

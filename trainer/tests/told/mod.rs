@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use lorikeet_trainer::event::{CheckpointKind, Eval, Event, Outcome, Plan, Sample, Step};
-use lorikeet_trainer::{Config, Stop, TrainError, Wish, train};
+use lorikeet_trainer::{Config, Stop, TrainError, Wish, follow, lead};
 
 /// Everything a run told.
 #[derive(Debug)]
@@ -69,8 +70,26 @@ pub fn run(config: &Config) -> Result<Told, TrainError> {
 
 /// Runs and makes the wish once step `at` was told.
 pub fn run_until(config: &Config, at: u64, wish: Wish) -> Result<Told, TrainError> {
+    told_of(config, Vec::new(), at, wish)
+}
+
+/// As [`run_until`] with so many ranks, the others in threads; all of them end.
+pub fn run_on(ranks: usize, config: &Config, at: u64, wish: Wish) -> Result<Told, TrainError> {
+    std::thread::scope(|scope| {
+        let start = |_| {
+            let (leader, follower) = UnixStream::pair().expect("a pair");
+            (leader, scope.spawn(|| follow(config, follower, &Stop::new())))
+        };
+        let (wires, followers): (Vec<_>, Vec<_>) = (1..ranks).map(start).unzip();
+        let told = told_of(config, wires, at, wish);
+        followers.into_iter().for_each(|follower| follower.join().expect("no panic").expect("follows to the end"));
+        told
+    })
+}
+
+fn told_of(config: &Config, followers: Vec<UnixStream>, at: u64, wish: Wish) -> Result<Told, TrainError> {
     let (stop, mut told) = (Stop::new(), Told::default());
-    let outcome = train(config, &stop, &mut |event| {
+    let outcome = lead(config, followers, &stop, &mut |event| {
         if matches!(&event, Event::Step(step) if step.step == at) {
             stop.ask(wish);
         }
