@@ -117,7 +117,9 @@ impl Driver {
             .iter()
             .any(|device| offer.devices.contains(&device.id) && matches!(device.kind, DeviceKind::Cuda { .. }));
         let most = self.machine_bytes / 10 * 9;
-        let planned = (offer.planned_bytes as f64 * self.config.worker.memory_slack) as u64 + PROGRAM_BYTES;
+        let one = (offer.planned_bytes as f64 * self.config.worker.memory_slack) as u64 + PROGRAM_BYTES;
+        // a process for every device
+        let planned = one.saturating_mul(offer.devices.len() as u64);
         if on_gpu { most } else { planned.min(most) }
     }
 

@@ -15,6 +15,8 @@
 //! directory obeys that, every other saves now and goes on. A `stop.json` that is there at the start is obeyed as well, so
 //! the wake-up cannot come too early. The cause of a stop is the one `stop.json` names, else `signal`.
 //!
+//! An attempt on several devices has a process for each further one ([`follow`]): children of the worker, which end with it.
+//!
 //! An agent whose workers shall not outlive it holds a pipe to their standard input ([`Bond::Stdin`]): its end is a SIGTERM.
 //!
 //! What the process prints belongs in `worker.log`: whoever starts it points its standard error there.
@@ -23,10 +25,12 @@ mod burn_in;
 mod fence;
 mod hold;
 mod journal;
+mod ranks;
 mod report;
 mod signal;
 mod spec;
 
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,6 +46,7 @@ pub use fence::{Fence, FenceError, Raised};
 pub use hold::{Hold, HoldError};
 pub use journal::JournalError;
 pub use lorikeet_protocol::worker::Exit;
+pub use ranks::follow;
 pub use report::{class, memory, modules};
 pub use spec::{config, filters, settings};
 
@@ -96,6 +101,14 @@ fn serve(held: Vec<Hold>, terms: Terms, fence: Option<Enclose>, watch: &mut Watc
     if attempts.is_empty() {
         return Exit::Unusable;
     }
+    // before the fence, behind which no program can be started
+    let followers: Vec<Vec<UnixStream>> = match dirs.iter().map(|dir| followers(dir, terms)).collect() {
+        Ok(followers) => followers,
+        Err(error) => {
+            tracing::error!("failed to start a process for another device: {error}");
+            return Exit::Internal;
+        }
+    };
     // before any other thread is started: it would not be behind the fence
     if let Some(Err(error)) = fence.map(|fence| fence(&dirs)) {
         tracing::error!("failed to {error}: {}", error.0);
@@ -112,9 +125,15 @@ fn serve(held: Vec<Hold>, terms: Terms, fence: Option<Enclose>, watch: &mut Watc
         attempt.obey_stop_file();
     });
     // one after another: several adapters in one step are the trainer's next door
-    let exits: Vec<Exit> = attempts.iter().map(|attempt| attempt.serve(watch)).collect();
+    let exits: Vec<Exit> =
+        attempts.iter().zip(followers).map(|(attempt, others)| attempt.serve(others, watch)).collect();
     drop(listener);
     exits.into_iter().find(|exit| *exit != Exit::Finished).unwrap_or(Exit::Finished)
+}
+
+/// Whoever else trains the attempt in `dir`. A spec that cannot be read names nobody, and its attempt says so later.
+fn followers(dir: &Path, terms: Terms) -> std::io::Result<Vec<UnixStream>> {
+    spec::read(dir).map_or_else(|_| Ok(Vec::new()), |spec| ranks::start(dir, &spec, terms))
 }
 
 /// Leaves in reach what the attempts in `dirs` need. A spec that cannot be read allows nothing, and its attempt says so later.
@@ -159,8 +178,8 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn serve(&self, watch: &mut Watch<'_>) -> Exit {
-        match self.work(watch) {
+    fn serve(&self, followers: Vec<UnixStream>, watch: &mut Watch<'_>) -> Exit {
+        match self.work(followers, watch) {
             Ok(exit) => exit,
             Err(error) => {
                 tracing::error!("failed to {error}");
@@ -169,7 +188,7 @@ impl Attempt {
         }
     }
 
-    fn work(&self, watch: &mut Watch<'_>) -> Result<Exit, JournalError> {
+    fn work(&self, followers: Vec<UnixStream>, watch: &mut Watch<'_>) -> Result<Exit, JournalError> {
         let mut journal = Journal::open(&self.dir)?;
         if let Some(outcome) = journal.outcome() {
             return Ok(Exit::of(outcome));
@@ -183,7 +202,7 @@ impl Attempt {
             watch(&self.dir, &line);
             Ok::<(), JournalError>(())
         };
-        let outcome = self.train(&tell);
+        let Some(outcome) = self.train(followers, &tell) else { return Ok(Exit::Internal) };
         if let Some(message) = peak_memory() {
             tell(WorkerEvent::Log { level: Level::Info, message })?;
         }
@@ -192,23 +211,32 @@ impl Attempt {
         Ok(exit)
     }
 
-    /// Trains to an outcome; whatever goes wrong is one.
-    fn train(&self, tell: &(dyn Fn(WorkerEvent) -> Result<(), JournalError> + Sync)) -> WorkerEvent {
+    /// Trains to an outcome; whatever goes wrong is one, but for the loss of another rank: of several processes the worker is as lost
+    /// as any one of them, and what is lost has no last word.
+    fn train(
+        &self,
+        followers: Vec<UnixStream>,
+        tell: &(dyn Fn(WorkerEvent) -> Result<(), JournalError> + Sync),
+    ) -> Option<WorkerEvent> {
         let config = match spec::read(&self.dir) {
             Ok(spec) => spec::config(&self.dir, &spec, self.memory_limit),
-            Err(error) => return report::unreadable(&error),
+            Err(error) => return Some(report::unreadable(&error)),
         };
         let mut events = |event| match report::event(event) {
             Some(event) => tell(event).map_err(std::io::Error::from),
             None => Ok(()),
         };
         // nothing of the run is used after a panic: the next worker begins from disk
-        let ended = catch_unwind(AssertUnwindSafe(|| lorikeet_trainer::train(&config, &self.stop, &mut events)));
-        match ended {
+        let train = || lorikeet_trainer::lead(&config, followers, &self.stop, &mut events);
+        Some(match catch_unwind(AssertUnwindSafe(train)) {
             Ok(Ok(outcome)) => report::outcome(outcome, signal::cause(&self.dir)),
+            Ok(Err(error @ TrainError::RankLost { .. })) => {
+                tracing::error!("{error}");
+                return None;
+            }
             Ok(Err(error)) => report::failure(&error),
             Err(panic) => report::failure(&TrainError::Internal(panic_words(panic.as_ref()))),
-        }
+        })
     }
 
     /// Does what `stop.json` asks; whether it is there.

@@ -78,7 +78,7 @@ pub fn class(error: &TrainError) -> FailureClass {
         Trouble::OutOfMemory => FailureClass::OutOfMemory,
         Trouble::DiskFull => FailureClass::DiskFull,
         Trouble::Io => file_trouble(error),
-        Trouble::Internal => FailureClass::Internal,
+        Trouble::RankLost | Trouble::Internal => FailureClass::Internal,
     }
 }
 

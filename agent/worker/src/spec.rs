@@ -30,9 +30,10 @@ pub(crate) fn read(dir: &Path) -> Result<Spec, SpecError> {
     serde_json::from_str(&text).map_err(|error| SpecError { path, reason: error.to_string() })
 }
 
-/// What the trainer shall do in the attempt directory `dir`.
+/// What the trainer shall do in the attempt directory `dir`, in each process of the attempt: they share its threads and its memory evenly.
 pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
     let Task::Train(train) = &spec.job.task;
+    let ranks = spec.devices.len().max(1);
     Config {
         base: spec.base.clone(),
         base_name: spec.job.base.clone(),
@@ -55,9 +56,15 @@ pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
             job::MicroTokens::Auto => MicroTokens::Auto,
             job::MicroTokens::Tokens(tokens) => MicroTokens::Tokens(tokens as usize),
         },
-        threads: spec.threads.map(|threads| threads as usize),
-        memory_limit,
+        threads: threads(spec.threads.map(|threads| threads as usize), ranks),
+        memory_limit: memory_limit.map(|limit| limit / ranks as u64),
     }
+}
+
+/// One process takes what it is given or all there is.
+fn threads(given: Option<usize>, ranks: usize) -> Option<usize> {
+    let all = || given.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
+    if ranks == 1 { given } else { all().map(|threads| (threads / ranks).max(1)) }
 }
 
 /// Which records are used, in the dataset's words.

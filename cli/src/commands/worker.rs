@@ -10,6 +10,9 @@ pub(crate) fn run(args: &Worker) -> ExitCode {
         return tested(device);
     }
     logging::start("info");
+    if let (Some(_), [directory]) = (args.rank, &args.directories[..]) {
+        return lorikeet_worker::follow(directory, Terms { bond: Bond::None, memory_limit: args.memory_limit }).into();
+    }
     let bond = if args.until_eof { Bond::Stdin } else { Bond::None };
     lorikeet_worker::run(&args.directories, Terms { bond, memory_limit: args.memory_limit }).into()
 }

@@ -332,12 +332,8 @@ fn targets(keys: Option<&Targets>, faults: &mut Faults) -> TargetModules {
 }
 
 fn resources(keys: &ResourceKeys, faults: &mut Faults) -> Resources {
-    let gpus = range::GPUS.check(keys.gpus.unwrap_or(1), faults);
-    if gpus > 1 {
-        faults.push(FieldError::not_yet("resources.gpus", gpus));
-    }
     Resources {
-        gpus,
+        gpus: range::GPUS.check(keys.gpus.unwrap_or(1), faults),
         gpu: gpu("resources.gpu", keys.gpu.as_ref(), faults),
         min_driver: keys
             .min_driver
