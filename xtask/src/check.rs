@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use crate::output::{say, seconds, table};
 use crate::program::{Program, present};
 use crate::tree::Tree;
-use crate::{deny, gpu, test, tidy, units};
+use crate::{deny, fuzz, gpu, test, tidy, units};
 
 /// How a step ended when it did not fail.
 pub(crate) enum Done {
@@ -30,9 +30,12 @@ enum Outcome {
     Failed(String),
 }
 
+/// For each decoder; the tests before give it a second or two.
+const DECODER_SECONDS: u64 = 30;
+
 type Step = (&'static str, fn(&Tree) -> Result<Done>);
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     ("fmt", fmt),
     ("tidy", |tree| tidy::run(tree).map(|()| Done::Passed)),
     ("units", units::run),
@@ -43,6 +46,7 @@ const STEPS: [Step; 11] = [
     ("deny", deny::run),
     ("build", |tree| test::build(tree).map(|()| Done::Passed)),
     ("tests", |tree| test::execute(tree, &[])),
+    ("decoders", |tree| fuzz::run(tree, DECODER_SECONDS, None).map(|()| Done::Passed)),
     ("emulated gpu", gpu::emulate),
 ];
 

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: every decoder against bytes that nobody meant, mutated from a kept corpus, for longer than in `check`.
+//! `cargo xtask fuzz`, and a step of `check`: every decoder against bytes that nobody meant, mutated from a kept corpus.
 
 use anyhow::Result;
 
