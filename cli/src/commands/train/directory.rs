@@ -122,12 +122,25 @@ impl Directory {
         Err(Failure::mistake(format!("{} is neither empty nor a training", self.path.display())))
     }
 
-    /// Whether it ended before its first step.
+    /// Whether it certainly ended before its first step: what cannot be read may be one.
     fn is_blank(&self) -> bool {
-        let made = |line: &EventLine| {
-            matches!(line.event, WorkerEvent::Step(_) | WorkerEvent::Checkpoint { .. } | WorkerEvent::Finished { .. })
+        let text = match fs::read(self.path.join(EVENTS)) {
+            Ok(text) => text,
+            Err(error) => return error.kind() == ErrorKind::NotFound,
         };
-        !self.events().iter().any(made)
+        let before_a_step = |line: &[u8]| {
+            serde_json::from_slice::<EventLine>(line).is_ok_and(|line| match line.event {
+                WorkerEvent::Step(_) | WorkerEvent::Checkpoint { .. } | WorkerEvent::Finished { .. } => false,
+                WorkerEvent::Stage { .. }
+                | WorkerEvent::Plan(_)
+                | WorkerEvent::Log { .. }
+                | WorkerEvent::Eval { .. }
+                | WorkerEvent::Sample { .. }
+                | WorkerEvent::Stopped { .. }
+                | WorkerEvent::Failed { .. } => true,
+            })
+        };
+        text.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")).all(before_a_step)
     }
 
     fn begin_anew(&self, spec: &Spec) -> Result<(), Failure> {
@@ -239,6 +252,17 @@ mod tests {
         drop(lock);
         let (directory, _hold) = Directory::open(&path, &spec(16)).unwrap();
         assert_eq!((directory.spec().unwrap(), directory.events()), (Some(spec(16)), vec![]));
+    }
+
+    #[test]
+    fn a_training_whose_events_cannot_be_understood_is_not_thrown_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        drop(Directory::open(&path, &spec(8)).unwrap());
+        fs::write(path.join(EVENTS), "{\"seq\": 1, \"time\": 0, \"type\": \"of a later version\"}\n").unwrap();
+        assert_eq!(Directory::open(&path, &spec(16)).err().unwrap().kind.exit_code(), 2);
+        fs::write(path.join(EVENTS), "{\"seq\": 1, \"ti").unwrap();
+        Directory::open(&path, &spec(16)).unwrap();
     }
 
     #[test]
