@@ -1,8 +1,8 @@
 //! One record to tokens and targets: rendered whole, tokenised whole, once.
 //!
 //! Which characters an answer takes is found by rendering the conversation up to it (with the opening of an answer) and up to
-//! its end. Both must be beginnings of the whole, else the template looks ahead and nothing can be told apart: a fault. A
-//! token is a target when it begins inside an answer, up to the special token that ends the turn; blanks that the template
+//! its end. Both must be beginnings of the whole, but for what the template puts behind the end of the last turn, else it looks
+//! ahead and nothing can be told apart: a fault. A token is a target when it begins inside an answer, up to the special token that ends the turn; blanks that the template
 //! puts behind it are the template's. A plain text knows no template and is all target.
 
 use std::ops::Range;
@@ -230,7 +230,7 @@ impl Encoder<'_> {
         if !chat.messages[index].trained {
             return Ok(());
         }
-        let span = self.answer_span(chat, index, &laid.text)?;
+        let span = self.answer_span(chat, index, laid)?;
         let inside = |range: &Range<usize>| span.contains(&range.start) && range.end > range.start;
         let chosen: Vec<usize> = (0..laid.tokens.len()).filter(|i| inside(&laid.offsets[*i])).collect();
         let end_of_turn = chosen.iter().rposition(|i| self.tokenizer.is_special(laid.tokens[*i]));
@@ -241,22 +241,44 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    fn answer_span(&self, chat: Chat<'_>, index: usize, whole: &str) -> Result<Range<usize>, String> {
+    /// Where an answer lies in the text of the whole, the end of its turn included.
+    fn answer_span(&self, chat: Chat<'_>, index: usize, laid: &Laid) -> Result<Range<usize>, String> {
         let before = self.render(Chat { messages: &chat.messages[..index], ..chat }, true)?;
         let is_last = index + 1 == chat.messages.len();
         let after = if is_last {
-            whole.to_owned()
+            laid.text.clone()
         } else {
             self.render(Chat { messages: &chat.messages[..=index], ..chat }, false)?
         };
-        if whole.starts_with(&before) && whole.starts_with(&after) && before.len() <= after.len() {
-            return Ok(before.len()..after.len());
+        let end = if laid.text.starts_with(&after) {
+            Some(after.len())
+        } else {
+            self.end_of_turn(before.len(), &after, laid)?
+        };
+        if let Some(end) = end.filter(|end| laid.text.starts_with(&before) && before.len() <= *end) {
+            return Ok(before.len()..end);
         }
         let hint = if is_last { "" } else { "; supervise = \"last\" trains the last answer alone" };
         Err(format!(
             "the chat template renders the conversation up to message {index} otherwise alone than as a part of the whole, \
              so its target cannot be told apart{hint}"
         ))
+    }
+
+    /// The end of the turn that begins at `start`, where `after`, which ends with that turn, goes on in its own way behind it: Phi's
+    /// templates end a finished conversation with one more token. Nothing else may follow there.
+    fn end_of_turn(&self, start: usize, after: &str, laid: &Laid) -> Result<Option<usize>, String> {
+        let shared = laid.text.bytes().zip(after.bytes()).take_while(|(one, other)| one == other).count();
+        let is_end = |(token, range): &(&u32, &Range<usize>)| {
+            range.start >= start && range.end <= shared && self.tokenizer.is_special(**token)
+        };
+        let Some((_, turn)) = laid.tokens.iter().zip(&laid.offsets).filter(is_end).last() else { return Ok(None) };
+        let rest = &after[turn.end..];
+        let (tokens, offsets) = self.tokenise(rest)?;
+        let is_nothing = |(token, range): (&u32, &Range<usize>)| {
+            self.tokenizer.is_special(*token) || rest.get(range.clone()).is_some_and(|text| text.trim().is_empty())
+        };
+        Ok(tokens.iter().zip(&offsets).all(is_nothing).then_some(turn.end))
     }
 
     fn render(&self, chat: Chat<'_>, add_generation_prompt: bool) -> Result<String, String> {
