@@ -1,4 +1,4 @@
-//! Bases, adapters and job files that cannot be used, each through the command that reads it: one clear line, the exit code of
+//! Bases, adapters, settings and job files that cannot be used, each through the command that reads it: one clear line, the exit code of
 //! a person's mistake, and nothing left behind. `tests/malformed/` holds what differs from a sound base or adapter; a name
 //! that ends in `.gone` takes a file away. What is said of each stands in `tests/pins/malformed/`.
 
@@ -47,6 +47,16 @@ fn every_adapter_that_cannot_be_begun_with_is_named_with_its_reason() {
 }
 
 #[test]
+fn every_setting_that_does_not_fit_the_model_is_named_with_its_reason() {
+    let place = Place::new();
+    let said = judge_all("settings", |case| {
+        let set = fs::read_to_string(&case).unwrap();
+        (place.train("out", &set.lines().chain(["training.max_steps=1"]).collect::<Vec<_>>()), case)
+    });
+    pin("malformed/settings.txt", &said);
+}
+
+#[test]
 fn every_job_file_that_cannot_be_one_is_named_with_its_reason() {
     let said = judge_all("job", |case| {
         let mut command = lorikeet();
@@ -60,7 +70,7 @@ fn every_job_file_that_cannot_be_one_is_named_with_its_reason() {
 #[test]
 fn more_than_a_hundred_malformed_files_are_kept() {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/dataset/tests/malformed/expected.tsv");
-    let counts: Vec<usize> = ["base", "adapter", "job"].map(|kind| cases(kind).len()).into();
+    let counts: Vec<usize> = ["base", "adapter", "settings", "job"].map(|kind| cases(kind).len()).into();
     assert!(counts.iter().sum::<usize>() + fs::read_to_string(data).unwrap().lines().count() >= 100, "{counts:?}");
 }
 
