@@ -376,7 +376,7 @@ pub struct Attempt {
     pub owner: UserId,
     /// What it holds; today one.
     pub members: Vec<Member>,
-    /// Device memory the plan allows it.
+    /// Memory that the plan allows it on each device.
     pub planned_bytes: u64,
     /// Where it is.
     pub phase: AttemptPhase,

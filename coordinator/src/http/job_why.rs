@@ -98,6 +98,9 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
         WhyNot::Cordoned => ("cordoned", "takes nothing new".into()),
         WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
         WhyNot::NoSuchDevice => ("gpu", "has no device of the kind asked for".into()),
+        WhyNot::TooFew { wanted, there } => {
+            ("gpus", format!("has {there} of the {wanted} devices of the kind asked for"))
+        }
         WhyNot::Unusable(reason) => ("unusable", format!("cannot train on its device: {reason}")),
         WhyNot::Busy => ("busy", "is busy with other attempts".into()),
         WhyNot::Memory { needed_bytes, free_bytes } => {

@@ -26,6 +26,13 @@ pub enum WhyNot {
     },
     /// None of its devices is of the kind asked for.
     NoSuchDevice,
+    /// Of the devices that will do it has fewer than one job asks for.
+    TooFew {
+        /// Asked for.
+        wanted: usize,
+        /// Here.
+        there: usize,
+    },
     /// Its program cannot train on them.
     Unusable(String),
     /// They are taken.
@@ -138,7 +145,8 @@ impl<'a> Place<'a> {
         match unusable {
             _ if suitable.len() >= wanted => Ok(suitable),
             Some(reason) => Err(WhyNot::Unusable(reason.clone())),
-            None => Err(WhyNot::NoSuchDevice),
+            None if suitable.is_empty() => Err(WhyNot::NoSuchDevice),
+            None => Err(WhyNot::TooFew { wanted, there: suitable.len() }),
         }
     }
 
@@ -169,9 +177,11 @@ impl<'a> Place<'a> {
         let slots = || open.iter().map(|index| &self.slots[*index]);
         let mut fitting: Vec<_> = slots().filter(|slot| slot.free_bytes >= needed(candidate, slot.device)).collect();
         if fitting.len() < wanted {
-            let roomiest = slots().max_by_key(|slot| slot.free_bytes);
+            // of so many devices the one with the least room decides
+            let mut roomiest: Vec<_> = slots().collect();
+            roomiest.sort_by_key(|slot| Reverse(slot.free_bytes));
             let (needed_bytes, free_bytes) =
-                roomiest.map_or((0, 0), |slot| (needed(candidate, slot.device), slot.free_bytes));
+                roomiest.get(wanted - 1).map_or((0, 0), |slot| (needed(candidate, slot.device), slot.free_bytes));
             return Err(WhyNot::Memory { needed_bytes, free_bytes });
         }
         let worse = |device: &Device| !is_preferred(candidate.resources, device);
@@ -213,11 +223,6 @@ impl<'a> Place<'a> {
         let slot = &self.slots[index];
         let room = if slot.state == SlotState::Idle { slot.free_bytes } else { slot.device.memory_bytes };
         needed(candidate, slot.device) <= room
-    }
-
-    /// Whether nobody has the device.
-    pub(super) fn is_idle(&self, index: usize) -> bool {
-        self.slots[index].state == SlotState::Idle
     }
 
     /// Whether somebody got it in this pass.

@@ -2,7 +2,11 @@
 
 use super::{Candidate, Holder, Lookup, fit::Place};
 use lorikeet_protocol::id::AttemptId;
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Devices of one node that are free together from a moment on.
 #[derive(Debug)]
@@ -73,34 +77,35 @@ struct Plan {
     cost: (u8, Duration),
 }
 
+/// Everybody who may be disturbed is a victim at first; then, the dearest first, whoever need not leave is spared. One that holds
+/// several devices is paid for once.
 fn plan(candidate: &Candidate<'_>, place: &Place<'_>, lookup: &impl Lookup, most: u8) -> Option<Plan> {
     let wanted = usize::from(candidate.resources.gpus);
-    let mut devices: Vec<_> =
-        usable(candidate, place).filter_map(|index| Some((price(place, index, lookup, most)?, index))).collect();
-    devices.sort_unstable();
-    devices.truncate(wanted);
-    if devices.len() < wanted {
-        return None;
+    let staying = |index: usize| holders(place, index, lookup).filter(|(_, holder)| !holder.leaving);
+    let may_go = |index: &usize| staying(*index).all(|(_, holder)| holder.priority <= most);
+    let devices: Vec<usize> = usable(candidate, place).filter(may_go).collect();
+    let mut victims: BTreeMap<AttemptId, (u8, Duration)> = BTreeMap::new();
+    for (attempt, holder) in devices.iter().flat_map(|index| staying(*index)) {
+        victims.insert(attempt, (holder.priority, holder.at_stake));
     }
-    let leave = |index| holders(place, index, lookup).filter(|(_, holder)| !holder.leaving).map(|(attempt, _)| attempt);
-    Some(Plan {
-        victims: devices.iter().flat_map(|(_, index)| leave(*index)).collect(),
-        cost: devices
-            .iter()
-            .fold((0, Duration::ZERO), |sum, (price, _)| (sum.0.max(price.0), sum.1.saturating_add(price.1))),
-        devices: devices.into_iter().map(|(_, index)| index).collect(),
+    let free = |victims: &BTreeMap<AttemptId, (u8, Duration)>| {
+        let is_free = |index: &usize| staying(*index).all(|(attempt, _)| victims.contains_key(&attempt));
+        devices.iter().copied().filter(is_free).take(wanted).collect::<Vec<_>>()
+    };
+    let mut dearest: Vec<_> = victims.iter().map(|(attempt, cost)| (*cost, *attempt)).collect();
+    dearest.sort_unstable_by_key(|cost| Reverse(*cost));
+    for (cost, attempt) in dearest {
+        victims.remove(&attempt);
+        if free(&victims).len() < wanted {
+            victims.insert(attempt, cost);
+        }
+    }
+    let devices = free(&victims);
+    let add =
+        |sum: (u8, Duration), (priority, stake): &(u8, Duration)| (sum.0.max(*priority), sum.1.saturating_add(*stake));
+    (devices.len() >= wanted).then(|| Plan {
+        devices,
+        cost: victims.values().fold((0, Duration::ZERO), add),
+        victims: victims.into_keys().collect(),
     })
-}
-
-/// What it costs to free a device; `None`: somebody on it may not be disturbed.
-fn price(place: &Place<'_>, index: usize, lookup: &impl Lookup, most: u8) -> Option<(u8, Duration)> {
-    if place.is_idle(index) {
-        return Some((0, Duration::ZERO));
-    }
-    holders(place, index, lookup).filter(|(_, holder)| !holder.leaving).try_fold(
-        (0, Duration::ZERO),
-        |sum, (_, holder)| {
-            (holder.priority <= most).then(|| (sum.0.max(holder.priority), sum.1.saturating_add(holder.at_stake)))
-        },
-    )
 }

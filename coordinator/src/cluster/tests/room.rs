@@ -101,6 +101,19 @@ fn a_job_of_higher_priority_makes_the_one_with_least_at_stake_save_and_leave() {
 }
 
 #[test]
+fn one_that_holds_two_devices_leaves_alone_for_a_job_that_wants_two() {
+    let mut world = World::with_gpus(3, Rules { preemption_margin: Some(20), ..Rules::default() });
+    let wide = world.submit_with(1, |spec| spec.resources.gpus = 2);
+    let wide = world.run(wide);
+    world.pass_talking(Duration::from_secs(600));
+    let narrow = world.submit(2);
+    world.run_later(narrow);
+    world.pass_talking(Duration::from_secs(10));
+    world.submit_with(3, |spec| (spec.priority, spec.resources.gpus) = (70, 2));
+    assert_eq!(world.asked_to_leave(), [wide], "the other has less to lose, and would not be enough");
+}
+
+#[test]
 fn nobody_leaves_for_a_job_that_is_hardly_more_urgent() {
     let mut world = World::with_gpus(1, Rules { preemption_margin: Some(20), ..Rules::default() });
     let first = world.submit(1);
