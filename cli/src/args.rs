@@ -467,7 +467,7 @@ pub(crate) struct Worker {
     /// Resident memory above which whoever started this ends it
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<u64>,
-    /// Take part in the training of the worker at the other end of standard input
+    /// Take part in the training of the worker at the other end of standard input, which has the directory
     #[arg(long, value_name = "RANK", hide = true, conflicts_with_all = ["burn_in", "until_eof"])]
     pub(crate) rank: Option<usize>,
 }

@@ -307,7 +307,7 @@ pub struct Offer {
     pub job: JobSpec,
     /// On these devices.
     pub devices: Vec<DeviceId>,
-    /// Device memory the plan allows it.
+    /// Memory that the plan allows it on each device.
     pub planned_bytes: u64,
     /// The base model's files.
     pub base: Vec<NamedFile>,

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use lorikeet_plan::Remedy;
+use serde::{Deserialize, Serialize};
 
 /// Every way in which the trainer fails. Texts can follow "failed to train: …".
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,17 @@ pub enum TrainError {
         /// Settings each of which would make it fit.
         remedies: Vec<Remedy>,
     },
-    /// One of the processes that train together is gone or out of step; the run goes on from its last checkpoint with new ones.
+    /// One of the processes that train together cannot go on, and said why.
+    #[error("rank {rank}: {why}")]
+    Rank {
+        /// Which.
+        rank: usize,
+        /// Whose doing it is.
+        class: FailureClass,
+        /// In its own words.
+        why: String,
+    },
+    /// One of them is gone without a word; the run goes on from here with new ones.
     #[error("rank {rank} is lost: {why}")]
     RankLost {
         /// Which; 0 leads.
@@ -121,7 +132,7 @@ pub enum TrainError {
 }
 
 /// Whose doing a failure is; decides exit codes, retries and what a person is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureClass {
     /// A setting.
     Config,
@@ -162,6 +173,7 @@ impl TrainError {
             TrainError::NotFinite { .. } => FailureClass::NotFinite,
             TrainError::OutOfMemory { .. } | TrainError::Refused { .. } => FailureClass::OutOfMemory,
             TrainError::Io { source, .. } | TrainError::Report(source) => io_class(source),
+            TrainError::Rank { class, .. } => *class,
             TrainError::RankLost { .. } => FailureClass::RankLost,
             TrainError::Stopped | TrainError::Internal(_) => FailureClass::Internal,
         }

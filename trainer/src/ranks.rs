@@ -2,18 +2,21 @@
 //!
 //! ```text
 //! leader (rank 0)                               followers (ranks 1, 2, …)
-//!   Begin: rank, place, state           ───►      the same run
-//!   Order: step, micro-batch            ───►
+//!   its data, base and checkpoint                 the base
+//!   its seat, the state, the numbers  ───►        the data, and the same run
+//!   which step, how divided           ───►
 //!   its micro-batches of the step                 theirs
-//!   gradient and loss                   ◄───      gradient and loss, or why there is none
-//!   the sums, added in the order of ranks ───►    the same sums
+//!   gradient and loss                 ◄───        gradient and loss, or why there is none
+//!   the sums, in the order of ranks   ───►        the same sums
 //!   the update                                    the same update, bit for bit
 //! ```
 //! Every rank holds the whole run and takes every step; only the passes over its micro-batches are divided. What is summed is what
 //! one process would have summed, in another order: the same step but for rounding, and the same bits again with as many ranks.
-//! The leader alone reads checkpoints, evaluates, saves and tells; a follower leaves when its wire ends. The sums go through the
-//! leader, which is right for processes of one machine; NCCL takes their place where the gradients lie on GPUs.
+//! The leader alone reads checkpoints, evaluates, saves and tells; a follower leaves when its wire ends. A follower reads the data after
+//! the leader, which has made the token cache by then. The sums go through the leader, which is right for processes of one
+//! machine; NCCL takes their place where the gradients lie on GPUs.
 
+mod deal;
 mod wire;
 
 use std::os::unix::net::UnixStream;
@@ -21,36 +24,30 @@ use std::os::unix::net::UnixStream;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
-use crate::data::pack;
-use crate::run::State;
-use wire::{Frame, Wire};
+use crate::run::{Run, State};
+use wire::{Failed, Put, Refused, Reply, Stop, Wire, WireError};
 
-/// What a follower begins with.
+/// Steps between two looks at whether all ranks hold the same numbers.
+const COMPARED_EVERY: u64 = 64;
+
+/// Which of how many a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Place {
-    /// Which it is; the leader is 0.
+pub(crate) struct Seat {
+    /// The leader is 0.
     pub(crate) rank: usize,
-    /// How many there are.
+    /// Of how many.
     pub(crate) ranks: usize,
 }
 
 /// The next step, and how it is divided into passes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Order {
-    /// Steps taken before it; a follower that stands elsewhere is lost.
-    pub(crate) after: u64,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StepOrder {
+    /// Steps taken before it.
+    after: u64,
+    /// BLAKE3 of the numbers before it, every so many steps.
+    numbers: Option<String>,
     pub(crate) micro_tokens: usize,
     pub(crate) recompute: usize,
-}
-
-/// A run's numbers on their way to a follower.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Begin {
-    pub(crate) place: Place,
-    pub(crate) state: State,
-    pub(crate) params: Vec<f32>,
-    pub(crate) m: Vec<f32>,
-    pub(crate) v: Vec<f32>,
 }
 
 /// Who takes part in a step, as this process sees it.
@@ -62,7 +59,7 @@ pub(crate) enum Ranks {
     /// This process leads; the others, from rank 1.
     Leader(Vec<Wire>),
     /// Another leads.
-    Follower(Place, Wire),
+    Follower(Seat, Wire),
 }
 
 impl Ranks {
@@ -71,61 +68,74 @@ impl Ranks {
         if followers.is_empty() { Ranks::Alone } else { Ranks::Leader(followers.into_iter().map(Wire::new).collect()) }
     }
 
-    /// Waits for what to begin with; `None`: the leader left before it began.
-    pub(crate) fn follow(leader: UnixStream) -> Result<Option<(Ranks, Begin)>, TrainError> {
+    /// Waits until the leader begins: where the run stands there.
+    pub(crate) fn follow(leader: UnixStream, stop: Stop<'_>) -> Result<(Ranks, State), TrainError> {
         let mut wire = Wire::new(leader);
-        let Some((place, state)) = wire.receive_json::<(Place, State)>().map_err(|why| lost(0, why))? else {
-            return Ok(None);
-        };
-        let mut numbers = || wire.receive_numbers().map_err(|why| lost(0, why));
-        let begin = Begin { place, state, params: numbers()?, m: numbers()?, v: numbers()? };
-        Ok(Some((Ranks::Follower(place, wire), begin)))
+        let (seat, state) = wire.receive_word::<(Seat, State)>(stop).map_err(of_leader)?;
+        Ok((Ranks::Follower(seat, wire), state))
     }
 
-    fn place(&self) -> Place {
+    fn seat(&self) -> Seat {
         match self {
-            Ranks::Alone => Place { rank: 0, ranks: 1 },
-            Ranks::Leader(wires) => Place { rank: 0, ranks: wires.len() + 1 },
-            Ranks::Follower(place, _) => *place,
+            Ranks::Alone => Seat { rank: 0, ranks: 1 },
+            Ranks::Leader(wires) => Seat { rank: 0, ranks: wires.len() + 1 },
+            Ranks::Follower(seat, _) => *seat,
         }
     }
 
-    /// Sends every follower the run as it is. They may have left; the first step tells.
-    pub(crate) fn begin(&mut self, state: &State, params: &[f32], m: &[f32], v: &[f32]) -> Result<(), TrainError> {
-        let ranks = self.place().ranks;
+    /// Sends every follower the run as it is.
+    pub(crate) fn begin(&mut self, run: &Run, stop: Stop<'_>) -> Result<(), TrainError> {
+        let ranks = self.seat().ranks;
         self.tell_each(|rank, wire| {
-            wire.send_json(&(Place { rank, ranks }, state))?;
-            [params, m, v].into_iter().try_for_each(|numbers| wire.send_numbers(numbers))
+            wire.send_word(&(Seat { rank, ranks }, &run.state), stop)?;
+            let numbers = [&run.params, &run.optimizer.m, &run.optimizer.v];
+            numbers.into_iter().try_for_each(|numbers| wire.send_numbers(numbers, stop))
         })
     }
 
+    /// Puts the leader's numbers into a run of the same shape.
+    pub(crate) fn take_up(&mut self, run: &mut Run, stop: Stop<'_>) -> Result<(), TrainError> {
+        let Ranks::Follower(_, wire) = self else { return Ok(()) };
+        let numbers = [&mut run.params, &mut run.optimizer.m, &mut run.optimizer.v];
+        numbers.into_iter().try_for_each(|numbers| wire.receive_numbers(numbers, stop).map_err(of_leader))
+    }
+
     /// Has every follower take the next step.
-    pub(crate) fn order(&mut self, order: Order) -> Result<(), TrainError> {
-        self.tell_each(|_, wire| wire.send_json(&order))
-    }
-
-    /// What to do next; `None`: the leader has left.
-    pub(crate) fn next_order(&mut self) -> Result<Option<Order>, TrainError> {
-        match self {
-            Ranks::Follower(_, wire) => wire.receive_json().map_err(|why| lost(0, why)),
-            Ranks::Alone | Ranks::Leader(_) => Ok(None),
+    pub(crate) fn order(
+        &mut self,
+        run: &Run,
+        (micro_tokens, recompute): (usize, usize),
+        stop: Stop<'_>,
+    ) -> Result<(), TrainError> {
+        if let Ranks::Alone = self {
+            return Ok(());
         }
+        let after = run.state.step;
+        let numbers = after.is_multiple_of(COMPARED_EVERY).then(|| hash(run));
+        let order = StepOrder { after, numbers, micro_tokens, recompute };
+        self.tell_each(|_, wire| wire.send_word(&order, stop))
     }
 
-    /// A follower that cannot take part says why, so that the leader does not have to guess.
-    pub(crate) fn give_up(&mut self, why: &TrainError) {
-        if let Ranks::Follower(_, wire) = self {
-            // The leader may have left, and then there is nobody to tell.
-            drop(wire.send(&Frame::Failed(why.to_string())));
+    /// What to do next; `None`: the leader has left. That this run is another than the leader's is our own mistake.
+    pub(crate) fn next_order(&mut self, run: &Run, stop: Stop<'_>) -> Result<Option<StepOrder>, TrainError> {
+        let Ranks::Follower(_, wire) = self else { return Ok(None) };
+        let order = match wire.receive_word::<StepOrder>(stop) {
+            Err(WireError::Left) => return Ok(None),
+            order => order.map_err(of_leader)?,
+        };
+        let (after, here) = (order.after, run.state.step);
+        if after != here {
+            return Err(TrainError::Internal(format!("stands after step {here}, and the leader after step {after}")));
         }
+        if order.numbers.as_ref().is_some_and(|numbers| *numbers != hash(run)) {
+            return Err(TrainError::Internal(format!("holds other numbers after step {here} than the leader")));
+        }
+        Ok(Some(order))
     }
 
-    /// This rank's micro-batches of a step whose examples have these lengths. Of several ranks each gets about as many tokens, so
-    /// a step that would be one micro-batch becomes several.
+    /// This rank's micro-batches of a step whose examples have these lengths.
     pub(crate) fn deal(&self, lengths: &[usize], micro_tokens: usize) -> Vec<Vec<usize>> {
-        let Place { rank, ranks } = self.place();
-        let share = lengths.iter().sum::<usize>().div_ceil(ranks).max(lengths.iter().copied().max().unwrap_or(1));
-        pack::first_fit(lengths, micro_tokens.min(share)).into_iter().skip(rank).step_by(ranks).collect()
+        deal::deal(lengths, micro_tokens, self.seat())
     }
 
     /// Replaces gradients and losses of this rank by the sums of all. Where any rank was refused memory, none has a sum: the step
@@ -135,22 +145,36 @@ impl Ranks {
         own: Result<(), TrainError>,
         grads: &mut [&mut [f32]],
         losses: &mut [f64],
+        stop: Stop<'_>,
     ) -> Result<(), TrainError> {
         match self {
             Ranks::Alone => own,
-            Ranks::Leader(wires) => gather(wires, own, grads, losses),
-            Ranks::Follower(_, wire) => contribute(wire, own, grads, losses),
+            Ranks::Leader(wires) => gather(wires, own, grads, losses, stop),
+            Ranks::Follower(_, wire) => contribute(wire, own, grads, losses, stop),
         }
     }
 
-    fn tell_each(&mut self, send: impl Fn(usize, &mut Wire) -> Result<(), String>) -> Result<(), TrainError> {
+    fn tell_each(&mut self, say: impl Fn(usize, &mut Wire) -> Result<(), WireError>) -> Result<(), TrainError> {
         let Ranks::Leader(wires) = self else { return Ok(()) };
-        wires.iter_mut().enumerate().try_for_each(|(at, wire)| send(at + 1, wire).map_err(|why| lost(at + 1, why)))
+        wires
+            .iter_mut()
+            .enumerate()
+            .try_for_each(|(at, wire)| say(at + 1, wire).map_err(|why| gone(at + 1, wire, &why)))
     }
 }
 
-fn lost(rank: usize, why: String) -> TrainError {
-    TrainError::RankLost { rank, why }
+/// Tells the leader why this process takes no part any more, or never could, so that it does not have to guess.
+pub(crate) fn give_up(leader: UnixStream, why: &TrainError) {
+    let failed = Failed { class: why.class(), why: why.to_string() };
+    // The leader may have left, and then there is nobody to tell.
+    drop(Wire::new(leader).send_failed(&failed, &|| true));
+}
+
+/// What holds the numbers that are trained.
+fn hash(run: &Run) -> String {
+    let mut hasher = blake3::Hasher::new();
+    run.params.iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+    hasher.finalize().to_hex().to_string()
 }
 
 /// The leader's side: everybody's word first, then the sums to all, or that there are none.
@@ -159,6 +183,7 @@ fn gather(
     own: Result<(), TrainError>,
     grads: &mut [&mut [f32]],
     losses: &mut [f64],
+    stop: Stop<'_>,
 ) -> Result<(), TrainError> {
     // Only want of memory makes another try of the same step; after anything else the leader leaves, and they with it.
     let mut refused = match own {
@@ -167,18 +192,16 @@ fn gather(
         Ok(()) => None,
     };
     for (at, wire) in wires.iter_mut().enumerate() {
-        let part = wire.receive().map_err(|why| lost(at + 1, why))?;
-        match part {
-            Some(Frame::Sums(part)) => part.add_to(grads, losses).map_err(|why| lost(at + 1, why))?,
-            Some(Frame::Refused { what, bytes }) => refused = Some(TrainError::Refused { what, bytes }),
-            Some(Frame::Failed(why)) => return Err(lost(at + 1, why)),
-            None => return Err(lost(at + 1, "its process ended".into())),
-            Some(other) => return Err(lost(at + 1, format!("it said {}, expected its sums", other.name()))),
+        match wire.receive_sums(grads, losses, Put::Add, stop).map_err(|why| gone(at + 1, wire, &why))? {
+            Reply::Sums => {}
+            Reply::Refused(Refused { what, bytes }) => refused = Some(TrainError::Refused { what, bytes }),
+            Reply::Failed(failed) => return Err(failed_at(at + 1, failed)),
+            Reply::Undo => return Err(lost(at + 1, "it said what only a leader says".into())),
         }
     }
     for (at, wire) in wires.iter_mut().enumerate() {
-        let sent = if refused.is_some() { wire.send(&Frame::Undo) } else { wire.send_sums(grads, losses) };
-        sent.map_err(|why| lost(at + 1, why))?;
+        let sent = if refused.is_some() { wire.send_undo(stop) } else { wire.send_sums(grads, losses, stop) };
+        sent.map_err(|why| gone(at + 1, wire, &why))?;
     }
     refused.map_or(Ok(()), Err)
 }
@@ -189,18 +212,43 @@ fn contribute(
     own: Result<(), TrainError>,
     grads: &mut [&mut [f32]],
     losses: &mut [f64],
+    stop: Stop<'_>,
 ) -> Result<(), TrainError> {
     let sent = match own {
-        Ok(()) => wire.send_sums(grads, losses),
-        Err(TrainError::Refused { what, bytes }) => wire.send(&Frame::Refused { what, bytes }),
+        Ok(()) => wire.send_sums(grads, losses, stop),
+        Err(TrainError::Refused { what, bytes }) => wire.send_refused(&Refused { what, bytes }, stop),
         Err(ends) => return Err(ends),
     };
-    sent.map_err(|why| lost(0, why))?;
-    match wire.receive().map_err(|why| lost(0, why))? {
-        Some(Frame::Sums(sums)) => sums.replace(grads, losses).map_err(|why| lost(0, why)),
-        Some(Frame::Undo) => Err(TrainError::Refused { what: "another device's part of the step".into(), bytes: 0 }),
-        None => Err(TrainError::Stopped),
-        Some(other) => Err(lost(0, format!("it said {}, expected the sums", other.name()))),
+    sent.map_err(of_leader)?;
+    match wire.receive_sums(grads, losses, Put::Replace, stop).map_err(of_leader)? {
+        Reply::Sums => Ok(()),
+        Reply::Undo => Err(TrainError::Refused { what: "a part of the step on some device".into(), bytes: 0 }),
+        Reply::Refused(_) | Reply::Failed(_) => Err(lost(0, "it said what only a follower says".into())),
+    }
+}
+
+fn lost(rank: usize, why: String) -> TrainError {
+    TrainError::RankLost { rank, why }
+}
+
+fn failed_at(rank: usize, Failed { class, why }: Failed) -> TrainError {
+    TrainError::Rank { rank, class, why }
+}
+
+/// A follower that says no more: what it said last is why.
+fn gone(rank: usize, wire: &mut Wire, why: &WireError) -> TrainError {
+    match (why, wire.last_word()) {
+        (WireError::Stopped, _) => TrainError::Stopped,
+        (_, Some(failed)) => failed_at(rank, failed),
+        (_, None) => lost(rank, why.to_string()),
+    }
+}
+
+/// A leader that left has no need of this process any more.
+fn of_leader(why: WireError) -> TrainError {
+    match why {
+        WireError::Stopped | WireError::Left => TrainError::Stopped,
+        WireError::Broke(_) | WireError::Unexpected { .. } => lost(0, why.to_string()),
     }
 }
 

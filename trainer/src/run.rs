@@ -29,7 +29,7 @@ use crate::checkpoint::{self, Identity};
 use crate::config::Config;
 use crate::event::{Checkpoint, CheckpointKind, Eval, Event, Outcome, Stage};
 use crate::model::{LossSum, Model};
-use crate::ranks::{Order, Ranks};
+use crate::ranks::Ranks;
 use crate::record::Record;
 use crate::step::{Taken, step_of};
 use crate::stop::{Stop, Wish};
@@ -97,6 +97,10 @@ impl Session<'_, '_> {
     fn go(&mut self) -> Result<Outcome, TrainError> {
         match self.course() {
             Err(TrainError::Stopped) => self.stopped(),
+            // told to stop and a rank gone: what was wanted can still be done
+            Err(TrainError::RankLost { .. }) if self.stop.is_asked() => self.stopped(),
+            // the step that it was lost in has changed nothing here: the next attempt goes on from this state
+            Err(lost @ TrainError::RankLost { .. }) => self.saved_now().and(Err(lost)),
             ended => ended,
         }
     }
@@ -118,9 +122,10 @@ impl Session<'_, '_> {
 
     fn step(&mut self) -> Result<Vec<Taken>, TrainError> {
         let Thrift { micro_tokens, recompute } = self.thrift;
-        self.ranks.order(Order { after: self.run.state.step, micro_tokens, recompute })?;
-        let (stop, runs) = (self.stop, std::slice::from_mut(&mut self.run));
-        step_of(&mut self.ranks, &self.model, runs, micro_tokens, &|| stop.is_asked())
+        let stop = self.stop;
+        let is_stopped = || stop.is_asked();
+        self.ranks.order(&self.run, (micro_tokens, recompute), &is_stopped)?;
+        step_of(&mut self.ranks, &self.model, std::slice::from_mut(&mut self.run), micro_tokens, &is_stopped)
     }
 
     /// A part of the adapter that learns nothing is told early, not after a night.

@@ -64,7 +64,7 @@ pub(crate) fn step_of(
         accumulate(model, runs, &batch, &scales, &mut sums, stop)
     });
     let mut grads: Vec<&mut [f32]> = runs.iter_mut().map(|run| run.grads.as_mut_slice()).collect();
-    ranks.all_reduce(own, &mut grads, &mut sums)?;
+    ranks.all_reduce(own, &mut grads, &mut sums, stop)?;
     let taken = runs.iter_mut().zip(counts).zip(sums);
     Ok(taken.map(|((run, count), sum)| update(run, count, sum, began)).collect())
 }

@@ -1,8 +1,8 @@
 //! The process that trains: an attempt directory in, events and an adapter out. The one place where protocol meets trainer.
 //!
 //! ```text
-//! every lock ─► worker.json ─► fence ─► per directory: outcome already there? ─► its exit code
-//!      │                                       └► spec.json ─► train ─► finished | stopped | failed, synced, last
+//! every lock ─► worker.json ─► other ranks ─► fence ─► per directory: outcome already there? ─► its exit code
+//!      │                                                      └► spec.json ─► train ─► finished | stopped | failed, synced, last
 //!      └► held by another: Exit::Held at once, nothing is touched
 //! ```
 //! The lock is taken before anything else and held for life. Then, in a process of its own, a worker fences itself in ([`Fence`]):
@@ -87,7 +87,16 @@ pub fn run_watched(held: Hold, terms: Terms, watch: &mut Watch<'_>) -> Exit {
 }
 
 /// How a process gives up what it does not need.
-type Enclose = fn(&[PathBuf]) -> Result<(), FenceError>;
+type Enclose = fn(&[PathBuf], Writes) -> Result<(), FenceError>;
+
+/// Where a process of an attempt may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writes {
+    /// Into the attempt's directory and the token cache.
+    Attempt,
+    /// Into the token cache alone.
+    Tokens,
+}
 
 fn serve(held: Vec<Hold>, terms: Terms, fence: Option<Enclose>, watch: &mut Watch<'_>) -> Exit {
     let dirs: Vec<PathBuf> = held.iter().map(|hold| hold.dir().to_owned()).collect();
@@ -110,7 +119,7 @@ fn serve(held: Vec<Hold>, terms: Terms, fence: Option<Enclose>, watch: &mut Watc
         }
     };
     // before any other thread is started: it would not be behind the fence
-    if let Some(Err(error)) = fence.map(|fence| fence(&dirs)) {
+    if let Some(Err(error)) = fence.map(|fence| fence(&dirs, Writes::Attempt)) {
         tracing::error!("failed to {error}: {}", error.0);
         return Exit::Internal;
     }
@@ -137,10 +146,10 @@ fn followers(dir: &Path, terms: Terms) -> std::io::Result<Vec<UnixStream>> {
 }
 
 /// Leaves in reach what the attempts in `dirs` need. A spec that cannot be read allows nothing, and its attempt says so later.
-fn fenced(dirs: &[PathBuf]) -> Result<(), FenceError> {
+fn fenced(dirs: &[PathBuf], writes: Writes) -> Result<(), FenceError> {
     let mut fence = Fence::new();
     for dir in dirs {
-        fence = fence.may_write(dir);
+        fence = if writes == Writes::Attempt { fence.may_write(dir) } else { fence.may_read(dir) };
         if let Ok(spec) = spec::read(dir) {
             // only what is there can be left in reach; what is wrong with it the dataset's reader tells
             let _made = std::fs::create_dir_all(&spec.cache);
@@ -231,7 +240,8 @@ impl Attempt {
         Some(match catch_unwind(AssertUnwindSafe(train)) {
             Ok(Ok(outcome)) => report::outcome(outcome, signal::cause(&self.dir)),
             Ok(Err(error @ TrainError::RankLost { .. })) => {
-                tracing::error!("{error}");
+                // a word in the log is no last word; that it cannot be kept is no reason to have one
+                drop(tell(WorkerEvent::Log { level: Level::Error, message: error.to_string() }));
                 return None;
             }
             Ok(Err(error)) => report::failure(&error),

@@ -5,8 +5,9 @@
 //!   ├─ lorikeet worker --rank 1 DIR    reads the spec, trains as the leader orders, writes nothing
 //!   └─ lorikeet worker --rank 2 DIR    …
 //! ```
-//! A wire is a follower's standard input. When it ends, and it ends with the leader however that ends, the follower leaves between two
-//! layers. All are in one process group, which the agent measures and, at the end, clears.
+//! A wire is a follower's standard input. When it ends, and it ends with the leader however that ends, the follower has nothing left
+//! to do; one that is deaf in a driver's call dies with the thread that started it, which is the leader's first and lives as
+//! long as the leader. All are in one process group, which the agent measures and, at the end, clears.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,11 +17,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use lorikeet_protocol::worker::{Exit, Spec};
-use lorikeet_trainer::{Stop, TrainError, Wish};
-use rustix::event::{PollFd, PollFlags, poll};
+use lorikeet_trainer::{Stop, TrainError};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
-use crate::{Terms, fenced, spec};
+use crate::fence::FenceError;
+use crate::spec::SpecError;
+use crate::{Terms, Writes, fenced, spec};
 
 /// Which GPUs a process sees.
 const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
@@ -49,40 +52,41 @@ fn nth(visible: &str, rank: usize) -> &str {
     visible.split(',').nth(rank).unwrap_or_default()
 }
 
+/// Why a follower takes no part.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error("be a follower: {0}")]
+    System(#[from] io::Error),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error("{fence}: {}", fence.0)]
+    Fence { fence: FenceError },
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
 /// Trains as the leader at the other end of standard input orders, until that leaves. Signals are the leader's: one that reaches the
 /// whole group from a terminal must not take a follower from under it.
-pub fn follow(dir: &Path, terms: Terms) -> Exit {
+pub fn follow(dir: &Path, rank: usize, terms: Terms) -> Exit {
+    let _rank = tracing::info_span!("", rank).entered();
     match followed(dir, terms) {
         Ok(()) => Exit::Finished,
         Err(error) => {
-            tracing::error!("failed to follow: {error}");
+            tracing::error!("failed to {error}");
             Exit::Internal
         }
     }
 }
 
-fn followed(dir: &Path, terms: Terms) -> Result<(), TrainError> {
-    let failed = |doing: &'static str| move |error: io::Error| TrainError::Internal(format!("{doing}: {error}"));
+fn followed(dir: &Path, terms: Terms) -> Result<(), FollowError> {
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
     for signal in [SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
-        let ignored = Arc::default();
-        signal_hook::flag::register(signal, ignored).map_err(failed("ignore signals"))?;
+        signal_hook::flag::register(signal, Arc::default())?;
     }
-    let wire = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from).map_err(failed("open the wire"))?;
-    let spec = spec::read(dir).map_err(|error| TrainError::Internal(error.to_string()))?;
-    fenced(&[dir.to_owned()]).map_err(|error| TrainError::Internal(format!("{error}: {}", error.0)))?;
-    let stop = Arc::new(Stop::new());
-    watch(wire.try_clone().map_err(failed("open the wire"))?, Arc::clone(&stop)).map_err(failed("start a thread"))?;
-    lorikeet_trainer::follow(&spec::config(dir, &spec, terms.memory_limit), wire, &stop)
-}
-
-/// Nobody waits for this thread: it ends with the process, of which nothing is left to do when the wire has.
-fn watch(wire: UnixStream, stop: Arc<Stop>) -> io::Result<()> {
-    let wait = move || {
-        // What is said on it is not ours to hear, only that nothing more will be. An interrupted wait begins anew.
-        while poll(&mut [PollFd::new(&wire, PollFlags::RDHUP)], None) == Err(rustix::io::Errno::INTR) {}
-        stop.ask(Wish::Discard);
-    };
-    std::thread::Builder::new().name("leader".into()).spawn(wait).map(drop)
+    let wire = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let spec = spec::read(dir)?;
+    fenced(&[dir.to_owned()], Writes::Tokens).map_err(|fence| FollowError::Fence { fence })?;
+    Ok(lorikeet_trainer::follow(&spec::config(dir, &spec, terms.memory_limit), wire, &Stop::new())?)
 }
 
 #[cfg(test)]
@@ -93,17 +97,5 @@ mod tests {
     fn every_rank_sees_the_device_of_its_number() {
         assert_eq!([1, 2].map(|rank| nth("GPU-a,GPU-b,GPU-c", rank)), ["GPU-b", "GPU-c"]);
         assert_eq!(nth("", 1), "", "a CPU has no list");
-    }
-
-    #[test]
-    fn a_wire_that_ends_stops_the_follower() {
-        let (leader, follower) = UnixStream::pair().expect("a pair");
-        let stop = Arc::new(Stop::new());
-        watch(follower, Arc::clone(&stop)).expect("a thread");
-        assert_eq!(stop.wish(), Wish::Run);
-        drop(leader);
-        while stop.wish() != Wish::Discard {
-            std::thread::yield_now();
-        }
     }
 }

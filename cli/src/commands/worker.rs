@@ -10,8 +10,10 @@ pub(crate) fn run(args: &Worker) -> ExitCode {
         return tested(device);
     }
     logging::start("info");
-    if let (Some(_), [directory]) = (args.rank, &args.directories[..]) {
-        return lorikeet_worker::follow(directory, Terms { bond: Bond::None, memory_limit: args.memory_limit }).into();
+    if let Some(rank) = args.rank {
+        let terms = Terms { bond: Bond::None, memory_limit: args.memory_limit };
+        // clap has seen to it that there is one, and the leader names no other
+        return lorikeet_worker::follow(&args.directories[0], rank, terms).into();
     }
     let bond = if args.until_eof { Bond::Stdin } else { Bond::None };
     lorikeet_worker::run(&args.directories, Terms { bond, memory_limit: args.memory_limit }).into()

@@ -1,11 +1,14 @@
 //! Two ends of a wire in one process: what both have after a step, and who is let go.
 
 use super::*;
+use crate::FailureClass;
 use std::thread;
+
+const GO_ON: Stop<'static> = &|| false;
 
 fn pair() -> (Ranks, Ranks) {
     let (leader, follower) = UnixStream::pair().expect("a pair");
-    (Ranks::lead(vec![leader]), Ranks::Follower(Place { rank: 1, ranks: 2 }, Wire::new(follower)))
+    (Ranks::lead(vec![leader]), Ranks::Follower(Seat { rank: 1, ranks: 2 }, Wire::new(follower)))
 }
 
 fn refused() -> Result<(), TrainError> {
@@ -14,19 +17,14 @@ fn refused() -> Result<(), TrainError> {
 
 type Given = (Result<(), TrainError>, Vec<f32>, f64);
 
-fn reduced(ranks: &mut Ranks, (own, mut grads, loss): Given) -> (Result<(), TrainError>, Vec<f32>, f64) {
+fn reduced(ranks: &mut Ranks, (own, mut grads, loss): Given) -> Given {
     let mut losses = [loss];
-    let result = ranks.all_reduce(own, &mut [&mut grads], &mut losses);
+    let result = ranks.all_reduce(own, &mut [&mut grads], &mut losses, GO_ON);
     (result, grads, losses[0])
 }
 
 /// What both have after they met.
-fn met(
-    leader: &mut Ranks,
-    follower: &mut Ranks,
-    led: Given,
-    followed: Given,
-) -> [(Result<(), TrainError>, Vec<f32>, f64); 2] {
+fn met(leader: &mut Ranks, follower: &mut Ranks, led: Given, followed: Given) -> [Given; 2] {
     thread::scope(|scope| {
         let other = scope.spawn(|| reduced(follower, followed));
         let own = reduced(leader, led);
@@ -37,9 +35,8 @@ fn met(
 #[test]
 fn both_have_the_sums_afterwards() {
     let (mut leader, mut follower) = pair();
-    for (result, grads, loss) in
-        met(&mut leader, &mut follower, (Ok(()), vec![1.0, 2.0], 0.5), (Ok(()), vec![10.0, 20.0], 1.5))
-    {
+    let (led, followed) = ((Ok(()), vec![1.0, 2.0], 0.5), (Ok(()), vec![10.0, 20.0], 1.5));
+    for (result, grads, loss) in met(&mut leader, &mut follower, led, followed) {
         result.expect("summed");
         assert_eq!((grads, loss), (vec![11.0, 22.0], 2.0));
     }
@@ -66,23 +63,30 @@ fn a_leader_that_stops_in_a_step_lets_the_others_go() {
     let waits = thread::spawn(move || reduced(&mut follower, (Ok(()), vec![1.0], 1.0)).0);
     assert!(matches!(reduced(&mut leader, (Err(TrainError::Stopped), vec![1.0], 1.0)).0, Err(TrainError::Stopped)));
     drop(leader);
-    let left = waits.join().expect("no panic");
-    assert!(matches!(left, Err(TrainError::Stopped | TrainError::RankLost { rank: 0, .. })), "{left:?}");
+    assert!(matches!(waits.join().expect("no panic"), Err(TrainError::Stopped)));
 }
 
 #[test]
-fn every_micro_batch_is_dealt_to_one_rank_and_each_gets_some() {
-    let lengths = [30, 50, 20, 40, 60, 10];
-    let ranks = |rank, ranks| {
-        let (wire, _) = UnixStream::pair().expect("a pair");
-        Ranks::Follower(Place { rank, ranks }, Wire::new(wire))
-    };
-    for count in 1..=4 {
-        let dealt: Vec<_> = (0..count).map(|rank| ranks(rank, count).deal(&lengths, 1000)).collect();
-        assert!(dealt.iter().all(|micro| !micro.is_empty()), "{dealt:?}");
-        let mut all: Vec<usize> = dealt.into_iter().flatten().flatten().collect();
-        all.sort_unstable();
-        assert_eq!(all, [0, 1, 2, 3, 4, 5]);
-    }
-    assert_eq!(Ranks::Alone.deal(&lengths, 100), pack::first_fit(&lengths, 100), "alone nothing is divided");
+fn a_leader_that_waits_for_a_rank_hears_that_it_shall_stop() {
+    let (mut leader, _silent) = pair();
+    let mut grads = [1.0];
+    let waited = leader.all_reduce(Ok(()), &mut [&mut grads], &mut [1.0], &|| true);
+    assert!(matches!(waited, Err(TrainError::Stopped)), "{waited:?}");
+}
+
+#[test]
+fn a_rank_that_gives_up_is_told_in_its_own_words_even_where_the_leader_was_speaking() {
+    let (leader, follower) = UnixStream::pair().expect("a pair");
+    let mut leader = Ranks::lead(vec![leader]);
+    give_up(follower, &TrainError::Dataset { reason: "line 3".into() });
+    let error = leader.tell_each(|_, wire| wire.send_word(&"anything", GO_ON)).expect_err("it is gone");
+    assert_eq!((error.class(), error.to_string().as_str()), (FailureClass::Dataset, "rank 1: dataset: line 3"));
+}
+
+#[test]
+fn a_rank_that_dies_without_a_word_is_lost() {
+    let (mut leader, follower) = pair();
+    drop(follower);
+    let (result, _, _) = reduced(&mut leader, (Ok(()), vec![1.0], 1.0));
+    assert!(result.is_err_and(|error| error.class() == FailureClass::RankLost));
 }

@@ -1,8 +1,9 @@
-//! Everything before the first step: data, memory plan, base, and the newest checkpoint if there is one; a follower has the leader's state
-//! instead of one.
+//! Everything before the first step: data, memory plan, base, and the newest checkpoint if there is one. A follower has the
+//! leader's state in its place.
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use crate::config::{Config, MicroTokens, Numbers};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
 use crate::lora;
 use crate::model::Model;
-use crate::ranks::{Begin, Ranks};
+use crate::ranks::Ranks;
 use crate::staged;
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, Trained};
@@ -66,23 +67,26 @@ pub(super) fn session<'a, 'e>(
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
-    ranks.begin(&run.state, &run.params, &run.optimizer.m, &run.optimizer.v)?;
+    ranks.begin(&run, &|| stop.is_asked())?;
     let saved = found.map(|found| found.manifest.step);
     let saved_at = Instant::now();
     Ok(Session { config, stop, events, model, data, tokenizer, run, ranks, needs, thrift, identity, saved, saved_at })
 }
 
-/// The leader's run, with its numbers in place of those it would begin with.
-pub(super) fn follower(config: &Config, begin: Begin, stop: &Stop) -> Result<(Model, Run), TrainError> {
+/// The leader's run in this process. The base is read while the leader prepares, the data when that is done: its tokens are
+/// in the cache then.
+pub(super) fn follower(config: &Config, leader: UnixStream, stop: &Stop) -> Result<(Model, Run, Ranks), TrainError> {
+    let is_stopped = || stop.is_asked();
     let (shape, trained) = what_is_trained(config)?;
-    let (_, data) = read_data(config, &shape, stop)?;
     let mut model = load(config, stop)?;
+    let (mut ranks, state) = Ranks::follow(leader, &is_stopped)?;
+    let (_, data) = read_data(config, &shape, stop)?;
     let nothing = vec![0.0; trained.len()];
     let mut run = Run::new(&config.settings, trained, nothing, data.train);
-    let Begin { place: _, state, params, m, v } = begin;
-    run.restore(params, m, v, None, state)?;
+    ranks.take_up(&mut run, &is_stopped)?;
+    run.state = state;
     run.put_into(&mut model);
-    Ok((model, run))
+    Ok((model, run, ranks))
 }
 
 /// Told to stop before there was a run: what is on disk is the state.

@@ -99,6 +99,17 @@ fn told_of(config: &Config, followers: Vec<UnixStream>, at: u64, wish: Wish) -> 
     Ok(Told { outcome, ..told })
 }
 
+/// The same steps but for rounding: 1e-5 of losses and norms.
+pub fn assert_close(one: &[Step], other: &[Step]) {
+    assert_eq!(one.len(), other.len());
+    for (one, other) in one.iter().zip(other) {
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * a.abs();
+        let counts = |step: &Step| (step.step, step.tokens, step.supervised_tokens);
+        assert_eq!(counts(one), counts(other));
+        assert!(near(one.loss, other.loss) && near(one.grad_norm, other.grad_norm), "{one:?} and {other:?}");
+    }
+}
+
 /// Names in a directory, sorted.
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").file_name());

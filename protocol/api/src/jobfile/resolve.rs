@@ -41,7 +41,18 @@ pub(super) fn resolve(file: &JobFile, presets: &Presets) -> Result<JobSpec, Faul
         resources: resources(&file.resources, faults),
         policy: policy(&file.policy, faults),
     };
+    devices_have_work(&spec, faults);
     if faults.is_empty() { Ok(spec) } else { Err(std::mem::take(faults)) }
+}
+
+/// A device without an example of the step would be held for nothing.
+fn devices_have_work(spec: &JobSpec, faults: &mut Faults) {
+    let Task::Train(Train { training, .. }) = &spec.task;
+    let (gpus, most) = (spec.resources.gpus, training.batch_size);
+    if u32::from(gpus) > most {
+        let expected = format!("at most training.batch_size = {most}, so that each has an example of every step");
+        faults.push(FieldError::new("resources.gpus", gpus, expected));
+    }
 }
 
 macro_rules! overlay {

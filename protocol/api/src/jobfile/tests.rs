@@ -157,6 +157,15 @@ fn base_and_dataset_are_asked_for() {
 }
 
 #[test]
+fn a_device_without_an_example_in_a_step_is_not_asked_for() {
+    let both = |gpus: u8| format!("{LEAST}\n[training]\nbatch_size = 2\n[resources]\ngpus = {gpus}\n");
+    assert_eq!(resolve(&both(2)).unwrap().resources.gpus, 2);
+    let faults = resolve(&both(3)).unwrap_err();
+    assert!(faults.len() == 1 && faults[0].field == "resources.gpus", "{faults:?}");
+    assert!(faults[0].message.contains("at most training.batch_size = 2"), "{faults:?}");
+}
+
+#[test]
 fn keys_of_a_later_version_are_refused_and_never_ignored() {
     let faults = with("policy.max_cost", "12.5").unwrap_err();
     assert_eq!(faults.len(), 1, "{faults:?}");
