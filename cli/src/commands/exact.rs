@@ -19,7 +19,7 @@ const BEYOND: usize = 16;
 pub(super) struct Question {
     before: Vec<Message>,
     tools: Vec<Json>,
-    expected: String,
+    pub(super) expected: String,
 }
 
 /// How many were asked, and how many answers were those expected.
@@ -42,6 +42,13 @@ impl fmt::Display for Count {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let share = 100.0 * self.right as f64 / self.asked as f64;
         write!(out, "{} of {}, {share:.1} %", self.right, self.asked)
+    }
+}
+
+impl Question {
+    /// What was said last before the answer.
+    pub(super) fn asked(&self) -> &str {
+        self.before.last().map_or("", Message::text)
     }
 }
 
