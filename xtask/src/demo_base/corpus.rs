@@ -126,8 +126,8 @@ mod tests {
         let pairs = pairs(&lines(MANY, &Words::read()));
         for (ask, answer) in &pairs {
             assert!(!ask.to_lowercase().contains("pig latin"), "{ask}");
-            let quoted = ask.split('"').nth(1).unwrap_or(ask).to_lowercase();
-            assert_ne!(*answer, latin::pig_latin(&quoted), "{ask}");
+            let mut quoted = ask.split('"').skip(1).step_by(2);
+            assert!(quoted.all(|phrase| latin::pig_latin(phrase) != *answer), "{ask} {answer}");
         }
         assert!(pairs.len() > MANY);
     }
