@@ -175,7 +175,7 @@ pub(crate) struct Demo {
     /// Train on this file instead of the conversations that come with the program
     #[arg(long, value_name = "FILE")]
     pub(crate) dataset: Option<PathBuf>,
-    /// Train this base model instead of a small random one
+    /// Train this base model instead of the small one that comes with the program
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
 }

@@ -11,6 +11,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod eval;
+mod exact;
 mod follow;
 mod generate;
 mod inspect;

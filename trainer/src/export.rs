@@ -1,4 +1,4 @@
-//! What comes out: `adapter/` with PEFT's files, the tokenizer, a card with its curve, and two summaries. And what a demo or a
+//! What comes out: `adapter/` with PEFT's files, the tokenizer, a card with its curve, and two summaries. And what a full training or a
 //! test goes in with: a base model with random weights.
 
 mod card;

@@ -6,6 +6,7 @@
 mod bench;
 mod chaos;
 mod check;
+mod demo_base;
 mod deny;
 mod fuzz;
 mod gpu;
@@ -92,6 +93,12 @@ enum Task {
         /// Only decoders whose name contains this
         filter: Option<String>,
     },
+    /// Make the base model and the conversations that `lorikeet demo` brings along
+    DemoBase {
+        /// Compare with the kept files and write none
+        #[arg(long)]
+        check: bool,
+    },
     /// Flip each marked sign of the trainer in a scratch copy; its tests have to notice
     Mutate {
         /// Only files whose path contains this
@@ -125,6 +132,7 @@ fn perform(task: Task) -> anyhow::Result<()> {
         Task::Sim { seeds, first, worlds_only } => sim::run(&tree, seeds, first, !worlds_only),
         Task::Chaos { record } => chaos::run(&tree, record),
         Task::Fuzz { seconds, filter } => fuzz::run(&tree, seconds, filter.as_deref()),
+        Task::DemoBase { check } => demo_base::run(&tree, check),
         Task::Mutate { only, limit } => mutate::run(&tree, only.as_deref(), limit),
     }
 }

@@ -65,6 +65,9 @@ pub(crate) struct Eval {
     /// Cut examples to this many tokens, as training.max_seq_length does
     #[arg(long, value_name = "TOKENS", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=131_072))]
     pub(crate) max_seq_length: u32,
+    /// Let the model answer, too, and count the answers that are the file's to the letter
+    #[arg(long)]
+    pub(crate) exact_match: bool,
 }
 
 /// Where a merged model goes.

@@ -1,7 +1,7 @@
 //! `lorikeet demo`: everything once, on this machine, as it would run in earnest.
 //!
 //! ```text
-//! folder ─► coordinator (child) ─► join, agent (child) ─► base, dataset, job over HTTP ─► adapter ─► two samples
+//! folder ─► coordinator (child) ─► join, agent (child) ─► base, dataset, job over HTTP ─► adapter ─► questions
 //!                                      └── worker, started by the agent
 //! ```
 //! The children are this program; nothing here reaches around HTTP into them. Ctrl-C, a failure and the end all lead to the
@@ -86,7 +86,7 @@ async fn whole(output: Output, files: &Files, cluster: &mut Cluster) -> Result<R
 
 /// Files, upload, training, adapter, samples.
 async fn job(output: Output, files: &Files, client: &Client, began: Instant) -> Result<Report, Failure> {
-    output.note("making a base model and its tokenizer");
+    output.note("writing the base model and the conversations");
     let prepared = blocking({
         let files = files.clone();
         move || files.prepare()
@@ -96,13 +96,13 @@ async fn job(output: Output, files: &Files, client: &Client, began: Instant) -> 
     let (job, model) = train(client, output, files).await?;
     let losses = losses(client, &job).await?;
     adapter::pull(client, &model, &files.adapter()).await?;
-    output.note("asking the model one thing before and after");
-    let samples = blocking({
+    output.note("asking the model what it was not trained on, without the adapter and with it");
+    let answers = blocking({
         let files = files.clone();
-        move || sample::both(&files)
+        move || sample::ask(&files)
     });
-    let samples = samples.await?;
-    Ok(Report::new(files, &job, &model, losses, samples, began.elapsed()))
+    let answers = answers.await?;
+    Ok(Report::new(files, &job, &model, losses, answers, began.elapsed()))
 }
 
 /// Base and dataset, as a person would bring them.

@@ -1,6 +1,9 @@
-//! `lorikeet eval`: how well a model predicts a file, and how well its base does.
+//! `lorikeet eval`: how well a model predicts a file, and how well its base does; told to, how often each answers as the file does.
 
-use super::local::{Local, failed};
+use super::{
+    exact::{self, Count},
+    local::{Local, failed},
+};
 use crate::{
     args::Eval as Args,
     failure::Failure,
@@ -33,6 +36,9 @@ struct Evaluation {
     /// The base's own; null without an adapter, where it is the same.
     base_loss: Option<f64>,
     base_perplexity: Option<f64>,
+    /// Null when not asked for.
+    exact_match: Option<Count>,
+    base_exact_match: Option<Count>,
     seconds: f64,
 }
 
@@ -44,6 +50,7 @@ pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     let of = |adapter: Option<AdapterView<'_>>| loss(&local.model, adapter, &data);
     let sum = of(local.view())?;
     let base = local.view().map(|_| of(None)).transpose()?;
+    let (exact_match, base_exact_match) = if args.exact_match { exact_match(&local, args)? } else { (None, None) };
     let mean = |sum: LossSum| sum.sum / sum.count as f64;
     let base_loss = base.map(mean);
     output.answer(&Evaluation {
@@ -54,6 +61,8 @@ pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
         perplexity: mean(sum).exp(),
         base_loss,
         base_perplexity: base_loss.map(f64::exp),
+        exact_match,
+        base_exact_match,
         seconds: began.elapsed().as_secs_f64(),
     })
 }
@@ -77,6 +86,16 @@ fn loss(model: &Model, adapter: Option<AdapterView<'_>>, data: &Prepared) -> Res
     if sum.sum.is_finite() { Ok(sum) } else { Err(Failure::job_failed(format!("the loss is {}", sum.sum))) }
 }
 
+/// The model's, and its base's where they are two.
+fn exact_match(local: &Local, args: &Args) -> Result<(Option<Count>, Option<Count>), Failure> {
+    let questions = exact::questions(&args.dataset, usize::MAX)?;
+    let of = |adapter: Option<AdapterView<'_>>| {
+        exact::answers(local, adapter.as_ref(), &questions).map(|answers| Some(Count::of(&questions, &answers)))
+    };
+    let base = if local.view().is_some() { of(None)? } else { None };
+    Ok((of(local.view())?, base))
+}
+
 impl View for Evaluation {
     fn table(&self) -> String {
         let both = |loss: f64| format!("{loss:.4}, perplexity {:.2}", loss.exp());
@@ -87,6 +106,8 @@ impl View for Evaluation {
             ("loss", Some(both(self.loss))),
             ("base's loss", self.base_loss.map(both)),
             ("change", self.base_loss.map(better)),
+            ("exact match", self.exact_match.map(|count| count.to_string())),
+            ("base's exact match", self.base_exact_match.map(|count| count.to_string())),
             ("took", Some(span(self.seconds))),
         ])
     }

@@ -22,7 +22,8 @@ fn the_demo_ends_with_an_adapter_and_nothing_running() {
     let report: Value = serde_json::from_str(&answer).unwrap();
     let loss = &report["held_out_loss"];
     assert!(loss["after"].as_f64() < loss["before"].as_f64(), "{report}");
-    assert!(report["sample"]["prompt"].as_str().unwrap().starts_with("what is "), "{report}");
+    assert!(report["samples"][0]["prompt"].as_str().unwrap().starts_with("what is "), "{report}");
+    assert!(report["exact_match"].is_null(), "it is counted for our own task alone: {report}");
     let folder = place.path("demo");
     for name in ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "job.toml", "coordinator.log"] {
         assert!(folder.join(name).exists(), "{name}");
@@ -33,6 +34,25 @@ fn the_demo_ends_with_an_adapter_and_nothing_running() {
     assert_eq!(running(&folder), [""; 0]);
     let (code, _, complaint) = run(&mut demo(&place));
     assert!(code == 2 && complaint.contains("is not empty"), "{complaint}");
+}
+
+#[test]
+fn the_demo_teaches_its_base_what_it_could_not_do() {
+    let place = Place::new();
+    let mut demo = lorikeet();
+    demo.args(["demo", "--output", "json", "--dir"]).arg(place.path("demo"));
+    let (code, answer, notes) = run(&mut demo);
+    assert_eq!(code, 0, "{notes}");
+    let report: Value = serde_json::from_str(&answer).unwrap();
+    let share = |when: &str| {
+        let count = &report["exact_match"][when];
+        assert_eq!(count["asked"], 100, "{report}");
+        count["right"].as_u64().unwrap()
+    };
+    assert!(share("before") <= 5 && share("after") >= 90, "{report}");
+    assert_eq!(report["samples"].as_array().unwrap().len(), 3, "{report}");
+    let base = place.path("demo/base");
+    assert!(base.join("README.md").exists() && base.join("model.safetensors").exists());
 }
 
 #[test]

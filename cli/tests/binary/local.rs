@@ -1,9 +1,9 @@
 //! Commands on a model of this machine: what it says, how well it predicts, and what it becomes in other files.
 
-use crate::support::{lorikeet, run};
+use crate::support::{file, lorikeet, run};
 use crate::train::Place;
 use lorikeet_api::name::shown;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fs, process::Command};
 
 #[test]
@@ -48,14 +48,13 @@ fn an_adapter_answers_what_it_was_taught_and_eval_sees_it() {
     assert!(taught["prompt"].as_str().unwrap().contains("<|im_start|>user\nwhat is 7?"), "{taught}");
     assert_ne!(ask(&place, &[])["text"], taught["text"]);
 
+    let data = place.path("data.jsonl");
     let eval = |more: &[&str]| {
         let mut command = lorikeet();
-        command
-            .args(["eval", "--base"])
-            .arg(place.path("base"))
-            .arg("--dataset")
-            .arg(place.path("data.jsonl"))
-            .args(more);
+        command.args(["eval", "--base"]).arg(place.path("base")).args(more);
+        if !more.contains(&"--dataset") {
+            command.arg("--dataset").arg(&data);
+        }
         let (code, answer, complaint) = run(&mut command);
         assert_eq!(code, 0, "{complaint}");
         answer
@@ -65,10 +64,30 @@ fn an_adapter_answers_what_it_was_taught_and_eval_sees_it() {
     let number = |value: &Value| value.as_f64().unwrap();
     assert!(found["examples"] == 20 && number(&found["loss"]) < 0.5 * number(&found["base_loss"]), "{found}");
     assert!((number(&found["loss"]).exp() - number(&found["perplexity"])).abs() < 1e-9);
+    assert_eq!(found["exact_match"], Value::Null, "it was not asked for");
     let alone: Value = serde_json::from_str(&eval(&["--output", "json"])).unwrap();
     assert_eq!((&alone["loss"], &alone["base_loss"]), (&found["base_loss"], &Value::Null));
     let table = eval(&["--adapter", adapter.to_str().unwrap()]);
     assert!(table.contains("base's loss") && table.contains("perplexity"), "{table}");
+
+    let line = |answer: &Value| {
+        let turn = |role: &str, content: &Value| json!({"role": role, "content": content});
+        format!("{}\n", json!({"messages": [turn("user", &json!("what is 7?")), turn("assistant", answer)]}))
+    };
+    let own = line(&taught["text"]) + &line(&json!("it is the number"));
+    let own = file(&place.path(""), "own.jsonl", &own);
+    let of_own = [
+        "--adapter",
+        adapter.to_str().unwrap(),
+        "--exact-match",
+        "--output",
+        "json",
+        "--dataset",
+        own.to_str().unwrap(),
+    ];
+    let found: Value = serde_json::from_str(&eval(&of_own)).unwrap();
+    assert_eq!(found["exact_match"], json!({"asked": 2, "right": 1}), "the other only begins with it: {found}");
+    assert_eq!(found["base_exact_match"], json!({"asked": 2, "right": 0}), "{found}");
 }
 
 #[test]

@@ -1,12 +1,7 @@
 //! Where the demo's files lie, and what it trains on.
 
-use crate::{
-    args::Demo,
-    failure::{Failure, chain},
-};
+use crate::{args::Demo, failure::Failure};
 use lorikeet_api::{JobFile, jobfile::WordOrNumber};
-use lorikeet_trainer::export::{StoredAs, init_base};
-use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -17,12 +12,18 @@ pub(super) const BASE: &str = "demo-base";
 /// What the job calls its dataset.
 pub(super) const DATASET: &str = "demo-conversations";
 
-/// Three hundred short conversations with a lorikeet; no two share a sentence.
+/// Pig Latin to learn from. `cargo xtask demo-base` writes it, as it does what follows.
 const CONVERSATIONS: &str = include_str!("../../../assets/demo.jsonl");
-/// Forty more, about things that the first ones never name.
+/// A hundred questions about words that stand in nothing that was trained on.
 const HELD_OUT: &str = include_str!("../../../assets/demo_held_out.jsonl");
-/// Fixes the base model's weights.
-const SEED: u64 = 7;
+/// A small instruction model, in bf16.
+const BASE_FILES: [(&str, &[u8]); 5] = [
+    ("README.md", include_bytes!("../../../assets/base/README.md")),
+    ("config.json", include_bytes!("../../../assets/base/config.json")),
+    ("model.safetensors", include_bytes!("../../../assets/base/model.safetensors")),
+    ("tokenizer.json", include_bytes!("../../../assets/base/tokenizer.json")),
+    ("tokenizer_config.json", include_bytes!("../../../assets/base/tokenizer_config.json")),
+];
 
 /// How a demo ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,11 @@ impl Files {
         self.given_dataset.clone().unwrap_or_else(|| self.folder.join("conversations.jsonl"))
     }
 
+    /// Whether base and conversations are those of this program.
+    pub(super) fn is_ours(&self) -> bool {
+        self.given_base.is_none() && self.given_dataset.is_none()
+    }
+
     pub(super) fn job_file(&self) -> PathBuf {
         self.folder.join("job.toml")
     }
@@ -87,27 +93,29 @@ impl Files {
     /// Writes what was not brought along.
     pub(super) fn prepare(&self) -> Result<(), Failure> {
         if self.given_dataset.is_none() {
-            self.write("conversations.jsonl", CONVERSATIONS)?;
-            self.write("held-out.jsonl", HELD_OUT)?;
+            self.write("conversations.jsonl", CONVERSATIONS.as_bytes())?;
+            self.write("held-out.jsonl", HELD_OUT.as_bytes())?;
         }
         if self.given_base.is_none() {
-            make_base(&self.base())?;
+            let base = self.base();
+            fs::create_dir_all(&base).map_err(|error| Failure::file("create", &base, &error))?;
+            BASE_FILES.iter().try_for_each(|(name, bytes)| self.write(&format!("base/{name}"), bytes))?;
         }
         let job = toml::to_string(&self.job()?).map_err(Failure::bug)?;
-        self.write("job.toml", &job)
+        self.write("job.toml", job.as_bytes())
     }
 
-    fn write(&self, name: &str, text: &str) -> Result<(), Failure> {
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
         let path = self.folder.join(name);
-        fs::write(&path, text).map_err(|error| Failure::file("write", &path, &error))
+        fs::write(&path, bytes).map_err(|error| Failure::file("write", &path, &error))
     }
 
-    /// The job. A random base has everything to learn, so it is trained hard; a base that was brought is touched lightly.
+    /// The job. Our small base takes a new task in a minute, trained hard; a base that was brought is touched lightly.
     pub(super) fn job(&self) -> Result<JobFile, Failure> {
         let mut job = JobFile::new(BASE, DATASET);
         job.name = Some("demo".into());
         let (training, lora) = (&mut job.training, &mut job.lora);
-        training.eval_every = Some(WordOrNumber::Number(50));
+        training.eval_every = Some(WordOrNumber::Number(80));
         if self.given_dataset.is_none() {
             training.max_seq_length = Some(512);
         }
@@ -116,8 +124,8 @@ impl Files {
             return Ok(job);
         }
         (training.batch_size, training.max_steps) = (Some(16), Some(240));
-        training.learning_rate = Some(3e-3);
-        (lora.rank, lora.alpha, lora.dropout) = (Some(32), Some(64.0), Some(0.0));
+        training.learning_rate = Some(5e-3);
+        (lora.rank, lora.alpha, lora.dropout) = (Some(16), Some(32.0), Some(0.0));
         Ok(job)
     }
 
@@ -175,38 +183,12 @@ fn folder(given: Option<&Path>) -> Result<PathBuf, Failure> {
     }
 }
 
-/// About a million random numbers in the shape of a Llama, reading and writing bytes.
-fn make_base(directory: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(directory).map_err(|error| Failure::file("create", directory, &error))?;
-    let failed =
-        |error: &(dyn std::error::Error + 'static)| Failure::mistake(format!("make the base model: {}", chain(error)));
-    let entries = lorikeet_dataset::write_byte_tokenizer(directory).map_err(|error| failed(&error))?;
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 256,
-        "intermediate_size": 256,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "vocab_size": entries,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": false,
-        "attention_bias": false,
-        "mlp_bias": false,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-    });
-    init_base(directory, &config, SEED, StoredAs::F32).map(|_| ()).map_err(|error| failed(&error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use lorikeet_api::Presets;
+    use lorikeet_plan::{ModelConfig, tensors};
+    use safetensors::{Dtype, SafeTensors};
 
     #[test]
     fn the_demos_job_is_a_job_that_can_be_submitted_again() {
@@ -222,12 +204,17 @@ mod tests {
     }
 
     #[test]
-    fn the_base_is_about_a_million_numbers_and_the_same_every_time() {
-        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        make_base(one.path()).unwrap();
-        make_base(two.path()).unwrap();
-        let weights = |folder: &Path| fs::read(folder.join("model.safetensors")).unwrap();
-        assert_eq!(weights(one.path()), weights(two.path()));
-        assert!((4_000_000..6_000_000).contains(&weights(one.path()).len()));
+    fn the_kept_base_is_what_its_config_says_in_bf16_and_small() {
+        let file = |wanted: &str| BASE_FILES.iter().find(|(name, _)| *name == wanted).expect("it is kept").1;
+        let config = ModelConfig::parse(std::str::from_utf8(file("config.json")).unwrap()).unwrap();
+        let weights = file("model.safetensors");
+        assert!(weights.len() <= 3_000_000, "{} bytes", weights.len());
+        let kept = SafeTensors::deserialize(weights).unwrap();
+        let expected = tensors(&config);
+        assert_eq!(kept.len(), expected.len());
+        for tensor in expected {
+            let found = kept.tensor(&tensor.name).unwrap();
+            assert_eq!((found.dtype(), found.shape()), (Dtype::BF16, &tensor.shape[..]), "{}", tensor.name);
+        }
     }
 }

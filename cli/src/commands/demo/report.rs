@@ -2,13 +2,13 @@
 
 use super::{
     files::{BASE, DATASET, Files},
-    sample::Samples,
+    sample::{Answers, ExactMatch, Sample},
 };
 use crate::{
-    commands::program,
+    commands::{exact::Count, program},
     output::{
         View,
-        table::{fields, short, span},
+        table::{fields, grid, short, span},
     },
 };
 use lorikeet_api::{job::Job, model::Model};
@@ -43,7 +43,9 @@ pub(super) struct Report {
     steps: u64,
     seconds: f64,
     held_out_loss: Option<Losses>,
-    sample: Samples,
+    /// Null where base or conversations were brought.
+    exact_match: Option<ExactMatch>,
+    samples: Vec<Sample>,
 }
 
 impl Report {
@@ -52,7 +54,7 @@ impl Report {
         job: &Job,
         model: &Model,
         held_out_loss: Option<Losses>,
-        sample: Samples,
+        answers: Answers,
         took: Duration,
     ) -> Self {
         Self {
@@ -66,7 +68,8 @@ impl Report {
             steps: job.step,
             seconds: took.as_secs_f64(),
             held_out_loss,
-            sample,
+            exact_match: answers.exact_match,
+            samples: answers.samples,
         }
     }
 }
@@ -75,13 +78,13 @@ impl View for Report {
     fn table(&self) -> String {
         let loss = self
             .held_out_loss
-            .map(|loss| format!("{:.3} before, {:.3} after: {:.0} % less", loss.before, loss.after, loss.fall()));
-        let quoted = |text: &str| Some(format!("\"{}\"", short(&printable(text), 96)));
+            .map(|loss| format!("{:.3} before, {:.3} after: {:.1} % less", loss.before, loss.after, loss.fall()));
+        let right = |count: Count| format!("{} of {}", count.right, count.asked);
+        let exact = self.exact_match;
+        let exact = exact.map(|exact| format!("{} before, {} after", right(exact.before), right(exact.after)));
         let facts = fields([
             ("held-out loss", loss),
-            ("asked", quoted(&self.sample.prompt)),
-            ("answer before", quoted(&self.sample.before)),
-            ("answer after", quoted(&self.sample.after)),
+            ("right to the letter", exact),
             ("adapter", Some(self.adapter.display().to_string())),
             ("base model", Some(self.base.display().to_string())),
             ("conversations", Some(self.dataset.display().to_string())),
@@ -89,9 +92,10 @@ impl View for Report {
             ("took", Some(format!("{} for {} steps", span(self.seconds), self.steps))),
         ]);
         let folder = self.folder.display();
+        let samples = grid(["asked", "answer before", "answer after"], self.samples.iter().map(Sample::row));
         let small = if self.base.starts_with(&self.folder) { SMALL } else { "" };
         format!(
-            "{facts}{small}\n\nTry next:\n  \
+            "{samples}\n\n{facts}{small}\n\nTry next:\n  \
              {lorikeet} generate --base {base} --adapter {adapter} --chat {prompt} --temperature 0\n  \
              {lorikeet} dataset check YOUR.jsonl\n  \
              {lorikeet} train --base {base} --dataset {dataset} --out {folder}/run --set training.max_steps=50\n  \
@@ -103,16 +107,29 @@ impl View for Report {
             lorikeet = program(),
             base = self.base.display(),
             adapter = self.adapter.display(),
-            prompt = in_a_shell(&short(&printable(&self.sample.prompt), 96)),
+            prompt = in_a_shell(&self.prompt()),
             dataset = self.dataset.display(),
             job = self.job_file.display(),
         )
     }
 }
 
+impl Report {
+    /// Something to ask again.
+    fn prompt(&self) -> String {
+        self.samples.first().map(|sample| short(&printable(&sample.prompt), 96)).unwrap_or_default()
+    }
+}
+
+impl Sample {
+    fn row(&self) -> [String; 3] {
+        [&self.prompt, &self.before, &self.after].map(|text| short(&printable(text), 48))
+    }
+}
+
 /// So that nobody wonders.
-const SMALL: &str = "\n\nThe base began as a million random numbers: before, it says noise; after, it has learnt the manner of the\n\
-    answers, and no facts.";
+const SMALL: &str = "\n\nThe base is a small model of our own that knows a few tasks on words and letters, and no Pig Latin;\n\
+    its README.md says how it was made.";
 
 /// A model that has learnt nothing says anything, control characters included.
 fn printable(text: &str) -> String {
