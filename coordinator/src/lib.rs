@@ -41,7 +41,7 @@ pub use start::StartError;
 use blob::Blobs;
 use config::Config;
 use driver::{Driver, DriverError, Handle};
-use http::{App, Http, HttpError, LogPlaces, Signer};
+use http::{App, Curves, Http, HttpError, LogPlaces, Signer};
 use inspector::Inspector;
 use link::{Link, Services, telemetry::Newest, tls::Authority};
 use lorikeet_protocol::{id::Hash, join::JoinTicket};
@@ -154,6 +154,7 @@ impl Coordinator {
             telemetry,
             series: series.clone(),
             log_places: LogPlaces::default(),
+            curves: Curves::default(),
             inspector,
             authority: Arc::clone(&authority),
             signer,
