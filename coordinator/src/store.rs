@@ -29,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
-use tables::{Definition, Index, LIVE_JOBS, META, SCHEMA};
+use tables::{Definition, Index, LIVE_JOBS, META, SCHEMA, Written};
 pub use tables::{Listed, Row};
 
 /// A join secret that has expired is named in its refusals for a day more.
@@ -188,8 +188,10 @@ impl Store {
     pub fn commit(&self, records: &[Record]) -> Result<(), StoreError> {
         self.with(|database| {
             let transaction = begin(database)?;
-            for record in records {
-                tables::put(&transaction, record)?;
+            // The newest first: a job under load moves on several times in one batch, and only its last row counts.
+            let mut written = Written::new();
+            for record in records.iter().rev() {
+                tables::put(&transaction, record, &mut written)?;
             }
             Ok(transaction.commit()?)
         })

@@ -14,6 +14,7 @@ use crate::record::{
 use lorikeet_protocol::id::{AttemptId, UserId};
 use redb::{TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::HashSet;
 
 /// Bytes to bytes; what they are is the row's business.
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -149,32 +150,39 @@ fn replay_key(owner: Option<UserId>, key: &str) -> Vec<u8> {
     [&owner.map_or([0; 16], |id| id.bytes())[..], key.as_bytes()].concat()
 }
 
+/// Rows that this transaction has written, the newest first: older ones of the same place are not.
+pub(super) type Written = HashSet<(&'static str, Vec<u8>)>;
+
 /// Writes a record with everything that indexes say of it.
-pub(super) fn put(transaction: &WriteTransaction, record: &Record) -> Result<(), StoreError> {
+pub(super) fn put(transaction: &WriteTransaction, record: &Record, written: &mut Written) -> Result<(), StoreError> {
     match record {
-        Record::User(row) => put_row(transaction, row),
-        Record::Token(row) => put_row(transaction, row),
-        Record::JoinSecret(row) => put_row(transaction, row),
-        Record::Node(row) => put_row(transaction, row),
-        Record::Dataset(row) => put_row(transaction, row),
-        Record::Base(row) => put_row(transaction, row),
-        Record::Job(row) => put_row(transaction, row.as_ref()),
-        Record::Attempt(row) => put_row(transaction, row),
-        Record::Checkpoint(row) => put_row(transaction, row),
-        Record::Model(row) => put_row(transaction, row),
-        Record::Orphan(row) => put_row(transaction, row),
-        Record::Audit(row) => put_row(transaction, row),
-        Record::Replay(row) => put_row(transaction, row),
-        Record::Usage(row) => put_row(transaction, row),
-        Record::Sweep(row) => put_row(transaction, row.as_ref()),
+        Record::User(row) => put_row(transaction, row, written),
+        Record::Token(row) => put_row(transaction, row, written),
+        Record::JoinSecret(row) => put_row(transaction, row, written),
+        Record::Node(row) => put_row(transaction, row, written),
+        Record::Dataset(row) => put_row(transaction, row, written),
+        Record::Base(row) => put_row(transaction, row, written),
+        Record::Job(row) => put_row(transaction, row.as_ref(), written),
+        Record::Attempt(row) => put_row(transaction, row, written),
+        Record::Checkpoint(row) => put_row(transaction, row, written),
+        Record::Model(row) => put_row(transaction, row, written),
+        Record::Orphan(row) => put_row(transaction, row, written),
+        Record::Audit(row) => put_row(transaction, row, written),
+        Record::Replay(row) => put_row(transaction, row, written),
+        Record::Usage(row) => put_row(transaction, row, written),
+        Record::Sweep(row) => put_row(transaction, row.as_ref(), written),
     }
 }
 
-fn put_row<R: Row>(transaction: &WriteTransaction, row: &R) -> Result<(), StoreError> {
+fn put_row<R: Row>(transaction: &WriteTransaction, row: &R, written: &mut Written) -> Result<(), StoreError> {
+    let key = row.key();
+    if !written.insert((R::TABLE, key.clone())) {
+        return Ok(());
+    }
     let value = serde_json::to_vec(row).expect("records are plain data with string keys");
     // JSON has no word for NaN: the link lets none in, and a row that cannot be read back would stop the next start.
     debug_assert!(serde_json::from_slice::<R>(&value).is_ok(), "a row of {} does not read back", R::TABLE);
-    transaction.open_table(Definition::new(R::TABLE))?.insert(row.key().as_slice(), value.as_slice())?;
+    transaction.open_table(Definition::new(R::TABLE))?.insert(key.as_slice(), value.as_slice())?;
     index(transaction, row)
 }
 

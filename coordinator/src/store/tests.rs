@@ -313,6 +313,19 @@ fn a_table_that_is_new_in_this_program_is_made() {
     assert_eq!(Store::open(&path).unwrap().scan::<User>(&[], |_| true).unwrap(), []);
 }
 
+#[test]
+fn of_several_rows_for_one_place_the_last_is_there_and_so_is_what_indexes_say_of_it() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let gone = Dataset { deleted_at: Some(UnixMillis(5)), ..dataset(1, 1) };
+    let renamed = Dataset { name: "after".into(), ..dataset(2, 1) };
+    let rows = [dataset(1, 1), gone.clone(), dataset(2, 1), renamed.clone()];
+    store.commit(&rows.map(Record::Dataset)).unwrap();
+    assert_eq!(store.scan::<Dataset>(&[], |_| true).unwrap(), [gone, renamed.clone()]);
+    let listed = store.listed(Some(owner(1)), 0, 9, None::<fn(&Dataset) -> bool>).unwrap();
+    assert_eq!(listed, (vec![renamed], 1));
+}
+
 fn owner(n: u128) -> UserId {
     UserId(uuid::Uuid::from_u128(n + 1_000))
 }
