@@ -29,7 +29,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
-use tables::{Definition, Index, LIVE_JOBS, META, SCHEMA, Written};
+use tables::{Definition, Index, LIVE_JOBS, META, SCHEMA, Writing};
 pub use tables::{Listed, Row};
 
 /// A join secret that has expired is named in its refusals for a day more.
@@ -189,10 +189,9 @@ impl Store {
         self.with(|database| {
             let transaction = begin(database)?;
             // The newest first: a job under load moves on several times in one batch, and only its last row counts.
-            let mut written = Written::new();
-            for record in records.iter().rev() {
-                tables::put(&transaction, record, &mut written)?;
-            }
+            let mut writing = Writing::new(&transaction);
+            records.iter().rev().try_for_each(|record| writing.put(record))?;
+            drop(writing);
             Ok(transaction.commit()?)
         })
     }

@@ -7,7 +7,7 @@
 
 use super::{
     StoreError, begin, damage, decode,
-    tables::{self, Definition, Index, META, Row, SCHEMA},
+    tables::{self, Definition, Index, META, Row, SCHEMA, Writing},
 };
 use crate::record::{Base, Dataset, Job, Model, Token};
 use redb::{Database, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction};
@@ -109,18 +109,19 @@ fn bring_forward(database: &Database) -> Result<(), StoreError> {
 
 pub(super) fn rewrite(transaction: &WriteTransaction) -> Result<(), StoreError> {
     prepare(transaction)?;
-    index_rows::<Dataset>(transaction)?;
-    index_rows::<Base>(transaction)?;
-    index_rows::<Job>(transaction)?;
-    index_rows::<Model>(transaction)?;
-    index_rows::<Token>(transaction)
+    let mut writing = Writing::new(transaction);
+    index_rows::<Dataset>(transaction, &mut writing)?;
+    index_rows::<Base>(transaction, &mut writing)?;
+    index_rows::<Job>(transaction, &mut writing)?;
+    index_rows::<Model>(transaction, &mut writing)?;
+    index_rows::<Token>(transaction, &mut writing)
 }
 
-fn index_rows<R: Row>(transaction: &WriteTransaction) -> Result<(), StoreError> {
+fn index_rows<R: Row>(transaction: &WriteTransaction, writing: &mut Writing<'_>) -> Result<(), StoreError> {
     let table = transaction.open_table(Definition::new(R::TABLE))?;
     for entry in table.iter()? {
         let (key, value) = entry?;
-        tables::index(transaction, &decode::<R>(key.value(), value.value())?)?;
+        writing.index_row(&decode::<R>(key.value(), value.value())?)?;
     }
     Ok(())
 }
