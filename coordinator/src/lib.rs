@@ -127,7 +127,7 @@ impl Coordinator {
         let mut parts = JoinSet::new();
         let inspecting = inspector.clone().serve(inspections, driver.clone(), leaving.clone());
         parts.spawn(async move { part("inspector", inspecting).await });
-        let keep = sweep::Keep { unreferenced: config.storage.unreferenced, series: config.storage.keep_series };
+        let keep = sweep::Keep::from(&config.storage);
         let sweeping = sweep::run(driver.clone(), blobs.clone(), series.clone(), keep, leaving.clone());
         parts.spawn(async move { part("sweep", sweeping).await });
 

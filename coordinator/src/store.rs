@@ -26,6 +26,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableM
 use std::{
     fmt::Write,
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -236,6 +237,27 @@ impl Store {
                 let row = decode(key.value(), value.value())?;
                 if keep(&row) {
                     rows.push(row);
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    /// The first rows, at most `limit`, with keys in this range that `keep` wants.
+    pub fn between<R: Row>(
+        &self,
+        keys: Range<[u8; 16]>,
+        limit: usize,
+        keep: impl Fn(&R) -> bool,
+    ) -> Result<Vec<R>, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(Definition::new(R::TABLE))?;
+            let mut rows = Vec::new();
+            for entry in table.range(keys.start.as_slice()..keys.end.as_slice())? {
+                let (key, value) = entry?;
+                rows.extend(Some(decode(key.value(), value.value())?).filter(|row| keep(row)));
+                if rows.len() == limit {
+                    break;
                 }
             }
             Ok(rows)

@@ -199,6 +199,7 @@ impl<'t> Writing<'t> {
             Record::Replay(row) => self.put_row(row),
             Record::Usage(row) => self.put_row(row),
             Record::Sweep(row) => self.put_row(row.as_ref()),
+            Record::Forgotten(row) => self.forget(row),
         }
     }
 
@@ -224,6 +225,19 @@ impl<'t> Writing<'t> {
             } else if !stands && stood {
                 index.remove(key.as_slice())?;
             }
+        }
+        Ok(())
+    }
+
+    /// A job that is over goes with everything that its id begins.
+    fn forget(&mut self, job: &Job) -> Result<(), StoreError> {
+        self.table(Job::TABLE)?.remove(job.key().as_slice())?;
+        for IndexEntry { index, key, .. } in job.entries() {
+            self.index(index)?.remove(key.as_slice())?;
+        }
+        let (first, end) = (job.key(), [job.key().as_slice(), &[0xff; 17]].concat());
+        for table in [Attempt::TABLE, StoredCheckpoint::TABLE, Orphan::TABLE] {
+            self.table(table)?.retain_in(first.as_slice()..end.as_slice(), |_, _| false)?;
         }
         Ok(())
     }
