@@ -69,7 +69,7 @@ fn a_job_of_a_sweep_stays_until_the_sweep_is_over() {
     world.ask(Command::SubmitSweep(Box::new(wanted))).0.unwrap();
     let child = Job { sweep: Some(sweep), ..job };
     assert_eq!(forgotten(&forget(&mut world, admin(), vec![(child.clone(), None)]).1), None);
-    world.ask(Command::CancelSweep { id: sweep, reason: None });
+    world.ask(Command::CancelSweep { id: sweep, reason: None }).0.unwrap();
     assert_eq!(forgotten(&forget(&mut world, admin(), vec![(child.clone(), None)]).1), Some(child.id));
 }
 

@@ -86,7 +86,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_stays_is_some_of_it_in_order_with_its_extremes(losses in prop::collection::vec(-1e3..1e3, 1..400), every in 1usize..50, most in 10usize..200) {
-            let points: Vec<_> = (0..).zip(&losses).map(|(step, loss)| point(step, step as usize % every == 0, *loss)).collect();
+            let points: Vec<_> = (0..).zip(&losses).map(|(step, loss)| point(step, (step as usize).is_multiple_of(every), *loss)).collect();
             let thinned = thin(&points, most);
             prop_assert!(thinned.len() <= most.max(1));
             prop_assert!(thinned.is_sorted_by(|one, next| one.place() < next.place()));
