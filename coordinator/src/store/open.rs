@@ -14,6 +14,9 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableError, TableHandle, W
 use std::{fs::File, io, path::Path};
 use tempfile::TempPath;
 
+/// Pages that redb keeps in memory. Its own default is a gigabyte, which a long past fills; what is live is a few megabytes.
+const CACHE_BYTES: usize = 128 << 20;
+
 /// Opens or makes the file; afterwards it has this program's layout.
 pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
     if !path.exists() {
@@ -146,7 +149,7 @@ impl Disk {
         if let Some(power) = &self.power {
             return power.database();
         }
-        Database::create(path)
+        Database::builder().set_cache_size(CACHE_BYTES).create(path)
     }
 
     /// Gives a whole file its name, if nobody else's has it.
