@@ -112,9 +112,7 @@ impl StorageBackend for Layer {
         if state.length < offset.saturating_add(out.len() as u64) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let end = offset + out.len() as u64;
-        // Nearly always: redb writes a page or two before it looks at a million.
-        if end <= self.length && state.pages.range(offset / PAGE..end.div_ceil(PAGE)).next().is_none() {
+        if state.pages.is_empty() && offset + out.len() as u64 <= self.length {
             return self.file.read_exact_at(out, offset);
         }
         for (number, within, place) in parts(offset, out.len()) {
