@@ -25,6 +25,7 @@ mod person;
 mod place;
 mod report;
 pub mod restored;
+mod retention;
 pub mod schedule;
 mod silence;
 mod submit;
@@ -189,6 +190,10 @@ pub struct Cluster {
     pub(crate) unsettled: bool,
 }
 
+/// Jobs that one batch places, and alarms that it answers: all of that is written in one transaction, for which everybody else waits.
+/// What is left is the next batch's, at once.
+const AT_ONCE: usize = 512;
+
 /// How long the answer to a repeated request is kept.
 const REPLAY_KEPT: Duration = Duration::from_secs(24 * 3_600);
 
@@ -250,6 +255,10 @@ impl Cluster {
 
     /// When something happens by itself, if nothing happens before.
     pub fn next_deadline(&self) -> Option<Duration> {
+        // A pass that was cut goes on in the next batch.
+        if self.unsettled {
+            return Some(self.last_event);
+        }
         let first = self.alarms.next().into_iter().chain(self.unanswered.deadline()).min();
         first.map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
     }

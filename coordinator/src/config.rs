@@ -154,6 +154,9 @@ pub struct Storage {
     /// Metrics and logs of a job go this long after its end; without it never.
     #[serde(deserialize_with = "some_duration")]
     pub keep_series: Option<Duration>,
+    /// A job goes this long after its end, with its attempts, checkpoints, metrics and logs; its model stays. Without it never.
+    #[serde(deserialize_with = "some_duration")]
+    pub keep_jobs: Option<Duration>,
 }
 
 impl Default for Config {
@@ -226,6 +229,7 @@ impl Default for Storage {
             attempt_limit: 64 << 30,
             unreferenced: Duration::from_secs(24 * 3600),
             keep_series: None,
+            keep_jobs: None,
         }
     }
 }
@@ -312,6 +316,14 @@ impl Config {
         refuse(!(1..=100).contains(&margin), "scheduler.preemption_margin", &margin, "1 to 100");
         let kept = self.storage.keep_series.unwrap_or(Duration::MAX);
         refuse(kept < Duration::from_secs(3_600), "storage.keep_series", &show(kept.min(LONGEST_LEASE)), "1h at least");
+        // A repeated request is answered with what it made for a day.
+        let kept = self.storage.keep_jobs.unwrap_or(Duration::MAX);
+        refuse(
+            kept < Duration::from_secs(86_400),
+            "storage.keep_jobs",
+            &show(kept.min(LONGEST_LEASE)),
+            "1day at least",
+        );
         refuse(self.inspect.at_once == 0, "inspect.at_once", &0, "1 or more");
         refuse(self.inspect.memory < 64 << 20, "inspect.memory", &self.inspect.memory, "64MiB at least");
         refuse(self.inspect.timeout.is_zero(), "inspect.timeout", &"0s", "more than nothing");

@@ -12,6 +12,7 @@ mod ask;
 mod backup;
 mod base;
 mod caller;
+mod curve;
 mod dataset;
 mod door;
 mod download;
@@ -34,6 +35,7 @@ mod token;
 mod upload;
 
 pub(crate) use caller::hash_of;
+pub(crate) use curve::Curves;
 pub(crate) use log_places::LogPlaces;
 pub(crate) use node::join_string;
 pub(crate) use sign::Signer;
@@ -107,6 +109,7 @@ pub(crate) struct App {
     pub(crate) telemetry: Newest,
     pub(crate) series: Series,
     pub(crate) log_places: LogPlaces,
+    pub(crate) curves: Curves,
     pub(crate) inspector: Inspector,
     pub(crate) authority: Arc<Authority>,
     pub(crate) signer: Signer,

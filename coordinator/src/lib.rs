@@ -41,7 +41,7 @@ pub use start::StartError;
 use blob::Blobs;
 use config::Config;
 use driver::{Driver, DriverError, Handle};
-use http::{App, Http, HttpError, LogPlaces, Signer};
+use http::{App, Curves, Http, HttpError, LogPlaces, Signer};
 use inspector::Inspector;
 use link::{Link, Services, telemetry::Newest, tls::Authority};
 use lorikeet_protocol::{id::Hash, join::JoinTicket};
@@ -127,7 +127,7 @@ impl Coordinator {
         let mut parts = JoinSet::new();
         let inspecting = inspector.clone().serve(inspections, driver.clone(), leaving.clone());
         parts.spawn(async move { part("inspector", inspecting).await });
-        let keep = sweep::Keep { unreferenced: config.storage.unreferenced, series: config.storage.keep_series };
+        let keep = sweep::Keep::from(&config.storage);
         let sweeping = sweep::run(driver.clone(), blobs.clone(), series.clone(), keep, leaving.clone());
         parts.spawn(async move { part("sweep", sweeping).await });
 
@@ -154,6 +154,7 @@ impl Coordinator {
             telemetry,
             series: series.clone(),
             log_places: LogPlaces::default(),
+            curves: Curves::default(),
             inspector,
             authority: Arc::clone(&authority),
             signer,

@@ -461,6 +461,9 @@ pub struct Model {
     pub dataset: DatasetId,
     /// And on which base.
     pub base: BaseId,
+    /// How, once its job is forgotten; until then the job says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<Box<JobSpec>>,
     /// When.
     pub created: UnixMillis,
     /// When it was deleted.
@@ -562,4 +565,6 @@ pub enum Record {
     Replay(Replay),
     Usage(Usage),
     Sweep(Box<Sweep>),
+    /// Not a row: this job's goes, with those of its attempts, checkpoints and orphans.
+    Forgotten(Box<Job>),
 }

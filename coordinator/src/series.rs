@@ -135,13 +135,24 @@ impl Series {
 
     /// At most `limit` lines behind `after`, in order.
     pub async fn read(&self, attempt: AttemptId, after: u64, limit: usize) -> Result<Vec<Line>, SeriesError> {
+        self.read_as(attempt, after, limit, |line| line).await
+    }
+
+    /// The same, each line as what `make` makes of it on the thread that reads.
+    pub async fn read_as<T: Send + 'static>(
+        &self,
+        attempt: AttemptId,
+        after: u64,
+        limit: usize,
+        make: impl Fn(Line) -> T + Send + 'static,
+    ) -> Result<Vec<T>, SeriesError> {
         let through = self.through(attempt).await?;
         if through <= after {
             return Ok(Vec::new());
         }
         let (folder, marks) = (folder(&self.root, attempt), Arc::clone(&self.marks));
         let wanted = Wanted { after, through, limit };
-        let reading = tokio::task::spawn_blocking(move || segment::read_folder(&folder, wanted, &marks));
+        let reading = tokio::task::spawn_blocking(move || segment::read_folder(&folder, wanted, &marks, make));
         reading.await.map_err(|_| SeriesError::Closed)?
     }
 

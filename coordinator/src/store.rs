@@ -26,10 +26,11 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableM
 use std::{
     fmt::Write,
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
-use tables::{Definition, Index, LIVE_JOBS, META, SCHEMA};
+use tables::{Definition, Index, LIVE_JOBS, META, SCHEMA, Writing};
 pub use tables::{Listed, Row};
 
 /// A join secret that has expired is named in its refusals for a day more.
@@ -188,9 +189,10 @@ impl Store {
     pub fn commit(&self, records: &[Record]) -> Result<(), StoreError> {
         self.with(|database| {
             let transaction = begin(database)?;
-            for record in records {
-                tables::put(&transaction, record)?;
-            }
+            // The newest first: a job under load moves on several times in one batch, and only its last row counts.
+            let mut writing = Writing::new(&transaction);
+            records.iter().rev().try_for_each(|record| writing.put(record))?;
+            drop(writing);
             Ok(transaction.commit()?)
         })
     }
@@ -235,6 +237,27 @@ impl Store {
                 let row = decode(key.value(), value.value())?;
                 if keep(&row) {
                     rows.push(row);
+                }
+            }
+            Ok(rows)
+        })
+    }
+
+    /// The first rows, at most `limit`, with keys in this range that `keep` wants.
+    pub fn between<R: Row>(
+        &self,
+        keys: Range<[u8; 16]>,
+        limit: usize,
+        keep: impl Fn(&R) -> bool,
+    ) -> Result<Vec<R>, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(Definition::new(R::TABLE))?;
+            let mut rows = Vec::new();
+            for entry in table.range(keys.start.as_slice()..keys.end.as_slice())? {
+                let (key, value) = entry?;
+                rows.extend(Some(decode(key.value(), value.value())?).filter(|row| keep(row)));
+                if rows.len() == limit {
+                    break;
                 }
             }
             Ok(rows)

@@ -4,12 +4,17 @@
 //! The records decide: what they name is read in one go, then compared with what is kept. A file that has just come, or has
 //! just been offered again, looks young and stays until a record can name it.
 //!
+//! Jobs that ended long ago go too, if the config says so (`sweep/job.rs`).
+//!
 //! What a base's directory has and a model names too was only linked once: at a start it is copied in, and what could not be then,
 //! with each sweep.
+
+mod job;
 
 use crate::{
     access::Actor,
     blob::{BlobError, Blobs, Kept},
+    config::Storage,
     driver::Handle,
     record::{Base, Dataset, Job, Model, Orphan, StoredCheckpoint},
     series::Series,
@@ -37,6 +42,14 @@ pub(crate) struct Keep {
     pub(crate) unreferenced: Duration,
     /// Metrics and logs of jobs that are over; `None`: for ever.
     pub(crate) series: Option<Duration>,
+    /// Jobs that are over, with all that belongs to them but their models; `None`: for ever.
+    pub(crate) jobs: Option<Duration>,
+}
+
+impl From<&Storage> for Keep {
+    fn from(config: &Storage) -> Self {
+        Self { unreferenced: config.unreferenced, series: config.keep_series, jobs: config.keep_jobs }
+    }
 }
 
 /// Sweeps every hour until cancelled.
@@ -58,6 +71,9 @@ pub(crate) async fn run(driver: Handle, blobs: Blobs, series: Series, keep: Keep
             () = tokio::time::sleep_until(next) => next += EVERY,
         }
         take_in(&blobs, &mut linked, &cancel).await;
+        if let Some(kept) = keep.jobs {
+            job::forget(&driver, &series, kept).await;
+        }
         if let Some(kept) = keep.series {
             drop_series(&driver, &series, kept).await;
         }
@@ -101,8 +117,7 @@ async fn take_in(blobs: &Blobs, linked: &mut Vec<Hash>, cancel: &CancellationTok
 
 /// Metrics and logs of jobs that ended longer ago than they are kept.
 async fn drop_series(driver: &Handle, series: &Series, kept: Duration) {
-    let millis = u64::try_from(kept.as_millis()).unwrap_or(u64::MAX);
-    let cut = UnixMillis(crate::clock::now().0.saturating_sub(millis));
+    let cut = ago(kept);
     for id in series.jobs().await.unwrap_or_default() {
         let row = driver.read(move |store| store.get::<Job>(&id.bytes())).await;
         if !row.ok().flatten().is_some_and(|job| is_outlived(&job, cut)) {
@@ -113,6 +128,11 @@ async fn drop_series(driver: &Handle, series: &Series, kept: Duration) {
             Err(error) => tracing::error!(job = %id, %error, "its metrics and logs could not be removed"),
         }
     }
+}
+
+fn ago(time: Duration) -> UnixMillis {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    UnixMillis(crate::clock::now().0.saturating_sub(millis))
 }
 
 fn is_outlived(job: &Job, cut: UnixMillis) -> bool {

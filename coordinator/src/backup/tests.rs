@@ -275,6 +275,7 @@ fn model(files: Vec<NamedFile>) -> Model {
         summary: None,
         dataset: DatasetId(Uuid::from_u128(2)),
         base: BaseId(Uuid::from_u128(3)),
+        spec: None,
         created: UnixMillis(1),
         deleted_at: None,
     }

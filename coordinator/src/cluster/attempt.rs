@@ -205,6 +205,7 @@ fn new_model(job: &Job, attempt: AttemptId, ended: &Ended, now: Now) -> crate::r
         summary: ended.summary.clone(),
         dataset: job.dataset,
         base: job.base,
+        spec: None,
         created: now.wall,
         deleted_at: None,
     }

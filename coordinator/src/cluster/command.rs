@@ -162,6 +162,11 @@ pub enum Command {
     DeleteModel {
         id: ModelId,
     },
+    /// These ended before that moment, and are not kept any longer.
+    ForgetJobs {
+        ids: Vec<JobId>,
+        before: UnixMillis,
+    },
 }
 
 impl Command {
@@ -198,6 +203,7 @@ impl Command {
             Self::SaveNow { .. } => "job.checkpoint",
             Self::PatchModel { .. } => "model.change",
             Self::DeleteModel { .. } => "model.delete",
+            Self::ForgetJobs { .. } => "job.forget",
         }
     }
 }
@@ -319,6 +325,7 @@ impl Cluster {
                 Self::patch_model(actor, id, rows.model, name, description, out)
             }
             Command::DeleteModel { id } => Self::delete_model(actor, id, rows.model, now, out),
+            Command::ForgetJobs { before, .. } => self.forget(actor, before, rows, out),
         }?;
         self.audit(&cause, name, super::subject_of(receipt), (None, None), now, out);
         Ok(receipt)

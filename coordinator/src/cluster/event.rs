@@ -94,6 +94,8 @@ pub struct Rows {
     pub model: Option<Model>,
     /// Models that a job's `init_adapter` may mean, oldest first.
     pub adapters: Vec<Model>,
+    /// Jobs that are to be forgotten, each with its model.
+    pub old: Vec<(Job, Option<Model>)>,
 }
 
 /// Why an inspection brought no answer; for people.

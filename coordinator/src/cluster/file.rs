@@ -12,7 +12,7 @@ use super::{
 use crate::record::{Closed, Job};
 use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::id::{JobId, NodeId, UnixMillis};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 impl Cluster {
     /// After a start: everything.
@@ -70,6 +70,7 @@ impl Cluster {
 
     /// Tests hold the indexes against the records they were made from.
     pub(super) fn check_filed(&self, now: Duration) {
+        let queue: BTreeSet<JobId> = self.queue.jobs().collect();
         for (id, job) in &self.jobs {
             let now = Now { mono: now, wall: UnixMillis(0) };
             let placed = job.attempt.iter().flat_map(|attempt| &attempt.members).all(|member| {
@@ -80,7 +81,7 @@ impl Cluster {
                 })
             });
             assert!(placed, "{id} is not in the ledger of its node");
-            let queued = self.queue.jobs().any(|queued| queued == *id);
+            let queued = queue.contains(id);
             assert_eq!(queued, job.standing.is_some(), "{id} is not where it stands");
             let rung = self.alarms.of(Sleeper::Job(*id));
             assert!(

@@ -150,6 +150,7 @@ impl Cluster {
         }
         let books = Books { cluster: self, now, extra: None };
         let schedule = self.run(&self.queue, &books, now, None);
+        self.unsettled = schedule.is_cut;
         for placement in schedule.placements {
             self.assign(placement, now, out);
         }

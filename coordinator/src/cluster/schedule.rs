@@ -6,11 +6,13 @@
 //! attempts are asked to make room: those of least priority, then of least work lost.
 //! A dry run and `job why` ask this same function.
 
+mod best;
 mod fit;
 mod order;
 mod room;
 
-use super::{fair::Load, ledger::Ledger, place::later};
+use super::{AT_ONCE, fair::Load, ledger::Ledger, place::later};
+use best::Best;
 pub use fit::WhyNot;
 use fit::{Fit, Place};
 use lorikeet_protocol::{
@@ -152,6 +154,8 @@ pub struct Schedule {
     pub victims: Vec<AttemptId>,
     /// Why the job that was asked about waits; `None`: it starts, or is not in the queue.
     pub why: Option<Why>,
+    /// It ended because so much was placed: another pass may place more.
+    pub is_cut: bool,
 }
 
 /// Places what can be placed, best first; with `about`, says why that one waits.
@@ -168,7 +172,8 @@ pub fn schedule(
     let mut order = queue.in_order(|user| lookup.user(user).1);
     let mut position = 0;
     while let Some(job) = order.next() {
-        if about.is_none() && !pass.has_room() {
+        schedule.is_cut = about.is_none() && schedule.placements.len() >= AT_ONCE;
+        if schedule.is_cut || (about.is_none() && !pass.has_room()) {
             break;
         }
         position += 1;
@@ -200,6 +205,7 @@ struct Pass<'a, L> {
     rules: &'a Rules,
     mono: Duration,
     places: Vec<Place<'a>>,
+    best: Best,
     loads: BTreeMap<UserId, Load>,
     /// Of sweeps: their jobs that hold devices, with those placed in this pass.
     sweeps: BTreeMap<SweepId, u32>,
@@ -225,6 +231,7 @@ impl<'a, L: Lookup> Pass<'a, L> {
             rules: &NO_RULES,
             mono: Duration::ZERO,
             places: Vec::new(),
+            best: Best::default(),
             loads: BTreeMap::new(),
             sweeps: BTreeMap::new(),
             hopeless: BTreeSet::new(),
@@ -246,12 +253,9 @@ impl<'a, L: Lookup> Pass<'a, L> {
         if !explain && self.hopeless.contains(&shape) {
             return Verdict::Waits;
         }
-        let now = self.mono;
-        let fits = self.places.iter().enumerate().filter_map(|(index, place)| {
-            let fit = place.fit(candidate, now).ok()?;
-            Some((index, fit))
-        });
-        match fits.max_by_key(|(index, fit)| self.places[*index].rank(candidate, fit)) {
+        let best = self.best.of(candidate, &shape, &self.places, self.mono);
+        let fit = best.and_then(|index| Some((index, self.places[index].fit(candidate, self.mono).ok()?)));
+        match fit {
             Some((index, fit)) => Verdict::Placed(self.place(candidate, index, fit)),
             None => {
                 let reasons = explain.then(|| self.reasons(candidate));
@@ -265,6 +269,7 @@ impl<'a, L: Lookup> Pass<'a, L> {
     fn place(&mut self, candidate: &Candidate<'_>, index: usize, fit: Fit) -> Placement {
         let place = &mut self.places[index];
         place.take(candidate, &fit);
+        self.best.changed(index);
         let load = self.loads.entry(candidate.owner).or_insert_with(|| self.lookup.user(candidate.owner).0);
         load.add(u32::from(candidate.resources.gpus));
         if let Some((sweep, _)) = candidate.sweep {
@@ -310,5 +315,6 @@ impl<'a, L: Lookup> Pass<'a, L> {
             _ => soonest,
         };
         self.places[room.place].reserve(&room.devices, room.starts);
+        self.best.changed(room.place);
     }
 }

@@ -1,7 +1,7 @@
 //! Silence: unreachable after a lease, over after `lost_after`; an offer without an answer is withdrawn.
 
 use super::{
-    Action, Cause, Cluster, Now,
+    AT_ONCE, Action, Cause, Cluster, Now,
     alarm::Sleeper,
     attempt::over,
     job::{JobState, LiveJob, Obstacle},
@@ -16,9 +16,11 @@ use std::time::Duration;
 impl Cluster {
     /// What time alone changes. A coordinator that was away listens before it judges anybody.
     pub(super) fn expire(&mut self, now: Now, out: &mut Vec<Action>) {
-        while !self.is_listening(now)
-            && let Some(sleeper) = self.alarms.ring(now.mono)
-        {
+        for _ in 0..AT_ONCE {
+            if self.is_listening(now) {
+                return;
+            }
+            let Some(sleeper) = self.alarms.ring(now.mono) else { return };
             match sleeper {
                 Sleeper::Job(id) => {
                     self.expire_job(id, now, out);

@@ -31,6 +31,7 @@ mod model;
 mod node;
 mod queue;
 mod restored;
+mod retention;
 mod room;
 mod silence;
 mod sweep;

@@ -4,7 +4,7 @@ use super::{Answering, DriverError, Input, Session, load::load, writer::Writer};
 use crate::{
     access::Refusal,
     clock,
-    cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, command::Command},
+    cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, command::Command, model_of},
     record::{Job, Model},
     store::{Store, StoreError},
     turn::Turn,
@@ -167,6 +167,12 @@ impl Loop {
         }
         if let Command::PatchModel { id, .. } | Command::DeleteModel { id } = command {
             rows.model = self.store.get(&id.bytes())?;
+        }
+        if let Command::ForgetJobs { ids, .. } = command {
+            for id in ids {
+                let Some(job) = self.store.get(&id.bytes())? else { continue };
+                rows.old.push((job, self.store.get(&model_of(*id).bytes())?));
+            }
         }
         Ok(rows)
     }
@@ -333,7 +339,13 @@ fn names_finished(command: &Command) -> bool {
     let waits = conditions(command).is_some_and(|start| !start.after.is_empty());
     waits
         || begins_with(command).is_some_and(|spec| spec.init_adapter.is_some())
-        || matches!(command, Command::RetryJob { .. } | Command::PatchModel { .. } | Command::DeleteModel { .. })
+        || matches!(
+            command,
+            Command::RetryJob { .. }
+                | Command::PatchModel { .. }
+                | Command::DeleteModel { .. }
+                | Command::ForgetJobs { .. }
+        )
 }
 
 /// When what is submitted may start.

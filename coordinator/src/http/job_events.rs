@@ -8,9 +8,10 @@ use super::{
     App,
     ask::Id,
     caller::{Caller, actor_of},
+    curve,
     failure::Failure,
     job::checkpoint_view,
-    job_series::{log_line, metrics_point, parse},
+    job_series::{log_line, parse},
     job_view,
     place::{Full, Place},
 };
@@ -187,7 +188,7 @@ impl Follower {
                     break;
                 }
                 for line in lines {
-                    if let Some(event) = parse(&line).and_then(|line| said(attempt, line)) {
+                    if let Some(event) = parse(&line.text).and_then(|line| said(attempt, line)) {
                         self.send(&event, Some(format!("{}:{}", attempt.token, line.seq))).await?;
                     }
                     self.cursor.seq = line.seq;
@@ -257,7 +258,7 @@ fn said(attempt: AttemptId, line: EventLine) -> Option<JobEvent> {
     if let WorkerEvent::Stage { stage } = line.event {
         return Some(JobEvent::Stage { stage: stage_of(stage) });
     }
-    let point = metrics_point(attempt, &line).map(JobEvent::Metrics);
+    let point = curve::point(attempt, &line).map(JobEvent::Metrics);
     point.or_else(|| log_line(attempt, line).map(JobEvent::Log))
 }
 

@@ -3,7 +3,7 @@
 
 use super::{
     failure::Failure,
-    job_series::{READ_LINES, log_line, parse},
+    job_series::{log_line, parse},
 };
 use crate::{
     history::Page,
@@ -18,6 +18,9 @@ use std::{
 
 /// Words whose places are remembered, over all attempts: 32 MiB. Beyond that all are forgotten.
 const WORDS: usize = 4 << 20;
+
+/// Lines that are looked through at once, on a thread of their own.
+const READ_LINES: usize = 8_192;
 
 /// What is known of each attempt.
 #[derive(Debug, Default)]
@@ -39,7 +42,9 @@ impl LogPlaces {
             let skipped = page.offset.saturating_sub(total);
             for seq in seqs.iter().skip(skipped).take(page.limit - rows.len()) {
                 let lines = series.read(attempt, seq - 1, 1).await?;
-                rows.extend(lines.iter().filter_map(parse).filter_map(|line| log_line(attempt, line)));
+                rows.extend(
+                    lines.iter().filter_map(|line| parse(&line.text)).filter_map(|line| log_line(attempt, line)),
+                );
             }
             total += seqs.len();
         }
@@ -51,10 +56,11 @@ impl LogPlaces {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&attempt).cloned().unwrap_or_default();
         let (mut through, mut fresh) = (known.through, Vec::new());
         loop {
-            let lines = series.read(attempt, through, READ_LINES).await?;
-            let Some(last) = lines.last() else { break };
-            through = last.seq;
-            fresh.extend(lines.iter().filter(|line| is_word(attempt, line)).map(|line| line.seq));
+            let said = move |line: Line| (line.seq, is_word(attempt, &line));
+            let lines = series.read_as(attempt, through, READ_LINES, said).await?;
+            let Some((last, _)) = lines.last() else { break };
+            through = *last;
+            fresh.extend(lines.iter().filter(|(_, is_word)| *is_word).map(|(seq, _)| *seq));
         }
         if through == known.through {
             return Ok(known.seqs);
@@ -79,7 +85,7 @@ impl LogPlaces {
 
 fn is_word(attempt: AttemptId, line: &Line) -> bool {
     // Most lines are steps, and reading one as JSON costs more than this look.
-    line.text.contains("\"log\"") && parse(line).and_then(|line| log_line(attempt, line)).is_some()
+    line.text.contains("\"log\"") && parse(&line.text).and_then(|line| log_line(attempt, line)).is_some()
 }
 
 #[cfg(test)]

@@ -73,8 +73,12 @@ async fn views(driver: &Handle, models: Vec<Model>) -> Result<Vec<api::Model>, F
 
 /// `None` only for a model whose job was never recorded, which the turn that records both makes impossible.
 fn view(store: &Store, row: Model) -> Result<Option<api::Model>, StoreError> {
-    let Some(job) = store.get::<Job>(&row.job.bytes())? else { return Ok(None) };
-    let base = store.get::<Base>(&row.base.bytes())?.map_or(job.spec.base.clone(), |base| base.name);
+    let spec = match row.spec.clone() {
+        Some(spec) => Some(*spec),
+        None => store.get::<Job>(&row.job.bytes())?.map(|job| job.spec),
+    };
+    let Some(spec) = spec else { return Ok(None) };
+    let base = store.get::<Base>(&row.base.bytes())?.map_or(spec.base.clone(), |base| base.name);
     let dataset = store.get::<Dataset>(&row.dataset.bytes())?;
     let files: Vec<FileView> = row.files.iter().map(FileView::from).collect();
     Ok(Some(api::Model {
@@ -86,14 +90,14 @@ fn view(store: &Store, row: Model) -> Result<Option<api::Model>, StoreError> {
         description: row.description,
         status: ModelStatus::Stored,
         base,
-        dataset: dataset.as_ref().map_or(job.spec.dataset.clone(), |dataset| dataset.name.clone()),
+        dataset: dataset.as_ref().map_or(spec.dataset.clone(), |dataset| dataset.name.clone()),
         dataset_id: row.dataset,
         dataset_hash: dataset.and_then(|dataset| dataset.manifest).map(|manifest| manifest.hash),
         size_bytes: files.iter().map(|file| file.size_bytes).sum(),
         files,
         // Written by a worker: shown as it is when it is JSON, and not at all otherwise.
         summary: row.summary.and_then(|text| serde_json::from_str(&text).ok()),
-        configuration: JobFile::from(&job.spec),
+        configuration: JobFile::from(&spec),
         created_at: Timestamp(row.created),
     }))
 }

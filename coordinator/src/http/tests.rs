@@ -84,7 +84,7 @@ impl World {
         answer(self.ask(method, path, &self.admin).json(&body)).await
     }
 
-    pub(super) async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, body) = answer(self.ask(Method::GET, path, &self.admin)).await;
         assert_eq!(status, StatusCode::OK, "{path}: {body}");
         body["data"].clone()
@@ -149,11 +149,12 @@ impl World {
     }
 
     /// The job once more, as one that has succeeded, with its model.
-    pub(super) async fn finished(&self, of: JobId) -> (JobId, ModelId) {
+    pub(crate) async fn finished(&self, of: JobId) -> (JobId, ModelId) {
         let mut job = self.coordinator.driver.job(Actor::System, of).await.unwrap();
         job.id = JobId(Uuid::now_v7());
         let model = ModelId(job.id.0);
         (job.state, job.intent) = (JobState::Succeeded { model }, Intent::Run);
+        job.completed_at = Some(job.created);
         let model_row = record::Model {
             id: model,
             owner: job.owner,
@@ -166,6 +167,7 @@ impl World {
             summary: Some("{\"final_loss\":1.5}".into()),
             dataset: job.dataset,
             base: job.base,
+            spec: None,
             created: UnixMillis(1_000),
             deleted_at: None,
         };

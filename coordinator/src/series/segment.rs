@@ -93,20 +93,31 @@ pub(super) struct Wanted {
 }
 
 /// Reads them, from the last record before them whose place is known.
-pub(super) fn read_folder(folder: &Path, wanted: Wanted, marks: &Marks) -> Result<Vec<Line>, SeriesError> {
+pub(super) fn read_folder<T>(
+    folder: &Path,
+    wanted: Wanted,
+    marks: &Marks,
+    make: impl Fn(Line) -> T,
+) -> Result<Vec<T>, SeriesError> {
     let segments = list(folder)?;
     // The last segment that begins at or before the line behind `after`.
     let start = segments.partition_point(|(first, _)| *first <= wanted.after + 1).saturating_sub(1);
     let mut lines = Vec::new();
     for (_, path) in &segments[start.min(segments.len())..] {
         if lines.len() < wanted.limit {
-            read_segment(path, wanted, marks, &mut lines).map_err(SeriesError::disk("read", path))?;
+            read_segment(path, wanted, marks, &make, &mut lines).map_err(SeriesError::disk("read", path))?;
         }
     }
     Ok(lines)
 }
 
-fn read_segment(path: &Path, wanted: Wanted, marks: &Marks, lines: &mut Vec<Line>) -> io::Result<()> {
+fn read_segment<T>(
+    path: &Path,
+    wanted: Wanted,
+    marks: &Marks,
+    make: &impl Fn(Line) -> T,
+    lines: &mut Vec<T>,
+) -> io::Result<()> {
     let Some(mut records) = Records::open(path)? else { return Ok(()) };
     if let Some(offset) = marks.before(path, wanted.after + 1) {
         records.skip_to(offset)?;
@@ -120,7 +131,7 @@ fn read_segment(path: &Path, wanted: Wanted, marks: &Marks, lines: &mut Vec<Line
         offset = records.offset;
         let numbered = (record.first..).zip(record.lines).map(|(seq, text)| Line { seq, text });
         let fitting = numbered.filter(|line| line.seq > wanted.after && line.seq <= wanted.through);
-        lines.extend(fitting.take(wanted.limit - lines.len()));
+        lines.extend(fitting.take(wanted.limit - lines.len()).map(make));
         if lines.len() == wanted.limit {
             break;
         }

@@ -17,6 +17,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+/// Pages that redb keeps while it looks.
+const LOOK_CACHE_BYTES: usize = 16 << 20;
 /// redb's own page; only a unit of bookkeeping here.
 const PAGE: u64 = 4_096;
 
@@ -52,7 +54,8 @@ pub(super) fn open_unchanged(path: &Path) -> Result<Database, StoreError> {
 
 /// `None`: there was something to mend.
 fn look(layer: Layer) -> Result<Option<Database>, DatabaseError> {
-    let mut database = Database::builder().create_with_backend(layer)?;
+    // Every page is read once: to keep them would only fill memory.
+    let mut database = Database::builder().set_cache_size(LOOK_CACHE_BYTES).create_with_backend(layer)?;
     Ok(database.check_integrity()?.then_some(database))
 }
 

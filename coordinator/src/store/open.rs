@@ -7,12 +7,15 @@
 
 use super::{
     StoreError, begin, damage, decode,
-    tables::{self, Definition, Index, META, Row, SCHEMA},
+    tables::{self, Definition, Index, META, Row, SCHEMA, Writing},
 };
 use crate::record::{Base, Dataset, Job, Model, Token};
 use redb::{Database, ReadableDatabase, ReadableTable, TableError, TableHandle, WriteTransaction};
 use std::{fs::File, io, path::Path};
 use tempfile::TempPath;
+
+/// Pages that redb keeps in memory. Its own default is a gigabyte, which a long past fills; what is live is a few megabytes.
+const CACHE_BYTES: usize = 128 << 20;
 
 /// Opens or makes the file; afterwards it has this program's layout.
 pub(super) fn open(path: &Path, disk: &Disk) -> Result<Database, StoreError> {
@@ -109,18 +112,19 @@ fn bring_forward(database: &Database) -> Result<(), StoreError> {
 
 pub(super) fn rewrite(transaction: &WriteTransaction) -> Result<(), StoreError> {
     prepare(transaction)?;
-    index_rows::<Dataset>(transaction)?;
-    index_rows::<Base>(transaction)?;
-    index_rows::<Job>(transaction)?;
-    index_rows::<Model>(transaction)?;
-    index_rows::<Token>(transaction)
+    let mut writing = Writing::new(transaction);
+    index_rows::<Dataset>(transaction, &mut writing)?;
+    index_rows::<Base>(transaction, &mut writing)?;
+    index_rows::<Job>(transaction, &mut writing)?;
+    index_rows::<Model>(transaction, &mut writing)?;
+    index_rows::<Token>(transaction, &mut writing)
 }
 
-fn index_rows<R: Row>(transaction: &WriteTransaction) -> Result<(), StoreError> {
+fn index_rows<R: Row>(transaction: &WriteTransaction, writing: &mut Writing<'_>) -> Result<(), StoreError> {
     let table = transaction.open_table(Definition::new(R::TABLE))?;
     for entry in table.iter()? {
         let (key, value) = entry?;
-        tables::index(transaction, &decode::<R>(key.value(), value.value())?)?;
+        writing.index_row(&decode::<R>(key.value(), value.value())?)?;
     }
     Ok(())
 }
@@ -145,7 +149,7 @@ impl Disk {
         if let Some(power) = &self.power {
             return power.database();
         }
-        Database::create(path)
+        Database::builder().set_cache_size(CACHE_BYTES).create(path)
     }
 
     /// Gives a whole file its name, if nobody else's has it.

@@ -12,8 +12,9 @@ use crate::record::{
     Token, Usage, User,
 };
 use lorikeet_protocol::id::{AttemptId, UserId};
-use redb::{TableDefinition, WriteTransaction};
+use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
+use std::collections::{HashMap, HashSet, hash_map::Entry};
 
 /// Bytes to bytes; what they are is the row's business.
 pub(super) type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
@@ -37,7 +38,7 @@ pub trait Row: Serialize + DeserializeOwned {
     /// Where it stands in it.
     fn key(&self) -> Vec<u8>;
     /// Where indexes name it, or no longer do.
-    fn entries(&self) -> Vec<Entry> {
+    fn entries(&self) -> Vec<IndexEntry> {
         Vec::new()
     }
 }
@@ -50,7 +51,7 @@ pub trait Listed: Row {
 
 /// One key of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     index: &'static str,
     key: Vec<u8>,
     /// Whether it is to be there.
@@ -65,7 +66,7 @@ macro_rules! rows {
                 let $row = self;
                 $key
             }
-            $(fn entries(&self) -> Vec<Entry> {
+            $(fn entries(&self) -> Vec<IndexEntry> {
                 let $row = self;
                 $entries
             })?
@@ -122,16 +123,19 @@ lists! {
 }
 
 /// Among everybody's, and among its owner's if it has one.
-fn listed<R: Listed>(row: &R, owner: Option<UserId>, stands: bool) -> Vec<Entry> {
+fn listed<R: Listed>(row: &R, owner: Option<UserId>, stands: bool) -> Vec<IndexEntry> {
     let everybody = [None].into_iter().chain(owner.map(Some));
-    let entry =
-        |owner: Option<UserId>| Entry { index: R::INDEX, key: [&owner_key(owner)[..], &row.key()].concat(), stands };
+    let entry = |owner: Option<UserId>| IndexEntry {
+        index: R::INDEX,
+        key: [&owner_key(owner)[..], &row.key()].concat(),
+        stands,
+    };
     everybody.map(entry).collect()
 }
 
-fn job_entries(job: &Job) -> Vec<Entry> {
+fn job_entries(job: &Job) -> Vec<IndexEntry> {
     let mut entries = listed(job, Some(job.owner), true);
-    entries.push(Entry { index: LIVE_JOBS, key: job.key(), stands: !job.phase().is_terminal() });
+    entries.push(IndexEntry { index: LIVE_JOBS, key: job.key(), stands: !job.phase().is_terminal() });
     entries
 }
 
@@ -149,44 +153,92 @@ fn replay_key(owner: Option<UserId>, key: &str) -> Vec<u8> {
     [&owner.map_or([0; 16], |id| id.bytes())[..], key.as_bytes()].concat()
 }
 
-/// Writes a record with everything that indexes say of it.
-pub(super) fn put(transaction: &WriteTransaction, record: &Record) -> Result<(), StoreError> {
-    match record {
-        Record::User(row) => put_row(transaction, row),
-        Record::Token(row) => put_row(transaction, row),
-        Record::JoinSecret(row) => put_row(transaction, row),
-        Record::Node(row) => put_row(transaction, row),
-        Record::Dataset(row) => put_row(transaction, row),
-        Record::Base(row) => put_row(transaction, row),
-        Record::Job(row) => put_row(transaction, row.as_ref()),
-        Record::Attempt(row) => put_row(transaction, row),
-        Record::Checkpoint(row) => put_row(transaction, row),
-        Record::Model(row) => put_row(transaction, row),
-        Record::Orphan(row) => put_row(transaction, row),
-        Record::Audit(row) => put_row(transaction, row),
-        Record::Replay(row) => put_row(transaction, row),
-        Record::Usage(row) => put_row(transaction, row),
-        Record::Sweep(row) => put_row(transaction, row.as_ref()),
-    }
+/// A transaction that writes, with the tables that it has opened: to open one anew for each row costs more than the row.
+pub(super) struct Writing<'t> {
+    transaction: &'t WriteTransaction,
+    tables: HashMap<&'static str, Table<'t, &'static [u8], &'static [u8]>>,
+    indexes: HashMap<&'static str, Table<'t, &'static [u8], ()>>,
+    /// Rows that were written, the newest first: older ones of the same place are not.
+    written: HashSet<(&'static str, Vec<u8>)>,
 }
 
-fn put_row<R: Row>(transaction: &WriteTransaction, row: &R) -> Result<(), StoreError> {
-    let value = serde_json::to_vec(row).expect("records are plain data with string keys");
-    // JSON has no word for NaN: the link lets none in, and a row that cannot be read back would stop the next start.
-    debug_assert!(serde_json::from_slice::<R>(&value).is_ok(), "a row of {} does not read back", R::TABLE);
-    transaction.open_table(Definition::new(R::TABLE))?.insert(row.key().as_slice(), value.as_slice())?;
-    index(transaction, row)
-}
-
-/// Brings the indexes to what a row says.
-pub(super) fn index<R: Row>(transaction: &WriteTransaction, row: &R) -> Result<(), StoreError> {
-    for Entry { index, key, stands } in row.entries() {
-        let mut index = transaction.open_table(Index::new(index))?;
-        if stands {
-            index.insert(key.as_slice(), ())?
-        } else {
-            index.remove(key.as_slice())?
-        };
+impl<'t> Writing<'t> {
+    pub(super) fn new(transaction: &'t WriteTransaction) -> Self {
+        Self { transaction, tables: HashMap::new(), indexes: HashMap::new(), written: HashSet::new() }
     }
-    Ok(())
+
+    fn table(&mut self, name: &'static str) -> Result<&mut Table<'t, &'static [u8], &'static [u8]>, StoreError> {
+        Ok(match self.tables.entry(name) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(self.transaction.open_table(Definition::new(name))?),
+        })
+    }
+
+    fn index(&mut self, name: &'static str) -> Result<&mut Table<'t, &'static [u8], ()>, StoreError> {
+        Ok(match self.indexes.entry(name) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => place.insert(self.transaction.open_table(Index::new(name))?),
+        })
+    }
+
+    /// Writes a record with everything that indexes say of it. Records come newest first.
+    pub(super) fn put(&mut self, record: &Record) -> Result<(), StoreError> {
+        match record {
+            Record::User(row) => self.put_row(row),
+            Record::Token(row) => self.put_row(row),
+            Record::JoinSecret(row) => self.put_row(row),
+            Record::Node(row) => self.put_row(row),
+            Record::Dataset(row) => self.put_row(row),
+            Record::Base(row) => self.put_row(row),
+            Record::Job(row) => self.put_row(row.as_ref()),
+            Record::Attempt(row) => self.put_row(row),
+            Record::Checkpoint(row) => self.put_row(row),
+            Record::Model(row) => self.put_row(row),
+            Record::Orphan(row) => self.put_row(row),
+            Record::Audit(row) => self.put_row(row),
+            Record::Replay(row) => self.put_row(row),
+            Record::Usage(row) => self.put_row(row),
+            Record::Sweep(row) => self.put_row(row.as_ref()),
+            Record::Forgotten(row) => self.forget(row),
+        }
+    }
+
+    fn put_row<R: Row>(&mut self, row: &R) -> Result<(), StoreError> {
+        let key = row.key();
+        if !self.written.insert((R::TABLE, key.clone())) {
+            return Ok(());
+        }
+        let value = serde_json::to_vec(row).expect("records are plain data with string keys");
+        // JSON has no word for NaN: the link lets none in, and a row that cannot be read back would stop the next start.
+        debug_assert!(serde_json::from_slice::<R>(&value).is_ok(), "a row of {} does not read back", R::TABLE);
+        self.table(R::TABLE)?.insert(key.as_slice(), value.as_slice())?;
+        self.index_row(row)
+    }
+
+    /// Brings the indexes to what a row says. Mostly they say it already, and a look costs less than a page written anew.
+    pub(super) fn index_row<R: Row>(&mut self, row: &R) -> Result<(), StoreError> {
+        for IndexEntry { index, key, stands } in row.entries() {
+            let index = self.index(index)?;
+            let stood = index.get(key.as_slice())?.is_some();
+            if stands && !stood {
+                index.insert(key.as_slice(), ())?;
+            } else if !stands && stood {
+                index.remove(key.as_slice())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A job that is over goes with everything that its id begins.
+    fn forget(&mut self, job: &Job) -> Result<(), StoreError> {
+        self.table(Job::TABLE)?.remove(job.key().as_slice())?;
+        for IndexEntry { index, key, .. } in job.entries() {
+            self.index(index)?.remove(key.as_slice())?;
+        }
+        let (first, end) = (job.key(), [job.key().as_slice(), &[0xff; 17]].concat());
+        for table in [Attempt::TABLE, StoredCheckpoint::TABLE, Orphan::TABLE] {
+            self.table(table)?.retain_in(first.as_slice()..end.as_slice(), |_, _| false)?;
+        }
+        Ok(())
+    }
 }

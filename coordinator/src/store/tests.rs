@@ -313,6 +313,71 @@ fn a_table_that_is_new_in_this_program_is_made() {
     assert_eq!(Store::open(&path).unwrap().scan::<User>(&[], |_| true).unwrap(), []);
 }
 
+#[test]
+fn of_several_rows_for_one_place_the_last_is_there_and_so_is_what_indexes_say_of_it() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let gone = Dataset { deleted_at: Some(UnixMillis(5)), ..dataset(1, 1) };
+    let renamed = Dataset { name: "after".into(), ..dataset(2, 1) };
+    let rows = [dataset(1, 1), gone.clone(), dataset(2, 1), renamed.clone()];
+    store.commit(&rows.map(Record::Dataset)).unwrap();
+    assert_eq!(store.scan::<Dataset>(&[], |_| true).unwrap(), [gone, renamed.clone()]);
+    let listed = store.listed(Some(owner(1)), 0, 9, None::<fn(&Dataset) -> bool>).unwrap();
+    assert_eq!(listed, (vec![renamed], 1));
+}
+
+#[tokio::test]
+async fn a_forgotten_job_leaves_no_row_and_no_index_and_its_neighbours_stay() {
+    use crate::{
+        access::Actor,
+        cluster::job::JobState,
+        http::tests::World,
+        record::{Attempt, Job, Member, Orphan},
+    };
+    use lorikeet_protocol::{
+        id::{AttemptId, AttemptToken, JobId, NodeId},
+        job::{AttemptPhase, Outcome},
+    };
+    let world = World::new().await;
+    let live = world.job().await;
+    let live = world.coordinator.driver.job(Actor::System, live).await.unwrap();
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let node = NodeId(uuid::Uuid::nil());
+    let mut rows = Vec::new();
+    let jobs = [1, 2, u128::MAX].map(|n| Job {
+        id: JobId(uuid::Uuid::from_u128(n)),
+        state: JobState::Cancelled,
+        ..live.clone()
+    });
+    for job in &jobs {
+        let id = AttemptId { job: job.id, token: AttemptToken { generation: u32::MAX, number: u32::MAX } };
+        rows.push(Record::Job(Box::new(job.clone())));
+        rows.push(Record::Attempt(Attempt {
+            id,
+            owner: job.owner,
+            members: vec![Member { node, devices: vec![] }],
+            planned_bytes: 0,
+            phase: AttemptPhase::Done,
+            from_step: None,
+            offered_at: UnixMillis(1),
+            running_at: None,
+            leave: None,
+            end: None,
+        }));
+        let (outcome, files, at) = (Outcome::Ok, vec![], UnixMillis(1));
+        rows.push(Record::Orphan(Orphan { attempt: id, outcome, files, at, reason: "late".into() }));
+    }
+    store.commit(&rows).unwrap();
+    store.commit(&[Record::Forgotten(Box::new(jobs[1].clone()))]).unwrap();
+    let ids = [jobs[0].id, jobs[2].id];
+    let left = store.listed(Some(live.owner), 0, 9, None::<fn(&Job) -> bool>).unwrap();
+    assert_eq!((left.0.iter().map(|job| job.id).rev().collect::<Vec<_>>(), left.1), (ids.to_vec(), 2));
+    let attempts = store.scan::<Attempt>(&[], |_| true).unwrap();
+    assert_eq!(attempts.iter().map(|row| row.id.job).collect::<Vec<_>>(), ids);
+    assert_eq!(store.scan::<Orphan>(&[], |_| true).unwrap().len(), 2);
+}
+
 fn owner(n: u128) -> UserId {
     UserId(uuid::Uuid::from_u128(n + 1_000))
 }

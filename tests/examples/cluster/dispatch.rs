@@ -12,8 +12,8 @@ use serde_json::json;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PATIENCE: Duration = Duration::from_secs(240);
-/// What an agent, and its eight jobs, take to be there.
-const EACH: Duration = Duration::from_millis(50);
+/// What submitting a job takes at most, by 32 clients at once.
+const EACH: Duration = Duration::from_millis(3);
 
 pub(crate) fn overhead(size: Size, report: &mut Report) {
     // Agents × devices; stretch: a hundred microseconds.
@@ -46,45 +46,47 @@ pub(crate) fn placement_curve(size: Size, report: &mut Report) {
         (size.of(100, 1_000), size.of(80, 8_000), "≥ 3,000/s, last tenth ≥ 80 % of the first"),
     ] {
         let place = Place::new();
-        // All begin to wait for a device at one moment, when everybody is there.
-        let mut body = job();
-        body["not_before"] = json!(moment_in(Duration::from_secs(10) + agents as u32 * EACH));
-        place.submit(jobs, 32, &body);
         let members = place.members(agents);
-        let before = place.used();
         // They run on, so that each placement finds fewer free devices than the one before.
         let script = Script { gpus: 8, lasts: Duration::from_secs(3_600), ..Script::default() };
         let crowd = place.connect(members, &script);
+        // Everybody is there; then all begin to wait for a device at one moment.
+        let (due, moment) = in_future(Duration::from_secs(5) + jobs as u32 * EACH);
+        let mut body = job();
+        body["not_before"] = json!(moment);
+        place.submit(jobs, 32, &body);
+        assert!(Instant::now() < due, "submitting took longer than was thought: {jobs} jobs");
+        let before = place.used();
         place.until("every job to be offered", PATIENCE, || crowd.board.read().offered.len() >= jobs);
         place.until("every job to run", PATIENCE, || crowd.board.read().running.len() >= jobs);
-        let (offered, running) = {
+        let (offered, running, back) = {
             let seen = crowd.board.read();
-            (rates(seen.offered.values()), rates(seen.running.values()))
+            let back = seen.welcomed.values().filter(|(_, times)| *times > 1).count();
+            (rates(seen.offered.values(), due), rates(seen.running.values(), due), back)
         };
-        let measured = format!(
-            "assigned {:.0}/s (first tenth {:.0}, last {:.0}), running {:.0}/s",
-            offered.0, offered.1, offered.2, running.0
-        );
+        let measured = format!("assigned {offered}, running {running}; {back} agents came back meanwhile");
         report.row("B3", &format!("{jobs} jobs on {agents} agents × 8"), measured, target, place.cost_since(before));
         place.runtime.block_on(crowd.leave());
     }
 }
 
-/// Per second: all, the first tenth, the last tenth.
-fn rates<'a>(times: impl Iterator<Item = &'a Instant>) -> (f64, f64, f64) {
-    let mut times: Vec<Instant> = times.copied().collect();
+/// Per second, from the moment at which all might begin; then by tenths of the jobs, the first from that moment too.
+fn rates<'a>(times: impl Iterator<Item = &'a Instant>, due: Instant) -> String {
+    let mut times: Vec<Duration> = times.map(|time| time.saturating_duration_since(due)).collect();
     times.sort();
-    let tenth = (times.len() / 10).max(2);
-    let rate = |part: &[Instant]| {
-        let took = part.last().zip(part.first()).map_or(Duration::ZERO, |(last, first)| *last - *first);
-        (part.len() - 1) as f64 / took.as_secs_f64().max(1e-6)
-    };
-    (rate(&times), rate(&times[..tenth]), rate(&times[times.len() - tenth..]))
+    let ends: Vec<Duration> = (1..=10).map(|tenth| times[times.len() * tenth / 10 - 1]).collect();
+    let begins = [Duration::ZERO].into_iter().chain(ends.iter().copied());
+    let rate = |jobs: usize, took: Duration| jobs as f64 / took.as_secs_f64().max(1e-6);
+    let tenths: Vec<f64> =
+        begins.zip(&ends).map(|(begin, end)| rate(times.len() / 10, end.saturating_sub(begin))).collect();
+    let slowest = tenths.iter().copied().fold(f64::INFINITY, f64::min);
+    let whole = rate(times.len(), ends[9]);
+    format!("{whole:.0}/s (tenths: first {:.0}, slowest {slowest:.0}, last {:.0})", tenths[0], tenths[9])
 }
 
-fn moment_in(time: Duration) -> Timestamp {
+fn in_future(time: Duration) -> (Instant, Timestamp) {
     let since = (SystemTime::now() + time).duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(UnixMillis(since.as_millis() as u64))
+    (Instant::now() + time, Timestamp(UnixMillis(since.as_millis() as u64)))
 }
 
 /// The newest is judged last: once it waits for a device, all do.

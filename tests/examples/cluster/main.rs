@@ -4,9 +4,10 @@
 //! place.rs    a coordinator in a folder, what it costs      report.rs   the table
 //! submit.rs   B1             dispatch.rs  B2, B3             recover.rs  B5        returns.rs  B6, B12
 //! idle.rs     B7             series.rs    B8, B9             history.rs  B10
+//! quota.rs    B4
 //! ```
 //! Arguments name the benchmarks (`B1 B6`); without any, all of them run. `--quick` makes each small, to see that it works.
-//! B4, quotas that are lent, and jobs of many GPUs as Kueue's generator makes them, come with those; B11 with checkpoints of gigabytes.
+//! B11 comes with checkpoints of gigabytes.
 
 #![expect(clippy::print_stdout, reason = "a benchmark is read from its output")]
 
@@ -14,6 +15,7 @@ mod dispatch;
 mod history;
 mod idle;
 mod place;
+mod quota;
 mod recover;
 mod report;
 mod returns;
@@ -38,10 +40,11 @@ impl Size {
 
 type Bench = (&'static str, fn(Size, &mut Report));
 
-const ALL: [Bench; 9] = [
+const ALL: [Bench; 10] = [
     ("B1", submit::durable_submit),
     ("B2", dispatch::overhead),
     ("B3", dispatch::placement_curve),
+    ("B4", quota::generator),
     ("B5", recover::recovery),
     ("B6", returns::restart_and_storm),
     ("B7", idle::cost_of_an_agent),

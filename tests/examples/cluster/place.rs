@@ -99,6 +99,12 @@ impl Place {
         format!("{:.1} CPU s, peak {} MiB", (now.cpu - before.cpu).as_secs_f64(), now.peak >> 20)
     }
 
+    /// Of a process that has just begun, in words.
+    pub(crate) fn cost_of_start(&self) -> String {
+        let Used { cpu, peak, .. } = self.used();
+        format!("{:.1} CPU s, peak {} MiB", cpu.as_secs_f64(), peak >> 20)
+    }
+
     pub(crate) fn cpu_since(&self, before: Used) -> Duration {
         self.used().cpu - before.cpu
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     Size,
-    place::{Place, job},
+    place::{Client, Place, job},
     report::{Report, percentiles},
 };
 use lorikeet_tests::crowd::Script;
@@ -30,16 +30,41 @@ pub(crate) fn ingest(size: Size, report: &mut Report) {
     let client = place.client();
     let (before, jobs) = (place.used(), place.runtime.block_on(client.get("/api/jobs?pageSize=1")));
     let id = jobs[0]["id"].as_str().expect("a job").to_owned();
-    let ask = |_| {
-        let asked = Instant::now();
-        let points = place.runtime.block_on(client.get(&format!("/api/jobs/{id}/metrics")));
-        (asked.elapsed(), points.as_array().map_or(0, Vec::len))
-    };
-    let answers: Vec<_> = (0..10).map(ask).collect();
-    let load = format!("a series of {} points, read ten times", answers[0].1);
-    let measured = percentiles(answers.into_iter().map(|(took, _)| took).collect());
-    report.row("B8", &load, measured, "< 50 ms for 100,000", place.cost_since(before));
+    for (query, whose, target) in [("", "", "< 50 ms for 100,000"), ("?maxPoints=1000", " as 1,000 points", "")] {
+        let ask = |_| place.runtime.block_on(ask(&client, &format!("/api/jobs/{id}/metrics{query}")));
+        let answers: Vec<_> = (0..10).map(ask).collect();
+        let (points, bytes) = (answers[0].points, answers[0].bytes);
+        let load = format!("a series{whose}, read ten times: {points} points, {:.1} MB", bytes as f64 / 1e6);
+        let of = |time: fn(&Answer) -> Duration| percentiles(answers.iter().map(time).collect());
+        let first = answers[0].whole.as_secs_f64() * 1e3;
+        let measured = format!(
+            "first time {first:.0} ms; until the last byte {}; parsed {}",
+            of(|answer| answer.whole),
+            of(|answer| answer.parsed)
+        );
+        report.row("B8", &load, measured, target, place.cost_since(before));
+    }
     place.runtime.block_on(crowd.leave());
+}
+
+/// What an answer of points took.
+struct Answer {
+    points: usize,
+    bytes: usize,
+    /// Until its last byte was here.
+    whole: Duration,
+    /// And until it was plain values.
+    parsed: Duration,
+}
+
+async fn ask(client: &Client, path: &str) -> Answer {
+    let asked = Instant::now();
+    let request = client.http.get(format!("{}{path}", client.server)).bearer_auth(&client.token);
+    let answer = request.send().await.expect("it answers").bytes().await.expect("to its end");
+    let whole = asked.elapsed();
+    let value: serde_json::Value = serde_json::from_slice(&answer).expect("JSON");
+    let points = value["data"].as_array().map_or(0, Vec::len);
+    Answer { points, bytes: answer.len(), whole, parsed: asked.elapsed() }
 }
 
 pub(crate) fn follow(size: Size, report: &mut Report) {

@@ -5,6 +5,7 @@
 //! | what was acknowledged is there | answers against the store, after every start and at the end |
 //! | a token stands for one placement on one node | every offer that leaves |
 //! | a success is applied once, and is the current attempt's | every model that is written |
+//! | an attempt ends well by its own word, never by another's | every end that is written, against what arrived |
 //! | a terminal state is never left | every job row that is written |
 //! | nobody is lost who was heard in time | every end by silence, against the arrivals |
 //! | a cancelled job never succeeds | answers against the store |
@@ -13,10 +14,10 @@
 use super::{nature::Nature, store::Store, worker::STEPS};
 use lorikeet_coordinator::{
     cluster::{Action, job::JobState},
-    record::{Closed, Job, Model, Record, Sweep, SweepChild},
+    record::{Attempt, Closed, Job, Model, Record, Sweep, SweepChild},
 };
 use lorikeet_protocol::{
-    agent::ToAgent,
+    agent::{FromAgent, Report, ReportBody, ToAgent},
     id::{AttemptId, JobId, NodeId},
     job::{FailureClass, Outcome, Phase},
     worker::{EventLine, WorkerEvent},
@@ -55,6 +56,8 @@ pub(super) struct Promises {
     pub(super) natures: BTreeMap<JobId, Nature>,
     /// Where a job's worker died by no fault of its own.
     struck: BTreeMap<JobId, Vec<NodeId>>,
+    /// Attempts of which the coordinator was told that they had ended well.
+    done: BTreeSet<AttemptId>,
     /// When a word of a node last reached the coordinator's door.
     arrived: BTreeMap<NodeId, u64>,
     /// The series: lines that were acknowledged to agents.
@@ -68,6 +71,15 @@ impl Promises {
     pub(super) fn arrived(&mut self, node: NodeId, now: u64) {
         let last = self.arrived.entry(node).or_default();
         *last = now.max(*last);
+    }
+
+    /// And says this.
+    pub(super) fn heard(&mut self, message: &FromAgent) {
+        if let FromAgent::Report(Report { attempt, body: ReportBody::Ended(ended), .. }) = message
+            && ended.outcome == Outcome::Ok
+        {
+            self.done.insert(*attempt);
+        }
     }
 
     /// A submission was acknowledged.
@@ -107,25 +119,30 @@ impl Promises {
                     self.is_the_last_attempts(model, before, store)?;
                     models.insert(model.id, model);
                 }
-                Record::Attempt(attempt) => {
-                    let silent = attempt.end.as_ref().filter(|end| end.outcome == Outcome::Lost && end.held.is_zero());
-                    let by_silence =
-                        silent.and_then(|end| end.message.as_ref()).is_some_and(|why| why.contains("silent"));
-                    let lost_after = store.jobs.get(&attempt.id.job).map(|job| job.spec.policy.lost_after);
-                    if let (true, Some(lost_after)) = (by_silence, lost_after) {
-                        let node = attempt.members[0].node;
-                        let heard = self.arrived.get(&node).copied().unwrap_or(0);
-                        if u128::from(now - heard) < lost_after.as_millis() {
-                            return Err(format!(
-                                "{} was given up though {node} spoke {} ms ago, less than {lost_after:?}",
-                                attempt.id,
-                                now - heard
-                            ));
-                        }
-                    }
-                }
+                Record::Attempt(attempt) => self.ended_rightly(attempt, store, now)?,
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// By its own word, or by silence that was long enough.
+    fn ended_rightly(&self, attempt: &Attempt, store: &Store, now: u64) -> Kept {
+        let Some(end) = &attempt.end else { return Ok(()) };
+        if end.outcome == Outcome::Ok && !self.done.contains(&attempt.id) {
+            return Err(format!("{} was ended well, and its own worker had not said so", attempt.id));
+        }
+        let by_silence = end.message.as_ref().is_some_and(|why| why.contains("silent"));
+        let silent = end.outcome == Outcome::Lost && end.held.is_zero() && by_silence;
+        let job = store.jobs.get(&attempt.id.job).filter(|_| silent);
+        let Some(lost_after) = job.map(|job| job.spec.policy.lost_after) else { return Ok(()) };
+        let node = attempt.members[0].node;
+        let ago = now - self.arrived.get(&node).copied().unwrap_or(0);
+        if u128::from(ago) < lost_after.as_millis() {
+            return Err(format!(
+                "{} was given up though {node} spoke {ago} ms ago, less than {lost_after:?}",
+                attempt.id
+            ));
         }
         Ok(())
     }

@@ -49,6 +49,11 @@ impl Store {
                 Record::Sweep(row) => drop(self.sweeps.insert(row.id, *row)),
                 Record::Audit(row) => self.audits = row.number,
                 Record::Orphan(_) => {}
+                Record::Forgotten(row) => {
+                    self.jobs.remove(&row.id);
+                    self.attempts.retain(|id, _| id.job != row.id);
+                    self.checkpoints.retain(|(id, _), _| id.job != row.id);
+                }
             }
         }
     }

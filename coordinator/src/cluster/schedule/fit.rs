@@ -50,6 +50,10 @@ pub enum WhyNot {
     Reserved,
 }
 
+/// How much a node is liked for a job, more being greater: not blamed, then rather wanted, then near the files, then the tightest fit;
+/// the id decides between equals.
+pub(super) type Rank = (bool, usize, usize, Reverse<u64>, NodeId);
+
 /// What makes two requests the same for a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Shape(String, u64, u64, Duration);
@@ -197,8 +201,7 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// Better is greater: not blamed, then rather wanted, then near the files, then the tightest fit; the id decides between equals.
-    pub(super) fn rank(&self, candidate: &Candidate<'_>, fit: &Fit) -> (bool, usize, usize, Reverse<u64>, NodeId) {
+    pub(super) fn rank(&self, candidate: &Candidate<'_>, fit: &Fit) -> Rank {
         let labels = candidate.resources.prefer.labels.iter();
         let wanted = fit.preferred + labels.filter(|(key, value)| self.node.labels.get(*key) == Some(value)).count();
         let near = candidate.files.iter().filter(|file| self.node.cached.contains(file)).count();

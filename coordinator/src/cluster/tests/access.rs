@@ -31,6 +31,7 @@ fn what_is_anothers_does_not_exist() {
         summary: None,
         dataset,
         base: BaseId(uuid(20)),
+        spec: None,
         created: UnixMillis(1),
         deleted_at: None,
     };

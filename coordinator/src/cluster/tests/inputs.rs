@@ -176,6 +176,7 @@ fn model(n: u8, name: &str, owner: UserId) -> Model {
         summary: None,
         dataset: DatasetId(uuid(21)),
         base: BASE,
+        spec: None,
         created: UnixMillis(0),
         deleted_at: None,
     }

@@ -130,3 +130,18 @@ fn a_job_that_fits_no_message_fails_with_a_reason_and_is_never_offered() {
     let next = world.submit(2);
     assert!(world.offer_of(next).is_some(), "its device is free");
 }
+
+#[test]
+fn a_great_many_jobs_are_placed_in_batches_right_after_one_another() {
+    let mut world = World::ready_with(|findings| findings.cpu_bytes = 1);
+    world.ask(Command::CordonNode { id: NODE }).0.unwrap();
+    let jobs: Vec<_> = (1..=520).map(|n| world.submit_with(n, |spec| spec.resources.exclusive = false)).collect();
+    world.ask(Command::OpenNode { id: NODE }).0.unwrap();
+    let placed = |world: &World| jobs.iter().filter(|job| world.phase(**job) == Some(Phase::Assigned)).count();
+    assert_eq!(placed(&world), 512, "others have to wait while this is written");
+    // No news, and no time has passed.
+    assert!(world.cluster.next_deadline().unwrap() <= world.now.mono);
+    world.handle(Event::Ticked);
+    assert_eq!(placed(&world), 520);
+    assert!(world.cluster.next_deadline().unwrap() > world.now.mono);
+}

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::series::Series;
+use lorikeet_api::job::MetricsPoint;
 use lorikeet_protocol::{agent::EventLines, id::AttemptId};
 
 const LINES: [&str; 5] = [
@@ -14,12 +15,16 @@ const LINES: [&str; 5] = [
 
 /// A finished job with lines; the series folder has one writer more for a moment, on an attempt of its own.
 async fn told(world: &World) -> JobId {
+    told_with(world, LINES.map(str::to_owned).to_vec()).await
+}
+
+async fn told_with(world: &World, lines: Vec<String>) -> JobId {
     let queued = world.job().await;
     let (job, _) = world.finished(queued).await;
     let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
     let (series, thread) = Series::open(&world.data().join("series"), 0).unwrap();
-    let lines = LINES.map(str::to_owned).to_vec();
-    assert_eq!(series.append(EventLines { attempt, first: 1, lines }).await.unwrap(), 5);
+    let many = lines.len() as u64;
+    assert_eq!(series.append(EventLines { attempt, first: 1, lines }).await.unwrap(), many);
     drop(series);
     thread.join().unwrap();
     job
@@ -104,6 +109,29 @@ async fn metrics_and_logs_come_from_the_lines() {
     assert_eq!(short, json!([metrics[0]]));
     let logs = world.get(&route::with_id(route::JOB_LOGS, job)).await;
     assert_eq!((logs[0]["message"].as_str(), &logs[0]["seq"]), (Some("here we go"), &json!(2)));
+}
+
+#[tokio::test]
+async fn a_long_curve_is_told_whole_or_in_as_many_points_as_are_asked_for() {
+    let world = World::new().await;
+    let line = |step: u64| {
+        let loss = if step == 1_700 { 9.5 } else { 1.0 };
+        let event = format!(r#""type":"step","step":{step},"epoch":0.5,"loss":{loss:?},"lr":0.1,"grad_norm":1.0"#);
+        format!(r#"{{"seq":{step},"time":1000,{event},"tokens":10,"supervised_tokens":5,"seconds":2.0}}"#)
+    };
+    let job = told_with(&world, (1..=2_500).map(line).collect()).await;
+    let metrics = route::with_id(route::JOB_METRICS, job);
+    let points: Vec<MetricsPoint> = serde_json::from_value(world.get(&metrics).await).unwrap();
+    assert_eq!(points.iter().map(|point| point.step).collect::<Vec<_>>(), (1..=2_500).collect::<Vec<_>>());
+    let thinned = world.get(&format!("{metrics}?maxPoints=50")).await;
+    let thinned: Vec<MetricsPoint> = serde_json::from_value(thinned).unwrap();
+    assert!((3..=50).contains(&thinned.len()), "{}", thinned.len());
+    assert!(thinned.iter().any(|point| point.training_loss == Some(9.5)));
+    assert!(thinned.iter().all(|point| points.contains(point)));
+    for (query, field) in [("maxPoints=9", "maxPoints"), ("maxPoints=100001", "maxPoints"), ("limit=0", "limit")] {
+        let (status, body) = world.call(Method::GET, &format!("{metrics}?{query}"), json!({})).await;
+        assert_eq!((status, &body["error"]["field"]), (StatusCode::BAD_REQUEST, &json!(field)), "{body}");
+    }
 }
 
 #[tokio::test]

@@ -203,6 +203,7 @@ impl World {
                     self.brain.sessions.get(&id).filter(|(_, live)| *live == connection).map(|(session, _)| *session);
                 let Some(session) = session else { return };
                 self.promises.arrived(id, self.now);
+                self.promises.heard(&message);
                 match *message {
                     FromAgent::Events(lines) => {
                         // As the link does: lines are a sign of life.

@@ -1,0 +1,132 @@
+//! A job's curve: what its steps and evaluations measured, decoded once from its attempts' lines and kept in memory, so that whoever
+//! looks again reads only what came since.
+//!
+//! ```text
+//! curve/line.rs    a line as a point, or as the beginning of an attempt      curve/thin.rs    fewer points, extremes kept
+//! curve/points.rs  points in order, and how attempts become one curve        curve/answer.rs  points as JSON, in a stream
+//! ```
+
+mod answer;
+mod line;
+mod points;
+mod thin;
+
+use super::failure::Failure;
+use crate::series::Series;
+pub(super) use answer::answer;
+use line::Said;
+use lorikeet_api::job::MetricsPoint;
+use lorikeet_protocol::{
+    id::{AttemptId, JobId},
+    worker::EventLine,
+};
+use points::{Point, Points};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+pub(super) use thin::thin;
+
+/// Points that are remembered over all attempts: some 40 MiB. Beyond that all are forgotten.
+const POINTS: usize = 1 << 19;
+/// Lines that are read at once: a megabyte or two.
+const READ_LINES: usize = 8_192;
+
+/// What is known of each attempt.
+#[derive(Debug, Default)]
+pub(crate) struct Curves(Mutex<HashMap<AttemptId, Known>>);
+
+/// Of one attempt's lines up to `through`, the points.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    through: u64,
+    points: Arc<Points>,
+}
+
+impl Curves {
+    /// A job's points. Of two for one step the later counts, and what an attempt did beyond the step from which the next one went on
+    /// does not count at all.
+    pub(super) async fn of(&self, series: &Series, job: JobId) -> Result<Arc<Points>, Failure> {
+        let mut whole = Arc::default();
+        for attempt in series.attempts(job).await? {
+            let next = self.read(series, attempt).await?;
+            whole = Points::join(whole, next);
+        }
+        Ok(whole)
+    }
+
+    /// Reads only what came since the last time.
+    async fn read(&self, series: &Series, attempt: AttemptId) -> Result<Arc<Points>, Failure> {
+        let Known { mut through, mut points } = self.known(attempt);
+        let before = through;
+        loop {
+            let said = series.read_as(attempt, through, READ_LINES, |line| (line.seq, line::read(&line.text))).await?;
+            let Some((last, _)) = said.last() else { break };
+            through = *last;
+            Arc::make_mut(&mut points).extend(attempt, said.into_iter().filter_map(|(_, said)| said));
+        }
+        if through > before {
+            self.remember(attempt, Known { through, points: Arc::clone(&points) });
+        }
+        Ok(points)
+    }
+
+    fn known(&self, attempt: AttemptId) -> Known {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&attempt).cloned().unwrap_or_default()
+    }
+
+    fn remember(&self, attempt: AttemptId, learnt: Known) {
+        let mut curves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let points: usize = curves.values().map(|known| known.points.len()).sum();
+        if points + learnt.points.len() > POINTS {
+            curves.clear();
+        }
+        // Somebody else may have come further meanwhile.
+        if curves.get(&attempt).is_none_or(|known| known.through < learnt.through) {
+            curves.insert(attempt, learnt);
+        }
+    }
+}
+
+/// What a line measured, as others see it.
+pub(super) fn point(attempt: AttemptId, line: &EventLine) -> Option<MetricsPoint> {
+    match line::said(line)? {
+        Said::Begins(_) => None,
+        Said::Measured { step, time, what } => {
+            Some(answer::view(attempt.job, &Point { step, token: attempt.token, time, what }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorikeet_protocol::{agent::EventLines, id::AttemptToken};
+
+    fn line(seq: u64, step: u64) -> String {
+        let event = format!(r#""type":"step","step":{step},"epoch":0.5,"loss":1.0,"lr":0.1,"grad_norm":1.0"#);
+        format!(r#"{{"seq":{seq},"time":1000,{event},"tokens":10,"supervised_tokens":5,"seconds":2.0}}"#)
+    }
+
+    #[tokio::test]
+    async fn who_looks_again_reads_what_came_since_and_a_second_attempt_goes_on_behind_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+        let attempt =
+            |number| AttemptId { job: JobId(uuid::Uuid::from_u128(3)), token: AttemptToken { generation: 1, number } };
+        let append = async |number, first, lines: Vec<String>| {
+            series.append(EventLines { attempt: attempt(number), first, lines }).await.unwrap();
+        };
+        let curves = Curves::default();
+        let steps = async || {
+            let curve = curves.of(&series, attempt(1).job).await.unwrap();
+            curve.from(0).iter().map(|point| (point.step, point.token.number)).collect::<Vec<_>>()
+        };
+        append(1, 1, vec![line(1, 1), line(2, 2)]).await;
+        assert_eq!(steps().await, [(1, 1), (2, 1)]);
+        append(1, 3, vec![line(3, 3)]).await;
+        append(2, 1, vec![line(1, 3), line(2, 4)]).await;
+        assert_eq!(steps().await, [(1, 1), (2, 1), (3, 2), (4, 2)]);
+        assert_eq!(curves.0.lock().unwrap()[&attempt(1)].through, 3);
+    }
+}
