@@ -42,6 +42,9 @@ struct Flags {
     /// Two batches of 4 sequences of 20 to 1,000 tokens in turn instead of 256 each; PEFT pads, and packs as TRL does
     #[arg(long)]
     ragged: bool,
+    /// How PEFT lays out sequences of unequal length; each layout is a process, and padding takes some 5 MB a token
+    #[arg(long, value_delimiter = ',', default_values = ["padded", "packed"])]
+    layouts: Vec<String>,
     /// The trainer's example `step`, built already
     #[arg(long)]
     program: Option<PathBuf>,
@@ -107,7 +110,8 @@ impl Place {
         };
         let mut all = self.flags.formats.iter().map(ours).collect::<Result<Vec<_>>>()?;
         if let Some(python) = &self.flags.python {
-            let layouts: &[&str] = if self.flags.ragged { &["padded", "packed"] } else { &["padded"] };
+            let even = ["padded".to_owned()];
+            let layouts = if self.flags.ragged { &self.flags.layouts[..] } else { &even };
             for (layout, dtype) in
                 layouts.iter().flat_map(|layout| self.flags.formats.iter().map(move |dtype| (layout, dtype)))
             {
