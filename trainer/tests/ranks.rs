@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use lorikeet_trainer::config::{BaseDtype, Method};
-use lorikeet_trainer::event::{Event, Outcome, Stage, Step};
+use lorikeet_trainer::event::{Event, Outcome, Stage};
 use lorikeet_trainer::{Config, FailureClass, Stop, TrainError, Wish, checkpoint, follow, lead};
 use place::Place;
 use told::{Told, assert_close, run, run_on};

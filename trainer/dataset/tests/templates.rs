@@ -48,10 +48,10 @@ fn a_target_is_the_answer_and_its_end_of_turn_in_every_family() {
         ("qwen2_5", [" It is true. 🙂 <|im_end|>", "You're welcome\n<|im_end|>"]),
         ("gemma2", ["It is true. 🙂<end_of_turn>", "You're welcome<end_of_turn>"]),
         ("gemma3", ["It is true. 🙂<end_of_turn>", "You're welcome<end_of_turn>"]),
-        ("phi3", [" It is true. 🙂 <|end|>", "You're welcome\n<|end|>"]),
-        ("phi3_5", [" It is true. 🙂 <|end|>", "You're welcome\n<|end|>"]),
+        ("phi3", [" It is true. 🙂 <|end|>", "You're welcome\n<|end|>\n<|endoftext|>"]),
+        ("phi3_5", [" It is true. 🙂 <|end|>", "You're welcome\n<|end|>\n<|endoftext|>"]),
         ("phi4", [" It is true. 🙂 <|im_end|>", "You're welcome\n<|im_end|>"]),
-        ("phi4_mini", [" It is true. 🙂 <|end|>", "You're welcome\n<|end|>"]),
+        ("phi4_mini", [" It is true. 🙂 <|end|>", "You're welcome\n<|end|><|endoftext|>"]),
     ];
     let goldens = goldens();
     let conversation = &goldens.conversations[3];

@@ -41,7 +41,9 @@ pub(super) fn resolve(file: &JobFile, presets: &Presets) -> Result<JobSpec, Faul
         resources: resources(&file.resources, faults),
         policy: policy(&file.policy, faults),
     };
-    devices_have_work(&spec, faults);
+    if faults.is_empty() {
+        devices_have_work(&spec, faults);
+    }
     if faults.is_empty() { Ok(spec) } else { Err(std::mem::take(faults)) }
 }
 
