@@ -93,12 +93,16 @@ impl View for Report {
         ]);
         let folder = self.folder.display();
         let samples = grid(["asked", "answer before", "answer after"], self.samples.iter().map(Sample::row));
-        let small = if self.base.starts_with(&self.folder) { SMALL } else { "" };
+        // ours learns its task in a few epochs at any rate; of a base that was brought nobody knows how long one takes
+        let (small, length) = match self.base.starts_with(&self.folder) {
+            true => (SMALL, "training.epochs=3"),
+            false => ("", "training.max_steps=50"),
+        };
         format!(
             "{samples}\n\n{facts}{small}\n\nTry next:\n  \
              {lorikeet} generate --base {base} --adapter {adapter} --chat {prompt} --temperature 0\n  \
              {lorikeet} dataset check YOUR.jsonl\n  \
-             {lorikeet} train --base {base} --dataset {dataset} --out {folder}/run --set training.max_steps=50\n  \
+             {lorikeet} train --base {base} --dataset {dataset} --out {folder}/run --set {length}\n  \
              {lorikeet} dev --dir {folder}/dev\n\
              and beside it, after the two lines that it says to begin with:\n  \
              {lorikeet} base add {BASE} {base}\n  \
