@@ -255,15 +255,21 @@ impl Wire {
 
 /// How many bytes went through; none, where it is to be tried again.
 fn moved(result: io::Result<usize>, stop: Stop<'_>) -> Result<usize, WireError> {
-    match result {
-        Ok(0) => Err(WireError::Left),
-        Ok(count) => Ok(count),
-        Err(error) => match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut if stop() => Err(WireError::Stopped),
-            ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted => Ok(0),
-            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Err(WireError::Left),
-            _ => Err(WireError::Broke(error)),
-        },
+    let error = match result {
+        Ok(0) => return Err(WireError::Left),
+        Ok(count) => return Ok(count),
+        Err(error) => error,
+    };
+    let is = |kinds: &[ErrorKind]| kinds.contains(&error.kind());
+    let is_look = is(&[ErrorKind::WouldBlock, ErrorKind::TimedOut]);
+    if is_look && stop() {
+        Err(WireError::Stopped)
+    } else if is_look || is(&[ErrorKind::Interrupted]) {
+        Ok(0)
+    } else if is(&[ErrorKind::BrokenPipe, ErrorKind::ConnectionReset]) {
+        Err(WireError::Left)
+    } else {
+        Err(WireError::Broke(error))
     }
 }
 
