@@ -11,7 +11,10 @@ mod line;
 mod points;
 mod thin;
 
-use super::failure::Failure;
+use super::{
+    failure::Failure,
+    learnt::{Known, Learnt},
+};
 use crate::series::Series;
 pub(super) use answer::answer;
 use line::Said;
@@ -21,10 +24,7 @@ use lorikeet_protocol::{
     worker::EventLine,
 };
 use points::{Point, Points};
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 pub(super) use thin::thin;
 
 /// Points that are remembered over all attempts: some 40 MiB. Beyond that all are forgotten.
@@ -32,15 +32,14 @@ const POINTS: usize = 1 << 19;
 /// Lines that are read at once: a megabyte or two.
 const READ_LINES: usize = 8_192;
 
-/// What is known of each attempt.
-#[derive(Debug, Default)]
-pub(crate) struct Curves(Mutex<HashMap<AttemptId, Known>>);
+/// Of each attempt its points.
+#[derive(Debug)]
+pub(crate) struct Curves(Learnt<Arc<Points>>);
 
-/// Of one attempt's lines up to `through`, the points.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    through: u64,
-    points: Arc<Points>,
+impl Default for Curves {
+    fn default() -> Self {
+        Self(Learnt::new(POINTS))
+    }
 }
 
 impl Curves {
@@ -57,7 +56,7 @@ impl Curves {
 
     /// Reads only what came since the last time.
     async fn read(&self, series: &Series, attempt: AttemptId) -> Result<Arc<Points>, Failure> {
-        let Known { mut through, mut points } = self.known(attempt);
+        let Known { mut through, what: mut points, .. } = self.0.of(attempt);
         let before = through;
         loop {
             let said = series.read_as(attempt, through, READ_LINES, |line| (line.seq, line::read(&line.text))).await?;
@@ -66,25 +65,9 @@ impl Curves {
             Arc::make_mut(&mut points).extend(attempt, said.into_iter().filter_map(|(_, said)| said));
         }
         if through > before {
-            self.remember(attempt, Known { through, points: Arc::clone(&points) });
+            self.0.keep(attempt, Known { through, what: Arc::clone(&points), size: points.len() });
         }
         Ok(points)
-    }
-
-    fn known(&self, attempt: AttemptId) -> Known {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&attempt).cloned().unwrap_or_default()
-    }
-
-    fn remember(&self, attempt: AttemptId, learnt: Known) {
-        let mut curves = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let points: usize = curves.values().map(|known| known.points.len()).sum();
-        if points + learnt.points.len() > POINTS {
-            curves.clear();
-        }
-        // Somebody else may have come further meanwhile.
-        if curves.get(&attempt).is_none_or(|known| known.through < learnt.through) {
-            curves.insert(attempt, learnt);
-        }
     }
 }
 
@@ -127,6 +110,6 @@ mod tests {
         append(1, 3, vec![line(3, 3)]).await;
         append(2, 1, vec![line(1, 3), line(2, 4)]).await;
         assert_eq!(steps().await, [(1, 1), (2, 1), (3, 2), (4, 2)]);
-        assert_eq!(curves.0.lock().unwrap()[&attempt(1)].through, 3);
+        assert_eq!(curves.0.of(attempt(1)).through, 3);
     }
 }

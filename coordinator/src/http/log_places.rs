@@ -1,9 +1,9 @@
-//! Where the words among an attempt's lines are, so that a page of them is read without the lines around it. Learnt by whoever asks
-//! first, kept in memory, and only ever added to: lines do not change.
+//! Where the words among an attempt's lines are, so that a page of them is read without the lines around it.
 
 use super::{
     failure::Failure,
     job_series::{log_line, parse},
+    learnt::{Known, Learnt},
 };
 use crate::{
     history::Page,
@@ -11,10 +11,7 @@ use crate::{
 };
 use lorikeet_api::job::LogLine;
 use lorikeet_protocol::id::{AttemptId, JobId};
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 /// Words whose places are remembered, over all attempts: 32 MiB. Beyond that all are forgotten.
 const WORDS: usize = 4 << 20;
@@ -22,15 +19,14 @@ const WORDS: usize = 4 << 20;
 /// Lines that are looked through at once, on a thread of their own.
 const READ_LINES: usize = 8_192;
 
-/// What is known of each attempt.
-#[derive(Debug, Default)]
-pub(crate) struct LogPlaces(Mutex<HashMap<AttemptId, Known>>);
+/// Of each attempt the lines that are words.
+#[derive(Debug)]
+pub(crate) struct LogPlaces(Learnt<Arc<Vec<u64>>>);
 
-/// Of one attempt's lines up to `through`, which are words.
-#[derive(Debug, Clone, Default)]
-struct Known {
-    through: u64,
-    seqs: Arc<Vec<u64>>,
+impl Default for LogPlaces {
+    fn default() -> Self {
+        Self(Learnt::new(WORDS))
+    }
 }
 
 impl LogPlaces {
@@ -53,7 +49,7 @@ impl LogPlaces {
 
     /// Reads only what came since the last time.
     async fn words(&self, series: &Series, attempt: AttemptId) -> Result<Arc<Vec<u64>>, Failure> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&attempt).cloned().unwrap_or_default();
+        let known = self.0.of(attempt);
         let (mut through, mut fresh) = (known.through, Vec::new());
         loop {
             let said = move |line: Line| (line.seq, is_word(attempt, &line));
@@ -63,23 +59,11 @@ impl LogPlaces {
             fresh.extend(lines.iter().filter(|(_, is_word)| *is_word).map(|(seq, _)| *seq));
         }
         if through == known.through {
-            return Ok(known.seqs);
+            return Ok(known.what);
         }
-        let seqs = Arc::new([known.seqs.as_slice(), &fresh].concat());
-        self.remember(attempt, Known { through, seqs: Arc::clone(&seqs) });
+        let seqs = Arc::new([known.what.as_slice(), &fresh].concat());
+        self.0.keep(attempt, Known { through, what: Arc::clone(&seqs), size: seqs.len() });
         Ok(seqs)
-    }
-
-    fn remember(&self, attempt: AttemptId, learnt: Known) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let words: usize = places.values().map(|known| known.seqs.len()).sum();
-        if words + learnt.seqs.len() > WORDS {
-            places.clear();
-        }
-        // Somebody else may have come further meanwhile.
-        if places.get(&attempt).is_none_or(|known| known.through < learnt.through) {
-            places.insert(attempt, learnt);
-        }
     }
 }
 
@@ -125,6 +109,6 @@ mod tests {
         assert_eq!(page(1, 9).await, (vec![(1, 4), (2, 1)], 3));
         append(2, 2, vec![step(2), word(3)]).await;
         assert_eq!(page(2, 9).await, (vec![(2, 1), (2, 3)], 4));
-        assert_eq!(places.0.lock().unwrap()[&attempt(2)].through, 3);
+        assert_eq!(places.0.of(attempt(2)).through, 3);
     }
 }
