@@ -7,6 +7,7 @@ pub mod api;
 pub mod base;
 pub mod conversations;
 pub mod crowd;
+pub mod findings;
 pub mod lab;
 pub mod process;
 pub mod proxy;

@@ -18,9 +18,10 @@ use lorikeet_coordinator::{
 };
 use lorikeet_protocol::{
     id::{AttemptId, BaseId, RequestId, TokenId, UserId},
-    inspect::{BaseFindings, DatasetFindings, Inspection, JobFindings},
+    inspect::Inspection,
     job::JobSpec,
 };
+use lorikeet_tests::findings;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -143,12 +144,15 @@ async fn replay(board: &Arc<Board>, part: usize) -> (Duration, Duration) {
 async fn judge(handle: Handle, mut inspections: tokio::sync::mpsc::UnboundedReceiver<Inspect>) {
     while let Some(inspect) = inspections.recv().await {
         let (subject, found) = match inspect {
-            Inspect::Dataset { id, .. } => (Subject::Dataset(id), Inspection::Dataset(dataset_findings())),
-            Inspect::Base { id, .. } => (Subject::Base(id), Inspection::Base(base_findings())),
-            Inspect::Job { id, spec, .. } => (Subject::Job(id), Inspection::Job(job_findings(Kind::of(&spec).units))),
+            Inspect::Dataset { id, .. } => (Subject::Dataset(id), Inspection::Dataset(findings::dataset())),
+            Inspect::Base { id, .. } => (Subject::Base(id), Inspection::Base(findings::base())),
+            Inspect::Job { id, spec, .. } => {
+                let plan = Kind::of(&spec).units << 30;
+                (Subject::Job(id), Inspection::Job(findings::job(10, plan, plan)))
+            }
         };
         let files =
-            if matches!(subject, Subject::Base(_)) { vec![queue::file("model.safetensors", 30)] } else { vec![] };
+            if matches!(subject, Subject::Base(_)) { vec![findings::file("model.safetensors", 30)] } else { vec![] };
         handle.inspected(subject, Ok(found), files).await;
     }
 }
@@ -169,47 +173,4 @@ async fn order(handle: &Handle, actor: Actor, command: Command) {
 fn cpu() -> Duration {
     let stat = procfs::process::Process::myself().and_then(|process| process.stat()).expect("it runs");
     Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
-}
-
-fn dataset_findings() -> DatasetFindings {
-    DatasetFindings {
-        format: None,
-        conversations: 3,
-        pairs: 3,
-        trainable_pairs: 3,
-        average_turns: 2.0,
-        tokens: None,
-        warnings: vec![],
-        errors: vec![],
-        error_count: 0,
-        samples: vec![],
-    }
-}
-
-fn base_findings() -> BaseFindings {
-    BaseFindings {
-        architecture: "LlamaForCausalLM".into(),
-        parameters: 1,
-        config_json: "{}".into(),
-        dtype: "F32".into(),
-        vocabulary: 256,
-        chat_template: false,
-        files: vec![],
-    }
-}
-
-fn job_findings(units: u64) -> JobFindings {
-    JobFindings {
-        examples: 10,
-        validation_examples: 1,
-        total_steps: 10,
-        epoch_tokens: 100,
-        supervised_tokens: 50,
-        longest_tokens: 20,
-        cut_examples: 0,
-        cut_tokens: 0,
-        cpu_bytes: units << 30,
-        cuda_bytes: units << 30,
-        rendered: vec![],
-    }
 }

@@ -26,7 +26,7 @@ use lorikeet_coordinator::{
 };
 use lorikeet_protocol::{
     agent::{Checkpoint, EventLines, FromAgent, Hello, ToAgent, Welcome},
-    file::{FileManifest, NamedFile},
+    file::FileManifest,
     id::{AttemptId, Hash, NodeId},
     inspect::Inspection,
 };

@@ -8,10 +8,10 @@ use lorikeet_coordinator::{
     driver::Handle,
 };
 use lorikeet_protocol::{
-    file::{FileManifest, NamedFile},
-    id::{DatasetId, Hash, JobId},
+    id::{DatasetId, JobId},
     job::JobSpec,
 };
+use lorikeet_tests::findings;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ pub(super) async fn open(handle: &Handle) -> Actor {
     let (name, file_name) = ("d".to_owned(), "d.jsonl".to_owned());
     order(handle, user, Command::CreateDataset { id, name, description: None, file_name, size: 10, format: None })
         .await;
-    order(handle, user, Command::ConfirmDataset { id, manifest: file("d.jsonl", 31).manifest }).await;
+    order(handle, user, Command::ConfirmDataset { id, manifest: findings::file("d.jsonl", 31).manifest }).await;
     user
 }
 
@@ -56,10 +56,4 @@ fn spec(kind: Kind, cohort: usize) -> JobSpec {
     spec.resources.exclusive = false;
     spec.resources.labels = [("cohort".to_owned(), cohort.to_string())].into();
     spec
-}
-
-/// A file of ten bytes.
-pub(super) fn file(path: &str, byte: u8) -> NamedFile {
-    let hash = Hash([byte; 32]);
-    NamedFile { path: path.into(), manifest: FileManifest { size: 10, hash, chunks: vec![hash] } }
 }

@@ -1,6 +1,7 @@
 //! The agents: what they hear, decide, keep on their disks and carry out.
 
 use super::*;
+use crate::findings;
 
 impl World {
     pub(super) fn heartbeat(&mut self, node: usize, life: u64) {
@@ -218,7 +219,7 @@ impl World {
                 HostEvent::CheckpointGivenUp(attempt, made.seq, "it is not yours any more".into())
             }
             Upload::Checkpoint(made) => {
-                let files = vec![setup::file("manifest.json", 40)];
+                let files = vec![findings::file("manifest.json", 40)];
                 let checkpoint = Checkpoint { step: made.step, loss: made.loss, kind: made.kind, files };
                 HostEvent::CheckpointUploaded(attempt, made.seq, Box::new(checkpoint))
             }
@@ -230,7 +231,7 @@ impl World {
                 },
             ),
             Upload::Adapter => {
-                HostEvent::AdapterUploaded(attempt, vec![setup::file("adapter_model.safetensors", 41)], None)
+                HostEvent::AdapterUploaded(attempt, vec![findings::file("adapter_model.safetensors", 41)], None)
             }
         };
         self.node_event(node, life, event)

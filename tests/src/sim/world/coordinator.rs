@@ -1,6 +1,10 @@
 //! The coordinator: turns, commits, effects, and what its link would do with the words of agents.
 
-use super::{super::nature::Nature, *};
+use super::{
+    super::{nature::Nature, worker::STEPS},
+    *,
+};
+use crate::findings;
 use lorikeet_protocol::inspect::Fault;
 
 impl World {
@@ -247,14 +251,12 @@ impl World {
         let trouble = self.chance.one_in(12);
         let (result, files) = match subject {
             _ if trouble => (Err(Trouble::Ours("no child can be started".into())), vec![]),
-            Subject::Dataset(_) => (Ok(Inspection::Dataset(setup::dataset_findings())), vec![]),
-            Subject::Base(_) => {
-                (Ok(Inspection::Base(setup::base_findings())), vec![setup::file("model.safetensors", 30)])
-            }
+            Subject::Dataset(_) => (Ok(Inspection::Dataset(findings::dataset())), vec![]),
+            Subject::Base(_) => (Ok(Inspection::Base(findings::base())), vec![findings::file("model.safetensors", 30)]),
             Subject::Job(id) if self.promises.natures.get(&id) == Some(&Nature::Unfit) => {
                 (Ok(Inspection::Refused { faults: vec![Fault::whole("they do not fit together")] }), vec![])
             }
-            Subject::Job(_) => (Ok(Inspection::Job(setup::job_findings())), vec![]),
+            Subject::Job(_) => (Ok(Inspection::Job(findings::job(STEPS, 1 << 30, 20 << 30))), vec![]),
         };
         self.post(Event::Inspected { subject, result, files });
     }

@@ -1,16 +1,11 @@
 //! The first day: users, nodes, a dataset and a base, before anything can go wrong.
 
-use super::{
-    Event, FileManifest, Happening, Hash, Kept, NamedFile, STORM, Waiting, Weather, World, client, wish::Wish,
-};
+use super::{Event, FileManifest, Happening, Hash, Kept, STORM, Waiting, Weather, World, client, wish::Wish};
 use lorikeet_coordinator::{
     access::{Actor, Context, Role},
     cluster::{Rows, command::Command},
 };
-use lorikeet_protocol::{
-    id::{BaseId, DatasetId, JobId, RequestId, TokenId, UnixMillis, UserId},
-    inspect::{BaseFindings, DatasetFindings, JobFindings},
-};
+use lorikeet_protocol::id::{BaseId, DatasetId, JobId, RequestId, TokenId, UnixMillis, UserId};
 use uuid::Uuid;
 
 /// Who runs the cluster, and trains on it as well.
@@ -98,54 +93,5 @@ impl World {
         };
         let ids = start.after.iter().filter_map(|after| after.job.parse::<JobId>().ok());
         Rows { named: ids.filter_map(|id| self.brain.store.jobs.get(&id).cloned()).collect(), ..Rows::default() }
-    }
-}
-
-/// A file of ten bytes.
-pub(super) fn file(path: &str, byte: u8) -> NamedFile {
-    let hash = Hash([byte; 32]);
-    NamedFile { path: path.into(), manifest: FileManifest { size: 10, hash, chunks: vec![hash] } }
-}
-
-pub(super) fn dataset_findings() -> DatasetFindings {
-    DatasetFindings {
-        format: None,
-        conversations: 3,
-        pairs: 3,
-        trainable_pairs: 3,
-        average_turns: 2.0,
-        tokens: None,
-        warnings: vec![],
-        errors: vec![],
-        error_count: 0,
-        samples: vec![],
-    }
-}
-
-pub(super) fn base_findings() -> BaseFindings {
-    BaseFindings {
-        architecture: "LlamaForCausalLM".into(),
-        parameters: 1,
-        config_json: "{}".into(),
-        dtype: "F32".into(),
-        vocabulary: 256,
-        chat_template: false,
-        files: vec![],
-    }
-}
-
-pub(super) fn job_findings() -> JobFindings {
-    JobFindings {
-        examples: 10,
-        validation_examples: 1,
-        total_steps: super::super::worker::STEPS,
-        epoch_tokens: 100,
-        supervised_tokens: 50,
-        longest_tokens: 20,
-        cut_examples: 0,
-        cut_tokens: 0,
-        cpu_bytes: 1 << 30,
-        cuda_bytes: 20 << 30,
-        rendered: vec![],
     }
 }
