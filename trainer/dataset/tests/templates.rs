@@ -149,6 +149,21 @@ fn a_template_that_looks_ahead_is_named_with_the_sample() {
 }
 
 #[test]
+fn a_template_that_says_more_behind_a_shorter_conversation_is_refused() {
+    let turns = "{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}";
+    let open = "{% if add_generation_prompt %}assistant:{% endif %}";
+    for (behind, learns) in [("<|im_end|>", true), (" \n", true), ("The end.", false)] {
+        let once = format!("{{% if messages | length == 2 and not add_generation_prompt %}}{behind}{{% endif %}}");
+        let dir = directory(json!({"chat_template": format!("{turns}{open}{once}")}));
+        let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+        let encoder = Encoder { tokenizer: &tokenizer, supervise: Supervise::Assistant, max_seq_length: 1000 };
+        let body = Body::Chat { messages: [two(), two()].concat(), tools: Vec::new(), target: Target::AsSettings };
+        let encoded = encoder.encode(&record(body), 0);
+        assert_eq!(encoded.is_ok(), learns, "{behind:?}: {encoded:?}");
+    }
+}
+
+#[test]
 fn a_template_that_prints_no_answer_leaves_no_target_which_is_a_fault() {
     let dir =
         directory(json!({"chat_template": "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"}));

@@ -76,6 +76,17 @@ fn what_a_job_would_rather_have_decides_only_among_what_will_do() {
 }
 
 #[test]
+fn a_job_of_several_devices_is_told_how_many_there_are_and_which_of_them_lacks_room() {
+    let mut world = World::with_gpus(2, Rules::default());
+    let too_many = world.submit_with(1, |spec| spec.resources.gpus = 3);
+    assert_eq!(world.why(too_many).nodes[0].2, WhyNot::TooFew { wanted: 3, there: 2 });
+    world.hear(FromAgent::Devices(vec![gpu(0), Device { free_bytes: 10 << 30, ..gpu(1) }]));
+    world.findings.cuda_bytes = 20 << 30;
+    let both = world.submit_with(2, |spec| spec.resources.gpus = 2);
+    assert_eq!(world.why(both).nodes[0].2, WhyNot::Memory { needed_bytes: 20 << 30, free_bytes: 10 << 30 });
+}
+
+#[test]
 fn users_take_turns_however_many_jobs_one_of_them_brings() {
     let mut world = World::with_gpus(2, Rules::default());
     world.shares_everything();
