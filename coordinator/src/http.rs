@@ -23,6 +23,7 @@ mod job_events;
 mod job_series;
 mod job_view;
 mod job_why;
+mod learnt;
 mod log_places;
 mod model;
 mod node;

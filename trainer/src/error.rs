@@ -1,5 +1,6 @@
 //! What can go wrong in training, told apart by whose doing it is: the person's settings or data, the machine, or ourselves.
 
+use std::any::Any;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -163,6 +164,13 @@ impl TrainError {
         move |source| TrainError::Io { verb, path, source }
     }
 
+    /// Our own mistake, as a panic that was caught tells it.
+    pub fn of_panic(panic: &(dyn Any + Send)) -> TrainError {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+        TrainError::Internal(words.unwrap_or("a panic without words").to_owned())
+    }
+
     /// Whose doing it is.
     pub fn class(&self) -> FailureClass {
         match self {
@@ -200,8 +208,11 @@ impl TrainError {
             }
             FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
-            FailureClass::RankLost => Some("`worker.log` in the attempt's directory holds its last words"),
-            FailureClass::Config | FailureClass::Base | FailureClass::Checkpoint | FailureClass::Io => None,
+            FailureClass::Config
+            | FailureClass::Base
+            | FailureClass::Checkpoint
+            | FailureClass::Io
+            | FailureClass::RankLost => None,
         };
         hint.map(str::to_owned)
     }

@@ -245,7 +245,7 @@ impl Attempt {
                 return None;
             }
             Ok(Err(error)) => report::failure(&error),
-            Err(panic) => report::failure(&TrainError::Internal(panic_words(panic.as_ref()))),
+            Err(panic) => report::failure(&TrainError::of_panic(panic.as_ref())),
         })
     }
 
@@ -257,11 +257,6 @@ impl Attempt {
         }
         request.is_some()
     }
-}
-
-fn panic_words(panic: &(dyn std::any::Any + Send)) -> String {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
 }
 
 /// The most memory this process ever held, to be compared with the plan.

@@ -68,7 +68,7 @@ enum FollowError {
 /// Trains as the leader at the other end of standard input orders, until that leaves. Signals are the leader's: one that reaches the
 /// whole group from a terminal must not take a follower from under it.
 pub fn follow(dir: &Path, rank: usize, terms: Terms) -> Exit {
-    let _rank = tracing::info_span!("", rank).entered();
+    let _rank = tracing::info_span!("follower", rank).entered();
     match followed(dir, terms) {
         Ok(()) => Exit::Finished,
         Err(error) => {

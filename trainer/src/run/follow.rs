@@ -1,6 +1,5 @@
 //! A follower's side of a run that several processes train: the same run, step by step as the leader orders.
 
-use std::any::Any;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -19,7 +18,7 @@ pub fn follow(config: &Config, leader: UnixStream, stop: &Stop) -> Result<(), Tr
         config.check()?;
         threads(config)?.install(|| obey(config, leader, stop))
     }));
-    match followed.unwrap_or_else(|panic| Err(TrainError::Internal(words(panic.as_ref())))) {
+    match followed.unwrap_or_else(|panic| Err(TrainError::of_panic(panic.as_ref()))) {
         Err(TrainError::Stopped) => Ok(()),
         followed => followed.inspect_err(|error| ranks::give_up(again, error)),
     }
@@ -38,9 +37,4 @@ fn obey(config: &Config, leader: UnixStream, stop: &Stop) -> Result<(), TrainErr
         run.put_into(&mut model);
     }
     Ok(())
-}
-
-fn words(panic: &(dyn Any + Send)) -> String {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    words.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
 }

@@ -94,10 +94,8 @@ impl View for Report {
         let folder = self.folder.display();
         let samples = grid(["asked", "answer before", "answer after"], self.samples.iter().map(Sample::row));
         // ours learns its task in a few epochs at any rate; of a base that was brought nobody knows how long one takes
-        let (small, length) = match self.base.starts_with(&self.folder) {
-            true => (SMALL, "training.epochs=3"),
-            false => ("", "training.max_steps=50"),
-        };
+        let is_ours = self.base.starts_with(&self.folder);
+        let (small, length) = if is_ours { (SMALL, "training.epochs=3") } else { ("", "training.max_steps=50") };
         format!(
             "{samples}\n\n{facts}{small}\n\nTry next:\n  \
              {lorikeet} generate --base {base} --adapter {adapter} --chat {prompt} --temperature 0\n  \
