@@ -124,12 +124,25 @@ pub enum TrainError {
         /// The cause.
         source: std::io::Error,
     },
+    /// The GPU cannot be used, or refused something that is not memory.
+    #[error("gpu: {reason}")]
+    Device {
+        /// In its driver's words.
+        reason: String,
+    },
     /// The receiver of events refused one: what is not recorded must not go on.
     #[error("deliver an event: {0}")]
     Report(std::io::Error),
     /// Our own mistake.
     #[error("internal: {0}")]
     Internal(String),
+}
+
+#[cfg(feature = "cuda")]
+impl From<crate::ops::cuda::GpuError> for TrainError {
+    fn from(error: crate::ops::cuda::GpuError) -> TrainError {
+        TrainError::Device { reason: error.to_string() }
+    }
 }
 
 /// Whose doing a failure is; decides exit codes, retries and what a person is told.
@@ -151,6 +164,8 @@ pub enum FailureClass {
     DiskFull,
     /// Any other trouble with files.
     Io,
+    /// A GPU, its driver or its libraries.
+    Device,
     /// A process of several that train together went missing.
     RankLost,
     /// Our own mistake.
@@ -183,6 +198,7 @@ impl TrainError {
             TrainError::Io { source, .. } | TrainError::Report(source) => io_class(source),
             TrainError::Rank { class, .. } => *class,
             TrainError::RankLost { .. } => FailureClass::RankLost,
+            TrainError::Device { .. } => FailureClass::Device,
             TrainError::Stopped | TrainError::Internal(_) => FailureClass::Internal,
         }
     }
@@ -207,6 +223,7 @@ impl TrainError {
                 Some("a run goes on only with the base, the data and the settings of the adapter that it began with")
             }
             FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
+            FailureClass::Device => Some("`lorikeet doctor` names what a GPU is missing"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
             FailureClass::Config
             | FailureClass::Base

@@ -21,6 +21,7 @@ mod block;
 mod decode;
 mod ends;
 mod gain;
+pub(crate) mod gpu;
 mod linear;
 mod loss;
 mod mlp;
@@ -33,8 +34,8 @@ use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
 use crate::lora::{self, AdapterView, Init, LoraLayout, Site};
-use crate::ops::buffer::{Buffers, Refused, caught};
-use crate::ops::linear::Weight;
+use crate::ops::buffer::Refused;
+use crate::ops::machine::{Broken, Buffer, Machine, Sums, Weight, caught};
 use crate::ops::profile::Profile;
 
 pub(crate) use weights::Files;
@@ -55,7 +56,7 @@ pub struct Model {
     norm: Gain,
     /// None when the head is the embedding.
     head: Option<Weight>,
-    buffers: Buffers,
+    machine: Machine,
     profile: Profile,
     recompute: usize,
 }
@@ -66,7 +67,7 @@ enum Tape {
     /// All that its backward needs.
     Whole(Box<Kept>),
     /// Its input, from which the rest is computed again.
-    Input(Vec<f32>),
+    Input(Buffer),
 }
 
 /// The loss of one adapter's targets.
@@ -92,17 +93,18 @@ impl Model {
 
     /// The most bytes that buffers of its passes had at once.
     pub fn most_in_use(&self) -> u64 {
-        self.buffers.most_in_use()
+        self.machine.most_in_use()
     }
 
     /// Begins to count that anew.
     pub fn forget_use(&self) {
-        self.buffers.forget();
+        self.machine.forget_use();
     }
 
     /// The frozen weight of one projection, `[outputs, inputs]`, as products see it.
     pub fn weight(&self, layer: usize, module: Module) -> Vec<f32> {
-        self.blocks[layer].weight_of(module).into_owned()
+        let (weight, rows) = self.blocks[layer].weight_of(module);
+        self.machine.rows_of(weight, rows).into_owned()
     }
 
     /// A fresh adapter for this model: what follows from the seed, and what follows from the weights under it.
@@ -114,12 +116,12 @@ impl Model {
             return params;
         }
         for entry in layout.entries() {
-            let weight = match entry.site {
+            let (weight, rows) = match entry.site {
                 Site::Embedding => continue,
                 Site::Block(layer, module) => self.blocks[layer].weight_of(module),
-                Site::Head => self.head().weight.rows_of(0..self.config.vocab_size),
+                Site::Head => (self.head().weight, 0..self.config.vocab_size),
             };
-            lora::complete(layout, entry, &weight, seed, &mut params);
+            lora::complete(layout, entry, &self.machine.rows_of(weight, rows), seed, &mut params);
         }
         params
     }
@@ -151,19 +153,19 @@ impl Model {
     /// Hands every weight and bias to `visit`.
     fn visit(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
         let rows = 0..self.config.vocab_size;
-        visit("model.embed_tokens.weight", self.embedding.rows_mut(rows.clone()).0);
+        visit("model.embed_tokens.weight", self.embedding.host_mut().rows_mut(rows.clone()).0);
         for (layer, block) in self.blocks.iter_mut().enumerate() {
             block.visit(layer, visit);
         }
         if let Some(head) = &mut self.head {
-            visit("lm_head.weight", head.rows_mut(rows).0);
+            visit("lm_head.weight", head.host_mut().rows_mut(rows).0);
         }
     }
 
     /// Hands the gain of every norm to `visit`.
     fn visit_gains(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
         self.blocks.iter_mut().for_each(|block| block.visit_gains(visit));
-        visit(&self.norm.tensor, &mut self.norm.values);
+        visit(&self.norm.tensor, self.norm.values.host_mut());
     }
 
     /// Where the time of its passes went.
@@ -214,14 +216,16 @@ impl Model {
         grads: &mut [&mut [f32]],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<LossSum>, TrainError> {
-        self.buffers.begin();
+        self.machine.begin();
+        let mut grads: Vec<Sums<'_>> = grads.iter_mut().map(|grads| self.machine.sums(grads)).collect();
         let mut tape = Vec::with_capacity(self.blocks.len());
         let last = self.forward(pass, stop, |layer, kept| self.record(pass, layer, kept, &mut tape))?;
-        let mut dx = self.buffers.zeros(last.len());
-        let gradient = Gradient { scale, dx: &mut dx, grads };
+        let mut dx = self.machine.zeros(last.len());
+        let gradient = Gradient { scale, dx: &mut dx, grads: &mut grads };
         let losses = self.head_loss(pass, batch, &last, Some(gradient));
-        self.buffers.give(last);
-        self.backward(pass, tape, dx, grads, stop)?;
+        self.machine.give(last);
+        self.backward(pass, tape, dx, &mut grads, stop)?;
+        grads.into_iter().for_each(|sums| self.machine.settle(sums));
         Ok(losses)
     }
 
@@ -235,21 +239,21 @@ impl Model {
         let adapters: Vec<_> = adapters.iter().map(|view| AdapterView { dropout: None, ..*view }).collect();
         refusable(batch.tokens.len(), || {
             let pass = Pass::new(self, batch, &adapters)?;
-            let last = self.forward(&pass, stop, |_, kept| kept.give(&self.buffers))?;
+            let last = self.forward(&pass, stop, |_, kept| kept.give(&self.machine))?;
             let losses = self.head_loss(&pass, batch, &last, None);
-            self.buffers.give(last);
+            self.machine.give(last);
             Ok(losses)
         })
     }
 
     /// Logits of every position of one sequence, `[tokens, vocabulary]`, without dropout.
     pub fn logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
-        self.logits_of(tokens, 0, adapter)
+        self.logits_of(tokens, 0, adapter, &|| false)
     }
 
     /// Logits of what follows the last token.
     pub fn next_logits(&self, tokens: &[u32], adapter: Option<&AdapterView<'_>>) -> Result<Vec<f32>, TrainError> {
-        self.logits_of(tokens, tokens.len() - 1, adapter)
+        self.logits_of(tokens, tokens.len() - 1, adapter, &|| false)
     }
 
     /// Logits of the positions from `first` on.
@@ -258,29 +262,29 @@ impl Model {
         tokens: &[u32],
         first: usize,
         adapter: Option<&AdapterView<'_>>,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Vec<f32>, TrainError> {
         let adapters: Vec<_> = adapter.iter().map(|view| AdapterView { dropout: None, ..**view }).collect();
         let segment = Segment { start: 0, len: tokens.len(), adapter: 0, example: 0, epoch: 0 };
         let batch = MicroBatch { tokens: tokens.to_vec(), segments: vec![segment], targets: Vec::new() };
         refusable(tokens.len(), || {
             let pass = Pass::new(self, &batch, &adapters)?;
-            let last = self.forward(&pass, &|| false, |_, kept| kept.give(&self.buffers))?;
+            let last = self.forward(&pass, stop, |_, kept| kept.give(&self.machine))?;
             let logits = self.logits_from(&pass, first, &last);
-            self.buffers.give(last);
+            self.machine.give(last);
             Ok(logits)
         })
     }
 
     /// Logits of the rows from `first` on, by the last layer's output of all.
-    fn logits_from(&self, pass: &Pass<'_>, first: usize, last: &[f32]) -> Vec<f32> {
-        let seen = &last[first * self.config.hidden_size..];
-        let mut hidden = vec![0.0; seen.len()];
-        self.norm.forward(pass, seen, &mut hidden);
-        let rows = pass.rows() - first;
-        let mut logits = vec![0.0; rows * self.config.vocab_size];
-        let mut beside =
-            BesideHead { model: self, pass, rows: (first..pass.rows()).collect(), kept: None, grads: None };
-        self.head().logits(0..rows, &hidden, &mut beside, &mut logits);
+    fn logits_from(&self, pass: &Pass<'_>, first: usize, last: &Buffer) -> Vec<f32> {
+        let rows: Vec<usize> = (first..pass.rows()).collect();
+        let seen = self.machine.gather(last, self.config.hidden_size, &rows);
+        let mut hidden = self.machine.take(seen.len());
+        self.norm.forward(pass, &seen, &mut hidden);
+        let mut beside = BesideHead { model: self, pass, rows, kept: None, grads: None };
+        let logits = self.machine.logits(0..pass.rows() - first, &hidden, self.head(), &mut beside);
+        [seen, hidden].into_iter().for_each(|buffer| self.machine.give(buffer));
         logits
     }
 
@@ -290,7 +294,7 @@ impl Model {
         pass: &Pass<'_>,
         stop: &dyn Fn() -> bool,
         mut keep: impl FnMut(usize, Kept),
-    ) -> Result<Vec<f32>, TrainError> {
+    ) -> Result<Buffer, TrainError> {
         let mut x = self.embed(pass);
         for (layer, block) in self.blocks.iter().enumerate() {
             go_on(stop)?;
@@ -305,21 +309,15 @@ impl Model {
     fn record(&self, pass: &Pass<'_>, layer: usize, kept: Kept, tape: &mut Vec<Tape>) {
         let lowest = pass.lowest_layer();
         match layer.checked_sub(lowest) {
-            None => kept.give(&self.buffers),
-            Some(above) if above < self.recompute => tape.push(Tape::Input(kept.into_input(&self.buffers))),
+            None => kept.give(&self.machine),
+            Some(above) if above < self.recompute => tape.push(Tape::Input(kept.into_input(&self.machine))),
             Some(_) => tape.push(Tape::Whole(Box::new(kept))),
         }
     }
 
-    fn embed(&self, pass: &Pass<'_>) -> Vec<f32> {
-        let (tokens, width) = (pass.tokens(), self.config.hidden_size);
-        let mut x = self.buffers.take(tokens.len() * width);
-        for (row, token) in x.chunks_mut(width).zip(tokens) {
-            row.copy_from_slice(&self.embedding.rows_of(*token as usize..*token as usize + 1));
-        }
-        if self.config.embedding_scale != 1.0 {
-            x.iter_mut().for_each(|x| *x *= self.config.embedding_scale as f32);
-        }
+    fn embed(&self, pass: &Pass<'_>) -> Buffer {
+        let scale = self.config.embedding_scale as f32;
+        let mut x = self.machine.embed(&self.embedding, pass.tokens(), scale);
         pass.lookup_forward(&mut x);
         x
     }
@@ -329,8 +327,8 @@ impl Model {
         &self,
         pass: &Pass<'_>,
         mut tape: Vec<Tape>,
-        mut dx: Vec<f32>,
-        grads: &mut [&mut [f32]],
+        mut dx: Buffer,
+        grads: &mut [Sums<'_>],
         stop: &dyn Fn() -> bool,
     ) -> Result<(), TrainError> {
         let lowest = pass.lowest_layer();
@@ -340,14 +338,14 @@ impl Model {
                 Tape::Whole(kept) => *kept,
                 Tape::Input(x) => {
                     let (next, kept) = block.forward(pass, layer, x);
-                    self.buffers.give(next);
+                    self.machine.give(next);
                     kept
                 }
             };
             block.backward(pass, layer, kept, &mut dx, grads);
         }
         pass.lookup_backward(&dx, grads);
-        self.buffers.give(dx);
+        self.machine.give(dx);
         Ok(())
     }
 }
@@ -356,9 +354,13 @@ fn go_on(stop: &dyn Fn() -> bool) -> Result<(), TrainError> {
     if stop() { Err(TrainError::Stopped) } else { Ok(()) }
 }
 
-/// Does a pass over so many tokens. A buffer that the system refuses unwinds out of it and ends here, as an error.
+/// Does a pass over so many tokens. What the machine refuses unwinds out of it and ends here, as an error.
 fn refusable<T>(tokens: usize, pass: impl FnOnce() -> Result<T, TrainError>) -> Result<T, TrainError> {
-    caught(pass).unwrap_or_else(|Refused { bytes }| {
-        Err(TrainError::Refused { what: format!("{tokens} tokens at a time"), bytes })
+    caught(pass).unwrap_or_else(|broken| match broken {
+        Broken::Refused(Refused { bytes }) => {
+            Err(TrainError::Refused { what: format!("{tokens} tokens at a time"), bytes })
+        }
+        #[cfg(feature = "cuda")]
+        Broken::Gpu(error) => Err(error.into()),
     })
 }

@@ -2,25 +2,21 @@
 
 #[path = "goldens/case.rs"]
 mod case;
+#[path = "goldens/golden.rs"]
+mod golden;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use case::{Case, Sequence};
-use lorikeet_dataset::{PrepareConfig, Tokenizer, prepare};
+use golden::{Golden, batch};
 use lorikeet_plan::BaseDtype;
-use lorikeet_trainer::config::{Length, Settings};
 use lorikeet_trainer::data::MicroBatch;
 use lorikeet_trainer::full::WeightLayout;
 use lorikeet_trainer::lora::{self, AdapterMeta, AdapterView, Init, LoraConfig, LoraLayout, Targets};
 use lorikeet_trainer::model::{Cache, Model};
-use lorikeet_trainer::schedule::Curve;
-use lorikeet_trainer::{Run, Taken, step};
 use safetensors::SafeTensors;
 use serde_json::Value;
-
-/// Fewer than a batch of most cases has, so that its gradient is summed over several micro-batches.
-const MICRO_TOKENS: usize = 40;
 
 /// Every case but two that begin otherwise: PiSSA without files, and a quantised base (`quantised.rs`).
 fn all() -> Vec<Golden> {
@@ -108,17 +104,7 @@ fn a_base_in_bf16_has_the_reference_s_loss_and_gradients_to_the_precision_of_its
             "{}: a loss of {loss}, expected {expected}",
             golden.case.name
         );
-        let (mut apart, mut whole) = (0.0, 0.0);
-        for entry in golden.layout.entries() {
-            let places = [entry.a.clone(), entry.b.clone(), entry.magnitude.clone()];
-            for (key, place) in entry.keys().iter().zip(places) {
-                for (ours, theirs) in grads[place].iter().zip(golden.expected(&format!("grad.{key}"))) {
-                    apart += f64::from(ours - theirs).powi(2);
-                    whole += f64::from(theirs).powi(2);
-                }
-            }
-        }
-        let share = (apart / whole).sqrt();
+        let share = golden.gradients_apart(&grads);
         assert!((1e-5..0.05).contains(&share), "{}: gradients differ by {share} of their length", golden.case.name);
     }
 }
@@ -264,107 +250,6 @@ fn an_adapter_is_written_as_peft_writes_it() {
             assert_eq!(in_any_order(&ours[&key]), in_any_order(&theirs), "{key}");
         }
     }
-}
-
-/// One case, with the model and the adapter that it begins with.
-struct Golden {
-    case: Case,
-    model: Model,
-    layout: LoraLayout,
-    params: Vec<f32>,
-    expected: Vec<u8>,
-}
-
-impl Golden {
-    fn open(name: &str) -> Golden {
-        let case = Case::open(name);
-        let model = Model::load(&case.folder.join("base")).expect("a sound base");
-        let mut config = lora::read_config(&case.folder.join("adapter")).expect("PEFT's settings");
-        config.init = if name == "pissa" { Init::Pissa } else { Init::Default };
-        let layout = LoraLayout::new(model.config(), &config).expect("targets match");
-        let params = match config.init {
-            Init::Default => lora::load(&case.folder.join("adapter"), &layout).expect("PEFT's adapter"),
-            Init::Pissa => model.start(&layout, 1),
-        };
-        let expected = std::fs::read(case.folder.join("expected.safetensors")).expect("expected numbers");
-        Golden { case, model, layout, params, expected }
-    }
-
-    fn view(&self) -> AdapterView<'_> {
-        AdapterView { layout: &self.layout, params: &self.params, dropout: None }
-    }
-
-    fn expected(&self, key: &str) -> Vec<f32> {
-        let file = SafeTensors::deserialize(&self.expected).expect("safetensors");
-        let bytes = file.tensor(key).expect(key).data().to_vec();
-        bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()
-    }
-
-    /// The loss sum of a batch, its gradient added to `grads`.
-    fn add(&self, batch: &MicroBatch, grads: &mut [f32]) -> f64 {
-        let sums = self.model.forward_backward(batch, &[self.view()], &[1.0], &mut [grads], &|| false);
-        sums.expect("a pass")[0].sum
-    }
-
-    /// The whole run, by the steps of the trainer: loss, rate and norm of each, and the weights after it.
-    fn train(&self) -> (Vec<[f64; 3]>, Vec<f32>) {
-        let place = tempfile::tempdir().expect("a directory");
-        let (base, file) = (place.path().join("base"), place.path().join("data.jsonl"));
-        self.case.write_base(&base);
-        self.case.write_data(&file);
-        let tokenizer = Tokenizer::load(&base).expect("a tokenizer");
-        let config = PrepareConfig { validation_fraction: 0.0, ..PrepareConfig::new(&file, place.path()) };
-        let data = prepare(&config, &tokenizer, &mut |_| {}, &|| false).expect("a dataset");
-        let settings = &self.case.run;
-        let settings = Settings {
-            lora: self.layout.config().clone(),
-            learning_rate: settings.lr,
-            schedule: Curve::Cosine,
-            warmup_ratio: settings.warmup as f64 / self.case.steps as f64,
-            length: Length::Steps(self.case.steps as u64),
-            batch_size: settings.batch as u64,
-            weight_decay: settings.weight_decay,
-            max_grad_norm: settings.max_grad_norm,
-            shuffle: false,
-            plus_ratio: settings.plus_ratio,
-            ..Settings::default()
-        };
-        let mut run = Run::new(&settings, self.layout.clone(), self.params.clone(), data.train);
-        let mut one = || match step(&self.model, std::slice::from_mut(&mut run), MICRO_TOKENS, &|| false) {
-            Ok(taken) => match taken[0] {
-                Taken::Done(step) => [step.loss, step.lr, step.grad_norm],
-                Taken::NotFinite { .. } => panic!("{}: {taken:?}", self.case.name),
-            },
-            Err(error) => panic!("{}: {error}", self.case.name),
-        };
-        let steps = (0..self.case.steps).map(|_| one()).collect();
-        (steps, run.params().to_vec())
-    }
-
-    fn assert_near(&self, what: &str, ours: &[f32], theirs: &[f32]) {
-        self.assert_within(what, ours, theirs, 1e-4);
-    }
-
-    /// Relative to the whole tensor: |ours − theirs| ≤ tolerance · |theirs|.
-    fn assert_within(&self, what: &str, ours: &[f32], theirs: &[f32], tolerance: f64) {
-        assert_eq!(ours.len(), theirs.len(), "{}: {what}", self.case.name);
-        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-        let apart = norm(&mut ours.iter().zip(theirs).map(|(a, b)| f64::from(a - b)));
-        let size = norm(&mut theirs.iter().map(|x| f64::from(*x)));
-        assert!(
-            size > 0.0 && apart <= tolerance * size,
-            "{}: {what} is {apart:e} off a norm of {size:e}",
-            self.case.name
-        );
-    }
-}
-
-fn batch<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> MicroBatch {
-    let mut batch = MicroBatch::default();
-    for (example, sequence) in (0..).zip(sequences) {
-        batch.push(&sequence.tokens, &sequence.supervised, 0, example, 0);
-    }
-    batch
 }
 
 /// Names, types, shapes and bytes of an adapter's tensors, and the file's metadata.

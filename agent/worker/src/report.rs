@@ -78,6 +78,7 @@ pub fn class(error: &TrainError) -> FailureClass {
         Trouble::OutOfMemory => FailureClass::OutOfMemory,
         Trouble::DiskFull => FailureClass::DiskFull,
         Trouble::Io => file_trouble(error),
+        Trouble::Device => FailureClass::Hardware,
         Trouble::RankLost | Trouble::Internal => FailureClass::Internal,
     }
 }

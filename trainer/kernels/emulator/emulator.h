@@ -4,8 +4,11 @@
 // One system thread does everything, so shared memory is a static variable, and a kernel that forgets a barrier sees what the
 // order of its threads makes of it: fibers take turns backwards every other round, so that relying on an order shows.
 #pragma once
+#undef _FORTIFY_SOURCE // it forbids a jump from one stack to another
+#include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -40,15 +43,20 @@ namespace emulator {
 struct Index {
   unsigned x, y, z;
 };
+// Made once and used for thread after thread. What begins one is a context of the system's, which costs calls into it; from then on it
+// is entered and left by jumps, which cost none.
 struct Fiber {
+  jmp_buf left;
   ucontext_t context;
+  bool made;
   Index thread;
   enum { Ready, AtBlock, AtWarp, Done } state;
 };
 inline Index grid, block, at_block, at_thread;
-inline std::vector<Fiber> fibers;
-inline std::vector<char> stacks, dynamic_shared;
-inline ucontext_t scheduler;
+inline Fiber fibers[1024];
+inline size_t count;
+inline std::vector<char> dynamic_shared;
+inline jmp_buf scheduler;
 inline Fiber* now;
 inline void (*kernel)(void**);
 inline void** arguments;
@@ -56,13 +64,26 @@ inline float lanes[32][32];
 
 inline void wait(decltype(Fiber::state) state) {
   now->state = state;
-  swapcontext(&now->context, &scheduler);
+  if (!_setjmp(now->left)) _longjmp(scheduler, 1);
   at_thread = now->thread;
 }
 
 inline void body() {
-  kernel(arguments);
-  now->state = Fiber::Done;
+  for (;; wait(Fiber::Done)) kernel(arguments);
+}
+
+inline void enter(Fiber& fiber) {
+  const size_t stack = 64 << 10;
+  now = &fiber;
+  at_thread = fiber.thread;
+  if (_setjmp(scheduler)) return;
+  if (fiber.made) _longjmp(fiber.left, 1);
+  fiber.made = true;
+  getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = malloc(stack);
+  fiber.context.uc_stack.ss_size = stack;
+  makecontext(&fiber.context, body, 0);
+  setcontext(&fiber.context);
 }
 
 // Whether all of these fibers that still run wait for `state`; if so they go on.
@@ -74,16 +95,9 @@ inline void release(size_t from, size_t to, decltype(Fiber::state) state) {
 }
 
 inline void run_block() {
-  const size_t stack = 64 << 10, count = fibers.size();
   for (size_t i = 0; i < count; i++) {
-    Fiber& fiber = fibers[i];
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = stacks.data() + i * stack;
-    fiber.context.uc_stack.ss_size = stack;
-    fiber.context.uc_link = &scheduler;
-    makecontext(&fiber.context, body, 0);
-    fiber.thread = {unsigned(i % block.x), unsigned(i / block.x % block.y), unsigned(i / (block.x * block.y))};
-    fiber.state = Fiber::Ready;
+    fibers[i].thread = {unsigned(i % block.x), unsigned(i / block.x % block.y), unsigned(i / (block.x * block.y))};
+    fibers[i].state = Fiber::Ready;
   }
   for (size_t round = 0;; round++) {
     bool any = false;
@@ -91,20 +105,18 @@ inline void run_block() {
       Fiber& fiber = fibers[round % 2 ? count - 1 - i : i];
       if (fiber.state != Fiber::Ready) continue;
       any = true;
-      now = &fiber;
-      at_thread = fiber.thread;
-      swapcontext(&scheduler, &fiber.context);
+      enter(fiber);
     }
     for (size_t warp = 0; warp < count; warp += 32) release(warp, std::min(warp + 32, count), Fiber::AtWarp);
     release(0, count, Fiber::AtBlock);
     if (any) continue;
-    for (Fiber& fiber : fibers)
-      if (fiber.state != Fiber::Done && fiber.state != Fiber::Ready) {
+    for (size_t i = 0; i < count; i++)
+      if (fibers[i].state != Fiber::Done && fibers[i].state != Fiber::Ready) {
         fprintf(stderr, "emulator: threads of one block wait at different barriers\n");
         abort();
       }
     bool ready = false;
-    for (Fiber& fiber : fibers) ready |= fiber.state == Fiber::Ready;
+    for (size_t i = 0; i < count; i++) ready |= fibers[i].state == Fiber::Ready;
     if (!ready) return;
   }
 }
@@ -119,7 +131,7 @@ void call(void (*f)(A...), void** p) {
 }
 
 inline float shuffle_xor(float x, int apart) {
-  size_t thread = size_t(now - fibers.data());
+  size_t thread = size_t(now - fibers);
   float* warp = lanes[thread / 32];
   warp[thread % 32] = x;
   wait(Fiber::AtWarp);
@@ -151,8 +163,7 @@ extern "C" inline __attribute__((used)) void emulator_run(void (*kernel)(void**)
   block = {shape[3], shape[4], shape[5]};
   emulator::kernel = kernel;
   emulator::arguments = arguments;
-  fibers.resize(size_t(block.x) * block.y * block.z);
-  stacks.resize(fibers.size() * (64 << 10));
+  count = size_t(block.x) * block.y * block.z;
   dynamic_shared.assign(shared, char(0xff));
   for (at_block.z = 0; at_block.z < grid.z; at_block.z++)
     for (at_block.y = 0; at_block.y < grid.y; at_block.y++)

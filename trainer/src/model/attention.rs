@@ -3,11 +3,9 @@
 
 use lorikeet_plan::Module;
 
-use crate::ops::attention::{self, Heads};
-use crate::ops::buffer::Buffers;
+use crate::ops::attention::Heads;
+use crate::ops::machine::{Buffer, Exact, HeadNorm, Machine, Sums};
 use crate::ops::profile::Op;
-use crate::ops::qk_norm::{self, Gains};
-use crate::ops::rope::{self, Turn};
 
 use super::ends::{Entry, Exit, ExitKept};
 use super::gain::Gain;
@@ -33,35 +31,31 @@ pub(super) struct Attention {
 #[derive(Debug)]
 pub(super) struct AttentionKept {
     /// Projections after the rotation.
-    qkv: Vec<f32>,
+    qkv: Buffer,
     /// q and k before their norm.
-    unnormed: Option<Vec<f32>>,
-    out: Vec<f32>,
-    lse: Vec<f32>,
+    unnormed: Option<Buffer>,
+    out: Buffer,
+    lse: Exact,
     entry: LinearKept,
     exit: ExitKept,
 }
 
 impl AttentionKept {
-    pub(super) fn give(self, buffers: &Buffers) {
-        [self.qkv, self.out, self.lse].into_iter().chain(self.unnormed).for_each(|buffer| buffers.give(buffer));
-        self.entry.give(buffers);
-        self.exit.give(buffers);
+    pub(super) fn give(self, machine: &Machine) {
+        [self.qkv, self.out].into_iter().chain(self.unnormed).for_each(|buffer| machine.give(buffer));
+        machine.give_exact(self.lse);
+        self.entry.give(machine);
+        self.exit.give(machine);
     }
 }
 
 impl Attention {
-    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &[f32]) -> (Vec<f32>, AttentionKept) {
-        let (heads, rows, buffers) = (heads(pass, layer), pass.rows(), pass.buffers);
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &Buffer) -> (Buffer, AttentionKept) {
+        let (heads, rows, machine) = (heads(pass, layer), pass.rows(), pass.machine);
         let (mut qkv, entry) = self.entry.forward(pass, layer, x);
-        let unnormed = self.gains().map(|gains| {
-            let mut raw = buffers.take(rows * heads.turned());
-            pass.time(Op::Norm, || qk_norm::forward(heads, gains, pass.config.rms_norm_eps, &mut qkv, &mut raw));
-            raw
-        });
-        pass.time(Op::Rope, || rope::turn(heads, pass.rotations(layer), &mut qkv, Turn::Forth));
-        let (mut out, mut lse) = (buffers.take(rows * heads.out_stride()), buffers.take(rows * heads.queries));
-        pass.time(Op::Attention, || attention::forward(heads, &pass.ranges, &qkv, &mut out, &mut lse));
+        let unnormed = pass.time(Op::Rope, || machine.rope(heads, self.norm(pass), pass.turns(layer), &mut qkv));
+        let (mut out, mut lse) = (machine.take(rows * heads.out_stride()), machine.take_exact(rows * heads.queries));
+        pass.time(Op::Attention, || machine.attention(heads, &pass.segments, &qkv, &mut out, &mut lse));
         let (mid, exit) = self.exit.forward(pass, layer, &out, x);
         (mid, AttentionKept { qkv, unnormed, out, lse, entry, exit })
     }
@@ -71,21 +65,21 @@ impl Attention {
         &self,
         pass: &Pass<'_>,
         layer: usize,
-        (x, kept): (&[f32], &AttentionKept),
-        dx: &mut [f32],
-        grads: &mut [&mut [f32]],
+        (x, kept): (&Buffer, &AttentionKept),
+        dx: &mut Buffer,
+        grads: &mut [Sums<'_>],
     ) {
-        let buffers = pass.buffers;
+        let machine = pass.machine;
         let below = pass.reaches(layer, &QKV);
-        let mut dout = buffers.take(kept.out.len());
-        self.exit.backward(pass, layer, (&kept.out, &kept.exit), dx, below.then_some(&mut dout[..]), grads);
+        let mut dout = machine.take(kept.out.len());
+        self.exit.backward(pass, layer, (&kept.out, &kept.exit), dx, below.then_some(&mut dout), grads);
         if below {
             let dqkv = self.attend_back(pass, layer, kept, &dout, grads);
             let below = pass.reaches(layer, &[]);
             self.entry.backward(pass, layer, (x, &kept.entry), &dqkv, (dx, below), grads);
-            buffers.give(dqkv);
+            machine.give(dqkv);
         }
-        buffers.give(dout);
+        machine.give(dout);
     }
 
     /// From the gradient of the heads' output to that of the projections.
@@ -94,32 +88,29 @@ impl Attention {
         pass: &Pass<'_>,
         layer: usize,
         kept: &AttentionKept,
-        dout: &[f32],
-        grads: &mut [&mut [f32]],
-    ) -> Vec<f32> {
-        let heads = heads(pass, layer);
-        let mut dqkv = pass.buffers.take(kept.qkv.len());
+        dout: &Buffer,
+        grads: &mut [Sums<'_>],
+    ) -> Buffer {
+        let (heads, machine) = (heads(pass, layer), pass.machine);
+        let mut dqkv = machine.take(kept.qkv.len());
         pass.time(Op::Attention, || {
-            attention::backward(heads, &pass.ranges, &kept.qkv, (&kept.out, &kept.lse), dout, &mut dqkv)
+            machine.attention_backward(heads, &pass.segments, &kept.qkv, (&kept.out, &kept.lse), dout, &mut dqkv);
         });
-        pass.time(Op::Rope, || rope::turn(heads, pass.rotations(layer), &mut dqkv, Turn::Back));
-        if let (Some(gains), Some(raw)) = (self.gains(), &kept.unnormed) {
-            self.gains_backward(pass, heads, raw, &dqkv, grads);
-            pass.time(Op::Norm, || qk_norm::backward(heads, gains, pass.config.rms_norm_eps, raw, &mut dqkv));
-        }
+        let (norm, gains) = (self.norm(pass).zip(kept.unnormed.as_ref()), self.gains(pass, grads));
+        pass.time(Op::Rope, || machine.rope_backward(heads, norm, pass.turns(layer), &mut dqkv, gains));
         dqkv
     }
 
-    pub(super) fn gains(&self) -> Option<Gains<'_, f32>> {
-        self.qk_norm.as_ref().map(|[queries, keys]| Gains { queries: &queries.values, keys: &keys.values })
+    pub(super) fn norm(&self, pass: &Pass<'_>) -> Option<HeadNorm<'_>> {
+        let [queries, keys] = self.qk_norm.as_ref()?.each_ref().map(|gain| &gain.values);
+        Some(HeadNorm { queries, keys, eps: pass.config.rms_norm_eps })
     }
 
     /// Where the model itself is trained: the gradients of both gains.
-    fn gains_backward(&self, pass: &Pass<'_>, heads: Heads, raw: &[f32], dqkv: &[f32], grads: &mut [&mut [f32]]) {
-        let (Some(layout), Some([queries, keys])) = (pass.weights, &self.qk_norm) else { return };
-        let [queries, keys] = [queries, keys].map(|gain| layout.place(&gain.tensor));
-        let [dq, dk] = grads[0].get_disjoint_mut([queries, keys]).expect("two tensors have two places");
-        qk_norm::gains_backward(heads, pass.config.rms_norm_eps, raw, dqkv, [dq, dk]);
+    fn gains<'g>(&self, pass: &Pass<'_>, grads: &'g mut [Sums<'_>]) -> Option<[&'g mut [f32]; 2]> {
+        let (layout, gains) = (pass.weights?, self.qk_norm.as_ref()?);
+        let places = gains.each_ref().map(|gain| layout.place(&gain.tensor));
+        Some(grads[0].host().get_disjoint_mut(places).expect("two tensors have two places"))
     }
 }
 

@@ -1,10 +1,10 @@
 //! One decoder block: attention, then MLP, and what both keep for their backward.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use lorikeet_plan::Module;
 
-use crate::ops::buffer::Buffers;
+use crate::ops::machine::{Buffer, Machine, Sums, Weight};
 
 use super::attention::{self, Attention, AttentionKept};
 use super::mlp::{Mlp, MlpKept};
@@ -20,31 +20,31 @@ pub(super) struct Block {
 /// What the backward of one block needs.
 #[derive(Debug)]
 pub(super) struct Kept {
-    x: Vec<f32>,
+    x: Buffer,
     attention: AttentionKept,
-    mid: Vec<f32>,
+    mid: Buffer,
     mlp: MlpKept,
 }
 
 impl Kept {
     /// The block's input; everything else is handed back.
-    pub(super) fn into_input(self, buffers: &Buffers) -> Vec<f32> {
-        self.attention.give(buffers);
-        buffers.give(self.mid);
-        self.mlp.give(buffers);
+    pub(super) fn into_input(self, machine: &Machine) -> Buffer {
+        self.attention.give(machine);
+        machine.give(self.mid);
+        self.mlp.give(machine);
         self.x
     }
 
     /// Hands the buffers back.
-    pub(super) fn give(self, buffers: &Buffers) {
-        let x = self.into_input(buffers);
-        buffers.give(x);
+    pub(super) fn give(self, machine: &Machine) {
+        let x = self.into_input(machine);
+        machine.give(x);
     }
 }
 
 impl Block {
-    /// The frozen weight of one projection.
-    pub(super) fn weight_of(&self, module: Module) -> Cow<'_, [f32]> {
+    /// The frozen weight that holds one projection, and the rows of it that are.
+    pub(super) fn weight_of(&self, module: Module) -> (&Weight, Range<usize>) {
         let (attention, mlp) = (&self.attention, &self.mlp);
         [&attention.entry.linear, &attention.exit.linear, &mlp.entry.linear, &mlp.exit.linear]
             .into_iter()
@@ -70,12 +70,12 @@ impl Block {
         let ends = [Some(&mut attention.entry.norm), attention.exit.norm.as_mut()];
         let others = [Some(&mut mlp.entry.norm), mlp.exit.norm.as_mut()];
         for gain in ends.into_iter().chain(others).flatten().chain(inner) {
-            visit(&gain.tensor, &mut gain.values);
+            visit(&gain.tensor, gain.values.host_mut());
         }
     }
 
     /// The next layer's input.
-    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: Vec<f32>) -> (Vec<f32>, Kept) {
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: Buffer) -> (Buffer, Kept) {
         let (mid, attention) = self.attention.forward(pass, layer, &x);
         let (next, mlp) = self.mlp.forward(pass, layer, &mid);
         (next, Kept { x, attention, mid, mlp })
@@ -87,13 +87,13 @@ impl Block {
         pass: &Pass<'_>,
         layer: usize,
         mut kept: Kept,
-        dx: &mut [f32],
-        grads: &mut [&mut [f32]],
+        dx: &mut Buffer,
+        grads: &mut [Sums<'_>],
     ) {
         self.mlp.backward(pass, layer, (&kept.mid, &mut kept.mlp), dx, grads);
         if pass.reaches(layer, &attention::MODULES) {
             self.attention.backward(pass, layer, (&kept.x, &kept.attention), dx, grads);
         }
-        kept.give(pass.buffers);
+        kept.give(pass.machine);
     }
 }

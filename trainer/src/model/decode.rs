@@ -12,11 +12,11 @@ use lorikeet_plan::ModelConfig;
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::lora::AdapterView;
-use crate::ops::attention::{self as full, Heads};
+use crate::ops::attention::Heads;
 use crate::ops::decode;
+use crate::ops::machine::{Buffer, Turns};
 use crate::ops::profile::Op;
-use crate::ops::qk_norm;
-use crate::ops::rope::{self, Rotations, Turn, length_class};
+use crate::ops::rope::{Rotations, length_class};
 
 use super::attention::{Attention, heads};
 use super::pass::Pass;
@@ -59,7 +59,7 @@ impl Cache {
 struct Place<'a> {
     cache: &'a mut Vec<Layer>,
     /// By rope.
-    rotations: Vec<Rotations>,
+    turns: Vec<Turns>,
     /// Whether nothing comes before them.
     first: bool,
 }
@@ -75,6 +75,11 @@ impl Model {
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<f32>, TrainError> {
         assert!(!tokens.is_empty(), "there is no token to go on from");
+        if self.machine.is_gpu() {
+            // nothing is kept there: the whole is passed again
+            cache.tokens.extend_from_slice(tokens);
+            return self.logits_of(&cache.tokens, cache.tokens.len() - 1, adapter, stop);
+        }
         let config = &self.config;
         let new = cache.extend(config, tokens);
         let (rows, len) = (new.len(), cache.tokens.len());
@@ -83,20 +88,20 @@ impl Model {
         let batch = MicroBatch { tokens: new, segments: vec![segment], targets: Vec::new() };
         refusable(rows, || {
             let pass = Pass::new(self, &batch, &adapters)?;
-            let turned = |rope| Rotations::of(rope, config.rotary_dim, len - rows..len, len);
-            let rotations = config.ropes.iter().map(turned).collect();
-            let mut place = Place { cache: &mut cache.layers, rotations, first: len == rows };
+            let turned = |rope| self.machine.turns(Rotations::of(rope, config.rotary_dim, len - rows..len, len));
+            let turns = config.ropes.iter().map(turned).collect();
+            let mut place = Place { cache: &mut cache.layers, turns, first: len == rows };
             let mut x = self.embed(&pass);
             for (layer, block) in self.blocks.iter().enumerate() {
                 go_on(stop)?;
                 let mid = block.attention.decode(&pass, layer, &x, &mut place);
                 let (next, kept) = block.mlp.forward(&pass, layer, &mid);
-                kept.give(&self.buffers);
-                [x, mid].into_iter().for_each(|buffer| self.buffers.give(buffer));
+                kept.give(&self.machine);
+                [x, mid].into_iter().for_each(|buffer| self.machine.give(buffer));
                 x = next;
             }
             let logits = self.logits_from(&pass, rows - 1, &x);
-            self.buffers.give(x);
+            self.machine.give(x);
             Ok(logits)
         })
     }
@@ -104,32 +109,28 @@ impl Model {
 
 impl Attention {
     /// As `forward`, with keys and values of the rows before from the cache, which gets those of these rows.
-    fn decode(&self, pass: &Pass<'_>, layer: usize, x: &[f32], place: &mut Place<'_>) -> Vec<f32> {
-        let (heads, rows, buffers) = (heads(pass, layer), pass.rows(), pass.buffers);
+    fn decode(&self, pass: &Pass<'_>, layer: usize, x: &Buffer, place: &mut Place<'_>) -> Buffer {
+        let (heads, rows, machine) = (heads(pass, layer), pass.rows(), pass.machine);
         let (mut qkv, entry) = self.entry.forward(pass, layer, x);
-        entry.give(buffers);
-        if let Some(gains) = self.gains() {
-            let mut raw = buffers.take(rows * heads.turned());
-            pass.time(Op::Norm, || qk_norm::forward(heads, gains, pass.config.rms_norm_eps, &mut qkv, &mut raw));
-            buffers.give(raw);
-        }
-        let rotations = &place.rotations[pass.config.layers[layer].rope];
-        pass.time(Op::Rope, || rope::turn(heads, rotations, &mut qkv, Turn::Forth));
+        entry.give(machine);
+        let turns = &place.turns[pass.config.layers[layer].rope];
+        let unnormed = pass.time(Op::Rope, || machine.rope(heads, self.norm(pass), turns, &mut qkv));
+        unnormed.into_iter().for_each(|raw| machine.give(raw));
         let kept = &mut place.cache[layer];
-        kept.push(heads, &qkv);
-        let mut out = buffers.take(rows * heads.out_stride());
+        kept.push(heads, qkv.host());
+        let mut out = machine.take(rows * heads.out_stride());
         pass.time(Op::Attention, || match place.first {
             true => {
-                let mut lse = buffers.take(rows * heads.queries);
-                full::forward(heads, &pass.ranges, &qkv, &mut out, &mut lse);
-                buffers.give(lse);
+                let mut lse = machine.take_exact(rows * heads.queries);
+                machine.attention(heads, &pass.segments, &qkv, &mut out, &mut lse);
+                machine.give_exact(lse);
             }
-            false => decode::forward(heads, &qkv, kept.view(), &mut out),
+            false => decode::forward(heads, qkv.host(), kept.view(), out.host_mut()),
         });
-        buffers.give(qkv);
+        machine.give(qkv);
         let (mid, exit) = self.exit.forward(pass, layer, &out, x);
-        exit.give(buffers);
-        buffers.give(out);
+        exit.give(machine);
+        machine.give(out);
         mid
     }
 }

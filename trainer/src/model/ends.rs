@@ -4,7 +4,7 @@
 //! entry: y = W norm(x)            exit: x + W a, or x + norm(W a) where the model has a norm behind the half too
 //! ```
 
-use crate::ops::buffer::Buffers;
+use crate::ops::machine::{Buffer, Machine, Sums};
 
 use super::gain::Gain;
 use super::linear::{Linear, LinearKept};
@@ -20,11 +20,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &[f32]) -> (Vec<f32>, LinearKept) {
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &Buffer) -> (Buffer, LinearKept) {
         let h = self.normed(pass, x);
-        let mut y = pass.buffers.take(pass.rows() * self.linear.outputs());
+        let mut y = pass.machine.take(pass.rows() * self.linear.outputs());
         let kept = self.linear.forward(pass, layer, &h, &mut y);
-        pass.buffers.give(h);
+        pass.machine.give(h);
         (y, kept)
     }
 
@@ -33,23 +33,23 @@ impl Entry {
         &self,
         pass: &Pass<'_>,
         layer: usize,
-        (x, kept): (&[f32], &LinearKept),
-        dy: &[f32],
-        (dx, below): (&mut [f32], bool),
-        grads: &mut [&mut [f32]],
+        (x, kept): (&Buffer, &LinearKept),
+        dy: &Buffer,
+        (dx, below): (&mut Buffer, bool),
+        grads: &mut [Sums<'_>],
     ) {
         let h = self.normed(pass, x);
-        let mut dh = pass.buffers.take(x.len());
-        self.linear.backward(pass, layer, (&h, kept), dy, below.then_some(&mut dh[..]), grads);
+        let mut dh = pass.machine.take(x.len());
+        self.linear.backward(pass, layer, (&h, kept), dy, below.then_some(&mut dh), grads);
         if below {
             self.norm.backward(pass, x, &dh, dx, grads);
         }
-        pass.buffers.give(h);
-        pass.buffers.give(dh);
+        pass.machine.give(h);
+        pass.machine.give(dh);
     }
 
-    fn normed(&self, pass: &Pass<'_>, x: &[f32]) -> Vec<f32> {
-        let mut h = pass.buffers.take(x.len());
+    fn normed(&self, pass: &Pass<'_>, x: &Buffer) -> Buffer {
+        let mut h = pass.machine.take(x.len());
         self.norm.forward(pass, x, &mut h);
         h
     }
@@ -68,26 +68,25 @@ pub(super) struct Exit {
 pub(super) struct ExitKept {
     linear: LinearKept,
     /// What goes into the norm behind.
-    unnormed: Option<Vec<f32>>,
+    unnormed: Option<Buffer>,
 }
 
 impl ExitKept {
-    pub(super) fn give(self, buffers: &Buffers) {
-        self.linear.give(buffers);
-        self.unnormed.into_iter().for_each(|buffer| buffers.give(buffer));
+    pub(super) fn give(self, machine: &Machine) {
+        self.linear.give(machine);
+        self.unnormed.into_iter().for_each(|buffer| machine.give(buffer));
     }
 }
 
 impl Exit {
     /// The residual stream `x` with this half's part added.
-    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, a: &[f32], x: &[f32]) -> (Vec<f32>, ExitKept) {
-        let mut next = pass.buffers.take(x.len());
-        next.copy_from_slice(x);
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, a: &Buffer, x: &Buffer) -> (Buffer, ExitKept) {
+        let mut next = pass.machine.copy(x);
         let Some(norm) = &self.norm else {
             let linear = self.linear.forward_add(pass, layer, a, &mut next);
             return (next, ExitKept { linear, unnormed: None });
         };
-        let mut y = pass.buffers.take(x.len());
+        let mut y = pass.machine.take(x.len());
         let linear = self.linear.forward(pass, layer, a, &mut y);
         norm.forward_add(pass, &y, &mut next);
         (next, ExitKept { linear, unnormed: Some(y) })
@@ -98,17 +97,17 @@ impl Exit {
         &self,
         pass: &Pass<'_>,
         layer: usize,
-        (a, kept): (&[f32], &ExitKept),
-        dx: &[f32],
-        da: Option<&mut [f32]>,
-        grads: &mut [&mut [f32]],
+        (a, kept): (&Buffer, &ExitKept),
+        dx: &Buffer,
+        da: Option<&mut Buffer>,
+        grads: &mut [Sums<'_>],
     ) {
         let (Some(norm), Some(y)) = (&self.norm, &kept.unnormed) else {
             return self.linear.backward(pass, layer, (a, &kept.linear), dx, da, grads);
         };
-        let mut dy = pass.buffers.zeros(dx.len());
+        let mut dy = pass.machine.zeros(dx.len());
         norm.backward(pass, y, dx, &mut dy, grads);
         self.linear.backward(pass, layer, (a, &kept.linear), &dy, da, grads);
-        pass.buffers.give(dy);
+        pass.machine.give(dy);
     }
 }

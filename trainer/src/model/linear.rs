@@ -1,15 +1,14 @@
 //! A linear layer of a block and whatever adapters sit on it. One frozen weight may hold several modules, one below the other
 //! (q, k and v; gate and up): one product makes all of them, and each module's adapter adds to its own columns.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use lorikeet_plan::Module;
 
 use crate::lora::Site;
-use crate::ops::buffer::Buffers;
-use crate::ops::linear::{self, Weight};
+use crate::ops::linear;
 use crate::ops::lora::Columns;
+use crate::ops::machine::{Buffer, Machine, Sums, Weight};
 use crate::ops::profile::Op;
 
 use super::pass::{Adapted, Pass, Products};
@@ -26,8 +25,8 @@ pub(super) struct Linear {
 pub(super) struct LinearKept(Vec<Products>);
 
 impl LinearKept {
-    pub(super) fn give(self, buffers: &Buffers) {
-        self.0.into_iter().for_each(|products| products.give(buffers));
+    pub(super) fn give(self, machine: &Machine) {
+        self.0.into_iter().for_each(|products| products.give(machine));
     }
 }
 
@@ -43,21 +42,21 @@ impl Linear {
     }
 
     /// `y = layer(x)`.
-    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
-        pass.time(Op::Linear, || linear::forward(x, &self.weight, y));
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, x: &Buffer, y: &mut Buffer) -> LinearKept {
+        pass.time(Op::Linear, || pass.machine.linear(x, &self.weight, y));
         self.add_adapters(pass, layer, x, y)
     }
 
     /// `y += layer(x)`.
-    pub(super) fn forward_add(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
-        pass.time(Op::Linear, || linear::forward_add(x, &self.weight, y));
+    pub(super) fn forward_add(&self, pass: &Pass<'_>, layer: usize, x: &Buffer, y: &mut Buffer) -> LinearKept {
+        pass.time(Op::Linear, || pass.machine.linear_add(x, &self.weight, y));
         self.add_adapters(pass, layer, x, y)
     }
 
-    fn add_adapters(&self, pass: &Pass<'_>, layer: usize, x: &[f32], y: &mut [f32]) -> LinearKept {
+    fn add_adapters(&self, pass: &Pass<'_>, layer: usize, x: &Buffer, y: &mut Buffer) -> LinearKept {
         let add = |(module, rows): &(Module, Range<usize>)| {
             let adapted = self.adapted(Site::Block(layer, *module), rows);
-            pass.time(Op::Lora, || pass.lora_forward(adapted, &pass.all, x, y))
+            pass.time(Op::Lora, || pass.lora_forward(adapted, &pass.all, &x.all(), y.all_mut()))
         };
         LinearKept(self.parts.iter().map(add).collect())
     }
@@ -67,20 +66,21 @@ impl Linear {
         &self,
         pass: &Pass<'_>,
         layer: usize,
-        (x, kept): (&[f32], &LinearKept),
-        dy: &[f32],
-        mut dx: Option<&mut [f32]>,
-        grads: &mut [&mut [f32]],
+        (x, kept): (&Buffer, &LinearKept),
+        dy: &Buffer,
+        mut dx: Option<&mut Buffer>,
+        grads: &mut [Sums<'_>],
     ) {
         if let Some(dx) = dx.as_deref_mut() {
-            pass.time(Op::Linear, || linear::backward(dy, &self.weight, dx));
+            pass.time(Op::Linear, || pass.machine.linear_backward(dy, &self.weight, dx));
         }
         for (module, rows) in &self.parts {
             self.weights_backward(pass, (layer, *module), self.columns(rows), (x, dy), grads);
         }
         for ((module, rows), products) in self.parts.iter().zip(&kept.0) {
-            let (adapted, dx) = (self.adapted(Site::Block(layer, *module), rows), dx.as_deref_mut());
-            pass.time(Op::Lora, || pass.lora_backward(adapted, &pass.all, (x, products), dy, dx, grads));
+            let adapted = self.adapted(Site::Block(layer, *module), rows);
+            let (x, dy, dx) = (x.all(), dy.all(), dx.as_deref_mut().map(Buffer::all_mut));
+            pass.time(Op::Lora, || pass.lora_backward(adapted, &pass.all, (&x, products), &dy, dx, grads));
         }
     }
 
@@ -90,15 +90,16 @@ impl Linear {
         pass: &Pass<'_>,
         (layer, module): (usize, Module),
         columns: Columns,
-        (x, dy): (&[f32], &[f32]),
-        grads: &mut [&mut [f32]],
+        (x, dy): (&Buffer, &Buffer),
+        grads: &mut [Sums<'_>],
     ) {
         let Some(layout) = pass.weights else { return };
         let path = module.path(layer);
-        let dw = &mut grads[0][layout.place(&format!("{path}.weight"))];
+        let (x, dy, grads) = (x.host(), dy.host(), grads[0].host());
+        let dw = &mut grads[layout.place(&format!("{path}.weight"))];
         pass.time(Op::Linear, || linear::weight_backward(x, self.weight.cols(), (dy, columns), dw));
         if module.has_bias(pass.config) {
-            linear::bias_backward((dy, columns), &mut grads[0][layout.place(&format!("{path}.bias"))]);
+            linear::bias_backward((dy, columns), &mut grads[layout.place(&format!("{path}.bias"))]);
         }
     }
 
@@ -106,7 +107,7 @@ impl Linear {
     pub(super) fn visit(&mut self, layer: usize, visit: &mut dyn FnMut(&str, &mut [f32])) {
         for (module, rows) in &self.parts {
             let path = module.path(layer);
-            let (weight, bias) = self.weight.rows_mut(rows.clone());
+            let (weight, bias) = self.weight.host_mut().rows_mut(rows.clone());
             visit(&format!("{path}.weight"), weight);
             if !bias.is_empty() {
                 visit(&format!("{path}.bias"), bias);
@@ -115,9 +116,9 @@ impl Linear {
     }
 
     /// The weight under one module, if it is here.
-    pub(super) fn weight_of(&self, module: Module) -> Option<Cow<'_, [f32]>> {
+    pub(super) fn weight_of(&self, module: Module) -> Option<(&Weight, Range<usize>)> {
         let (_, rows) = self.parts.iter().find(|(part, _)| *part == module)?;
-        Some(self.weight.rows_of(rows.clone()))
+        Some((&self.weight, rows.clone()))
     }
 
     fn adapted(&self, site: Site, rows: &Range<usize>) -> Adapted<'_> {

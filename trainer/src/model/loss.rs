@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use crate::data::MicroBatch;
 use crate::lora::Site;
-use crate::ops::head::{self, Beside, Head, Wanted};
+use crate::ops::head::{Beside, Wanted};
 use crate::ops::linear::weight_backward;
 use crate::ops::lora::Columns;
+use crate::ops::machine::{Buffer, Head, Part, PartMut, Sums};
 use crate::ops::profile::Op;
 
 use super::pass::{Adapted, Pass, Products, Rows};
@@ -34,17 +35,15 @@ impl Model {
         &self,
         pass: &Pass<'_>,
         batch: &MicroBatch,
-        last: &[f32],
+        last: &Buffer,
         gradient: Option<Gradient<'_, '_>>,
     ) -> Vec<LossSum> {
         let width = self.config.hidden_size;
         let rows: Vec<usize> = batch.targets.iter().map(|target| target.row as usize).collect();
         let adapter_of = |row: &usize| pass.segment_of(*row).adapter;
-        let mut seen = self.buffers.take(rows.len() * width);
-        for (to, row) in seen.chunks_mut(width).zip(&rows) {
-            to.copy_from_slice(&last[row * width..][..width]);
-        }
-        let mut hidden = self.buffers.take(seen.len());
+        let machine = &self.machine;
+        let seen = machine.gather(last, width, &rows);
+        let mut hidden = machine.take(rows.len() * width);
         self.norm.forward(pass, &seen, &mut hidden);
         let weight = |row: &usize| gradient.as_ref().map_or(0.0, |gradient| gradient.scale[adapter_of(row)]);
         let wanted: Vec<Wanted> = rows
@@ -54,26 +53,22 @@ impl Model {
             .collect();
         let mut beside = BesideHead { model: self, pass, rows: rows.clone(), kept: None, grads: None };
         let losses = match gradient {
-            None => pass.time(Op::Head, || head::loss(&hidden, self.head(), &wanted, &mut beside, &self.buffers)),
+            None => pass.time(Op::Head, || machine.head_loss(&hidden, self.head(), &wanted, &mut beside, None)),
             Some(Gradient { dx, grads, .. }) => {
-                let mut dhidden = self.buffers.take(seen.len());
+                let mut dhidden = machine.take(rows.len() * width);
                 beside.grads = Some(&mut *grads);
-                let (head, buffers) = (self.head(), &self.buffers);
-                let losses = pass.time(Op::Head, || {
-                    head::loss_and_gradient(&hidden, head, &wanted, &mut beside, buffers, &mut dhidden)
-                });
+                let (head, to) = (self.head(), Some(&mut dhidden));
+                let losses = pass.time(Op::Head, || machine.head_loss(&hidden, head, &wanted, &mut beside, to));
                 // `hidden` is done with and receives the gradient of the gathered rows
-                hidden.fill(0.0);
+                machine.clear(&mut hidden);
                 self.norm.backward(pass, &seen, &dhidden, &mut hidden, grads);
-                for (from, row) in hidden.chunks(width).zip(&rows) {
-                    dx[row * width..][..width].copy_from_slice(from);
-                }
-                self.buffers.give(dhidden);
+                machine.scatter(&hidden, width, &rows, dx);
+                machine.give(dhidden);
                 losses
             }
         };
-        self.buffers.give(hidden);
-        self.buffers.give(seen);
+        machine.give(hidden);
+        machine.give(seen);
         let mut sums = vec![LossSum::default(); pass.adapters()];
         for (loss, row) in losses.iter().zip(&rows) {
             let sum = &mut sums[adapter_of(row)];
@@ -89,9 +84,9 @@ pub(super) struct Gradient<'a, 'g> {
     /// What each adapter's loss sum counts.
     pub(super) scale: &'a [f32],
     /// The last layer's output.
-    pub(super) dx: &'a mut [f32],
+    pub(super) dx: &'a mut Buffer,
     /// Every adapter's flat gradient, or that of all weights.
-    pub(super) grads: &'a mut [&'g mut [f32]],
+    pub(super) grads: &'a mut [Sums<'g>],
 }
 
 /// What is trained at the head, chunk by chunk of the rows that it sees: adapters, or its own weight.
@@ -102,15 +97,16 @@ pub(super) struct BesideHead<'a, 'g> {
     pub(super) rows: Vec<usize>,
     /// Of the chunk in progress.
     pub(super) kept: Option<(Rows, Products)>,
-    pub(super) grads: Option<&'a mut [&'g mut [f32]]>,
+    pub(super) grads: Option<&'a mut [Sums<'g>]>,
 }
 
 impl Beside for BesideHead<'_, '_> {
     fn forward(&mut self, rows: Range<usize>, x: &[f32], logits: &mut [f32]) {
         let rows = self.pass.some(self.rows[rows].to_vec());
-        let products = self.pass.lora_forward(self.model.adapted_head(), &rows, x, logits);
+        let (x, logits) = (Part::Host(x), PartMut::Host(logits));
+        let products = self.pass.lora_forward(self.model.adapted_head(), &rows, &x, logits);
         match self.grads {
-            None => products.give(&self.model.buffers),
+            None => products.give(&self.model.machine),
             Some(_) => self.kept = Some((rows, products)),
         }
     }
@@ -121,11 +117,12 @@ impl Beside for BesideHead<'_, '_> {
         if let Some(grads) = self.grads.as_deref_mut() {
             let adapted = model.adapted_head();
             if let Some(layout) = self.pass.weights {
-                let dw = &mut grads[0][layout.place(model.head_tensor())];
+                let dw = &mut grads[0].host()[layout.place(model.head_tensor())];
                 weight_backward(x, model.config.hidden_size, (dlogits, adapted.columns), dw);
             }
-            self.pass.lora_backward(adapted, &rows, (x, &products), dlogits, Some(dx), grads);
+            let (x, dlogits, dx) = (Part::Host(x), Part::Host(dlogits), PartMut::Host(dx));
+            self.pass.lora_backward(adapted, &rows, (&x, &products), &dlogits, Some(dx), grads);
         }
-        products.give(&model.buffers);
+        products.give(&model.machine);
     }
 }

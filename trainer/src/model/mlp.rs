@@ -2,8 +2,7 @@
 
 use lorikeet_plan::Module;
 
-use crate::ops::buffer::Buffers;
-use crate::ops::glu;
+use crate::ops::machine::{Buffer, Machine, Sums};
 use crate::ops::profile::Op;
 
 use super::attention;
@@ -25,25 +24,25 @@ pub(super) struct Mlp {
 /// What its backward needs beside mid.
 #[derive(Debug)]
 pub(super) struct MlpKept {
-    gate_up: Vec<f32>,
+    gate_up: Buffer,
     entry: LinearKept,
     exit: ExitKept,
 }
 
 impl MlpKept {
-    pub(super) fn give(self, buffers: &Buffers) {
-        buffers.give(self.gate_up);
-        self.entry.give(buffers);
-        self.exit.give(buffers);
+    pub(super) fn give(self, machine: &Machine) {
+        machine.give(self.gate_up);
+        self.entry.give(machine);
+        self.exit.give(machine);
     }
 }
 
 impl Mlp {
-    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, mid: &[f32]) -> (Vec<f32>, MlpKept) {
+    pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, mid: &Buffer) -> (Buffer, MlpKept) {
         let (gate_up, entry) = self.entry.forward(pass, layer, mid);
         let act = activated(pass, &gate_up);
         let (next, exit) = self.exit.forward(pass, layer, &act, mid);
-        pass.buffers.give(act);
+        pass.machine.give(act);
         (next, MlpKept { gate_up, entry, exit })
     }
 
@@ -52,29 +51,29 @@ impl Mlp {
         &self,
         pass: &Pass<'_>,
         layer: usize,
-        (mid, kept): (&[f32], &mut MlpKept),
-        dx: &mut [f32],
-        grads: &mut [&mut [f32]],
+        (mid, kept): (&Buffer, &mut MlpKept),
+        dx: &mut Buffer,
+        grads: &mut [Sums<'_>],
     ) {
-        let (config, buffers) = (pass.config, pass.buffers);
+        let (config, machine) = (pass.config, pass.machine);
         let below = pass.reaches(layer, &attention::MODULES);
         let wanted = below || pass.reaches(layer, &GATE_UP);
         let act = activated(pass, &kept.gate_up);
-        let mut dact = buffers.take(act.len());
-        self.exit.backward(pass, layer, (&act, &kept.exit), dx, wanted.then_some(&mut dact[..]), grads);
-        buffers.give(act);
+        let mut dact = machine.take(act.len());
+        self.exit.backward(pass, layer, (&act, &kept.exit), dx, wanted.then_some(&mut dact), grads);
+        machine.give(act);
         if wanted {
             let width = config.intermediate_size;
-            pass.time(Op::Glu, || glu::backward(config.activation, &mut kept.gate_up, width, &dact));
+            pass.time(Op::Glu, || machine.glu_backward(config.activation, &mut kept.gate_up, width, &dact));
             self.entry.backward(pass, layer, (mid, &kept.entry), &kept.gate_up, (dx, below), grads);
         }
-        buffers.give(dact);
+        machine.give(dact);
     }
 }
 
-fn activated(pass: &Pass<'_>, gate_up: &[f32]) -> Vec<f32> {
+fn activated(pass: &Pass<'_>, gate_up: &Buffer) -> Buffer {
     let width = pass.config.intermediate_size;
-    let mut act = pass.buffers.take(pass.rows() * width);
-    pass.time(Op::Glu, || glu::forward(pass.config.activation, gate_up, width, &mut act));
+    let mut act = pass.machine.take(pass.rows() * width);
+    pass.time(Op::Glu, || pass.machine.glu(pass.config.activation, gate_up, width, &mut act));
     act
 }

@@ -9,29 +9,29 @@ use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
 use crate::lora::{AdapterView, Dropout, LoraEntry, Site};
-use crate::ops::buffer::{Buffers, reserve};
+use crate::ops::buffer::reserve;
 use crate::ops::dora::{self, Dora, DoraGradient};
-use crate::ops::dropout::Kept;
-use crate::ops::linear::Weight;
 use crate::ops::lookup;
-use crate::ops::lora::{self, Columns, Input, Pair, PairGradient};
+use crate::ops::lora::{self, Columns, PairGradient};
+use crate::ops::machine::{Buffer, Input, Machine, Mask, Operand, Pair, Part, PartMut, Segments, Sums, Turns, Weight};
 use crate::ops::profile::{Op, Profile};
 use crate::ops::random::Masks;
 use crate::ops::rope::Rotations;
 
-use super::Model;
+use super::{Model, gpu};
 
 /// What every layer needs to know about the batch.
 pub(super) struct Pass<'a> {
     pub(super) config: &'a ModelConfig,
-    pub(super) buffers: &'a Buffers,
+    pub(super) machine: &'a Machine,
     profile: &'a Profile,
     /// One for every rope of the model.
-    rotations: Vec<Rotations>,
-    /// Rows of every segment.
-    pub(super) ranges: Vec<Range<usize>>,
+    turns: Vec<Turns>,
+    pub(super) segments: Segments,
     batch: &'a MicroBatch,
     adapters: &'a [AdapterView<'a>],
+    /// The numbers of every adapter.
+    operands: Vec<Operand<'a>>,
     /// The model itself is trained, no adapter: every gradient is wanted, and the one flat gradient is that of all weights.
     pub(super) weights: Option<&'a WeightLayout>,
     /// All rows.
@@ -57,20 +57,27 @@ struct Run {
 /// What one module's adapters keep of every row for the backward. Empty where no adapter has the module.
 #[derive(Debug, Default)]
 pub(super) struct Products {
-    u: Vec<f32>,
+    u: Option<Buffer>,
     /// DoRA's products with the whole weight.
-    v: Vec<f32>,
+    v: Option<Buffer>,
     /// DoRA's row norms, per adapter.
     norms: Vec<Vec<f32>>,
     /// Dropout of every run; none without.
-    kept: Vec<Option<Kept>>,
+    masks: Vec<Option<Mask>>,
 }
 
 impl Products {
-    pub(super) fn give(self, buffers: &Buffers) {
-        [self.u, self.v].into_iter().filter(|buffer| buffer.capacity() > 0).for_each(|buffer| buffers.give(buffer));
+    pub(super) fn give(self, machine: &Machine) {
+        [self.u, self.v].into_iter().flatten().for_each(|buffer| machine.give(buffer));
+    }
+
+    /// DoRA's row norms of one adapter.
+    fn norms(&self, adapter: usize) -> Option<&[f32]> {
+        self.norms.get(adapter).map(Vec::as_slice).filter(|norms| !norms.is_empty())
     }
 }
+
+const KEPT: &str = "a module with adapters keeps their products";
 
 /// A module that may be adapted, as a pass meets it: its place, its frozen weight, and its columns of a row of output.
 #[derive(Clone, Copy)]
@@ -83,12 +90,12 @@ pub(super) struct Adapted<'w> {
 impl<'w> Adapted<'w> {
     /// The frozen weight's part under the module.
     fn frozen(self) -> Cow<'w, [f32]> {
-        self.weight.rows_of(self.columns.first..self.columns.first + self.columns.count)
+        self.weight.host().rows_of(self.columns.first..self.columns.first + self.columns.count)
     }
 }
 
 impl<'a> Pass<'a> {
-    /// Checks the tokens against the vocabulary; segments must cover the rows in order.
+    /// Checks the tokens against the vocabulary, and what is trained against the machine; segments must cover the rows in order.
     pub(super) fn new(
         model: &'a Model,
         batch: &'a MicroBatch,
@@ -104,17 +111,27 @@ impl<'a> Pass<'a> {
         assert!(adapters.iter().all(|view| view.params.len() == view.layout.len()), "an adapter fits its layout");
         let config = &model.config;
         check_tokens(batch, config.vocab_size)?;
+        let machine = &model.machine;
+        if machine.is_gpu() {
+            adapters.iter().try_for_each(|view| gpu::takes(config, view.layout))?;
+        }
         let lengths: Vec<usize> = batch.segments.iter().map(|segment| segment.len).collect();
         let adapter_of_row =
             batch.segments.iter().flat_map(|segment| std::iter::repeat_n(segment.adapter, segment.len));
         let runs = if adapters.is_empty() { Vec::new() } else { runs(adapter_of_row) };
         Ok(Pass {
             config,
-            buffers: &model.buffers,
+            machine,
             profile: &model.profile,
-            rotations: config.ropes.iter().map(|rope| Rotations::new(rope, config.rotary_dim, &lengths)).collect(),
-            ranges: batch.segments.iter().map(|segment| segment.start..segment.start + segment.len).collect(),
+            turns: config
+                .ropes
+                .iter()
+                .map(|rope| machine.turns(Rotations::new(rope, config.rotary_dim, &lengths)))
+                .collect(),
+            segments: machine
+                .segments(batch.segments.iter().map(|segment| segment.start..segment.start + segment.len).collect()),
             batch,
+            operands: adapters.iter().map(|view| machine.operand(view.params)).collect(),
             adapters,
             weights: None,
             all: Rows { of_batch: None, len: end, runs },
@@ -127,6 +144,9 @@ impl<'a> Pass<'a> {
         batch: &'a MicroBatch,
         layout: &'a WeightLayout,
     ) -> Result<Pass<'a>, TrainError> {
+        if model.machine.is_gpu() {
+            return Err(gpu::refused("training.method", "full"));
+        }
         Ok(Pass { weights: Some(layout), ..Pass::new(model, batch, &[])? })
     }
 
@@ -150,8 +170,8 @@ impl<'a> Pass<'a> {
     }
 
     /// How the rows of a layer turn.
-    pub(super) fn rotations(&self, layer: usize) -> &Rotations {
-        &self.rotations[self.config.layers[layer].rope]
+    pub(super) fn turns(&self, layer: usize) -> &Turns {
+        &self.turns[self.config.layers[layer].rope]
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -194,60 +214,58 @@ impl<'a> Pass<'a> {
     }
 
     /// Adds every adapter's product of one module to its columns of `y`, which hold the frozen layer's output.
-    pub(super) fn lora_forward(&self, adapted: Adapted<'_>, rows: &Rows, x: &[f32], y: &mut [f32]) -> Products {
+    pub(super) fn lora_forward(&self, adapted: Adapted<'_>, rows: &Rows, x: &Part<'_>, mut y: PartMut<'_>) -> Products {
         let Adapted { site, columns, .. } = adapted;
         if !self.has(site) {
             return Products::default();
         }
-        let most = self.most_rank(site);
-        let mut products = Products { u: self.buffers.take(rows.len * most), ..self.dora_products(adapted, rows) };
+        let (machine, most) = (self.machine, self.most_rank(site));
+        let (mut u, mut v) = (machine.take(rows.len * most), self.room_for_dora(site, rows, columns));
+        let norms = if v.is_some() { self.dora_norms(adapted) } else { Vec::new() };
+        let mut products = Products { norms, ..Products::default() };
         for (run, view, entry) in self.adapted(rows, site) {
-            let kept = self.kept(rows, run, view, entry);
-            let input = Input { x: input_of(run, entry, x), kept: kept.as_ref() };
-            let pair = pair(view, entry);
-            let u = &mut products.u[run.rows.start * most..][..run.rows.len() * entry.rank];
-            let y = &mut y[run.rows.start * columns.stride..run.rows.end * columns.stride];
-            match products.norms.get(run.adapter).filter(|norms| !norms.is_empty()) {
-                Some(norms) => {
-                    let v = &mut products.v[run.rows.start * columns.count..run.rows.end * columns.count];
+            let mask = self.mask(rows, run, view, entry);
+            let input = Input { x: input_of(run, entry, x), mask: mask.as_ref() };
+            let pair = self.pair(run, entry);
+            let of_u = run.rows.start * most..run.rows.start * most + run.rows.len() * entry.rank;
+            let mut y = y.slice(run.rows.start * columns.stride..run.rows.end * columns.stride);
+            let mut u = u.all_mut();
+            match (products.norms(run.adapter), &mut v) {
+                (Some(norms), Some(v)) => {
+                    let v = &mut v.host_mut()[run.rows.start * columns.count..run.rows.end * columns.count];
                     let frozen = adapted.frozen();
-                    let dora = dora_of(view, entry, &frozen, norms);
-                    dora::forward(dora, pair, input, self.buffers, (u, v), (y, columns));
+                    let (dora, pair, u) = (dora_of(view, entry, &frozen, norms), pair.host(), &mut u.host()[of_u]);
+                    dora::forward(dora, pair, input.host(), machine.buffers(), (u, v), (y.host(), columns));
                 }
-                None => lora::forward(pair, input, u, y, columns),
+                _ => machine.lora(&pair, &input, u.slice(of_u), y.again(), columns),
             }
-            if let Some(start) = started(view, entry) {
-                let mut u = self.buffers.take(u.len());
-                lora::forward(start, Input { kept: None, ..input }, &mut u, y, columns);
-                self.buffers.give(u);
+            if let Some(start) = self.started(run, entry) {
+                let mut u = machine.take(run.rows.len() * entry.rank);
+                machine.lora(&start, &Input { mask: None, ..input }, u.all_mut(), y, columns);
+                machine.give(u);
             }
-            products.kept.push(kept);
+            products.masks.push(mask);
         }
-        products
+        Products { u: Some(u), v, ..products }
     }
 
-    /// Room for what DoRA keeps, and the norms, which are the same for every run of an adapter.
-    fn dora_products(&self, adapted: Adapted<'_>, rows: &Rows) -> Products {
-        let Adapted { site, columns, .. } = adapted;
-        let norms: Vec<Vec<f32>> = self
-            .adapters
-            .iter()
-            .map(|view| match view.layout.entry(site).filter(|entry| !entry.magnitude.is_empty()) {
-                None => Vec::new(),
-                Some(entry) => {
-                    let mut norms = vec![0.0; entry.out_features];
-                    dora::norms(&adapted.frozen(), pair(view, entry), &mut norms);
-                    norms
-                }
+    /// Room for what DoRA keeps, where an adapter of the module has it.
+    fn room_for_dora(&self, site: Site, rows: &Rows, columns: Columns) -> Option<Buffer> {
+        let any = self.entries(site).any(|entry| !entry.magnitude.is_empty());
+        any.then(|| self.machine.take(rows.len * columns.count))
+    }
+
+    /// The norms of the rows of `W + s B A`, which are the same for every run of an adapter.
+    fn dora_norms(&self, adapted: Adapted<'_>) -> Vec<Vec<f32>> {
+        let of = |(adapter, view): (usize, &AdapterView<'_>)| {
+            let entry = view.layout.entry(adapted.site).filter(|entry| !entry.magnitude.is_empty());
+            entry.map_or_else(Vec::new, |entry| {
+                let mut norms = vec![0.0; entry.out_features];
+                dora::norms(&adapted.frozen(), self.pair_of(adapter, entry).host(), &mut norms);
+                norms
             })
-            .collect();
-        let any = norms.iter().any(|norms| !norms.is_empty());
-        Products {
-            u: Vec::new(),
-            v: if any { self.buffers.take(rows.len * columns.count) } else { Vec::new() },
-            norms,
-            kept: Vec::new(),
-        }
+        };
+        self.adapters.iter().enumerate().map(of).collect()
     }
 
     /// Adds the gradients of one module to every adapter's, and to `dx` where that is wanted.
@@ -255,79 +273,102 @@ impl<'a> Pass<'a> {
         &self,
         adapted: Adapted<'_>,
         rows: &Rows,
-        (x, products): (&[f32], &Products),
-        dy: &[f32],
-        mut dx: Option<&mut [f32]>,
-        grads: &mut [&mut [f32]],
+        (x, products): (&Part<'_>, &Products),
+        dy: &Part<'_>,
+        mut dx: Option<PartMut<'_>>,
+        grads: &mut [Sums<'_>],
     ) {
         let Adapted { site, columns, .. } = adapted;
-        let most = self.most_rank(site);
-        for ((run, view, entry), kept) in self.adapted(rows, site).zip(&products.kept) {
-            let input = Input { x: input_of(run, entry, x), kept: kept.as_ref() };
-            let pair = pair(view, entry);
-            let u = &products.u[run.rows.start * most..][..run.rows.len() * entry.rank];
-            let dy = &dy[run.rows.start * columns.stride..run.rows.end * columns.stride];
+        let (machine, most) = (self.machine, self.most_rank(site));
+        for ((run, view, entry), mask) in self.adapted(rows, site).zip(&products.masks) {
+            let input = Input { x: input_of(run, entry, x), mask: mask.as_ref() };
+            let pair = self.pair(run, entry);
+            let of_u = run.rows.start * most..run.rows.start * most + run.rows.len() * entry.rank;
+            let u = products.u.as_ref().expect(KEPT).all().slice(of_u);
+            let dy = dy.slice(run.rows.start * columns.stride..run.rows.end * columns.stride);
             let inputs = run.rows.start * entry.in_features..run.rows.end * entry.in_features;
-            let (mut gradient, magnitude) = gradients(entry, grads[run.adapter]);
-            let mut dx = dx.as_deref_mut().map(|dx| &mut dx[inputs]);
-            if let (Some(start), Some(dx)) = (started(view, entry), dx.as_deref_mut()) {
-                lora::backward_constant(start, self.buffers, (dy, columns), dx);
+            let mut dx = dx.as_mut().map(|dx| dx.slice(inputs));
+            if let (Some(start), Some(dx)) = (self.started(run, entry), &mut dx) {
+                machine.lora_backward_constant(&start, (&dy, columns), dx.again());
             }
-            match products.norms.get(run.adapter).filter(|norms| !norms.is_empty()) {
-                Some(norms) => {
-                    let v = &products.v[run.rows.start * columns.count..run.rows.end * columns.count];
-                    let mut gradient = DoraGradient { pair: gradient, magnitude };
+            let sums = &mut grads[run.adapter];
+            match (products.norms(run.adapter), &products.v) {
+                (Some(norms), Some(v)) => {
+                    let v = &v.host()[run.rows.start * columns.count..run.rows.end * columns.count];
+                    let (pair_gradient, magnitude) = gradients(entry, sums.host());
+                    let mut gradient = DoraGradient { pair: pair_gradient, magnitude };
                     let frozen = adapted.frozen();
-                    let dora = dora_of(view, entry, &frozen, norms);
-                    dora::backward(dora, pair, (input, u, v), self.buffers, (dy, columns), &mut gradient, dx);
+                    let (dora, kept) = (dora_of(view, entry, &frozen, norms), (input.host(), u.host(), v));
+                    let (dy, dx) = ((dy.host(), columns), dx.as_mut().map(PartMut::host));
+                    dora::backward(dora, pair.host(), kept, machine.buffers(), dy, &mut gradient, dx);
                 }
-                None => lora::backward(pair, input, self.buffers, (u, dy, columns), &mut gradient, dx),
+                _ => {
+                    let places = [entry.a.clone(), entry.b.clone()];
+                    machine.lora_backward(&pair, &input, (u, &dy, columns), (sums, places), dx);
+                }
             }
         }
     }
 
     /// Adds the products of adapters on the embedding to the first layer's input.
-    pub(super) fn lookup_forward(&self, x: &mut [f32]) {
+    pub(super) fn lookup_forward(&self, x: &mut Buffer) {
         let width = self.config.hidden_size;
-        for (run, view, entry) in self.adapted(&self.all, Site::Embedding) {
+        for (run, _, entry) in self.adapted(&self.all, Site::Embedding) {
             let rows = run.rows.clone();
-            let y = &mut x[rows.start * width..rows.end * width];
-            self.time(Op::Lora, || lookup::forward(self.lookup_pair(view, entry), &self.batch.tokens[rows], y));
+            let y = &mut x.host_mut()[rows.start * width..rows.end * width];
+            self.time(Op::Lora, || lookup::forward(self.lookup_pair(run, entry), &self.batch.tokens[rows], y));
         }
     }
 
     /// Adds the gradients of adapters on the embedding, or of its table, from that of the first layer's input.
-    pub(super) fn lookup_backward(&self, dx: &[f32], grads: &mut [&mut [f32]]) {
+    pub(super) fn lookup_backward(&self, dx: &Buffer, grads: &mut [Sums<'_>]) {
         let width = self.config.hidden_size;
         if let Some(layout) = self.weights {
-            let table = &mut grads[0][layout.place("model.embed_tokens.weight")];
-            lookup::table_backward(
-                (&self.batch.tokens, self.config.pad_token_id),
-                dx,
-                self.config.embedding_scale as f32,
-                width,
-                table,
-            );
+            let table = &mut grads[0].host()[layout.place("model.embed_tokens.weight")];
+            let tokens = (&self.batch.tokens[..], self.config.pad_token_id);
+            lookup::table_backward(tokens, dx.host(), self.config.embedding_scale as f32, width, table);
         }
-        for (run, view, entry) in self.adapted(&self.all, Site::Embedding) {
+        for (run, _, entry) in self.adapted(&self.all, Site::Embedding) {
             let rows = run.rows.clone();
-            let dy = &dx[rows.start * width..rows.end * width];
-            let (mut gradient, _) = gradients(entry, grads[run.adapter]);
+            let dy = &dx.host()[rows.start * width..rows.end * width];
+            let (mut gradient, _) = gradients(entry, grads[run.adapter].host());
             self.time(Op::Lora, || {
                 let tokens = (&self.batch.tokens[rows], self.config.pad_token_id);
-                lookup::backward(self.lookup_pair(view, entry), tokens, dy, &mut gradient)
+                lookup::backward(self.lookup_pair(run, entry), tokens, dy, &mut gradient)
             });
         }
     }
 
     /// The embedding's factor is the adapter's too.
-    fn lookup_pair<'v>(&self, view: &AdapterView<'v>, entry: &LoraEntry) -> Pair<'v, f32> {
-        let pair = pair(view, entry);
-        Pair { scale: pair.scale * self.config.embedding_scale as f32, ..pair }
+    fn lookup_pair(&self, run: &Run, entry: &LoraEntry) -> lora::Pair<'_, f32> {
+        let pair = self.pair(run, entry).host();
+        lora::Pair { scale: pair.scale * self.config.embedding_scale as f32, ..pair }
+    }
+
+    fn pair(&self, run: &Run, entry: &LoraEntry) -> Pair<'_> {
+        self.pair_of(run.adapter, entry)
+    }
+
+    fn pair_of(&self, adapter: usize, entry: &LoraEntry) -> Pair<'_> {
+        let operand = &self.operands[adapter];
+        let (a, b) = (operand.part(entry.a.clone()), operand.part(entry.b.clone()));
+        Pair { a, b, rank: entry.rank, scale: entry.scale }
+    }
+
+    /// What a PiSSA adapter takes out again: the product it began with.
+    fn started(&self, run: &Run, entry: &LoraEntry) -> Option<Pair<'_>> {
+        let operand = &self.operands[run.adapter];
+        let [a, b] = entry.start.clone()?.map(|place| operand.part(place));
+        Some(Pair { a, b, rank: entry.rank, scale: -entry.scale })
+    }
+
+    /// A module's entry in every adapter that has it.
+    fn entries(&self, site: Site) -> impl Iterator<Item = &LoraEntry> {
+        self.adapters.iter().filter_map(move |view| view.layout.entry(site))
     }
 
     fn most_rank(&self, site: Site) -> usize {
-        self.adapters.iter().filter_map(|view| view.layout.entry(site)).map(|entry| entry.rank).max().unwrap_or(0)
+        self.entries(site).map(|entry| entry.rank).max().unwrap_or(0)
     }
 
     /// Every run whose adapter has the module.
@@ -343,9 +384,9 @@ impl<'a> Pass<'a> {
     }
 
     /// What is kept of the input of a run, where there is dropout.
-    fn kept(&self, rows: &Rows, run: &Run, view: &AdapterView<'_>, entry: &LoraEntry) -> Option<Kept> {
+    fn mask(&self, rows: &Rows, run: &Run, view: &AdapterView<'_>, entry: &LoraEntry) -> Option<Mask> {
         let dropout = view.dropout.filter(|dropout| dropout.p > 0.0)?;
-        Some(Kept::draw(&self.masks(rows, run, dropout, entry.site), entry.in_features))
+        Some(self.machine.mask(&self.masks(rows, run, dropout, entry.site), entry.in_features))
     }
 
     /// The masks of every row of a run, and the row's place in its example.
@@ -369,19 +410,8 @@ impl<'a> Pass<'a> {
 }
 
 /// The rows of a run.
-fn input_of<'x>(run: &Run, entry: &LoraEntry, x: &'x [f32]) -> &'x [f32] {
-    &x[run.rows.start * entry.in_features..run.rows.end * entry.in_features]
-}
-
-fn pair<'a>(view: &AdapterView<'a>, entry: &LoraEntry) -> Pair<'a, f32> {
-    let (a, b) = (&view.params[entry.a.clone()], &view.params[entry.b.clone()]);
-    Pair { a, b, rank: entry.rank, scale: entry.scale }
-}
-
-/// What a PiSSA adapter takes out again: the product it began with.
-fn started<'a>(view: &AdapterView<'a>, entry: &LoraEntry) -> Option<Pair<'a, f32>> {
-    let [a, b] = entry.start.clone()?;
-    Some(Pair { a: &view.params[a], b: &view.params[b], rank: entry.rank, scale: -entry.scale })
+fn input_of<'x>(run: &Run, entry: &LoraEntry, x: &Part<'x>) -> Part<'x> {
+    x.slice(run.rows.start * entry.in_features..run.rows.end * entry.in_features)
 }
 
 fn dora_of<'d>(view: &AdapterView<'d>, entry: &LoraEntry, weight: &'d [f32], norms: &'d [f32]) -> Dora<'d, f32> {

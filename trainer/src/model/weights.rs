@@ -22,8 +22,8 @@ use super::gain::Gain;
 use super::linear::Linear;
 use super::mlp::Mlp;
 use crate::TrainError;
-use crate::ops::buffer::Buffers;
-use crate::ops::linear::Weight;
+use crate::ops::linear;
+use crate::ops::machine::{Broken, Machine, caught};
 use crate::ops::profile::Profile;
 use crate::ops::widen::{Stored, widen};
 use crate::quant::Stack;
@@ -40,22 +40,109 @@ impl Model {
     /// As [`Model::load`], the weights held as `dtype` says; `stop` is asked before every piece of a tensor and ends it with
     /// [`TrainError::Stopped`].
     pub fn load_unless(dir: &Path, dtype: BaseDtype, stop: &(dyn Fn() -> bool + Sync)) -> Result<Model, TrainError> {
+        Model::load_on(Machine::default(), dir, dtype, stop)
+    }
+
+    /// As [`Model::load_unless`], to compute on `machine`. A GPU gets every tensor as soon as it is read, so that the base never exists
+    /// twice; it computes with brain floats, whatever `dtype` says of 32 bits.
+    pub fn load_on(
+        machine: Machine,
+        dir: &Path,
+        dtype: BaseDtype,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Model, TrainError> {
+        let dtype = if machine.is_gpu() && dtype == BaseDtype::F32 { BaseDtype::Bf16 } else { dtype };
+        caught(|| Model::read(machine, dir, dtype, stop)).unwrap_or_else(|broken| match broken {
+            Broken::Refused(refused) => {
+                Err(TrainError::Refused { what: "the base's weights".into(), bytes: refused.bytes })
+            }
+            #[cfg(feature = "cuda")]
+            Broken::Gpu(error) => Err(error.into()),
+        })
+    }
+
+    fn read(
+        machine: Machine,
+        dir: &Path,
+        dtype: BaseDtype,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Model, TrainError> {
         let base = inspect_base(dir);
         let files = Files::judged(dir, &base, dtype, stop)?;
         let Base { config: Some(config), .. } = base else {
             return Err(TrainError::Internal("a base without faults has a config".into()));
         };
-        let blocks = (0..config.num_hidden_layers).map(|layer| files.block(&config, layer));
+        let loading = Loading { files: &files, config: &config, machine: &machine };
+        let table = |module: &str| files.weight(&[module.into()]).map(|weight| machine.put_weight(weight));
         Ok(Model {
-            embedding: files.weight(&["model.embed_tokens".into()])?,
-            blocks: blocks.collect::<Result<_, _>>()?,
-            norm: files.gain(&config, "model.norm")?,
-            head: if config.tie_word_embeddings { None } else { Some(files.weight(&["lm_head".into()])?) },
-            buffers: Buffers::default(),
+            embedding: table("model.embed_tokens")?,
+            blocks: (0..config.num_hidden_layers).map(|layer| loading.block(layer)).collect::<Result<_, _>>()?,
+            norm: loading.gain("model.norm")?,
+            head: if config.tie_word_embeddings { None } else { Some(table("lm_head")?) },
+            machine,
             profile: Profile::default(),
             recompute: 0,
             config,
         })
+    }
+}
+
+/// A model on its way from the files to its machine.
+struct Loading<'a> {
+    files: &'a Files<'a>,
+    config: &'a ModelConfig,
+    machine: &'a Machine,
+}
+
+impl Loading<'_> {
+    fn block(&self, layer: usize) -> Result<Block, TrainError> {
+        let config = self.config;
+        let gain = |name: &str| self.gain(&format!("model.layers.{layer}.{name}"));
+        let linear = |modules: &[Module]| self.linear(layer, modules);
+        // in a block with norms on both sides the one called `post_attention` is behind the attention, else before the MLP
+        let before_mlp = if config.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
+        let behind = |name: &str| config.post_norms.then(|| gain(name)).transpose();
+        Ok(Block {
+            attention: Attention {
+                entry: Entry { norm: gain("input_layernorm")?, linear: linear(Module::of_qkv(config))? },
+                qk_norm: match config.qk_norm {
+                    true => Some([gain("self_attn.q_norm")?, gain("self_attn.k_norm")?]),
+                    false => None,
+                },
+                exit: Exit { linear: linear(&[Module::OProj])?, norm: behind("post_attention_layernorm")? },
+            },
+            mlp: Mlp {
+                entry: Entry { norm: gain(before_mlp)?, linear: linear(Module::of_gate_up(config))? },
+                exit: Exit { linear: linear(&[Module::DownProj])?, norm: behind("post_feedforward_layernorm")? },
+            },
+        })
+    }
+
+    /// The gain of a norm as it multiplies, whatever the files hold.
+    fn gain(&self, module: &str) -> Result<Gain, TrainError> {
+        let tensor = format!("{module}.weight");
+        let mut values = self.files.vector(&tensor)?;
+        if self.config.norm_offset {
+            values.iter_mut().for_each(|g| *g += 1.0);
+        }
+        Ok(Gain { tensor, values: self.machine.put_exact(values) })
+    }
+
+    fn linear(&self, layer: usize, modules: &[Module]) -> Result<Linear, TrainError> {
+        let (files, config) = (self.files, self.config);
+        let mut rows = 0;
+        let part = |module: &Module| {
+            let first = rows;
+            rows += module.out_features(config);
+            (*module, first..rows)
+        };
+        let parts = modules.iter().map(part).collect();
+        let paths: Vec<String> = modules.iter().map(|module| module.path(layer)).collect();
+        let biased = paths.iter().zip(modules).filter(|(_, module)| module.has_bias(config));
+        let biases = biased.map(|(path, _)| files.vector(&format!("{path}.bias"))).collect::<Result<Vec<_>, _>>()?;
+        let weight =
+            if files.is_quantised(&paths) { files.stack(&paths, config, modules)? } else { files.weight(&paths)? };
+        Ok(Linear::new(self.machine.put_weight(weight.with_bias(biases.concat())), parts))
     }
 }
 
@@ -108,68 +195,20 @@ impl<'a> Files<'a> {
         Ok(Files { places, open, dtype, quantises: false, stop })
     }
 
-    fn block(&self, config: &ModelConfig, layer: usize) -> Result<Block, TrainError> {
-        let gain = |name: &str| self.gain(config, &format!("model.layers.{layer}.{name}"));
-        let linear = |modules: &[Module]| self.linear(config, layer, modules);
-        // in a block with norms on both sides the one called `post_attention` is behind the attention, else before the MLP
-        let before_mlp = if config.post_norms { "pre_feedforward_layernorm" } else { "post_attention_layernorm" };
-        let behind = |name: &str| config.post_norms.then(|| gain(name)).transpose();
-        Ok(Block {
-            attention: Attention {
-                entry: Entry { norm: gain("input_layernorm")?, linear: linear(Module::of_qkv(config))? },
-                qk_norm: match config.qk_norm {
-                    true => Some([gain("self_attn.q_norm")?, gain("self_attn.k_norm")?]),
-                    false => None,
-                },
-                exit: Exit { linear: linear(&[Module::OProj])?, norm: behind("post_attention_layernorm")? },
-            },
-            mlp: Mlp {
-                entry: Entry { norm: gain(before_mlp)?, linear: linear(Module::of_gate_up(config))? },
-                exit: Exit { linear: linear(&[Module::DownProj])?, norm: behind("post_feedforward_layernorm")? },
-            },
-        })
-    }
-
-    /// The gain of a norm as it multiplies, whatever the files hold.
-    fn gain(&self, config: &ModelConfig, module: &str) -> Result<Gain, TrainError> {
-        let tensor = format!("{module}.weight");
-        let mut values = self.vector(&tensor)?;
-        if config.norm_offset {
-            values.iter_mut().for_each(|g| *g += 1.0);
-        }
-        Ok(Gain { tensor, values })
-    }
-
-    fn linear(&self, config: &ModelConfig, layer: usize, modules: &[Module]) -> Result<Linear, TrainError> {
-        let mut rows = 0;
-        let part = |module: &Module| {
-            let first = rows;
-            rows += module.out_features(config);
-            (*module, first..rows)
-        };
-        let parts = modules.iter().map(part).collect();
-        let paths: Vec<String> = modules.iter().map(|module| module.path(layer)).collect();
-        let biased = paths.iter().zip(modules).filter(|(_, module)| module.has_bias(config));
-        let biases = biased.map(|(path, _)| self.vector(&format!("{path}.bias"))).collect::<Result<Vec<_>, _>>()?;
-        let weight =
-            if self.is_quantised(&paths) { self.stack(&paths, config, modules)? } else { self.weight(&paths)? };
-        Ok(Linear::new(weight.with_bias(biases.concat()), parts))
-    }
-
     fn vector(&self, tensor: &str) -> Result<Vec<f32>, TrainError> {
         self.numbers(&[self.place(tensor)], |x| x)
     }
 
     /// The weights of several modules, one below the other.
-    fn weight(&self, modules: &[String]) -> Result<Weight, TrainError> {
+    fn weight(&self, modules: &[String]) -> Result<linear::Weight, TrainError> {
         let places: Vec<_> = modules.iter().map(|module| self.place(&format!("{module}.weight"))).collect();
         let rows = places.iter().map(|place| place.shape[0]).sum();
         let cols = places[0].shape[1];
         Ok(match self.dtype {
-            BaseDtype::F32 => Weight::new(self.numbers(&places, |x| x)?, rows, cols),
+            BaseDtype::F32 => linear::Weight::new(self.numbers(&places, |x| x)?, rows, cols),
             // embedding and head of a quantised base are brain floats, as its projections were or might have been
             BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4 => {
-                Weight::new(self.numbers(&places, bf16::from_f32)?, rows, cols)
+                linear::Weight::new(self.numbers(&places, bf16::from_f32)?, rows, cols)
             }
         })
     }
@@ -181,7 +220,7 @@ impl<'a> Files<'a> {
     }
 
     /// The weights of several modules in fewer bits, one below the other.
-    fn stack(&self, paths: &[String], config: &ModelConfig, modules: &[Module]) -> Result<Weight, TrainError> {
+    fn stack(&self, paths: &[String], config: &ModelConfig, modules: &[Module]) -> Result<linear::Weight, TrainError> {
         let cols = modules[0].in_features(config);
         let part = |(path, module): (&String, &Module)| {
             let rows = module.out_features(config);
@@ -190,7 +229,7 @@ impl<'a> Files<'a> {
         };
         let parts = paths.iter().zip(modules).map(part).collect::<Result<Vec<_>, TrainError>>()?;
         let rows = parts.iter().map(|(rows, _)| rows).sum();
-        Ok(Weight::new(Stack::new(parts, cols), rows, cols))
+        Ok(linear::Weight::new(Stack::new(parts, cols), rows, cols))
     }
 
     fn place(&self, tensor: &str) -> &TensorPlace {

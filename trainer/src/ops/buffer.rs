@@ -2,7 +2,7 @@
 //! costs a page fault per 4 KiB, so they are handed back here and handed out again. How much is in use at most is what the memory
 //! plan foretells (`lorikeet_plan`).
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::{Mutex, MutexGuard};
 
 /// The system has no memory for a buffer. Unwinds out of the pass that wanted it, for every operation takes buffers and none
@@ -11,14 +11,6 @@ use std::sync::{Mutex, MutexGuard};
 pub struct Refused {
     /// How much was asked for.
     pub bytes: u64,
-}
-
-/// Does `pass` and tells a refused buffer from every other panic.
-pub(crate) fn caught<T>(pass: impl FnOnce() -> T) -> Result<T, Refused> {
-    catch_unwind(AssertUnwindSafe(pass)).map_err(|panic| match panic.downcast::<Refused>() {
-        Ok(refused) => *refused,
-        Err(other) => resume_unwind(other),
-    })
 }
 
 /// Buffers at rest, and how much is in use.
@@ -175,15 +167,6 @@ mod tests {
         let refused = caught.expect_err("no machine has that much").downcast::<Refused>().expect("its own word");
         assert_eq!(refused.bytes, 4 * (usize::MAX / 64) as u64);
         assert_eq!(buffers.take(3).len(), 3, "others can still be had");
-    }
-
-    #[test]
-    fn a_refused_buffer_is_told_from_a_bug() {
-        let refused: Result<(), Refused> = caught(|| resume_unwind(Box::new(Refused { bytes: 7 })));
-        assert_eq!(refused.map_err(|refused| refused.bytes), Err(7));
-        let bug: Result<Result<(), Refused>, _> = catch_unwind(|| caught(|| resume_unwind(Box::new("a bug"))));
-        assert!(bug.is_err_and(|panic| panic.is::<&str>()));
-        assert!(caught(|| 3).is_ok_and(|three| three == 3));
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //!
 //! Traps that this file keeps out of everybody's way: cudarc makes two events per buffer unless event tracking is off, and it
 //! is off, since with one stream there is no order to keep; the driver's pool gives memory back at every synchronisation
-//! unless its threshold is raised. So a `Gpu` must be used from one thread at a time, and `&Gpu` does not leave its thread.
+//! unless its threshold is raised. Several threads may share a `Gpu`: each one's work is on the stream in the order in which it came, and a
+//! buffer that goes from one to another has the order of its borrows.
 //!
 //! Views are checked against shapes with assertions before a kernel starts: a wrong length is our own bug, never a user's.
 
@@ -26,10 +27,8 @@ pub mod rope;
 pub mod rows;
 pub mod survey;
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::CublasError;
@@ -118,9 +117,7 @@ pub struct Gpu {
     compute: (i32, i32),
     functions: BTreeMap<&'static str, CudaFunction>,
     /// Attention is compiled once for every width of a head.
-    attention: RefCell<BTreeMap<usize, attention::Functions>>,
-    /// One stream without events: two threads would have no order.
-    one_thread: PhantomData<*const ()>,
+    attention: Mutex<BTreeMap<usize, Arc<attention::Kernels>>>,
 }
 
 impl Gpu {
@@ -146,8 +143,7 @@ impl Gpu {
         let blas =
             CudaBlas::new(Arc::clone(&stream)).map_err(|source| GpuError::Blas { doing: "start cuBLAS", source })?;
         let functions = compile::all(&context, compute)?;
-        let attention = RefCell::default();
-        Ok(Gpu { context, stream, blas, compute, functions, attention, one_thread: PhantomData })
+        Ok(Gpu { context, stream, blas, compute, functions, attention: Mutex::default() })
     }
 
     /// As the driver calls it.
@@ -189,6 +185,11 @@ impl Gpu {
         let mut buffer = self.take(len)?;
         self.stream.memset_zeros(&mut buffer).map_err(GpuError::driver("fill a buffer"))?;
         Ok(buffer)
+    }
+
+    /// Fills a buffer with zeros.
+    pub fn clear<T: DeviceRepr + ValidAsZeroBits>(&self, view: &mut CudaViewMut<'_, T>) -> Done {
+        self.stream.memset_zeros(view).map_err(GpuError::driver("fill a buffer"))
     }
 
     /// A buffer every bit of which is set: NaN in every format. For tests, so that what was not written shows.

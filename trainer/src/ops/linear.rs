@@ -76,6 +76,18 @@ impl Weight {
         Weight { bias, ..self }
     }
 
+    /// How its numbers lie in memory.
+    #[cfg(feature = "cuda")]
+    pub fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// One number per row, or none at all.
+    #[cfg(feature = "cuda")]
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
     /// Outputs.
     pub fn rows(&self) -> usize {
         self.rows

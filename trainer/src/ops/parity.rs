@@ -5,7 +5,6 @@
 //! machine computes from the same numbers; what is left is the machine's own rounding, and each output says how much of that it
 //! may have, as a part of the largest number expected. [`judge`] asks everything twice and compares bits.
 
-mod block;
 mod case;
 #[cfg(test)]
 mod cpu;
@@ -22,7 +21,6 @@ use super::adamw::AdamW;
 use super::attention::Heads;
 use super::head::Wanted;
 use super::lora::Columns;
-use super::machine::Machine;
 use super::random::{Masks, philox};
 use super::rope::Rotations;
 
@@ -81,8 +79,6 @@ pub struct Update {
 
 /// One machine's form of every operation. Slices are the host's; a method gives what the operation writes.
 pub trait Forms {
-    /// Itself, to compose operations on without coming back in between.
-    fn machine(&self) -> Machine<'_>;
     /// `y`.
     fn norm_forward(&self, norm: Norm<'_>) -> Answer<Vec<f32>>;
     /// `y + norm(x)`.

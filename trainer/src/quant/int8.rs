@@ -40,6 +40,12 @@ impl Int8 {
         });
     }
 
+    /// What the codes of each row are multiplied by.
+    #[cfg(feature = "cuda")]
+    pub fn factors(&self) -> Vec<f32> {
+        self.scales.iter().map(|scale| scale * STEP).collect()
+    }
+
     /// Bytes that it takes.
     pub fn bytes(&self) -> u64 {
         (self.codes.len() + 4 * self.scales.len()) as u64

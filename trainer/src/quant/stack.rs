@@ -46,6 +46,18 @@ impl Stack {
         self.rows * self.cols
     }
 
+    /// Inputs.
+    #[cfg(feature = "cuda")]
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The weights, and the rows that each makes up.
+    #[cfg(feature = "cuda")]
+    pub fn parts(&self) -> &[(Range<usize>, Quantised)] {
+        &self.parts
+    }
+
     /// Overwrites `out` with consecutive rows.
     pub fn widen(&self, rows: Range<usize>, out: &mut [f32]) {
         for (place, weight) in &self.parts {

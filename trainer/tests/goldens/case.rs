@@ -2,6 +2,7 @@
 //! the command line (`cli/tests/binary/reference.rs`). `make.py` says how they were made.
 
 #![expect(unreachable_pub, reason = "shared by test programs, each of which is a crate of its own")]
+#![allow(dead_code, reason = "none of them uses all of it")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -30,9 +30,12 @@ pub(super) fn run(tree: &Tree) -> Result<Done> {
         std::fs::copy(folder.join(NAMES[0]), &place).with_context(|| format!("write {}", place.display()))?;
     }
     // The whole workspace, so that only what the feature changes is compiled again.
-    let build = "cargo build --workspace --features lorikeet-trainer/cuda --bin lorikeet-gpu";
-    Program::new(tree.root(), build).run()?;
-    let program = Program::at(tree.root(), &tree.target().join("debug/lorikeet-gpu"));
+    let features = "--workspace --features lorikeet-trainer/cuda";
+    Program::new(tree.root(), &format!("cargo build {features} --bin lorikeet-gpu")).run()?;
     let libraries = folder.display().to_string();
-    program.words("check --seed 7").env("CUDA_LIB_DIR", &libraries).run().map(|()| Done::Passed)
+    let program = Program::at(tree.root(), &tree.target().join("debug/lorikeet-gpu"));
+    program.words("check --seed 7").env("CUDA_LIB_DIR", &libraries).run()?;
+    // one thread: the emulator has no locks
+    let line = format!("cargo test {features} --test goldens_on_gpu -- --nocapture --test-threads 1");
+    Program::new(tree.root(), &line).env("CUDA_LIB_DIR", &libraries).run().map(|()| Done::Passed)
 }

@@ -1,7 +1,7 @@
 //! [`crate::ops::attention`] on the device: tiles of 32 rows, compiled for the width of a head.
 
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::{Arc, PoisonError};
 
 use cudarc::driver::sys::CUfunction_attribute;
 use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut, DeviceRepr, LaunchConfig};
@@ -14,12 +14,9 @@ use crate::ops::attention::Heads;
 const TILE: usize = 32;
 const THREADS: u32 = 128;
 
-/// Kernels for one width of a head.
+/// Those for one width of a head.
 #[derive(Debug)]
-pub(super) struct Functions(Rc<Kernels>);
-
-#[derive(Debug)]
-struct Kernels {
+pub(super) struct Kernels {
     forward: CudaFunction,
     delta: CudaFunction,
     queries: CudaFunction,
@@ -145,13 +142,14 @@ pub fn backward(
 
 impl Gpu {
     /// The kernels for heads of this width; compiled when a width is first met.
-    fn attention(&self, width: usize) -> Result<Rc<Kernels>, GpuError> {
-        if let Some(Functions(known)) = self.attention.borrow().get(&width) {
-            return Ok(Rc::clone(known));
+    fn attention(&self, width: usize) -> Result<Arc<Kernels>, GpuError> {
+        let mut known = self.attention.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernels) = known.get(&width) {
+            return Ok(Arc::clone(kernels));
         }
         assert_eq!(width % 8, 0, "attention takes heads whose width is a multiple of 8");
         let module = compile::module(&self.context, &compile::ATTENTION, self.compute, &[format!("-DHEAD={width}")])?;
-        let kernels = Rc::new(Kernels {
+        let kernels = Arc::new(Kernels {
             forward: compile::find(&module, "attention_forward")?,
             delta: compile::find(&module, "attention_delta")?,
             queries: compile::find(&module, "attention_backward_queries")?,
@@ -162,7 +160,7 @@ impl Gpu {
             let bytes = shared(width, tiles) as i32;
             function.set_attribute(most, bytes).map_err(GpuError::driver("take shared memory for attention"))?;
         }
-        self.attention.borrow_mut().insert(width, Functions(Rc::clone(&kernels)));
+        known.insert(width, Arc::clone(&kernels));
         Ok(kernels)
     }
 }

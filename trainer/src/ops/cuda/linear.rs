@@ -1,26 +1,54 @@
 //! [`crate::ops::linear`] on the device.
 
+use std::ops::Range;
+
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 use half::bf16;
 
 use super::matmul::{self, Into, Matrix};
+use super::quant::Stacked;
 use super::{Done, Gpu, GpuError, rows};
+use crate::ops::linear::{self, Numbers};
 
 /// A frozen weight, `[rows, cols]`: rows are outputs.
 #[derive(Debug)]
 pub struct Weight {
-    data: CudaSlice<bf16>,
+    numbers: Stored,
     bias: Option<CudaSlice<f32>>,
     rows: usize,
     cols: usize,
+}
+
+/// How the numbers lie in the device's memory.
+#[derive(Debug)]
+enum Stored {
+    Bf16(CudaSlice<bf16>),
+    /// Made brain floats for one product, all rows at once.
+    Quantised(Stacked),
 }
 
 impl Weight {
     /// From consecutive rows on the host; an empty bias is none.
     pub fn upload(gpu: &Gpu, data: &[bf16], bias: &[f32], rows: usize, cols: usize) -> Result<Weight, GpuError> {
         assert!(data.len() == rows * cols && (bias.is_empty() || bias.len() == rows), "a weight of {rows} × {cols}");
+        Weight::new(gpu, Stored::Bf16(gpu.upload(data)?), bias, rows, cols)
+    }
+
+    /// That of the host: brain floats, or the few bits that it lies in there.
+    pub fn of_host(gpu: &Gpu, weight: &linear::Weight) -> Result<Weight, GpuError> {
+        let numbers = match weight.numbers() {
+            Numbers::F32(numbers) => {
+                Stored::Bf16(gpu.upload(&numbers.iter().map(|x| bf16::from_f32(*x)).collect::<Vec<_>>())?)
+            }
+            Numbers::Bf16(numbers) => Stored::Bf16(gpu.upload(numbers)?),
+            Numbers::Quantised(stack) => Stored::Quantised(Stacked::upload(gpu, stack)?),
+        };
+        Weight::new(gpu, numbers, weight.bias(), weight.rows(), weight.cols())
+    }
+
+    fn new(gpu: &Gpu, numbers: Stored, bias: &[f32], rows: usize, cols: usize) -> Result<Weight, GpuError> {
         let bias = if bias.is_empty() { None } else { Some(gpu.upload(bias)?) };
-        Ok(Weight { data: gpu.upload(data)?, bias, rows, cols })
+        Ok(Weight { numbers, bias, rows, cols })
     }
 
     /// Outputs.
@@ -33,13 +61,40 @@ impl Weight {
         self.cols
     }
 
-    /// All numbers: the embedding is looked up in them.
+    /// All numbers: the embedding, which is never quantised, is looked up in them.
     pub fn data(&self) -> CudaView<'_, bf16> {
-        self.data.as_view()
+        match &self.numbers {
+            Stored::Bf16(numbers) => numbers.as_view(),
+            Stored::Quantised(_) => panic!("an embedding lies in brain floats"),
+        }
     }
 
-    fn matrix(&self, gpu: &Gpu) -> Matrix {
-        Matrix::new(gpu, &self.data.as_view(), self.rows, self.cols)
+    /// Consecutive rows on the host, as products see them.
+    pub fn rows_of(&self, gpu: &Gpu, rows: Range<usize>) -> Result<Vec<f32>, GpuError> {
+        let place = rows.start * self.cols..rows.end * self.cols;
+        let narrow = self.with(gpu, |numbers| gpu.download(&numbers.slice(place)))?;
+        Ok(narrow.into_iter().map(bf16::to_f32).collect())
+    }
+
+    /// Hands all numbers to `use_them`.
+    fn with<T>(
+        &self,
+        gpu: &Gpu,
+        use_them: impl FnOnce(&CudaView<'_, bf16>) -> Result<T, GpuError>,
+    ) -> Result<T, GpuError> {
+        match &self.numbers {
+            Stored::Bf16(numbers) => use_them(&numbers.as_view()),
+            Stored::Quantised(stacked) => {
+                let mut wide = gpu.take(self.rows * self.cols)?;
+                stacked.widen(gpu, &mut wide.as_view_mut())?;
+                use_them(&wide.as_view())
+            }
+        }
+    }
+
+    /// Hands them to `use_it` as a matrix.
+    fn with_matrix(&self, gpu: &Gpu, use_it: impl FnOnce(Matrix) -> Done) -> Done {
+        self.with(gpu, |numbers| use_it(Matrix::new(gpu, numbers, self.rows, self.cols)))
     }
 }
 
@@ -55,12 +110,13 @@ pub fn forward_add(gpu: &Gpu, x: &CudaView<'_, bf16>, weight: &Weight, y: &mut C
 
 fn product(gpu: &Gpu, x: &CudaView<'_, bf16>, weight: &Weight, keep: f32, y: &mut CudaViewMut<'_, bf16>) -> Done {
     let x = Matrix::new(gpu, x, x.len() / weight.cols, weight.cols);
-    matmul::product(gpu, x, weight.matrix(gpu).t(), Into { stride: weight.rows, scale: 1.0, keep }, y)?;
+    let into = Into { stride: weight.rows, scale: 1.0, keep };
+    weight.with_matrix(gpu, |matrix| matmul::product(gpu, x, matrix.t(), into, y))?;
     weight.bias.as_ref().map_or(Ok(()), |bias| rows::add_bias(gpu, &bias.as_view(), y))
 }
 
 /// `dx = dy W`.
 pub fn backward(gpu: &Gpu, dy: &CudaView<'_, bf16>, weight: &Weight, dx: &mut CudaViewMut<'_, bf16>) -> Done {
     let dy = Matrix::new(gpu, dy, dy.len() / weight.rows, weight.rows);
-    matmul::set(gpu, dy, weight.matrix(gpu), dx)
+    weight.with_matrix(gpu, |matrix| matmul::set(gpu, dy, matrix, dx))
 }

@@ -103,3 +103,19 @@ pub fn backward(
         }
     }
 }
+
+/// Adds to the gradient of x alone: A and B are constants and x came without dropout.
+pub fn backward_constant(
+    gpu: &Gpu,
+    pair: Pair<'_>,
+    (dy, columns): (&CudaView<'_, bf16>, Columns),
+    dx: &mut CudaViewMut<'_, bf16>,
+) -> Done {
+    let (rank, inputs) = (pair.rank, pair.inputs());
+    let tokens = dx.len() / inputs;
+    let dy = Matrix::strided(gpu, &dy.slice(columns.first..), tokens, columns.count, columns.stride);
+    let mut t = gpu.take::<bf16>(tokens * rank)?;
+    matmul::product(gpu, dy, pair.b(gpu), Into { stride: rank, scale: pair.scale, keep: 0.0 }, &mut t.as_view_mut())?;
+    let small = Matrix::new(gpu, &t.as_view(), tokens, rank);
+    matmul::product(gpu, small, pair.a(gpu), Into { stride: inputs, scale: 1.0, keep: 1.0 }, dx)
+}

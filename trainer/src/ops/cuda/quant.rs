@@ -1,9 +1,75 @@
 //! Frozen weights with fewer bits, made bf16 for one product.
 
-use cudarc::driver::{CudaView, CudaViewMut};
+use std::ops::Range;
+
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 use half::bf16;
 
-use super::{Done, Gpu, launch, number, per_number};
+use super::{Done, Gpu, GpuError, launch, number, per_number};
+use crate::quant::{LEVELS, Quantised, Stack};
+
+/// Weights of several modules in few bits, one below the other; the scales of scales are taken apart once.
+#[derive(Debug)]
+pub struct Stacked {
+    parts: Vec<(Range<usize>, Codes)>,
+    cols: usize,
+}
+
+#[derive(Debug)]
+enum Codes {
+    Nf4 {
+        codes: CudaSlice<u8>,
+        factors: CudaSlice<f32>,
+        block: usize,
+    },
+    Int8 {
+        codes: CudaSlice<i8>,
+        factors: CudaSlice<f32>,
+    },
+    /// Levels that the kernel does not know.
+    Wide(CudaSlice<bf16>),
+}
+
+impl Stacked {
+    /// Those of the host.
+    pub fn upload(gpu: &Gpu, stack: &Stack) -> Result<Stacked, GpuError> {
+        let part = |(rows, weight): &(Range<usize>, Quantised)| {
+            Ok((rows.clone(), Codes::upload(gpu, weight, rows.len() * stack.cols())?))
+        };
+        Ok(Stacked { parts: stack.parts().iter().map(part).collect::<Result<_, GpuError>>()?, cols: stack.cols() })
+    }
+
+    /// Overwrites `y` with all rows.
+    pub fn widen(&self, gpu: &Gpu, y: &mut CudaViewMut<'_, bf16>) -> Done {
+        self.parts.iter().try_for_each(|(rows, part)| {
+            let y = &mut y.slice_mut(rows.start * self.cols..rows.end * self.cols);
+            match part {
+                Codes::Nf4 { codes, factors, block } => nf4(gpu, &codes.as_view(), &factors.as_view(), *block, y),
+                Codes::Int8 { codes, factors } => int8(gpu, &codes.as_view(), &factors.as_view(), self.cols, y),
+                Codes::Wide(numbers) => gpu.copy(&numbers.as_view(), y),
+            }
+        })
+    }
+}
+
+impl Codes {
+    fn upload(gpu: &Gpu, weight: &Quantised, numbers: usize) -> Result<Codes, GpuError> {
+        Ok(match weight {
+            Quantised::Nf4(nf4) if nf4.levels == LEVELS && numbers.is_multiple_of(2) => {
+                let factors: Vec<f32> = (0..nf4.scales.len()).map(|block| nf4.scales.get(block)).collect();
+                Codes::Nf4 { codes: gpu.upload(&nf4.codes)?, factors: gpu.upload(&factors)?, block: nf4.block }
+            }
+            Quantised::Int8(int8) => {
+                Codes::Int8 { codes: gpu.upload(&int8.codes)?, factors: gpu.upload(&int8.factors())? }
+            }
+            Quantised::Nf4(_) => {
+                let mut wide = vec![0.0; numbers];
+                weight.widen(0, &mut wide);
+                Codes::Wide(gpu.upload(&wide.into_iter().map(bf16::from_f32).collect::<Vec<_>>())?)
+            }
+        })
+    }
+}
 
 /// NF4: two numbers a byte, the upper half first, and one factor for every `block` numbers.
 pub fn nf4(

@@ -58,7 +58,6 @@ pub(super) fn all() -> Vec<Case> {
             name: "attention, width 256, both",
             run: |forms, fresh| attention_both(forms, fresh, kind(256, Some(2.0), Some(5))),
         },
-        Case { name: "a block, forward", run: super::block::forward },
     ]
 }
 

@@ -13,7 +13,6 @@ use crate::ops::dropout::Kept;
 use crate::ops::head::{self, Head, Wanted};
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::{self, Input, Pair, PairGradient};
-use crate::ops::machine::Machine;
 use crate::ops::qk_norm::{self, Gains};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Turn};
@@ -32,10 +31,6 @@ fn poison(len: usize) -> Vec<f32> {
 }
 
 impl Forms for Cpu {
-    fn machine(&self) -> Machine<'_> {
-        Machine::Cpu(&self.buffers)
-    }
-
     fn norm_forward(&self, Norm { x, gain, eps }: Norm<'_>) -> Answer<Vec<f32>> {
         let mut y = poison(x.len());
         norm::forward(x, gain, eps, &mut y);

@@ -17,7 +17,6 @@ use crate::ops::cuda::lora::{Input, Pair};
 use crate::ops::cuda::rope::{HeadNorm, Turns};
 use crate::ops::cuda::{Gpu, GpuError, adamw, attention, glu, head, linear, lora, norm, quant, rope, rows};
 use crate::ops::head::Wanted;
-use crate::ops::machine::Machine;
 use crate::ops::random::Masks;
 
 /// An open device.
@@ -48,10 +47,6 @@ impl OnGpu<'_> {
 }
 
 impl Forms for OnGpu<'_> {
-    fn machine(&self) -> Machine<'_> {
-        Machine::Gpu(self.0)
-    }
-
     fn norm_forward(&self, Norm { x, gain, eps }: Norm<'_>) -> Answer<Vec<f32>> {
         let (x, gain, mut y) = (self.put(x)?, self.put32(gain)?, self.room(x.len())?);
         norm::forward(self.0, &x.as_view(), &gain.as_view(), eps, &mut y.as_view_mut())?;

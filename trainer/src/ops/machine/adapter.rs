@@ -1,0 +1,225 @@
+//! Adapters' products and their gradients, on either machine. A and B are the host's, and so are their gradients: a GPU computes with
+//! bf16 copies of them and sums gradients in `f32` beside its activations.
+
+use std::ops::Range;
+
+#[cfg(feature = "cuda")]
+use cudarc::driver::CudaSlice;
+#[cfg(feature = "cuda")]
+use half::bf16;
+
+use super::{Machine, Part, PartMut};
+#[cfg(feature = "cuda")]
+use super::{done, elsewhere};
+#[cfg(feature = "cuda")]
+use crate::ops::cuda;
+use crate::ops::dropout::Kept;
+use crate::ops::lora::{self, Columns, PairGradient};
+use crate::ops::random::Masks;
+
+/// Numbers of the host as products take them: themselves, or a copy in bf16.
+#[derive(Debug)]
+pub enum Operand<'a> {
+    /// On the host.
+    Host(&'a [f32]),
+    /// On the device.
+    #[cfg(feature = "cuda")]
+    Device(CudaSlice<bf16>),
+}
+
+/// Gradients that are being added up, to be the host's in the end.
+#[derive(Debug)]
+pub enum Sums<'g> {
+    /// On the host.
+    Host(&'g mut [f32]),
+    /// On the device; and what they are added to when the pass is over.
+    #[cfg(feature = "cuda")]
+    Device(CudaSlice<f32>, &'g mut [f32]),
+}
+
+/// A and B of one module.
+#[derive(Debug)]
+pub struct Pair<'a> {
+    /// `[rank, inputs]`.
+    pub a: Part<'a>,
+    /// `[outputs, rank]`.
+    pub b: Part<'a>,
+    /// Rows of A.
+    pub rank: usize,
+    /// The factor s.
+    pub scale: f32,
+}
+
+/// Dropout of a run of rows.
+#[derive(Debug)]
+pub enum Mask {
+    /// On the host.
+    Host(Kept),
+    /// On the device.
+    #[cfg(feature = "cuda")]
+    Device(cuda::dropout::RowMasks),
+}
+
+/// A run of rows, and its dropout if there is any.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// `[tokens, inputs]`.
+    pub x: Part<'a>,
+    /// What is kept of it.
+    pub mask: Option<&'a Mask>,
+}
+
+impl Operand<'_> {
+    /// Some of them.
+    pub fn part(&self, range: Range<usize>) -> Part<'_> {
+        match self {
+            Operand::Host(numbers) => Part::Host(&numbers[range]),
+            #[cfg(feature = "cuda")]
+            Operand::Device(numbers) => Part::Device(numbers.slice(range)),
+        }
+    }
+}
+
+impl Sums<'_> {
+    /// Those of the host.
+    pub fn host(&mut self) -> &mut [f32] {
+        match self {
+            Sums::Host(sums) => sums,
+            #[cfg(feature = "cuda")]
+            Sums::Device(..) => elsewhere(),
+        }
+    }
+}
+
+impl<'a> Pair<'a> {
+    /// That of the host.
+    pub fn host(&self) -> lora::Pair<'a, f32> {
+        lora::Pair { a: self.a.host(), b: self.b.host(), rank: self.rank, scale: self.scale }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> cuda::lora::Pair<'_> {
+        cuda::lora::Pair { a: self.a.device(), b: self.b.device(), rank: self.rank, scale: self.scale }
+    }
+}
+
+impl<'a> Input<'a> {
+    /// That of the host.
+    pub fn host(&self) -> lora::Input<'a> {
+        let kept = self.mask.map(|mask| match mask {
+            Mask::Host(kept) => kept,
+            #[cfg(feature = "cuda")]
+            Mask::Device(_) => elsewhere(),
+        });
+        lora::Input { x: self.x.host(), kept }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn device(&self) -> cuda::lora::Input<'_> {
+        let masks = self.mask.map(|mask| match mask {
+            Mask::Device(masks) => masks,
+            Mask::Host(_) => elsewhere(),
+        });
+        cuda::lora::Input { x: self.x.device(), masks }
+    }
+}
+
+impl Machine {
+    /// Numbers of the host, for products.
+    pub fn operand<'a>(&self, numbers: &'a [f32]) -> Operand<'a> {
+        match self {
+            Machine::Cpu(_) => Operand::Host(numbers),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => {
+                let (wide, mut narrow) = (done(gpu.upload(numbers)), done(gpu.take(numbers.len())));
+                if !numbers.is_empty() {
+                    done(cuda::rows::narrow(gpu, &wide.as_view(), &mut narrow.as_view_mut()));
+                }
+                Operand::Device(narrow)
+            }
+        }
+    }
+
+    /// Room to add up gradients that end in `grads`.
+    pub fn sums<'g>(&self, grads: &'g mut [f32]) -> Sums<'g> {
+        match self {
+            Machine::Cpu(_) => Sums::Host(grads),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => Sums::Device(done(gpu.zeros(grads.len())), grads),
+        }
+    }
+
+    /// What was added up is the host's; waits for it.
+    pub fn settle(&self, sums: Sums<'_>) {
+        match (self, sums) {
+            (Machine::Cpu(_), Sums::Host(_)) => {}
+            #[cfg(feature = "cuda")]
+            (Machine::Gpu(gpu), Sums::Device(sums, grads)) => {
+                let sums = done(gpu.download(&sums.as_view()));
+                grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum); // mutate: flip
+            }
+            #[cfg(feature = "cuda")]
+            _ => elsewhere(),
+        }
+    }
+
+    /// Draws what is kept of rows of `width` numbers, given each row's masks and place in its example.
+    pub fn mask(&self, rows: &[(Masks, u32)], width: usize) -> Mask {
+        match self {
+            Machine::Cpu(_) => Mask::Host(Kept::draw(rows, width)),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => Mask::Device(done(cuda::dropout::RowMasks::upload(gpu, rows))),
+        }
+    }
+
+    /// `u`, and the module's columns of `y` added to.
+    pub fn lora(&self, pair: &Pair<'_>, input: &Input<'_>, mut u: PartMut<'_>, mut y: PartMut<'_>, columns: Columns) {
+        match self {
+            Machine::Cpu(_) => lora::forward(pair.host(), input.host(), u.host(), y.host(), columns),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => {
+                done(cuda::lora::forward(gpu, pair.device(), input.device(), u.device(), y.device(), columns));
+            }
+        }
+    }
+
+    /// Adds to the gradients of A and B, which lie at those places of `sums`, A's first, and, where one is wanted, to that of x.
+    pub fn lora_backward(
+        &self,
+        pair: &Pair<'_>,
+        input: &Input<'_>,
+        (u, dy, columns): (Part<'_>, &Part<'_>, Columns),
+        (sums, [a, b]): (&mut Sums<'_>, [Range<usize>; 2]),
+        mut dx: Option<PartMut<'_>>,
+    ) {
+        match self {
+            Machine::Cpu(buffers) => {
+                let (before, behind) = sums.host().split_at_mut(b.start);
+                let mut gradient = PairGradient { a: &mut before[a], b: &mut behind[..b.len()] };
+                let (passed, dx) = ((u.host(), dy.host(), columns), dx.as_mut().map(PartMut::host));
+                lora::backward(pair.host(), input.host(), buffers, passed, &mut gradient, dx);
+            }
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => {
+                let Sums::Device(sums, _) = sums else { elsewhere() };
+                let (mut before, mut behind) = sums.split_at_mut(b.start);
+                let gradients = [&mut before.slice_mut(a), &mut behind.slice_mut(..b.len())];
+                let (passed, dx) = ((u.device(), dy.device(), columns), dx.as_mut().map(PartMut::device));
+                done(cuda::lora::backward(gpu, pair.device(), input.device(), passed, gradients, dx));
+            }
+        }
+    }
+
+    /// Adds to the gradient of x alone: A and B are constants and x came without dropout.
+    pub fn lora_backward_constant(&self, pair: &Pair<'_>, (dy, columns): (&Part<'_>, Columns), mut dx: PartMut<'_>) {
+        match self {
+            Machine::Cpu(buffers) => {
+                lora::backward_constant(pair.host(), buffers, (dy.host(), columns), dx.host());
+            }
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => {
+                done(cuda::lora::backward_constant(gpu, pair.device(), (dy.device(), columns), dx.device()));
+            }
+        }
+    }
+}

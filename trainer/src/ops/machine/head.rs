@@ -1,0 +1,79 @@
+//! The head of a model, on either machine.
+
+use std::ops::Range;
+
+#[cfg(feature = "cuda")]
+use super::done;
+use super::{Buffer, Machine, Weight};
+#[cfg(feature = "cuda")]
+use crate::ops::cuda::{self, head::Targets};
+use crate::ops::head::{self, Beside, Wanted};
+#[cfg(feature = "cuda")]
+use crate::ops::softcap;
+
+/// The head's weight and what becomes of its products.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// One row per token of the vocabulary.
+    pub weight: &'a Weight,
+    /// Logits stay within ± this.
+    pub softcap: Option<f32>,
+}
+
+impl Head<'_> {
+    fn host(&self) -> head::Head<'_> {
+        head::Head { weight: self.weight.host(), softcap: self.softcap }
+    }
+}
+
+impl Machine {
+    /// −ln p of every row's target. `x` is [rows, width]; where `dx` is given it is overwritten with the weighted gradient. A GPU
+    /// has nothing trained beside its head.
+    pub fn head_loss(
+        &self,
+        x: &Buffer,
+        head: Head<'_>,
+        wanted: &[Wanted],
+        beside: &mut dyn Beside,
+        dx: Option<&mut Buffer>,
+    ) -> Vec<f64> {
+        match self {
+            Machine::Cpu(buffers) => match dx {
+                None => head::loss(x.host(), head.host(), wanted, beside, buffers),
+                Some(dx) => head::loss_and_gradient(x.host(), head.host(), wanted, beside, buffers, dx.host_mut()),
+            },
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => {
+                if wanted.is_empty() {
+                    return Vec::new();
+                }
+                let (targets, mut losses) = (done(Targets::upload(gpu, wanted)), done(gpu.take::<f32>(wanted.len())));
+                let (head, mut dx) = ((head.weight.device(), head.softcap), dx.map(Buffer::device_mut));
+                let to = &mut losses.as_view_mut();
+                done(cuda::head::loss(gpu, &x.device(), head, &targets, to, dx.as_mut()));
+                done(gpu.download(&losses.as_view())).into_iter().map(f64::from).collect()
+            }
+        }
+    }
+
+    /// Logits of `rows`, whose inputs are `x`, on the host.
+    pub fn logits(&self, rows: Range<usize>, x: &Buffer, head: Head<'_>, beside: &mut dyn Beside) -> Vec<f32> {
+        match self {
+            Machine::Cpu(_) => {
+                let mut logits = vec![0.0; rows.len() * head.weight.rows()];
+                head.host().logits(rows, x.host(), beside, &mut logits);
+                logits
+            }
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(_) => {
+                let mut logits = self.take(rows.len() * head.weight.rows());
+                self.linear(x, head.weight, &mut logits);
+                let mut logits = self.get(logits);
+                if let Some(cap) = head.softcap {
+                    softcap::forward(&mut logits, cap);
+                }
+                logits
+            }
+        }
+    }
+}
