@@ -33,6 +33,8 @@ pub(crate) async fn test(command: Vec<String>) -> Result<(), Unfit> {
 async fn run(command: &[String]) -> Result<(), String> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let mut child = Command::new(program);
+    // the device is the last word; where it is a GPU the test sees no other
+    child.env("CUDA_VISIBLE_DEVICES", arguments.last().map_or("", String::as_str));
     child.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let ended = timeout(PATIENCE, child.output()).await;
     let ended = ended.map_err(|_| format!("it did not end within {PATIENCE:?}"))?;

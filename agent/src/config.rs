@@ -60,6 +60,10 @@ pub struct Devices {
     /// Program and arguments of the test that a device has to pass before it is offered again after a fault; the device's name
     /// follows, and an exit code of 0 is a pass. The worker's own test when not given.
     pub burn_in: Option<Vec<String>>,
+    /// Why the program that workers are made of cannot train on GPUs: not an operator's to say, but that of whoever starts the agent.
+    /// `None`: it can.
+    #[serde(skip)]
+    pub gpus_unusable: Option<String>,
 }
 
 /// What kind of device is offered.
@@ -201,6 +205,7 @@ impl Default for Devices {
             report: Duration::from_secs(60),
             release_grace: Duration::from_secs(30),
             burn_in: None,
+            gpus_unusable: Some("nobody has said that this program can train on GPUs".into()),
         }
     }
 }

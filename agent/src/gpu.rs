@@ -52,7 +52,8 @@ impl Probe {
     /// Opens NVIDIA's library where it is there and wanted.
     pub(crate) fn new(config: &Devices) -> Self {
         let wants_gpus = config.fake.is_empty() && config.kind != Choice::Cpu;
-        let nvml = wants_gpus.then(nvml::Gpus::open).flatten();
+        let usable = config.gpus_unusable.clone().map_or(Ok(()), Err);
+        let nvml = if wants_gpus { nvml::Gpus::open(usable) } else { None };
         Self { config: config.clone(), nvml, cpu: cpu::Slot::default() }
     }
 

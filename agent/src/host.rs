@@ -46,6 +46,8 @@ pub struct Rules {
     pub progress: Duration,
     /// See [`Devices::release_grace`].
     pub release_grace: Duration,
+    /// Whether a GPU has to pass its test before this agent offers it for the first time: a real one has to.
+    pub proves_gpus: bool,
 }
 
 impl Rules {
@@ -58,6 +60,7 @@ impl Rules {
             start_grace: worker.start_grace,
             progress: worker.progress,
             release_grace: devices.release_grace,
+            proves_gpus: devices.fake.is_empty(),
         }
     }
 
@@ -127,7 +130,13 @@ impl Host {
             Event::AdapterGivenUp(id, fault) => {
                 self.with(id, |attempt, _| attempt.adapter_given_up(fault, now, &mut out))
             }
-            Event::Looked(seen) => self.devices = self.quarantine.judge(seen, self.rules.release_grace, now.mono),
+            Event::Looked(seen) => {
+                if self.rules.proves_gpus {
+                    let at_work = self.attempts.values().flat_map(|attempt| attempt.devices()).cloned().collect();
+                    self.quarantine.prove(&seen.devices, &at_work, now.mono);
+                }
+                self.devices = self.quarantine.judge(seen, self.rules.release_grace, now.mono);
+            }
             Event::Tested(device, result) => self.quarantine.tested(&device, result, now.mono),
             Event::Leave => self.leave(now, &mut out),
             Event::Tick => {}

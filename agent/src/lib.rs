@@ -32,7 +32,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Devices};
 pub use disk::DiskError;
 pub use gpu::{Driver as GpuDriver, Reading as GpuReading, readings as gpu_readings};
 pub use link::{DialError, FrameError, IdentityError, JoinError, LinkError, LinkState, TlsError};

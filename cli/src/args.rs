@@ -178,6 +178,9 @@ pub(crate) struct Demo {
     /// Train this base model instead of the small one that comes with the program
     #[arg(long, value_name = "DIR")]
     pub(crate) base: Option<PathBuf>,
+    /// Train on this machine's GPU, not on its CPU
+    #[arg(long)]
+    pub(crate) gpu: bool,
 }
 
 #[derive(Debug, Args)]
@@ -206,6 +209,9 @@ pub(crate) struct Train {
     /// CPU threads; all cores when not given
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
+    /// Train on the first GPU of this machine, not on its CPU
+    #[arg(long)]
+    pub(crate) gpu: bool,
     /// Main memory it may take, like 6GiB; what is free when not given
     #[arg(long, value_name = "SIZE", value_parser = plan::size)]
     pub(crate) memory: Option<u64>,
@@ -467,6 +473,9 @@ pub(crate) struct Worker {
     /// Resident memory above which whoever started this ends it
     #[arg(long, value_name = "BYTES")]
     pub(crate) memory_limit: Option<u64>,
+    /// Train on the first GPU that this process sees
+    #[arg(long)]
+    pub(crate) gpu: bool,
     /// Take part in the training of the worker at the other end of standard input, which has the directory
     #[arg(long, value_name = "RANK", hide = true, conflicts_with_all = ["burn_in", "until_eof"])]
     pub(crate) rank: Option<usize>,

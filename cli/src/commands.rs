@@ -14,6 +14,7 @@ mod eval;
 mod exact;
 mod follow;
 mod generate;
+mod gpu;
 mod inspect;
 mod job;
 mod jobs;

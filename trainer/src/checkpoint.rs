@@ -76,7 +76,8 @@ pub struct Identity {
 }
 
 /// Settings that may differ between a checkpoint and the run that takes it up: the numbers change, the state still fits.
-const FREE: [&str; 17] = [
+const FREE: [&str; 18] = [
+    "base_dtype",
     "learning_rate",
     "schedule",
     "warmup_ratio",

@@ -35,10 +35,22 @@ pub struct Config {
     pub save_interval: Duration,
     /// Tokens per forward pass.
     pub micro_tokens: MicroTokens,
+    /// Where its passes are computed.
+    pub device: Device,
     /// CPU threads; `None`: all cores. Changes speed and no bit.
     pub threads: Option<usize>,
     /// Main memory that this process may hold, where somebody watches it; micro-batches are chosen, and halved, to fit.
     pub memory_limit: Option<u64>,
+}
+
+/// Where passes are computed. Weights, moments and checkpoints are the same on all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// A GPU, by its place among those that this process sees.
+    Gpu(usize),
 }
 
 /// The data's files.
@@ -175,6 +187,7 @@ impl Config {
             telling: Telling::default(),
             save_interval: Duration::from_secs(30 * 60),
             micro_tokens: MicroTokens::Auto,
+            device: Device::Cpu,
             threads: None,
             memory_limit: None,
         }

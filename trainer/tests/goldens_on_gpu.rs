@@ -1,6 +1,8 @@
 //! The same numbers on a GPU: every golden in brain floats, whole runs, and what only a device can get wrong. Needs a GPU, or the
 //! emulated one that `cargo xtask gpu test` puts in its place; prints a line of figures for each case.
 
+#![expect(clippy::print_stdout, reason = "the figures of a card are for whoever runs this there")]
+
 #[path = "goldens/case.rs"]
 mod case;
 #[path = "goldens/golden.rs"]

@@ -83,11 +83,14 @@ impl Driver {
 
     fn start(&mut self, offer: &Offer) {
         let (tied, memory_limit) = (self.config.stop_workers_on_exit, self.memory_limit(offer));
+        let visible = gpu::visible(&offer.devices, self.devices());
+        // a device that is only declared is the processor by another name
+        let gpu = self.config.devices.fake.is_empty() && !visible.is_empty();
         let launch = Launch {
-            command: Launch::command(&self.config.worker, tied, memory_limit),
+            command: Launch::command(&self.config.worker, tied, gpu, memory_limit),
             tied,
             directory: self.places.attempt(offer.attempt),
-            visible: gpu::visible(&offer.devices, self.devices()),
+            visible,
             memory_limit,
         };
         self.follow_events(offer.attempt);

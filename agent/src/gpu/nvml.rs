@@ -30,16 +30,18 @@ pub(super) struct Gpus {
     /// Where the driver's error reports arrive; none where it takes no such wish.
     reports: Option<EventSet<'static>>,
     health: Health,
+    /// Whether this program can train on any.
+    usable: Result<(), String>,
 }
 
 impl Gpus {
     /// `None` where the library or the driver is not there: a normal answer.
-    pub(super) fn open() -> Option<Self> {
+    pub(super) fn open(usable: Result<(), String>) -> Option<Self> {
         match Nvml::init() {
             Ok(nvml) => {
                 // opened once in a process and never closed, so that what borrows from it may live beside it
                 let nvml: &'static Nvml = Box::leak(Box::new(nvml));
-                Some(Self { nvml, reports: reports(nvml), health: Health::default() })
+                Some(Self { nvml, reports: reports(nvml), health: Health::default(), usable })
             }
             Err(error) => {
                 tracing::debug!(%error, "NVIDIA's library does not open");
@@ -86,7 +88,7 @@ impl Gpus {
         let compute = gpu.cuda_compute_capability()?;
         let compute = (u8::try_from(compute.major).unwrap_or(0), u8::try_from(compute.minor).unwrap_or(0));
         let healthy = self.health.judge(&DeviceId(gpu.uuid()?), signs(gpu));
-        let usable = usable().and(healthy);
+        let usable = self.usable.clone().and_then(|()| is_recent(compute)).and(healthy);
         let instances = instances(gpu);
         let driver = self.driver().and_then(|text| Driver::parse(&text));
         for gpu in if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances } {
@@ -201,11 +203,11 @@ fn held_back(reasons: ThrottleReasons) -> Vec<&'static str> {
     found
 }
 
-/// A GPU is seen, watched and not offered: the decoder's pass runs on the CPU in every build of today.
-fn usable() -> Result<(), String> {
-    if cfg!(feature = "cuda") {
-        Err("this version has its kernels but does not train on GPUs yet".into())
-    } else {
-        Err("this build has no CUDA support: install one made with `--features cuda`".into())
-    }
+/// What the kernels are written for: bf16 arithmetic came with compute capability 8.0 (Ampere).
+const OLDEST: (u8, u8) = (8, 0);
+
+fn is_recent(compute: (u8, u8)) -> Result<(), String> {
+    let ((major, minor), (oldest, _)) = (compute, OLDEST);
+    let words = || format!("its compute capability is {major}.{minor}, expected {oldest}.0 or newer");
+    if compute < OLDEST { Err(words()) } else { Ok(()) }
 }

@@ -57,7 +57,7 @@ pub struct Driver {
 
 /// Asks; `None` where there is no driver.
 pub fn readings() -> Option<Driver> {
-    let gpus = nvml::Gpus::open()?;
+    let gpus = nvml::Gpus::open(Ok(()))?;
     let mut driver = Driver { version: gpus.driver(), gpus: Vec::new(), faults: Vec::new() };
     for reading in gpus.readings() {
         match reading {

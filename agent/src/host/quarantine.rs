@@ -5,7 +5,8 @@
 //! worker gone ─► remembered with its devices ─► holds nothing at a look: forgotten
 //!                                    │
 //!                                    └► holds memory at a look, `release_grace` later ─┐
-//! an attempt ended `hardware` ───────────────────────────────────────────────────────┴► out ─► tested ─► offered again
+//! an attempt ended `hardware` ───────────────────────────────────────────────────────┤
+//! a GPU that this agent sees for the first time, at no work ─────────────────────────┴► out ─► tested ─► offered again
 //!                                                                                           ▲       │
 //!                                                                                           └─ wait ┘ failed
 //! ```
@@ -18,7 +19,7 @@
 
 use lorikeet_protocol::{
     id::{AttemptId, DeviceId},
-    job::Device,
+    job::{Device, DeviceKind},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -59,6 +60,8 @@ pub(super) struct Quarantine {
     /// Devices of those who cannot be killed.
     stuck: BTreeSet<DeviceId>,
     out: BTreeMap<DeviceId, Out>,
+    /// GPUs that were seen before.
+    met: BTreeSet<DeviceId>,
 }
 
 #[derive(Debug)]
@@ -116,6 +119,17 @@ impl Quarantine {
         self.out.entry(device.clone()).or_insert(out);
     }
 
+    /// A GPU that could be used and was never seen before has to pass its test first: a driver, a library or a card that does not compute as
+    /// it should is found out before a night of training is. One that a worker of ours is at work on has shown what it can.
+    pub(super) fn prove(&mut self, devices: &[Device], at_work: &BTreeSet<DeviceId>, now: Duration) {
+        let is_gpu = |device: &&Device| matches!(device.kind, DeviceKind::Cuda { .. }) && device.usable.is_ok();
+        for device in devices.iter().filter(is_gpu) {
+            if self.met.insert(device.id.clone()) && !at_work.contains(&device.id) {
+                self.take_out(&device.id, "this agent sees it for the first time".into(), now);
+            }
+        }
+    }
+
     /// The devices as they may be offered.
     pub(super) fn judge(&mut self, seen: Seen, grace: Duration, now: Duration) -> Vec<Device> {
         let Seen { mut devices, holders } = seen;
@@ -136,7 +150,7 @@ impl Quarantine {
         let test = match (&out.failed, out.test) {
             (_, Test::Running) => "it is being tested".to_owned(),
             (Some(why), Test::Due(_)) => format!("its last test failed: {why}"),
-            (None, Test::Due(_)) => "it is tested before it is offered again".to_owned(),
+            (None, Test::Due(_)) => "it is tested before it is offered".to_owned(),
             (_, Test::None(_)) => {
                 let minutes = REST.as_secs() / 60;
                 format!(

@@ -34,14 +34,14 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// The configured program, or this one, which is told the terms.
-    pub(crate) fn command(config: &config::Worker, tied: bool, memory_limit: u64) -> Vec<String> {
+    pub(crate) fn command(config: &config::Worker, tied: bool, gpu: bool, memory_limit: u64) -> Vec<String> {
         if !config.command.is_empty() {
             return config.command.clone();
         }
         // The link outlives an upgrade that replaces the file: a new worker is of the same make as its agent.
         let limit = memory_limit.to_string();
         let words = ["/proc/self/exe", "worker", "--memory-limit", &limit].into_iter();
-        words.chain(tied.then_some("--until-eof")).map(str::to_owned).collect()
+        words.chain(tied.then_some("--until-eof")).chain(gpu.then_some("--gpu")).map(str::to_owned).collect()
     }
 
     /// Starts it. Dropping the child neither kills nor leaves a zombie behind the runtime's back.

@@ -206,7 +206,7 @@ impl Scene {
 
     fn start(&mut self) {
         let launch = Launch {
-            command: Launch::command(&self.setting.config, false, self.memory_limit),
+            command: Launch::command(&self.setting.config, false, false, self.memory_limit),
             directory: self.folder.path().to_owned(),
             visible: String::new(),
             memory_limit: self.memory_limit,

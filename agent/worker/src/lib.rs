@@ -36,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lorikeet_protocol::worker::{EventLine, Level, WorkerEvent};
+use lorikeet_trainer::config::Device;
 use lorikeet_trainer::{Stop, TrainError, Wish};
 
 use journal::Journal;
@@ -70,6 +71,15 @@ pub struct Terms {
     pub bond: Bond,
     /// Main memory above which it is killed; it keeps its micro-batches small enough.
     pub memory_limit: Option<u64>,
+    /// Whether it trains on the GPUs that it sees: the first, and each further process of an attempt on one of its own.
+    pub gpu: bool,
+}
+
+impl Terms {
+    /// Where one process computes: it sees its own GPU first, or alone.
+    fn device(self) -> Device {
+        if self.gpu { Device::Gpu(0) } else { Device::Cpu }
+    }
 }
 
 /// Serves the attempts in `dirs` until each has an outcome, in a process of its own: takes over its signals and gives up
@@ -100,12 +110,7 @@ enum Writes {
 
 fn serve(held: Vec<Hold>, terms: Terms, fence: Option<Enclose>, watch: &mut Watch<'_>) -> Exit {
     let dirs: Vec<PathBuf> = held.iter().map(|hold| hold.dir().to_owned()).collect();
-    let attempt = |hold: Hold| Attempt {
-        dir: hold.dir().to_owned(),
-        stop: Stop::new(),
-        memory_limit: terms.memory_limit,
-        _hold: hold,
-    };
+    let attempt = |hold: Hold| Attempt { dir: hold.dir().to_owned(), stop: Stop::new(), terms, _hold: hold };
     let attempts: Vec<Arc<Attempt>> = held.into_iter().map(|hold| Arc::new(attempt(hold))).collect();
     if attempts.is_empty() {
         return Exit::Unusable;
@@ -182,7 +187,7 @@ fn refused(error: &HoldError) -> Exit {
 struct Attempt {
     dir: PathBuf,
     stop: Stop,
-    memory_limit: Option<u64>,
+    terms: Terms,
     _hold: Hold,
 }
 
@@ -228,7 +233,7 @@ impl Attempt {
         tell: &(dyn Fn(WorkerEvent) -> Result<(), JournalError> + Sync),
     ) -> Option<WorkerEvent> {
         let config = match spec::read(&self.dir) {
-            Ok(spec) => spec::config(&self.dir, &spec, self.memory_limit),
+            Ok(spec) => spec::config(&self.dir, &spec, self.terms),
             Err(error) => return Some(report::unreadable(&error)),
         };
         let mut events = |event| match report::event(event) {

@@ -42,6 +42,9 @@ fn follower(dir: &Path, rank: usize, terms: Terms, visible: &str) -> io::Result<
     if let Some(limit) = terms.memory_limit {
         command.args(["--memory-limit", &limit.to_string()]);
     }
+    if terms.gpu {
+        command.arg("--gpu");
+    }
     let child = command.arg(dir).env(VISIBLE, visible).stdin(Stdio::from(OwnedFd::from(follower))).spawn()?;
     tracing::info!("rank {rank} is process {}", child.id());
     Ok(leader)
@@ -86,7 +89,7 @@ fn followed(dir: &Path, terms: Terms) -> Result<(), FollowError> {
     let wire = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let spec = spec::read(dir)?;
     fenced(&[dir.to_owned()], Writes::Tokens).map_err(|fence| FollowError::Fence { fence })?;
-    Ok(lorikeet_trainer::follow(&spec::config(dir, &spec, terms.memory_limit), wire, &Stop::new())?)
+    Ok(lorikeet_trainer::follow(&spec::config(dir, &spec, terms), wire, &Stop::new())?)
 }
 
 #[cfg(test)]

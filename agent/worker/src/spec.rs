@@ -8,9 +8,11 @@ use lorikeet_dataset::{Filters, OnFault, Supervise};
 use lorikeet_protocol::job::{self, Task};
 use lorikeet_protocol::worker::{SPEC, Spec};
 use lorikeet_trainer::Config;
-use lorikeet_trainer::config::{BaseDtype, DataConfig, Every, Length, Method, MicroTokens, Settings, Telling};
+use lorikeet_trainer::config::{BaseDtype, DataConfig, Device, Every, Length, Method, MicroTokens, Settings, Telling};
 use lorikeet_trainer::lora::{Init, LoraConfig, Targets};
 use lorikeet_trainer::schedule::Curve;
+
+use crate::Terms;
 
 /// A checkpoint is made at the latest after this long, whatever the steps.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30 * 60);
@@ -31,7 +33,7 @@ pub(crate) fn read(dir: &Path) -> Result<Spec, SpecError> {
 }
 
 /// What the trainer shall do in the attempt directory `dir`, in each process of the attempt: they share its threads and its memory evenly.
-pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
+pub fn config(dir: &Path, spec: &Spec, terms: Terms) -> Config {
     let Task::Train(train) = &spec.job.task;
     let ranks = spec.devices.len().max(1);
     Config {
@@ -46,7 +48,7 @@ pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
             on_fault: OnFault::Refuse,
             cache: spec.cache.clone(),
         },
-        settings: settings(&train.training, &train.lora),
+        settings: settings(&train.training, &train.lora, terms.device()),
         telling: Telling {
             sample_prompts: train.training.sample_prompts.clone(),
             grad_norms: train.training.grad_norms,
@@ -56,8 +58,9 @@ pub fn config(dir: &Path, spec: &Spec, memory_limit: Option<u64>) -> Config {
             job::MicroTokens::Auto => MicroTokens::Auto,
             job::MicroTokens::Tokens(tokens) => MicroTokens::Tokens(tokens as usize),
         },
+        device: terms.device(),
         threads: threads(spec.threads.map(|threads| threads as usize), ranks),
-        memory_limit: memory_limit.map(|limit| limit / ranks as u64),
+        memory_limit: terms.memory_limit.map(|limit| limit / ranks as u64),
     }
 }
 
@@ -79,8 +82,8 @@ pub fn filters(data: &job::DataFilter) -> Filters {
     }
 }
 
-/// Everything that decides the numbers, in the trainer's words.
-pub fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
+/// Everything that decides the numbers on a device, in the trainer's words.
+pub fn settings(training: &job::Training, adapter: &job::Lora, device: Device) -> Settings {
     Settings {
         method: method(training.method),
         lora: lora(adapter),
@@ -116,12 +119,11 @@ pub fn settings(training: &job::Training, adapter: &job::Lora) -> Settings {
         checkpoint_every: every(training.checkpoint_every),
         plus_ratio: adapter.plus_ratio,
         early_stopping: training.early_stopping,
-        base_dtype: match training.base_dtype {
-            // on the CPU; a GPU will choose otherwise
-            job::BaseDtype::Auto | job::BaseDtype::F32 => BaseDtype::F32,
-            job::BaseDtype::Bf16 => BaseDtype::Bf16,
-            job::BaseDtype::Int8 => BaseDtype::Int8,
-            job::BaseDtype::Nf4 => BaseDtype::Nf4,
+        base_dtype: match (training.base_dtype, device) {
+            (job::BaseDtype::Auto, Device::Cpu) | (job::BaseDtype::F32, _) => BaseDtype::F32,
+            (job::BaseDtype::Auto, Device::Gpu(_)) | (job::BaseDtype::Bf16, _) => BaseDtype::Bf16,
+            (job::BaseDtype::Int8, _) => BaseDtype::Int8,
+            (job::BaseDtype::Nf4, _) => BaseDtype::Nf4,
         },
     }
 }

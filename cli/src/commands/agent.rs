@@ -1,6 +1,9 @@
 //! `lorikeet agent` and `lorikeet agent join`: a machine of the cluster, as a service.
 
-use super::service::{self, Signals};
+use super::{
+    gpu,
+    service::{self, Signals},
+};
 use crate::{
     args::{Agent as Args, AgentCommand},
     failure::{Failure, chain},
@@ -16,7 +19,9 @@ pub(crate) fn run(output: Output, args: Args) -> Result<(), Failure> {
         (Some(AgentCommand::Join { ticket, config }), _) => join(output, &ticket, config.as_deref()),
         (None, Some(config)) => {
             logging::start("info");
-            service::runtime()?.block_on(serve(output, load(&config)?, args.until_eof))
+            let mut config = load(&config)?;
+            config.devices.gpus_unusable = gpu::unusable();
+            service::runtime()?.block_on(serve(output, config, args.until_eof))
         }
         (None, None) => Err(Failure::bug("an agent without a config is refused by its arguments")),
     }

@@ -14,7 +14,7 @@ mod files;
 mod report;
 mod sample;
 
-use super::{adapter, base, dataset, follow, inspect, service::Signals};
+use super::{adapter, base, dataset, follow, gpu, inspect, service::Signals};
 use crate::{
     args::Demo,
     client::Client,
@@ -37,11 +37,14 @@ use tokio::runtime::Builder;
 /// Until the adapter is there, or the person has seen enough.
 pub(crate) fn run(output: Output, args: &Demo) -> Result<ExitCode, Failure> {
     args.dataset.as_deref().map_or(Ok(()), check)?;
+    if args.gpu {
+        gpu::there()?;
+    }
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(Failure::bug)?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let files = Files::make(args)?;
-        let mut cluster = Cluster::new(&files);
+        let mut cluster = Cluster::new(&files, args.gpu);
         let ended = tokio::select! {
             ended = whole(output, &files, &mut cluster) => ended.map(Some),
             () = signals.wait() => Ok(None),

@@ -3,7 +3,7 @@
 //! Workers are real processes, and end with it, even if it is killed: they hold the end of a pipe that ends with it.
 
 use super::{
-    agent, coordinator, program,
+    agent, coordinator, gpu, program,
     service::{self, Signals},
 };
 use crate::{
@@ -96,6 +96,7 @@ async fn start_agent(coordinator: &Coordinator, folder: &Path) -> Result<Agent, 
         data_dir: folder.join("agent"),
         name: Some("dev".into()),
         stop_workers_on_exit: true,
+        devices: lorikeet_agent::Devices { gpus_unusable: gpu::unusable(), ..Default::default() },
         ..lorikeet_agent::Config::default()
     };
     // The port is new at every start; the identity stays.

@@ -83,7 +83,7 @@ fn advice(driver: Option<&GpuDriver>, cuda: Option<&Cuda>, remedy: &str) -> Vec<
     match (driver, cuda) {
         (None, _) => advice.push("no NVIDIA driver answers: this machine trains on its CPU. For GPUs install NVIDIA's driver, version 580 or newer".into()),
         (Some(_), None) => advice.push("this build has no CUDA kernels: install one made with `cargo build --release --features cuda`".into()),
-        (Some(_), Some(_)) => advice.push("this version has its CUDA kernels but does not train on GPUs yet: this machine trains on its CPU".into()),
+        (Some(_), Some(_)) => {}
     }
     if !remedy.is_empty() {
         advice.push(remedy.to_owned());

@@ -18,7 +18,7 @@ use lorikeet_protocol::{
     inspect::Fault,
     job::{Task, Train},
 };
-use lorikeet_trainer::{TrainError, Trained};
+use lorikeet_trainer::{TrainError, Trained, config::Device};
 use std::path::Path;
 
 /// Plans and tells. A training that does not fit is a mistake of the settings.
@@ -29,7 +29,7 @@ pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     let spec = train::job(file, args.preset.as_deref(), &args.set)?;
     let Task::Train(train) = &spec.task;
     let config = base::config(&directory).map_err(|faults| refused(&faults))?;
-    let trained = Trained::new(&config, &lorikeet_worker::settings(&train.training, &train.lora));
+    let trained = Trained::new(&config, &lorikeet_worker::settings(&train.training, &train.lora, Device::Cpu));
     let trained =
         trained.map_err(|error| Failure::mistake(format!("the training cannot be planned: {}", chain(&error))))?;
     let lengths = lengths(&directory, dataset.as_deref(), train).map_err(|faults| refused(&faults))?;

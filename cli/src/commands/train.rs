@@ -40,7 +40,7 @@ pub(crate) fn run(output: Output, args: &Train) -> Result<ExitCode, Failure> {
         directory.check(&spec, &files)?;
         output.note(&format!("{} was finished already; this is what came of it", args.out.display()));
     } else {
-        let exit = train(hold, args.memory);
+        let exit = train(hold, args);
         let last = directory.last();
         if let Some(WorkerEvent::Stopped { step, checkpoint, .. }) = &last {
             output.note(&stopped(*step, checkpoint.as_deref(), &args.out));
@@ -130,9 +130,9 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// In this process; Ctrl-C saves and leaves, a second one leaves at once.
-fn train(hold: Hold, memory_limit: Option<u64>) -> Exit {
+fn train(hold: Hold, args: &Train) -> Exit {
     let mut display = Display { progress: TrainingProgress::new(), steps: 0 };
-    let terms = Terms { bond: Bond::None, memory_limit };
+    let terms = Terms { bond: Bond::None, memory_limit: args.memory, gpu: args.gpu };
     let exit = lorikeet_worker::run_watched(hold, terms, &mut |_, line| display.show(line));
     display.progress.finish();
     exit

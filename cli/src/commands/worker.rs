@@ -11,12 +11,12 @@ pub(crate) fn run(args: &Worker) -> ExitCode {
     }
     logging::start("info");
     if let Some(rank) = args.rank {
-        let terms = Terms { bond: Bond::None, memory_limit: args.memory_limit };
+        let terms = Terms { bond: Bond::None, memory_limit: args.memory_limit, gpu: args.gpu };
         // clap has seen to it that there is one, and the leader names no other
         return lorikeet_worker::follow(&args.directories[0], rank, terms).into();
     }
     let bond = if args.until_eof { Bond::Stdin } else { Bond::None };
-    lorikeet_worker::run(&args.directories, Terms { bond, memory_limit: args.memory_limit }).into()
+    lorikeet_worker::run(&args.directories, Terms { bond, memory_limit: args.memory_limit, gpu: args.gpu }).into()
 }
 
 /// The agent reads the last line of what is complained of.

@@ -124,6 +124,7 @@ impl Node {
             start_grace: Duration::from_secs(10),
             progress: Duration::from_secs(1),
             release_grace: Duration::from_secs(30),
+            proves_gpus: false,
         }
     }
 

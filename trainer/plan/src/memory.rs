@@ -23,6 +23,8 @@ pub use weights::{QUANT_BLOCK, QUANT_NESTED_BLOCK, SCRATCH_NUMBERS};
 pub const ADAPTER_BLOCK_ROWS: usize = 128;
 /// Rows of logits that the head holds at a time, forward and backward.
 pub const HEAD_CHUNK_ROWS: usize = 256;
+/// Logits that exist at a time on a GPU, in numbers: 512 MiB of brain floats.
+pub const GPU_LOGITS: usize = 1 << 28;
 
 /// How the frozen weights lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use super::{BaseDtype, Config, Every, Length, Method, MicroTokens, Settings};
+use super::{BaseDtype, Config, Device, Every, Length, Method, MicroTokens, Settings};
 use crate::TrainError;
 use crate::lora::Init;
 use crate::schedule::Curve;
@@ -20,6 +20,12 @@ impl Config {
         if self.settings.lora.init == Init::Pissa && self.init_adapter.is_some() {
             let reason = "pissa begins with the base's weights, init_adapter with its files: not both";
             return refused("lora.init", reason);
+        }
+        if self.device != Device::Cpu && self.settings.base_dtype == BaseDtype::F32 {
+            return refused(
+                "training.base_dtype",
+                "f32 is computed on a CPU only, expected auto, bf16, int8 or nf4 on a GPU",
+            );
         }
         expect(self.micro_tokens != MicroTokens::Tokens(0), "training.micro_tokens", 0, "at least 1")?;
         expect(self.threads != Some(0), "threads", 0, "at least 1")

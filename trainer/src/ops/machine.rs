@@ -26,6 +26,7 @@ use half::bf16;
 use super::buffer::{Buffers, Refused};
 #[cfg(feature = "cuda")]
 use super::cuda::{Gpu, GpuError};
+use crate::TrainError;
 
 pub use adapter::{Input, Mask, Operand, Pair, Sums};
 pub use block::{HeadNorm, Segments, Turns};
@@ -79,9 +80,11 @@ pub(crate) fn caught<T>(pass: impl FnOnce() -> T) -> Result<T, Broken> {
 /// What the GPU answered; what it refused ends the pass.
 #[cfg(feature = "cuda")]
 fn done<T>(answer: Result<T, GpuError>) -> T {
-    answer.unwrap_or_else(|error| match error {
-        GpuError::OutOfMemory { bytes, .. } => resume_unwind(Box::new(Refused { bytes })),
-        other => resume_unwind(Box::new(other)),
+    answer.unwrap_or_else(|error| {
+        if let GpuError::OutOfMemory { bytes, .. } = error {
+            resume_unwind(Box::new(Refused { bytes }))
+        }
+        resume_unwind(Box::new(error))
     })
 }
 
@@ -92,6 +95,29 @@ fn elsewhere() -> ! {
 }
 
 impl Machine {
+    /// The GPU at that place among those that this process sees; compiles every kernel for it, which takes a second or two.
+    #[cfg(feature = "cuda")]
+    pub fn gpu(ordinal: usize) -> Result<Machine, TrainError> {
+        Ok(Machine::Gpu(Arc::new(Gpu::open(ordinal)?)))
+    }
+
+    /// There is none in this build.
+    #[cfg(not(feature = "cuda"))]
+    pub fn gpu(ordinal: usize) -> Result<Machine, TrainError> {
+        let reason =
+            format!("open GPU {ordinal}: this build has no CUDA support, expected one made with `--features cuda`");
+        Err(TrainError::Device { reason })
+    }
+
+    /// Memory of its own that nobody has, in bytes; a processor has none.
+    pub fn free_bytes(&self) -> Result<Option<u64>, TrainError> {
+        match self {
+            Machine::Cpu(_) => Ok(None),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => Ok(Some(gpu.memory()?.0)),
+        }
+    }
+
     /// Whether it is a GPU: some things are done on the processor only.
     pub fn is_gpu(&self) -> bool {
         match self {

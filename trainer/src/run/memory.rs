@@ -19,12 +19,18 @@ use lorikeet_plan::{
 };
 
 use super::Session;
+use crate::TrainError;
+use crate::config::{Config, Device};
 use crate::event::{Event, Level};
-use crate::{TrainError, config};
+use crate::ops::machine::Machine;
 
 impl Session<'_, '_> {
     /// Makes the micro-batch as small as memory wants it before the next step.
     pub(super) fn fit(&mut self) -> Result<(), TrainError> {
+        if self.config.device != Device::Cpu {
+            // what lies in the driver's pool is ours and looks taken: a pass that is refused memory says so itself
+            return Ok(());
+        }
         let limit = self.config.memory_limit;
         let Some(allowed) = allowed_bytes(limit) else { return Ok(()) };
         let resident = resident_bytes();
@@ -105,6 +111,7 @@ pub(super) struct Needs {
     trained: AdapterShape,
     /// How the frozen weights are held.
     base_dtype: BaseDtype,
+    processor: Processor,
     /// Tokens of the longest example.
     longest: usize,
     /// Tokens of the largest step there may be.
@@ -112,12 +119,8 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    pub(super) fn new(
-        shape: &ModelConfig,
-        trained: AdapterShape,
-        data: &Prepared,
-        settings: &config::Settings,
-    ) -> Needs {
+    pub(super) fn new(shape: &ModelConfig, trained: AdapterShape, data: &Prepared, config: &Config) -> Needs {
+        let settings = &config.settings;
         let mut lengths: Vec<usize> = (0..data.train.len()).map(|index| data.train.tokens_in(index)).collect();
         lengths.sort_unstable_by_key(|length| Reverse(*length));
         let step_tokens = lengths.iter().take(settings.batch_size as usize).sum();
@@ -125,6 +128,10 @@ impl Needs {
             shape: shape.clone(),
             trained,
             base_dtype: held(shape, settings.base_dtype),
+            processor: match config.device {
+                Device::Cpu => Processor::Cpu,
+                Device::Gpu(_) => Processor::Cuda,
+            },
             longest: data.report.longest_example as usize,
             step_tokens,
         }
@@ -145,7 +152,7 @@ impl Needs {
         let settings = Settings {
             adapters: vec![self.trained],
             base_dtype: self.base_dtype,
-            processor: Processor::Cpu,
+            processor: self.processor,
             tokens_per_micro: 0,
             longest_segment: self.longest,
             supervised_rows: 0,
@@ -181,6 +188,14 @@ impl From<Shortfall> for TrainError {
 /// Half as many tokens, if that makes any micro-batch smaller: one that holds a single example cannot be.
 fn fewer(tokens: usize, longest: usize) -> Option<usize> {
     (tokens > longest).then(|| (tokens / 2).max(longest))
+}
+
+/// What a run that has not begun may hold of the memory that its passes take.
+pub(super) fn available(machine: &Machine, limit: Option<u64>) -> Result<Option<u64>, TrainError> {
+    Ok(match machine.free_bytes()? {
+        None => allowed_bytes(limit),
+        free => free,
+    })
 }
 
 /// What this process may hold: what it has and what could be had without swapping, and no more than its limit. `None` where the

@@ -13,10 +13,11 @@ use lorikeet_plan::{Fitted, MAX_CONFIG_BYTES, ModelConfig, parameters, read_text
 use super::memory::{self, Needs, Thrift};
 use super::{Events, Run, Session};
 use crate::checkpoint::{self, Found, Identity};
-use crate::config::{Config, MicroTokens, Numbers};
+use crate::config::{Config, Device, MicroTokens, Numbers};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
 use crate::lora;
-use crate::model::Model;
+use crate::model::{Model, gpu};
+use crate::ops::machine::Machine;
 use crate::ranks::Ranks;
 use crate::staged;
 use crate::stop::{Stop, Wish};
@@ -30,6 +31,7 @@ pub(super) fn session<'a, 'e>(
 ) -> Result<Session<'a, 'e>, TrainError> {
     let mut tell = |event| events(event).map_err(TrainError::Report);
     let (shape, trained) = what_is_trained(config)?;
+    let machine = machine(config)?;
     let found = find_checkpoint(config, &mut tell)?;
 
     tell(Event::Stage(Stage::Data))?;
@@ -38,14 +40,15 @@ pub(super) fn session<'a, 'e>(
         tell(Event::Log { level: Level::Warning, message: warning.clone() })?;
     }
     let saved = found.as_ref().map(checkpoint::read_saved).transpose()?;
-    let needs = Needs::new(&shape, trained.shape(), &data, &config.settings);
-    let fitted = plan_memory(config, &needs, saved.as_ref().map(|saved| saved.micro_tokens), &mut tell)?;
+    let needs = Needs::new(&shape, trained.shape(), &data, config);
+    let available = memory::available(&machine, config.memory_limit)?;
+    let fitted = plan_memory(config, &needs, (saved.as_ref().map(|saved| saved.micro_tokens), available), &mut tell)?;
     let thrift = Thrift { micro_tokens: fitted.micro_tokens, recompute: fitted.recompute };
     let from_step = saved.map_or(0, |saved| saved.state.step);
     tell(Event::Plan(what_will_be_done(config, &trained, &data, &shape, fitted, from_step)))?;
 
     tell(Event::Stage(Stage::Loading))?;
-    let mut model = load(config, stop)?;
+    let mut model = load(config, machine, stop)?;
     model.set_recompute(thrift.recompute);
     let params = match (&trained, config.init_adapter.as_deref()) {
         (Trained::Adapter(layout), Some(dir)) => lora::load(dir, layout)?,
@@ -78,7 +81,7 @@ pub(super) fn session<'a, 'e>(
 pub(super) fn follower(config: &Config, leader: UnixStream, stop: &Stop) -> Result<(Model, Run, Ranks), TrainError> {
     let is_stopped = || stop.is_asked();
     let (shape, trained) = what_is_trained(config)?;
-    let mut model = load(config, stop)?;
+    let mut model = load(config, machine(config)?, stop)?;
     let (mut ranks, state) = Ranks::follow(leader, &is_stopped)?;
     let (_, data) = read_data(config, &shape, stop)?;
     let nothing = vec![0.0; trained.len()];
@@ -116,7 +119,20 @@ fn what_is_trained(config: &Config) -> Result<(ModelConfig, Trained), TrainError
         let reason = format!("full trains the base's weights, and those are quantised to {}", found.dtype().name());
         return Err(TrainError::Config { key: "training.method", reason });
     }
+    match (config.device, &trained) {
+        (Device::Cpu, _) => {}
+        (Device::Gpu(_), Trained::Adapter(layout)) => gpu::takes(&shape, layout)?,
+        (Device::Gpu(_), Trained::Model(_)) => return Err(gpu::refused("training.method", "full")),
+    }
     Ok((shape, trained))
+}
+
+/// Opens what the run computes on.
+fn machine(config: &Config) -> Result<Machine, TrainError> {
+    match config.device {
+        Device::Cpu => Ok(Machine::default()),
+        Device::Gpu(ordinal) => Machine::gpu(ordinal),
+    }
 }
 
 fn read_data(config: &Config, shape: &ModelConfig, stop: &Stop) -> Result<(Tokenizer, Prepared), TrainError> {
@@ -125,8 +141,8 @@ fn read_data(config: &Config, shape: &ModelConfig, stop: &Stop) -> Result<(Token
     Ok((tokenizer, data))
 }
 
-fn load(config: &Config, stop: &Stop) -> Result<Model, TrainError> {
-    Model::load_unless(&config.base, config.settings.base_dtype, &|| stop.is_asked())
+fn load(config: &Config, machine: Machine, stop: &Stop) -> Result<Model, TrainError> {
+    Model::load_on(machine, &config.base, config.settings.base_dtype, &|| stop.is_asked())
 }
 
 fn model_config(base: &Path) -> Result<ModelConfig, TrainError> {
@@ -170,10 +186,9 @@ impl From<DatasetError> for TrainError {
 fn plan_memory(
     config: &Config,
     needs: &Needs,
-    begun_with: Option<usize>,
+    (begun_with, available): (Option<usize>, Option<u64>),
     tell: &mut dyn FnMut(Event) -> Result<(), TrainError>,
 ) -> Result<Fitted, TrainError> {
-    let available = memory::allowed_bytes(config.memory_limit);
     let asked = match config.micro_tokens {
         MicroTokens::Tokens(tokens) => Some(tokens),
         MicroTokens::Auto => None,

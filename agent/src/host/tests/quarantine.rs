@@ -106,3 +106,25 @@ impl Scene {
         out
     }
 }
+
+#[test]
+fn a_gpu_is_tested_before_it_is_offered_for_the_first_time_unless_it_is_at_work() {
+    let gpu = |id: &str| Device {
+        id: DeviceId(id.into()),
+        kind: DeviceKind::Cuda { compute: (9, 0), driver: None },
+        ..seen(&[]).devices[0].clone()
+    };
+    let look = |scene: &mut Scene| {
+        let devices = vec![gpu("GPU-1"), gpu("cpu"), Device { usable: Err("too old".into()), ..gpu("GPU-2") }];
+        scene.event(Event::Looked(Seen { devices, ..Seen::default() }))
+    };
+    let mut scene = Scene::running();
+    let out = look(&mut scene);
+    let tests: Vec<_> = out.iter().filter(|action| matches!(action, Action::Test(_))).collect();
+    assert_eq!(tests, [&Action::Test(DeviceId("GPU-1".into()))], "the other one trains, and the third cannot: {out:?}");
+    let usable = |scene: &Scene| scene.host.devices()[0].usable.clone();
+    assert!(usable(&scene).unwrap_err().ends_with("for the first time; it is tested before it is offered"));
+    scene.event(Event::Tested(DeviceId("GPU-1".into()), Ok(())));
+    assert_eq!(look(&mut scene), [], "once is enough");
+    assert_eq!(usable(&scene), Ok(()));
+}

@@ -22,7 +22,7 @@ fn child() {
         limit_data(bytes.parse().expect("a number of bytes"));
     }
     let bond = if std::env::var_os(TIED).is_some() { Bond::Stdin } else { Bond::None };
-    std::process::exit(run(&[PathBuf::from(dir)], Terms { bond, memory_limit: None }).code().into());
+    std::process::exit(run(&[PathBuf::from(dir)], Terms { bond, ..Terms::default() }).code().into());
 }
 
 /// From here on the system refuses this process more than so many bytes beyond what it has.

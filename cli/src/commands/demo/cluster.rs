@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Cluster {
     folder: PathBuf,
     base: PathBuf,
+    /// What kind of device the agent offers.
+    kind: &'static str,
     coordinator: Option<Child>,
     agent: Option<Child>,
 }
@@ -34,8 +36,9 @@ struct Addresses {
 
 impl Cluster {
     /// Nothing runs yet.
-    pub(super) fn new(files: &Files) -> Self {
-        Self { folder: files.folder().to_owned(), base: files.base(), coordinator: None, agent: None }
+    pub(super) fn new(files: &Files, gpu: bool) -> Self {
+        let kind = if gpu { "gpu" } else { "cpu" };
+        Self { folder: files.folder().to_owned(), base: files.base(), kind, coordinator: None, agent: None }
     }
 
     /// Starts both and answers how to talk to them.
@@ -107,8 +110,9 @@ impl Cluster {
 
     fn agent_config(&self) -> Result<String, Failure> {
         Ok(format!(
-            "data_dir = {}\nname = \"demo\"\nstop_workers_on_exit = true\n[devices]\nkind = \"cpu\"\n[worker]\nsave_grace = \"5s\"\n",
-            quoted(&self.folder.join("agent"))?
+            "data_dir = {}\nname = \"demo\"\nstop_workers_on_exit = true\n[devices]\nkind = {}\n[worker]\nsave_grace = \"5s\"\n",
+            quoted(&self.folder.join("agent"))?,
+            serde_json::to_string(self.kind).map_err(Failure::bug)?
         ))
     }
 

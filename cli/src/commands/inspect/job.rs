@@ -8,7 +8,7 @@ use lorikeet_protocol::{
     inspect::{Fault, JobFindings, JobQuestion, RenderedExample, RenderedPart},
     job::{self, MicroTokens, Task, Train, Training, TrainingLength},
 };
-use lorikeet_trainer::Trained;
+use lorikeet_trainer::{Trained, config::Device};
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},
@@ -105,7 +105,7 @@ pub(in crate::commands) fn prepare(train: &Train, (dataset, validation): (&Path,
 
 /// What is trained, module by module as the trainer would place it.
 fn trained(config: &ModelConfig, train: &Train) -> Result<AdapterShape, Vec<Fault>> {
-    let trained = Trained::new(config, &lorikeet_worker::settings(&train.training, &train.lora));
+    let trained = Trained::new(config, &lorikeet_worker::settings(&train.training, &train.lora, Device::Cpu));
     let trained = trained.map_err(|error| vec![fault("lora.target_modules", crate::failure::chain(&error))])?;
     Ok(trained.shape())
 }

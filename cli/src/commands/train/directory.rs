@@ -182,7 +182,7 @@ impl Directory {
     }
 }
 
-/// Threads change no number, so they may differ.
+/// Threads change no number, so they may differ; on which device it goes on is no part of what a training is.
 fn same(known: &Spec, wanted: &Spec) -> bool {
     Spec { threads: None, ..known.clone() } == Spec { threads: None, ..wanted.clone() }
 }

@@ -11,7 +11,7 @@
 //! Every buffer has a row per token. What is given back is taken again before anything new is asked for, so that the most in use
 //! is the most held. A test of the trainer counts the buffers of real passes against this page.
 
-use super::{ADAPTER_BLOCK_ROWS, HEAD_CHUNK_ROWS, Settings};
+use super::{ADAPTER_BLOCK_ROWS, BaseDtype, GPU_LOGITS, HEAD_CHUNK_ROWS, Processor, Settings};
 use crate::{ModelConfig, Module};
 
 /// The widths of a model as a step sees them; all in numbers per token unless they say otherwise.
@@ -58,8 +58,12 @@ impl<'a> Live<'a> {
     /// Bytes in use between the passes, beside what is kept.
     pub(super) fn head(&self) -> u64 {
         let rows = self.settings.supervised_rows;
-        let logits = rows.min(HEAD_CHUNK_ROWS) * self.config.vocab_size;
-        self.tokens() * self.activation(2 * self.hidden) + 4 * (3 * rows * self.hidden + logits) as u64
+        let vocabulary = self.config.vocab_size;
+        let logits = match self.settings.processor {
+            Processor::Cpu => rows.min(HEAD_CHUNK_ROWS) * vocabulary,
+            Processor::Cuda => (rows * vocabulary).min(GPU_LOGITS.max(vocabulary)),
+        };
+        self.tokens() * self.activation(2 * self.hidden) + self.activation(3 * rows * self.hidden + logits)
     }
 
     /// Bytes in use in the widest backward of a block, beside what is kept.
@@ -85,7 +89,17 @@ impl<'a> Live<'a> {
         // there; before a lower one is, the blocks above have given back more than it keeps
         let again = self.settings.recompute as u64 >= self.blocks();
         let whole = if again { self.token_and_layer() - self.activation(hidden) } else { 0 };
-        self.tokens() * (self.activation(widest) + whole) + self.sums()
+        self.tokens() * (self.activation(widest) + whole) + self.sums() + self.widened()
+    }
+
+    /// Bytes of the one weight in few bits that a GPU has made brain floats for a product.
+    fn widened(&self) -> u64 {
+        let few_bits = matches!(self.settings.base_dtype, BaseDtype::Int8 | BaseDtype::Nf4);
+        if self.settings.processor == Processor::Cpu || !few_bits {
+            return 0;
+        }
+        let widest = [self.hidden * self.qkv, self.queries * self.hidden, 2 * self.hidden * self.mlp];
+        2 * widest.into_iter().max().unwrap_or(0) as u64
     }
 
     /// Blocks that keep anything.

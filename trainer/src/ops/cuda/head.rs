@@ -7,9 +7,6 @@ use super::linear::{self, Weight};
 use super::{Done, Gpu, GpuError, launch, number, shape};
 use crate::ops::head::Wanted;
 
-/// Numbers of logits that exist at a time: 512 MiB of them. Rows of a chunk follow from it, by shape alone.
-const CHUNK: usize = 1 << 28;
-
 /// Threads of a row: a vocabulary is long.
 const THREADS: u32 = 512;
 
@@ -42,7 +39,8 @@ pub fn loss(
 ) -> Done {
     let (width, vocabulary) = (weight.cols(), weight.rows());
     assert!(x.len() == targets.rows * width && losses.len() >= targets.rows, "a row for every target");
-    let chunk = (CHUNK / vocabulary).max(1).min(targets.rows.max(1));
+    // by shape alone
+    let chunk = (lorikeet_plan::GPU_LOGITS / vocabulary).max(1).min(targets.rows.max(1));
     let mut logits = gpu.take::<bf16>(chunk * vocabulary)?;
     for first in (0..targets.rows).step_by(chunk) {
         let rows = first..(first + chunk).min(targets.rows);

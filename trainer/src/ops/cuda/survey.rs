@@ -37,6 +37,12 @@ pub struct Found {
     pub unusable: Option<String>,
 }
 
+/// Which libraries are not there and what brings them, in words; none where all are. Opens no device.
+pub fn missing() -> Option<String> {
+    let missing = cuda_lazy::missing();
+    (!missing.is_empty()).then(|| cuda_lazy::in_words(&missing))
+}
+
 /// Looks.
 pub fn survey() -> Survey {
     let missing = cuda_lazy::missing();
