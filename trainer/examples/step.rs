@@ -14,22 +14,17 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use lorikeet_plan::{AdapterShape, BaseDtype, ModelConfig, Module, Processor, Settings, flops_per_token, tensors};
-use lorikeet_trainer::data::MicroBatch;
-use lorikeet_trainer::lora::{self, AdapterView, Dropout, LoraConfig, LoraLayout};
-use lorikeet_trainer::model::Model;
-use lorikeet_trainer::ops::adamw::{AdamW, adamw, clip_factor, norm};
+use lorikeet_plan::{BaseDtype, ModelConfig, tensors};
 use lorikeet_trainer::ops::bf16::Matrix;
+use lorikeet_trainer::ops::machine::Machine;
 use lorikeet_trainer::ops::matmul::{View, ViewMut};
+use lorikeet_trainer::trainee::{Measured, Trainee};
 use serde_json::{Map, Value, json};
 
 const CONFIG: &str = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
     "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "hidden_act": "silu",
     "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "tie_word_embeddings": true,
     "torch_dtype": "bfloat16"}"#;
-/// Of the adapter on every linear layer.
-const RANK: usize = 16;
-
 type Answer = Result<Value, Box<dyn Error>>;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -40,9 +35,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["ceiling"] => answer(|| Ok(ceiling())),
         ["run", dir, batches, dtype, dropout] => {
             let batches: Vec<Vec<Vec<u32>>> = serde_json::from_slice(&std::fs::read(batches)?)?;
-            let mut trainee = Trainee::new(Path::new(dir), base_dtype(dtype)?, dropout.parse()?)?;
+            let mut trainee = Trainee::new(Machine::default(), Path::new(dir), base_dtype(dtype)?, dropout.parse()?)?;
             let mut batches = batches.iter().cycle();
-            answer(|| trainee.step(batches.next().ok_or("there are no batches")?))
+            answer(|| {
+                let batch = batches.next().ok_or("there are no batches")?;
+                measured(&trainee.step(batch, batch.len())?)
+            })
         }
         _ => Err("expected `make DIR`, `ceiling` or `run DIR BATCHES DTYPE DROPOUT`".into()),
     }
@@ -67,73 +65,18 @@ fn base_dtype(word: &str) -> Result<BaseDtype, Box<dyn Error>> {
     }
 }
 
-/// A model, its adapter and the optimizer's state.
-struct Trainee {
-    model: Model,
-    layout: LoraLayout,
-    params: Vec<f32>,
-    moments: [Vec<f32>; 2],
-    dropout: Option<Dropout>,
-    steps: u64,
-}
-
-impl Trainee {
-    fn new(dir: &Path, dtype: BaseDtype, p: f64) -> Result<Trainee, Box<dyn Error>> {
-        let model = Model::load_unless(dir, dtype, &|| false)?;
-        let layout = LoraLayout::new(model.config(), &LoraConfig::plain(RANK, 32.0, p))?;
-        let params = lora::init(&layout, 1);
-        let moments = [vec![0.0; params.len()], vec![0.0; params.len()]];
-        let dropout = (p > 0.0).then_some(Dropout { p, seed: 1 });
-        Ok(Trainee { model, layout, params, moments, dropout, steps: 0 })
+fn measured(step: &Measured) -> Answer {
+    let mut milliseconds = Map::new();
+    let mut rest = step.seconds;
+    for (op, seconds) in &step.spent {
+        rest -= seconds;
+        milliseconds.insert(format!("{op:?}").to_lowercase(), json!((seconds * 1e3).round()));
     }
-
-    fn step(&mut self, sequences: &[Vec<u32>]) -> Answer {
-        let (start, before) = (Instant::now(), self.model.profile().spent());
-        let mut batch = MicroBatch::default();
-        for (example, ids) in sequences.iter().enumerate() {
-            batch.push(ids, &vec![true; ids.len()], 0, example as u64, self.steps as u32);
-        }
-        let mut grads = vec![0.0; self.params.len()];
-        let view = AdapterView { layout: &self.layout, params: &self.params, dropout: self.dropout };
-        let scale = 1.0 / batch.targets.len() as f32;
-        let loss = self.model.forward_backward(&batch, &[view], &[scale], &mut [&mut grads], &|| false)?[0];
-        self.steps += 1;
-        let settings = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
-        let ([m, v], clip) = (&mut self.moments, clip_factor(norm(&grads), Some(1.0)));
-        adamw(&mut self.params, m, v, &grads, settings, self.steps, clip);
-        let seconds = start.elapsed().as_secs_f64();
-        let mut milliseconds = Map::new();
-        let mut rest = seconds;
-        for ((op, spent), (_, before)) in self.model.profile().spent().into_iter().zip(before) {
-            let share = (spent - before).as_secs_f64();
-            rest -= share;
-            milliseconds.insert(format!("{op:?}").to_lowercase(), json!((share * 1e3).round()));
-        }
-        milliseconds.insert("rest".into(), json!((rest * 1e3).round()));
-        Ok(json!({
-            "seconds": seconds, "tokens": batch.tokens.len(), "loss": loss.sum / loss.count as f64,
-            "flops": self.flops(sequences), "peak_bytes": peak_bytes()?, "milliseconds": milliseconds,
-        }))
-    }
-
-    /// Multiplications and additions that the step calls for, whoever takes it.
-    fn flops(&self, sequences: &[Vec<u32>]) -> u64 {
-        let config = self.model.config();
-        let of = |ids: &Vec<u32>| {
-            let settings = Settings {
-                adapters: vec![AdapterShape::uniform(config, RANK, &Module::of(config))],
-                base_dtype: BaseDtype::F32,
-                processor: Processor::Cpu,
-                tokens_per_micro: ids.len(),
-                longest_segment: ids.len(),
-                supervised_rows: ids.len() - 1,
-                recompute: 0,
-            };
-            let flops = flops_per_token(config, &settings);
-            (flops.forward + flops.backward) * ids.len() as u64
-        };
-        sequences.iter().map(of).sum()
-    }
+    milliseconds.insert("rest".into(), json!((rest * 1e3).round()));
+    Ok(json!({
+        "seconds": step.seconds, "tokens": step.tokens, "loss": step.loss, "flops": step.flops, "peak_bytes": peak_bytes()?,
+        "milliseconds": milliseconds,
+    }))
 }
 
 /// The best of a few products of 2,048 × 2,048 × 2,048, in both formats.

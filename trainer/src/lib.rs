@@ -42,6 +42,7 @@ mod stop;
 mod tensor_file;
 mod tensorboard;
 mod trained;
+pub mod trainee;
 
 pub use config::Config;
 pub use error::{FailureClass, TrainError};

@@ -28,7 +28,7 @@ typedef unsigned long long Address;
 // ---- driver ------------------------------------------------------------------------------------------------------------
 static const size_t FENCE = 256;
 static std::map<Address, size_t> allocations;
-static size_t in_use = 0;
+static size_t in_use = 0, most_in_use = 0;
 static const size_t TOTAL = size_t(8) << 30;
 
 API cuInit(unsigned) {
@@ -59,7 +59,15 @@ API cuCtxSetCurrent(void*) { return 0; }
 API cuCtxSynchronize() { return 0; }
 API cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = TOTAL - in_use, *total = TOTAL, 0; }
 API cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = (void*)1, 0; }
-API cuMemPoolSetAttribute(void*, int, void*) { return 0; }
+static const int USED_HIGH = 8; // CU_MEMPOOL_ATTR_USED_MEM_HIGH
+API cuMemPoolSetAttribute(void*, int attribute, void*) {
+  if (attribute == USED_HIGH) most_in_use = in_use;
+  return 0;
+}
+API cuMemPoolGetAttribute(void*, int attribute, void* value) {
+  if (attribute != USED_HIGH) return 1;
+  return *(uint64_t*)value = most_in_use, 0;
+}
 API cuStreamCreate(void** stream, unsigned) { return *stream = (void*)1, 0; }
 API cuStreamDestroy_v2(void*) { return 0; }
 API cuStreamSynchronize(void*) { return 0; }
@@ -84,6 +92,7 @@ API cuMemAllocAsync(Address* at, size_t bytes, void*) {
   *at = Address(memory + FENCE);
   allocations[*at] = bytes;
   in_use += bytes;
+  if (in_use > most_in_use) most_in_use = in_use;
   return 0;
 }
 API cuMemFreeAsync(Address at, void*) {

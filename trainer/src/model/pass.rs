@@ -160,9 +160,15 @@ impl<'a> Pass<'a> {
         Rows { len: of_batch.len(), of_batch: Some(of_batch), runs }
     }
 
-    /// Runs `f` and counts its time.
+    /// Runs `f` and counts its time; on a GPU that of putting it on the stream, unless the profile waits for what is done there.
     pub(super) fn time<T>(&self, op: Op, f: impl FnOnce() -> T) -> T {
-        self.profile.time(op, f)
+        self.profile.time(op, || {
+            let result = f();
+            if self.profile.waits() {
+                self.machine.wait();
+            }
+            result
+        })
     }
 
     pub(super) fn tokens(&self) -> &[u32] {

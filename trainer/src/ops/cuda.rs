@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::CublasError;
-use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUresult};
+use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUmemoryPool, CUresult};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr,
     DriverError, LaunchConfig, ValidAsZeroBits, result,
@@ -40,6 +40,9 @@ use cudarc::driver::{
 
 /// The oldest card that the kernels are written for: bf16 arithmetic came with compute capability 8.0 (Ampere).
 pub const OLDEST: (i32, i32) = (8, 0);
+
+/// Of the pool: the most that was in use at once.
+const MOST_USED: CUmemPool_attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
 
 /// What can go wrong between us and a GPU.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +163,29 @@ impl Gpu {
     pub fn memory(&self) -> Result<(u64, u64), GpuError> {
         let (free, total) = self.context.mem_get_info().map_err(GpuError::driver("ask for free memory"))?;
         Ok((free as u64, total as u64))
+    }
+
+    /// The most bytes that were taken at once.
+    pub fn most_in_use(&self) -> Result<u64, GpuError> {
+        let mut bytes = 0u64;
+        // SAFETY: the pool is the device's own; the attribute is a 64-bit number that is written during the call.
+        unsafe { result::mem_pool::get_attribute(self.pool()?, MOST_USED, (&raw mut bytes).cast()) }
+            .map_err(GpuError::driver("ask for used memory"))?;
+        Ok(bytes)
+    }
+
+    /// Begins to count that anew.
+    pub fn forget_use(&self) -> Done {
+        let mut none = 0u64;
+        // SAFETY: as above; the number is read during the call.
+        unsafe { result::mem_pool::set_attribute(self.pool()?, MOST_USED, (&raw mut none).cast()) }
+            .map_err(GpuError::driver("count used memory anew"))
+    }
+
+    fn pool(&self) -> Result<CUmemoryPool, GpuError> {
+        // SAFETY: the device is that of an open context.
+        unsafe { result::device::get_default_mem_pool(self.context.cu_device()) }
+            .map_err(GpuError::driver("find the memory pool"))
     }
 
     /// The one stream.

@@ -227,12 +227,21 @@ impl Machine {
         }
     }
 
-    /// The most bytes that the host's buffers had at once; a device's are the driver's to count.
+    /// Waits until everything so far is done.
+    pub fn wait(&self) {
+        match self {
+            Machine::Cpu(_) => {}
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => done(gpu.wait()),
+        }
+    }
+
+    /// The most bytes that were in use at once: of passes' buffers, on a GPU of weights as well.
     pub fn most_in_use(&self) -> u64 {
         match self {
             Machine::Cpu(buffers) => buffers.most_in_use(),
             #[cfg(feature = "cuda")]
-            Machine::Gpu(_) => 0,
+            Machine::Gpu(gpu) => done(gpu.most_in_use()),
         }
     }
 
@@ -241,7 +250,7 @@ impl Machine {
         match self {
             Machine::Cpu(buffers) => buffers.forget(),
             #[cfg(feature = "cuda")]
-            Machine::Gpu(_) => {}
+            Machine::Gpu(gpu) => done(gpu.forget_use()),
         }
     }
 

@@ -4,9 +4,12 @@
 //! ```text
 //! lorikeet-gpu                  all of it, on GPU 0
 //! lorikeet-gpu check|bench      one half;  --seed N, --device N, --tiny
+//! lorikeet-gpu step DIR …       whole steps on the base in DIR, beside PEFT's (step.rs)
 //! ```
 //! Exit code: 0 when everything held, 1 when a case did not, 2 for a mistake on the command line, 3 when there is no GPU that
 //! can be used.
+
+mod step;
 
 use std::error::Error;
 use std::io::Write;
@@ -18,6 +21,7 @@ use lorikeet_trainer::ops::cuda::{Gpu, survey};
 use lorikeet_trainer::ops::parity::{self, gpu::OnGpu};
 
 const USAGE: &str = "usage: lorikeet-gpu [check|bench] [--seed N] [--device N] [--tiny]\n\
+    \x20      lorikeet-gpu step DIR [--length N] [--sequences N] [--together N] [--recompute N] [--nf4] [--profile]\n\
     example: CUDA_LIB_DIR=/opt/cuda/lib lorikeet-gpu check --seed 7";
 
 struct Wish {
@@ -33,6 +37,13 @@ fn main() -> ExitCode {
     if arguments.iter().any(|word| word == "--help" || word == "-h") {
         return said(USAGE, 0);
     }
+    if let Some(("step", rest)) = arguments.split_first().map(|(word, rest)| (word.as_str(), rest)) {
+        return match step::Wish::parse(rest).map(|wish| step::measure(&wish)) {
+            Ok(Ok(line)) => said_out(&line),
+            Ok(Err(error)) => said(&format!("error: failed to train: {error}"), 1),
+            Err(fault) => said(&format!("error: {fault}\n{USAGE}"), 2),
+        };
+    }
     let wish = match parse(&arguments) {
         Ok(wish) => wish,
         Err(fault) => return said(&format!("error: {fault}\n{USAGE}"), 2),
@@ -47,6 +58,10 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => said(&format!("error: failed to {error}"), 1),
     }
+}
+
+fn said_out(line: &str) -> ExitCode {
+    if writeln!(std::io::stdout(), "{line}").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn said(text: &str, code: u8) -> ExitCode {
