@@ -49,6 +49,51 @@ __device__ __forceinline__ float2 wide2(const bf16* pair) {
   return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
 }
 
+// Two numbers as they lie beside each other, the first at the lower address.
+__device__ __forceinline__ u32 both(float x, float y) { return (u32)narrow(x).bits | (u32)narrow(y).bits << 16; }
+
+// ---- tensor cores: what a whole warp does together (PTX ISA, "Matrix fragments for mma.m16n8k16") -------------------------------
+#ifdef LORIKEET_EMULATOR
+// emulator.h has them
+#else
+// c += a b: 16 x 8 from 16 x 16 and 16 x 8, bf16 with f32 sums.
+__device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ u32 shared_address(const void* at) { return (u32)__cvta_generic_to_shared(at); }
+
+// Four matrices of 8 x 8 from shared memory: lane 8 m + r names where row r of matrix m begins; a thread gets, of each matrix, the two
+// numbers at row lane / 4, columns 2 (lane % 4) and the next.
+__device__ __forceinline__ void load_matrices(u32 (&to)[4], const bf16* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// The same, of each matrix's transpose.
+__device__ __forceinline__ void load_matrices_turned(u32 (&to)[4], const bf16* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+#endif
+
+// Over the four lanes that hold one row of a product; each gets the result.
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
 // Over the 32 lanes of a warp; every lane gets the sum.
 __device__ __forceinline__ float warp_sum(float x) {
   for (int apart = 16; apart > 0; apart >>= 1) x += __shfl_xor_sync(0xffffffffu, x, apart);

@@ -26,6 +26,10 @@ struct float2 {
   float x, y;
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float __uint_as_float(unsigned x) {
   float y;
   memcpy(&y, &x, 4);
@@ -55,7 +59,7 @@ struct Fiber {
 inline Index grid, block, at_block, at_thread;
 inline Fiber fibers[1024];
 inline size_t count;
-inline std::vector<char> dynamic_shared;
+inline std::vector<uint4> dynamic_shared;
 inline jmp_buf scheduler;
 inline Fiber* now;
 inline void (*kernel)(void**);
@@ -139,7 +143,55 @@ inline float shuffle_xor(float x, int apart) {
   wait(Fiber::AtWarp); // nobody writes before everybody has read
   return got;
 }
+
+// What the lanes of a warp lay out for each other before one of its common operations.
+struct Laid {
+  unsigned a[4], b[2];
+  const unsigned short* row;
+};
+inline Laid laid[32][32];
+
+inline float wide_half(unsigned pair, unsigned upper) { return __uint_as_float(upper ? pair & 0xffff0000u : pair << 16); }
 } // namespace emulator
+
+// prelude.cuh says what these do.
+inline void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+  using namespace emulator;
+  size_t thread = size_t(now - fibers), lane = thread % 32;
+  Laid* warp = laid[thread / 32];
+  for (int i = 0; i < 4; i++) warp[lane].a[i] = a[i];
+  warp[lane].b[0] = b0, warp[lane].b[1] = b1;
+  wait(Fiber::AtWarp);
+  for (size_t e = 0; e < 4; e++) {
+    size_t row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
+    for (size_t k = 0; k < 16; k++) {
+      unsigned of_a = warp[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2], of_b = warp[column * 4 + k % 8 / 2].b[k / 8];
+      c[e] += wide_half(of_a, k % 2) * wide_half(of_b, k % 2);
+    }
+  }
+  wait(Fiber::AtWarp);
+}
+
+template <class B>
+void emulated_load(unsigned (&to)[4], const B* row, bool turned) {
+  using namespace emulator;
+  size_t thread = size_t(now - fibers), lane = thread % 32;
+  Laid* warp = laid[thread / 32];
+  if ((size_t)row % 16) fprintf(stderr, "emulator: a row of a matrix is not aligned\n"), abort();
+  warp[lane].row = reinterpret_cast<const unsigned short*>(row);
+  wait(Fiber::AtWarp);
+  for (size_t m = 0; m < 4; m++) {
+    size_t g = lane / 4, t = lane % 4 * 2;
+    unsigned first = turned ? warp[8 * m + t].row[g] : warp[8 * m + g].row[t];
+    unsigned second = turned ? warp[8 * m + t + 1].row[g] : warp[8 * m + g].row[t + 1];
+    to[m] = first | second << 16;
+  }
+  wait(Fiber::AtWarp);
+}
+template <class B>
+void load_matrices(unsigned (&to)[4], const B* row) { emulated_load(to, row, false); }
+template <class B>
+void load_matrices_turned(unsigned (&to)[4], const B* row) { emulated_load(to, row, true); }
 
 #define gridDim emulator::grid
 #define blockDim emulator::block
@@ -164,7 +216,7 @@ extern "C" inline __attribute__((used)) void emulator_run(void (*kernel)(void**)
   emulator::kernel = kernel;
   emulator::arguments = arguments;
   count = size_t(block.x) * block.y * block.z;
-  dynamic_shared.assign(shared, char(0xff));
+  dynamic_shared.assign((shared + 15) / 16, make_uint4(~0u, ~0u, ~0u, ~0u));
   for (at_block.z = 0; at_block.z < grid.z; at_block.z++)
     for (at_block.y = 0; at_block.y < grid.y; at_block.y++)
       for (at_block.x = 0; at_block.x < grid.x; at_block.x++) run_block();

@@ -1,4 +1,4 @@
-//! [`crate::ops::attention`] on the device: tiles of 32 rows, compiled for the width of a head.
+//! [`crate::ops::attention`] on the device: tiles of 64 rows, compiled for the width of a head.
 
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
@@ -11,8 +11,28 @@ use super::{Done, Gpu, GpuError, compile, launch, number, per_warp};
 use crate::ops::attention::Heads;
 
 /// Rows of a tile, and threads that work on one: as in `attention.cu`.
-const TILE: usize = 32;
+const TILE: usize = 64;
 const THREADS: u32 = 128;
+
+/// What a block shares, in rows: its own of one or two kinds, and those of two kinds that it walks over.
+#[derive(Debug, Clone, Copy)]
+enum Shared {
+    Forward,
+    Queries,
+    Keys,
+}
+
+impl Shared {
+    fn bytes(self, width: usize) -> u32 {
+        let wide = width > 128;
+        let rows = match self {
+            Shared::Forward => TILE + 2 * if wide { 32 } else { 64 },
+            Shared::Queries => 2 * TILE + 2 * if wide { 16 } else { 64 },
+            Shared::Keys => 2 * TILE + 2 * if wide { 16 } else { 32 },
+        };
+        number(rows * (width.next_multiple_of(16) + 8) * size_of::<bf16>())
+    }
+}
 
 /// Those for one width of a head.
 #[derive(Debug)]
@@ -87,7 +107,7 @@ pub fn forward(
         gpu,
         &kernels.forward,
         "attention_forward",
-        shape(tiles, heads.queries, shared(heads.width, 3)),
+        shape(tiles, heads.queries, Shared::Forward.bytes(heads.width)),
         qkv,
         &tiles.words,
         out,
@@ -109,14 +129,14 @@ pub fn backward(
     check(heads, tiles, [qkv.len(), out.len(), lse.len()]);
     check(heads, tiles, [dqkv.len(), dout.len(), lse.len()]);
     let kernels = gpu.attention(heads.width)?;
-    let (passed, pairs, bytes) = (Passed::new(heads), tiles.rows * heads.queries, shared(heads.width, 4));
+    let (passed, pairs) = (Passed::new(heads), tiles.rows * heads.queries);
     let mut delta = gpu.take::<f32>(pairs)?;
     launch!(gpu, &kernels.delta, "attention_delta", per_warp(pairs), out, dout, &mut delta, &number(pairs))?;
     launch!(
         gpu,
         &kernels.queries,
         "attention_backward_queries",
-        shape(tiles, heads.queries, bytes),
+        shape(tiles, heads.queries, Shared::Queries.bytes(heads.width)),
         qkv,
         dout,
         lse,
@@ -129,7 +149,7 @@ pub fn backward(
         gpu,
         &kernels.keys,
         "attention_backward_keys",
-        shape(tiles, heads.keys, bytes),
+        shape(tiles, heads.keys, Shared::Keys.bytes(heads.width)),
         qkv,
         dout,
         lse,
@@ -155,19 +175,16 @@ impl Gpu {
             queries: compile::find(&module, "attention_backward_queries")?,
             keys: compile::find(&module, "attention_backward_keys")?,
         });
-        for (function, tiles) in [(&kernels.forward, 3), (&kernels.queries, 4), (&kernels.keys, 4)] {
+        let all =
+            [(&kernels.forward, Shared::Forward), (&kernels.queries, Shared::Queries), (&kernels.keys, Shared::Keys)];
+        for (function, shared) in all {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let bytes = shared(width, tiles) as i32;
+            let bytes = shared.bytes(width) as i32;
             function.set_attribute(most, bytes).map_err(GpuError::driver("take shared memory for attention"))?;
         }
         known.insert(width, Arc::clone(&kernels));
         Ok(kernels)
     }
-}
-
-/// So many tiles of bf16 rows, each row a word longer than it must be.
-fn shared(width: usize, tiles: usize) -> u32 {
-    number(tiles * TILE * (width + 2) * size_of::<bf16>())
 }
 
 fn shape(tiles: &Tiles, heads: usize, shared_mem_bytes: u32) -> LaunchConfig {
