@@ -321,7 +321,7 @@ impl Driver {
     }
 
     fn look(&mut self, look: Look) -> Vec<Action> {
-        let Look { mut seen, telemetry } = look;
+        let Look { mut seen, mut telemetry } = look;
         let short = room::short(&self.places);
         if short > 0 {
             // Files can be fetched again, attempts cannot.
@@ -331,6 +331,7 @@ impl Driver {
         let before = self.devices().to_vec();
         let actions = self.ask(Event::Looked(seen));
         let changed = gpu::changed(&before, self.host.devices());
+        telemetry.retain(|telemetry| self.devices().iter().any(|device| device.id == telemetry.device));
         if let Some(talk) = &mut self.conversation {
             talk.looked(&telemetry, self.host.devices(), changed, self.config.devices.report);
         }

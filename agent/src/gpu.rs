@@ -20,7 +20,7 @@ use crate::{
 use lorikeet_protocol::{
     agent::Telemetry,
     id::{DeviceId, UnixMillis},
-    job::{Device, DeviceKind},
+    job::Device,
 };
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -64,7 +64,8 @@ impl Probe {
         }
         let mut look = self.nvml.as_mut().map_or_else(Look::none, |gpus| gpus.look(time));
         look.keep(&self.config.only);
-        if wants_cpu(self.config.kind, &look.seen.devices) {
+        // beside GPUs it is offered where none of them proves fit: the host's decision
+        if self.config.kind != Choice::Gpu {
             look.add(self.cpu.look(time));
         }
         look
@@ -86,14 +87,6 @@ impl Look {
         self.seen.devices.extend(other.seen.devices);
         self.seen.holders.extend(other.seen.holders);
         self.telemetry.extend(other.telemetry);
-    }
-}
-
-fn wants_cpu(kind: Choice, gpus: &[Device]) -> bool {
-    match kind {
-        Choice::Cpu => true,
-        Choice::Gpu => false,
-        Choice::Auto => !gpus.iter().any(|gpu| gpu.usable.is_ok()),
     }
 }
 
@@ -128,17 +121,18 @@ pub(crate) fn changed(old: &[Device], new: &[Device]) -> bool {
     !old.iter().map(still).eq(new.iter().map(still))
 }
 
-/// What a worker is told to see: GPUs by UUID, and none for the CPU slot.
-pub(crate) fn visible(devices: &[DeviceId], known: &[Device]) -> String {
-    let is_gpu =
-        |id: &&DeviceId| known.iter().any(|device| device.id == **id && matches!(device.kind, DeviceKind::Cuda { .. }));
-    devices.iter().filter(is_gpu).map(|id| id.0.as_str()).collect::<Vec<_>>().join(",")
+/// What a worker is told to see: GPUs by UUID, and none for the CPU slot. Those of its offer, whatever the last look showed: a worker that
+/// was promised a GPU never trains on less without a word.
+pub(crate) fn visible(devices: &[DeviceId]) -> String {
+    let gpus = devices.iter().filter(|id| **id != DeviceId::cpu());
+    gpus.map(|id| id.0.as_str()).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Fake;
+    use lorikeet_protocol::job::DeviceKind;
 
     #[test]
     fn a_machine_without_gpus_offers_its_cpu_slot() {
@@ -147,14 +141,6 @@ mod tests {
         assert_eq!((&device.id, device.kind, &device.usable), (&DeviceId::cpu(), DeviceKind::Cpu, &Ok(())));
         assert!(0 < device.free_bytes && device.free_bytes <= device.memory_bytes);
         assert_eq!(look.telemetry.len(), 1);
-    }
-
-    #[test]
-    fn a_gpu_that_cannot_be_trained_on_leaves_the_cpu_slot_in_the_offer() {
-        let gpu = |usable| Device { usable, ..fake_gpu("GPU-0") };
-        assert!(wants_cpu(Choice::Auto, &[gpu(Err("no CUDA".into()))]));
-        assert!(!wants_cpu(Choice::Auto, &[gpu(Err("no CUDA".into())), gpu(Ok(()))]));
-        assert!(!wants_cpu(Choice::Gpu, &[]));
     }
 
     #[test]
@@ -180,8 +166,8 @@ mod tests {
         let look = Probe::new(&Devices { fake, ..Devices::default() }).look(UnixMillis(1)).seen;
         assert_eq!(look.devices[0].kind, DeviceKind::Cuda { compute: (9, 0), driver: None });
         assert_eq!(look.devices[1].usable, Err("why".into()));
-        assert_eq!(visible(&[DeviceId("GPU-a".into())], &look.devices), "GPU-a");
-        assert_eq!(visible(&[DeviceId::cpu()], &look.devices), "");
+        assert_eq!(visible(&[DeviceId("GPU-a".into()), DeviceId("MIG-b".into())]), "GPU-a,MIG-b");
+        assert_eq!(visible(&[DeviceId::cpu()]), "");
     }
 
     #[test]

@@ -16,19 +16,22 @@ mod uploads;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use crate::config::{Devices, Worker};
+use crate::config::{Choice, Devices, Worker};
 use attempt::Attempt;
 pub use event::{Action, Ask, Event, Fault, News, Now};
 use lorikeet_protocol::{
     agent::{Ended, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
     file::is_plain_path,
-    id::{AttemptId, BootId},
-    job::{Device, Outcome, StopCause},
+    id::{AttemptId, BootId, DeviceId},
+    job::{Device, DeviceKind, Outcome, StopCause},
 };
 use quarantine::Quarantine;
 pub use quarantine::{Reasons, Seen, Unfit};
 pub use record::Record;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 pub use uploads::CheckpointMade;
 
 /// The timers and places that decisions need.
@@ -48,6 +51,8 @@ pub struct Rules {
     pub release_grace: Duration,
     /// Whether a GPU has to pass its test before this agent offers it for the first time: a real one has to.
     pub proves_gpus: bool,
+    /// Whether the CPU slot is offered only where no GPU is.
+    pub spares_cpu: bool,
 }
 
 impl Rules {
@@ -61,6 +66,7 @@ impl Rules {
             progress: worker.progress,
             release_grace: devices.release_grace,
             proves_gpus: devices.fake.is_empty(),
+            spares_cpu: devices.fake.is_empty() && devices.kind == Choice::Auto,
         }
     }
 
@@ -102,6 +108,7 @@ impl Host {
     }
 
     /// The only way in.
+    #[must_use = "what is not carried out is never asked for again"]
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let (mut out, before) = (Vec::new(), self.quarantine.reasons());
         match event {
@@ -132,10 +139,10 @@ impl Host {
             }
             Event::Looked(seen) => {
                 if self.rules.proves_gpus {
-                    let at_work = self.attempts.values().flat_map(|attempt| attempt.devices()).cloned().collect();
-                    self.quarantine.prove(&seen.devices, &at_work, now.mono);
+                    self.quarantine.prove(&seen.devices, &self.at_work(), now.mono);
                 }
                 self.devices = self.quarantine.judge(seen, self.rules.release_grace, now.mono);
+                self.spare_the_processor();
             }
             Event::Tested(device, result) => self.quarantine.tested(&device, result, now.mono),
             Event::Leave => self.leave(now, &mut out),
@@ -147,7 +154,7 @@ impl Host {
         self.take_out_stuck(now);
         self.take_out_failed(&out, now);
         self.attempts.retain(|_, attempt| !attempt.is_forgotten());
-        out.extend(self.quarantine.tests(now.mono).into_iter().map(Action::Test));
+        out.extend(self.quarantine.test(now.mono).map(Action::Test));
         let after = self.quarantine.reasons();
         if after != before {
             out.push(Action::KeepQuarantine(after));
@@ -190,10 +197,31 @@ impl Host {
         }
     }
 
-    /// Devices of which a process that cannot be killed may hold anything: they are out for as long as it is there.
+    /// Devices on which a worker of ours may be alive.
+    fn at_work(&self) -> BTreeSet<DeviceId> {
+        let working = self.attempts.values().filter(|attempt| attempt.has_worker());
+        working.flat_map(|attempt| attempt.devices()).cloned().collect()
+    }
+
+    /// Where a GPU can be trained on, or may yet prove that it can, the processor is left to it: a job that was placed on the slot in the
+    /// seconds of the test would stay there for days.
+    fn spare_the_processor(&mut self) {
+        let is_gpu = |device: &Device| matches!(device.kind, DeviceKind::Cuda { .. });
+        let hopeful = |device: &Device| device.usable.is_ok() || self.quarantine.may_pass(&device.id);
+        if self.rules.spares_cpu
+            && self.devices.iter().any(|device| is_gpu(device) && hopeful(device))
+            && !self.attempts.values().any(|attempt| attempt.holds(&DeviceId::cpu()))
+        {
+            self.devices.retain(is_gpu);
+        }
+    }
+
+    /// Devices of which a process that cannot be killed may hold anything: they are out for as long as it is there. No device is tested
+    /// beside a worker.
     fn take_out_stuck(&mut self, now: Now) {
         let stuck: Vec<_> = self.attempts.values().filter(|attempt| attempt.is_stuck()).collect();
-        self.quarantine.hold(stuck.iter().flat_map(|attempt| attempt.devices()).cloned().collect());
+        let of_stuck = stuck.iter().flat_map(|attempt| attempt.devices()).cloned();
+        self.quarantine.hold(self.at_work().into_iter().chain(of_stuck).collect());
         for attempt in stuck {
             let words = format!("{}, the worker of {}, cannot be killed", attempt.process(), attempt.id());
             attempt.devices().iter().for_each(|device| self.quarantine.take_out(device, words.clone(), now.mono));

@@ -196,7 +196,7 @@ impl Agent {
         let mut probe = gpu::Probe::new(&config.devices);
         let every = config.devices.probe;
         let blobs = Blobs::new(caller.clone(), state.clone()).bounded(config.cache.bandwidth);
-        let (mut host, first, parts) = assemble(config, places, blobs)?;
+        let (mut host, mut first, parts) = assemble(config, places, blobs)?;
         let (clock, pulse) = (parts.clock, parts.pulse.clone());
         // The first hello already names the devices.
         let (probe, look) = tokio::task::spawn_blocking(move || {
@@ -204,7 +204,7 @@ impl Agent {
             (probe, look)
         })
         .await?;
-        host.handle(Event::Looked(look.seen), clock.now());
+        first.extend(host.handle(Event::Looked(look.seen), clock.now()));
 
         let mut tasks = JoinSet::new();
         let (running, cancel) = (parts.into_driver(host, link, received_looks), driver.clone());

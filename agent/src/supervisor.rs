@@ -24,6 +24,7 @@ use crate::{
 };
 use lorikeet_protocol::id::{AttemptId, BootId};
 use spawn::Launch;
+pub(crate) use spawn::environment;
 use std::{collections::BTreeMap, path::PathBuf};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -9,8 +9,9 @@ struct Sum {
 __device__ __forceinline__ float capped(float x, float cap) { return cap > 0.0f ? cap * tanhf(x / cap) : x; }
 
 // losses[row] = ln sum exp(logits) - logits[target]. logits become weight (softmax - onehot), carried back through the cap.
-// cap 0: none. A row whose weight is 0 is only judged: its logits stay.
-KERNEL(head_loss, bf16* logits, const u32* targets, const float* weights, float* losses, u32 vocabulary, float cap) {
+// cap 0: none. Where no gradient is wanted the logits stay.
+KERNEL(head_loss, bf16* logits, const u32* targets, const float* weights, float* losses, u32 vocabulary, float cap,
+       u32 gradient) {
   bf16* row = logits + (u64)blockIdx.x * vocabulary;
   Sum own = {-INFINITY, 0.0f};
   for (u32 c = threadIdx.x; c < vocabulary; c += blockDim.x) {
@@ -27,7 +28,7 @@ KERNEL(head_loss, bf16* logits, const u32* targets, const float* weights, float*
   float weight = weights[blockIdx.x];
   if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + most - capped(wide(row[target]), cap);
   __syncthreads(); // the target's logit is read before it is overwritten
-  if (weight == 0.0f) return;
+  if (!gradient) return;
   for (u32 c = threadIdx.x; c < vocabulary; c += blockDim.x) {
     float x = capped(wide(row[c]), cap);
     float d = weight * (expf(x - most) / sum - (c == target ? 1.0f : 0.0f));

@@ -76,8 +76,7 @@ pub struct Identity {
 }
 
 /// Settings that may differ between a checkpoint and the run that takes it up: the numbers change, the state still fits.
-const FREE: [&str; 18] = [
-    "base_dtype",
+const FREE: [&str; 17] = [
     "learning_rate",
     "schedule",
     "warmup_ratio",

@@ -74,11 +74,11 @@ pub enum TrainError {
         count: usize,
     },
     /// The system refused memory in a pass, of which nothing is left.
-    #[error("out of memory: {} needed for {what}, and the system refused them", size(*bytes))]
+    #[error("out of memory: {} needed for {what}, and the system refused them", wanted(*bytes))]
     Refused {
         /// What the memory was for.
         what: String,
-        /// How much was asked for at once.
+        /// How much was asked for at once; 0 where nobody says.
         bytes: u64,
     },
     /// The plan takes more memory than there is.
@@ -141,6 +141,9 @@ pub enum TrainError {
 #[cfg(feature = "cuda")]
 impl From<crate::ops::cuda::GpuError> for TrainError {
     fn from(error: crate::ops::cuda::GpuError) -> TrainError {
+        if error.is_out_of_memory() {
+            return TrainError::Refused { what: "a GPU".into(), bytes: error.wanted_bytes() };
+        }
         TrainError::Device { reason: error.to_string() }
     }
 }
@@ -239,6 +242,10 @@ impl TrainError {
 fn would_do(remedies: &[Remedy]) -> String {
     let one = |remedy: &Remedy| format!("{} = {} would take {}", remedy.key, remedy.value, size(remedy.bytes));
     format!("each of these would fit: {}", remedies.iter().map(one).collect::<Vec<_>>().join("; "))
+}
+
+fn wanted(bytes: u64) -> String {
+    if bytes == 0 { "some bytes".into() } else { size(bytes) }
 }
 
 /// Bytes as a person reads them.

@@ -356,10 +356,16 @@ fn go_on(stop: &dyn Fn() -> bool) -> Result<(), TrainError> {
 
 /// Does a pass over so many tokens. What the machine refuses unwinds out of it and ends here, as an error.
 fn refusable<T>(tokens: usize, pass: impl FnOnce() -> Result<T, TrainError>) -> Result<T, TrainError> {
-    caught(pass).unwrap_or_else(|broken| match broken {
-        Broken::Refused(Refused { bytes }) => {
-            Err(TrainError::Refused { what: format!("{tokens} tokens at a time"), bytes })
-        }
+    refusable_for(|| format!("{tokens} tokens at a time"), pass)
+}
+
+/// Does what a machine may refuse memory for, and says what it was for.
+pub(crate) fn refusable_for<T>(
+    what: impl FnOnce() -> String,
+    work: impl FnOnce() -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
+    caught(work).unwrap_or_else(|broken| match broken {
+        Broken::Refused(Refused { bytes }) => Err(TrainError::Refused { what: what(), bytes }),
         #[cfg(feature = "cuda")]
         Broken::Gpu(error) => Err(error.into()),
     })

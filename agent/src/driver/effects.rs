@@ -10,7 +10,6 @@ use crate::{
 use lorikeet_protocol::{
     agent::{Checkpoint, Offer},
     id::{AttemptId, DeviceId},
-    job::DeviceKind,
     worker::{EVENTS, WrittenFile},
 };
 use std::sync::Arc;
@@ -53,8 +52,9 @@ impl Driver {
 
     fn test(&mut self, device: DeviceId) {
         let (events, cancel) = (self.events.clone(), self.cancel.clone());
-        let test = burn_in::test(burn_in::command(&self.config, &device));
+        let (command, worker) = (burn_in::command(&self.config, &device), self.config.worker.clone());
         self.tasks.spawn(async move {
+            let test = burn_in::test(command, &worker);
             let Some(result) = cancel.run_until_cancelled(test).await else { return };
             match &result {
                 Ok(()) => {}
@@ -83,7 +83,7 @@ impl Driver {
 
     fn start(&mut self, offer: &Offer) {
         let (tied, memory_limit) = (self.config.stop_workers_on_exit, self.memory_limit(offer));
-        let visible = gpu::visible(&offer.devices, self.devices());
+        let visible = gpu::visible(&offer.devices);
         // a device that is only declared is the processor by another name
         let gpu = self.config.devices.fake.is_empty() && !visible.is_empty();
         let launch = Launch {
@@ -115,10 +115,7 @@ impl Driver {
         if let Some(limit) = self.config.worker.memory_limit {
             return limit;
         }
-        let on_gpu = self
-            .devices()
-            .iter()
-            .any(|device| offer.devices.contains(&device.id) && matches!(device.kind, DeviceKind::Cuda { .. }));
+        let on_gpu = self.config.devices.fake.is_empty() && offer.devices.iter().any(|id| *id != DeviceId::cpu());
         let most = self.machine_bytes / 10 * 9;
         let one = (offer.planned_bytes as f64 * self.config.worker.memory_slack) as u64 + PROGRAM_BYTES;
         // a process for every device

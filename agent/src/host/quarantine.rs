@@ -14,7 +14,7 @@
 //! it out again.
 //!
 //! The test is a child process that computes something small on the device and compares. It begins once nobody of ours holds the
-//! device, and nobody of ours who cannot be killed was given it. What somebody else holds is only memory that is not free. Which
+//! device or works on it; one device is tested at a time. What somebody else holds is only memory that is not free. Which
 //! devices are out outlives the agent.
 
 use lorikeet_protocol::{
@@ -57,8 +57,8 @@ pub type Reasons = BTreeMap<DeviceId, String>;
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     dead: Vec<Dead>,
-    /// Devices of those who cannot be killed.
-    stuck: BTreeSet<DeviceId>,
+    /// Devices on which somebody of ours is alive.
+    at_work: BTreeSet<DeviceId>,
     out: BTreeMap<DeviceId, Out>,
     /// GPUs that were seen before.
     met: BTreeSet<DeviceId>,
@@ -108,9 +108,14 @@ impl Quarantine {
         self.dead.extend(devices.iter().map(dead));
     }
 
-    /// These devices, and no others, are kept from their tests by a worker that cannot be killed.
+    /// These devices, and no others, are kept from their tests by a worker that is alive.
     pub(super) fn hold(&mut self, devices: BTreeSet<DeviceId>) {
-        self.stuck = devices;
+        self.at_work = devices;
+    }
+
+    /// Whether a device that is out has not failed a test since.
+    pub(super) fn may_pass(&self, device: &DeviceId) -> bool {
+        self.out.get(device).is_some_and(|out| out.failed.is_none() && !matches!(out.test, Test::None(_)))
     }
 
     /// The device is out until it has passed a test.
@@ -161,16 +166,22 @@ impl Quarantine {
         Some(format!("quarantined: {}; {test}", out.reason))
     }
 
-    /// Devices whose test begins now: nobody of ours holds them any more. Those that have rested are no longer out.
-    pub(super) fn tests(&mut self, now: Duration) -> Vec<DeviceId> {
-        let held = held(&self.dead, &self.stuck);
+    /// The device whose test begins now: nobody of ours holds it any more, and no other is being tested, for a test takes every core for
+    /// a while. Those that have rested are no longer out.
+    pub(super) fn test(&mut self, now: Duration) -> Option<DeviceId> {
+        let held = held(&self.dead, &self.at_work);
         self.out.retain(|device, out| held.contains(device) || !out.has_rested(now));
-        let due = self.out.iter_mut().filter(|(device, out)| !held.contains(device) && out.is_due(now));
-        due.map(|(device, out)| {
-            out.test = Test::Running;
-            device.clone()
-        })
-        .collect()
+        if self.is_testing() {
+            return None;
+        }
+        let mut due = self.out.iter_mut().filter(|(device, out)| !held.contains(device) && out.is_due(now));
+        let (device, out) = due.next()?;
+        out.test = Test::Running;
+        Some(device.clone())
+    }
+
+    fn is_testing(&self) -> bool {
+        self.out.values().any(|out| out.test == Test::Running)
     }
 
     /// A test is over.
@@ -185,9 +196,11 @@ impl Quarantine {
 
     /// When the next test is due.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let held = held(&self.dead, &self.stuck);
+        let (held, testing) = (held(&self.dead, &self.at_work), self.is_testing());
         let free = self.out.iter().filter(|(device, _)| !held.contains(device));
         free.filter_map(|(_, out)| match out.test {
+            // the end of the one that runs is what it waits for
+            Test::Due(_) if testing => None,
             Test::Due(at) | Test::None(at) => Some(at),
             Test::Running => None,
         })
@@ -196,8 +209,8 @@ impl Quarantine {
 }
 
 /// Devices that somebody of ours may still hold.
-fn held<'a>(dead: &'a [Dead], stuck: &'a BTreeSet<DeviceId>) -> BTreeSet<&'a DeviceId> {
-    dead.iter().map(|dead| &dead.device).chain(stuck).collect()
+fn held<'a>(dead: &'a [Dead], at_work: &'a BTreeSet<DeviceId>) -> BTreeSet<&'a DeviceId> {
+    dead.iter().map(|dead| &dead.device).chain(at_work).collect()
 }
 
 impl Out {

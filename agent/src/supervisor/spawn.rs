@@ -14,8 +14,27 @@ use std::{
 use tokio::process::{Child, Command};
 
 /// What a worker may see of the agent's own environment. Neither the agent's settings nor anybody's secrets are in it.
-const PASSED_ON: [&str; 9] =
-    ["PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "LORIKEET_LOG", "RUST_BACKTRACE"];
+const PASSED_ON: [&str; 12] = [
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "TZ",
+    "LD_LIBRARY_PATH",
+    // where CUDA's libraries lie
+    "CUDA_LIB_DIR",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "LORIKEET_LOG",
+    "RUST_BACKTRACE",
+];
+
+/// The environment of a worker, and of the test of a device that it will train on: the same, so that what one finds the other does.
+pub(crate) fn environment(command: &mut Command, config: &config::Worker, visible: &str) {
+    let passed = PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.env_clear().envs(passed).envs(&config.env).env("CUDA_VISIBLE_DEVICES", visible);
+}
 
 /// One worker to be started.
 #[derive(Debug, Clone)]
@@ -50,14 +69,11 @@ impl Launch {
         let log = self.log()?;
         let copy = log.try_clone().at("open", &self.directory.join(LOG))?;
         let mut command = Command::new(program);
+        environment(&mut command, config, &self.visible);
         command
             .args(arguments)
             .arg(&self.directory)
             .current_dir(&self.directory)
-            .env_clear()
-            .envs(PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-            .envs(&config.env)
-            .env("CUDA_VISIBLE_DEVICES", &self.visible)
             .stdin(if self.tied { Stdio::piped() } else { Stdio::null() })
             .stdout(log)
             .stderr(copy)

@@ -187,6 +187,28 @@ async fn a_device_whose_memory_a_dead_worker_holds_is_out_until_it_lets_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_is_out_when_an_agent_starts_is_tested_and_comes_back() {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let held = scene.folder.path().join("held");
+    let devices = &mut scene.config.devices;
+    devices.fake[0].held_by = Some(held.clone());
+    devices.probe = Duration::from_millis(20);
+    devices.release_grace = Duration::from_millis(100);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    std::fs::write(&held, scene.holder(1).pid.to_string()).unwrap();
+    scene.kill(1);
+    talk.until_device("cpu", |usable| usable.as_ref().is_err_and(|why| why.contains("quarantined"))).await;
+    scene.shutdown().await;
+    std::fs::remove_file(&held).unwrap();
+    // its test follows from the very first look
+    let mut talk = scene.start().await;
+    talk.until_device("cpu", Result::is_ok).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_refused_for_good_ends_the_attempt_with_its_reason() {
     let mut scene = Scene::new(&Script::new(4, 100)).await;
     let mut talk = scene.start().await;

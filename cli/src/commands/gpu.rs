@@ -2,11 +2,26 @@
 
 use crate::failure::Failure;
 
-/// Said before anything is started that would wait for a GPU.
+/// Said before anything is started that would wait for a GPU or fail for lack of one.
 pub(super) fn there() -> Result<(), Failure> {
-    let driver = lorikeet_agent::gpu_readings().filter(|driver| !driver.gpus.is_empty());
-    let why = unusable().or_else(|| driver.is_none().then(|| "no GPU answers on this machine".into()));
+    let why = unusable().or_else(unfit);
     why.map_or(Ok(()), |why| Err(Failure::mistake(why).hint("`lorikeet doctor` names what is missing")))
+}
+
+/// Why the first GPU, which is the one that is taken, will not do.
+#[cfg(feature = "cuda")]
+fn unfit() -> Option<String> {
+    let found = lorikeet_trainer::ops::cuda::survey::survey();
+    let Some(gpu) = found.gpus.into_iter().next() else {
+        return Some(found.fault.unwrap_or_else(|| "no GPU answers on this machine".into()));
+    };
+    gpu.unusable.map(|why| format!("{} cannot be trained on: {why}", gpu.name))
+}
+
+/// Without CUDA there is none to look at.
+#[cfg(not(feature = "cuda"))]
+fn unfit() -> Option<String> {
+    None
 }
 
 /// Why it cannot; `None`: it can.

@@ -6,7 +6,7 @@
 mod directory;
 mod summary;
 
-use super::local;
+use super::{gpu, local};
 use crate::{
     args::Train,
     failure::Failure,
@@ -34,6 +34,9 @@ use summary::Summary;
 /// Trains to an outcome and tells it. Stopped is neither: the state is kept, and the exit code is that of an interrupted command.
 pub(crate) fn run(output: Output, args: &Train) -> Result<ExitCode, Failure> {
     logging::start("warn");
+    if args.gpu {
+        gpu::there()?;
+    }
     let spec = spec(args)?;
     let (directory, hold) = Directory::open(&args.out, &spec)?;
     if let Some(files) = directory.finished() {
@@ -78,7 +81,7 @@ fn spec(args: &Train) -> Result<Spec, Failure> {
         validation,
         init_adapter,
         cache: out.join("cache"),
-        devices: vec![DeviceId::cpu()],
+        devices: vec![if args.gpu { DeviceId("gpu".into()) } else { DeviceId::cpu() }],
         threads: args.threads,
     })
 }

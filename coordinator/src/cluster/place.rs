@@ -19,7 +19,7 @@ use lorikeet_protocol::{
     file::NamedFile,
     id::{AttemptId, AttemptToken, Hash, JobId, NodeId, SweepId, UnixMillis, UserId},
     inspect::JobFindings,
-    job::{AttemptPhase, FailureClass, Intent, JobSpec, Outcome, StopCause},
+    job::{AttemptPhase, BaseDtype, FailureClass, Intent, JobSpec, Method, Outcome, StopCause, TargetModules, Task},
 };
 use std::{collections::BTreeSet, time::Duration};
 
@@ -67,6 +67,7 @@ impl Cluster {
             resources: &job.record.spec.resources,
             cpu_bytes: findings.cpu_bytes,
             cuda_bytes: findings.cuda_bytes,
+            cpu_only: cpu_only(&job.record.spec),
             files: self.inputs(&job.record)?,
             avoid: job.record.blamed.keys().chain(&job.refused_by).copied().collect(),
             lasts: job.time_left(),
@@ -109,6 +110,7 @@ impl Cluster {
             resources: &spec.resources,
             cpu_bytes: findings.cpu_bytes,
             cuda_bytes: findings.cuda_bytes,
+            cpu_only: cpu_only(spec),
             files: named.files(),
             avoid: BTreeSet::new(),
             lasts: spec.resources.max_runtime,
@@ -298,4 +300,24 @@ pub(super) fn later(moment: UnixMillis, by: Duration) -> UnixMillis {
 
 fn elapsed(since: UnixMillis, now: Now) -> Duration {
     Duration::from_millis(now.wall.0.saturating_sub(since.0))
+}
+
+/// The setting for which a job is trained on a processor alone: what a worker on a GPU would refuse (`trainer/src/model/gpu.rs`).
+fn cpu_only(spec: &JobSpec) -> Option<&'static str> {
+    let Task::Train(train) = &spec.task;
+    let named = |module: &str| match &train.lora.target_modules {
+        TargetModules::Names(names) => names.iter().any(|name| name.rsplit('.').next() == Some(module)),
+        TargetModules::AllLinear | TargetModules::Pattern(_) => false,
+    };
+    if train.training.method == Method::Full {
+        Some("training.method = full")
+    } else if train.training.base_dtype == BaseDtype::F32 {
+        Some("training.base_dtype = f32")
+    } else if train.lora.dora {
+        Some("lora.dora")
+    } else if named("embed_tokens") || named("lm_head") {
+        Some("lora.target_modules with embedding or head")
+    } else {
+        None
+    }
 }

@@ -40,6 +40,8 @@ pub struct Candidate<'a> {
     pub cpu_bytes: u64,
     /// Planned memory on a GPU.
     pub cuda_bytes: u64,
+    /// What of it no GPU trains, where there is such a thing.
+    pub cpu_only: Option<&'static str>,
     /// The files it reads: near them is better.
     pub files: Vec<Hash>,
     /// Nodes that it failed on, or that declined it: tried only when no other fits.

@@ -98,6 +98,9 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
         WhyNot::Cordoned => ("cordoned", "takes nothing new".into()),
         WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
         WhyNot::NoSuchDevice => ("gpu", "has no device of the kind asked for".into()),
+        WhyNot::CpuOnly(setting) => {
+            ("cpu_only", format!("has GPUs alone, and {setting} is trained on a CPU only so far"))
+        }
         WhyNot::TooFew { wanted, there } => {
             ("gpus", format!("has {there} of the {wanted} devices of the kind asked for"))
         }

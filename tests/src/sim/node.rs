@@ -125,6 +125,7 @@ impl Node {
             progress: Duration::from_secs(1),
             release_grace: Duration::from_secs(30),
             proves_gpus: false,
+            spares_cpu: false,
         }
     }
 

@@ -163,20 +163,33 @@ pub struct MemoryPlan {
 /// for each of a few threads. Measured on Linux: `docs/memory.md`.
 pub const PROGRAM_BYTES: u64 = 24 << 20;
 
-/// Predicts the memory of one training run.
+/// What a process takes of a GPU before a run has: the driver's context, the kernels, cuBLAS and its room. Not measured yet.
+pub const GPU_PROGRAM_BYTES: u64 = 512 << 20;
+
+/// Predicts the memory of one training run: on a GPU what it takes of the card, where the moments are not.
 pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
     let trained: u64 = settings.adapters.iter().map(|adapter| adapter.parameters).sum();
     let constants: u64 = settings.adapters.iter().map(|adapter| adapter.constants).sum();
     let live = live::Live::new(config, settings);
     let mut plan = MemoryPlan {
         weights: weights::bytes(config, settings),
-        adapters: 3 * 4 * trained + 4 * constants,
-        optimizer: 2 * 4 * trained,
+        adapters: match settings.processor {
+            Processor::Cpu => 3 * 4 * trained + 4 * constants,
+            // what products take, the gradient, and all of it once more while it is brought over
+            Processor::Cuda => (2 + 4) * trained + 2 * constants + 4 * (trained + constants),
+        },
+        optimizer: match settings.processor {
+            Processor::Cpu => 2 * 4 * trained,
+            Processor::Cuda => 0,
+        },
         activations: live.kept(),
         token_and_layer: live.token_and_layer(),
         head: live.head(),
         layer: live.layer(),
-        program: PROGRAM_BYTES,
+        program: match settings.processor {
+            Processor::Cpu => PROGRAM_BYTES,
+            Processor::Cuda => GPU_PROGRAM_BYTES,
+        },
         total: 0,
     };
     let held = plan.weights + plan.adapters + plan.optimizer + plan.activations + plan.program;

@@ -5,14 +5,23 @@ use std::fmt::Display;
 use super::{BaseDtype, Config, Device, Every, Length, Method, MicroTokens, Settings};
 use crate::TrainError;
 use crate::lora::Init;
+use crate::model::gpu;
 use crate::schedule::Curve;
 
 impl Config {
     /// Refuses what can never work, by the first key that does not. Ranges that are a matter of taste stand where job files
     /// are read.
     pub fn check(&self) -> Result<(), TrainError> {
-        self.settings.check()?;
         let is_full = self.settings.method == Method::Full;
+        if self.device != Device::Cpu {
+            // before what a CPU would want of the other settings
+            match (is_full, self.settings.base_dtype) {
+                (true, _) => return Err(gpu::refused("training.method", "full")),
+                (false, BaseDtype::F32) => return Err(gpu::refused("training.base_dtype", "f32")),
+                (false, BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4) => {}
+            }
+        }
+        self.settings.check()?;
         if is_full && self.init_adapter.is_some() {
             let reason = "full trains the model itself: there is no adapter that init_adapter could begin";
             return refused("training.method", reason);
@@ -20,12 +29,6 @@ impl Config {
         if self.settings.lora.init == Init::Pissa && self.init_adapter.is_some() {
             let reason = "pissa begins with the base's weights, init_adapter with its files: not both";
             return refused("lora.init", reason);
-        }
-        if self.device != Device::Cpu && self.settings.base_dtype == BaseDtype::F32 {
-            return refused(
-                "training.base_dtype",
-                "f32 is computed on a CPU only, expected auto, bf16, int8 or nf4 on a GPU",
-            );
         }
         expect(self.micro_tokens != MicroTokens::Tokens(0), "training.micro_tokens", 0, "at least 1")?;
         expect(self.threads != Some(0), "threads", 0, "at least 1")

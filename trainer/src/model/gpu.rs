@@ -5,18 +5,26 @@ use lorikeet_plan::ModelConfig;
 use crate::TrainError;
 use crate::lora::{LoraLayout, Site};
 
-/// Attention's tiles are read so many numbers at a time.
+/// Attention's tiles are read so many numbers at a time, and what a block of threads shares holds no wider ones.
 const HEAD_MULTIPLE: usize = 8;
+const WIDEST_HEAD: usize = 256;
 
-/// Whether all operations of an adapter of that model have a form for the device.
-pub(crate) fn takes(config: &ModelConfig, layout: &LoraLayout) -> Result<(), TrainError> {
-    if !config.head_dim.is_multiple_of(HEAD_MULTIPLE) {
-        let reason = format!(
-            "its heads are {} wide and are not trained on a GPU yet, expected a multiple of {HEAD_MULTIPLE} or a CPU device",
-            config.head_dim
-        );
-        return Err(TrainError::Config { key: "base", reason });
+/// Whether all operations of that model have a form for the device.
+pub(crate) fn takes_model(config: &ModelConfig) -> Result<(), TrainError> {
+    let width = config.head_dim;
+    if width.is_multiple_of(HEAD_MULTIPLE) && width <= WIDEST_HEAD {
+        return Ok(());
     }
+    let reason = format!(
+        "its heads are {width} wide and are not trained on a GPU yet, expected a multiple of {HEAD_MULTIPLE} up to {WIDEST_HEAD}, or a CPU \
+         device"
+    );
+    Err(TrainError::Config { key: "base", reason })
+}
+
+/// Whether all operations of an adapter of that model have one.
+pub(crate) fn takes(config: &ModelConfig, layout: &LoraLayout) -> Result<(), TrainError> {
+    takes_model(config)?;
     if layout.config().dora {
         return Err(refused("lora.dora", "true"));
     }

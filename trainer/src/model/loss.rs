@@ -38,6 +38,9 @@ impl Model {
         last: &Buffer,
         gradient: Option<Gradient<'_, '_>>,
     ) -> Vec<LossSum> {
+        if batch.targets.is_empty() {
+            return vec![LossSum::default(); pass.adapters()];
+        }
         let width = self.config.hidden_size;
         let rows: Vec<usize> = batch.targets.iter().map(|target| target.row as usize).collect();
         let adapter_of = |row: &usize| pass.segment_of(*row).adapter;

@@ -14,16 +14,16 @@ use half::bf16;
 use lorikeet_plan::{Base, BaseDtype, ModelConfig, Module, Quantisation, TensorPlace, WeightDtype, inspect_base};
 use rayon::prelude::*;
 
-use super::Model;
 use super::attention::Attention;
 use super::block::Block;
 use super::ends::{Entry, Exit};
 use super::gain::Gain;
 use super::linear::Linear;
 use super::mlp::Mlp;
+use super::{Model, gpu, refusable_for};
 use crate::TrainError;
 use crate::ops::linear;
-use crate::ops::machine::{Broken, Machine, caught};
+use crate::ops::machine::Machine;
 use crate::ops::profile::Profile;
 use crate::ops::widen::{Stored, widen};
 use crate::quant::Stack;
@@ -52,13 +52,7 @@ impl Model {
         stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Model, TrainError> {
         let dtype = if machine.is_gpu() && dtype == BaseDtype::F32 { BaseDtype::Bf16 } else { dtype };
-        caught(|| Model::read(machine, dir, dtype, stop)).unwrap_or_else(|broken| match broken {
-            Broken::Refused(refused) => {
-                Err(TrainError::Refused { what: "the base's weights".into(), bytes: refused.bytes })
-            }
-            #[cfg(feature = "cuda")]
-            Broken::Gpu(error) => Err(error.into()),
-        })
+        refusable_for(|| "the base's weights".into(), || Model::read(machine, dir, dtype, stop))
     }
 
     fn read(
@@ -72,6 +66,10 @@ impl Model {
         let Base { config: Some(config), .. } = base else {
             return Err(TrainError::Internal("a base without faults has a config".into()));
         };
+        if machine.is_gpu() {
+            gpu::takes_model(&config)?;
+        }
+        machine.prepare(config.head_dim);
         let loading = Loading { files: &files, config: &config, machine: &machine };
         let table = |module: &str| files.weight(&[module.into()]).map(|weight| machine.put_weight(weight));
         Ok(Model {

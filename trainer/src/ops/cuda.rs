@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex};
 
 use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::CublasError;
+use cudarc::cublas::sys::cublasStatus_t;
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUmemoryPool, CUresult};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr,
@@ -103,6 +104,23 @@ pub enum GpuError {
 }
 
 impl GpuError {
+    /// Whether all that is wrong is too little memory, whoever of the driver and cuBLAS says so.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            GpuError::OutOfMemory { .. } => true,
+            GpuError::Driver { code, .. } => *code == CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            GpuError::Blas { source, .. } => source.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
+            GpuError::Missing(_) | GpuError::NoDevice { .. } | GpuError::TooOld { .. } | GpuError::Compile { .. } => {
+                false
+            }
+        }
+    }
+
+    /// How much was wanted; 0 where nobody says.
+    pub fn wanted_bytes(&self) -> u64 {
+        if let GpuError::OutOfMemory { bytes, .. } = self { *bytes } else { 0 }
+    }
+
     fn driver(doing: &'static str) -> impl FnOnce(DriverError) -> GpuError {
         move |DriverError(code)| GpuError::Driver { doing, code }
     }

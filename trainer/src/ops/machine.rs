@@ -5,7 +5,7 @@
 //!   (one tape)     x: &Buffer, y: &mut Buffer          └─ Machine::Gpu    ops/cuda/norm.rs   bf16 views, one stream
 //! ```
 //! A [`Buffer`] lies on one machine and is used there: one that lies elsewhere is our own bug, and a panic. On a GPU work is put on
-//! the stream and nobody waits for it; what comes back to the host ([`Machine::get`], [`Machine::settle`]) does.
+//! the stream and nobody waits for it; what comes back to the host does ([`Machine::get`], [`Machine::head_loss`], [`Machine::settle`]).
 //!
 //! What a machine refuses, memory above all, unwinds out of the pass, for no operation could go on without; the door through which
 //! the pass was begun catches it ([`caught`]).
@@ -81,8 +81,8 @@ pub(crate) fn caught<T>(pass: impl FnOnce() -> T) -> Result<T, Broken> {
 #[cfg(feature = "cuda")]
 fn done<T>(answer: Result<T, GpuError>) -> T {
     answer.unwrap_or_else(|error| {
-        if let GpuError::OutOfMemory { bytes, .. } = error {
-            resume_unwind(Box::new(Refused { bytes }))
+        if error.is_out_of_memory() {
+            resume_unwind(Box::new(Refused { bytes: error.wanted_bytes() }))
         }
         resume_unwind(Box::new(error))
     })
@@ -107,6 +107,16 @@ impl Machine {
         let reason =
             format!("open GPU {ordinal}: this build has no CUDA support, expected one made with `--features cuda`");
         Err(TrainError::Device { reason })
+    }
+
+    /// Makes ready what a model with heads of that width needs, so that nothing is compiled, and no memory found missing for it, in a pass.
+    pub fn prepare(&self, head_dim: usize) {
+        match self {
+            Machine::Cpu(_) => {}
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => done(gpu.prepare_attention(head_dim)),
+        }
+        let _ = head_dim;
     }
 
     /// Memory of its own that nobody has, in bytes; a processor has none.
@@ -241,7 +251,8 @@ impl Machine {
         match self {
             Machine::Cpu(buffers) => buffers.most_in_use(),
             #[cfg(feature = "cuda")]
-            Machine::Gpu(gpu) => done(gpu.most_in_use()),
+            // a driver without pools does not count
+            Machine::Gpu(gpu) => gpu.most_in_use().unwrap_or_default(),
         }
     }
 
@@ -250,7 +261,7 @@ impl Machine {
         match self {
             Machine::Cpu(buffers) => buffers.forget(),
             #[cfg(feature = "cuda")]
-            Machine::Gpu(gpu) => done(gpu.forget_use()),
+            Machine::Gpu(gpu) => gpu.forget_use().unwrap_or_default(),
         }
     }
 

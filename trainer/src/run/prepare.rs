@@ -16,7 +16,7 @@ use crate::checkpoint::{self, Found, Identity};
 use crate::config::{Config, Device, MicroTokens, Numbers};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
 use crate::lora;
-use crate::model::{Model, gpu};
+use crate::model::{Model, gpu, refusable_for};
 use crate::ops::machine::Machine;
 use crate::ranks::Ranks;
 use crate::staged;
@@ -52,7 +52,9 @@ pub(super) fn session<'a, 'e>(
     model.set_recompute(thrift.recompute);
     let params = match (&trained, config.init_adapter.as_deref()) {
         (Trained::Adapter(layout), Some(dir)) => lora::load(dir, layout)?,
-        (Trained::Adapter(layout), None) => model.start(layout, config.settings.seed),
+        (Trained::Adapter(layout), None) => {
+            refusable_for(|| "the adapter's start".into(), || Ok(model.start(layout, config.settings.seed)))?
+        }
         (Trained::Model(layout), _) => model.weights(layout),
     };
     let mut run = Run::new(&config.settings, trained, params, data.train.clone());
@@ -119,10 +121,8 @@ fn what_is_trained(config: &Config) -> Result<(ModelConfig, Trained), TrainError
         let reason = format!("full trains the base's weights, and those are quantised to {}", found.dtype().name());
         return Err(TrainError::Config { key: "training.method", reason });
     }
-    match (config.device, &trained) {
-        (Device::Cpu, _) => {}
-        (Device::Gpu(_), Trained::Adapter(layout)) => gpu::takes(&shape, layout)?,
-        (Device::Gpu(_), Trained::Model(_)) => return Err(gpu::refused("training.method", "full")),
+    if let (Device::Gpu(_), Trained::Adapter(layout)) = (config.device, &trained) {
+        gpu::takes(&shape, layout)?;
     }
     Ok((shape, trained))
 }

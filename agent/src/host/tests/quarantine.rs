@@ -67,9 +67,50 @@ fn a_device_that_was_out_when_the_agent_ended_is_tested_by_the_next_one_first() 
     let mut scene = Scene::running();
     let now = scene.now;
     scene.host.quarantine([(DeviceId::cpu(), "it failed".to_owned())].into(), now);
-    let out = scene.event(Event::Looked(seen(&[])));
-    assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
+    let tests = |out: &[Action]| out.contains(&Action::Test(DeviceId::cpu()));
+    assert!(!tests(&scene.event(Event::Looked(seen(&[])))), "a worker is at work on it");
     assert!(usable_after(&mut scene, 1, &[]).is_err());
+    scene.gone(1);
+    assert!(tests(&scene.event(Event::Looked(seen(&[])))), "nobody is any more");
+}
+
+#[test]
+fn devices_are_tested_one_after_another() {
+    let mut scene = Scene::running();
+    scene.gone(1);
+    let now = scene.now;
+    let reasons = ["cpu", "spare"].map(|id| (DeviceId(id.into()), "it failed".to_owned()));
+    scene.host.quarantine(reasons.into(), now);
+    let tests = |out: &[Action]| -> Vec<String> {
+        let test = |action: &Action| if let Action::Test(device) = action { Some(device.0.clone()) } else { None };
+        out.iter().filter_map(test).collect()
+    };
+    assert_eq!(tests(&scene.event(Event::Looked(seen(&[])))), ["cpu"]);
+    assert_eq!(scene.host.next_deadline(), None, "the end of the first is what the second waits for");
+    assert_eq!(tests(&scene.event(Event::Tested(DeviceId::cpu(), Ok(())))), ["spare"]);
+}
+
+#[test]
+fn the_cpu_slot_is_there_where_no_gpu_proves_fit_and_only_there() {
+    let gpu = || Device {
+        id: DeviceId("GPU-1".into()),
+        kind: DeviceKind::Cuda { compute: (9, 0), driver: None },
+        ..seen(&[]).devices[0].clone()
+    };
+    let look = |scene: &mut Scene| {
+        scene.event(Event::Looked(Seen { devices: vec![gpu(), seen(&[]).devices[0].clone()], ..Seen::default() }));
+        let names: Vec<_> = scene.host.devices().iter().map(|device| device.id.0.clone()).collect();
+        names
+    };
+    let mut scene = Scene::running();
+    assert_eq!(look(&mut scene), ["GPU-1", "cpu"], "somebody trains on it");
+    scene.gone(1);
+    assert_eq!(look(&mut scene), ["GPU-1"], "it may yet pass its test");
+    scene.event(Event::Tested(DeviceId("GPU-1".into()), Err(Unfit::Failed("lora: dA".into()))));
+    assert_eq!(look(&mut scene), ["GPU-1", "cpu"]);
+    scene.wait(600);
+    scene.event(Event::Tested(DeviceId("GPU-1".into()), Ok(())));
+    assert_eq!(look(&mut scene), ["GPU-1"]);
 }
 
 #[test]

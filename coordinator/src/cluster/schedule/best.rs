@@ -122,6 +122,7 @@ mod tests {
             resources,
             cpu_bytes: 0,
             cuda_bytes: gib << 30,
+            cpu_only: None,
             files: (0..files).map(|byte| Hash([byte; 32])).collect(),
             avoid: (0..avoid).map(|node| NodeId(Uuid::from_u128(node))).collect(),
             lasts: Duration::from_secs(60),

@@ -48,6 +48,8 @@ pub enum WhyNot {
     Outrun,
     /// They are kept for a job before this one, which would have to wait for it.
     Reserved,
+    /// It has GPUs only, and those do not train what this setting asks for.
+    CpuOnly(String),
 }
 
 /// How much a node is liked for a job, more being greater: not blamed, then rather wanted, then near the files, then the tightest fit;
@@ -56,14 +58,14 @@ pub(super) type Rank = (bool, usize, usize, Reverse<u64>, NodeId);
 
 /// What makes two requests the same for a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Shape(String, u64, u64, Duration);
+pub(super) struct Shape(String, Option<&'static str>, u64, u64, Duration);
 
 impl Shape {
     pub(super) fn of(candidate: &Candidate<'_>) -> Self {
         // What it would rather have keeps it from no node.
         let Resources { gpus, gpu, min_driver, labels, prefer: _, exclusive, max_runtime: _ } = candidate.resources;
         let request = format!("{gpus} {gpu:?} {min_driver:?} {labels:?} {exclusive}");
-        Self(request, candidate.cpu_bytes, candidate.cuda_bytes, candidate.lasts)
+        Self(request, candidate.cpu_only, candidate.cpu_bytes, candidate.cuda_bytes, candidate.lasts)
     }
 }
 
@@ -139,8 +141,12 @@ impl<'a> Place<'a> {
         let wanted = usize::from(candidate.resources.gpus);
         let slots = || self.slots.iter().enumerate();
         let mut suitable = Vec::new();
-        let mut unusable = None;
+        let (mut unusable, mut cpu_only) = (None, None);
         for (index, slot) in slots().filter(|(_, slot)| will_do(candidate.resources, slot.device)) {
+            if let (Some(setting), DeviceKind::Cuda { .. }) = (candidate.cpu_only, slot.device.kind) {
+                cpu_only = Some(setting);
+                continue;
+            }
             match &slot.device.usable {
                 Ok(()) => suitable.push(index),
                 Err(reason) => unusable = unusable.or(Some(reason)),
@@ -149,7 +155,9 @@ impl<'a> Place<'a> {
         match unusable {
             _ if suitable.len() >= wanted => Ok(suitable),
             Some(reason) => Err(WhyNot::Unusable(reason.clone())),
-            None if suitable.is_empty() => Err(WhyNot::NoSuchDevice),
+            None if suitable.is_empty() => {
+                Err(cpu_only.map_or(WhyNot::NoSuchDevice, |setting: &str| WhyNot::CpuOnly(setting.into())))
+            }
             None => Err(WhyNot::TooFew { wanted, there: suitable.len() }),
         }
     }

@@ -87,6 +87,33 @@ fn a_job_of_several_devices_is_told_how_many_there_are_and_which_of_them_lacks_r
 }
 
 #[test]
+fn what_no_gpu_trains_waits_for_a_cpu_slot_and_says_so() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let waits = |world: &mut World, n: u128, change: &dyn Fn(&mut Train)| {
+        let job = world.submit_with(n, |spec| {
+            let Task::Train(train) = &mut spec.task;
+            change(train);
+        });
+        world.why(job).nodes[0].2.clone()
+    };
+    let only = |setting: &str| WhyNot::CpuOnly(setting.into());
+    assert_eq!(waits(&mut world, 1, &|train| train.lora.dora = true), only("lora.dora"));
+    assert_eq!(waits(&mut world, 2, &|train| train.training.method = Method::Full), only("training.method = full"));
+    assert_eq!(
+        waits(&mut world, 3, &|train| train.training.base_dtype = BaseDtype::F32),
+        only("training.base_dtype = f32")
+    );
+    let ends = |train: &mut Train| train.lora.target_modules = TargetModules::Names(vec!["model.embed_tokens".into()]);
+    assert_eq!(waits(&mut world, 4, &ends), only("lora.target_modules with embedding or head"));
+    let cpu = Device { id: DeviceId::cpu(), kind: DeviceKind::Cpu, ..gpu(0) };
+    world.hear(FromAgent::Devices(vec![gpu(0), cpu]));
+    let placed: Vec<_> = world.cluster.jobs.values().filter_map(|job| job.node()).collect();
+    assert_eq!(placed.len(), 1, "one of them has the slot");
+    let other = world.submit(9);
+    assert!(world.is_placed(other), "the GPU is for those that it trains");
+}
+
+#[test]
 fn users_take_turns_however_many_jobs_one_of_them_brings() {
     let mut world = World::with_gpus(2, Rules::default());
     world.shares_everything();

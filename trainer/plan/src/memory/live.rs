@@ -9,7 +9,7 @@
 //!                   beside each product with an adapter: sums for A and B of each block of rows, with DoRA dv and the masked input
 //! ```
 //! Every buffer has a row per token. What is given back is taken again before anything new is asked for, so that the most in use
-//! is the most held. A test of the trainer counts the buffers of real passes against this page.
+//! is the most held. A test of the trainer counts the buffers of real passes on a CPU against this page.
 
 use super::{ADAPTER_BLOCK_ROWS, BaseDtype, GPU_LOGITS, HEAD_CHUNK_ROWS, Processor, Settings};
 use crate::{ModelConfig, Module};
@@ -51,8 +51,8 @@ impl<'a> Live<'a> {
         let plain = 2 * self.hidden + self.qkv + unnormed + self.queries + 2 * self.mlp + behind;
         let products = self.settings.adapters.iter().map(|adapter| adapter.products).max().unwrap_or(0);
         let blocks = self.blocks().max(1) as usize;
-        // log-sum-exp and the low-rank products stay in f32 whatever the rest is
-        self.activation(plain) + 4 * (self.config.num_attention_heads + products.div_ceil(blocks)) as u64
+        // log-sum-exp stays in f32 whatever the rest is
+        self.activation(plain + products.div_ceil(blocks)) + 4 * self.config.num_attention_heads as u64
     }
 
     /// Bytes in use between the passes, beside what is kept.
@@ -81,7 +81,9 @@ impl<'a> Live<'a> {
             (queries + qkv + 3 * queries, 0, 0),
             (queries + qkv + 2 * hidden, hidden, of_qkv),
         ];
-        let masked = |input: usize| if self.any_dropout() && self.any_lengths() { input } else { 0 };
+        // a GPU masks the whole input of a product, a CPU a block of rows
+        let masks_all = self.any_lengths() || self.settings.processor == Processor::Cuda;
+        let masked = |input: usize| if self.any_dropout() && masks_all { input } else { 0 };
         let lengths = |output: usize| if self.any_lengths() { output } else { 0 };
         let of = |(plain, input, output): (usize, usize, usize)| plain + masked(input) + lengths(output);
         let widest = moments.into_iter().map(of).max().unwrap_or(0) + hidden;
@@ -127,10 +129,14 @@ impl<'a> Live<'a> {
         self.settings.adapters.iter().any(|adapter| adapter.lengths)
     }
 
-    /// Bytes of the gradients of one A and B, which every block of rows has its own of.
+    /// Bytes of the gradients of one A and B, which on a CPU every block of rows has its own of.
     fn sums(&self) -> u64 {
         let both = |module: &Module| module.in_features(self.config) + module.out_features(self.config);
         let widest = Module::of(self.config).iter().map(both).max().unwrap_or(0);
+        if self.settings.processor == Processor::Cuda {
+            // they are added up where they belong; attention has a number per row and head
+            return 4 * self.tokens() * self.config.num_attention_heads as u64;
+        }
         4 * self.tokens().div_ceil(ADAPTER_BLOCK_ROWS as u64) * (self.rank() * widest) as u64
     }
 }

@@ -13,18 +13,23 @@ pub const SCRATCH_NUMBERS: usize = 1 << 20;
 /// Bytes of all weights of the model.
 pub(super) fn bytes(config: &ModelConfig, settings: &Settings) -> u64 {
     let of = |shape: &[usize], quantisable: bool| match (shape, settings.base_dtype) {
-        ([rows, cols], BaseDtype::Nf4) if quantisable => nf4_bytes(rows * cols),
+        ([rows, cols], BaseDtype::Nf4) if quantisable => nf4_bytes(rows * cols, settings.processor),
         ([rows, cols], BaseDtype::Int8) if quantisable => (rows * cols + 4 * rows) as u64,
         ([rows, cols], dtype) => (rows * cols) as u64 * plain_bytes(dtype),
-        (vector, dtype) => vector.iter().product::<usize>() as u64 * small_bytes(dtype, settings.processor),
+        // gains and biases are 32-bit floats everywhere
+        (vector, _) => 4 * vector.iter().product::<usize>() as u64,
     };
     let is_projection = |name: &str| name.starts_with("model.layers.");
     tensors(config).iter().map(|spec| of(&spec.shape, is_projection(&spec.name))).sum()
 }
 
-/// Half a byte a number, a byte a block, and the scales of the blocks with the table that gives them.
-fn nf4_bytes(numbers: usize) -> u64 {
+/// Half a byte a number, a byte a block, and the scales of the blocks with the table that gives them; a GPU has the blocks' scales taken
+/// apart.
+fn nf4_bytes(numbers: usize, processor: Processor) -> u64 {
     let blocks = numbers.div_ceil(QUANT_BLOCK);
+    if processor == Processor::Cuda {
+        return (numbers.div_ceil(2) + 4 * blocks) as u64;
+    }
     (numbers.div_ceil(2) + blocks + 4 * (blocks.div_ceil(QUANT_NESTED_BLOCK) + 256)) as u64
 }
 
@@ -33,14 +38,6 @@ const fn plain_bytes(dtype: BaseDtype) -> u64 {
     match dtype {
         BaseDtype::F32 => 4,
         BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4 => 2,
-    }
-}
-
-/// Bytes of a number in gains and biases: the CPU keeps them as it computes.
-const fn small_bytes(dtype: BaseDtype, processor: Processor) -> u64 {
-    match processor {
-        Processor::Cpu => 4,
-        Processor::Cuda => plain_bytes(dtype),
     }
 }
 

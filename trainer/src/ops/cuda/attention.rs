@@ -161,6 +161,11 @@ pub fn backward(
 }
 
 impl Gpu {
+    /// Compiles the kernels for heads of this width.
+    pub fn prepare_attention(&self, width: usize) -> Done {
+        self.attention(width).map(drop)
+    }
+
     /// The kernels for heads of this width; compiled when a width is first met.
     fn attention(&self, width: usize) -> Result<Arc<Kernels>, GpuError> {
         let mut known = self.attention.lock().unwrap_or_else(PoisonError::into_inner);

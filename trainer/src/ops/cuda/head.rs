@@ -28,7 +28,7 @@ impl Targets {
 }
 
 /// −ln p of every row's target to `losses`; where `dx` is given it is overwritten with the weighted gradient. `x` is
-/// [rows, width]. Rows of weight 0 are judged and get no gradient; without `dx` no row needs one.
+/// [rows, width]. A row of weight 0 has a gradient of zeros.
 pub fn loss(
     gpu: &Gpu,
     x: &CudaView<'_, bf16>,
@@ -56,7 +56,8 @@ pub fn loss(
             &targets.weights.slice(rows.clone()),
             &mut losses.slice_mut(rows.clone()),
             &number(vocabulary),
-            &softcap.unwrap_or(0.0)
+            &softcap.unwrap_or(0.0),
+            &u32::from(dx.is_some())
         )?;
         if let Some(dx) = dx.as_deref_mut() {
             linear::backward(gpu, &logits.as_view(), weight, &mut dx.slice_mut(of_x))?;

@@ -156,7 +156,7 @@ impl Machine {
             #[cfg(feature = "cuda")]
             (Machine::Gpu(gpu), Sums::Device(sums, grads)) => {
                 let sums = done(gpu.download(&sums.as_view()));
-                grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum); // mutate: flip
+                grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum);
             }
             #[cfg(feature = "cuda")]
             _ => elsewhere(),

@@ -44,9 +44,6 @@ impl Machine {
             },
             #[cfg(feature = "cuda")]
             Machine::Gpu(gpu) => {
-                if wanted.is_empty() {
-                    return Vec::new();
-                }
                 let (targets, mut losses) = (done(Targets::upload(gpu, wanted)), done(gpu.take::<f32>(wanted.len())));
                 let (head, mut dx) = ((head.weight.device(), head.softcap), dx.map(Buffer::device_mut));
                 let to = &mut losses.as_view_mut();
