@@ -1,13 +1,13 @@
 //! `cargo xtask gpu`: the whole way from this machine, which needs no GPU, to a table from one that has one.
 //!
-//! `kit` fetches NVIDIA's compiler, `build` makes one file that needs nothing from the repository, `test` and `bench` run it:
+//! `kit` fetches NVIDIA's compiler, `build` makes two files to be carried over, `test` and `bench` run it:
 //! here where there is a GPU, with `--emulated` on the processor. `docs/gpu.md` says what each proves.
 
 mod emulator;
 mod kernels;
 mod kit;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -22,7 +22,7 @@ use crate::tree::Tree;
 pub(crate) enum Job {
     /// Fetch NVIDIA's compiler from PyPI into target/gpu (104 MB; needs python3 with venv)
     Kit,
-    /// Build target/gpu/lorikeet-gpu: every kernel, its checks and its benchmark in one file, to be carried to a GPU machine
+    /// Build target/gpu/lorikeet-gpu (every kernel, its checks, benchmarks and whole steps) and goldens_on_gpu, to be carried to a GPU machine
     Build,
     /// Compile the kernels for all architectures and run their checks
     Test {
@@ -70,25 +70,40 @@ pub(crate) fn lint(tree: &Tree) -> Result<Done> {
     Program::new(tree.root(), &line).run().map(|()| Done::Passed)
 }
 
-/// Larger than that it is not carried about lightly.
+/// Larger than that a file is not carried about lightly.
 const MOST_BYTES: u64 = 40_000_000;
 
-/// The one file.
+/// The two files, stripped; the first is the program. In the development profile, whose trainer is optimised: what is measured is the
+/// card's work.
 fn build(tree: &Tree) -> Result<PathBuf> {
-    let line = "cargo build --release -p lorikeet-trainer --features cuda --bin lorikeet-gpu";
-    Program::new(tree.root(), line).run()?;
-    let made = tree.target().join("release/lorikeet-gpu");
-    let place = home(tree)?.join("lorikeet-gpu");
-    std::fs::copy(&made, &place).with_context(|| format!("copy {} to {}", made.display(), place.display()))?;
+    let features = "--workspace --features lorikeet-trainer/cuda";
+    Program::new(tree.root(), &format!("cargo build {features} --bin lorikeet-gpu")).run()?;
+    let program = carried(tree, &tree.target().join("debug/lorikeet-gpu"), "lorikeet-gpu")?;
+    carried(tree, &test_program(tree, features)?, GOLDENS)?;
+    Ok(program)
+}
+
+/// Decoder and runs beside those of PEFT.
+const GOLDENS: &str = "goldens_on_gpu";
+
+fn test_program(tree: &Tree, features: &str) -> Result<PathBuf> {
+    let line = format!("cargo test {features} --test {GOLDENS} --no-run --message-format json");
+    let said = Program::new(tree.root(), &line).capture()?;
+    let messages = String::from_utf8_lossy(&said.stdout);
+    let made = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = made.filter(|message| message["target"]["name"] == GOLDENS);
+    let path = programs.find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    path.with_context(|| format!("find what cargo made of {GOLDENS}"))
+}
+
+fn carried(tree: &Tree, made: &Path, name: &str) -> Result<PathBuf> {
+    let place = home(tree)?.join(name);
+    Program::new(tree.root(), "strip -o").path(&place).path(made).run()?;
     let bytes = std::fs::metadata(&place)?.len();
     if bytes > MOST_BYTES {
         bail!("{} has {bytes} bytes, more than {MOST_BYTES}", place.display());
     }
-    say(format!(
-        "{} ({:.1} MB): carry it to a machine with a GPU and run it there; no arguments",
-        place.display(),
-        bytes as f64 / 1e6
-    ));
+    say(format!("{} ({:.1} MB)", place.display(), bytes as f64 / 1e6));
     Ok(place)
 }
 
