@@ -78,8 +78,13 @@ fn read(path: &Path, set: &[(String, String)]) -> Result<JobFile, Failure> {
         Ok(_) => Ok(file),
         Err(faults) => {
             // The coordinator may know other presets than this program.
-            let ours: Vec<_> = faults.into_iter().filter(|fault| fault.field != "preset").collect();
-            if ours.is_empty() { Ok(file) } else { Err(Failure::fields(&name, &locate(ours, &text))) }
+            let ours = faults.into_iter().filter(|fault| fault.field != "preset");
+            // a line of the file is no fault's that the command line brought
+            let (of_set, of_file): (Vec<_>, Vec<_>) =
+                ours.partition(|fault| set.iter().any(|(key, _)| *key == fault.field));
+            let name = if of_set.is_empty() { name } else { format!("{name} with --set") };
+            let all = [of_set, locate(of_file, &text)].concat();
+            if all.is_empty() { Ok(file) } else { Err(Failure::fields(&name, &all)) }
         }
     }
 }

@@ -34,6 +34,12 @@ fn a_job_file_is_judged_before_any_server_is_asked() {
     assert_eq!(code, 2);
     let expected = "line 4: training.batch_size is 300, expected a whole number 1…256";
     assert!(complaint.contains(expected), "{complaint}");
+    let job = file(folder.path(), "set.toml", "base = \"b\"\ndataset = \"d\"\n[training]\nbatch_size = 8\n");
+    let mut submit = lorikeet();
+    submit.args(["--server", "http://127.0.0.1:9", "submit"]).arg(&job).args(["--set", "training.batch_size=300"]);
+    let (code, _, complaint) = run(&mut submit);
+    assert!(code == 2 && complaint.contains("set.toml with --set: training.batch_size is 300"), "{complaint}");
+    assert!(!complaint.contains("line 4"), "the file's line is sound: {complaint}");
     let missing = folder.path().join("none.toml");
     assert_eq!(run(lorikeet().args(["--server", "http://127.0.0.1:9", "submit"]).arg(missing)).0, 2);
 }
