@@ -149,7 +149,7 @@ async fn coordinator(identity: Identity, config: &Config) -> Finding {
         Ok(caller) => caller,
         Err(error) => return Finding::bad(what, chain(&error), "UDP sockets are not allowed here"),
     };
-    match caller.dial(ALPN_CONTROL).await {
+    match caller.dial(&[ALPN_CONTROL]).await {
         Ok(connection) => {
             connection.close(0u32.into(), b"only looking");
             caller.part().await;
@@ -163,7 +163,7 @@ async fn coordinator(identity: Identity, config: &Config) -> Finding {
         Err(error @ LinkError::Impostor(_)) => Finding::bad(
             what,
             chain(&error),
-            "compare `lorikeet ca show` on the coordinator; if it was set up anew, join again",
+            "compare `lorikeet ca show` on the coordinator; if it was set up anew, or its CA rotated while this machine was away, join again",
         ),
         Err(error @ LinkError::CertificateRefused(_)) => {
             Finding::bad(what, chain(&error), "if it was revoked or retired: move identity/ aside and join again")

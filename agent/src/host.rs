@@ -256,7 +256,7 @@ impl Host {
             }
             ToAgent::Forget(id) => self.with(id, |attempt, _| attempt.forget(now, out)),
             // The link's and the outbox's own affairs.
-            ToAgent::Acknowledged { .. } | ToAgent::Renewed(_) | ToAgent::Goodbye(_) => {}
+            ToAgent::Acknowledged { .. } | ToAgent::Renewed(_) | ToAgent::Goodbye(_) | ToAgent::Trust(_) => {}
         }
     }
 

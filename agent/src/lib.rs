@@ -127,9 +127,9 @@ impl AgentError {
                 "make a join string with `lorikeet node token` and run `lorikeet agent join STRING --config FILE` here, with the config \
                      that the agent has; a node that was joined elsewhere by mistake goes with `lorikeet node retire NODE`",
             ),
-            Self::Join(JoinError::WrongCa { .. }) => {
-                Some("compare with `lorikeet ca show`; if the coordinator was set up anew, make a new join string")
-            }
+            Self::Join(JoinError::WrongCa { .. }) => Some(
+                "compare with `lorikeet ca show`; if the coordinator was set up anew or its CA rotated, make a new join string",
+            ),
             Self::Join(JoinError::Refused(_)) => Some(
                 "a join string works once, for an hour: make a new one with `lorikeet node token`; `lorikeet node retire NODE` removes the \
                  node of a machine that was joined by mistake",

@@ -126,11 +126,15 @@ pub enum LinkError {
     Connection(#[from] quinn::ConnectionError),
     /// The coordinator does not take this node's certificate.
     #[error(
-        "be let in: the coordinator refuses this node's certificate ({0}); it was revoked, or is of another coordinator"
+        "be let in: the coordinator refuses this node's certificate ({0}); it was revoked, is of another coordinator, or of a CA that was \
+        rotated out while this machine was away: then move identity/ aside and join again"
     )]
     CertificateRefused(String),
-    /// The coordinator's certificate is not of the CA that this node joined.
-    #[error("trust the coordinator: its certificate is not of the CA this node joined ({0})")]
+    /// The coordinator's certificate is not of a CA that this node trusts.
+    #[error(
+        "trust the coordinator: its certificate is not of the CA this node joined ({0}); if that was rotated while this machine was \
+        away, move identity/ aside and join again with a new join string"
+    )]
     Impostor(String),
     /// The coordinator ended the session.
     #[error("stay connected: {}", words(*.0))]
@@ -250,8 +254,8 @@ impl Caller {
         *self.identity.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(identity);
     }
 
-    /// A connection, both sides verified.
-    pub(crate) async fn dial(&self, alpn: &[u8]) -> Result<Connection, LinkError> {
+    /// A connection, both sides verified, for one of these conversations.
+    pub(crate) async fn dial(&self, alpn: &[&[u8]]) -> Result<Connection, LinkError> {
         let config = tls::member(&self.identity(), alpn, &self.timers)?;
         let dialled = dial::connect(&self.endpoint, &self.address, config, self.timers.connect_timeout).await;
         dialled.map_err(|error| match error {

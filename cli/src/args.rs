@@ -124,7 +124,10 @@ pub(crate) enum Command {
     )]
     Login(Login),
     /// The certificate authority of a coordinator
-    #[command(subcommand, after_help = "Example:\n  lorikeet ca show --data /var/lib/lorikeet/coordinator")]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  lorikeet ca show --data /var/lib/lorikeet/coordinator\n  lorikeet ca rotate"
+    )]
     Ca(Ca),
     /// Coordinator and one agent on this machine, for trying things out
     #[command(after_help = "Example:\n  lorikeet dev --dir ~/lorikeet-dev")]

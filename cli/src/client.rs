@@ -12,7 +12,7 @@ use crate::{
     profile::Connection,
 };
 use lorikeet_api::{Envelope, ErrorEnvelope, Pagination};
-use lorikeet_protocol::backoff::Backoff;
+use lorikeet_protocol::{backoff::Backoff, id::Hash};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::{Serialize, de::DeserializeOwned};
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub(crate) struct Client {
     patient: reqwest::Client,
     server: Url,
     token: Option<String>,
+    /// Told by TLS.
+    followed: tls::Followed,
 }
 
 impl Client {
@@ -47,14 +49,21 @@ impl Client {
 
     fn waiting(connection: &Connection, silence: Duration, patience: Duration) -> Result<Self, Failure> {
         let server = address(&connection.server)?;
+        let followed = tls::Followed::default();
         let http = |silence| {
             let mut http = builder().read_timeout(silence);
             if let Some(pem) = &connection.ca {
-                http = http.tls_backend_preconfigured(tls::pinned(pem)?);
+                http = http.tls_backend_preconfigured(tls::pinned(pem, &followed)?);
             }
             http.build().map_err(Failure::bug)
         };
-        Ok(Self { http: http(silence)?, patient: http(patience)?, server, token: connection.token.clone() })
+        let (http, patient, token) = (http(silence)?, http(patience)?, connection.token.clone());
+        Ok(Self { http, patient, server, token, followed })
+    }
+
+    /// The authority that follows the pinned one, once a connection has shown it.
+    pub(crate) fn followed_by(&self) -> Option<Hash> {
+        self.followed.get().copied()
     }
 
     /// One thing.

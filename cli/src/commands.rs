@@ -85,8 +85,13 @@ pub(crate) struct Context {
 impl Context {
     /// Runs a command that talks to a coordinator.
     fn ask(&self, command: impl AsyncFnOnce(Client) -> Result<(), Failure>) -> Result<(), Failure> {
-        let client = Client::new(&Connection::find(&self.global)?)?;
-        runtime()?.block_on(command(client))
+        let connection = Connection::find(&self.global)?;
+        let client = Client::new(&connection)?;
+        runtime()?.block_on(async {
+            command(client.clone()).await?;
+            ca::follow(self, &connection, &client).await;
+            Ok(())
+        })
     }
 }
 

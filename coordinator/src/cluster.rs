@@ -26,6 +26,7 @@ mod place;
 mod report;
 pub mod restored;
 mod retention;
+mod rotation;
 pub mod schedule;
 mod silence;
 mod submit;

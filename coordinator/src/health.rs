@@ -4,7 +4,7 @@
 use crate::{
     clock::now,
     config::Config,
-    link::tls::Authority,
+    link::trust::Authorities,
     space::free_bytes,
     start::Folders,
     store::{Store, StoreError},
@@ -20,6 +20,9 @@ use std::{
 
 /// A clock that is behind the newest file by more than this was set back.
 const BEHIND: Duration = Duration::from_secs(60);
+
+/// Days before the end of a CA from which on that is said: a machine may be off for months, and has to be here once before.
+const NEAR_ITS_END: u64 = 365;
 
 /// Looks at everything that the config names.
 pub fn look(config: &Config) -> Vec<Finding> {
@@ -84,10 +87,28 @@ fn authority(folders: &Folders) -> Finding {
     if mode & 0o077 != 0 {
         return Finding::bad(what, format!("{} is open to others (mode {mode:o})", key.display()), "chmod 600 it");
     }
-    match Authority::open(&folders.ca()) {
-        Ok(authority) => Finding::ok(what, format!("its hash is {}", authority.hash())),
+    match Authorities::read(&folders.ca()) {
+        Ok(authorities) => standing(what, &authorities),
         Err(error) => Finding::bad(what, chain(&error), "restore ca/ from the newest backup"),
     }
+}
+
+fn standing(what: &str, authorities: &Authorities) -> Finding {
+    let issuing = authorities.issuing();
+    let days = issuing.ends().saturating_sub(Duration::from_millis(now().0)).as_secs() / 86_400;
+    let hash = issuing.hash();
+    let found = match authorities.next() {
+        Some(_) => format!("{hash} follows {}: a rotation is under way", authorities.current().hash()),
+        None => format!("its hash is {hash}, for {days} more days"),
+    };
+    if days < NEAR_ITS_END {
+        return Finding::warning(
+            what,
+            found,
+            format!("it ends in {days} days: `lorikeet ca rotate` makes the next one"),
+        );
+    }
+    Finding::ok(what, found)
 }
 
 fn disk(config: &Config) -> Finding {
@@ -190,7 +211,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path();
         std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Authority::open(&data.join("ca")).unwrap();
+        crate::link::tls::Authority::open(&data.join("ca")).unwrap();
         std::fs::set_permissions(data.join("ca/ca.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut config = config(data);

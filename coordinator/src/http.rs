@@ -11,6 +11,7 @@
 mod ask;
 mod backup;
 mod base;
+mod ca;
 mod caller;
 mod curve;
 mod dataset;
@@ -47,7 +48,7 @@ use crate::{
     config::Config,
     driver::Handle,
     inspector::Inspector,
-    link::{telemetry::Newest, tls::Authority},
+    link::{telemetry::Newest, trust::Trust},
     series::Series,
     space::Space,
 };
@@ -112,7 +113,7 @@ pub(crate) struct App {
     pub(crate) log_places: LogPlaces,
     pub(crate) curves: Curves,
     pub(crate) inspector: Inspector,
-    pub(crate) authority: Arc<Authority>,
+    pub(crate) trust: Trust,
     pub(crate) signer: Signer,
     pub(crate) presets: Presets,
     pub(crate) config: Config,
@@ -188,7 +189,9 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
         .routes(routes!(server::me))
         .routes(routes!(server::health))
         .routes(routes!(server::version))
-        .routes(routes!(server::ca))
+        .routes(routes!(ca::certificate))
+        .routes(routes!(ca::show, ca::begin))
+        .routes(routes!(ca::finish))
         .split_for_parts()
 }
 

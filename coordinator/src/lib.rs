@@ -28,6 +28,7 @@ pub mod inspector;
 pub mod link;
 mod model;
 pub mod record;
+mod rotation;
 pub mod serial;
 pub mod series;
 pub mod space;
@@ -43,7 +44,7 @@ use config::Config;
 use driver::{Driver, DriverError, Handle};
 use http::{App, Curves, Http, HttpError, LogPlaces, Signer};
 use inspector::Inspector;
-use link::{Link, Services, telemetry::Newest, tls::Authority};
+use link::{Link, Services, telemetry::Newest, trust::Trust};
 use lorikeet_protocol::{id::Hash, join::JoinTicket};
 use series::Series;
 use space::Space;
@@ -64,7 +65,7 @@ pub struct Coordinator {
     http_url: String,
     link: Link,
     link_address: String,
-    authority: Arc<Authority>,
+    trust: Trust,
     driver: Handle,
     deciding: JoinHandle<Result<(), DriverError>>,
     /// Ends the driver, last.
@@ -113,7 +114,7 @@ impl Coordinator {
         folders.refuse_without_store()?;
         let store = Store::open(&folders.state())?;
         folders.refuse_without_authority(&store)?;
-        let authority = Arc::new(Authority::open(&folders.ca())?);
+        let trust = Trust::open(&folders.ca())?;
         let signer = Signer::open(&folders.upload_key()).map_err(StartError::file(&folders.upload_key()))?;
         let blobs = Blobs::open(&folders.blobs(), &folders.staging(), &config.base_roots, config.storage.keep_free)?;
         let (series, series_thread) = Series::open(&folders.series(), config.storage.keep_free)?;
@@ -130,12 +131,15 @@ impl Coordinator {
         let keep = sweep::Keep::from(&config.storage);
         let sweeping = sweep::run(driver.clone(), blobs.clone(), series.clone(), keep, leaving.clone());
         parts.spawn(async move { part("sweep", sweeping).await });
+        let overlap = config.link.certificate_ttl;
+        let rotating = rotation::run(driver.clone(), trust.clone(), overlap, leaving.clone());
+        parts.spawn(async move { part("rotation", rotating).await });
 
         let services = Services {
             driver: driver.clone(),
             blobs: blobs.clone(),
             series: series.clone(),
-            authority: Arc::clone(&authority),
+            trust: trust.clone(),
             certificate_ttl: config.link.certificate_ttl,
             attempt_limit: config.storage.attempt_limit,
             telemetry: telemetry.clone(),
@@ -143,7 +147,7 @@ impl Coordinator {
         };
         let link = Link::bind(config.link.listen, services)?;
         let link_address = start::link_address(&config.link, link.address());
-        let tls = start::https(&config.http, &authority)?;
+        let tls = start::https(&config.http, &trust)?;
         let scheme = if tls.is_some() { "https" } else { "http" };
         let (listen, public_url, patience) =
             (config.http.listen, config.http.public_url.clone(), config.timers.shutdown);
@@ -156,7 +160,7 @@ impl Coordinator {
             log_places: LogPlaces::default(),
             curves: Curves::default(),
             inspector,
-            authority: Arc::clone(&authority),
+            trust: trust.clone(),
             signer,
             presets: lorikeet_api::Presets::embedded(),
             config,
@@ -175,7 +179,7 @@ impl Coordinator {
             http_url,
             link,
             link_address,
-            authority,
+            trust,
             driver,
             deciding,
             stop,
@@ -209,9 +213,9 @@ impl Coordinator {
         &self.link_address
     }
 
-    /// BLAKE3 of the CA's certificate (DER).
+    /// BLAKE3 of the certificate (DER) of the CA that signs.
     pub fn ca_hash(&self) -> Hash {
-        self.authority.hash()
+        self.trust.now().issuing().hash()
     }
 
     /// The file that holds the first ADMIN's token.

@@ -19,12 +19,14 @@ mod rate;
 mod reset;
 pub mod telemetry;
 pub mod tls;
+pub mod trust;
 mod wire;
 
 use crate::{blob::Blobs, driver, series::Series};
 use admitted::Admitted;
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, agent::FromAgent, codec::CodecError, id::NodeId, rate::Bucket,
+    ALPN_BLOB, ALPN_CONTROL, ALPN_CONTROL_TRUST, ALPN_JOIN, agent::FromAgent, codec::CodecError, id::NodeId,
+    rate::Bucket,
 };
 use quinn::{
     Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadExactError, ServerConfig, TokioRuntime,
@@ -39,13 +41,14 @@ use std::{
     time::{Duration, Instant},
 };
 use telemetry::Newest;
-use tls::{Authority, NodeCertificate};
+use tls::NodeCertificate;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
     time::{error::Elapsed, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use trust::Trust;
 
 /// A silent connection is over: three keep-alives were lost.
 const IDLE: Duration = Duration::from_secs(15);
@@ -116,6 +119,9 @@ pub enum LinkError {
         /// What is wrong with it.
         why: String,
     },
+    /// A backup copies the CA's files.
+    #[error("change the certificate authority: a backup is being taken; try again when it is done")]
+    Held,
     /// TLS refused its configuration.
     #[error("prepare TLS")]
     Tls(#[source] rustls::Error),
@@ -162,8 +168,8 @@ pub struct Services {
     pub blobs: Blobs,
     /// Lines.
     pub series: Series,
-    /// Signatures.
-    pub authority: Arc<Authority>,
+    /// Signatures, and who is let in.
+    pub trust: Trust,
     /// How long a node's certificate is valid.
     pub certificate_ttl: Duration,
     /// What an attempt may have staged.
@@ -239,8 +245,8 @@ impl Link {
         let failed = |source| LinkError::Bind { address: listen, source };
         let socket = UdpSocket::bind(listen).map_err(failed)?;
         hold_more(&socket);
-        let server = server_config(&services.authority)?;
-        let common = reset::endpoint_config(&services.authority);
+        let server = server_config(&services.trust)?;
+        let common = reset::endpoint_config(services.trust.now().current());
         let endpoint = Endpoint::new(common, Some(server), socket, Arc::new(TokioRuntime)).map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
         let (tasks, cancel, bandwidth) = (TaskTracker::new(), CancellationToken::new(), services.bandwidth);
@@ -281,7 +287,7 @@ impl Link {
     }
 }
 
-fn server_config(authority: &Authority) -> Result<ServerConfig, LinkError> {
+fn server_config(trust: &Trust) -> Result<ServerConfig, LinkError> {
     let mut transport = TransportConfig::default();
     transport
         .max_idle_timeout(Some(IdleTimeout::try_from(IDLE).expect("15 s fit a QUIC integer")))
@@ -294,7 +300,7 @@ fn server_config(authority: &Authority) -> Result<ServerConfig, LinkError> {
         .send_window(u64::from(BLOB_WINDOW))
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .crypto_buffer_size(CRYPTO_BUFFER);
-    let mut config = ServerConfig::with_crypto(Arc::new(authority.link()?));
+    let mut config = ServerConfig::with_crypto(Arc::new(trust.link()?));
     config.transport_config(Arc::new(transport));
     // What waits for our attention beyond these is dropped by quinn; the peer tries again.
     config
@@ -359,8 +365,11 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
     };
     match protocol.as_deref() {
         Some(protocol) if protocol == ALPN_JOIN => join::serve(shared, connection).await,
-        Some(protocol) if protocol == ALPN_CONTROL => match certificate(connection) {
-            Some(certificate) => peer::serve(shared, connection, certificate).await,
+        Some(protocol @ (ALPN_CONTROL | ALPN_CONTROL_TRUST)) => match certificate(connection) {
+            Some(certificate) => {
+                let knows_trust = protocol == ALPN_CONTROL_TRUST;
+                peer::serve(shared, connection, certificate, knows_trust).await
+            }
             None => turn_away(connection),
         },
         Some(protocol) if protocol == ALPN_BLOB => match certificate(connection).filter(|found| !found.expired) {
@@ -382,8 +391,13 @@ fn alpn(connection: &Connection) -> Option<Vec<u8>> {
 }
 
 fn certificate(connection: &Connection) -> Option<NodeCertificate> {
-    let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    tls::identify(chain.first()?)
+    tls::identify(chain(connection).first()?)
+}
+
+/// What a peer showed; nothing, if it showed none.
+fn chain(connection: &Connection) -> Vec<CertificateDer<'static>> {
+    let shown = connection.peer_identity().and_then(|shown| shown.downcast().ok());
+    shown.map(|shown| *shown).unwrap_or_default()
 }
 
 #[cfg(test)]

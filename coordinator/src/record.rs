@@ -94,6 +94,18 @@ pub struct Node {
     /// What follows if too many of them did.
     #[serde(default)]
     pub probation: Option<Probation>,
+    /// What its agent said last of the CAs it trusts; `None`: it has never said so.
+    #[serde(default)]
+    pub trust: Option<NodeTrust>,
+}
+
+/// Which CAs a node trusts, durably there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeTrust {
+    /// BLAKE3 of their certificates (DER).
+    pub authorities: Vec<Hash>,
+    /// Which of them signed the certificate that it holds.
+    pub issuer: Option<Hash>,
 }
 
 /// Several jobs in a row ended badly on a node: nothing new is placed on it for a while, then it is tried again.

@@ -10,10 +10,7 @@ use crate::{
     guard::Guards,
     http::{self, HttpError},
     inspector::InspectError,
-    link::{
-        LinkError,
-        tls::{self, Authority},
-    },
+    link::{LinkError, tls, trust::Trust},
     record::{Closed, Node, Token, User},
     series::SeriesError,
     store::{Store, StoreError},
@@ -306,7 +303,7 @@ pub(crate) async fn invite(driver: &Handle) -> Result<[u8; 32], StartError> {
 }
 
 /// TLS for HTTP; none on loopback, where nobody else listens, unless the config brings a certificate.
-pub(crate) fn https(config: &config::Http, authority: &Authority) -> Result<Option<rustls::ServerConfig>, StartError> {
+pub(crate) fn https(config: &config::Http, trust: &Trust) -> Result<Option<rustls::ServerConfig>, StartError> {
     if let (Some(certificate), Some(key)) = (&config.certificate, &config.key) {
         return Ok(Some(tls::https_from_files(certificate, key)?));
     }
@@ -321,7 +318,7 @@ pub(crate) fn https(config: &config::Http, authority: &Authority) -> Result<Opti
     names.extend(Some(host).filter(|host| !host.is_empty() && host.chars().all(is_name)));
     names.sort();
     names.dedup();
-    Ok(Some(authority.https(&names)?))
+    Ok(Some(trust.https(names)?))
 }
 
 /// What join strings carry.

@@ -41,6 +41,20 @@ pub enum FromAgent {
     Events(EventLines),
     /// A certificate for the next seven days, please: PKCS #10 request, DER.
     Renew(Vec<u8>),
+    /// What is trusted there, durably: after the welcome, and whenever it has changed. Only under `lorikeet-control/2`.
+    Trusts(Trusts),
+}
+
+/// CAs that a node trusts at most: the one that signs and the one before it.
+pub const AUTHORITIES: usize = 2;
+
+/// Which CAs a node trusts. It says so only of what a power cut would leave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trusts {
+    /// BLAKE3 of the CAs' certificates (DER), at most [`AUTHORITIES`].
+    pub authorities: Vec<Hash>,
+    /// Which of them signed the certificate that the node holds; `None`: none of them.
+    pub issuer: Option<Hash>,
 }
 
 /// Who is calling, and what is alive there.
@@ -242,6 +256,9 @@ pub enum ToAgent {
     Renewed(Vec<u8>),
     /// The session ends here.
     Goodbye(Farewell),
+    /// The CAs to trust from now on and no others, DER. The first one signs: a certificate of another is to be renewed at once. Only
+    /// under `lorikeet-control/2`.
+    Trust(Vec<Vec<u8>>),
 }
 
 /// Whether a stopped worker saves its state.

@@ -11,6 +11,8 @@
 //! 4. What changes state comes back as numbered [`Report`](agent::Report)s, which the agent keeps on disk until acknowledged;
 //!    metrics and logs come as lines of the worker's events file, acknowledged by their own sequence numbers.
 //!
+//! The coordinator's CA can be replaced while all of this goes on ([`Trusts`](agent::Trusts), `docs/design/0013`).
+//!
 //! Nothing said under an older [`AttemptToken`](id::AttemptToken) is ever applied: the token fences.
 //!
 //! Whoever is not answered asks again, later and later ([`backoff`]).
@@ -51,6 +53,9 @@ pub const VERSION: u8 = 1;
 
 /// ALPN of the control connection: state, logs, metrics and telemetry.
 pub const ALPN_CONTROL: &[u8] = b"lorikeet-control/1";
+/// The same with the words about trust ([`Trusts`](agent::Trusts)). An agent offers both names, and a coordinator that knows this one
+/// takes it.
+pub const ALPN_CONTROL_TRUST: &[u8] = b"lorikeet-control/2";
 /// ALPN of the blob connection: bulk never starves heartbeats because it has a connection of its own.
 pub const ALPN_BLOB: &[u8] = b"lorikeet-blob/1";
 /// ALPN of joining: the only one that asks for no client certificate, and the only thing it can do.

@@ -59,6 +59,42 @@ fn a_token_that_is_wrong_or_has_expired_is_refused_and_nothing_is_written() {
     assert!(!profile.exists());
 }
 
+#[test]
+fn a_login_follows_the_authority_to_the_next_one_and_one_that_was_never_here_meanwhile_pins_anew() {
+    let far = Far::start();
+    let (profile, idle) = (far.path("profile.toml"), far.path("idle.toml"));
+    let older = far.hash();
+    let (code, complaint) = far.login(&older, &["--token-file", &far.admin_token_file()], &profile);
+    assert_eq!(code, 0, "{complaint}");
+    fs::copy(&profile, &idle).expect("the folder is ours");
+    let ask = |profile: &Path, words: &[&str]| lorikeet_says(&[&["--profile", &text(profile)], words].concat());
+    let (code, _, complaint) = ask(&profile, &["ca", "rotate"]);
+    assert!(code == 0 && complaint.contains("take a backup now"), "{code} {complaint}");
+    let next = far.hash();
+    assert_ne!(next, older);
+
+    let (code, _, note) = ask(&profile, &["nodes"]);
+    assert!(code == 0 && note.contains(&next) && note.contains("is pinned"), "{code} {note}");
+    let (code, _, note) = ask(&profile, &["nodes"]);
+    assert_eq!((code, note.as_str()), (0, ""), "it is told once");
+    let pinned = fs::read_to_string(&profile).expect("it is there");
+    let pem = fs::read_to_string(far.path("data/ca/next.pem")).expect("the rotation made it");
+    let (kept, next_pem) = (pinned.replace("\r", ""), pem.replace("\r", ""));
+    assert!(kept.contains(next_pem.lines().nth(1).expect("a certificate has lines")), "{kept}");
+    assert!(kept.contains("token = "), "the rest of the profile is as it was: {kept}");
+    // A new login pins the next one while both are trusted.
+    let (code, complaint) = far.login(&next, &["--token-file", &far.admin_token_file()], &far.path("new.toml"));
+    assert_eq!(code, 0, "{complaint}");
+
+    let (code, _, complaint) = ask(&profile, &["ca", "finish"]);
+    assert_eq!(code, 0, "{complaint}");
+    assert_eq!(ask(&profile, &["nodes"]).0, 0);
+    let (code, _, complaint) = ask(&idle, &["nodes"]);
+    assert!(code == 4 && complaint.contains("--ca-hash"), "{code} {complaint}");
+    let (code, complaint) = far.login(&next, &["--token-file", &far.admin_token_file()], &idle);
+    assert_eq!((code, ask(&idle, &["nodes"]).0), (0, 0), "{complaint}");
+}
+
 /// A coordinator that listens on every address of this machine.
 struct Far {
     folder: tempfile::TempDir,

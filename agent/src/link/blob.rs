@@ -140,7 +140,7 @@ impl Blobs {
         if let Some(connection) = held.as_ref().filter(|connection| connection.close_reason().is_none()) {
             return Ok(connection.clone());
         }
-        let connection = self.caller.dial(ALPN_BLOB).await?;
+        let connection = self.caller.dial(&[ALPN_BLOB]).await?;
         *held = Some(connection.clone());
         Ok(connection)
     }

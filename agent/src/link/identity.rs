@@ -4,12 +4,16 @@
 //! identity/
 //!   node.key      PKCS #8, DER, mode 0600; made before the first word to a coordinator, so that a join can be repeated
 //!   node.crt      the node's certificate, DER; replaced by each renewal
-//!   ca.crt        the coordinator's CA, DER: the only one trusted
+//!   ca.crt        the coordinator's CA, DER
+//!   ca.next.crt   the CA that follows it, DER, while a rotation lasts; it signs. These two are trusted and no others
 //!   node.json     node id and the coordinator's address
 //! ```
 
 use crate::disk::{self, Access, At, DiskError};
-use lorikeet_protocol::id::NodeId;
+use lorikeet_protocol::{
+    agent::{AUTHORITIES, Trusts},
+    id::{Hash, NodeId},
+};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
@@ -18,7 +22,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
+
+const CA: &str = "ca.crt";
+const NEXT_CA: &str = "ca.next.crt";
 
 /// Why there is no identity.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +47,12 @@ pub enum IdentityError {
         /// Which.
         path: PathBuf,
         /// What is wrong with it.
+        found: String,
+    },
+    /// What the coordinator says that it wants trusted cannot be.
+    #[error("trust the coordinator's certificate authorities: {found}")]
+    Authority {
+        /// What is wrong with them.
         found: String,
     },
     /// The disk.
@@ -92,8 +105,8 @@ pub(crate) struct Identity {
     pub(crate) node: NodeId,
     /// `host:port` of the coordinator's link.
     pub(crate) address: String,
-    /// The only CA trusted.
-    pub(crate) ca: CertificateDer<'static>,
+    /// The CAs that are trusted, at least one; the first one signs.
+    pub(crate) authorities: Vec<CertificateDer<'static>>,
     /// The node's own.
     pub(crate) certificate: CertificateDer<'static>,
 }
@@ -125,7 +138,7 @@ impl Identity {
             key,
             node,
             address,
-            ca: read("ca.crt")?.into(),
+            authorities: read_authorities(folder)?,
             certificate: read("node.crt")?.into(),
         };
         identity.check(&identity.certificate)?;
@@ -138,7 +151,8 @@ impl Identity {
         address: &str,
         joined: &lorikeet_protocol::join::Identity,
     ) -> Result<(), IdentityError> {
-        disk::replace(&folder.join("ca.crt"), &joined.ca, Access::Plain)?;
+        disk::replace(&folder.join(CA), &joined.ca, Access::Plain)?;
+        disk::remove_file(&folder.join(NEXT_CA))?;
         disk::replace(&folder.join("node.crt"), &joined.certificate, Access::Plain)?;
         let file = NodeFile { node: joined.node, address: address.to_owned() };
         let json = serde_json::to_vec_pretty(&file).expect("two strings are JSON");
@@ -164,6 +178,43 @@ impl Identity {
         self.check(&certificate)?;
         disk::replace(&self.folder.join("node.crt"), &certificate, Access::Plain)?;
         Self::load(&self.folder)
+    }
+
+    /// Trusts these CAs from now on, the one that signs first, and no others. What is added is on the disk before anything goes.
+    pub(crate) fn trust(&self, authorities: &[Vec<u8>]) -> Result<Self, IdentityError> {
+        if !(1..=AUTHORITIES).contains(&authorities.len()) {
+            return Err(self.untrusted(&format!("{} were named, expected one or two", authorities.len())));
+        }
+        for authority in authorities {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(authority.clone().into()).map_err(|error| self.untrusted(&error))?;
+        }
+        let (ca, next) = (self.folder.join(CA), self.folder.join(NEXT_CA));
+        match authorities {
+            [signs, older, ..] => {
+                disk::replace(&next, signs, Access::Plain)?;
+                disk::replace(&ca, older, Access::Plain)?;
+            }
+            only => {
+                disk::replace(&ca, &only[0], Access::Plain)?;
+                disk::remove_file(&next)?;
+                disk::sync_parent(&next)?;
+            }
+        }
+        Self::load(&self.folder)
+    }
+
+    /// What is trusted, as the disk has it.
+    pub(super) fn trusts(&self) -> Trusts {
+        let signer = signer_of(&self.certificate);
+        let issuer = self.authorities.iter().find(|ca| signer.is_some() && key_of(ca) == signer);
+        Trusts { authorities: self.authorities.iter().map(|ca| hash(ca)).collect(), issuer: issuer.map(|ca| hash(ca)) }
+    }
+
+    /// Whether the certificate is of a CA before the one that signs now.
+    pub(super) fn is_of_an_older_authority(&self) -> bool {
+        let signer = signer_of(&self.certificate);
+        signer.is_some() && self.authorities.first().is_some_and(|signs| key_of(signs) != signer)
     }
 
     /// When half of the certificate's life is over, since 1970.
@@ -194,9 +245,51 @@ impl Identity {
         if parsed.public_key().raw == ours { Ok(()) } else { Err(self.broken(&"it is not for this node's key")) }
     }
 
+    fn untrusted(&self, found: &dyn std::fmt::Display) -> IdentityError {
+        IdentityError::Authority { found: found.to_string() }
+    }
+
     fn broken(&self, found: &dyn std::fmt::Display) -> IdentityError {
         IdentityError::Broken { path: self.folder.join("node.crt"), found: found.to_string() }
     }
+}
+
+/// The one that signs first.
+fn read_authorities(folder: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let mut authorities = Vec::new();
+    for (path, is_there) in [(folder.join(NEXT_CA), folder.join(NEXT_CA).exists()), (folder.join(CA), true)] {
+        if is_there {
+            authorities.push(CertificateDer::from(std::fs::read(&path).at("read", &path)?));
+        }
+    }
+    // Both are the same where the end of a rotation was cut off.
+    authorities.dedup();
+    Ok(authorities)
+}
+
+fn hash(certificate: &CertificateDer<'_>) -> Hash {
+    Hash(*blake3::hash(certificate).as_bytes())
+}
+
+/// What a CA's certificate calls its key.
+fn key_of(ca: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    extension(
+        ca,
+        |found| if let ParsedExtension::SubjectKeyIdentifier(key) = found { Some(key.0.to_vec()) } else { None },
+    )
+}
+
+/// What a certificate calls the key that signed it.
+fn signer_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    extension(certificate, |found| {
+        let ParsedExtension::AuthorityKeyIdentifier(signer) = found else { return None };
+        signer.key_identifier.as_ref().map(|key| key.0.to_vec())
+    })
+}
+
+fn extension<T>(certificate: &CertificateDer<'_>, of: impl Fn(&ParsedExtension<'_>) -> Option<T>) -> Option<T> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    parsed.extensions().iter().find_map(|extension| of(extension.parsed_extension()))
 }
 
 fn read_node(folder: &Path) -> Result<Option<NodeFile>, IdentityError> {

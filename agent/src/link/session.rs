@@ -1,13 +1,14 @@
 //! One session: dial, hello, welcome, then both directions until one of them ends.
 
-use super::{Backoff, Link, LinkError, LinkState, News, OUTGOING, Session, frame, judge};
+use super::{Backoff, Link, LinkError, LinkState, News, OUTGOING, Session, frame, identity::Identity, judge};
 use lorikeet_protocol::{
-    ALPN_CONTROL,
+    ALPN_CONTROL, ALPN_CONTROL_TRUST,
     agent::{FromAgent, ToAgent},
 };
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream, crypto::rustls::HandshakeData};
 use std::{
     convert::Infallible,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 use tokio::{
@@ -22,7 +23,7 @@ const RENEW_AGAIN: Duration = Duration::from_secs(60);
 impl Link {
     /// Lives one session; answers why it ended.
     pub(super) async fn session(&self, backoff: &mut Backoff, cancel: &CancellationToken) -> LinkError {
-        let connection = match self.caller.dial(ALPN_CONTROL).await {
+        let connection = match self.caller.dial(&[ALPN_CONTROL_TRUST, ALPN_CONTROL]).await {
             Ok(connection) => connection,
             Err(error) => return error,
         };
@@ -69,7 +70,8 @@ impl Link {
             | ToAgent::Acknowledged { .. }
             | ToAgent::EventsAcknowledged { .. }
             | ToAgent::Forget(_)
-            | ToAgent::Renewed(_) => return Err(LinkError::Misbehaved("answered a hello with something else")),
+            | ToAgent::Renewed(_)
+            | ToAgent::Trust(_) => return Err(LinkError::Misbehaved("answered a hello with something else")),
         };
         backoff.reset();
         tracing::info!(node = %welcome.node, session = welcome.session, "connected to the coordinator");
@@ -86,7 +88,7 @@ impl Link {
                 Err(LinkError::Stopping)
             }
             ended = self.listen(&mut receive) => ended,
-            ended = self.speak(&mut send, messages, heartbeat) => ended,
+            ended = self.speak(&mut send, messages, heartbeat, knows_trust(connection)) => ended,
         }
     }
 
@@ -96,6 +98,7 @@ impl Link {
                 ToAgent::Goodbye(farewell) => return Err(LinkError::Farewell(farewell)),
                 ToAgent::Welcome(_) => return Err(LinkError::Misbehaved("said welcome twice")),
                 ToAgent::Renewed(certificate) => self.renewed(certificate).await,
+                ToAgent::Trust(authorities) => self.trust(authorities).await,
                 message @ (ToAgent::Offer(_)
                 | ToAgent::Stop { .. }
                 | ToAgent::SaveNow(_)
@@ -113,11 +116,18 @@ impl Link {
         send: &mut SendStream,
         mut messages: mpsc::Receiver<FromAgent>,
         heartbeat: Duration,
+        knows_trust: bool,
     ) -> Result<Infallible, LinkError> {
         let (mut asked, mut driver) = (None::<Instant>, self.pulse.listen(Instant::now()));
+        let mut told = None::<Arc<Identity>>;
         loop {
-            let due = self.renewal_is_due() && asked.is_none_or(|asked| asked.elapsed() >= RENEW_AGAIN);
-            let message = if due {
+            let identity = self.caller.identity();
+            let untold = told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &identity));
+            let outdated = knows_trust && identity.is_of_an_older_authority();
+            let due = (outdated || self.renewal_is_due()) && asked.is_none_or(|asked| asked.elapsed() >= RENEW_AGAIN);
+            let message = if knows_trust && untold {
+                FromAgent::Trusts(told.insert(identity).trusts())
+            } else if due {
                 asked = Some(Instant::now());
                 FromAgent::Renew(self.caller.identity().signing_request()?)
             } else {
@@ -152,7 +162,26 @@ impl Link {
             | ToAgent::SaveNow(_)
             | ToAgent::Acknowledged { .. }
             | ToAgent::EventsAcknowledged { .. }
-            | ToAgent::Forget(_) => Err(LinkError::Misbehaved("answered a renewal with something else")),
+            | ToAgent::Forget(_)
+            | ToAgent::Trust(_) => Err(LinkError::Misbehaved("answered a renewal with something else")),
+        }
+    }
+
+    /// Trusts what the coordinator names; what was kept is told in `speak`. A disk that does not keep it costs nothing yet: the coordinator
+    /// knows that this node was not heard to trust it.
+    async fn trust(&self, authorities: Vec<Vec<u8>>) {
+        let identity = self.caller.identity();
+        if identity.authorities.iter().map(|ca| ca.as_ref()).eq(authorities.iter().map(Vec::as_slice)) {
+            return;
+        }
+        let trusted = tokio::task::spawn_blocking(move || identity.trust(&authorities)).await;
+        match trusted {
+            Ok(Ok(identity)) => {
+                tracing::info!(trusts = ?identity.trusts().authorities, "the coordinator's certificate authority is rotated");
+                self.caller.replace_identity(identity);
+            }
+            Ok(Err(error)) => tracing::error!("could not {}", super::chain(&error)),
+            Err(error) => tracing::error!(%error, "keeping the coordinator's certificate authorities failed"),
         }
     }
 
@@ -176,6 +205,12 @@ impl Link {
     fn is_expired(&self) -> bool {
         self.caller.identity().end_of_life().is_ok_and(|end| end <= wall())
     }
+}
+
+/// Whether the coordinator took the conversation that has words about trust.
+fn knows_trust(connection: &Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.and_then(|data| data.protocol).as_deref() == Some(ALPN_CONTROL_TRUST)
 }
 
 fn wall() -> Duration {

@@ -5,7 +5,7 @@
 use super::frame;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, COORDINATOR_NAME,
+    ALPN_BLOB, ALPN_CONTROL, ALPN_CONTROL_TRUST, ALPN_JOIN, COORDINATOR_NAME,
     agent::{Farewell, FromAgent, Hello, ToAgent, Welcome},
     blob::{BlobAnswer, BlobRequest, Refusal},
     codec,
@@ -53,12 +53,13 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, node().to_string());
         params.not_before = OffsetDateTime::now_utc() + time::Duration::seconds(from);
         params.not_after = OffsetDateTime::now_utc() + time::Duration::seconds(to);
+        params.use_authority_key_identifier_extension = true;
         params.signed_by(&request.public_key, &self.issuer).unwrap().der().to_vec()
     }
 
-    fn server(&self, name: &str) -> quinn::ServerConfig {
+    fn server(&self, manner: &Manner) -> quinn::ServerConfig {
         let key = KeyPair::generate().unwrap();
-        let own = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let own = CertificateParams::new(vec![manner.name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
@@ -73,6 +74,9 @@ impl Authority {
             )
             .unwrap();
         config.alpn_protocols = [ALPN_CONTROL, ALPN_BLOB, ALPN_JOIN].map(<[u8]>::to_vec).to_vec();
+        if manner.knows_trust {
+            config.alpn_protocols.insert(0, ALPN_CONTROL_TRUST.to_vec());
+        }
         quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).unwrap()))
     }
 }
@@ -112,6 +116,8 @@ pub(crate) struct Peer {
 pub(crate) struct Manner {
     /// What its certificate is for.
     pub(crate) name: &'static str,
+    /// Whether it has words about trust; one of the version before has not.
+    pub(crate) knows_trust: bool,
     /// What it says to a join instead of welcoming it.
     pub(crate) refuse_join: Option<&'static str>,
     /// Life of the certificates it gives, in seconds from now.
@@ -120,7 +126,7 @@ pub(crate) struct Manner {
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { name: COORDINATOR_NAME, refuse_join: None, life: (-60, 86_400) }
+        Self { name: COORDINATOR_NAME, knows_trust: false, refuse_join: None, life: (-60, 86_400) }
     }
 }
 
@@ -134,7 +140,7 @@ impl Coordinator {
     }
 
     pub(crate) fn with(authority: Arc<Authority>, manner: Manner, address: SocketAddr, shelf: Shelf) -> Self {
-        let endpoint = Endpoint::server(authority.server(manner.name), address).unwrap();
+        let endpoint = Endpoint::server(authority.server(&manner), address).unwrap();
         let shelf = Arc::new(Mutex::new(shelf));
         let joins = Arc::new(Mutex::new(Vec::new()));
         let (send, peers) = mpsc::channel(16);
@@ -275,7 +281,7 @@ impl Serving {
         let data = data.downcast::<quinn::crypto::rustls::HandshakeData>().unwrap();
         match data.protocol.as_deref() {
             Some(ALPN_JOIN) => self.join(&connection).await,
-            Some(ALPN_CONTROL) => self.control(connection).await,
+            Some(ALPN_CONTROL | ALPN_CONTROL_TRUST) => self.control(connection).await,
             Some(ALPN_BLOB) => self.blobs(&connection).await,
             other => panic!("an ALPN of nobody: {other:?}"),
         }

@@ -1,4 +1,4 @@
-//! TLS 1.3 towards the coordinator: the pinned CA and the fixed name are verified, never the address that was dialled.
+//! TLS 1.3 towards the coordinator: the CAs that are trusted and the fixed name are verified, never the address that was dialled.
 
 use super::{Timers, identity::Identity};
 use lorikeet_protocol::{COORDINATOR_NAME, id::Hash};
@@ -26,9 +26,11 @@ pub enum TlsError {
 }
 
 /// For a node: both sides prove who they are.
-pub(super) fn member(identity: &Identity, alpn: &[u8], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
+pub(super) fn member(identity: &Identity, alpn: &[&[u8]], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
-    roots.add(identity.ca.clone())?;
+    for ca in &identity.authorities {
+        roots.add(ca.clone())?;
+    }
     let (chain, key) = identity.chain_and_key();
     let config = builder()?.with_root_certificates(roots).with_client_auth_cert(chain, key)?;
     quic(config, alpn, timers)
@@ -41,7 +43,7 @@ pub(super) fn stranger(
     timers: &Timers,
 ) -> Result<quinn::ClientConfig, TlsError> {
     let config = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    quic(config, alpn, timers)
+    quic(config, &[alpn], timers)
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -52,8 +54,8 @@ fn builder() -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::Wants
     Ok(rustls::ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?)
 }
 
-fn quic(mut config: rustls::ClientConfig, alpn: &[u8], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
-    config.alpn_protocols = vec![alpn.to_vec()];
+fn quic(mut config: rustls::ClientConfig, alpn: &[&[u8]], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     // A resumed session would keep the certificate of the one before it: a renewed or revoked one must be looked at.
     config.resumption = rustls::client::Resumption::disabled();
     let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?));

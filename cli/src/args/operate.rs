@@ -12,6 +12,23 @@ pub(crate) enum Ca {
         #[arg(long, value_name = "DIR")]
         data: Option<PathBuf>,
     },
+    /// Where its rotation is: both authorities, what each node trusts, what it waits for
+    #[command(after_help = "Example:\n  lorikeet ca status --output json")]
+    Status,
+    /// Make the next authority, which signs from now on; both are trusted until the rotation is finished
+    #[command(
+        after_help = "Example:\n  lorikeet ca rotate\n  lorikeet ca status\n\nNothing is restarted and no job is touched. Asked again it says where the rotation is.\nTake a backup afterwards: one of before knows only the older authority."
+    )]
+    Rotate,
+    /// Forget the older authority now, not after its last certificates have run out
+    #[command(
+        after_help = "Example:\n  lorikeet ca finish\n\nRefused with the names of the nodes that would be cut off. With --force they are, and\nhave to join again; so do logins and join strings that pin the older authority."
+    )]
+    Finish {
+        /// Also if nodes are cut off by it
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -1,30 +1,71 @@
-//! `lorikeet ca show`: the certificate authority's certificate and the hash that others pin.
+//! `lorikeet ca …`: the certificate authority's certificate, the hash that others pin, and the way to the next one.
 
 use super::{Context, runtime};
 use crate::{
     args::Ca,
-    client::{self, tls},
+    client::{self, Client, tls},
     failure::{Failure, chain},
-    profile::{self, Profile},
+    output::Output,
+    profile::{self, Connection, Profile},
 };
-use lorikeet_api::{Envelope, route, server::CaCertificate};
+use lorikeet_api::{
+    Envelope,
+    ca::{CaCertificate, FinishRotation, Rotation, RotationPhase},
+    route,
+};
 use std::{fs, path::Path};
 
-/// Where a coordinator keeps it, in its data directory.
-const IN_DATA: &str = "ca/ca.pem";
+/// Where a coordinator keeps it, in its data directory: the one that signs is the first of these that is there.
+const IN_DATA: [&str; 2] = ["ca/next.pem", "ca/ca.pem"];
 
-/// From a data directory, else from the server.
+/// Shows it, or asks for what is to become of it.
 pub(crate) fn run(context: &Context, args: Ca) -> Result<(), Failure> {
-    let Ca::Show { data } = args;
-    let certificate = match data {
-        Some(data) => read(&data)?,
-        None => runtime()?.block_on(fetch(&server(context)?))?,
-    };
-    context.output.answer(&certificate)
+    let output = context.output;
+    match args {
+        Ca::Show { data: Some(data) } => output.answer(&read(&data)?),
+        Ca::Show { data: None } => output.answer(&runtime()?.block_on(fetch(&server(context)?))?),
+        Ca::Status => {
+            context.ask(async |client| output.answer(&client.get::<Rotation>(route::CA_ROTATION, &[]).await?))
+        }
+        Ca::Rotate => context.ask(async |client| rotate(&client, output).await),
+        Ca::Finish { force } => context.ask(async |client| {
+            let finished: Rotation = client.post(route::CA_ROTATION_FINISH, &[], &FinishRotation { force }).await?;
+            output.answer(&finished)
+        }),
+    }
+}
+
+async fn rotate(client: &Client, output: Output) -> Result<(), Failure> {
+    let began: Rotation = client.post(route::CA_ROTATION, &[], &super::job::NoBody {}).await?;
+    output.answer(&began)?;
+    if began.phase == RotationPhase::Overlap {
+        output.note("take a backup now: one of before the rotation knows only the older authority");
+    }
+    Ok(())
+}
+
+/// Pins the authority that follows the pinned one, where the server has shown that it does. Nothing is asked of a person, and what
+/// fails here is tried again by the next command.
+pub(super) async fn follow(context: &Context, connection: &Connection, client: &Client) {
+    let Some(shown) = client.followed_by() else { return };
+    let Ok(told) = client.get::<CaCertificate>(route::CA, &[]).await else { return };
+    let Some(path) = profile::path(&context.global) else { return };
+    let Ok(Some(known)) = Profile::read(&path) else { return };
+    // What it says of its hash is only words.
+    let is_shown = tls::hash(&told.pem).is_ok_and(|hash| hash == shown);
+    if is_shown && known.ca.is_some() && known.ca == connection.ca {
+        match (Profile { ca: Some(told.pem), ..known }).write(&path) {
+            Ok(()) => {
+                context.output.note(&format!("the coordinator's certificate authority is rotated; {shown} is pinned"))
+            }
+            Err(failure) => context.output.note(&format!("the next certificate authority was not pinned: {failure}")),
+        }
+    }
 }
 
 fn read(data: &Path) -> Result<CaCertificate, Failure> {
-    let path = data.join(IN_DATA);
+    let path = IN_DATA.map(|name| data.join(name)).into_iter().find(|path| path.exists());
+    let path = path.unwrap_or_else(|| data.join(IN_DATA[1]));
     let pem =
         fs::read_to_string(&path).map_err(|error| Failure::file("read the certificate authority", &path, &error))?;
     let hash = tls::hash(&pem)?;

@@ -28,7 +28,7 @@ pub(crate) async fn run(context: &Context, args: Login) -> Result<(), Failure> {
                     "the certificate authority of {server} is {}, expected {expected}",
                     found.hash
                 ))
-                .hint("compare with `lorikeet ca show --data DIR` on the coordinator's machine; somebody may be in between"));
+                .hint("compare with `lorikeet ca show --data DIR` on the coordinator's machine; somebody may be in between, or it was rotated"));
             }
             Some(found.pem)
         }

@@ -2,6 +2,7 @@
 
 mod adapter;
 pub(crate) mod base;
+mod ca;
 pub(crate) mod dataset;
 pub(crate) mod job;
 mod node;

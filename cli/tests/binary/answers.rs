@@ -23,6 +23,7 @@ fn lists_are_tables_for_people_and_json_for_programs() {
         ("tokens", &["token", "list"], format!("[{TOKEN}]")),
         ("token", &["token", "add", "laptop", "--ttl", "1h"], TOKEN.to_owned()),
         ("join", &["node", "token", "--ttl", "30m"], JOIN.to_owned()),
+        ("ca", &["ca", "status"], rotation()),
     ] {
         for form in ["table", "json"] {
             let server = FakeServer::new([Scripted::data(&data)]);
@@ -401,6 +402,30 @@ const CHECKPOINTS: &str = r#"[{"attempt":"job_01920000000070008000000000000001-1
 "sizeBytes":1234567,"files":[],"createdAt":"2026-01-01T10:02:00.000Z"}]"#;
 const LOGS: &str = r#"[{"attempt":"job_01920000000070008000000000000001-1.1","seq":3,"time":"2026-01-01T10:00:02.000Z",
 "level":"WARNING","message":"2 examples were cut"}]"#;
+/// Two authorities; one node that has followed, one of an older version, one that was never here.
+fn rotation() -> String {
+    let (old, next) = ("1".repeat(64), "2".repeat(64));
+    let facts = |hash: &str| format!(r#"{{"hash":"{hash}","expiresAt":"2056-01-31T12:00:00.000Z","daysLeft":10950}}"#);
+    let node = |n: u32, name: &str, trusts: &str, holds: &str, behind: &str| {
+        let id = format!("node_0192000000007000800000000000001{n}");
+        format!(r#"{{"id":"{id}","name":"{name}","trusts":[{trusts}],"holds":{holds},"behind":{behind}}}"#)
+    };
+    let older = "its agent is older than this coordinator and knows no second authority; upgrade it";
+    let untold = "it does not trust the next authority yet; it does as soon as it is here";
+    let nodes = [
+        node(1, "gpu-1", &format!(r#""{next}","{old}""#), &format!("\"{next}\""), "null"),
+        node(2, "gpu-2", "", "null", &format!("\"{older}\"")),
+        node(3, "gpu-3", &format!("\"{old}\""), &format!("\"{old}\""), &format!("\"{untold}\"")),
+    ]
+    .join(",");
+    let waits = format!(r#""gpu-2: {older}","gpu-3: {untold}""#);
+    format!(
+        r#"{{"phase":"OVERLAP","current":{},"next":{},"beganAt":"2026-02-01T12:00:00.000Z","finishesAt":"2026-02-08T12:00:00.000Z","waitsFor":[{waits}],"nodes":[{nodes}]}}"#,
+        facts(&old),
+        facts(&next)
+    )
+}
+
 const JOIN: &str = r#"{"joinString":"LK1.abc","expiresAt":"2026-01-01T11:00:00.000Z"}"#;
 const NODE: &str = r#"{"id":"node_01920000000070008000000000000002","name":"gpu-a","status":"ONLINE","version":"0.1.0",
 "labels":{"rack":"a"},"devices":[

@@ -47,9 +47,10 @@ pub fn restore(from: &Path, data: &Path, check: bool) -> Result<Restored, Backup
 fn unpack_and_place(from: &Path, aside: &Path, data: &Path) -> Result<(Head, u32, u64), BackupError> {
     make_folder(aside)?;
     let head = unpack(from, aside)?;
-    refuse_other_authority(aside, data)?;
+    let keeps = keeps_authority(aside, data)?;
     let (generation, rows) = raise(&aside.join("state.redb"), &head)?;
-    for part in ["ca", "keys", "blobs", "series"] {
+    let parts = ["ca", "keys", "blobs", "series"];
+    for part in parts.into_iter().filter(|part| !(keeps && *part == "ca")) {
         for file in below(&aside.join(part))? {
             place(aside, data, &file)?;
         }
@@ -77,18 +78,22 @@ fn refuse_occupied(data: &Path) -> Result<(), BackupError> {
     Err(BackupError::Occupied { data: data.into(), found })
 }
 
-/// Agents trust the authority that they joined: two of them must not be mixed up.
-fn refuse_other_authority(aside: &Path, data: &Path) -> Result<(), BackupError> {
-    let read = |folder: &Path| std::fs::read(folder.join("ca/ca.pem")).ok();
-    match (read(aside), read(data)) {
-        (Some(ours), Some(theirs)) if ours != theirs => {
+/// Agents trust the authority that they joined, or the one that followed it: two of them must not be mixed up. One here that follows the
+/// backup's is kept, because agents have gone on to it.
+fn keeps_authority(aside: &Path, data: &Path) -> Result<bool, BackupError> {
+    let read = |folder: &Path, name: &str| std::fs::read(folder.join("ca").join(name)).ok();
+    let is_whole = data.join("ca/ca.key").exists();
+    match (read(aside, "ca.pem"), read(data, "ca.pem")) {
+        (Some(ours), Some(theirs)) if ours == theirs => Ok(is_whole && data.join("ca/next.pem").exists()),
+        (Some(ours), Some(_)) if is_whole && read(data, "former.pem") == Some(ours.clone()) => Ok(true),
+        (Some(_), Some(_)) => {
             let found = format!(
                 "its certificate authority is another than the backup's; if the backup's is the right one, move {} aside",
                 data.join("ca").display()
             );
             Err(BackupError::Occupied { data: data.into(), found })
         }
-        _ => Ok(()),
+        _ => Ok(false),
     }
 }
 

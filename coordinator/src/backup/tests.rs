@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     access::Role,
+    link::trust::Trust,
     record::{Base, BaseState, Dataset, DatasetState, Model, Record, User},
     store::FileKind,
 };
@@ -52,7 +53,11 @@ impl Place {
     }
 
     fn take(&self, full: bool) -> PathBuf {
-        let (scratch, out) = (tempfile::tempdir().unwrap(), self.at("backup.tar"));
+        self.take_as("backup.tar", full)
+    }
+
+    fn take_as(&self, name: &str, full: bool) -> PathBuf {
+        let (scratch, out) = (tempfile::tempdir().unwrap(), self.at(name));
         take_at_rest(&self.at("data"), scratch.path(), full, fs::File::create(&out).unwrap()).unwrap();
         out
     }
@@ -140,6 +145,33 @@ fn what_is_there_is_never_overwritten() {
     let error = restore(&backup, &place.at("other"), false).unwrap_err().to_string();
     assert!(error.contains("certificate authority is another"), "{error}");
     assert!(!place.at("other/state.redb").exists());
+}
+
+#[test]
+fn an_authority_that_follows_the_backups_is_kept_and_both_are_in_a_backup_of_the_overlap() {
+    let place = Place::new();
+    let ca = |root: &str| place.at(root).join("ca");
+    let trust = |root: &str| Trust::open(&ca(root)).unwrap();
+    fs::remove_dir_all(ca("data")).unwrap();
+    let old = trust("data").now().current().hash();
+    let before = place.take_as("before.tar", false);
+    trust("data").begin().unwrap();
+    let next = trust("data").now().issuing().hash();
+    let during = place.take_as("during.tar", false);
+    restore(&during, &place.at("new"), false).unwrap();
+    assert_eq!((trust("new").now().current().hash(), trust("new").now().issuing().hash()), (old, next));
+    // Onto the directory as it is at each stage, after its store was lost.
+    let onto = |backup: &Path| {
+        fs::remove_file(place.at("data/state.redb")).unwrap();
+        restore(backup, &place.at("data"), false).unwrap();
+        trust("data").now().trusted().map(|authority| authority.hash()).collect::<Vec<_>>()
+    };
+    assert_eq!(onto(&before), [next, old]);
+    // As a crash in the last moment leaves it: the older key is gone.
+    fs::rename(ca("data").join("next.key"), ca("data").join("ca.key")).unwrap();
+    fs::write(ca("data").join("former.pem"), fs::read(ca("data").join("ca.pem")).unwrap()).unwrap();
+    assert_eq!(onto(&before), [next]);
+    assert_eq!(onto(&during), [next]);
 }
 
 #[test]

@@ -92,6 +92,14 @@ pub enum Command {
     },
     /// Keys leave the coordinator: it is written down who took them.
     TakeBackup,
+    /// A new CA is made, and signs from now on.
+    BeginRotation,
+    /// The CA before `next` is forgotten.
+    FinishRotation {
+        next: Hash,
+        /// Also if nodes are cut off by it.
+        force: bool,
+    },
     CreateDataset {
         id: DatasetId,
         name: String,
@@ -185,6 +193,8 @@ impl Command {
             Self::RetireNode { .. } => "node.retire",
             Self::RevokeNode { .. } => "node.revoke",
             Self::TakeBackup => "backup.take",
+            Self::BeginRotation => "ca.rotate",
+            Self::FinishRotation { .. } => "ca.finish",
             Self::CreateDataset { .. } => "dataset.create",
             Self::ConfirmDataset { .. } => "dataset.confirm",
             Self::ValidateDataset { .. } => "dataset.validate",
@@ -300,6 +310,8 @@ impl Cluster {
             Command::RetireNode { id } => self.retire_node(actor, id, now, out),
             Command::RevokeNode { id } => self.revoke_node(actor, id, &cause, now, out),
             Command::TakeBackup => actor.require_admin("take a backup").map(|()| Receipt::Done),
+            Command::BeginRotation => actor.require_admin("rotate the certificate authority").map(|()| Receipt::Done),
+            Command::FinishRotation { next, force } => self.finish_rotation(actor, next, force),
             Command::CreateDataset { id, name, description, file_name, size, format } => {
                 self.create_dataset(actor, Dataset::new(id, name, description, file_name, size, format, now), out)
             }

@@ -88,6 +88,7 @@ impl Node {
             closed: None,
             suspected_by: vec![],
             probation: None,
+            trust: None,
         }
     }
 

@@ -21,6 +21,7 @@ impl Cluster {
             FromAgent::Accepted(attempt) => self.accepted(id, attempt, now, out),
             FromAgent::Declined { attempt, reason } => self.declined(id, attempt, &reason, now, out),
             FromAgent::Report(report) => self.report(id, report, now, out),
+            FromAgent::Trusts(said) => self.trusts(id, said, out),
             // The link answers these; here they only say that the node is alive.
             FromAgent::Hello(_) | FromAgent::Heartbeat | FromAgent::Events(_) | FromAgent::Renew(_) => {}
         }

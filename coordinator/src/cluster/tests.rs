@@ -33,6 +33,7 @@ mod queue;
 mod restored;
 mod retention;
 mod room;
+mod rotation;
 mod silence;
 mod sweep;
 mod world;

@@ -13,6 +13,7 @@ use axum::{
 use lorikeet_api::{
     ErrorCode, FieldError, JobFile,
     base::AddBase,
+    ca::FinishRotation,
     dataset::{ConfirmDataset, CreateDataset},
     job::{CancelJob, PatchJob},
     model::PatchModel,
@@ -76,6 +77,7 @@ json_bodies!(
     CreateDataset,
     ConfirmDataset,
     AddBase,
+    FinishRotation,
     CancelJob,
     PatchJob,
     DrainNode,

@@ -48,6 +48,9 @@ pub(super) async fn take(
     Params(wish): Params<Wish>,
 ) -> Result<Response, Failure> {
     app.driver.command(caller.context_with(None), Command::TakeBackup).await?;
+    let still = app.trust.hold_still();
+    let still =
+        still.ok_or_else(|| Failure::new(ErrorCode::Conflict, "the certificate authority is changing; try again"))?;
     let permit = app.downloads.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Failure::new(ErrorCode::RateLimited, "too many downloads are under way"))?;
     let data = app.config.data.clone();
@@ -63,7 +66,7 @@ pub(super) async fn take(
             // Whatever fails breaks the connection, so that half is never taken for whole.
             let _ = sender.try_send(Err(io::Error::other("the backup was broken off")));
         }
-        drop(permit);
+        drop((permit, still));
     });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),

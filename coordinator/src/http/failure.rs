@@ -115,6 +115,9 @@ impl From<InspectError> for Failure {
 
 impl From<LinkError> for Failure {
     fn from(error: LinkError) -> Self {
+        if matches!(error, LinkError::Held) {
+            return Self::new(ErrorCode::Conflict, error.to_string());
+        }
         Self::internal("a certificate or key was not made", &error)
     }
 }

@@ -229,7 +229,7 @@ pub(super) async fn invite(
     app.driver.command(context, Command::CreateJoinSecret { hash, expires }).await?;
     // A repeated request made no second secret, so the one drawn here is nobody's; of the first neither it nor its end is told again.
     let fresh = app.driver.read(move |store| store.get::<JoinSecret>(&hash.0)).await?.is_some();
-    let ticket = JoinTicket { address: app.link_address.clone(), ca_hash: app.authority.hash(), secret };
+    let ticket = JoinTicket { address: app.link_address.clone(), ca_hash: app.trust.now().issuing().hash(), secret };
     let join_string = fresh.then(|| join_string(&ticket)).transpose();
     let join_string = join_string.map_err(|error| Failure::internal("a join string was not made", &error))?;
     let expires_at = fresh.then_some(Timestamp(expires));

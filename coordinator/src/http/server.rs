@@ -1,4 +1,4 @@
-//! `/api/health`, `/api/version`, `/api/ca`, `/api/me`: the coordinator about itself, and the caller about the caller.
+//! `/api/health`, `/api/version`, `/api/me`: the coordinator about itself, and the caller about the caller.
 
 use super::{
     App,
@@ -13,7 +13,7 @@ use crate::{
 use axum::{Json, extract::State, http::StatusCode};
 use lorikeet_api::{
     Envelope, route,
-    server::{self as api, CaCertificate, Health, HealthStatus, Me, Version},
+    server::{self as api, Health, HealthStatus, Me, Version},
 };
 use std::sync::Arc;
 
@@ -47,12 +47,6 @@ async fn trouble(app: &App) -> Option<String> {
 #[utoipa::path(get, path = route::VERSION, tag = "server", security(()), responses((status = 200, body = Envelope<Version>)))]
 pub(super) async fn version(State(_app): State<Arc<App>>) -> Answered<Version> {
     one(Version { version: env!("CARGO_PKG_VERSION").into(), link: lorikeet_protocol::VERSION })
-}
-
-/// The CA's certificate; needs no token, because who pins it compares the hash first.
-#[utoipa::path(get, path = route::CA, tag = "server", security(()), responses((status = 200, body = Envelope<CaCertificate>)))]
-pub(super) async fn ca(State(app): State<Arc<App>>) -> Answered<CaCertificate> {
-    one(CaCertificate { pem: app.authority.pem().to_owned(), hash: app.authority.hash() })
 }
 
 /// Whose token this is.

@@ -1,5 +1,6 @@
 //! The API as its clients see it: a whole coordinator on loopback, requests over TCP, and a script in the place of `lorikeet inspect`.
 
+mod ca;
 mod crowd;
 mod events;
 mod ownership;

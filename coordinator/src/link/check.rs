@@ -5,7 +5,7 @@
 //! numbers that are none (JSON has no word for them, so a row that holds one never reads back), paths that lead out, lists without end.
 
 use lorikeet_protocol::{
-    agent::{FromAgent, Hello, LABELS, Report, ReportBody, Telemetry, WORD},
+    agent::{AUTHORITIES, FromAgent, Hello, LABELS, Report, ReportBody, Telemetry, WORD},
     file::{NamedFile, is_plain_path},
     job::Device,
 };
@@ -53,6 +53,7 @@ pub(super) fn message(message: &mut FromAgent) -> Result<(), Fault> {
             Ok(())
         }
         FromAgent::Report(said) => report(said),
+        FromAgent::Trusts(said) => hold(said.authorities.len() <= AUTHORITIES, "it trusts too many authorities"),
         // Their sizes are the frame's.
         FromAgent::Heartbeat | FromAgent::Accepted(_) | FromAgent::Events(_) | FromAgent::Renew(_) => Ok(()),
     }

@@ -39,10 +39,11 @@ async fn answer(shared: &Shared, connection: &Connection, request: JoinRequest) 
     let secret = Hash(*blake3::hash(&request.secret).as_bytes());
     let name: String = request.name.chars().filter(|c| !c.is_control()).take(NAME_CHARACTERS).collect();
     let node = services.join(secret, key, name, connection.remote_address()).await?;
-    let issued = services.authority.certify(node, &request.signing_request, services.certificate_ttl);
+    let authorities = services.trust.now();
+    let issued = authorities.certify(node, &request.signing_request, services.certificate_ttl);
     let issued = issued.map_err(|error| error.to_string())?;
     services.record_certificate(node, issued.serial).await.map_err(|refusal| refusal.to_string())?;
     tracing::info!(%node, "a machine joined");
-    let ca = services.authority.der().to_vec();
+    let ca = authorities.issuing().der().to_vec();
     Ok(JoinAnswer::Joined(Identity { node, certificate: issued.certificate, ca }))
 }

@@ -10,12 +10,12 @@
 use super::{LinkError, PATIENCE, Shared, ask::Lines, check, rate::Rate, tls::NodeCertificate, wire};
 use crate::clock::now;
 use lorikeet_protocol::{
-    agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Welcome},
+    agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Trusts, Welcome},
     codec,
     id::{AttemptId, NodeId},
 };
 use quinn::{Connection, RecvStream, SendStream};
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep, timeout},
@@ -34,6 +34,7 @@ pub(super) async fn serve(
     shared: &Shared,
     connection: &Connection,
     certificate: NodeCertificate,
+    knows_trust: bool,
 ) -> Result<(), LinkError> {
     let hearing = async {
         let (send, mut receive) = connection.accept_bi().await?;
@@ -50,7 +51,10 @@ pub(super) async fn serve(
             Err(LinkError::Misbehaved("its certificate has run out: it may renew it and nothing else"))
         }
         Some(FromAgent::Hello(mut hello)) => match check::hello(&mut hello) {
-            Ok(()) => session(shared, connection, certificate, *hello, send, receive).await,
+            Ok(()) => {
+                let streams = (send, receive);
+                session(shared, connection, certificate, *hello, streams, knows_trust).await
+            }
             Err(why) => misbehaved(&mut send, &certificate, why).await,
         },
         _ => Err(LinkError::Misbehaved("it did not say hello first")),
@@ -62,8 +66,8 @@ async fn session(
     connection: &Connection,
     certificate: NodeCertificate,
     hello: Hello,
-    mut send: SendStream,
-    receive: RecvStream,
+    (mut send, receive): (SendStream, RecvStream),
+    knows_trust: bool,
 ) -> Result<(), LinkError> {
     let node = certificate.node;
     let driver = &shared.services.driver;
@@ -76,15 +80,21 @@ async fn session(
     tracing::info!(%node, session = number, "an agent is here");
     let (own, own_messages) = mpsc::channel(OWN_MESSAGES);
     let (renewed, certificates) = watch::channel(certificate.ends);
+    let announcing = announce(shared, connection, own.clone(), knows_trust);
     let mut peer = Peer {
         shared,
         certificate: certificate.clone(),
+        knows_trust,
         session: number,
         own,
         own_attempts: HashSet::new(),
         refused: HashSet::new(),
         renewed,
     };
+    if !knows_trust {
+        // It has no words for it: it trusts what it joined with, whatever another agent of this node said before.
+        peer.hand_on(FromAgent::Trusts(Trusts { authorities: vec![], issuer: None })).await;
+    }
     // Each of the three lives until the session ends, so none is ever cut in the middle of a frame and begun again.
     let ended = tokio::select! {
         biased;
@@ -94,6 +104,7 @@ async fn session(
         () = async { opened.ended.cancelled().await; sleep(LAST_WORDS).await } => Ok(Ending::Cut),
         ended = peer.read(receive) => ended,
         ended = listen(shared, connection, node) => ended,
+        () = announcing => Ok(Ending::Cut),
         () = run_out(certificates) => Ok(Ending::Cut),
     };
     if shared.admitted.leave(node, number) {
@@ -129,6 +140,24 @@ async fn run_out(mut newest: watch::Receiver<Duration>) {
     }
 }
 
+/// Says which CAs to trust, whenever that changes, to who understands it; until the one that lets this connection in is forgotten. An
+/// agent that has followed is back at once.
+async fn announce(shared: &Shared, connection: &Connection, own: mpsc::Sender<ToAgent>, knows_trust: bool) {
+    let shown = super::chain(connection);
+    let mut changes = shared.services.trust.changes();
+    while changes.changed().await.is_ok() {
+        let authorities = Arc::clone(&changes.borrow_and_update());
+        if knows_trust {
+            // The writer ends only with the session.
+            let _ = own.send(ToAgent::Trust(authorities.certificates())).await;
+        }
+        if !shown.first().is_some_and(|certificate| authorities.let_in(certificate)) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ending {
@@ -151,13 +180,18 @@ async fn write(
     mut outbox: mpsc::Receiver<ToAgent>,
     mut own: mpsc::Receiver<ToAgent>,
 ) -> Result<Ending, LinkError> {
+    let mut welcomed = false;
     loop {
         let message = tokio::select! {
             message = outbox.recv() => message,
-            Some(message) = own.recv() => Some(message),
+            // Nothing stands before the welcome.
+            Some(message) = own.recv(), if welcomed => Some(message),
         };
         match message {
-            Some(ToAgent::Welcome(welcome)) => wire::write(send, &with_events(shared, welcome).await).await?,
+            Some(ToAgent::Welcome(welcome)) => {
+                wire::write(send, &with_events(shared, welcome).await).await?;
+                welcomed = true;
+            }
             Some(message) => wire::write(send, &message).await?,
             None => return Ok(Ending::Dismissed),
         }
@@ -198,6 +232,8 @@ async fn listen(shared: &Shared, connection: &Connection, node: NodeId) -> Resul
 struct Peer<'a> {
     shared: &'a Shared,
     certificate: NodeCertificate,
+    /// Whether this conversation has words about trust.
+    knows_trust: bool,
     session: u64,
     own: mpsc::Sender<ToAgent>,
     /// Until when the newest certificate of this session is valid, since 1970.
@@ -231,6 +267,17 @@ impl Peer<'_> {
                 if let Some((renewed, ends)) = renew(self.shared, &self.certificate, &request).await {
                     self.renewed.send_replace(ends);
                     self.say(renewed).await;
+                }
+            }
+            FromAgent::Trusts(_) if !self.knows_trust => {
+                return Err(LinkError::Misbehaved("it spoke of trust in a conversation without it"));
+            }
+            FromAgent::Trusts(said) => {
+                let authorities = self.shared.services.trust.now();
+                let differs = !authorities.are(&said.authorities);
+                self.hand_on(FromAgent::Trusts(said)).await;
+                if differs {
+                    self.say(ToAgent::Trust(authorities.certificates())).await;
                 }
             }
             FromAgent::Report(report) => self.report(report).await,
@@ -333,7 +380,7 @@ fn forget_files(body: &mut ReportBody) {
 async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -> Option<(ToAgent, Duration)> {
     let (node, services) = (certificate.node, &shared.services);
     let known = services.knows_certificate(node, &certificate.serial).await;
-    let issued = services.authority.certify(node, request, services.certificate_ttl);
+    let issued = services.trust.now().certify(node, request, services.certificate_ttl);
     let issued = issued.inspect_err(|error| tracing::warn!(%node, %error, "a certificate was not renewed")).ok();
     let issued = issued.filter(|_| known)?;
     services.record_certificate(node, issued.serial.clone()).await.ok()?;

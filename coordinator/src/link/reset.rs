@@ -18,7 +18,8 @@ const INTERVAL: Duration = Duration::from_millis(1);
 /// Long enough that nobody guesses one, short enough for every packet to carry.
 const ID_BYTES: usize = 8;
 
-/// The endpoint's configuration, the same after every restart under this CA.
+/// The endpoint's configuration, the same after every restart under this CA. After a rotation was finished the next start has another:
+/// once, agents find out by the silence.
 pub(super) fn endpoint_config(authority: &Authority) -> EndpointConfig {
     let mut config =
         EndpointConfig::new(Arc::new(ResetKey(authority.derive_key("lorikeet 2026 QUIC stateless reset"))));

@@ -2,9 +2,10 @@
 
 mod frozen;
 mod leaving;
+mod rotation;
 mod work;
 
-use super::*;
+use super::{tls::Authority, *};
 use crate::{
     access::{Actor, Context},
     cluster::{Timers, command::Command},
@@ -46,7 +47,7 @@ impl World {
         Self::open((Ipv4Addr::LOCALHOST, 0).into(), None, certificate_ttl)
     }
 
-    fn open(listen: SocketAddr, authority: Option<Arc<Authority>>, certificate_ttl: Duration) -> Self {
+    fn open(listen: SocketAddr, trust: Option<Trust>, certificate_ttl: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let stop = CancellationToken::new();
@@ -57,7 +58,7 @@ impl World {
             driver: driver.handle.clone(),
             blobs: Blobs::open(&at("blobs"), &at("staging"), &[], 0).unwrap(),
             series,
-            authority: authority.unwrap_or_else(|| Arc::new(Authority::open(&at("ca")).unwrap())),
+            trust: trust.unwrap_or_else(|| Trust::open(&at("ca")).unwrap()),
             certificate_ttl,
             attempt_limit: 1 << 20,
             telemetry: Newest::default(),
@@ -84,7 +85,7 @@ impl World {
     }
 
     async fn dial(&self, alpn: &[u8], identity: Option<(&Identity, &KeyPair)>) -> Result<Connection, ConnectionError> {
-        dial(self.link.address(), self.services.authority.der(), alpn, identity).await
+        dial(self.link.address(), self.services.trust.now().issuing().der(), alpn, identity).await
     }
 
     async fn join(&self, secret: [u8; 32], key: &KeyPair) -> JoinAnswer {
@@ -206,7 +207,7 @@ async fn the_same_key_may_ask_again_and_no_other_may() {
         panic!("the answer was lost, the machine asks again")
     };
     assert_eq!(first.node, again.node);
-    assert_eq!(first.ca, world.services.authority.der());
+    assert_eq!(first.ca, world.services.trust.now().issuing().der());
     let refused = refusal(world.join(secret, &new_key()).await);
     assert!(refused.contains("another key"), "{refused}");
 }
@@ -242,9 +243,9 @@ async fn the_chain_shows_the_ca_whose_hash_join_strings_carry() {
     let world = World::new();
     let connection = world.dial(ALPN_JOIN, None).await.unwrap();
     let chain = connection.peer_identity().unwrap().downcast::<Vec<CertificateDer<'static>>>().unwrap();
-    assert_eq!(Hash(*blake3::hash(&chain[1]).as_bytes()), world.services.authority.hash());
+    assert_eq!(Hash(*blake3::hash(&chain[1]).as_bytes()), world.services.trust.now().issuing().hash());
     let other = Authority::open(&world.folder.path().join("other")).unwrap();
-    assert_ne!(other.hash(), world.services.authority.hash());
+    assert_ne!(other.hash(), world.services.trust.now().issuing().hash());
     let refused = dial(world.link.address(), other.der(), ALPN_JOIN, None).await;
     assert!(refused.is_err(), "an agent that pins another CA must not get through");
 }
@@ -295,7 +296,7 @@ async fn two_machines_under_one_identity_are_both_kept_out() {
 async fn a_certificate_nobody_recorded_is_turned_away() {
     let world = World::new();
     let (identity, key) = world.node(6).await;
-    let issued = world.services.authority.certify(identity.node, &request(&key), Duration::from_secs(60)).unwrap();
+    let issued = world.services.trust.now().certify(identity.node, &request(&key), Duration::from_secs(60)).unwrap();
     let unrecorded = Identity { certificate: issued.certificate, ..identity };
     let mut control = world.control((&unrecorded, &key)).await;
     assert_eq!(control.hello(1).await, ToAgent::Goodbye(Farewell::Revoked));
@@ -417,7 +418,7 @@ async fn going_down_tells_the_agents_to_come_back() {
 fn a_connection_of_a_killed_coordinator_ends_at_its_first_packet_to_the_next_one() {
     let (doomed, runtime) = (Runtime::new().unwrap(), Runtime::new().unwrap());
     let former = doomed.block_on(async { World::new() });
-    let (address, authority) = (former.link.address(), Arc::clone(&former.services.authority));
+    let (address, trust) = (former.link.address(), former.services.trust.clone());
     let mut control = runtime.block_on(async {
         let (identity, key) = former.node(1).await;
         let mut control = former.control((&identity, &key)).await;
@@ -428,7 +429,7 @@ fn a_connection_of_a_killed_coordinator_ends_at_its_first_packet_to_the_next_one
     doomed.shutdown_timeout(PATIENCE);
     drop(former);
     runtime.block_on(async {
-        let _next = World::open(address, Some(authority), Duration::from_secs(3600));
+        let _next = World::open(address, Some(trust), Duration::from_secs(3600));
         control.say(FromAgent::Heartbeat).await;
         let ended = timeout(IDLE / 3, control.connection.closed()).await.expect("no reset came");
         assert!(matches!(ended, ConnectionError::Reset), "{ended}");

@@ -1,32 +1,34 @@
-//! Trust: one CA made at the first start, the coordinator's own certificate, the nodes' certificates, and who is let in.
+//! Certificates: a CA in its two files, the coordinator's own certificate, the nodes' certificates, and who is let in.
 //!
 //! ```text
 //! ca/ca.key   PEM, 0600, written first      ca/ca.pem   written last: a CA without it has never been shown to anybody
 //! ```
 //!
+//! Which CAs there are at a moment is said in `link/trust.rs`.
+//!
 //! TLS asks every client for a certificate and lets it go without, because rustls cannot ask per ALPN; `link.rs` closes a control
 //! or blob connection that showed none. A node's certificate that ran out less than 90 days ago is let through and marked, so
 //! that a machine which was off can renew it and do nothing else.
 
-use super::LinkError;
+use super::{LinkError, trust::Trust};
 use crate::serial;
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, COORDINATOR_NAME,
+    COORDINATOR_NAME,
     id::{Hash, NodeId},
 };
-use quinn::crypto::rustls::QuicServerConfig;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber,
 };
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs},
     server::{
-        WebPkiClientVerifier,
+        ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
@@ -74,21 +76,34 @@ pub struct Issued {
 impl Authority {
     /// Reads the CA in `folder`, or makes it.
     pub fn open(folder: &Path) -> Result<Self, LinkError> {
-        let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
-        if !certificate.exists() {
-            std::fs::create_dir_all(folder).map_err(LinkError::disk("make", folder))?;
-            let (pem, secret) = make_ca()?;
-            write(&key, &secret, 0o600)?;
-            write(&certificate, &pem, 0o644)?;
+        if !folder.join("ca.pem").exists() {
+            Self::make(folder, "ca")?;
         }
-        let pem = std::fs::read_to_string(&certificate).map_err(LinkError::disk("read", &certificate))?;
-        let secret = std::fs::read_to_string(&key).map_err(LinkError::disk("read", &key))?;
+        Self::read(&folder.join("ca.pem"), &folder.join("ca.key"))
+    }
+
+    /// Makes one, in files of this name.
+    pub(super) fn make(folder: &Path, name: &str) -> Result<(), LinkError> {
+        std::fs::create_dir_all(folder).map_err(LinkError::disk("make", folder))?;
+        let (pem, secret) = make_ca()?;
+        write(&folder.join(name).with_extension("key"), &secret, 0o600)?;
+        write(&folder.join(name).with_extension("pem"), &pem, 0o644)
+    }
+
+    /// Reads one from its two files.
+    pub(super) fn read(certificate: &Path, key: &Path) -> Result<Self, LinkError> {
+        let pem = std::fs::read_to_string(certificate).map_err(LinkError::disk("read", certificate))?;
+        let secret = std::fs::read_to_string(key).map_err(LinkError::disk("read", key))?;
         let der = CertificateDer::from_pem_slice(pem.as_bytes());
         let der =
             der.map_err(|error| LinkError::Certificate { what: "read the CA's certificate", why: error.to_string() })?;
-        let key = KeyPair::from_pem(&secret).map_err(LinkError::certificate("read the CA's key"))?;
+        let pair = KeyPair::from_pem(&secret).map_err(LinkError::certificate("read the CA's key"))?;
+        if !is_for(&der, &pair) {
+            let why = format!("{} is not for the key in {}", certificate.display(), key.display());
+            return Err(LinkError::Certificate { what: "read the CA's certificate", why });
+        }
         let issuer =
-            Issuer::from_ca_cert_der(&der, key).map_err(LinkError::certificate("read the CA's certificate"))?;
+            Issuer::from_ca_cert_der(&der, pair).map_err(LinkError::certificate("read the CA's certificate"))?;
         Ok(Self { issuer, certificate: der, pem })
     }
 
@@ -105,6 +120,35 @@ impl Authority {
     /// The CA's certificate, DER.
     pub fn der(&self) -> &[u8] {
         &self.certificate
+    }
+
+    pub(super) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// When it was made, since 1970.
+    pub fn made(&self) -> Duration {
+        self.validity().0 + BACKDATE
+    }
+
+    /// Its last moment, since 1970.
+    pub fn ends(&self) -> Duration {
+        self.validity().1
+    }
+
+    fn validity(&self) -> (Duration, Duration) {
+        let parsed = x509_parser::parse_x509_certificate(&self.certificate);
+        let (_, parsed) = parsed.expect("what was read as a CA's certificate is one");
+        let seconds = |time: x509_parser::time::ASN1Time| Duration::from_secs(time.timestamp().try_into().unwrap_or(0));
+        (seconds(parsed.validity().not_before), seconds(parsed.validity().not_after))
+    }
+
+    /// The key of another CA, certified by this one: who trusts only this one follows it to what the other has signed.
+    pub(super) fn vouch_for(&self, other: &Self) -> Result<CertificateDer<'static>, LinkError> {
+        let what = "certify the next CA";
+        let params = ca_params()?;
+        let vouched = params.signed_by(other.issuer.key(), &self.issuer).map_err(LinkError::certificate(what))?;
+        Ok(vouched.der().clone())
     }
 
     /// A key for another purpose, the same as long as this CA is.
@@ -124,33 +168,12 @@ impl Authority {
         Ok(Issued { certificate: certificate.der().to_vec(), serial: hex(&serial) })
     }
 
-    /// TLS for the link.
-    pub(super) fn link(&self) -> Result<QuicServerConfig, LinkError> {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).map_err(LinkError::Tls)?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).allow_unauthenticated();
-        let inner = verifier
-            .build()
-            .map_err(|error| LinkError::Certificate { what: "prepare to verify nodes", why: error.to_string() })?;
-        let (chain, key) = self.server(&[])?;
-        let config = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]);
-        let config = config.map_err(LinkError::Tls)?.with_client_cert_verifier(Arc::new(NodeVerifier { inner }));
-        let mut config = config.with_single_cert(chain, key).map_err(LinkError::Tls)?;
-        config.alpn_protocols = [ALPN_CONTROL, ALPN_BLOB, ALPN_JOIN].map(<[u8]>::to_vec).to_vec();
-        // Early data can be replayed by whoever saw it.
-        config.max_early_data_size = 0;
-        QuicServerConfig::try_from(config)
-            .map_err(|error| LinkError::Certificate { what: "prepare TLS for the link", why: error.to_string() })
-    }
-
-    /// TLS for HTTP, with a certificate of this CA.
-    pub fn https(&self, names: &[String]) -> Result<ServerConfig, LinkError> {
-        let (chain, key) = self.server(names)?;
-        https(chain, key)
-    }
-
-    /// A certificate of our own for the fixed name and `names`. The CA's goes with it: joining agents compare its hash.
-    fn server(&self, names: &[String]) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), LinkError> {
+    /// A certificate of our own for the fixed name and `names`, with its key; behind it goes `chain`.
+    pub(super) fn server(
+        &self,
+        names: &[String],
+        chain: &[CertificateDer<'static>],
+    ) -> Result<CertifiedKey, LinkError> {
         let what = "make the coordinator's certificate";
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(LinkError::certificate(what))?;
         let mut all = vec![COORDINATOR_NAME.to_owned()];
@@ -162,7 +185,9 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = params.signed_by(&key, &self.issuer).map_err(LinkError::certificate(what))?;
         let secret = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        Ok((vec![certificate.der().clone(), self.certificate.clone()], secret))
+        let secret = provider().key_provider.load_private_key(secret).map_err(LinkError::Tls)?;
+        let chain = [certificate.der().clone()].into_iter().chain(chain.iter().cloned()).collect();
+        Ok(CertifiedKey::new(chain, secret))
     }
 }
 
@@ -175,13 +200,14 @@ pub fn https_from_files(certificate: &Path, key: &Path) -> Result<ServerConfig, 
     let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let chain = chain.map_err(|error| wrong(certificate, &error))?;
     let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-    https(chain, secret)
+    let secret = provider().key_provider.load_private_key(secret).map_err(LinkError::Tls)?;
+    https(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, secret))))
 }
 
-fn https(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<ServerConfig, LinkError> {
+/// TLS for HTTP, with whatever certificate is in force.
+pub(super) fn https(shown: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, LinkError> {
     let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-    let config = config.map_err(LinkError::Tls)?.with_no_client_auth();
-    let mut config = config.with_single_cert(chain, key).map_err(LinkError::Tls)?;
+    let mut config = config.map_err(LinkError::Tls)?.with_no_client_auth().with_cert_resolver(shown);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -202,6 +228,11 @@ pub(super) fn identify(certificate: &CertificateDer<'_>) -> Option<NodeCertifica
     Some(NodeCertificate { node, serial: hex(parsed.raw_serial()), expired, ends })
 }
 
+fn is_for(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
+    let parsed = x509_parser::parse_x509_certificate(certificate);
+    parsed.is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
+}
+
 /// The one crypto provider of the program.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
@@ -214,12 +245,16 @@ fn read_request(request: &[u8]) -> Result<CertificateSigningRequestParams, LinkE
 fn make_ca() -> Result<(String, String), LinkError> {
     let what = "make the CA";
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(LinkError::certificate(what))?;
+    let certificate = ca_params()?.self_signed(&key).map_err(LinkError::certificate(what))?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
+fn ca_params() -> Result<CertificateParams, LinkError> {
     let mut params = params("Lorikeet CA", CA_LIFE);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.serial_number = Some(SerialNumber::from_slice(&random_serial()?));
-    let certificate = params.self_signed(&key).map_err(LinkError::certificate(what))?;
-    Ok((certificate.pem(), key.serialize_pem()))
+    Ok(params)
 }
 
 fn params(name: &str, life: Duration) -> CertificateParams {
@@ -245,25 +280,29 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Written aside, synced, renamed: a key is never half there, and never readable by others.
-fn write(path: &Path, text: &str, mode: u32) -> Result<(), LinkError> {
+pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), LinkError> {
     let aside = path.with_extension("aside");
     let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside);
     let mut file = file.map_err(LinkError::disk("make", &aside))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(LinkError::disk("write", &aside))?;
-    std::fs::rename(&aside, path).map_err(LinkError::disk("rename to", path))?;
-    let folder = path.parent().expect("the files of the CA lie in its folder");
+    rename(&aside, path)
+}
+
+/// A rename that lasts.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), LinkError> {
+    std::fs::rename(from, to).map_err(LinkError::disk("rename to", to))?;
+    let folder = to.parent().expect("the files of the CA lie in its folder");
     std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(LinkError::disk("sync", folder))
 }
 
-/// Verifies nodes as webpki does, and lets those through that are late with their renewal.
+/// Verifies nodes as webpki does, under the CAs of the moment, and lets those through that are late with their renewal.
 #[derive(Debug)]
-struct NodeVerifier {
-    inner: Arc<dyn ClientCertVerifier>,
-}
+pub(super) struct NodeVerifier(pub(super) Trust);
 
 impl ClientCertVerifier for NodeVerifier {
+    /// No hints: a node has one certificate, and a CA that follows has the same name.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.inner.root_hint_subjects()
+        &[]
     }
 
     fn verify_client_cert(
@@ -272,7 +311,8 @@ impl ClientCertVerifier for NodeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.inner.verify_client_cert(certificate, intermediates, now);
+        let authorities = self.0.now();
+        let verified = authorities.nodes.verify_client_cert(certificate, intermediates, now);
         let expired = matches!(
             verified,
             Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }))
@@ -281,7 +321,7 @@ impl ClientCertVerifier for NodeVerifier {
             // Everything else about it must hold, as it did in its last second.
             Some(last) => {
                 let then = UnixTime::since_unix_epoch(Duration::from_secs(last));
-                self.inner.verify_client_cert(certificate, intermediates, then)
+                authorities.nodes.verify_client_cert(certificate, intermediates, then)
             }
             None => verified,
         }
@@ -293,7 +333,7 @@ impl ClientCertVerifier for NodeVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        self.0.now().nodes.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -302,11 +342,11 @@ impl ClientCertVerifier for NodeVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        self.0.now().nodes.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.0.now().nodes.supported_verify_schemes()
     }
 
     fn client_auth_mandatory(&self) -> bool {

@@ -5,6 +5,7 @@
 //! Nothing here does I/O; the paths of all routes stand in [`route`].
 
 pub mod base;
+pub mod ca;
 pub mod dataset;
 pub mod envelope;
 pub mod job;

@@ -84,8 +84,12 @@ pub const HEALTH: &str = "/api/health";
 pub const VERSION: &str = "/api/version";
 /// GET, for administrators: everything that a coordinator cannot make again (`full`: and its files), a tar stream.
 pub const BACKUP: &str = "/api/backup";
-/// GET, without a token: the CA's certificate.
+/// GET, without a token: the certificate of the CA that signs.
 pub const CA: &str = "/api/ca";
+/// GET: where the rotation of the CA is; POST begins one.
+pub const CA_ROTATION: &str = "/api/ca/rotation";
+/// POST: the older CA is forgotten.
+pub const CA_ROTATION_FINISH: &str = "/api/ca/rotation/finish";
 /// GET, without a token: this API as an OpenAPI document.
 pub const OPENAPI: &str = "/api/openapi.json";
 

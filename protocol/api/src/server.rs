@@ -1,6 +1,6 @@
-//! `/api/health`, `/api/version`, `/api/ca`, `/api/me`: the coordinator about itself, and the caller about the caller.
+//! `/api/health`, `/api/version`, `/api/me`: the coordinator about itself, and the caller about the caller.
 
-use lorikeet_protocol::id::{Hash, UserId};
+use lorikeet_protocol::id::UserId;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,17 +32,6 @@ pub struct Version {
     pub version: String,
     /// Of the link between coordinator and agents.
     pub link: u8,
-}
-
-/// `GET /api/ca`; needs no token: a certificate is no secret, and who pins it compares the hash first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct CaCertificate {
-    /// The CA's certificate.
-    pub pem: String,
-    /// BLAKE3 of its DER form: what `login --ca-hash` and join strings carry.
-    #[schema(value_type = String)]
-    pub hash: Hash,
 }
 
 /// `GET /api/me`.

@@ -170,6 +170,7 @@ pub fn from_agent() -> Vec<FromAgent> {
         ),
         FromAgent::Events(EventLines { attempt: attempt(), first: 7, lines: vec!["{\"seq\":7}".into()] }),
         FromAgent::Renew(vec![0x30, 0x82]),
+        FromAgent::Trusts(Trusts { authorities: vec![hash(7), hash(8)], issuer: Some(hash(8)) }),
     ]
 }
 
@@ -212,6 +213,7 @@ pub fn to_agent() -> Vec<ToAgent> {
         ToAgent::Goodbye(Farewell::Revoked),
         ToAgent::Goodbye(Farewell::ShuttingDown),
         ToAgent::Goodbye(Farewell::Misbehaved),
+        ToAgent::Trust(vec![vec![0x30, 0x82], vec![0x30, 0x83]]),
     ]
 }
 

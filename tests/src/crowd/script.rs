@@ -139,7 +139,11 @@ impl Stage {
                     seen.ended.entry(attempt).or_insert(now);
                 }
             }
-            ToAgent::Welcome(_) | ToAgent::SaveNow(_) | ToAgent::Renewed(_) | ToAgent::Goodbye(_) => {}
+            ToAgent::Welcome(_)
+            | ToAgent::SaveNow(_)
+            | ToAgent::Renewed(_)
+            | ToAgent::Goodbye(_)
+            | ToAgent::Trust(_) => {}
         }
     }
 

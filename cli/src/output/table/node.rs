@@ -4,7 +4,6 @@ use super::{fields, grid, moment, short, size, with_below, word};
 use crate::output::View;
 use lorikeet_api::{
     node::{DeviceView, Node},
-    server::CaCertificate,
     token::JoinToken,
 };
 
@@ -77,11 +76,5 @@ fn row(node: &Node, device: Option<&DeviceView>) -> [String; 8] {
 impl View for JoinToken {
     fn table(&self) -> String {
         self.join_string.clone().unwrap_or_else(|| "the join string was shown once, to the first request".to_owned())
-    }
-}
-
-impl View for CaCertificate {
-    fn table(&self) -> String {
-        format!("{}\n\nhash: {}", self.pem.trim_end(), self.hash)
     }
 }

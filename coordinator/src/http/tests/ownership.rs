@@ -67,7 +67,8 @@ fn kept(method: &str, path: &str) -> Option<Kept> {
             NotFound(Job, json!({}))
         }
         ("POST", route::NODE_CORDON | route::NODE_DRAIN | route::NODE_OPEN | route::NODE_REVOKE) => Admin(json!({})),
-        ("GET", route::BACKUP) => Admin(Value::Null),
+        ("GET", route::BACKUP | route::CA_ROTATION) => Admin(Value::Null),
+        ("POST", route::CA_ROTATION | route::CA_ROTATION_FINISH) => Admin(json!({})),
         ("DELETE", route::NODE) => Admin(Value::Null),
         ("GET" | "DELETE", route::MODEL) => NotFound(Model, Value::Null),
         ("GET", route::MODEL_DOWNLOAD) => NotFound(Model, Value::Null),

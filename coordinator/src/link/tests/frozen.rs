@@ -4,7 +4,7 @@
 use super::*;
 
 /// Hello: boot 1, instance 2, version "0.1.0", name "gpu-7", no labels, devices, attempts or files, nothing acknowledged.
-const HELLO: &str = "3300000001\
+pub(super) const HELLO: &str = "3300000001\
     00\
     00000000000000000000000000000001\
     00000000000000000000000000000002\
@@ -38,16 +38,16 @@ async fn an_agent_of_version_one_is_understood_and_understands() {
     assert_eq!(hear(&mut control).await, [1, 4, 1]);
 }
 
-fn bytes(hex: &str) -> Vec<u8> {
+pub(super) fn bytes(hex: &str) -> Vec<u8> {
     hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-async fn say(control: &mut Control, frame: &[u8]) {
+pub(super) async fn say(control: &mut Control, frame: &[u8]) {
     control.send.write_all(frame).await.unwrap();
 }
 
 /// The body of the next frame.
-async fn hear(control: &mut Control) -> Vec<u8> {
+pub(super) async fn hear(control: &mut Control) -> Vec<u8> {
     let mut length = [0; 4];
     timeout(PATIENCE, control.receive.read_exact(&mut length)).await.unwrap().unwrap();
     let mut body = vec![0; u32::from_le_bytes(length) as usize];

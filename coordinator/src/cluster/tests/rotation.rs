@@ -1,0 +1,48 @@
+//! Who would be cut off if the older CA were forgotten.
+
+use super::{world::*, *};
+use crate::cluster::rotation::Behind;
+
+#[test]
+fn a_node_is_behind_until_it_trusts_the_next_ca_and_holds_a_certificate_of_it() {
+    let (old, next) = (hash(1), hash(2));
+    let mut world = World::ready();
+    let behind = |world: &World| world.cluster.nodes[&NODE].record.behind(next);
+    assert_eq!(behind(&world), Some(Behind::Unheard));
+    for (authorities, issuer, expected) in [
+        (vec![], None, Some(Behind::Older)),
+        (vec![old], Some(old), Some(Behind::Untold)),
+        (vec![next, old], Some(old), Some(Behind::Uncertified)),
+        (vec![next], None, Some(Behind::Uncertified)),
+        (vec![next, old], Some(next), None),
+    ] {
+        let out = world.hear(FromAgent::Trusts(Trusts { authorities, issuer }));
+        assert!(row(&out, |record| matches!(record, Record::Node(_))).is_some(), "it is durable");
+        assert_eq!(behind(&world), expected);
+    }
+    let out = world.hear(FromAgent::Trusts(Trusts { authorities: vec![next, old], issuer: Some(next) }));
+    assert!(row(&out, |record| matches!(record, Record::Node(_))).is_none(), "what is known is not written again");
+}
+
+#[test]
+fn nobody_is_cut_off_unless_a_person_says_so_and_who_was_sent_away_does_not_count() {
+    let next = hash(2);
+    let mut world = World::ready();
+    world.join(OTHER);
+    world.hear(FromAgent::Trusts(Trusts { authorities: vec![next], issuer: Some(next) }));
+    let finish = |world: &mut World, force| world.ask(Command::FinishRotation { next, force }).0;
+    let refused = finish(&mut world, false).unwrap_err().to_string();
+    assert!(refused.contains(&OTHER.to_string()) && !refused.contains(&NODE.to_string()), "{refused}");
+    assert_eq!(finish(&mut world, true), Ok(Receipt::Done));
+    world.ask(Command::RetireNode { id: OTHER }).0.unwrap();
+    assert_eq!(finish(&mut world, false), Ok(Receipt::Done));
+}
+
+#[test]
+fn of_many_nodes_that_would_be_cut_off_ten_are_named_and_the_others_counted() {
+    let mut world = World::ready();
+    (100..115).for_each(|n| world.join(NodeId(uuid(n))));
+    let refused = world.ask(Command::FinishRotation { next: hash(2), force: false }).0.unwrap_err().to_string();
+    assert_eq!(refused.matches("node_").count(), 10, "{refused}");
+    assert!(refused.ends_with("; and 6 more"), "{refused}");
+}
