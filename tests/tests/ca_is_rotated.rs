@@ -1,9 +1,13 @@
 //! The cluster's own CA is replaced while it works: no agent is started anew, no job notices, a coordinator that dies in the middle goes
 //! on; and who missed it all is named before it is cut off, and told what to do.
 
-use lorikeet_tests::{Lab, process::Process, until};
+use lorikeet_tests::{Lab, chance, process::Process, seed, until};
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 const ROTATION: &str = "/api/ca/rotation";
 
@@ -107,6 +111,55 @@ fn a_machine_that_is_away_is_named_comes_back_in_time_or_is_told_to_join_again()
         (nodes.as_array()?.iter().filter(online).count() == 1).then_some(())
     });
     drop(again);
+}
+
+#[test]
+fn a_coordinator_killed_at_any_moment_of_a_rotation_goes_on_with_one_ca_or_with_both() {
+    let mut seed = seed();
+    let mut lab = Lab::start();
+    let agent = lab.agent("only");
+    let mut former = until("the node to be here", || followed(&lab));
+    for round in 0..8 {
+        let (path, body) = if former["phase"] == "SETTLED" {
+            (ROTATION.to_owned(), json!({}))
+        } else {
+            (format!("{ROTATION}/finish"), json!({}))
+        };
+        // The answer may come, or nobody is there to give it: both are right, as long as what was said holds.
+        let (api, delay) = (lab.api.clone(), Duration::from_micros(chance(&mut seed, 12_000)));
+        let asking = std::thread::spawn(move || api.post(&path, &body, None));
+        let start = Instant::now();
+        while start.elapsed() < delay {
+            std::thread::yield_now();
+        }
+        lab.kill_coordinator();
+        let answered = asking.join().expect("it asks and no more").filter(|(status, _)| *status == 200);
+        lab.start_coordinator();
+        let now = until("the node to follow", || followed(&lab));
+        let (before, after) = (newest(&former), newest(&now));
+        match (former["phase"].as_str(), now["phase"].as_str()) {
+            (Some("SETTLED"), Some("OVERLAP")) => assert_eq!(now["current"]["hash"], before, "round {round}: {now:#}"),
+            (Some("OVERLAP"), Some("SETTLED")) => assert_eq!(after, before, "round {round}: {now:#}"),
+            _ => assert_eq!(after, before, "round {round}: {now:#}"),
+        }
+        if let Some((_, said)) = answered {
+            assert_eq!(said["data"]["phase"], now["phase"], "round {round}: what was said holds");
+        }
+        former = now;
+    }
+    drop(agent);
+}
+
+/// Where the rotation is, once every node is here and has followed.
+fn followed(lab: &Lab) -> Option<Value> {
+    let online = |node: &Value| node["status"] == "ONLINE";
+    lab.api.try_get("/api/nodes")?.as_array().filter(|nodes| nodes.iter().all(online))?;
+    standing(lab).filter(|told| told["nodes"][0]["behind"].is_null())
+}
+
+/// The hash of the CA that signs.
+fn newest(told: &Value) -> Value {
+    if told["next"].is_null() { told["current"]["hash"].clone() } else { told["next"]["hash"].clone() }
 }
 
 /// Where the rotation is, if the coordinator answers.
