@@ -207,6 +207,31 @@ mod tests {
     }
 
     #[test]
+    fn an_authority_that_nears_its_end_is_told_a_year_ahead_and_so_is_a_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let ca = folder.path().join("ca");
+        std::fs::create_dir(&ca).unwrap();
+        for (days, state) in [(300, State::Warning), (400, State::Ok)] {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::default();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params.not_after = time::OffsetDateTime::now_utc() + time::Duration::days(days) + time::Duration::HOUR;
+            std::fs::write(ca.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+            std::fs::write(ca.join("ca.key"), key.serialize_pem()).unwrap();
+            std::fs::set_permissions(ca.join("ca.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+            let finding = of(&look(&config), "certificate authority");
+            assert_eq!(finding.state, state, "{finding:#?}");
+            assert!(finding.found.contains(&format!("for {days} more days")), "{finding:#?}");
+            let advice = finding.advice.is_some_and(|advice| advice.contains("`lorikeet ca rotate`"));
+            assert_eq!(advice, state == State::Warning);
+        }
+        crate::link::trust::Trust::open(&ca).unwrap().begin().unwrap();
+        let finding = of(&look(&config), "certificate authority");
+        assert!(finding.state == State::Ok && finding.found.contains("a rotation is under way"), "{finding:#?}");
+    }
+
+    #[test]
     fn everything_that_is_wrong_is_named_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path();
