@@ -140,22 +140,25 @@ async fn run_out(mut newest: watch::Receiver<Duration>) {
     }
 }
 
-/// Says which CAs to trust, whenever that changes, to who understands it; until the one that lets this connection in is forgotten. An
-/// agent that has followed is back at once.
+/// Says which CAs to trust, whenever that changes, to who understands it; until the one that lets this connection in is forgotten, be it
+/// between its handshake and its session. An agent that has followed is back at once.
 async fn announce(shared: &Shared, connection: &Connection, own: mpsc::Sender<ToAgent>, knows_trust: bool) {
     let shown = super::chain(connection);
     let mut changes = shared.services.trust.changes();
-    while changes.changed().await.is_ok() {
+    loop {
         let authorities = Arc::clone(&changes.borrow_and_update());
-        if knows_trust {
-            // The writer ends only with the session.
-            let _ = own.send(ToAgent::Trust(authorities.certificates())).await;
-        }
         if !shown.first().is_some_and(|certificate| authorities.let_in(certificate)) {
             return;
         }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+        if knows_trust {
+            let trust = ToAgent::Trust(changes.borrow().certificates());
+            // The writer ends only with the session.
+            let _ = own.send(trust).await;
+        }
     }
-    std::future::pending().await
 }
 
 /// How a session ended.
