@@ -5,12 +5,15 @@
 //! cache/partial/<hash>   chunks so far; which of them are whole is asked of their hashes, not of a note beside them
 //! ```
 //! A [`Pin`] keeps a file from being evicted. The budget is kept by evicting what is longest unused; where pinned files alone
-//! fill it, a fetch fails with a name.
+//! fill it, a fetch fails with a name. What other nodes read here they pin only while a chunk is read from the disk: it is the last to be
+//! evicted, but never in the way of this node's own work.
 //!
 //! Disks fail and people err, so a file is looked at before it is given out: its size and its modification time each time, its bytes
 //! once after every start and whenever that time is not the one we set. What is not what its name says is fetched anew.
 
+mod divide;
 mod fetch;
+mod tally;
 
 #[cfg(test)]
 mod tests;
@@ -20,17 +23,22 @@ use crate::{
     disk::{self, At, DiskError},
     link::blob::Source,
 };
+use fetch::Manners;
 use lorikeet_protocol::{
     blob::Refusal,
-    file::FileManifest,
+    file::{CHUNK_BYTES, FileManifest},
     id::{AttemptId, Hash},
+    share::Moved,
 };
 use std::{
     collections::BTreeMap,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
+use tally::Tally;
+use tokio::sync::watch;
 
 /// Half-fetched files that nobody came back for are dropped at the start after this long.
 const PARTIAL_LIFE: Duration = Duration::from_secs(7 * 86_400);
@@ -78,8 +86,11 @@ pub(crate) struct Cache {
 struct Inner {
     folder: PathBuf,
     budget: u64,
-    parallel: usize,
+    manners: Manners,
     index: Mutex<Index>,
+    tally: Tally,
+    /// Told whenever a file came or went.
+    changed: watch::Sender<()>,
 }
 
 /// What is here and what is on its way.
@@ -146,8 +157,10 @@ impl Cache {
         let inner = Inner {
             folder: folder.to_owned(),
             budget: config.budget,
-            parallel: config.parallel,
+            manners: Manners::new(config.parallel),
             index: Mutex::new(index),
+            tally: Tally::default(),
+            changed: watch::Sender::new(()),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -160,7 +173,31 @@ impl Cache {
         files.into_iter().take(most).map(|(_, hash)| hash).collect()
     }
 
-    /// The file, from here or from the coordinator.
+    /// Wakes whenever a file came or went.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Bytes that came and went since this agent started.
+    pub(crate) fn moved(&self) -> Moved {
+        self.inner.tally.moved()
+    }
+
+    /// A chunk of a file that is here, for another node, which compares it with its hash. `None`: there is none to give.
+    pub(crate) async fn lend(&self, file: Hash, chunk: u32) -> Option<Vec<u8>> {
+        let pin = self.pin(file)?;
+        let read = tokio::task::spawn_blocking(move || read_chunk(pin.path(), chunk)).await.ok()?;
+        read.inspect_err(|error| tracing::warn!(%file, chunk, %error, "a chunk that another node wants cannot be read"))
+            .ok()
+            .filter(|bytes| !bytes.is_empty())
+    }
+
+    /// So many bytes went to another node.
+    pub(crate) fn gave(&self, bytes: u64) {
+        self.inner.tally.gave(bytes);
+    }
+
+    /// The file, from here, from the coordinator or from nodes that have it.
     pub(crate) async fn get<S: Source>(
         &self,
         source: &S,
@@ -226,7 +263,7 @@ impl Cache {
         }
         let room = self.reserve(manifest.size)?;
         let partial = self.inner.folder.join("partial").join(manifest.hash.to_string());
-        fetch::fetch(source, attempt, manifest, &partial, self.inner.parallel).await?;
+        fetch::fetch(source, attempt, manifest, &partial, self.inner.manners, &self.inner.tally).await?;
         let path = self.path(manifest.hash);
         disk::make_read_only(&partial)?;
         std::fs::rename(&partial, &path).at("keep", &path)?;
@@ -236,6 +273,7 @@ impl Cache {
         let pins = 1 + index.files.get(&manifest.hash).map_or(0, |entry| entry.pins);
         index.files.insert(manifest.hash, Entry { size: manifest.size, used: SystemTime::now(), whole: None, pins });
         drop((index, room));
+        self.inner.changed.send_replace(());
         let pin = Pin { cache: self.clone(), hash: manifest.hash, path };
         self.mark(&pin);
         Ok(pin)
@@ -250,6 +288,7 @@ impl Cache {
         if index.files.get(&hash).is_some_and(|entry| entry.pins == 0) {
             index.files.remove(&hash);
         }
+        self.inner.changed.send_replace(());
         Ok(())
     }
 
@@ -263,6 +302,7 @@ impl Cache {
             tracing::info!(file = %oldest, "evicted from the cache");
             disk::remove_file(&self.path(oldest))?;
             index.files.remove(&oldest);
+            self.inner.changed.send_replace(());
         }
         index.reserved += needed;
         Ok(Room { cache: self.clone(), bytes: needed })
@@ -281,9 +321,18 @@ impl Cache {
             freed += index.files.remove(&oldest).map_or(0, |entry| entry.size);
         }
         if freed > 0 {
+            self.inner.changed.send_replace(());
             tracing::warn!(freed, "the disk is nearly full: files were evicted from the cache");
         }
         freed
+    }
+
+    /// A file that is simply there, whatever it holds.
+    #[cfg(test)]
+    pub(crate) fn hold(&self, hash: Hash, bytes: &[u8]) {
+        std::fs::write(self.path(hash), bytes).expect("the folder is ours");
+        let entry = Entry { size: bytes.len() as u64, used: SystemTime::now(), whole: None, pins: 0 };
+        self.index().files.insert(hash, entry);
     }
 
     fn path(&self, hash: Hash) -> PathBuf {
@@ -316,6 +365,15 @@ impl Drop for Room {
     fn drop(&mut self) {
         self.cache.index().reserved -= self.bytes;
     }
+}
+
+/// Empty behind the file's end.
+fn read_chunk(path: &Path, chunk: u32) -> std::io::Result<Vec<u8>> {
+    let (file, start) = (std::fs::File::open(path)?, u64::from(chunk) * CHUNK_BYTES);
+    let length = file.metadata()?.len().saturating_sub(start).min(CHUNK_BYTES);
+    let mut bytes = vec![0; usize::try_from(length).expect("a chunk is 16 MiB at most")];
+    file.read_exact_at(&mut bytes, start)?;
+    Ok(bytes)
 }
 
 fn drop_stale(folder: &Path) -> Result<(), DiskError> {

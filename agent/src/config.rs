@@ -9,6 +9,7 @@ use lorikeet_protocol::{
 use serde::{Deserialize, Deserializer};
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -34,6 +35,8 @@ pub struct Config {
     pub worker: Worker,
     /// Base models and datasets on this disk.
     pub cache: Cache,
+    /// Files from other nodes, and to them.
+    pub share: Share,
     /// How the coordinator is reached.
     pub link: Link,
 }
@@ -154,6 +157,21 @@ pub struct Cache {
     pub bandwidth: Option<u64>,
 }
 
+/// Files from other nodes, and to them.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Share {
+    /// Whether nodes that have a file are asked for it too.
+    pub fetch: bool,
+    /// Where this node gives what is in its cache (UDP); absent: it does not.
+    pub listen: Option<SocketAddr>,
+    /// Where others reach that, if not at the address that the coordinator sees.
+    pub address: Option<SocketAddr>,
+    /// Bytes given in a second, to all together.
+    #[serde(deserialize_with = "bytes")]
+    pub bandwidth: u64,
+}
+
 /// How the coordinator is reached.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -190,6 +208,7 @@ impl Default for Config {
             devices: Devices::default(),
             worker: Worker::default(),
             cache: Cache::default(),
+            share: Share::default(),
             link: Link::default(),
         }
     }
@@ -232,6 +251,12 @@ impl Default for Worker {
 impl Default for Cache {
     fn default() -> Self {
         Self { budget: 200 << 30, parallel: 4, bandwidth: None }
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self { fetch: true, listen: None, address: None, bandwidth: 100 << 20 }
     }
 }
 
@@ -310,6 +335,14 @@ impl Config {
         require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", &parallel);
         let slow = self.cache.bandwidth.filter(|bytes| *bytes < 1 << 20);
         require(slow.is_none(), "cache.bandwidth", "at least 1 MiB", &slow.unwrap_or(0));
+        let share = &self.share;
+        let (given, least) = (share.bandwidth, "at least 8 MiB: with less a chunk comes too late to be of use");
+        require(given >= 8 << 20, "share.bandwidth", least, &given);
+        if let Some(address) = share.address {
+            require(share.listen.is_some(), "share.address", "beside share.listen", &address);
+            let is_one = address.port() != 0 && !address.ip().is_unspecified();
+            require(is_one, "share.address", "an address that others can reach", &address);
+        }
         let (keep, idle) = (self.link.keep_alive, self.link.idle_timeout);
         require(keep < idle, "link.idle_timeout", "longer than link.keep_alive", &humantime::format_duration(idle));
         let (first, longest) = (self.link.backoff_first, self.link.backoff_longest);
@@ -428,6 +461,9 @@ mod tests {
             ("[worker]\npoll = \"0s\"", "worker.poll"),
             ("[link]\nidle_timeout = \"1s\"", "link.idle_timeout"),
             ("[cache]\nparallel = 0", "cache.parallel"),
+            ("[share]\nbandwidth = \"1 MiB\"", "share.bandwidth"),
+            ("[share]\naddress = \"192.0.2.7:7172\"", "share.address"),
+            ("[share]\nlisten = \"0.0.0.0:7172\"\naddress = \"0.0.0.0:7172\"", "share.address"),
             (
                 "[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1\n[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1",
                 "devices.fake",

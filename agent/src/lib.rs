@@ -5,6 +5,7 @@
 //!   link ◄──►│  conversation: what is said in one session        supervisor: one task per worker process       │
 //!  (QUIC)    │  preparations and uploads (tasks) ─► cache, blobs  probe: how the devices feel                  │
 //!            └───────────────────────────────────────────────────────────────────────────────────────────────────┘
+//!   other nodes ◄──► link/{give,take}: files of the cache, on connections of their own
 //! ```
 //! Every decision is in `host`; everything else carries out or brings news. Workers need neither this process nor the
 //! coordinator: an agent that is stopped leaves them alone and finds them again.
@@ -35,15 +36,24 @@ mod tests;
 pub use config::{Config, ConfigError, Devices};
 pub use disk::DiskError;
 pub use gpu::{Driver as GpuDriver, Reading as GpuReading, readings as gpu_readings};
-pub use link::{DialError, FrameError, IdentityError, JoinError, LinkError, LinkState, TlsError};
+pub use link::{DialError, FrameError, GiveError, IdentityError, JoinError, LinkError, LinkState, TlsError};
 
 use cache::Cache;
 use clock::Clock;
 use disk::At;
 use driver::{Driver, Inbox};
 use host::{Event, Host, Rules};
-use link::{Caller, Link, Timers, blob::Blobs, identity::Identity};
-use lorikeet_protocol::id::{BootId, NodeId};
+use link::{
+    Caller, Link, Timers,
+    announce::Announcer,
+    blob::Blobs,
+    give::{Desk, Giving},
+    identity::Identity,
+};
+use lorikeet_protocol::{
+    id::{BootId, NodeId},
+    share::Listens,
+};
 use outbox::Outbox;
 use places::Places;
 use prepare::Preparer;
@@ -86,6 +96,9 @@ pub enum AgentError {
     /// No socket.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// No socket for other nodes.
+    #[error(transparent)]
+    Give(#[from] GiveError),
     /// A task of ours died.
     #[error("keep the agent running: one of its tasks died: {0}")]
     Task(#[from] TaskError),
@@ -115,7 +128,7 @@ impl AgentError {
                     Blame::Machine
                 }
             },
-            Self::Identity(_) | Self::Disk(_) | Self::Dial(_) => Blame::Machine,
+            Self::Identity(_) | Self::Disk(_) | Self::Dial(_) | Self::Give(_) => Blame::Machine,
             Self::Task(_) => Blame::Bug,
         }
     }
@@ -134,7 +147,16 @@ impl AgentError {
                 "a join string works once, for an hour: make a new one with `lorikeet node token`; `lorikeet node retire NODE` removes the \
                  node of a machine that was joined by mistake",
             ),
-            Self::Config(_) | Self::Disk(_) | Self::Busy(_) | Self::Identity(_) | Self::Join(_) | Self::Dial(_) => None,
+            Self::Give(GiveError::Bind { .. }) => {
+                Some("choose another port, or leave `share.listen` out: then this node gives no files")
+            }
+            Self::Config(_)
+            | Self::Disk(_)
+            | Self::Busy(_)
+            | Self::Identity(_)
+            | Self::Join(_)
+            | Self::Dial(_)
+            | Self::Give(GiveError::Tls(_)) => None,
             Self::Task(_) => Some("this is a bug of ours; the log has the details"),
         }
     }
@@ -157,6 +179,7 @@ enum Part {
     Driver,
     Link,
     Probe,
+    Sharing,
 }
 
 impl Agent {
@@ -196,8 +219,12 @@ impl Agent {
         let mut probe = gpu::Probe::new(&config.devices);
         let every = config.devices.probe;
         let blobs = Blobs::new(caller.clone(), state.clone()).bounded(config.cache.bandwidth);
+        let blobs = if config.share.fetch { blobs.with_nodes() } else { blobs };
+        let share = config.share.clone();
         let (mut host, mut first, parts) = assemble(config, places, blobs)?;
         let (clock, pulse) = (parts.clock, parts.pulse.clone());
+        let cache = parts.preparer.cache.clone();
+        let sharing = Sharing::bind(&share, &caller, parts.preparer.source.clone(), cache, state.clone())?;
         // The first hello already names the devices.
         let (probe, look) = tokio::task::spawn_blocking(move || {
             let look = probe.look(clock::wall());
@@ -217,6 +244,11 @@ impl Agent {
         tasks.spawn(async move {
             link.run(cancel).await;
             Part::Link
+        });
+        let cancel = rest.clone();
+        tasks.spawn(async move {
+            sharing.run(cancel).await;
+            Part::Sharing
         });
         let cancel = rest.clone();
         tasks.spawn(async move {
@@ -251,7 +283,7 @@ impl Agent {
         while let Some(part) = self.tasks.join_next().await {
             match part {
                 Ok(Part::Driver) => self.rest.cancel(),
-                Ok(Part::Link | Part::Probe) => {}
+                Ok(Part::Link | Part::Probe | Part::Sharing) => {}
                 Err(error) => {
                     self.rest.cancel();
                     ended = Err(AgentError::Task(error));
@@ -259,6 +291,39 @@ impl Agent {
             }
         }
         ended
+    }
+}
+
+/// What other nodes read here, and what the coordinator is told of it.
+struct Sharing {
+    giving: Option<Giving>,
+    announcer: Announcer,
+}
+
+impl Sharing {
+    fn bind(
+        config: &config::Share,
+        caller: &Caller,
+        blobs: Blobs,
+        cache: Cache,
+        state: watch::Receiver<LinkState>,
+    ) -> Result<Self, GiveError> {
+        let (desk, identity) = (Desk::default(), caller.shared_identity());
+        let bind = |listen| Giving::bind(listen, identity, cache.clone(), desk.clone(), config.bandwidth);
+        let giving = config.listen.map(bind).transpose()?;
+        let listens = giving.as_ref().map_or(Listens::Nowhere, |giving| {
+            config.address.map_or(Listens::Port(giving.address().port()), Listens::At)
+        });
+        Ok(Self { giving, announcer: Announcer { blobs, cache, desk, listens, state } })
+    }
+
+    async fn run(self, cancel: CancellationToken) {
+        let giving = async {
+            if let Some(giving) = self.giving {
+                giving.run(cancel.clone()).await;
+            }
+        };
+        futures_util::future::join(giving, self.announcer.run(cancel.clone())).await;
     }
 }
 

@@ -1,15 +1,19 @@
-//! The way to the coordinator: one task that dials, says hello, carries messages both ways, and dials again for ever.
+//! The way to the coordinator: one task that dials, says hello, carries messages both ways, and dials again for ever. And the way between
+//! nodes, on connections of their own: `give.rs` listens, `take.rs` reads, `announce.rs` says what there is to give.
 //!
 //! It owns the socket, the identity in force and the heartbeat; the driver owns everything that is said. They meet in three
 //! places: [`News`] go up, a [`Session`] takes what goes down, and the watched [`LinkState`] tells everybody else how it
 //! stands. A slow disk slows the driver, never the heartbeat; one that hangs ends the session. Nobody else imports quinn.
 
+pub(crate) mod announce;
 pub(crate) mod blob;
 mod dial;
 mod frame;
+pub(crate) mod give;
 pub(crate) mod identity;
 pub(crate) mod join;
 mod session;
+pub(crate) mod take;
 mod tls;
 
 #[cfg(test)]
@@ -19,6 +23,7 @@ mod tests;
 
 pub use dial::DialError;
 pub use frame::FrameError;
+pub use give::GiveError;
 pub use identity::IdentityError;
 pub use join::JoinError;
 pub(crate) use lorikeet_protocol::chain;
@@ -31,6 +36,7 @@ use lorikeet_protocol::{
     backoff::Backoff,
     codec,
     id::NodeId,
+    share::Giver,
 };
 use quinn::{Connection, Endpoint};
 use std::{
@@ -254,9 +260,20 @@ impl Caller {
         *self.identity.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(identity);
     }
 
-    /// A connection, both sides verified, for one of these conversations.
-    pub(crate) async fn dial(&self, alpn: &[&[u8]]) -> Result<Connection, LinkError> {
-        let config = tls::member(&self.identity(), alpn, &self.timers)?;
+    /// Who this node is, as renewals change it.
+    pub(crate) fn shared_identity(&self) -> Shared {
+        Arc::clone(&self.identity)
+    }
+
+    /// A connection to another node that gives files, both sides verified.
+    async fn dial_giver(&self, giver: &Giver) -> Result<Connection, take::TakeError> {
+        let config = tls::between::reader(&self.identity(), giver.node, &self.timers)?;
+        Ok(dial::node(&self.endpoint, giver.address, config, self.timers.connect_timeout).await?)
+    }
+
+    /// A connection to the coordinator, both sides verified, in the first of these conversations that it knows.
+    pub(crate) async fn dial(&self, alpns: &[&[u8]]) -> Result<Connection, LinkError> {
+        let config = tls::member(&self.identity(), alpns, &self.timers)?;
         let dialled = dial::connect(&self.endpoint, &self.address, config, self.timers.connect_timeout).await;
         dialled.map_err(|error| match error {
             DialError::Handshake(_, error) => judge(error),
@@ -266,6 +283,11 @@ impl Caller {
             | DialError::Silence { .. }) => LinkError::Dial(other),
         })
     }
+}
+
+/// The conversation that the other side chose.
+fn negotiated(connection: &Connection) -> Option<Vec<u8>> {
+    connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?.protocol
 }
 
 /// TLS alerts are told apart from a line that broke: the first need a person, the second patience.

@@ -28,6 +28,7 @@ pub mod restored;
 mod retention;
 mod rotation;
 pub mod schedule;
+mod share;
 mod silence;
 mod submit;
 pub mod sweep;
@@ -54,6 +55,7 @@ use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, Req
 use node::LiveNode;
 pub use restored::Restored;
 use schedule::{Queue, Rules};
+pub use share::{Announced, Sharing};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Both clocks, read once per batch.
@@ -248,6 +250,7 @@ impl Cluster {
             }
             Event::SessionClosed { node, session } => self.close_session(node, session),
             Event::Heard { node, session, message } => self.hear(node, session, message, now, &mut out),
+            Event::Announced { node, said } => self.announced(node, said),
             Event::Inspected { subject, result, files } => self.inspected(subject, result, files, now, &mut out),
             Event::Ticked => self.tick(now, &mut out),
         }

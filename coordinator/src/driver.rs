@@ -21,7 +21,7 @@ mod writer;
 use crate::{
     access::{Actor, Context, Refusal},
     cluster::{
-        Cluster, Inspect, Settings, Subject, Trouble,
+        Announced, Cluster, Inspect, Settings, Subject, Trouble,
         command::{Answer, Command, Query},
     },
     record::Receipt,
@@ -64,6 +64,7 @@ enum Input {
     Session { node: NodeId, serial: String, hello: Box<Hello>, admitted: oneshot::Sender<Result<Session, Farewell>> },
     Closed { node: NodeId, session: u64 },
     Heard { node: NodeId, session: u64, message: Box<FromAgent> },
+    Announced { node: NodeId, said: Box<Announced> },
     Inspected { subject: Subject, result: Box<Result<Inspection, Trouble>>, files: Vec<NamedFile> },
 }
 
@@ -148,6 +149,11 @@ impl Handle {
     /// What an agent said in its session.
     pub async fn heard(&self, node: NodeId, session: u64, message: FromAgent) {
         let _ = self.inputs.send(Input::Heard { node, session, message: Box::new(message) }).await;
+    }
+
+    /// What an agent says of its cache.
+    pub async fn announced(&self, node: NodeId, said: Announced) {
+        let _ = self.inputs.send(Input::Announced { node, said: Box::new(said) }).await;
     }
 
     /// An agent's connection ended.

@@ -3,7 +3,7 @@
 //! ```text
 //!                       ┌─ join      no certificate needed; one question, one answer          link/join.rs
 //! accept ─ handshake ───┼─ control   certificate of a node; one session, both ways            link/peer.rs
-//!   (retry when busy)   └─ blob      certificate of a node; one request per stream            link/blob.rs
+//!   (retry when busy)   └─ blob      certificate of a node; one request per stream            link/{blob,share}.rs
 //! ```
 //!
 //! It owns the endpoint and a task per connection, all in one tracker that [`Link::shutdown`] awaits. It decides nothing: what
@@ -17,6 +17,7 @@ mod join;
 mod peer;
 mod rate;
 mod reset;
+mod share;
 pub mod telemetry;
 pub mod tls;
 pub mod trust;
@@ -25,14 +26,15 @@ mod wire;
 use crate::{blob::Blobs, driver, series::Series};
 use admitted::Admitted;
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_CONTROL, ALPN_CONTROL_TRUST, ALPN_JOIN, agent::FromAgent, codec::CodecError, id::NodeId,
-    rate::Bucket,
+    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_TRUST, ALPN_JOIN, agent::FromAgent, codec::CodecError,
+    id::NodeId, rate::Bucket,
 };
 use quinn::{
     Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadExactError, ServerConfig, TokioRuntime,
     TransportConfig, VarInt, WriteError, crypto::rustls::HandshakeData,
 };
 use rustls_pki_types::CertificateDer;
+use share::Sealer;
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
@@ -197,6 +199,7 @@ struct Shared {
     connections: Semaphore,
     joins: Semaphore,
     outgoing: Option<Mutex<Bucket>>,
+    sealer: Sealer,
     started: Instant,
 }
 
@@ -251,6 +254,7 @@ impl Link {
         let address = endpoint.local_addr().map_err(failed)?;
         let (tasks, cancel, bandwidth) = (TaskTracker::new(), CancellationToken::new(), services.bandwidth);
         let shared = Arc::new(Shared {
+            sealer: Sealer::new(services.trust.now().current()),
             services,
             admitted: Admitted::default(),
             cancel: cancel.clone(),
@@ -372,10 +376,12 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
             }
             None => turn_away(connection),
         },
-        Some(protocol) if protocol == ALPN_BLOB => match certificate(connection).filter(|found| !found.expired) {
-            Some(certificate) => blob::serve(shared, connection, certificate).await,
-            None => turn_away(connection),
-        },
+        Some(protocol) if [ALPN_BLOB, ALPN_BLOB_SHARE].contains(&protocol) => {
+            match certificate(connection).filter(|found| !found.expired) {
+                Some(certificate) => blob::serve(shared, connection, certificate).await,
+                None => turn_away(connection),
+            }
+        }
         _ => Err(LinkError::Misbehaved("it asked for no conversation of ours")),
     }
 }

@@ -6,7 +6,8 @@
 
 use crate::{
     file::FileManifest,
-    id::{AttemptId, Hash},
+    id::{AttemptId, Hash, UnixMillis},
+    share::{Announcement, Giver, GrantKey},
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,15 @@ pub enum BlobRequest {
         /// The file.
         file: Hash,
     },
+    /// What this node has in its cache; only under `lorikeet-blob/2`.
+    Announce(Announcement),
+    /// Which other nodes have a file that the attempt needs? Only under `lorikeet-blob/2`.
+    Givers {
+        /// Who needs it.
+        attempt: AttemptId,
+        /// The file.
+        file: Hash,
+    },
 }
 
 /// The coordinator's answer.
@@ -58,6 +68,15 @@ pub enum BlobAnswer {
     Stored,
     /// No, and why.
     Refused(Refusal),
+    /// It is known now.
+    Announced {
+        /// What seals the grants that this node shall honour.
+        key: GrantKey,
+        /// The coordinator's clock, by which they expire.
+        time: UnixMillis,
+    },
+    /// These may be asked.
+    Givers(Vec<Giver>),
 }
 
 /// Why a blob request was refused.

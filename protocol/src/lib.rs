@@ -12,6 +12,7 @@
 //!    metrics and logs come as lines of the worker's events file, acknowledged by their own sequence numbers.
 //!
 //! The coordinator's CA can be replaced while all of this goes on ([`Trusts`](agent::Trusts), `docs/design/0013`).
+//! Files that a node's cache holds it may give to other nodes ([`share`]): the coordinator says who has what and seals the leave to read it.
 //!
 //! Nothing said under an older [`AttemptToken`](id::AttemptToken) is ever applied: the token fences.
 //!
@@ -31,6 +32,7 @@ pub mod job;
 pub mod join;
 pub mod rate;
 pub mod settings;
+pub mod share;
 pub mod worker;
 
 /// What every cause of an error says, joined by colons: `dial 127.0.0.1:7170: connection refused`.
@@ -58,6 +60,11 @@ pub const ALPN_CONTROL: &[u8] = b"lorikeet-control/1";
 pub const ALPN_CONTROL_TRUST: &[u8] = b"lorikeet-control/2";
 /// ALPN of the blob connection: bulk never starves heartbeats because it has a connection of its own.
 pub const ALPN_BLOB: &[u8] = b"lorikeet-blob/1";
+/// The same with the questions about other nodes' files ([`share`]). An agent offers both names, and a coordinator that knows this one
+/// takes it.
+pub const ALPN_BLOB_SHARE: &[u8] = b"lorikeet-blob/2";
+/// ALPN of reading files from another node.
+pub const ALPN_SHARE: &[u8] = b"lorikeet-share/1";
 /// ALPN of joining: the only one that asks for no client certificate, and the only thing it can do.
 pub const ALPN_JOIN: &[u8] = b"lorikeet-join/1";
 

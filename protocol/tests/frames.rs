@@ -7,6 +7,7 @@ use lorikeet_protocol::{
     blob::{BlobAnswer, BlobRequest},
     codec::{self, CodecError, HEADER_BYTES, MAX_FRAME_BYTES},
     join::{JoinAnswer, JoinRequest, JoinTicket},
+    share::{ShareAnswer, ShareRequest},
 };
 use proptest::prelude::*;
 
@@ -88,6 +89,8 @@ fn decode_as_everything(body: &[u8]) {
     let _ = codec::decode::<ToAgent>(body);
     let _ = codec::decode::<BlobRequest>(body);
     let _ = codec::decode::<BlobAnswer>(body);
+    let _ = codec::decode::<ShareRequest>(body);
+    let _ = codec::decode::<ShareAnswer>(body);
     let _ = codec::decode::<JoinTicket>(body);
     let _ = codec::decode::<JoinRequest>(body);
     let _ = codec::decode::<JoinAnswer>(body);

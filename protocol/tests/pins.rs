@@ -26,6 +26,12 @@ fn blob_requests_and_answers_keep_their_bytes() {
 }
 
 #[test]
+fn sharing_keeps_its_bytes() {
+    pin_frames("share_request", &[examples::share_request()]);
+    pin_frames("share_answer", &examples::share_answers());
+}
+
+#[test]
 fn joining_keeps_its_bytes() {
     pin_frames("join_ticket", &[examples::join_ticket()]);
     pin_frames("join_request", &[examples::join_request()]);

@@ -1,27 +1,56 @@
-//! One file from the coordinator to a partial file: missing chunks only, several at a time, each verified before it is written,
-//! the whole verified at the end.
+//! One file to a partial file, from the coordinator and from nodes that have it: missing chunks only, several at a time, each verified
+//! before it is written, the whole verified at the end.
 
-use super::CacheError;
+use super::{
+    CacheError,
+    divide::{Asked, Division, Failure},
+    tally::Tally,
+};
 use crate::{
     disk::{At, DiskError},
-    link::blob::Source,
+    link::{blob::Source, chain},
 };
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lorikeet_protocol::{
     file::{CHUNK_BYTES, FileManifest},
-    id::{AttemptId, Hash},
+    id::{AttemptId, Hash, NodeId},
+    share::Giver,
 };
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 use tokio::task::spawn_blocking;
 
 /// A chunk that arrives damaged this often is damaged at its source.
 const TRIES: u32 = 3;
+/// A file does not wait for the names of nodes for longer: the coordinator has it.
+const NAMES_WITHIN: Duration = Duration::from_secs(5);
+/// Nothing but what lands is waited for.
+const FAR: Duration = Duration::from_secs(86_400);
+
+/// How much is asked at the same time, and how long for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manners {
+    /// Chunks.
+    pub(super) parallel: usize,
+    /// Once nothing else is left to ask for, what takes a node longer is asked of the coordinator as well.
+    pub(super) late: Duration,
+    /// When the coordinator is asked again who has the file.
+    pub(super) ask_again: Duration,
+}
+
+impl Manners {
+    /// A chunk in ten seconds is 13 Mbit/s. Grants live for two minutes, and in half a minute more nodes have the file.
+    pub(super) fn new(parallel: usize) -> Self {
+        Self { parallel, late: Duration::from_secs(10), ask_again: Duration::from_secs(30) }
+    }
+}
 
 /// Completes `partial`; on success it holds exactly what the manifest says, synced.
 pub(super) async fn fetch<S: Source>(
@@ -29,49 +58,162 @@ pub(super) async fn fetch<S: Source>(
     attempt: AttemptId,
     manifest: &FileManifest,
     partial: &Path,
-    parallel: usize,
+    manners: Manners,
+    tally: &Tally,
 ) -> Result<(), CacheError> {
     let manifest = Arc::new(manifest.clone());
     let (file, missing) = {
         let (manifest, path) = (Arc::clone(&manifest), partial.to_owned());
         spawn_blocking(move || open(&manifest, &path)).await??
     };
-    let file = Arc::new(file);
-    let chunks = stream::iter(missing.into_iter().map(Ok::<_, CacheError>));
-    chunks
-        .map(|index| {
-            let (manifest, file) = (Arc::clone(&manifest), Arc::clone(&file));
-            async move { fetch_chunk(source, attempt, &manifest, &file, index?, partial).await }
-        })
-        .buffer_unordered(parallel)
-        .try_collect::<()>()
-        .await?;
+    let fetch = Fetch { source, attempt, manifest, file: Arc::new(file), path: partial, tally };
+    fetch.run(Division::new(missing, manners.parallel, manners.late), manners.ask_again).await?;
+    let Fetch { manifest, file, .. } = fetch;
     let path = partial.to_owned();
     spawn_blocking(move || finish(&manifest, &file, &path)).await?
 }
 
-async fn fetch_chunk<S: Source>(
-    source: &S,
+/// What every request of it needs.
+struct Fetch<'a, S> {
+    source: &'a S,
     attempt: AttemptId,
-    manifest: &FileManifest,
-    file: &Arc<File>,
-    index: u32,
-    path: &Path,
-) -> Result<(), CacheError> {
-    let expected = manifest.chunks.get(index as usize).copied().ok_or(CacheError::Corrupt(manifest.hash))?;
-    for _ in 0..TRIES {
-        let refused = |refusal| CacheError::Refused { file: manifest.hash, refusal };
-        let bytes = match source.chunk(attempt, manifest.hash, index).await {
-            Ok(bytes) => bytes,
-            Err(refusal) => return Err(refused(refusal)),
+    manifest: Arc<FileManifest>,
+    file: Arc<File>,
+    path: &'a Path,
+    tally: &'a Tally,
+}
+
+/// What came.
+enum Landed {
+    Chunk(Asked, u32, Result<(), Missed>),
+    Names(Vec<Giver>),
+}
+
+/// Why a chunk did not.
+enum Missed {
+    /// It cannot be had at all.
+    ForGood(CacheError),
+    /// A node did not bring it.
+    Node(Failure),
+}
+
+impl<S: Source> Fetch<'_, S> {
+    async fn run(&self, mut division: Division, pause: Duration) -> Result<(), CacheError> {
+        let started = Instant::now();
+        let mut givers = BTreeMap::new();
+        let mut brought = BTreeMap::<Asked, u64>::new();
+        // What fits into a chunk is not worth a handshake.
+        let shared = self.manifest.chunks.len() > 1 && !division.is_done();
+        if shared {
+            take_up(self.names().await, &mut division, &mut givers);
+        }
+        let mut ask_again = shared.then(|| started.elapsed() + pause);
+        let mut flying: FuturesUnordered<BoxFuture<'_, Landed>> = FuturesUnordered::new();
+        loop {
+            while let Some((whom, chunk)) = division.next(started.elapsed()) {
+                let giver = if let Asked::Node(node) = whom { givers.get(&node).copied() } else { None };
+                flying.push(self.ask(whom, chunk, giver).boxed());
+            }
+            if division.is_done() {
+                break;
+            }
+            let wake = started + [division.deadline(), ask_again].into_iter().flatten().min().unwrap_or(FAR);
+            tokio::select! {
+                Some(landed) = flying.next() => match landed {
+                    Landed::Names(named) => {
+                        take_up(named, &mut division, &mut givers);
+                        ask_again = Some(started.elapsed() + pause);
+                    }
+                    Landed::Chunk(whom, chunk, Ok(())) => {
+                        division.arrived(whom, chunk);
+                        let range = self.manifest.range(chunk).unwrap_or_default();
+                        *brought.entry(whom).or_default() += range.end - range.start;
+                    }
+                    Landed::Chunk(Asked::Node(node), chunk, Err(Missed::Node(failure))) => {
+                        division.failed(node, chunk, failure);
+                    }
+                    Landed::Chunk(_, _, Err(Missed::ForGood(error))) => return Err(error),
+                    Landed::Chunk(Asked::Coordinator, ..) => unreachable!("the coordinator's chunks come, or fail for good"),
+                },
+                () = tokio::time::sleep_until(wake.into()) => {
+                    if ask_again.is_some_and(|at| at <= started.elapsed()) {
+                        ask_again = None;
+                        flying.push(self.names().map(Landed::Names).boxed());
+                    }
+                }
+            }
+        }
+        self.say(&brought);
+        Ok(())
+    }
+
+    fn say(&self, brought: &BTreeMap<Asked, u64>) {
+        let from_coordinator = brought.get(&Asked::Coordinator).copied().unwrap_or(0);
+        let node = |(whom, bytes): (&Asked, &u64)| match whom {
+            Asked::Node(node) => Some(format!("{node} {bytes}")),
+            Asked::Coordinator => None,
         };
-        let (file, path): (_, PathBuf) = (Arc::clone(file), path.to_owned());
-        if spawn_blocking(move || write_verified(&file, index, expected, &bytes, &path)).await?? {
+        let from_nodes = brought.iter().filter_map(node).collect::<Vec<_>>().join(", ");
+        tracing::info!(file = %self.manifest.hash, attempt = %self.attempt, size = self.manifest.size, from_coordinator, from_nodes, "fetched");
+    }
+
+    async fn names(&self) -> Vec<Giver> {
+        let names = self.source.givers(self.attempt, self.manifest.hash);
+        tokio::time::timeout(NAMES_WITHIN, names).await.unwrap_or_default()
+    }
+
+    async fn ask(&self, whom: Asked, chunk: u32, giver: Option<Giver>) -> Landed {
+        let came = match (whom, giver) {
+            (Asked::Coordinator, _) => self.of_the_coordinator(chunk).await.map_err(Missed::ForGood),
+            (Asked::Node(_), Some(giver)) => self.of_a_node(&giver, chunk).await,
+            (Asked::Node(_), None) => Err(Missed::Node(Failure::Away)),
+        };
+        Landed::Chunk(whom, chunk, came)
+    }
+
+    async fn of_a_node(&self, giver: &Giver, chunk: u32) -> Result<(), Missed> {
+        let (file, node) = (self.manifest.hash, giver.node);
+        let bytes = self.source.take(giver, chunk).await.map_err(|error| {
+            tracing::info!(%file, chunk, %node, "a node does not bring a chunk, others do: could not {}", chain(&error));
+            Missed::Node(Failure::Away)
+        })?;
+        let length = bytes.len() as u64;
+        if self.keep(chunk, bytes).await.map_err(Missed::ForGood)? {
+            self.tally.took(length);
             return Ok(());
         }
-        tracing::warn!(file = %manifest.hash, chunk = index, "a chunk arrived damaged");
+        tracing::warn!(%file, chunk, %node, "a node brought other bytes than it should; it is not asked for this file again");
+        Err(Missed::Node(Failure::Lied))
     }
-    Err(CacheError::Corrupt(manifest.hash))
+
+    async fn of_the_coordinator(&self, chunk: u32) -> Result<(), CacheError> {
+        let file = self.manifest.hash;
+        for _ in 0..TRIES {
+            let asked = self.source.chunk(self.attempt, file, chunk).await;
+            let bytes = asked.map_err(|refusal| CacheError::Refused { file, refusal })?;
+            let length = bytes.len() as u64;
+            if self.keep(chunk, bytes).await? {
+                self.tally.fetched(length);
+                return Ok(());
+            }
+            tracing::warn!(%file, chunk, "a chunk arrived damaged");
+        }
+        Err(CacheError::Corrupt(file))
+    }
+
+    /// Writes a chunk, if it is what it should be.
+    async fn keep(&self, chunk: u32, bytes: Vec<u8>) -> Result<bool, CacheError> {
+        let expected = self.manifest.chunks.get(chunk as usize).copied();
+        let expected = expected.ok_or(CacheError::Corrupt(self.manifest.hash))?;
+        let (file, path): (_, PathBuf) = (Arc::clone(&self.file), self.path.to_owned());
+        Ok(spawn_blocking(move || write_verified(&file, chunk, expected, &bytes, &path)).await??)
+    }
+}
+
+/// Newer grants take the place of older ones.
+fn take_up(named: Vec<Giver>, division: &mut Division, givers: &mut BTreeMap<NodeId, Giver>) {
+    division.name(named.iter().map(|giver| giver.node));
+    givers.extend(named.into_iter().map(|giver| (giver.node, giver)));
 }
 
 fn write_verified(file: &File, index: u32, expected: Hash, bytes: &[u8], path: &Path) -> Result<bool, DiskError> {

@@ -1,9 +1,10 @@
 //! The cache against a source that counts, lies and fails on demand.
 
 use super::*;
+use crate::link::{stand_in::within, take::TakeError};
 use lorikeet_protocol::{
-    file::CHUNK_BYTES,
-    id::{AttemptToken, JobId},
+    id::{AttemptToken, JobId, NodeId, UnixMillis},
+    share::{Giver, Grant},
 };
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -170,6 +171,137 @@ async fn a_short_disk_takes_what_is_longest_unused_and_never_what_is_in_use() {
     assert!(there(&contents[0]) && used.path().exists());
 }
 
+#[tokio::test]
+async fn a_node_that_never_answers_holds_nothing_up() {
+    let (_folder, cache) = impatient(Duration::from_millis(50), FAR);
+    let file = Content::new(1, CHUNK_BYTES as usize * 4 + 9);
+    let source = Beside { gives: false, ..Beside::new(&file) };
+    let pin = within(cache.get(&source, attempt(), &file.manifest)).await.unwrap();
+    assert!(std::fs::read(pin.path()).unwrap() == file.bytes);
+    assert_eq!(file.asked.load(Ordering::Relaxed), 5, "the coordinator brings all of it, and nothing twice");
+    assert_eq!(source.taken.load(Ordering::Relaxed), 1, "one that brings nothing is given no more than a request");
+}
+
+#[tokio::test]
+async fn a_node_that_has_the_file_only_by_now_is_asked_as_well() {
+    let (_folder, cache) = impatient(FAR, Duration::from_millis(10));
+    let file = Content::new(1, CHUNK_BYTES as usize * 9);
+    let source = Beside { named_from: 3, slow: true, ..Beside::new(&file) };
+    let pin = within(cache.get(&source, attempt(), &file.manifest)).await.unwrap();
+    assert!(std::fs::read(pin.path()).unwrap() == file.bytes);
+    let moved = cache.moved();
+    assert!(moved.from_nodes > 0 && moved.from_nodes + moved.from_coordinator == file.manifest.size, "{moved:?}");
+}
+
+#[tokio::test]
+async fn what_fits_into_a_chunk_comes_from_the_coordinator() {
+    let (_folder, cache) = impatient(FAR, FAR);
+    let file = Content::new(1, CHUNK_BYTES as usize);
+    let source = Beside::new(&file);
+    drop(within(cache.get(&source, attempt(), &file.manifest)).await.unwrap());
+    assert_eq!((file.asked.load(Ordering::Relaxed), source.names.load(Ordering::Relaxed)), (1, 0));
+}
+
+#[tokio::test]
+async fn what_others_read_goes_last_but_is_never_in_the_way_of_this_nodes_own_work() {
+    let (_folder, cache) = cache(2_500);
+    let contents = [1, 2, 3].map(|seed| Content::new(seed, 1_000));
+    for content in &contents[..2] {
+        drop(cache.get(content, attempt(), &content.manifest).await.unwrap());
+    }
+    assert!(cache.lend(contents[0].manifest.hash, 0).await.unwrap() == contents[0].bytes);
+    drop(cache.get(&contents[2], attempt(), &contents[2].manifest).await.unwrap());
+    assert_eq!(cache.lend(contents[1].manifest.hash, 0).await, None, "it was used before the other was read");
+    assert!(cache.lend(contents[0].manifest.hash, 0).await.is_some());
+    let large = Content::new(4, 2_400);
+    drop(cache.get(&large, attempt(), &large.manifest).await.unwrap());
+    assert_eq!(cache.lend(contents[0].manifest.hash, 0).await, None);
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_read_for_another_node_is_not_evicted() {
+    let (folder, cache) = cache(1_000);
+    let file = Content::new(1, 100);
+    let reading = cache.get(&file, attempt(), &file.manifest).await.unwrap();
+    drop(reading);
+    // What `lend` holds while it reads.
+    let reading = cache.pin(file.manifest.hash).unwrap();
+    assert_eq!(cache.shed(1), 0);
+    assert!(folder.path().join("files").join(file.manifest.hash.to_string()).exists());
+    drop(reading);
+    assert_eq!(cache.shed(1), 100);
+}
+
+#[tokio::test]
+async fn files_that_come_and_go_are_told() {
+    let (_folder, cache) = cache(1_500);
+    let mut changes = cache.changes();
+    assert!(!changes.has_changed().unwrap());
+    let file = Content::new(1, 1_000);
+    for why in ["it came", "it went"] {
+        if why == "it went" {
+            cache.shed(1);
+        } else {
+            drop(cache.get(&file, attempt(), &file.manifest).await.unwrap());
+        }
+        assert!(changes.has_changed().unwrap(), "{why}");
+        changes.mark_unchanged();
+    }
+    drop(cache.get(&file, attempt(), &file.manifest).await.unwrap());
+    changes.mark_unchanged();
+    drop(cache.get(&file, attempt(), &file.manifest).await.unwrap());
+    assert!(!changes.has_changed().unwrap(), "it was here");
+}
+
+/// Nothing in these tests takes longer.
+const FAR: Duration = Duration::from_secs(600);
+
+/// A coordinator with a node beside it that has the same file.
+struct Beside<'a> {
+    content: &'a Content,
+    /// The node is named from this question on.
+    named_from: u32,
+    names: AtomicU32,
+    /// Whether the node brings what it is asked for; else it never answers.
+    gives: bool,
+    taken: AtomicU32,
+    /// The coordinator brings its first chunks only once the node was asked.
+    slow: bool,
+}
+
+impl<'a> Beside<'a> {
+    fn new(content: &'a Content) -> Self {
+        let (names, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { content, named_from: 1, names, gives: true, taken, slow: false }
+    }
+}
+
+impl Source for Beside<'_> {
+    async fn chunk(&self, attempt: AttemptId, file: Hash, index: u32) -> Result<Vec<u8>, Refusal> {
+        let first = self.content.asked.load(Ordering::Relaxed) < 2;
+        while self.slow && !first && self.taken.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        self.content.chunk(attempt, file, index).await
+    }
+
+    async fn givers(&self, _attempt: AttemptId, file: Hash) -> Vec<Giver> {
+        let asked = 1 + self.names.fetch_add(1, Ordering::Relaxed);
+        let node = NodeId(uuid::Uuid::from_u128(1));
+        let grant = Grant { reader: node, file, expires: UnixMillis(1), seal: file };
+        let giver = Giver { node, address: "127.0.0.1:9".parse().unwrap(), grant };
+        (asked >= self.named_from).then_some(giver).into_iter().collect()
+    }
+
+    async fn take(&self, _giver: &Giver, index: u32) -> Result<Vec<u8>, TakeError> {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        if !self.gives {
+            std::future::pending::<()>().await;
+        }
+        Ok(self.content.bytes.chunks(CHUNK_BYTES as usize).nth(index as usize).unwrap_or(&[]).to_vec())
+    }
+}
+
 struct Content {
     bytes: Vec<u8>,
     manifest: FileManifest,
@@ -199,6 +331,13 @@ impl Source for Content {
 fn cache(budget: u64) -> (tempfile::TempDir, Cache) {
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::open(folder.path(), &config::Cache { budget, parallel: 2, bandwidth: None }).unwrap();
+    (folder, cache)
+}
+
+fn impatient(late: Duration, ask_again: Duration) -> (tempfile::TempDir, Cache) {
+    let (folder, mut cache) = cache(1 << 30);
+    let inner = Arc::get_mut(&mut cache.inner).unwrap();
+    inner.manners = Manners { late, ask_again, ..inner.manners };
     (folder, cache)
 }
 

@@ -1,15 +1,19 @@
 //! The blob connection: bytes of files, one request per stream, on a connection of its own beside the control connection.
 //!
 //! What the line loses is asked for again, for as long as it takes: whoever waits here is cancelled from outside. What the
-//! coordinator refuses for good comes back as a [`Refusal`].
+//! coordinator refuses for good comes back as a [`Refusal`]. It speaks of other nodes' files where the coordinator does (`lorikeet-blob/2`).
 
-use super::{Caller, LinkError, LinkState, chain, frame, random};
+use super::{
+    Caller, LinkError, LinkState, chain, frame, negotiated, random,
+    take::{Lines, TakeError},
+};
 use lorikeet_protocol::{
-    ALPN_BLOB,
+    ALPN_BLOB, ALPN_BLOB_SHARE,
     blob::{BlobAnswer, BlobRequest, Refusal},
     file::{CHUNK_BYTES, FileManifest},
-    id::{AttemptId, Hash},
+    id::{AttemptId, Hash, UnixMillis},
     rate::Bucket,
+    share::{Announcement, Giver, GrantKey},
 };
 use quinn::Connection;
 use std::{
@@ -32,6 +36,18 @@ pub(crate) trait Source: Send + Sync {
         file: Hash,
         index: u32,
     ) -> impl Future<Output = Result<Vec<u8>, Refusal>> + Send;
+
+    /// Other nodes that have the file, with leave to read it.
+    fn givers(&self, attempt: AttemptId, file: Hash) -> impl Future<Output = Vec<Giver>> + Send {
+        let _ = (attempt, file);
+        std::future::ready(Vec::new())
+    }
+
+    /// One chunk of a node's, as it came: the caller verifies it.
+    fn take(&self, giver: &Giver, index: u32) -> impl Future<Output = Result<Vec<u8>, TakeError>> + Send {
+        let _ = (giver, index);
+        std::future::ready(Err(TakeError::Refused(Refusal::Missing)))
+    }
 }
 
 /// A cheap handle.
@@ -40,6 +56,8 @@ pub(crate) struct Blobs {
     caller: Caller,
     state: watch::Receiver<LinkState>,
     connection: Arc<Mutex<Option<Connection>>>,
+    /// To other nodes; `None`: they are not asked.
+    lines: Option<Lines>,
     /// What is fetched in a second, if that is bounded.
     incoming: Option<Arc<std::sync::Mutex<Bucket>>>,
     started: Instant,
@@ -53,8 +71,26 @@ impl Source for Blobs {
                 self.pace(bytes.len()).await;
                 Ok(bytes)
             }
-            Answer::Wanted(_) | Answer::Stored => Err(Refusal::Missing),
+            Answer::Wanted(_) | Answer::Stored | Answer::Announced(..) | Answer::Givers(_) => Err(Refusal::Missing),
         }
+    }
+
+    async fn givers(&self, attempt: AttemptId, file: Hash) -> Vec<Giver> {
+        if self.lines.is_none() || !self.speaks_of_sharing().await {
+            return Vec::new();
+        }
+        match self.ask(&BlobRequest::Givers { attempt, file }, &[]).await {
+            Ok(Answer::Givers(givers)) => givers,
+            // What is refused here is refused to a fetch as well, which says so.
+            _ => Vec::new(),
+        }
+    }
+
+    async fn take(&self, giver: &Giver, index: u32) -> Result<Vec<u8>, TakeError> {
+        let lines = self.lines.as_ref().ok_or(TakeError::Refused(Refusal::Missing))?;
+        let bytes = lines.take(&self.caller, giver, index).await?;
+        self.pace(bytes.len()).await;
+        Ok(bytes)
     }
 }
 
@@ -63,12 +99,21 @@ enum Answer {
     Bytes(Vec<u8>),
     Wanted(Vec<u32>),
     Stored,
+    Announced(GrantKey, UnixMillis),
+    Givers(Vec<Giver>),
 }
 
 impl Blobs {
     /// Dials once `state` says that the control connection is up.
     pub(crate) fn new(caller: Caller, state: watch::Receiver<LinkState>) -> Self {
-        Self { caller, state, connection: Arc::new(Mutex::new(None)), incoming: None, started: Instant::now() }
+        let connection = Arc::new(Mutex::new(None));
+        Self { caller, state, connection, lines: None, incoming: None, started: Instant::now() }
+    }
+
+    /// Other nodes are asked too.
+    pub(crate) fn with_nodes(mut self) -> Self {
+        self.lines = Some(Lines::default());
+        self
     }
 
     /// Fetches so many bytes in a second, a second's worth at once.
@@ -90,7 +135,7 @@ impl Blobs {
     pub(crate) async fn offer(&self, attempt: AttemptId, manifest: FileManifest) -> Result<Vec<u32>, Refusal> {
         match self.ask(&BlobRequest::Offer { attempt, manifest }, &[]).await? {
             Answer::Wanted(chunks) => Ok(chunks),
-            Answer::Bytes(_) | Answer::Stored => Ok(Vec::new()),
+            Answer::Bytes(_) | Answer::Stored | Answer::Announced(..) | Answer::Givers(_) => Ok(Vec::new()),
         }
     }
 
@@ -102,6 +147,29 @@ impl Blobs {
     /// Every chunk is there.
     pub(crate) async fn finish(&self, attempt: AttemptId, file: Hash) -> Result<(), Refusal> {
         self.ask(&BlobRequest::Finish { attempt, file }, &[]).await.map(drop)
+    }
+
+    /// Says what is in the cache; answers the key that seals grants for this node, and the coordinator's clock. `None`: the coordinator is
+    /// one of before, and does not want to know.
+    pub(crate) async fn announce(&self, said: Announcement) -> Option<(GrantKey, UnixMillis)> {
+        if !self.speaks_of_sharing().await {
+            return None;
+        }
+        let asked = tokio::time::timeout(PATIENCE, self.ask(&BlobRequest::Announce(said), &[])).await;
+        if let Ok(Ok(Answer::Announced(key, time))) = asked { Some((key, time)) } else { None }
+    }
+
+    /// Whether the coordinator knows of other nodes' files.
+    async fn speaks_of_sharing(&self) -> bool {
+        let mut backoff = self.caller.timers.backoff();
+        loop {
+            match self.connection().await {
+                Ok(connection) => return negotiated(&connection).as_deref() == Some(ALPN_BLOB_SHARE),
+                Err(LinkError::Stopping) => return false,
+                Err(error) => tracing::debug!("could not {}", chain(&error)),
+            }
+            tokio::time::sleep(backoff.wait(random())).await;
+        }
     }
 
     /// Asks until there is an answer that asking again would not change.
@@ -140,7 +208,7 @@ impl Blobs {
         if let Some(connection) = held.as_ref().filter(|connection| connection.close_reason().is_none()) {
             return Ok(connection.clone());
         }
-        let connection = self.caller.dial(&[ALPN_BLOB]).await?;
+        let connection = self.caller.dial(&[ALPN_BLOB_SHARE, ALPN_BLOB]).await?;
         *held = Some(connection.clone());
         Ok(connection)
     }
@@ -173,6 +241,8 @@ async fn exchange(
         BlobAnswer::Refused(refusal) => Err(refusal),
         BlobAnswer::Wanted(chunks) => Ok(Answer::Wanted(chunks)),
         BlobAnswer::Stored => Ok(Answer::Stored),
+        BlobAnswer::Announced { key, time } => Ok(Answer::Announced(key, time)),
+        BlobAnswer::Givers(givers) => Ok(Answer::Givers(givers)),
         BlobAnswer::Bytes(length) if length <= CHUNK_BYTES => {
             let mut bytes = vec![0; usize::try_from(length).expect("a chunk is 16 MiB at most")];
             receive.read_exact(&mut bytes).await.map_err(frame::FrameError::Read)?;

@@ -4,6 +4,9 @@ use lorikeet_protocol::COORDINATOR_NAME;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 use std::{io, net::SocketAddr, time::Duration};
 
+/// TLS wants a name to ask for. Nobody goes by it: a node is known by the id in its certificate.
+const NODE_NAME: &str = "node.lorikeet";
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -56,7 +59,7 @@ async fn any_of(endpoint: &Endpoint, address: &str, config: ClientConfig) -> Res
     let found = tokio::net::lookup_host(address).await.map_err(|error| name(error.to_string()))?;
     let mut last = name("the name has none".into());
     for socket in found {
-        match one(endpoint, socket, config.clone()).await {
+        match one(endpoint, socket, COORDINATOR_NAME, config.clone()).await {
             Ok(connection) => return Ok(connection),
             Err(error) => last = error,
         }
@@ -64,8 +67,23 @@ async fn any_of(endpoint: &Endpoint, address: &str, config: ClientConfig) -> Res
     Err(last)
 }
 
-async fn one(endpoint: &Endpoint, socket: SocketAddr, config: ClientConfig) -> Result<Connection, DialError> {
-    let connecting =
-        endpoint.connect_with(config, socket, COORDINATOR_NAME).map_err(|error| DialError::Address(socket, error))?;
+/// Another node that gives files; which one it is its certificate has to say.
+pub(super) async fn node(
+    endpoint: &Endpoint,
+    socket: SocketAddr,
+    config: ClientConfig,
+    limit: Duration,
+) -> Result<Connection, DialError> {
+    let silence = || DialError::Silence { address: socket.to_string(), after: limit };
+    tokio::time::timeout(limit, one(endpoint, socket, NODE_NAME, config)).await.unwrap_or_else(|_| Err(silence()))
+}
+
+async fn one(
+    endpoint: &Endpoint,
+    socket: SocketAddr,
+    name: &str,
+    config: ClientConfig,
+) -> Result<Connection, DialError> {
+    let connecting = endpoint.connect_with(config, socket, name).map_err(|error| DialError::Address(socket, error))?;
     connecting.await.map_err(|error| DialError::Handshake(socket, error))
 }

@@ -10,10 +10,10 @@ pub enum FrameError {
     #[error(transparent)]
     Codec(#[from] CodecError),
     /// The stream ended or broke.
-    #[error("read from the coordinator")]
+    #[error("read a message")]
     Read(#[from] quinn::ReadExactError),
     /// The stream broke.
-    #[error("write to the coordinator")]
+    #[error("write a message")]
     Write(#[from] quinn::WriteError),
 }
 

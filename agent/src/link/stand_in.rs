@@ -5,16 +5,20 @@
 use super::frame;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_CONTROL, ALPN_CONTROL_TRUST, ALPN_JOIN, COORDINATOR_NAME,
+    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_TRUST, ALPN_JOIN, COORDINATOR_NAME,
     agent::{Farewell, FromAgent, Hello, ToAgent, Welcome},
     blob::{BlobAnswer, BlobRequest, Refusal},
     codec,
     file::{CHUNK_BYTES, FileManifest, NamedFile},
-    id::{AttemptId, Hash, NodeId},
+    id::{AttemptId, Hash, NodeId, UnixMillis},
     join::{Identity, JoinAnswer, JoinRequest, JoinTicket, PREFIX},
+    share::{Announcement, Giver, GrantKey},
 };
 use quinn::{Connection, Endpoint, RecvStream, SendStream, crypto::rustls::QuicServerConfig};
-use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair,
+};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::{
@@ -46,11 +50,17 @@ impl Authority {
         Hash(*blake3::hash(&self.certificate).as_bytes())
     }
 
-    /// For a node, from `from` to `to` seconds away from now.
+    /// For the node, from `from` to `to` seconds away from now.
     pub(crate) fn certify(&self, request: &[u8], from: i64, to: i64) -> Vec<u8> {
+        self.certify_as(node(), request, from, to)
+    }
+
+    /// For any node.
+    pub(crate) fn certify_as(&self, node: NodeId, request: &[u8], from: i64, to: i64) -> Vec<u8> {
         let request = CertificateSigningRequestParams::from_der(&request.into()).unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, node().to_string());
+        params.distinguished_name.push(DnType::CommonName, node.to_string());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.not_before = OffsetDateTime::now_utc() + time::Duration::seconds(from);
         params.not_after = OffsetDateTime::now_utc() + time::Duration::seconds(to);
         params.use_authority_key_identifier_extension = true;
@@ -73,7 +83,9 @@ impl Authority {
                 PrivateKeyDer::Pkcs8(key.serialize_der().into()),
             )
             .unwrap();
-        config.alpn_protocols = [ALPN_CONTROL, ALPN_BLOB, ALPN_JOIN].map(<[u8]>::to_vec).to_vec();
+        let spoken = [ALPN_CONTROL, ALPN_BLOB_SHARE, ALPN_BLOB, ALPN_JOIN].map(<[u8]>::to_vec);
+        config.alpn_protocols = spoken.to_vec();
+        config.alpn_protocols.retain(|alpn| manner.shares || alpn != ALPN_BLOB_SHARE);
         if manner.knows_trust {
             config.alpn_protocols.insert(0, ALPN_CONTROL_TRUST.to_vec());
         }
@@ -90,7 +102,16 @@ pub(crate) struct Shelf {
     pub(crate) refuse: Vec<Refusal>,
     /// Every request, in words.
     pub(crate) asked: Vec<String>,
+    /// What agents said of their caches.
+    pub(crate) announced: Vec<Announcement>,
+    /// Whom readers are sent to.
+    pub(crate) givers: Vec<Giver>,
+    /// What the clock says there.
+    pub(crate) time: u64,
 }
+
+/// What every agent is told to judge grants by.
+pub(crate) const KEY: GrantKey = GrantKey([21; 32]);
 
 /// Listens and serves; control connections are handed to the test.
 pub(crate) struct Coordinator {
@@ -122,11 +143,13 @@ pub(crate) struct Manner {
     pub(crate) refuse_join: Option<&'static str>,
     /// Life of the certificates it gives, in seconds from now.
     pub(crate) life: (i64, i64),
+    /// Whether it knows of other nodes' files: one of before does not.
+    pub(crate) shares: bool,
 }
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { name: COORDINATOR_NAME, knows_trust: false, refuse_join: None, life: (-60, 86_400) }
+        Self { name: COORDINATOR_NAME, knows_trust: false, refuse_join: None, life: (-60, 86_400), shares: true }
     }
 }
 
@@ -282,7 +305,7 @@ impl Serving {
         match data.protocol.as_deref() {
             Some(ALPN_JOIN) => self.join(&connection).await,
             Some(ALPN_CONTROL | ALPN_CONTROL_TRUST) => self.control(connection).await,
-            Some(ALPN_BLOB) => self.blobs(&connection).await,
+            Some(ALPN_BLOB | ALPN_BLOB_SHARE) => self.blobs(&connection).await,
             other => panic!("an ALPN of nobody: {other:?}"),
         }
     }
@@ -339,6 +362,8 @@ impl Shelf {
             BlobRequest::Offer { .. } => "offer".into(),
             BlobRequest::Put { chunk, .. } => format!("put {chunk}"),
             BlobRequest::Finish { .. } => "finish".into(),
+            BlobRequest::Announce(said) => format!("announce {}", said.files.len()),
+            BlobRequest::Givers { .. } => "givers".into(),
         });
         if let Some(refusal) = self.refuse.pop() {
             return (BlobAnswer::Refused(refusal), vec![]);
@@ -351,6 +376,11 @@ impl Shelf {
                 }
                 None => (BlobAnswer::Refused(Refusal::NotYours), vec![]),
             },
+            BlobRequest::Announce(said) => {
+                self.announced.push(said);
+                (BlobAnswer::Announced { key: KEY, time: UnixMillis(self.time) }, vec![])
+            }
+            BlobRequest::Givers { .. } => (BlobAnswer::Givers(self.givers.clone()), vec![]),
             BlobRequest::Offer { manifest, .. } if self.files.contains_key(&manifest.hash) => {
                 (BlobAnswer::Wanted(vec![]), vec![])
             }

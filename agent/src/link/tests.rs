@@ -2,6 +2,8 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it looks for")]
 
+mod share;
+
 use super::{
     blob::{Blobs, Source},
     stand_in::{Authority, Coordinator, Manner, Peer, Shelf, attempt, join_string, node, welcome, within},

@@ -1,5 +1,7 @@
 //! TLS 1.3 towards the coordinator: the CAs that are trusted and the fixed name are verified, never the address that was dialled.
 
+pub(super) mod between;
+
 use super::{Timers, identity::Identity};
 use lorikeet_protocol::{COORDINATOR_NAME, id::Hash};
 use quinn::crypto::rustls::QuicClientConfig;
@@ -26,14 +28,14 @@ pub enum TlsError {
 }
 
 /// For a node: both sides prove who they are.
-pub(super) fn member(identity: &Identity, alpn: &[&[u8]], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
+pub(super) fn member(identity: &Identity, alpns: &[&[u8]], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
     let mut roots = RootCertStore::empty();
     for ca in &identity.authorities {
         roots.add(ca.clone())?;
     }
     let (chain, key) = identity.chain_and_key();
     let config = builder()?.with_root_certificates(roots).with_client_auth_cert(chain, key)?;
-    quic(config, alpn, timers)
+    quic(config, alpns, timers)
 }
 
 /// For a machine that joins: the coordinator proves that it holds the CA of the join string; the machine is nobody yet.
@@ -54,8 +56,8 @@ fn builder() -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::Wants
     Ok(rustls::ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?)
 }
 
-fn quic(mut config: rustls::ClientConfig, alpn: &[&[u8]], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+fn quic(mut config: rustls::ClientConfig, alpns: &[&[u8]], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
+    config.alpn_protocols = alpns.iter().map(|alpn| alpn.to_vec()).collect();
     // A resumed session would keep the certificate of the one before it: a renewed or revoked one must be looked at.
     config.resumption = rustls::client::Resumption::disabled();
     let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config)?));

@@ -432,7 +432,9 @@ const NODE: &str = r#"{"id":"node_01920000000070008000000000000002","name":"gpu-
 {"id":"GPU-1","name":"NVIDIA H200","kind":"CUDA","compute":"9.0","memoryBytes":150754820096,"freeBytes":150000000000,
 "unusable":null,"attempts":["job_01920000000070008000000000000001-1.1"]},
 {"id":"cpu","name":"EPYC","kind":"CPU","compute":null,"memoryBytes":68719476736,"freeBytes":60000000000,"unusable":null,
-"attempts":[]}],"joinedAt":"2026-01-01T09:00:00.000Z","lastSeen":"2026-01-01T10:00:00.000Z","unreachableSince":null}"#;
+"attempts":[]}],"cache":{"files":9,"givesAt":"192.0.2.7:7172",
+"fromCoordinatorBytes":2147483648,"fromNodesBytes":15032385536,"toNodesBytes":0},
+"joinedAt":"2026-01-01T09:00:00.000Z","lastSeen":"2026-01-01T10:00:00.000Z","unreachableSince":null}"#;
 const BASE: &str = r#"{"id":"base_01920000000070008000000000000003","name":"smollm2","path":"/srv/smollm2","status":"READY",
 "architecture":"LlamaForCausalLM","parameters":134515008,"dtype":"BF16","vocabulary":49152,"chatTemplate":true,
 "sizeBytes":269060552,"files":[],"errors":[],"addedBy":"usr_01920000000070008000000000000009",

@@ -3,6 +3,7 @@
 use super::{
     Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, put,
     schedule::Why,
+    share::Sharing,
     submit::{Wanted, adapter_files},
     sweep::NewSweep,
 };
@@ -17,7 +18,7 @@ use lorikeet_protocol::{
     inspect::{DatasetFormat, JobFindings},
     job::{Device, Intent, JobSpec},
 };
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The field that names the dataset to evaluate on.
 pub(super) const VALIDATION: &str = "data.validation_dataset";
@@ -240,6 +241,8 @@ pub enum Query {
     Unreachable(JobId),
     /// May this node read this file for this attempt?
     MayFetch { node: NodeId, attempt: AttemptId, file: Hash },
+    /// Which other nodes give this file to this node, for this attempt?
+    Givers { node: NodeId, attempt: AttemptId, file: Hash },
     /// May this node bring files of this attempt?
     MayUpload { node: NodeId, attempt: AttemptId },
 }
@@ -254,9 +257,15 @@ pub enum Answer {
     Nodes(Vec<NodeStatus>),
     Why(Option<Why>),
     Conditions(Vec<Dependency>),
-    Resolved { base: Box<Base>, dataset: Box<Dataset>, validation: Option<Box<Dataset>> },
+    Resolved {
+        base: Box<Base>,
+        dataset: Box<Dataset>,
+        validation: Option<Box<Dataset>>,
+    },
     Unreachable(Option<UnixMillis>),
     Allowed(bool),
+    /// None: the attempt does not name the file, or is not the node's.
+    Givers(Option<Vec<(NodeId, SocketAddr)>>),
 }
 
 /// A node as it is now.
@@ -278,6 +287,8 @@ pub struct NodeStatus {
     pub unreachable_since: Option<UnixMillis>,
     /// Attempts placed on it, with the devices they hold.
     pub attempts: Vec<(AttemptId, Vec<DeviceId>)>,
+    /// What it said of its cache in this session.
+    pub sharing: Option<Sharing>,
 }
 
 impl Cluster {
@@ -362,6 +373,7 @@ impl Cluster {
             Query::Conditions { start, named } => Answer::Conditions(self.dependencies(actor, &start, &named)?),
             Query::Unreachable(id) => Answer::Unreachable(self.unreachable_since(self.visible(actor, id)?)),
             Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
+            Query::Givers { node, attempt, file } => Answer::Givers(self.givers(node, attempt, file, now)),
             Query::MayUpload { node, attempt } => Answer::Allowed(self.current(node, attempt).is_some()),
         })
     }

@@ -3,6 +3,7 @@
 use super::{
     ReplyKey,
     command::{Answer, Command, Query},
+    share::Announced,
 };
 use crate::{
     access::{Actor, Context, Refusal},
@@ -69,6 +70,13 @@ pub enum Event {
         session: u64,
         /// What.
         message: FromAgent,
+    },
+    /// An agent said what is in its cache.
+    Announced {
+        /// Who.
+        node: NodeId,
+        /// What.
+        said: Announced,
     },
     /// `lorikeet inspect` has an answer.
     Inspected {

@@ -6,7 +6,9 @@
 //! ```
 //! Every hello is reconciled with desired state: per attempt adopt, stop, report or forget; offers and stops that may have been lost are said again.
 
-use super::{Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, ledger::Ledger, put};
+use super::{
+    Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, ledger::Ledger, put, share::Sharing,
+};
 use crate::record::{Closed, Node, Record};
 use lorikeet_protocol::{
     agent::{Farewell, Hello, KnownAttempt, ToAgent, Verdict, Welcome},
@@ -34,6 +36,8 @@ pub struct LiveNode {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) devices: Vec<Device>,
     pub(super) cached: BTreeSet<Hash>,
+    /// What it said of its cache in this session.
+    pub(super) sharing: Option<Sharing>,
     /// What attempts hold of its devices.
     pub(super) ledger: Ledger,
     /// Starts of the agent seen lately, newest last: two that alternate are two machines.
@@ -60,6 +64,7 @@ impl LiveNode {
             labels: BTreeMap::new(),
             devices: vec![],
             cached: BTreeSet::new(),
+            sharing: None,
             ledger: Ledger::default(),
             instances: vec![],
         }
@@ -75,6 +80,7 @@ impl LiveNode {
             seen: self.seen,
             unreachable_since: self.unreachable_since,
             attempts: self.ledger.attempts().into_iter().collect(),
+            sharing: self.sharing,
         }
     }
 
@@ -150,6 +156,7 @@ impl Cluster {
         node.labels = hello.labels;
         node.devices = hello.devices;
         node.cached = hello.cached.into_iter().collect();
+        node.sharing = None;
         let last_report = node.record.last_report;
         out.push(put(Record::Node(node.record.clone())));
         out.push(Action::Admit { reply, node: id, session: number });
@@ -213,6 +220,7 @@ impl Cluster {
             && node.session.as_ref().is_some_and(|live| live.number == session)
         {
             node.session = None;
+            node.sharing = None;
         }
     }
 }

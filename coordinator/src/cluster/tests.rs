@@ -34,6 +34,7 @@ mod restored;
 mod retention;
 mod room;
 mod rotation;
+mod share;
 mod silence;
 mod sweep;
 mod world;

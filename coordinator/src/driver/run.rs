@@ -136,6 +136,7 @@ impl Loop {
                 | Input::Session { .. }
                 | Input::Closed { .. }
                 | Input::Heard { .. }
+                | Input::Announced { .. }
                 | Input::Inspected { .. } => None,
             };
             let (alone, rows) = (rows.is_some(), rows.transpose().map_err(DriverError::Commit)?.unwrap_or_default());
@@ -200,6 +201,7 @@ impl Loop {
                 Event::SessionClosed { node, session }
             }
             Input::Heard { node, session, message } => Event::Heard { node, session, message: *message },
+            Input::Announced { node, said } => Event::Announced { node, said: *said },
             Input::Inspected { subject, result, files } => Event::Inspected { subject, result: *result, files },
         }
     }
@@ -266,7 +268,7 @@ impl Loop {
                 effects.into_iter().for_each(|effect| self.release(effect));
             }
             Input::Session { admitted, .. } => drop(admitted.send(Err(Farewell::ShuttingDown))),
-            Input::Closed { .. } | Input::Heard { .. } | Input::Inspected { .. } => {}
+            Input::Closed { .. } | Input::Heard { .. } | Input::Announced { .. } | Input::Inspected { .. } => {}
         }
     }
 

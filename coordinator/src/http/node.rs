@@ -10,14 +10,17 @@ use super::{
 use crate::{
     access::{Actor, Context, Refusal},
     clock::now,
-    cluster::command::{Answer, Command, NodeStatus as Live, Query},
+    cluster::{
+        Sharing,
+        command::{Answer, Command, NodeStatus as Live, Query},
+    },
     record::{Closed, JoinSecret},
 };
 use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lorikeet_api::{
     Envelope, FieldError, Timestamp,
-    node::{DeviceView, DrainNode, Node, NodeStatus},
+    node::{DeviceView, DrainNode, Node, NodeCache, NodeStatus},
     route,
     token::{CreateJoinToken, JoinToken},
 };
@@ -101,9 +104,20 @@ fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Te
                 ..device_view(device, &held)
             })
             .collect(),
+        cache: node.sharing.map(cache_view),
         joined_at: Timestamp(node.record.joined),
         last_seen: node.seen.map(Timestamp),
         unreachable_since: node.unreachable_since.map(Timestamp),
+    }
+}
+
+fn cache_view(Sharing { cached, gives_at, moved }: Sharing) -> NodeCache {
+    NodeCache {
+        files: cached,
+        gives_at: gives_at.map(|address| address.to_string()),
+        from_coordinator_bytes: moved.from_coordinator,
+        from_nodes_bytes: moved.from_nodes,
+        to_nodes_bytes: moved.to_nodes,
     }
 }
 

@@ -59,6 +59,20 @@ impl Services {
         self.allowed(Query::MayFetch { node, attempt, file }).await
     }
 
+    /// Which other nodes give the file; `None` where the node may not read it.
+    pub(super) async fn givers(
+        &self,
+        node: NodeId,
+        attempt: AttemptId,
+        file: Hash,
+    ) -> Option<Vec<(NodeId, SocketAddr)>> {
+        match self.driver.query(Actor::System, Query::Givers { node, attempt, file }).await {
+            Ok(Answer::Givers(givers)) => givers,
+            // A driver that is gone names nobody.
+            _ => Some(Vec::new()),
+        }
+    }
+
     /// Whether the attempt is current and the node's.
     pub(super) async fn may_upload(&self, node: NodeId, attempt: AttemptId) -> bool {
         self.allowed(Query::MayUpload { node, attempt }).await

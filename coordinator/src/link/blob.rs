@@ -4,7 +4,7 @@
 //! and names the file. An answer of bytes or a put is one chunk, compared with its hash on either side.
 
 use super::{
-    BLOB_STREAMS, BLOB_WINDOW, CloseCode, LinkError, PATIENCE, Shared, peer::LAST_WORDS, rate::Rate,
+    BLOB_STREAMS, BLOB_WINDOW, CloseCode, LinkError, PATIENCE, Shared, peer::LAST_WORDS, rate::Rate, share,
     tls::NodeCertificate, wire,
 };
 use crate::blob::{BlobError, Limit};
@@ -14,7 +14,7 @@ use lorikeet_protocol::{
     id::{AttemptId, Hash},
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -48,7 +48,9 @@ pub(super) async fn serve(
             Err(error) => break Err(error.into()),
             Ok((send, receive)) => {
                 tokio::time::sleep(rate.request()).await;
-                let exchange = Exchange { shared: Arc::clone(shared), certificate: certificate.clone(), send, receive };
+                let (shared, certificate, from) =
+                    (Arc::clone(shared), certificate.clone(), connection.remote_address());
+                let exchange = Exchange { shared, certificate, from, send, receive };
                 streams.spawn(exchange.run());
             }
         }
@@ -63,12 +65,13 @@ pub(super) async fn serve(
 struct Exchange {
     shared: Arc<Shared>,
     certificate: NodeCertificate,
+    from: SocketAddr,
     send: SendStream,
     receive: RecvStream,
 }
 
 /// An answer and the bytes behind it.
-type Reply = (BlobAnswer, Vec<u8>);
+pub(super) type Reply = (BlobAnswer, Vec<u8>);
 
 impl Exchange {
     async fn run(mut self) {
@@ -104,6 +107,12 @@ impl Exchange {
             BlobRequest::Offer { attempt, manifest } => self.offer(attempt, manifest).await,
             BlobRequest::Put { attempt, file, chunk } => self.put(attempt, file, chunk).await?,
             BlobRequest::Finish { attempt, file } => self.finish(attempt, file).await,
+            BlobRequest::Announce(said) => {
+                Ok(share::announce(&self.shared, self.certificate.node, self.from, said).await?)
+            }
+            BlobRequest::Givers { attempt, file } => {
+                share::givers(&self.shared, self.certificate.node, self.from, attempt, file).await
+            }
         })
     }
 

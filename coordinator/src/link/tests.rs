@@ -3,6 +3,7 @@
 mod frozen;
 mod leaving;
 mod rotation;
+mod share;
 mod work;
 
 use super::{tls::Authority, *};
@@ -162,6 +163,16 @@ async fn dial(
     alpn: &[u8],
     identity: Option<(&Identity, &KeyPair)>,
 ) -> Result<Connection, ConnectionError> {
+    dial_any(address, ca, vec![alpn.to_vec()], identity).await
+}
+
+/// Offers several conversations.
+async fn dial_any(
+    address: SocketAddr,
+    ca: &[u8],
+    alpns: Vec<Vec<u8>>,
+    identity: Option<(&Identity, &KeyPair)>,
+) -> Result<Connection, ConnectionError> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca.to_vec())).unwrap();
     let config =
@@ -174,7 +185,7 @@ async fn dial(
             config.with_client_auth_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into())).unwrap()
         }
     };
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpns;
     let crypto = QuicClientConfig::try_from(config).unwrap();
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let connecting =

@@ -30,12 +30,31 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// What it can train on.
     pub devices: Vec<DeviceView>,
+    /// Its cache, while it is connected.
+    #[serde(default)]
+    pub cache: Option<NodeCache>,
     /// When it joined.
     pub joined_at: Timestamp,
     /// When it was last heard, as far as this coordinator remembers.
     pub last_seen: Option<Timestamp>,
     /// Since when its lease is over.
     pub unreachable_since: Option<Timestamp>,
+}
+
+/// What a node said of its cache; bytes since its agent started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCache {
+    /// Base models' and datasets' files in it.
+    pub files: usize,
+    /// Where it gives them to other nodes; null: it does not.
+    pub gives_at: Option<String>,
+    /// Received from the coordinator.
+    pub from_coordinator_bytes: u64,
+    /// Received from other nodes.
+    pub from_nodes_bytes: u64,
+    /// Given to other nodes.
+    pub to_nodes_bytes: u64,
 }
 
 /// Whether a node is heard.

@@ -1,7 +1,7 @@
 //! One value of every message, with every field away from its default, shared by the pins and the property tests.
 #![allow(dead_code, unreachable_pub, reason = "each test takes what it needs")]
 
-use lorikeet_protocol::{agent::*, blob::*, file::*, id::*, inspect::*, job::*, join::*, worker::*};
+use lorikeet_protocol::{agent::*, blob::*, file::*, id::*, inspect::*, job::*, join::*, share::*, worker::*};
 use std::{collections::BTreeMap, time::Duration};
 
 const fn uuid(n: u128) -> uuid::Uuid {
@@ -223,7 +223,28 @@ pub fn blob_requests() -> Vec<BlobRequest> {
         BlobRequest::Offer { attempt: attempt(), manifest: manifest() },
         BlobRequest::Put { attempt: attempt(), file: hash(9), chunk: 1 },
         BlobRequest::Finish { attempt: attempt(), file: hash(9) },
+        BlobRequest::Announce(announcement(Listens::Nowhere)),
+        BlobRequest::Announce(announcement(Listens::Port(7172))),
+        BlobRequest::Announce(announcement(Listens::At(([192, 0, 2, 7], 7172).into()))),
+        BlobRequest::Givers { attempt: attempt(), file: hash(9) },
     ]
+}
+
+fn announcement(listens: Listens) -> Announcement {
+    let moved = Moved { from_coordinator: 1 << 30, from_nodes: 15 << 30, to_nodes: 7 };
+    Announcement { listens, files: vec![hash(9), hash(10)], moved }
+}
+
+fn grant() -> Grant {
+    Grant { reader: NodeId(uuid(8)), file: hash(9), expires: UnixMillis(1_790_000_000_000), seal: hash(12) }
+}
+
+pub fn share_request() -> ShareRequest {
+    ShareRequest { grant: grant(), chunk: 3 }
+}
+
+pub fn share_answers() -> Vec<ShareAnswer> {
+    vec![ShareAnswer::Bytes(CHUNK_BYTES), ShareAnswer::Refused(Refusal::NotYours)]
 }
 
 pub fn blob_answers() -> Vec<BlobAnswer> {
@@ -231,6 +252,13 @@ pub fn blob_answers() -> Vec<BlobAnswer> {
         [Refusal::NotYours, Refusal::Missing, Refusal::Corrupt, Refusal::NoSpace, Refusal::TooLarge, Refusal::Busy];
     let mut answers = vec![BlobAnswer::Bytes(CHUNK_BYTES), BlobAnswer::Wanted(vec![0, 3]), BlobAnswer::Stored];
     answers.extend(refused.map(BlobAnswer::Refused));
+    answers.push(BlobAnswer::Announced { key: GrantKey([13; 32]), time: UnixMillis(1_790_000_000_000) });
+    let givers = ["192.0.2.7:7172", "[2001:db8::7]:7172"].map(|address| Giver {
+        node: NodeId(uuid(9)),
+        address: address.parse().expect("an address written here"),
+        grant: grant(),
+    });
+    answers.push(BlobAnswer::Givers(givers.to_vec()));
     answers
 }
 

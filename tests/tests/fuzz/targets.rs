@@ -11,6 +11,7 @@ use lorikeet_protocol::{
     file::{FileManifest, NamedFile, is_plain_path},
     id::{AttemptId, DeviceId, Hash, JobId, NodeId},
     join::{JoinAnswer, JoinRequest, JoinTicket},
+    share::{ShareAnswer, ShareRequest},
     worker::{EventLine, Holder, Spec},
 };
 use lorikeet_trainer::checkpoint;
@@ -41,6 +42,12 @@ fn frames_to_agents() {
 fn frames_of_blobs() {
     frames::<BlobRequest>("frames_of_blobs", "blob_request");
     frames::<BlobAnswer>("frames_of_blob_answers", "blob_answer");
+}
+
+#[test]
+fn frames_between_nodes() {
+    frames::<ShareRequest>("frames_of_sharing", "share_request");
+    frames::<ShareAnswer>("frames_of_share_answers", "share_answer");
 }
 
 #[test]

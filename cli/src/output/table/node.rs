@@ -3,7 +3,7 @@
 use super::{fields, grid, moment, short, size, with_below, word};
 use crate::output::View;
 use lorikeet_api::{
-    node::{DeviceView, Node},
+    node::{DeviceView, Node, NodeCache},
     token::JoinToken,
 };
 
@@ -29,6 +29,7 @@ impl View for Node {
             ("reason", self.reason.clone()),
             ("version", self.version.clone()),
             ("labels", Some(labels.join(", ")).filter(|labels| !labels.is_empty())),
+            ("cache", self.cache.as_ref().map(cache)),
             ("joined", Some(moment(self.joined_at))),
             ("last heard", self.last_seen.map(moment)),
             ("silent since", self.unreachable_since.map(moment)),
@@ -51,6 +52,18 @@ impl View for Node {
         );
         with_below(table, "devices:", (!self.devices.is_empty()).then_some(devices))
     }
+}
+
+/// `9 files, given at 192.0.2.7:7172; 2.0 GiB from the coordinator, 14.0 GiB from nodes, 0 B to nodes`
+fn cache(cache: &NodeCache) -> String {
+    let given = cache.gives_at.as_ref().map(|address| format!(", given at {address}")).unwrap_or_default();
+    format!(
+        "{} files{given}; {} from the coordinator, {} from nodes, {} to nodes",
+        cache.files,
+        size(cache.from_coordinator_bytes),
+        size(cache.from_nodes_bytes),
+        size(cache.to_nodes_bytes)
+    )
 }
 
 fn row(node: &Node, device: Option<&DeviceView>) -> [String; 8] {

@@ -24,7 +24,7 @@ async fn stored(world: &World, bytes: &[u8]) -> FileManifest {
 }
 
 /// A job that only waits for a machine.
-async fn queued(world: &World) {
+pub(super) async fn queued(world: &World) {
     let (driver, id) = (&world.services.driver, UserId(Uuid::now_v7()));
     let user = Actor::User { id, role: Role::Admin, token: TokenId(Uuid::now_v7()) };
     command(world, Actor::System, Command::CreateUser { id, email: "a@b".into(), name: "A".into(), role: Role::Admin })
@@ -62,7 +62,7 @@ async fn queued(world: &World) {
 }
 
 /// An agent with a processor to offer, and the offer it gets.
-async fn offered(world: &World, seed: u8) -> (Control, Connection, Offer) {
+pub(super) async fn offered(world: &World, seed: u8) -> (Control, Connection, Offer) {
     let (identity, key) = world.node(seed).await;
     let mut control = world.control((&identity, &key)).await;
     let device = Device {
@@ -82,7 +82,7 @@ async fn offered(world: &World, seed: u8) -> (Control, Connection, Offer) {
 }
 
 /// One request, the bytes behind it, and the answer with the bytes behind that.
-async fn ask(blob: &Connection, request: BlobRequest, bytes: &[u8]) -> (BlobAnswer, Vec<u8>) {
+pub(super) async fn ask(blob: &Connection, request: BlobRequest, bytes: &[u8]) -> (BlobAnswer, Vec<u8>) {
     let (mut send, mut receive) = blob.open_bi().await.unwrap();
     wire::write(&mut send, &request).await.unwrap();
     send.write_all(bytes).await.unwrap();

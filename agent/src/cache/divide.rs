@@ -1,0 +1,308 @@
+//! Who is asked for which chunk: the missing ones are dealt out to the coordinator and to nodes that have the file, as fast as each
+//! brings them. Pure: what was asked and what came of it goes in, and so does the time.
+//!
+//! ```text
+//!            ┌── arrived ────────────────────────────────────────────────► done
+//! waiting ─► asked of a node ── lied: the node is out for good ──┐
+//!    ▲            │ └────────── broke off, refused: out until it is named again ──┐
+//!    │            └── late: the coordinator is asked as well                      │
+//!    └────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! Nodes are asked first, because what they bring the coordinator need not. It is always asked for one chunk at a time all the same:
+//! then no node, slow, dead or lying, can hold up a file, and a good line to the coordinator is not left idle. Without nodes it is asked
+//! for everything.
+
+use lorikeet_protocol::id::NodeId;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+/// Of one node: a chunk on its way, and the next one right behind it.
+const OF_ONE_NODE: usize = 2;
+/// Who is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Asked {
+    /// It has everything.
+    Coordinator,
+    /// It said that it has the file.
+    Node(NodeId),
+}
+
+/// What came of asking a node, if not the chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Other bytes came.
+    Lied,
+    /// Nothing came.
+    Away,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Gives,
+    Away,
+    Liar,
+}
+
+/// One file's chunks.
+#[derive(Debug)]
+pub(super) struct Division {
+    parallel: usize,
+    late: Duration,
+    /// Nobody is asked for them now.
+    waiting: VecDeque<u32>,
+    /// Who was asked for each, and when.
+    asked: BTreeMap<u32, Vec<(Asked, Duration)>>,
+    /// Requests that have not come to an end, wanted or not.
+    open: BTreeMap<Asked, usize>,
+    /// In the order in which they were named.
+    nodes: Vec<(NodeId, Standing)>,
+}
+
+impl Division {
+    /// At most `parallel` requests at a time, and one more; once nothing else is left to ask for, what takes a node longer than `late` is
+    /// asked of the coordinator as well.
+    pub(super) fn new(missing: Vec<u32>, parallel: usize, late: Duration) -> Self {
+        let (asked, open) = (BTreeMap::new(), BTreeMap::new());
+        Self { parallel, late, waiting: missing.into(), asked, open, nodes: Vec::new() }
+    }
+
+    /// These nodes have the file now; others are asked no more, and one that lied is not asked again whoever names it.
+    pub(super) fn name(&mut self, named: impl IntoIterator<Item = NodeId>) {
+        let mut nodes: Vec<_> =
+            self.nodes.iter().copied().filter(|(_, standing)| *standing == Standing::Liar).collect();
+        for node in named {
+            if !nodes.iter().any(|(known, _)| *known == node) {
+                nodes.push((node, Standing::Gives));
+            }
+        }
+        self.nodes = nodes;
+    }
+
+    /// The next request to make now; it counts as made.
+    pub(super) fn next(&mut self, now: Duration) -> Option<(Asked, u32)> {
+        let (whom, chunk) = self.of_a_node().or_else(|| self.of_the_coordinator(now))?;
+        self.waiting.retain(|waiting| *waiting != chunk);
+        self.asked.entry(chunk).or_default().push((whom, now));
+        *self.open.entry(whom).or_default() += 1;
+        Some((whom, chunk))
+    }
+
+    /// When there is something to ask for though nothing came, if there is.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let may = self.waiting.is_empty() && self.open(Asked::Coordinator) < self.coordinators_part();
+        self.lone().map(|(_, since)| since + self.late).min().filter(|_| may)
+    }
+
+    /// A chunk came and is what it should be.
+    pub(super) fn arrived(&mut self, whom: Asked, chunk: u32) {
+        self.close(whom);
+        self.asked.remove(&chunk);
+    }
+
+    /// A node did not bring a chunk: it comes from elsewhere.
+    pub(super) fn failed(&mut self, node: NodeId, chunk: u32, failure: Failure) {
+        let whom = Asked::Node(node);
+        self.close(whom);
+        if let Some((_, standing)) = self.nodes.iter_mut().find(|(known, _)| *known == node) {
+            *standing = match (*standing, failure) {
+                (Standing::Liar, _) | (_, Failure::Lied) => Standing::Liar,
+                (_, Failure::Away) => Standing::Away,
+            };
+        }
+        if let Some(others) = self.asked.get_mut(&chunk) {
+            others.retain(|(other, _)| *other != whom);
+            if others.is_empty() {
+                self.asked.remove(&chunk);
+                self.waiting.push_front(chunk);
+            }
+        }
+    }
+
+    /// Every chunk came.
+    pub(super) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.asked.is_empty()
+    }
+
+    fn of_a_node(&self) -> Option<(Asked, u32)> {
+        let chunk = *self.waiting.front()?;
+        let nodes = self.nodes.iter().filter(|(_, standing)| *standing == Standing::Gives);
+        let nodes = nodes.map(|(node, _)| Asked::Node(*node)).filter(|node| self.open(*node) < OF_ONE_NODE);
+        let least = nodes.min_by_key(|node| self.open(*node))?;
+        let of_nodes: usize =
+            self.open.iter().filter(|(whom, _)| **whom != Asked::Coordinator).map(|(_, open)| open).sum();
+        (of_nodes < self.parallel.saturating_sub(1).max(1)).then_some((least, chunk))
+    }
+
+    fn of_the_coordinator(&self, now: Duration) -> Option<(Asked, u32)> {
+        if self.open(Asked::Coordinator) >= self.coordinators_part()
+            || self.open.values().sum::<usize>() > self.parallel
+        {
+            return None;
+        }
+        let late = || self.lone().filter(|(_, since)| *since + self.late <= now).min_by_key(|(_, since)| *since);
+        let chunk = self.waiting.front().copied().or_else(|| Some(late()?.0))?;
+        Some((Asked::Coordinator, chunk))
+    }
+
+    fn coordinators_part(&self) -> usize {
+        let alone = !self.nodes.iter().any(|(_, standing)| *standing == Standing::Gives);
+        if alone { self.parallel } else { 1 }
+    }
+
+    /// Chunks that only nodes were asked for, and since when.
+    fn lone(&self) -> impl Iterator<Item = (u32, Duration)> {
+        let only_nodes = |asked: &&Vec<(Asked, Duration)>| asked.iter().all(|(whom, _)| *whom != Asked::Coordinator);
+        let chunks = self.asked.iter().filter(move |(_, asked)| only_nodes(asked));
+        chunks.filter_map(|(chunk, asked)| Some((*chunk, asked.first()?.1)))
+    }
+
+    fn open(&self, whom: Asked) -> usize {
+        self.open.get(&whom).copied().unwrap_or(0)
+    }
+
+    fn close(&mut self, whom: Asked) {
+        if let Some(open) = self.open.get_mut(&whom) {
+            *open = open.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const START: Duration = Duration::ZERO;
+    const LATE: Duration = Duration::from_secs(10);
+
+    fn node(n: u128) -> NodeId {
+        NodeId(uuid::Uuid::from_u128(n))
+    }
+
+    fn all(division: &mut Division, now: Duration) -> Vec<(Asked, u32)> {
+        std::iter::from_fn(|| division.next(now)).collect()
+    }
+
+    #[test]
+    fn without_nodes_the_coordinator_is_asked_for_everything() {
+        let mut division = Division::new(vec![0, 1, 2], 2, LATE);
+        assert_eq!(all(&mut division, START), [(Asked::Coordinator, 0), (Asked::Coordinator, 1)]);
+        division.arrived(Asked::Coordinator, 0);
+        assert_eq!(all(&mut division, START), [(Asked::Coordinator, 2)]);
+        assert!(!division.is_done());
+        division.arrived(Asked::Coordinator, 1);
+        division.arrived(Asked::Coordinator, 2);
+        assert!(division.is_done());
+    }
+
+    #[test]
+    fn nodes_are_asked_first_and_evenly_and_one_chunk_is_the_coordinators() {
+        let mut division = Division::new((0..9).collect(), 4, LATE);
+        division.name([node(1), node(2)]);
+        let asked = all(&mut division, START);
+        let (one, two) = (Asked::Node(node(1)), Asked::Node(node(2)));
+        assert_eq!(asked, [(one, 0), (two, 1), (one, 2), (Asked::Coordinator, 3)]);
+        division.arrived(two, 1);
+        assert_eq!(all(&mut division, START), [(two, 4)], "whoever brings is asked for more");
+    }
+
+    #[test]
+    fn who_brings_faster_brings_more() {
+        let mut division = Division::new((0..100).collect(), 8, LATE);
+        division.name([node(1), node(2)]);
+        let mut flying: BTreeMap<(u64, u32), Asked> = BTreeMap::new();
+        let mut brought: BTreeMap<Asked, u32> = BTreeMap::new();
+        let mut now = 0;
+        while !division.is_done() {
+            for (whom, chunk) in all(&mut division, Duration::from_millis(now)) {
+                let takes = if whom == Asked::Node(node(1)) { 100 } else { 900 };
+                flying.insert((now + takes, chunk), whom);
+            }
+            let ((at, chunk), whom) = flying.pop_first().expect("something is on its way");
+            now = at;
+            division.arrived(whom, chunk);
+            *brought.entry(whom).or_default() += 1;
+        }
+        assert_eq!(brought.values().sum::<u32>(), 100, "nothing came twice");
+        assert!(brought[&Asked::Node(node(1))] > 3 * brought[&Asked::Node(node(2))], "{brought:?}");
+        assert!(brought[&Asked::Coordinator] > 0, "{brought:?}");
+    }
+
+    #[test]
+    fn a_chunk_of_a_node_that_lied_comes_from_elsewhere_and_the_node_is_not_asked_again() {
+        let mut division = Division::new(vec![0, 1, 2], 8, LATE);
+        division.name([node(1), node(2)]);
+        all(&mut division, START);
+        division.failed(node(1), 0, Failure::Lied);
+        assert_eq!(all(&mut division, START), [(Asked::Node(node(2)), 0)]);
+        division.name([node(1)]);
+        division.failed(node(2), 0, Failure::Away);
+        assert_eq!(all(&mut division, START), [(Asked::Coordinator, 0)], "nobody else is left, whoever is named");
+    }
+
+    #[test]
+    fn a_node_that_went_away_is_asked_again_once_it_is_named_again() {
+        let mut division = Division::new(vec![0, 1], 4, LATE);
+        division.name([node(1)]);
+        assert_eq!(all(&mut division, START).len(), 2);
+        division.failed(node(1), 0, Failure::Away);
+        assert_eq!(all(&mut division, START), [(Asked::Coordinator, 0)]);
+        division.failed(node(1), 1, Failure::Away);
+        assert_eq!(
+            all(&mut division, START),
+            [(Asked::Coordinator, 1)],
+            "a dead node leaves the coordinator all of it"
+        );
+        division.name([node(1)]);
+        division.arrived(Asked::Coordinator, 1);
+        division.arrived(Asked::Coordinator, 0);
+        assert!(division.is_done());
+        let mut division = Division::new(vec![0], 4, LATE);
+        division.name([node(1)]);
+        all(&mut division, START);
+        division.failed(node(1), 0, Failure::Away);
+        division.name([node(1)]);
+        assert_eq!(all(&mut division, START), [(Asked::Node(node(1)), 0)]);
+    }
+
+    #[test]
+    fn a_chunk_that_is_late_is_asked_of_the_coordinator_as_well_and_counts_once() {
+        let mut division = Division::new(vec![0], 4, LATE);
+        division.name([node(1)]);
+        assert_eq!(all(&mut division, START), [(Asked::Node(node(1)), 0)]);
+        assert_eq!(division.deadline(), Some(LATE));
+        assert_eq!(all(&mut division, LATE / 2), []);
+        assert_eq!(all(&mut division, LATE), [(Asked::Coordinator, 0)]);
+        assert_eq!(division.deadline(), None, "it is asked of everybody");
+        division.arrived(Asked::Coordinator, 0);
+        assert!(division.is_done());
+        division.failed(node(1), 0, Failure::Away);
+        assert!(division.is_done(), "what comes late of it changes nothing");
+    }
+
+    #[test]
+    fn a_silent_node_is_given_no_more_than_it_already_holds() {
+        let mut division = Division::new((0..6).collect(), 4, LATE);
+        division.name([node(1)]);
+        let silent = Asked::Node(node(1));
+        assert_eq!(all(&mut division, START), [(silent, 0), (silent, 1), (Asked::Coordinator, 2)]);
+        for chunk in 2..6 {
+            division.arrived(Asked::Coordinator, chunk);
+            all(&mut division, START);
+        }
+        assert_eq!(all(&mut division, LATE), [(Asked::Coordinator, 0)]);
+        division.arrived(Asked::Coordinator, 0);
+        assert_eq!(all(&mut division, LATE), [(Asked::Coordinator, 1)]);
+        division.arrived(Asked::Coordinator, 1);
+        assert!(division.is_done());
+    }
+
+    #[test]
+    fn where_one_is_asked_at_a_time_the_coordinator_is_asked_beside_it() {
+        let mut division = Division::new(vec![0, 1], 1, LATE);
+        division.name([node(1)]);
+        assert_eq!(all(&mut division, START), [(Asked::Node(node(1)), 0), (Asked::Coordinator, 1)]);
+    }
+}

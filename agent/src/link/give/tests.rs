@@ -1,0 +1,356 @@
+//! Nodes that give and read, over real sockets on loopback; the test is the coordinator that seals.
+
+use super::*;
+use crate::{
+    cache::CacheError,
+    config,
+    link::{
+        Caller, Timers,
+        blob::Source,
+        identity::{Identity, Key},
+        stand_in::{Authority, KEY, attempt, within},
+        take::{Lines, TakeError},
+    },
+};
+use lorikeet_protocol::{
+    file::FileManifest,
+    id::AttemptId,
+    share::{Giver, Moved},
+};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+const CHUNK: usize = CHUNK_BYTES as usize;
+/// By the coordinator's clock of these tests.
+const NOW: UnixMillis = UnixMillis(1_000_000);
+const SOON: UnixMillis = UnixMillis(1_060_000);
+
+#[tokio::test]
+async fn who_has_leave_reads_chunks_and_what_is_not_there_is_missing() {
+    let cluster = Authority::new();
+    let (giver, reader) = (Node::new(&cluster, 1), Node::new(&cluster, 2));
+    let file = File::new(1, CHUNK + 3);
+    giver.hold(&file, &file.bytes);
+    let named = giver.start().leave(&reader, &file);
+    assert!(reader.take(&named, 0).await.unwrap() == file.bytes[..CHUNK]);
+    assert!(reader.take(&named, 1).await.unwrap() == file.bytes[CHUNK..]);
+    for chunk in [2, u32::MAX] {
+        assert_eq!(refusal(reader.take(&named, chunk).await), Refusal::Missing, "there is no such chunk");
+    }
+    assert_eq!(giver.cache.moved(), Moved { to_nodes: CHUNK_BYTES + 3, ..Moved::default() });
+    assert_eq!(giver.cache.shed(1), CHUNK_BYTES + 3, "what others read is not in use");
+    assert_eq!(refusal(reader.take(&named, 0).await), Refusal::Missing, "evicted");
+}
+
+#[tokio::test]
+async fn without_leave_of_its_own_that_still_holds_nobody_reads() {
+    let cluster = Authority::new();
+    let (giver, reader, other) = (Node::new(&cluster, 1), Node::new(&cluster, 2), Node::new(&cluster, 3));
+    let (file, another) = (File::new(1, 10), File::new(2, 10));
+    giver.hold(&file, &file.bytes);
+    giver.hold(&another, &another.bytes);
+    let running = giver.start();
+    let good = running.leave(&reader, &file);
+    assert!(reader.take(&good, 0).await.unwrap() == file.bytes);
+    let forged = |grant: Grant| Giver { grant, ..good };
+    let sealed = |reader, file, expires, key| forged(seal(reader, file, expires, key));
+    for (why, named) in [
+        ("none", forged(Grant { seal: Hash([0; 32]), ..good.grant })),
+        ("another reader's", running.leave(&other, &file)),
+        ("its own name on another reader's", forged(Grant { reader: reader.id, ..running.leave(&other, &file).grant })),
+        ("another file under this seal", forged(Grant { file: another.manifest.hash, ..good.grant })),
+        ("expired", sealed(reader.id, file.manifest.hash, NOW, KEY)),
+        ("prolonged", forged(Grant { expires: UnixMillis(u64::MAX), ..good.grant })),
+        ("sealed for another giver", sealed(reader.id, file.manifest.hash, SOON, GrantKey([9; 32]))),
+    ] {
+        assert_eq!(refusal(reader.take(&named, 0).await), Refusal::NotYours, "{why}");
+    }
+    assert_eq!(refusal(other.take(&good, 0).await), Refusal::NotYours, "shown by another node");
+    assert!(reader.take(&good, 0).await.unwrap() == file.bytes, "nobody is shut out for it");
+}
+
+#[tokio::test]
+async fn before_the_coordinator_has_said_anything_nobody_reads() {
+    let cluster = Authority::new();
+    let (giver, reader) = (Node::new(&cluster, 1), Node::new(&cluster, 2));
+    let file = File::new(1, 10);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start_untold();
+    assert_eq!(refusal(reader.take(&running.leave(&reader, &file), 0).await), Refusal::NotYours);
+    giver.desk.told(KEY, NOW);
+    assert!(reader.take(&running.leave(&reader, &file), 0).await.is_ok());
+    // Its clock goes on between two words of the coordinator.
+    giver.desk.told(KEY, SOON);
+    assert_eq!(refusal(reader.take(&running.leave(&reader, &file), 0).await), Refusal::NotYours);
+}
+
+#[tokio::test]
+async fn nodes_of_another_cluster_and_nodes_that_are_somebody_else_are_not_talked_to() {
+    let (cluster, foreign) = (Authority::new(), Authority::new());
+    let (giver, reader, stranger) = (Node::new(&cluster, 1), Node::new(&cluster, 2), Node::new(&foreign, 2));
+    let file = File::new(1, 10);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start();
+    let named = running.leave(&reader, &file);
+    let error = stranger.take(&named, 0).await.unwrap_err();
+    assert!(matches!(error, TakeError::Dial(_)), "a reader trusts its own CA only: {error:?}");
+    // The giver judges too: a reader that trusts anybody gets no further.
+    let trusting = stranger.with_ca_of(&reader);
+    let error = trusting.take(&named, 0).await.unwrap_err();
+    assert!(!matches!(error, TakeError::Refused(_)), "{error:?}");
+    let expired = Node::with_life(&cluster, 2, (-100, -10));
+    assert!(!matches!(expired.take(&named, 0).await, Ok(_) | Err(TakeError::Refused(_))));
+    let elsewhere = Giver { node: NodeId(uuid::Uuid::from_u128(3)), ..named };
+    let error = reader.take(&elsewhere, 0).await.unwrap_err();
+    assert!(matches!(error, TakeError::Dial(_)), "another node answers: {error:?}");
+    assert_eq!(giver.cache.moved().to_nodes, 0);
+    assert!(reader.take(&named, 0).await.is_ok());
+}
+
+#[tokio::test]
+async fn two_nodes_and_the_coordinator_bring_a_file_between_them() {
+    let cluster = Authority::new();
+    let [first, second, reader] = [1, 2, 3].map(|n| Node::new(&cluster, n));
+    let file = File::new(1, 8 * CHUNK + 5);
+    first.hold(&file, &file.bytes);
+    second.hold(&file, &file.bytes);
+    let (one, two) = (first.start(), second.start());
+    let source = reader.source(&file, vec![one.leave(&reader, &file), two.leave(&reader, &file)]);
+    // A coordinator that is busy with others.
+    source.held.store(1, Relaxed);
+    let most = async {
+        while reader.cache.moved().from_nodes < 5 * CHUNK_BYTES {
+            tokio::task::yield_now().await;
+        }
+        source.held.store(0, Relaxed);
+    };
+    let got = futures_util::future::join(reader.cache.get(&source, attempt(1), &file.manifest), most);
+    let pin = within(got).await.0.unwrap();
+    assert!(std::fs::read(pin.path()).unwrap() == file.bytes);
+    let moved = reader.cache.moved();
+    assert_eq!(moved.from_coordinator + moved.from_nodes, file.manifest.size, "nothing came twice");
+    assert_eq!(moved.from_coordinator, source.coordinator.load(Relaxed));
+    assert!(moved.from_coordinator < file.manifest.size / 2, "{moved:?}");
+    let given = [&first, &second].map(|node| node.cache.moved().to_nodes);
+    assert!(given.iter().all(|bytes| *bytes > 0) && given.iter().sum::<u64>() == moved.from_nodes, "{given:?}");
+    assert_eq!(reader.cache.hashes(9), [file.manifest.hash], "and now it can give it itself");
+}
+
+#[tokio::test]
+async fn a_node_that_lies_is_asked_for_no_more_and_its_chunks_come_from_elsewhere() {
+    let cluster = Authority::new();
+    let [liar, honest, reader] = [1, 2, 3].map(|n| Node::new(&cluster, n));
+    let file = File::new(1, 8 * CHUNK);
+    let mut wrong = file.bytes.clone();
+    wrong.iter_mut().step_by(1 << 20).for_each(|byte| *byte ^= 1);
+    liar.hold(&file, &wrong);
+    honest.hold(&file, &file.bytes);
+    let (one, two) = (liar.start(), honest.start());
+    let source = reader.source(&file, vec![one.leave(&reader, &file), two.leave(&reader, &file)]);
+    let pin = within(reader.cache.get(&source, attempt(1), &file.manifest)).await.unwrap();
+    assert!(std::fs::read(pin.path()).unwrap() == file.bytes);
+    let lies = liar.cache.moved().to_nodes / CHUNK_BYTES;
+    assert!(
+        (1..=2).contains(&lies),
+        "it was asked for {lies} chunks: what was under way when it was found out, and no more"
+    );
+    let moved = reader.cache.moved();
+    assert_eq!(moved.from_coordinator + moved.from_nodes, file.manifest.size, "a lie counts as nothing that came");
+}
+
+#[tokio::test]
+async fn a_node_that_dies_in_the_middle_costs_only_what_was_on_its_way() {
+    let cluster = Authority::new();
+    let [giver, reader] = [1, 2].map(|n| Node::new(&cluster, n));
+    let file = File::new(1, 12 * CHUNK);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start();
+    let source = reader.source(&file, vec![running.leave(&reader, &file)]);
+    // The coordinator brings nothing while the node lives, so that it is the node's death that everything waits for.
+    source.held.store(1, Relaxed);
+    let dies = async {
+        within(async {
+            while reader.cache.moved().from_nodes == 0 {
+                tokio::task::yield_now().await
+            }
+        })
+        .await;
+        running.stop().await;
+        source.held.store(0, Relaxed);
+    };
+    let (pin, ()) =
+        within(futures_util::future::join(reader.cache.get(&source, attempt(1), &file.manifest), dies)).await;
+    assert!(std::fs::read(pin.unwrap().path()).unwrap() == file.bytes);
+    let moved = reader.cache.moved();
+    assert!(moved.from_nodes > 0 && moved.from_coordinator > 0, "{moved:?}");
+    assert_eq!(moved.from_coordinator + moved.from_nodes, file.manifest.size, "what had come was kept");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_refuses_is_believed_whatever_nodes_would_give() {
+    let cluster = Authority::new();
+    let [giver, reader] = [1, 2].map(|n| Node::new(&cluster, n));
+    let file = File::new(1, 3 * CHUNK);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start();
+    let mut source = reader.source(&file, vec![running.leave(&reader, &file)]);
+    source.refusal = Some(Refusal::NotYours);
+    let error = within(reader.cache.get(&source, attempt(1), &file.manifest)).await.unwrap_err();
+    assert!(matches!(error, CacheError::Refused { refusal: Refusal::NotYours, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let cluster = Authority::new();
+    let giver = Node::new(&cluster, 1);
+    let running = giver.start();
+    let error = giver.bind(running.address).err().unwrap();
+    assert!(error.to_string().contains(&running.address.to_string()), "{error}");
+}
+
+fn refusal(taken: Result<Vec<u8>, TakeError>) -> Refusal {
+    match taken {
+        Err(TakeError::Refused(refusal)) => refusal,
+        other => panic!("expected a refusal, got {:?}", other.map(|bytes| bytes.len())),
+    }
+}
+
+fn seal(reader: NodeId, file: Hash, expires: UnixMillis, key: GrantKey) -> Grant {
+    let seal = blake3::keyed_hash(&key.0, &Grant::words(reader, file, expires));
+    Grant { reader, file, expires, seal: Hash(*seal.as_bytes()) }
+}
+
+/// A file of any bytes.
+struct File {
+    bytes: Vec<u8>,
+    manifest: FileManifest,
+}
+
+impl File {
+    fn new(seed: u8, length: usize) -> Self {
+        let bytes: Vec<u8> = (0..length).map(|at| seed ^ (at % 251) as u8 ^ (at >> 20) as u8).collect();
+        let hash = |bytes: &[u8]| Hash(*blake3::hash(bytes).as_bytes());
+        let chunks = bytes.chunks(CHUNK).map(hash).collect();
+        let manifest = FileManifest { size: length as u64, hash: hash(&bytes), chunks };
+        Self { bytes, manifest }
+    }
+}
+
+/// A machine of a cluster, with its cache.
+struct Node {
+    folder: tempfile::TempDir,
+    id: NodeId,
+    caller: Caller,
+    lines: Lines,
+    cache: Cache,
+    desk: Desk,
+}
+
+impl Node {
+    fn new(cluster: &Authority, number: u128) -> Self {
+        Self::with_life(cluster, number, (-60, 3_600))
+    }
+
+    fn with_life(cluster: &Authority, number: u128, (from, to): (i64, i64)) -> Self {
+        let (folder, id) = (tempfile::tempdir().unwrap(), NodeId(uuid::Uuid::from_u128(number)));
+        let request = Key::load_or_create(folder.path()).unwrap().signing_request().unwrap();
+        let certificate = cluster.certify_as(id, &request, from, to);
+        let joined = lorikeet_protocol::join::Identity { node: id, certificate, ca: cluster.certificate.to_vec() };
+        Identity::store(folder.path(), "127.0.0.1:9", &joined).unwrap();
+        Self::open(folder, id)
+    }
+
+    fn open(folder: tempfile::TempDir, id: NodeId) -> Self {
+        let link = config::Link { connect_timeout: Duration::from_secs(5), ..config::Link::default() };
+        let caller = Caller::new(Identity::load(folder.path()).unwrap(), None, Timers::new(&link)).unwrap();
+        let cache = Cache::open(&folder.path().join("cache"), &config::Cache::default()).unwrap();
+        Self { folder, id, caller, lines: Lines::default(), cache, desk: Desk::default() }
+    }
+
+    /// The same, but it trusts another's CA.
+    fn with_ca_of(self, other: &Self) -> Self {
+        std::fs::copy(other.folder.path().join("ca.crt"), self.folder.path().join("ca.crt")).unwrap();
+        Self::open(self.folder, self.id)
+    }
+
+    /// Under the file's name, whatever the bytes.
+    fn hold(&self, file: &File, bytes: &[u8]) {
+        self.cache.hold(file.manifest.hash, bytes);
+    }
+
+    fn bind(&self, listen: SocketAddr) -> Result<Giving, GiveError> {
+        Giving::bind(listen, self.caller.shared_identity(), self.cache.clone(), self.desk.clone(), 1 << 30)
+    }
+
+    fn start(&self) -> Running {
+        self.desk.told(KEY, NOW);
+        self.start_untold()
+    }
+
+    fn start_untold(&self) -> Running {
+        let giving = self.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (node, address, cancel) = (self.id, giving.address(), CancellationToken::new());
+        let task = tokio::spawn(giving.run(cancel.clone()));
+        Running { node, address, cancel, task }
+    }
+
+    async fn take(&self, giver: &Giver, chunk: u32) -> Result<Vec<u8>, TakeError> {
+        within(self.lines.take(&self.caller, giver, chunk)).await
+    }
+
+    fn source<'a>(&'a self, file: &'a File, givers: Vec<Giver>) -> Mixed<'a> {
+        Mixed { node: self, file, givers, coordinator: AtomicU64::new(0), held: AtomicU64::new(0), refusal: None }
+    }
+}
+
+/// A node that gives.
+struct Running {
+    node: NodeId,
+    address: SocketAddr,
+    cancel: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    fn leave(&self, reader: &Node, file: &File) -> Giver {
+        let grant = seal(reader.id, file.manifest.hash, SOON, KEY);
+        Giver { node: self.node, address: self.address, grant }
+    }
+
+    async fn stop(self) {
+        self.cancel.cancel();
+        within(self.task).await.unwrap();
+    }
+}
+
+/// A coordinator that counts, beside real nodes.
+struct Mixed<'a> {
+    node: &'a Node,
+    file: &'a File,
+    givers: Vec<Giver>,
+    coordinator: AtomicU64,
+    /// While this is not 0, the coordinator's chunks are on their way.
+    held: AtomicU64,
+    refusal: Option<Refusal>,
+}
+
+impl Source for Mixed<'_> {
+    async fn chunk(&self, _attempt: AttemptId, _file: Hash, index: u32) -> Result<Vec<u8>, Refusal> {
+        while self.held.load(Relaxed) != 0 {
+            tokio::task::yield_now().await;
+        }
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
+        let bytes = self.file.bytes.chunks(CHUNK).nth(index as usize).unwrap_or(&[]).to_vec();
+        self.coordinator.fetch_add(bytes.len() as u64, Relaxed);
+        Ok(bytes)
+    }
+
+    async fn givers(&self, _attempt: AttemptId, _file: Hash) -> Vec<Giver> {
+        self.givers.clone()
+    }
+
+    async fn take(&self, giver: &Giver, index: u32) -> Result<Vec<u8>, TakeError> {
+        self.node.lines.take(&self.node.caller, giver, index).await
+    }
+}
