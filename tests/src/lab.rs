@@ -92,8 +92,9 @@ impl Lab {
             )
         });
         let short = if machine.as_in_production { "" } else { SHORT_LINK };
+        let share = if machine.gives { "[share]\nlisten = \"127.0.0.1:0\"\n" } else { "" };
         let text = format!(
-            "{coordinator}data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n{}[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n{}{short}",
+            "{coordinator}data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n{}[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n{}{share}{short}",
             devices.collect::<String>(),
             machine.worker
         );
@@ -212,6 +213,8 @@ pub struct Machine {
     pub gpus: usize,
     /// With the link's own timers: what a measurement wants.
     pub as_in_production: bool,
+    /// It gives what is in its cache to other machines.
+    pub gives: bool,
     /// More lines of `[worker]`.
     pub worker: String,
     /// Where its files lie, if not in the lab.
