@@ -5,7 +5,7 @@
 //!            ┌── arrived ────────────────────────────────────────────────► done
 //! waiting ─► asked of a node ── lied: the node is out for good ──┐
 //!    ▲            │ └────────── broke off, refused: out until it is named again ──┐
-//!    │            └── late: the coordinator is asked as well                      │
+//!    │            └── late: the coordinator is asked as well, and the other way  │
 //!    └────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //! Nodes are asked first, because what they bring the coordinator need not. It is always asked for one chunk at a time all the same:
@@ -61,8 +61,8 @@ pub(super) struct Division {
 }
 
 impl Division {
-    /// At most `parallel` requests at a time, and one more; once nothing else is left to ask for, what takes a node longer than `late` is
-    /// asked of the coordinator as well.
+    /// At most `parallel` requests at a time, and one more; once nothing else is left to ask for, what takes longer than `late` is asked
+    /// elsewhere as well.
     pub(super) fn new(missing: Vec<u32>, parallel: usize, late: Duration) -> Self {
         let (asked, open) = (BTreeMap::new(), BTreeMap::new());
         Self { parallel, late, waiting: missing.into(), asked, open, nodes: Vec::new() }
@@ -82,7 +82,7 @@ impl Division {
 
     /// The next request to make now; it counts as made.
     pub(super) fn next(&mut self, now: Duration) -> Option<(Asked, u32)> {
-        let (whom, chunk) = self.of_a_node().or_else(|| self.of_the_coordinator(now))?;
+        let (whom, chunk) = self.of_a_node(now).or_else(|| self.of_the_coordinator(now))?;
         self.waiting.retain(|waiting| *waiting != chunk);
         self.asked.entry(chunk).or_default().push((whom, now));
         *self.open.entry(whom).or_default() += 1;
@@ -91,8 +91,10 @@ impl Division {
 
     /// When there is something to ask for though nothing came, if there is.
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let may = self.waiting.is_empty() && self.open(Asked::Coordinator) < self.coordinators_part();
-        self.lone().map(|(_, since)| since + self.late).min().filter(|_| may)
+        let of_nodes = self.alone(false).filter(|_| self.coordinator_may());
+        let of_the_coordinator = self.alone(true).filter(|_| self.free_node().is_some());
+        let moments = of_nodes.chain(of_the_coordinator).map(|(since, _)| since + self.late);
+        moments.min().filter(|_| self.waiting.is_empty())
     }
 
     /// A chunk came and is what it should be.
@@ -125,37 +127,41 @@ impl Division {
         self.waiting.is_empty() && self.asked.is_empty()
     }
 
-    fn of_a_node(&self) -> Option<(Asked, u32)> {
-        let chunk = *self.waiting.front()?;
-        let nodes = self.nodes.iter().filter(|(_, standing)| *standing == Standing::Gives);
-        let nodes = nodes.map(|(node, _)| Asked::Node(*node)).filter(|node| self.open(*node) < OF_ONE_NODE);
-        let least = nodes.min_by_key(|node| self.open(*node))?;
-        let of_nodes: usize =
-            self.open.iter().filter(|(whom, _)| **whom != Asked::Coordinator).map(|(_, open)| open).sum();
-        (of_nodes < self.parallel.saturating_sub(1).max(1)).then_some((least, chunk))
+    fn of_a_node(&self, now: Duration) -> Option<(Asked, u32)> {
+        Some((self.free_node()?, self.wanted(true, now)?))
     }
 
     fn of_the_coordinator(&self, now: Duration) -> Option<(Asked, u32)> {
-        if self.open(Asked::Coordinator) >= self.coordinators_part()
-            || self.open.values().sum::<usize>() > self.parallel
-        {
-            return None;
-        }
-        let late = || self.lone().filter(|(_, since)| *since + self.late <= now).min_by_key(|(_, since)| *since);
-        let chunk = self.waiting.front().copied().or_else(|| Some(late()?.0))?;
-        Some((Asked::Coordinator, chunk))
+        self.coordinator_may().then_some(())?;
+        Some((Asked::Coordinator, self.wanted(false, now)?))
     }
 
-    fn coordinators_part(&self) -> usize {
+    /// The next chunk that nobody is asked for; without one, the oldest that is late where it was asked.
+    fn wanted(&self, of_the_coordinator: bool, now: Duration) -> Option<u32> {
+        let late = || self.alone(of_the_coordinator).filter(|(since, _)| *since + self.late <= now).min();
+        self.waiting.front().copied().or_else(|| Some(late()?.1))
+    }
+
+    /// Chunks that only the coordinator, or only nodes, were asked for; and since when.
+    fn alone(&self, of_the_coordinator: bool) -> impl Iterator<Item = (Duration, u32)> {
+        let only = move |(whom, _): &(Asked, Duration)| (*whom == Asked::Coordinator) == of_the_coordinator;
+        let chunks = self.asked.iter().filter(move |(_, asked)| asked.iter().all(only));
+        chunks.filter_map(|(chunk, asked)| Some((asked.first()?.1, *chunk)))
+    }
+
+    /// The node that is asked for least, if one may be asked for more.
+    fn free_node(&self) -> Option<Asked> {
+        let nodes = self.nodes.iter().filter(|(_, standing)| *standing == Standing::Gives);
+        let nodes = nodes.map(|(node, _)| Asked::Node(*node)).filter(|node| self.open(*node) < OF_ONE_NODE);
+        let least = nodes.min_by_key(|node| self.open(*node))?;
+        let of_nodes: usize = self.open.values().sum::<usize>() - self.open(Asked::Coordinator);
+        (of_nodes < self.parallel.saturating_sub(1).max(1)).then_some(least)
+    }
+
+    fn coordinator_may(&self) -> bool {
         let alone = !self.nodes.iter().any(|(_, standing)| *standing == Standing::Gives);
-        if alone { self.parallel } else { 1 }
-    }
-
-    /// Chunks that only nodes were asked for, and since when.
-    fn lone(&self) -> impl Iterator<Item = (u32, Duration)> {
-        let only_nodes = |asked: &&Vec<(Asked, Duration)>| asked.iter().all(|(whom, _)| *whom != Asked::Coordinator);
-        let chunks = self.asked.iter().filter(move |(_, asked)| only_nodes(asked));
-        chunks.filter_map(|(chunk, asked)| Some((*chunk, asked.first()?.1)))
+        let part = if alone { self.parallel } else { 1 };
+        self.open(Asked::Coordinator) < part && self.open.values().sum::<usize>() <= self.parallel
     }
 
     fn open(&self, whom: Asked) -> usize {
@@ -280,6 +286,20 @@ mod tests {
         assert!(division.is_done());
         division.failed(node(1), 0, Failure::Away);
         assert!(division.is_done(), "what comes late of it changes nothing");
+    }
+
+    #[test]
+    fn a_coordinator_that_is_late_is_helped_out_by_a_node() {
+        let mut division = Division::new((0..3).collect(), 4, LATE);
+        division.name([node(1)]);
+        let one = Asked::Node(node(1));
+        assert_eq!(all(&mut division, START), [(one, 0), (one, 1), (Asked::Coordinator, 2)]);
+        division.arrived(one, 0);
+        division.arrived(one, 1);
+        assert_eq!((division.deadline(), all(&mut division, START)), (Some(LATE), vec![]));
+        assert_eq!(all(&mut division, LATE), [(one, 2)]);
+        division.arrived(one, 2);
+        assert!(division.is_done());
     }
 
     #[test]

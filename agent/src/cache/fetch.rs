@@ -39,7 +39,7 @@ const FAR: Duration = Duration::from_secs(86_400);
 pub(super) struct Manners {
     /// Chunks.
     pub(super) parallel: usize,
-    /// Once nothing else is left to ask for, what takes a node longer is asked of the coordinator as well.
+    /// Once nothing else is left to ask for, what takes a node longer is asked of the coordinator as well, and the other way round.
     pub(super) late: Duration,
     /// When the coordinator is asked again who has the file.
     pub(super) ask_again: Duration,
