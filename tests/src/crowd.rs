@@ -3,13 +3,16 @@
 //! ```text
 //!   crowd/member.rs   how each became a node        crowd/session.rs   its connection, made again for ever
 //!   crowd/script.rs   what its attempts do: plain data, time comes in
+//!   crowd/blob.rs     the files that it brings, where a measurement wants some
 //! ```
 //! A [`Crowd`] owns its tasks and ends them when it is dropped. What it saw is in its [`Board`].
 
+mod blob;
 mod member;
 mod script;
 mod session;
 
+pub use blob::Bulk;
 pub use member::Member;
 pub use script::Script;
 

@@ -4,13 +4,13 @@
 //! place.rs    a coordinator in a folder, what it costs      report.rs   the table
 //! submit.rs   B1             dispatch.rs  B2, B3             recover.rs  B5        returns.rs  B6, B12
 //! idle.rs     B7             series.rs    B8, B9             history.rs  B10
-//! quota.rs    B4
+//! quota.rs    B4             checkpoint.rs  B11
 //! ```
 //! Arguments name the benchmarks (`B1 B6`); without any, all of them run. `--quick` makes each small, to see that it works.
-//! B11 comes with checkpoints of gigabytes.
 
 #![expect(clippy::print_stdout, reason = "a benchmark is read from its output")]
 
+mod checkpoint;
 mod dispatch;
 mod history;
 mod idle;
@@ -40,7 +40,7 @@ impl Size {
 
 type Bench = (&'static str, fn(Size, &mut Report));
 
-const ALL: [Bench; 10] = [
+const ALL: [Bench; 11] = [
     ("B1", submit::durable_submit),
     ("B2", dispatch::overhead),
     ("B3", dispatch::placement_curve),
@@ -51,6 +51,7 @@ const ALL: [Bench; 10] = [
     ("B8", series::ingest),
     ("B9", series::follow),
     ("B10", history::cold_start),
+    ("B11", checkpoint::path),
 ];
 
 fn main() {

@@ -3,7 +3,8 @@
 use super::session;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use lorikeet_protocol::{
-    ALPN_CONTROL, ALPN_JOIN, COORDINATOR_NAME, codec,
+    ALPN_BLOB, ALPN_CONTROL, ALPN_JOIN, COORDINATOR_NAME, codec,
+    file::CHUNK_BYTES,
     id::NodeId,
     join::{JoinAnswer, JoinRequest, JoinTicket, PREFIX},
 };
@@ -19,6 +20,8 @@ pub struct Member {
     /// Who.
     pub node: NodeId,
     pub(super) config: quinn::ClientConfig,
+    /// For its blob connection.
+    pub(super) blob: quinn::ClientConfig,
 }
 
 impl Member {
@@ -42,8 +45,9 @@ impl Member {
         let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let chain = vec![CertificateDer::from(identity.certificate)];
         let config = tls13().with_root_certificates(roots).with_client_auth_cert(chain, secret);
-        let config = quic(config.map_err(|error| error.to_string())?, ALPN_CONTROL)?;
-        Ok(Self { node: identity.node, config })
+        let config = config.map_err(|error| error.to_string())?;
+        let blob = quic(config.clone(), ALPN_BLOB)?;
+        Ok(Self { node: identity.node, config: quic(config, ALPN_CONTROL)?, blob })
     }
 }
 
@@ -75,6 +79,8 @@ fn quic(mut config: rustls::ClientConfig, alpn: &[u8]) -> Result<quinn::ClientCo
     let mut transport = quinn::TransportConfig::default();
     transport.keep_alive_interval(Some(Duration::from_secs(5)));
     transport.max_idle_timeout(quinn::IdleTimeout::try_from(Duration::from_secs(15)).ok());
+    // A whole chunk may be on its way.
+    transport.send_window(CHUNK_BYTES);
     transport.max_concurrent_bidi_streams(0u32.into());
     transport.max_concurrent_uni_streams(0u32.into());
     config.transport_config(Arc::new(transport));
