@@ -29,7 +29,7 @@ use tokio::task::spawn_blocking;
 
 /// A chunk that arrives damaged this often is damaged at its source.
 const TRIES: u32 = 3;
-/// A file does not wait for the names of nodes for longer: the coordinator has it.
+/// A file does not wait for the first names of nodes for longer: the coordinator has it.
 const NAMES_WITHIN: Duration = Duration::from_secs(5);
 /// Nothing but what lands is waited for.
 const FAR: Duration = Duration::from_secs(86_400);
@@ -105,7 +105,8 @@ impl<S: Source> Fetch<'_, S> {
         // What fits into a chunk is not worth a handshake.
         let shared = self.manifest.chunks.len() > 1 && !division.is_done();
         if shared {
-            take_up(self.names().await, &mut division, &mut givers);
+            let first = tokio::time::timeout(NAMES_WITHIN, self.names()).await;
+            take_up(first.unwrap_or_default(), &mut division, &mut givers);
         }
         let mut ask_again = shared.then(|| started.elapsed() + pause);
         let mut flying: FuturesUnordered<BoxFuture<'_, Landed>> = FuturesUnordered::new();
@@ -137,6 +138,7 @@ impl<S: Source> Fetch<'_, S> {
                 },
                 () = tokio::time::sleep_until(wake.into()) => {
                     if ask_again.is_some_and(|at| at <= started.elapsed()) {
+                        // Behind four chunks on a slow line it takes a while.
                         ask_again = None;
                         flying.push(self.names().map(Landed::Names).boxed());
                     }
@@ -158,8 +160,7 @@ impl<S: Source> Fetch<'_, S> {
     }
 
     async fn names(&self) -> Vec<Giver> {
-        let names = self.source.givers(self.attempt, self.manifest.hash);
-        tokio::time::timeout(NAMES_WITHIN, names).await.unwrap_or_default()
+        self.source.givers(self.attempt, self.manifest.hash).await
     }
 
     async fn ask(&self, whom: Asked, chunk: u32, giver: Option<Giver>) -> Landed {
