@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lorikeet_dataset::{Filters, OnFault, PrepareConfig, Supervise};
+use lorikeet_plan::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 pub use lorikeet_plan::BaseDtype;
 
 use crate::lora::LoraConfig;
+use crate::model::gpu;
 use crate::optim::AdamWSettings;
 use crate::schedule::{Curve, Schedule, ratio_of};
+use crate::{TrainError, Trained};
 
 /// One training run.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +54,20 @@ pub enum Device {
     Cpu,
     /// A GPU, by its place among those that this process sees.
     Gpu(usize),
+}
+
+impl Device {
+    /// Whether it trains that: a CPU does. What a GPU does not is named by its setting.
+    pub fn takes(self, shape: &ModelConfig, settings: &Settings, trained: &Trained) -> Result<(), TrainError> {
+        match (self, trained) {
+            (Device::Cpu, _) => Ok(()),
+            (Device::Gpu(_), Trained::Model(_)) => gpu::takes_settings(settings),
+            (Device::Gpu(_), Trained::Adapter(layout)) => {
+                gpu::takes_settings(settings)?;
+                gpu::takes(shape, layout)
+            }
+        }
+    }
 }
 
 /// The data's files.

@@ -18,7 +18,10 @@ pub(crate) struct Plan {
     /// A key of the job file, like lora.rank=8; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::key_value)]
     pub(crate) set: Vec<(String, String)>,
-    /// Main memory it may take, like 6GiB; nothing is made to fit when not given
+    /// Plan it for a GPU: what it takes of the card; this machine needs none
+    #[arg(long)]
+    pub(crate) gpu: bool,
+    /// Memory it may take, like 6GiB; nothing is made to fit when not given
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) memory: Option<u64>,
 }

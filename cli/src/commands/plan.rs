@@ -29,12 +29,13 @@ pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     let spec = train::job(file, args.preset.as_deref(), &args.set)?;
     let Task::Train(train) = &spec.task;
     let config = base::config(&directory).map_err(|faults| refused(&faults))?;
-    let trained = Trained::new(&config, &lorikeet_worker::settings(&train.training, &train.lora, Device::Cpu));
-    let trained =
-        trained.map_err(|error| Failure::mistake(format!("the training cannot be planned: {}", chain(&error))))?;
+    let (device, processor) = if args.gpu { (Device::Gpu(0), Processor::Cuda) } else { (Device::Cpu, Processor::Cpu) };
+    let settings = lorikeet_worker::settings(&train.training, &train.lora, device);
+    let trained = Trained::new(&config, &settings).map_err(unplannable)?;
+    device.takes(&config, &settings, &trained).map_err(unplannable)?;
     let lengths = lengths(&directory, dataset.as_deref(), train).map_err(|faults| refused(&faults))?;
-    let stored = job::stored(&config, train.training.base_dtype, Processor::Cpu);
-    let wish = job::wish(trained.shape(), &train.training, lengths, (Processor::Cpu, stored));
+    let stored = job::stored(&config, train.training.base_dtype, processor);
+    let wish = job::wish(trained.shape(), &train.training, lengths, (processor, stored));
     let fitted =
         fit(&config, &Wish { available: args.memory, ..wish }).map_err(|short| too_large(TrainError::from(*short)))?;
     output.answer(&Planned {
@@ -56,6 +57,10 @@ fn lengths(base: &Path, dataset: Option<&Path>, train: &Train) -> Result<(u64, u
     let check =
         check_job(&job::prepare(train, (dataset, None)), &tokenizer, &mut |_| (), &|| false).map_err(dataset_faults)?;
     Ok((check.longest_tokens, check.epoch_tokens))
+}
+
+fn unplannable(error: TrainError) -> Failure {
+    Failure::mistake(format!("the training cannot be planned: {}", chain(&error)))
 }
 
 fn refused(faults: &[Fault]) -> Failure {

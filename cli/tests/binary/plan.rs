@@ -21,6 +21,27 @@ fn a_plan_is_the_sum_of_its_parts_and_names_every_adapted_module() {
 }
 
 #[test]
+fn a_plan_for_a_gpu_counts_what_lies_on_the_card_and_refuses_what_none_trains() {
+    let plan_of = |more: &[&str]| plan(&[&["--gpu"], more].concat());
+    let found = plan_of(&[]).expect("it fits");
+    let memory = |key: &str| found["memory"][key].as_u64().expect("bytes");
+    assert_eq!((memory("optimizer"), memory("program")), (0, 512 << 20), "the moments are the host's: {found}");
+    let processor = plan(&[]).expect("it fits");
+    assert!(memory("weights") < processor["memory"]["weights"].as_u64().unwrap(), "brain floats");
+    for (setting, named) in [
+        ("lora.dora=true", "lora.dora"),
+        ("training.method=full", "training.method"),
+        ("training.base_dtype=f32", "training.base_dtype"),
+    ] {
+        let (code, complaint) = plan_of(&["--set", setting]).expect_err("no GPU trains it");
+        assert!(
+            code == 2 && complaint.contains(named) && complaint.contains("not trained on a GPU yet"),
+            "{complaint}"
+        );
+    }
+}
+
+#[test]
 fn a_limit_makes_a_plan_fit_or_says_which_settings_would() {
     let free = plan(&["--set", "training.max_seq_length=512"]).expect("it fits")["memory_bytes"].as_u64().unwrap();
     let less = (free - 1).to_string();

@@ -12,16 +12,12 @@ impl Config {
     /// Refuses what can never work, by the first key that does not. Ranges that are a matter of taste stand where job files
     /// are read.
     pub fn check(&self) -> Result<(), TrainError> {
-        let is_full = self.settings.method == Method::Full;
         if self.device != Device::Cpu {
             // before what a CPU would want of the other settings
-            match (is_full, self.settings.base_dtype) {
-                (true, _) => return Err(gpu::refused("training.method", "full")),
-                (false, BaseDtype::F32) => return Err(gpu::refused("training.base_dtype", "f32")),
-                (false, BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4) => {}
-            }
+            gpu::takes_settings(&self.settings)?;
         }
         self.settings.check()?;
+        let is_full = self.settings.method == Method::Full;
         if is_full && self.init_adapter.is_some() {
             let reason = "full trains the model itself: there is no adapter that init_adapter could begin";
             return refused("training.method", reason);

@@ -3,11 +3,21 @@
 use lorikeet_plan::ModelConfig;
 
 use crate::TrainError;
+use crate::config::{BaseDtype, Method, Settings};
 use crate::lora::{LoraLayout, Site};
 
 /// Attention's tiles are read so many numbers at a time, and what a block of threads shares holds no wider ones.
 const HEAD_MULTIPLE: usize = 8;
 const WIDEST_HEAD: usize = 256;
+
+/// Whether that is asked for which it does.
+pub(crate) fn takes_settings(settings: &Settings) -> Result<(), TrainError> {
+    match (settings.method, settings.base_dtype) {
+        (Method::Full, _) => Err(refused("training.method", "full")),
+        (Method::Lora, BaseDtype::F32) => Err(refused("training.base_dtype", "f32")),
+        (Method::Lora, BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4) => Ok(()),
+    }
+}
 
 /// Whether all operations of that model have a form for the device.
 pub(crate) fn takes_model(config: &ModelConfig) -> Result<(), TrainError> {

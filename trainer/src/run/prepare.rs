@@ -16,7 +16,7 @@ use crate::checkpoint::{self, Found, Identity};
 use crate::config::{Config, Device, MicroTokens, Numbers};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
 use crate::lora;
-use crate::model::{Model, gpu, refusable_for};
+use crate::model::{Model, refusable_for};
 use crate::ops::machine::Machine;
 use crate::ranks::Ranks;
 use crate::staged;
@@ -121,9 +121,7 @@ fn what_is_trained(config: &Config) -> Result<(ModelConfig, Trained), TrainError
         let reason = format!("full trains the base's weights, and those are quantised to {}", found.dtype().name());
         return Err(TrainError::Config { key: "training.method", reason });
     }
-    if let (Device::Gpu(_), Trained::Adapter(layout)) = (config.device, &trained) {
-        gpu::takes(&shape, layout)?;
-    }
+    config.device.takes(&shape, &config.settings, &trained)?;
     Ok((shape, trained))
 }
 

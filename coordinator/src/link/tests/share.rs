@@ -100,7 +100,8 @@ async fn an_agent_that_offers_both_names_is_answered_in_the_newer() {
     control.hello(1).await;
     let offered = [ALPN_BLOB.to_vec(), ALPN_BLOB_SHARE.to_vec()];
     let address = world.link.address();
-    let both = dial_any(address, world.services.trust.now().current().der(), offered.to_vec(), Some((&identity, &key))).await;
+    let both =
+        dial_any(address, world.services.trust.now().current().der(), offered.to_vec(), Some((&identity, &key))).await;
     assert_eq!(alpn(&both.unwrap()).as_deref(), Some(ALPN_BLOB_SHARE));
     let before = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
     assert_eq!(alpn(&before).as_deref(), Some(ALPN_BLOB));
