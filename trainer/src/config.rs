@@ -40,6 +40,8 @@ pub struct Config {
     pub micro_tokens: MicroTokens,
     /// Where its passes are computed.
     pub device: Device,
+    /// Whether others compute there as well: then a run takes no more of its memory than it was planned with.
+    pub shares_device: bool,
     /// CPU threads; `None`: all cores. Changes speed and no bit.
     pub threads: Option<usize>,
     /// Main memory that this process may hold, where somebody watches it; micro-batches are chosen, and halved, to fit.
@@ -205,6 +207,7 @@ impl Config {
             save_interval: Duration::from_secs(30 * 60),
             micro_tokens: MicroTokens::Auto,
             device: Device::Cpu,
+            shares_device: false,
             threads: None,
             memory_limit: None,
         }

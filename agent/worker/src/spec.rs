@@ -59,6 +59,7 @@ pub fn config(dir: &Path, spec: &Spec, terms: Terms) -> Config {
             job::MicroTokens::Tokens(tokens) => MicroTokens::Tokens(tokens as usize),
         },
         device: terms.device(),
+        shares_device: !spec.job.resources.exclusive,
         threads: threads(spec.threads.map(|threads| threads as usize), ranks),
         memory_limit: terms.memory_limit.map(|limit| limit / ranks as u64),
     }

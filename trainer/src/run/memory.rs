@@ -112,6 +112,8 @@ pub(super) struct Needs {
     /// How the frozen weights are held.
     base_dtype: BaseDtype,
     processor: Processor,
+    /// Whether the device is this run's alone.
+    alone: bool,
     /// Tokens of the longest example.
     longest: usize,
     /// Tokens of the largest step there may be.
@@ -128,6 +130,7 @@ impl Needs {
             shape: shape.clone(),
             trained,
             base_dtype: held(shape, settings.base_dtype),
+            alone: !config.shares_device,
             processor: match config.device {
                 Device::Cpu => Processor::Cpu,
                 Device::Gpu(_) => Processor::Cuda,
@@ -158,7 +161,8 @@ impl Needs {
             supervised_rows: 0,
             recompute: 0,
         };
-        Wish { settings, step_tokens: self.step_tokens, micro_tokens, recompute, available }
+        let (step_tokens, alone) = (self.step_tokens, self.alone);
+        Wish { settings, step_tokens, micro_tokens, recompute, available, alone }
     }
 
     /// Blocks with a backward.

@@ -136,6 +136,7 @@ pub(in crate::commands) fn wish(
         },
         recompute: None,
         available: None,
+        alone: true,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A plan that fits: which micro-batch and which blocks to compute again, or how much is missing and what would help.
 //!
 //! ```text
-//! 1. the largest of 2048, 1024, 512, 256 tokens that fits      nothing is computed twice
+//! 1. the largest of 2048, 1024, 512, 256 tokens that fits      nothing is computed twice; on a GPU of its own from 16384 on
 //! 2. the smallest of them, and as few blocks computed again as fit
 //! 3. none: how much is missing, and which settings would do
 //! ```
@@ -9,11 +9,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AdapterShape, BaseDtype, MemoryPlan, Settings, plan};
+use super::{AdapterShape, BaseDtype, MemoryPlan, Processor, Settings, plan};
 use crate::ModelConfig;
 
 /// Tokens per micro-batch that are tried, the fastest first; beyond the first nothing is gained.
 const MICRO_TOKENS: [usize; 4] = [2048, 1024, 512, 256];
+/// Before those on a GPU that a run has for itself: a small model does not fill one with fewer. What a job is planned with, and a device is
+/// looked for by, are those above: these only use what is free.
+const GPU_MICRO_TOKENS: [usize; 3] = [16_384, 8192, 4096];
 
 /// What is to be fitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +31,20 @@ pub struct Wish {
     pub recompute: Option<usize>,
     /// What there is; nothing is known where it is none.
     pub available: Option<u64>,
+    /// Whether all of that is this run's: nobody shares the device.
+    pub alone: bool,
+}
+
+impl Wish {
+    /// What is tried, the fastest first.
+    fn sizes(&self) -> Vec<usize> {
+        let has_a_gpu = self.alone && self.settings.processor == Processor::Cuda && self.available.is_some();
+        match self.micro_tokens {
+            Some(tokens) => vec![tokens],
+            None if has_a_gpu => GPU_MICRO_TOKENS.into_iter().chain(MICRO_TOKENS).collect(),
+            None => MICRO_TOKENS.to_vec(),
+        }
+    }
 }
 
 /// A plan that fits.
@@ -66,9 +83,8 @@ pub struct Remedy {
 /// Chooses what the wish leaves open.
 pub fn fit(config: &ModelConfig, wish: &Wish) -> Result<Fitted, Box<Shortfall>> {
     let fits = |fitted: &Fitted| wish.available.is_none_or(|available| fitted.memory.total <= available);
-    let sizes = wish.micro_tokens.map_or_else(|| MICRO_TOKENS.to_vec(), |tokens| vec![tokens]);
     let plainly = wish.recompute.unwrap_or(0);
-    if let Some(fitted) = sizes.iter().map(|tokens| of(config, wish, *tokens, plainly)).find(fits) {
+    if let Some(fitted) = wish.sizes().into_iter().map(|tokens| of(config, wish, tokens, plainly)).find(fits) {
         return Ok(fitted);
     }
     let most = plainly.max(most_again(config, wish));
@@ -175,6 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_has_a_gpu_for_itself_uses_what_is_free_there() {
+        let on_gpu = |available, alone| {
+            let wish = wish(available);
+            let settings = Settings { processor: Processor::Cuda, base_dtype: BaseDtype::Bf16, ..wish.settings };
+            let wish = Wish { settings, step_tokens: 1 << 20, alone, ..wish };
+            fit(&config(), &wish).expect("it fits").micro_tokens
+        };
+        assert_eq!([on_gpu(Some(80 * GIB), true), on_gpu(Some(4 * GIB), true)], [16_384, 4096]);
+        assert_eq!(on_gpu(Some(80 * GIB), false), 2048, "another run has planned with the rest");
+        assert_eq!(on_gpu(None, true), 2048, "a device is looked for by the least that is fast");
+    }
+
+    #[test]
     fn what_cannot_fit_says_how_much_is_missing_and_what_would_do() {
         let bf16 = |wish: Wish| Wish { settings: Settings { base_dtype: BaseDtype::Bf16, ..wish.settings }, ..wish };
         let least = of(&config(), &bf16(wish(None)), 256, 30).memory.total;
@@ -216,7 +245,7 @@ mod tests {
             supervised_rows: 0,
             recompute: 0,
         };
-        Wish { settings, step_tokens: 8192, micro_tokens: None, recompute: None, available }
+        Wish { settings, step_tokens: 8192, micro_tokens: None, recompute: None, available, alone: true }
     }
 
     fn config() -> ModelConfig {
