@@ -35,7 +35,7 @@ use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
 use crate::lora::{self, AdapterView, Init, LoraLayout, Site};
 use crate::ops::buffer::Refused;
-use crate::ops::machine::{Broken, Buffer, Machine, Sums, Weight, caught};
+use crate::ops::machine::{Broken, Buffer, Machine, Operand, Sums, Weight, caught};
 use crate::ops::profile::Profile;
 
 pub(crate) use weights::Files;
@@ -43,7 +43,7 @@ pub(crate) use weights::Files;
 use block::{Block, Kept};
 pub use decode::Cache;
 use gain::Gain;
-use loss::{BesideHead, Gradient};
+use loss::{BesideHead, Gradient, Pending};
 use pass::Pass;
 pub(crate) use weights::stored;
 
@@ -183,13 +183,32 @@ impl Model {
         grads: &mut [&mut [f32]],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<LossSum>, TrainError> {
-        assert!(
-            scale.len() == adapters.len() && grads.len() == adapters.len(),
-            "one scale and one gradient per adapter"
-        );
-        refusable(batch.tokens.len(), || {
-            self.there_and_back(&Pass::new(self, batch, adapters)?, batch, scale, grads, stop)
-        })
+        let mut work = self.work(adapters, grads.iter_mut().map(|grads| &mut **grads).collect())?;
+        let sums = work.pass(batch, scale, stop)?;
+        work.finish()?;
+        Ok(sums)
+    }
+
+    /// Begins to add gradients up over several passes; they are in `grads` when it is finished.
+    pub fn work<'a>(
+        &'a self,
+        adapters: &'a [AdapterView<'a>],
+        grads: Vec<&'a mut [f32]>,
+    ) -> Result<Work<'a>, TrainError> {
+        assert_eq!(grads.len(), adapters.len(), "one gradient per adapter");
+        refusable_for(
+            || "the adapters".into(),
+            || {
+                let operands = self.operands(adapters);
+                let sums = grads.into_iter().map(|grads| self.machine.sums(grads)).collect();
+                Ok(Work { model: self, adapters, operands, sums })
+            },
+        )
+    }
+
+    /// The numbers of adapters as products take them.
+    fn operands<'a>(&self, adapters: &[AdapterView<'a>]) -> Vec<Operand<'a>> {
+        adapters.iter().map(|view| self.machine.operand(view.params)).collect()
     }
 
     /// Loss of the model itself; adds the gradient of `scale · sum` for every weight to `grads`, which `layout` maps.
@@ -203,7 +222,7 @@ impl Model {
     ) -> Result<LossSum, TrainError> {
         refusable(batch.tokens.len(), || {
             let pass = Pass::of_weights(self, batch, layout)?;
-            let sums = self.there_and_back(&pass, batch, &[scale], &mut [grads], stop)?;
+            let sums = self.there_and_back(&pass, batch, &[scale], &mut [self.machine.sums(grads)], stop)?;
             Ok(sums[0])
         })
     }
@@ -213,20 +232,18 @@ impl Model {
         pass: &Pass<'_>,
         batch: &MicroBatch,
         scale: &[f32],
-        grads: &mut [&mut [f32]],
+        grads: &mut [Sums<'_>],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<LossSum>, TrainError> {
         self.machine.begin();
-        let mut grads: Vec<Sums<'_>> = grads.iter_mut().map(|grads| self.machine.sums(grads)).collect();
         let mut tape = Vec::with_capacity(self.blocks.len());
         let last = self.forward(pass, stop, |layer, kept| self.record(pass, layer, kept, &mut tape))?;
         let mut dx = self.machine.zeros(last.len());
-        let gradient = Gradient { scale, dx: &mut dx, grads: &mut grads };
+        let gradient = Gradient { scale, dx: &mut dx, grads: &mut *grads };
         let losses = self.head_loss(pass, batch, &last, Some(gradient));
         self.machine.give(last);
-        self.backward(pass, tape, dx, &mut grads, stop)?;
-        grads.into_iter().for_each(|sums| self.machine.settle(sums));
-        Ok(losses)
+        self.backward(pass, tape, dx, grads, stop)?;
+        Ok(Pending::sums(losses, pass))
     }
 
     /// Loss of every adapter's targets, without dropout and without gradients.
@@ -238,11 +255,12 @@ impl Model {
     ) -> Result<Vec<LossSum>, TrainError> {
         let adapters: Vec<_> = adapters.iter().map(|view| AdapterView { dropout: None, ..*view }).collect();
         refusable(batch.tokens.len(), || {
-            let pass = Pass::new(self, batch, &adapters)?;
+            let operands = self.operands(&adapters);
+            let pass = Pass::new(self, batch, (&adapters, &operands))?;
             let last = self.forward(&pass, stop, |_, kept| kept.give(&self.machine))?;
             let losses = self.head_loss(&pass, batch, &last, None);
             self.machine.give(last);
-            Ok(losses)
+            Ok(Pending::sums(losses, &pass))
         })
     }
 
@@ -268,7 +286,8 @@ impl Model {
         let segment = Segment { start: 0, len: tokens.len(), adapter: 0, example: 0, epoch: 0 };
         let batch = MicroBatch { tokens: tokens.to_vec(), segments: vec![segment], targets: Vec::new() };
         refusable(tokens.len(), || {
-            let pass = Pass::new(self, &batch, &adapters)?;
+            let operands = self.operands(&adapters);
+            let pass = Pass::new(self, &batch, (&adapters, &operands))?;
             let last = self.forward(&pass, stop, |_, kept| kept.give(&self.machine))?;
             let logits = self.logits_from(&pass, first, &last);
             self.machine.give(last);
@@ -347,6 +366,45 @@ impl Model {
         pass.lookup_backward(&dx, grads);
         self.machine.give(dx);
         Ok(())
+    }
+}
+
+/// Passes whose gradients are added up. What they have in common is done once: on a GPU an adapter is brought over at the beginning, and
+/// the gradient comes back at the end.
+#[derive(Debug)]
+pub struct Work<'a> {
+    model: &'a Model,
+    adapters: &'a [AdapterView<'a>],
+    operands: Vec<Operand<'a>>,
+    sums: Vec<Sums<'a>>,
+}
+
+impl Work<'_> {
+    /// Loss of every adapter's targets; adds the gradient of `scale[i] · sumᵢ`. `stop` is asked between layers: once it says true the pass
+    /// ends with [`TrainError::Stopped`] and the gradients are half done.
+    pub fn pass(
+        &mut self,
+        batch: &MicroBatch,
+        scale: &[f32],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<LossSum>, TrainError> {
+        assert_eq!(scale.len(), self.adapters.len(), "one scale per adapter");
+        refusable(batch.tokens.len(), || {
+            let pass = Pass::new(self.model, batch, (self.adapters, &self.operands))?;
+            self.model.there_and_back(&pass, batch, scale, &mut self.sums, stop)
+        })
+    }
+
+    /// The gradients are where they belong; waits for them.
+    pub fn finish(self) -> Result<(), TrainError> {
+        let machine = &self.model.machine;
+        refusable_for(
+            || "the gradients".into(),
+            || {
+                self.sums.into_iter().for_each(|sums| machine.settle(sums));
+                Ok(())
+            },
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::data::MicroBatch;
 use crate::event::Step;
-use crate::model::Model;
+use crate::model::{LossSum, Model};
 use crate::ops::adamw::{clip_factor, norm};
 use crate::ranks::Ranks;
 use crate::run::Run;
@@ -59,10 +59,12 @@ pub(crate) fn step_of(
     let lengths: Vec<usize> = places.iter().map(|place| runs[place.run].examples.tokens_in(place.index)).collect();
     let mut sums = vec![0.0; runs.len()];
     runs.iter_mut().for_each(Run::clear_grads);
-    let own = ranks.deal(&lengths, micro_tokens).into_iter().try_for_each(|members| {
-        let batch = micro_batch(runs, members.iter().map(|member| &places[*member]))?;
-        accumulate(model, runs, &batch, &scales, &mut sums, stop)
-    });
+    let micro_batches = ranks.deal(&lengths, micro_tokens);
+    let micro_batch =
+        |runs: &[Run], members: &[usize]| micro_batch(runs, members.iter().map(|member| &places[*member]));
+    let mut grads: Vec<Vec<f32>> = runs.iter_mut().map(|run| std::mem::take(&mut run.grads)).collect();
+    let own = add_up(model, runs, (&micro_batches, &micro_batch), &scales, (&mut grads, &mut sums), stop);
+    runs.iter_mut().zip(grads).for_each(|(run, grads)| run.grads = grads);
     let mut grads: Vec<&mut [f32]> = runs.iter_mut().map(|run| run.grads.as_mut_slice()).collect();
     ranks.all_reduce(own, &mut grads, &mut sums, stop)?;
     let taken = runs.iter_mut().zip(counts).zip(sums);
@@ -113,33 +115,33 @@ fn micro_batch<'a>(runs: &[Run], places: impl Iterator<Item = &'a Place>) -> Res
     Ok(batch)
 }
 
-fn accumulate(
+/// Adds the gradients and losses of all micro-batches to `grads` and `sums`.
+fn add_up(
     model: &Model,
-    runs: &mut [Run],
-    batch: &MicroBatch,
+    runs: &[Run],
+    (micro_batches, micro_batch): (&[Vec<usize>], MakeBatch<'_>),
     scales: &[f32],
-    sums: &mut [f64],
+    (grads, sums): (&mut [Vec<f32>], &mut [f64]),
     stop: &dyn Fn() -> bool,
 ) -> Result<(), TrainError> {
-    let mut grads: Vec<Vec<f32>> = runs.iter_mut().map(|run| std::mem::take(&mut run.grads)).collect();
-    let mut slices: Vec<&mut [f32]> = grads.iter_mut().map(Vec::as_mut_slice).collect();
-    let losses = match runs {
-        [Run { trained: Trained::Model(layout), .. }] => {
-            model.forward_backward_weights(batch, layout, scales[0], slices[0], stop).map(|sum| vec![sum])
-        }
-        _ => {
-            let views = runs.iter().map(|run| run.training_view().expect("a model is trained alone"));
-            model.forward_backward(batch, &views.collect::<Vec<_>>(), scales, &mut slices, stop)
-        }
-    };
-    for (run, grads) in runs.iter_mut().zip(grads) {
-        run.grads = grads;
+    let mut count = |losses: &[LossSum]| sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss.sum);
+    if let [Run { trained: Trained::Model(layout), .. }] = runs {
+        return micro_batches.iter().try_for_each(|members| {
+            let batch = micro_batch(runs, members)?;
+            count(&[model.forward_backward_weights(&batch, layout, scales[0], &mut grads[0], stop)?]);
+            Ok(())
+        });
     }
-    for (sum, loss) in sums.iter_mut().zip(losses?) {
-        *sum += loss.sum;
+    let views: Vec<_> = runs.iter().map(|run| run.training_view().expect("a model is trained alone")).collect();
+    let mut work = model.work(&views, grads.iter_mut().map(Vec::as_mut_slice).collect())?;
+    for members in micro_batches {
+        count(&work.pass(&micro_batch(runs, members)?, scales, stop)?);
     }
-    Ok(())
+    work.finish()
 }
+
+/// Makes a micro-batch of some of the step's examples.
+type MakeBatch<'a> = &'a dyn Fn(&[Run], &[usize]) -> Result<MicroBatch, TrainError>;
 
 fn update(run: &mut Run, count: Count, sum: f64, began: Instant) -> Taken {
     let loss = sum / count.supervised as f64;

@@ -66,17 +66,17 @@ impl Trainee {
         let targets: usize = sequences.iter().map(|ids| ids.len() - 1).sum();
         let mut grads = vec![0.0; self.params.len()];
         let (mut loss, mut example) = (0.0, 0);
+        let views = [AdapterView { layout: &self.layout, params: &self.params, dropout: self.dropout }];
+        let mut work = self.model.work(&views, vec![&mut grads])?;
         for some in sequences.chunks(together) {
             let mut batch = MicroBatch::default();
             for ids in some {
                 batch.push(ids, &vec![true; ids.len()], 0, example, self.steps as u32);
                 example += 1;
             }
-            let view = AdapterView { layout: &self.layout, params: &self.params, dropout: self.dropout };
-            let scale = 1.0 / targets as f32;
-            let sums = self.model.forward_backward(&batch, &[view], &[scale], &mut [&mut grads], &|| false)?;
-            loss += sums[0].sum;
+            loss += work.pass(&batch, &[1.0 / targets as f32], &|| false)?[0].sum;
         }
+        work.finish()?;
         self.steps += 1;
         let settings = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
         let ([m, v], clip) = (&mut self.moments, clip_factor(norm(&grads), Some(1.0)));

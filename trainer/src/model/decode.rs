@@ -87,7 +87,8 @@ impl Model {
         let segment = Segment { start: 0, len: rows, adapter: 0, example: 0, epoch: 0 };
         let batch = MicroBatch { tokens: new, segments: vec![segment], targets: Vec::new() };
         refusable(rows, || {
-            let pass = Pass::new(self, &batch, &adapters)?;
+            let operands = self.operands(&adapters);
+            let pass = Pass::new(self, &batch, (&adapters, &operands))?;
             let turned = |rope| self.machine.turns(Rotations::of(rope, config.rotary_dim, len - rows..len, len));
             let turns = config.ropes.iter().map(turned).collect();
             let mut place = Place { cache: &mut cache.layers, turns, first: len == rows };

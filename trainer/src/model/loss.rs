@@ -7,7 +7,7 @@ use crate::lora::Site;
 use crate::ops::head::{Beside, Wanted};
 use crate::ops::linear::weight_backward;
 use crate::ops::lora::Columns;
-use crate::ops::machine::{Buffer, Head, Part, PartMut, Sums};
+use crate::ops::machine::{Buffer, Head, Losses, Part, PartMut, Sums};
 use crate::ops::profile::Op;
 
 use super::pass::{Adapted, Pass, Products, Rows};
@@ -30,16 +30,17 @@ impl Model {
         Adapted { site: Site::Head, weight: self.head().weight, columns }
     }
 
-    /// Losses by adapter; where the gradient is wanted, that for `last` goes to the (zeroed) buffer for it.
+    /// Losses, of which [`Pending::sums`] makes those of each adapter; where the gradient is wanted, that for `last` goes to the (zeroed)
+    /// buffer for it.
     pub(super) fn head_loss(
         &self,
         pass: &Pass<'_>,
         batch: &MicroBatch,
         last: &Buffer,
         gradient: Option<Gradient<'_, '_>>,
-    ) -> Vec<LossSum> {
+    ) -> Option<Pending> {
         if batch.targets.is_empty() {
-            return vec![LossSum::default(); pass.adapters()];
+            return None;
         }
         let width = self.config.hidden_size;
         let rows: Vec<usize> = batch.targets.iter().map(|target| target.row as usize).collect();
@@ -72,11 +73,25 @@ impl Model {
         };
         machine.give(hidden);
         machine.give(seen);
+        Some(Pending { losses, adapters: rows.iter().map(adapter_of).collect() })
+    }
+}
+
+/// Losses that may still be on their way: who asks for them before the gradients are on theirs makes a GPU wait.
+pub(super) struct Pending {
+    losses: Losses,
+    /// Whose each of them is.
+    adapters: Vec<usize>,
+}
+
+impl Pending {
+    /// Of every adapter of the pass. Nothing is pending where there was no target.
+    pub(super) fn sums(pending: Option<Pending>, pass: &Pass<'_>) -> Vec<LossSum> {
         let mut sums = vec![LossSum::default(); pass.adapters()];
-        for (loss, row) in losses.iter().zip(&rows) {
-            let sum = &mut sums[adapter_of(row)];
-            sum.sum += loss;
-            sum.count += 1;
+        let Some(Pending { losses, adapters }) = pending else { return sums };
+        for (loss, adapter) in pass.machine.read(losses).into_iter().zip(adapters) {
+            sums[adapter].sum += loss;
+            sums[adapter].count += 1;
         }
         sums
     }

@@ -31,7 +31,7 @@ pub(super) struct Pass<'a> {
     batch: &'a MicroBatch,
     adapters: &'a [AdapterView<'a>],
     /// The numbers of every adapter.
-    operands: Vec<Operand<'a>>,
+    operands: &'a [Operand<'a>],
     /// The model itself is trained, no adapter: every gradient is wanted, and the one flat gradient is that of all weights.
     pub(super) weights: Option<&'a WeightLayout>,
     /// All rows.
@@ -99,7 +99,7 @@ impl<'a> Pass<'a> {
     pub(super) fn new(
         model: &'a Model,
         batch: &'a MicroBatch,
-        adapters: &'a [AdapterView<'a>],
+        (adapters, operands): (&'a [AdapterView<'a>], &'a [Operand<'a>]),
     ) -> Result<Pass<'a>, TrainError> {
         let mut end = 0;
         for segment in &batch.segments {
@@ -131,7 +131,7 @@ impl<'a> Pass<'a> {
             segments: machine
                 .segments(batch.segments.iter().map(|segment| segment.start..segment.start + segment.len).collect()),
             batch,
-            operands: adapters.iter().map(|view| machine.operand(view.params)).collect(),
+            operands,
             adapters,
             weights: None,
             all: Rows { of_batch: None, len: end, runs },
@@ -147,7 +147,7 @@ impl<'a> Pass<'a> {
         if model.machine.is_gpu() {
             return Err(gpu::refused("training.method", "full"));
         }
-        Ok(Pass { weights: Some(layout), ..Pass::new(model, batch, &[])? })
+        Ok(Pass { weights: Some(layout), ..Pass::new(model, batch, (&[], &[]))? })
     }
 
     /// Some rows of the batch, gathered.

@@ -5,7 +5,7 @@
 //!   (one tape)     x: &Buffer, y: &mut Buffer          └─ Machine::Gpu    ops/cuda/norm.rs   bf16 views, one stream
 //! ```
 //! A [`Buffer`] lies on one machine and is used there: one that lies elsewhere is our own bug, and a panic. On a GPU work is put on
-//! the stream and nobody waits for it; what comes back to the host does ([`Machine::get`], [`Machine::head_loss`], [`Machine::settle`]).
+//! the stream and nobody waits for it; what comes back to the host does ([`Machine::get`], [`Machine::read`], [`Machine::settle`]).
 //!
 //! What a machine refuses, memory above all, unwinds out of the pass, for no operation could go on without; the door through which
 //! the pass was begun catches it ([`caught`]).
@@ -31,7 +31,7 @@ use crate::TrainError;
 pub use adapter::{Input, Mask, Operand, Pair, Sums};
 pub use block::{HeadNorm, Segments, Turns};
 pub use buffer::{Buffer, Exact, Part, PartMut};
-pub use head::Head;
+pub use head::{Head, Losses};
 pub use weight::Weight;
 
 /// Where a model computes.

@@ -1,6 +1,6 @@
 //! [`crate::ops::lora`] on the device: every product lands on what is there already (k = 1 in `matmul.rs`).
 //!
-//! A and B are trained in `f32`; the products take bf16 copies, made once per pass. Gradients are summed in `f32`.
+//! A and B are trained in `f32`; the products take bf16 copies, made once per step. Gradients are summed in `f32`.
 
 use cudarc::driver::{CudaView, CudaViewMut};
 use half::bf16;

@@ -3,8 +3,11 @@
 use std::ops::Range;
 
 #[cfg(feature = "cuda")]
-use super::done;
+use cudarc::driver::CudaSlice;
+
 use super::{Buffer, Machine, Weight};
+#[cfg(feature = "cuda")]
+use super::{done, elsewhere};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::{self, head::Targets};
 use crate::ops::head::{self, Beside, Wanted};
@@ -18,6 +21,16 @@ pub struct Head<'a> {
     pub weight: &'a Weight,
     /// Logits stay within ± this.
     pub softcap: Option<f32>,
+}
+
+/// Losses that were asked for.
+#[derive(Debug)]
+pub enum Losses {
+    /// They are there.
+    Host(Vec<f64>),
+    /// They are on their way.
+    #[cfg(feature = "cuda")]
+    Device(CudaSlice<f32>),
 }
 
 impl Head<'_> {
@@ -36,20 +49,33 @@ impl Machine {
         wanted: &[Wanted],
         beside: &mut dyn Beside,
         dx: Option<&mut Buffer>,
-    ) -> Vec<f64> {
+    ) -> Losses {
         match self {
-            Machine::Cpu(buffers) => match dx {
+            Machine::Cpu(buffers) => Losses::Host(match dx {
                 None => head::loss(x.host(), head.host(), wanted, beside, buffers),
                 Some(dx) => head::loss_and_gradient(x.host(), head.host(), wanted, beside, buffers, dx.host_mut()),
-            },
+            }),
             #[cfg(feature = "cuda")]
             Machine::Gpu(gpu) => {
                 let (targets, mut losses) = (done(Targets::upload(gpu, wanted)), done(gpu.take::<f32>(wanted.len())));
                 let (head, mut dx) = ((head.weight.device(), head.softcap), dx.map(Buffer::device_mut));
                 let to = &mut losses.as_view_mut();
                 done(cuda::head::loss(gpu, &x.device(), head, &targets, to, dx.as_mut()));
+                Losses::Device(losses)
+            }
+        }
+    }
+
+    /// The losses, on the host; waits for them.
+    pub fn read(&self, losses: Losses) -> Vec<f64> {
+        match (self, losses) {
+            (Machine::Cpu(_), Losses::Host(losses)) => losses,
+            #[cfg(feature = "cuda")]
+            (Machine::Gpu(gpu), Losses::Device(losses)) => {
                 done(gpu.download(&losses.as_view())).into_iter().map(f64::from).collect()
             }
+            #[cfg(feature = "cuda")]
+            _ => elsewhere(),
         }
     }
 
