@@ -54,6 +54,9 @@ impl Probe {
         let wants_gpus = config.fake.is_empty() && config.kind != Choice::Cpu;
         let usable = config.gpus_unusable.clone().map_or(Ok(()), Err);
         let nvml = if wants_gpus { nvml::Gpus::open(usable) } else { None };
+        if nvml.is_none() && config.fake.is_empty() && config.kind == Choice::Gpu {
+            tracing::warn!("devices.kind is \"gpu\" and no NVIDIA driver answers: this machine offers nothing");
+        }
         Self { config: config.clone(), nvml, cpu: cpu::Slot::default() }
     }
 

@@ -8,7 +8,7 @@
 //! the stream and nobody waits for it; what comes back to the host does ([`Machine::get`], [`Machine::read`], [`Machine::settle`]).
 //!
 //! What a machine refuses, memory above all, unwinds out of the pass, for no operation could go on without; the door through which
-//! the pass was begun catches it ([`caught`]).
+//! the pass was begun catches it (`caught`).
 
 mod adapter;
 mod block;
