@@ -165,9 +165,11 @@ async fn coordinator(identity: Identity, config: &Config) -> Finding {
             chain(&error),
             "compare `lorikeet ca show` on the coordinator; if it was set up anew, or its CA rotated while this machine was away, join again",
         ),
-        Err(error @ LinkError::CertificateRefused(_)) => {
-            Finding::bad(what, chain(&error), "if it was revoked or retired: move identity/ aside and join again")
-        }
+        Err(error @ LinkError::CertificateRefused(_)) => Finding::bad(
+            what,
+            chain(&error),
+            "if it was revoked or retired, or its CA was rotated out while this machine was away: move identity/ aside and join again",
+        ),
         Err(error) => Finding::bad(
             what,
             chain(&error),

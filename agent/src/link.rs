@@ -192,6 +192,8 @@ pub(crate) struct Timers {
     backoff_first: Duration,
     backoff_longest: Duration,
     report_retry: Duration,
+    /// A renewal that is not answered is asked for again after this, and what the disk did not keep is tried again.
+    ask_again: Duration,
 }
 
 impl Timers {
@@ -204,6 +206,7 @@ impl Timers {
             backoff_first: link.backoff_first,
             backoff_longest: link.backoff_longest,
             report_retry: link.report_retry,
+            ask_again: Duration::from_secs(60),
         }
     }
 

@@ -180,7 +180,8 @@ impl Identity {
         Self::load(&self.folder)
     }
 
-    /// Trusts these CAs from now on, the one that signs first, and no others. What is added is on the disk before anything goes.
+    /// Trusts these CAs from now on, the one that signs first, and no others. Cut off in between it still trusts the older of them, which
+    /// vouches for the one that signs: that one goes first to where it stays.
     pub(crate) fn trust(&self, authorities: &[Vec<u8>]) -> Result<Self, IdentityError> {
         if !(1..=AUTHORITIES).contains(&authorities.len()) {
             return Err(self.untrusted(&format!("{} were named, expected one or two", authorities.len())));
@@ -192,8 +193,8 @@ impl Identity {
         let (ca, next) = (self.folder.join(CA), self.folder.join(NEXT_CA));
         match authorities {
             [signs, older, ..] => {
-                disk::replace(&next, signs, Access::Plain)?;
                 disk::replace(&ca, older, Access::Plain)?;
+                disk::replace(&next, signs, Access::Plain)?;
             }
             only => {
                 disk::replace(&ca, &only[0], Access::Plain)?;

@@ -1,11 +1,15 @@
 //! One session: dial, hello, welcome, then both directions until one of them ends.
 
-use super::{Backoff, Link, LinkError, LinkState, News, OUTGOING, Session, frame, identity::Identity, judge};
+use super::{
+    Backoff, Link, LinkError, LinkState, News, OUTGOING, Session, frame,
+    identity::{Identity, IdentityError},
+    judge, negotiated,
+};
 use lorikeet_protocol::{
     ALPN_CONTROL, ALPN_CONTROL_TRUST,
     agent::{FromAgent, ToAgent},
 };
-use quinn::{Connection, RecvStream, SendStream, crypto::rustls::HandshakeData};
+use quinn::{Connection, RecvStream, SendStream};
 use std::{
     convert::Infallible,
     sync::Arc,
@@ -13,12 +17,12 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::timeout,
+    time::{sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-/// A renewal that is not answered is asked for again after this.
-const RENEW_AGAIN: Duration = Duration::from_secs(60);
+/// CAs that the coordinator wants trusted and the disk did not keep, and when they are tried again.
+type Unkept = Option<(Vec<Vec<u8>>, Instant)>;
 
 impl Link {
     /// Lives one session; answers why it ended.
@@ -80,6 +84,7 @@ impl Link {
         let session = Session { outgoing, connection: connection.clone() };
         self.state.send_replace(LinkState::Up { node: welcome.node, session: welcome.session });
         self.news.send(News::Welcomed(welcome, session)).await.map_err(|_| LinkError::Stopping)?;
+        let knows_trust = negotiated(connection).as_deref() == Some(ALPN_CONTROL_TRUST);
         // Each lives until the session ends, so none is cut in the middle of a frame and begun again.
         tokio::select! {
             biased;
@@ -88,17 +93,18 @@ impl Link {
                 Err(LinkError::Stopping)
             }
             ended = self.listen(&mut receive) => ended,
-            ended = self.speak(&mut send, messages, heartbeat, knows_trust(connection)) => ended,
+            ended = self.speak(&mut send, messages, heartbeat, knows_trust) => ended,
         }
     }
 
     async fn listen(&self, receive: &mut RecvStream) -> Result<Infallible, LinkError> {
+        let mut unkept = None;
         loop {
-            match frame::read::<ToAgent>(receive).await? {
+            match self.hear(receive, &mut unkept).await? {
                 ToAgent::Goodbye(farewell) => return Err(LinkError::Farewell(farewell)),
                 ToAgent::Welcome(_) => return Err(LinkError::Misbehaved("said welcome twice")),
                 ToAgent::Renewed(certificate) => self.renewed(certificate).await,
-                ToAgent::Trust(authorities) => self.trust(authorities).await,
+                ToAgent::Trust(authorities) => unkept = self.trust(authorities).await,
                 message @ (ToAgent::Offer(_)
                 | ToAgent::Stop { .. }
                 | ToAgent::SaveNow(_)
@@ -124,7 +130,8 @@ impl Link {
             let identity = self.caller.identity();
             let untold = told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &identity));
             let outdated = knows_trust && identity.is_of_an_older_authority();
-            let due = (outdated || self.renewal_is_due()) && asked.is_none_or(|asked| asked.elapsed() >= RENEW_AGAIN);
+            let due = (outdated || self.renewal_is_due())
+                && asked.is_none_or(|asked| asked.elapsed() >= self.caller.timers.ask_again);
             let message = if knows_trust && untold {
                 FromAgent::Trusts(told.insert(identity).trusts())
             } else if due {
@@ -167,22 +174,47 @@ impl Link {
         }
     }
 
-    /// Trusts what the coordinator names; what was kept is told in `speak`. A disk that does not keep it costs nothing yet: the coordinator
-    /// knows that this node was not heard to trust it.
-    async fn trust(&self, authorities: Vec<Vec<u8>>) {
+    /// The next word; meanwhile what the disk did not keep is tried again: the coordinator waits for it, and says it only once.
+    async fn hear(&self, receive: &mut RecvStream, unkept: &mut Unkept) -> Result<ToAgent, LinkError> {
+        // Read on, whatever happens meanwhile: it may be in the middle of a frame.
+        let reading = frame::read(receive);
+        tokio::pin!(reading);
+        while let Some((authorities, at)) = unkept.take() {
+            tokio::select! {
+                biased;
+                () = sleep_until(at.into()) => *unkept = self.trust(authorities).await,
+                heard = &mut reading => {
+                    *unkept = Some((authorities, at));
+                    return Ok(heard?);
+                }
+            }
+        }
+        Ok(reading.await?)
+    }
+
+    /// Trusts what the coordinator names; what was kept is told in `speak`. What was not is answered.
+    async fn trust(&self, authorities: Vec<Vec<u8>>) -> Unkept {
         let identity = self.caller.identity();
         if identity.authorities.iter().map(|ca| ca.as_ref()).eq(authorities.iter().map(Vec::as_slice)) {
-            return;
+            return None;
         }
-        let trusted = tokio::task::spawn_blocking(move || identity.trust(&authorities)).await;
+        let wanted = authorities.clone();
+        let trusted = tokio::task::spawn_blocking(move || identity.trust(&wanted)).await;
         match trusted {
             Ok(Ok(identity)) => {
                 tracing::info!(trusts = ?identity.trusts().authorities, "the coordinator's certificate authority is rotated");
                 self.caller.replace_identity(identity);
+                return None;
             }
-            Ok(Err(error)) => tracing::error!("could not {}", super::chain(&error)),
+            // These will never be trusted.
+            Ok(Err(error @ IdentityError::Authority { .. })) => {
+                tracing::error!("could not {}", super::chain(&error));
+                return None;
+            }
+            Ok(Err(error)) => tracing::error!("could not {}; it is tried again", super::chain(&error)),
             Err(error) => tracing::error!(%error, "keeping the coordinator's certificate authorities failed"),
         }
+        Some((authorities, Instant::now() + self.caller.timers.ask_again))
     }
 
     async fn renewed(&self, certificate: Vec<u8>) {
@@ -205,12 +237,6 @@ impl Link {
     fn is_expired(&self) -> bool {
         self.caller.identity().end_of_life().is_ok_and(|end| end <= wall())
     }
-}
-
-/// Whether the coordinator took the conversation that has words about trust.
-fn knows_trust(connection: &Connection) -> bool {
-    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-    data.and_then(|data| data.protocol).as_deref() == Some(ALPN_CONTROL_TRUST)
 }
 
 fn wall() -> Duration {

@@ -3,6 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test names what it looks for")]
 
 mod share;
+mod trust;
 
 use super::{
     blob::{Blobs, Source},
@@ -10,7 +11,6 @@ use super::{
     *,
 };
 use lorikeet_protocol::{
-    agent::Trusts,
     blob::Refusal,
     file::CHUNK_BYTES,
     id::{BootId, DeviceId, Hash, UnixMillis},
@@ -231,81 +231,6 @@ async fn a_certificate_past_half_its_life_is_renewed_over_the_session() {
 }
 
 #[tokio::test]
-async fn the_next_ca_is_kept_before_it_is_said_and_the_node_goes_on_under_it() {
-    let (folder, mut coordinator) = joined_with(Manner { knows_trust: true, ..Manner::default() }).await;
-    let (old, next) = (coordinator.authority.certificate.to_vec(), Arc::new(Authority::new()));
-    let mut link = Running::start(folder.path());
-    let mut peer = link.welcomed(&mut coordinator).await;
-    let said = |authorities: &[Hash], issuer| Trusts { authorities: authorities.to_vec(), issuer: Some(issuer) };
-    let (old_hash, next_hash) = (coordinator.authority.hash(), next.hash());
-    assert_eq!(peer.hear_news().await, FromAgent::Trusts(said(&[old_hash], old_hash)));
-
-    peer.say(ToAgent::Trust(vec![next.certificate.to_vec(), old])).await;
-    assert_eq!(peer.hear_news().await, FromAgent::Trusts(said(&[next_hash, old_hash], old_hash)));
-    // Said, so a power cut leaves it there.
-    assert_eq!(Identity::load(folder.path()).unwrap().authorities.len(), 2);
-    let FromAgent::Renew(request) = peer.hear_news().await else { panic!("its certificate is of the older one") };
-    peer.say(ToAgent::Renewed(next.certify(&request, -60, 86_400))).await;
-    assert_eq!(peer.hear_news().await, FromAgent::Trusts(said(&[next_hash, old_hash], next_hash)));
-    peer.say(ToAgent::Trust(vec![next.certificate.to_vec()])).await;
-    assert_eq!(peer.hear_news().await, FromAgent::Trusts(said(&[next_hash], next_hash)));
-    assert!(!folder.path().join("ca.next.crt").exists());
-
-    // One that has forgotten the older CA: both sides let each other in.
-    let address = coordinator.address();
-    drop(peer);
-    coordinator.stop().await;
-    let manner = Manner { knows_trust: true, ..Manner::default() };
-    let mut again = Coordinator::with(next, manner, address, Shelf::default());
-    let mut peer = link.welcomed(&mut again).await;
-    assert_eq!(peer.hear_news().await, FromAgent::Trusts(said(&[next_hash], next_hash)));
-}
-
-#[tokio::test]
-async fn a_coordinator_of_the_version_before_hears_nothing_of_trust() {
-    let (folder, mut coordinator) = joined().await;
-    let identity = Identity::load(folder.path()).unwrap();
-    // As a rotation under a newer coordinator left it: the certificate is of the older CA.
-    identity.trust(&[Authority::new().certificate.to_vec(), coordinator.authority.certificate.to_vec()]).unwrap();
-    let mut link = Running::start(folder.path());
-    let mut peer = link.welcomed(&mut coordinator).await;
-    for _ in 0..3 {
-        assert_eq!(peer.hear().await, FromAgent::Heartbeat);
-    }
-}
-
-#[tokio::test]
-async fn authorities_that_cannot_be_trusted_change_nothing() {
-    let (folder, coordinator) = joined().await;
-    let identity = Identity::load(folder.path()).unwrap();
-    let ca = || Authority::new().certificate.to_vec();
-    for bad in [vec![], vec![vec![0x30, 0x82]], vec![ca(), b"none".to_vec()], vec![ca(), ca(), ca()]] {
-        let error = identity.trust(&bad).unwrap_err();
-        assert!(matches!(error, IdentityError::Authority { .. }), "{error:?}");
-        let trusted = Identity::load(folder.path()).unwrap().authorities;
-        assert_eq!(trusted, std::slice::from_ref(&coordinator.authority.certificate));
-    }
-}
-
-#[tokio::test]
-async fn a_change_of_trust_cut_off_at_any_step_leaves_what_both_sides_need() {
-    let (folder, coordinator) = joined().await;
-    let (old, next) = (coordinator.authority.certificate.clone(), Authority::new().certificate);
-    let at = |name: &str| folder.path().join(name);
-    let trusted = || Identity::load(folder.path()).unwrap().authorities;
-    // Added: the next one is there first.
-    std::fs::write(at("ca.next.crt"), &next).unwrap();
-    assert_eq!(trusted(), [next.clone(), old.clone()]);
-    Identity::load(folder.path()).unwrap().trust(&[next.to_vec(), old.to_vec()]).unwrap();
-    assert_eq!(trusted(), [next.clone(), old]);
-    // Forgotten: the next one takes the place of the older, and is there twice for a moment.
-    std::fs::write(at("ca.crt"), &next).unwrap();
-    assert_eq!(trusted(), std::slice::from_ref(&next));
-    Identity::load(folder.path()).unwrap().trust(&[next.to_vec()]).unwrap();
-    assert!(trusted() == [next] && !at("ca.next.crt").exists());
-}
-
-#[tokio::test]
 async fn a_renewed_certificate_for_another_key_is_not_kept() {
     let (folder, _coordinator) = joined().await;
     let identity = Identity::load(folder.path()).unwrap();
@@ -377,6 +302,7 @@ fn timers() -> Timers {
         backoff_first: Duration::from_millis(10),
         backoff_longest: Duration::from_millis(100),
         report_retry: Duration::from_secs(30),
+        ask_again: Duration::from_secs(60),
     }
 }
 
