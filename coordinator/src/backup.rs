@@ -20,7 +20,7 @@ mod write;
 pub use error::BackupError;
 pub use restore::{Restored, head_of, restore};
 pub use verify::{Missing, Verified};
-pub use write::write;
+pub use write::{AuthorityFiles, write};
 
 use crate::store::{Facts, Store};
 use lorikeet_protocol::id::{Hash, UnixMillis};
@@ -73,7 +73,7 @@ pub fn take_at_rest(data: &Path, scratch: &Path, full: bool, out: impl Write) ->
     let copy = scratch.join("state.redb");
     let facts = Store::copy_of(&data.join("state.redb"), &copy)?;
     let head = Head::new(&facts, full);
-    write(data, &copy, &facts, &head, out)?;
+    write(data, &AuthorityFiles::read(data)?, &copy, &facts, &head, out)?;
     Ok(head)
 }
 

@@ -51,6 +51,7 @@ pub use event::{Action, Event, Inspect, Rows, Subject, Trouble};
 use fair::FairShare;
 use inspection::Unanswered;
 use job::LiveJob;
+pub use join::Shown;
 use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, SweepId, UnixMillis, UserId};
 use node::LiveNode;
 pub use restored::Restored;
@@ -245,8 +246,8 @@ impl Cluster {
             Event::Asked { reply, actor, query } => {
                 out.push(Action::Reply { reply, result: self.answer(actor, query, now) })
             }
-            Event::SessionOpened { reply, node, serial, hello } => {
-                self.open_session(reply, node, &serial, *hello, now, &mut out)
+            Event::SessionOpened { reply, node, shown, hello } => {
+                self.open_session(reply, node, &shown, *hello, now, &mut out)
             }
             Event::SessionClosed { node, session } => self.close_session(node, session),
             Event::Heard { node, session, message } => self.hear(node, session, message, now, &mut out),
@@ -422,5 +423,6 @@ pub(crate) fn subject_of(receipt: Receipt) -> String {
         Receipt::Job(id) => id.to_string(),
         Receipt::Sweep(id) => id.to_string(),
         Receipt::Model(id) => id.to_string(),
+        Receipt::Authority(hash) => hash.to_string(),
     }
 }

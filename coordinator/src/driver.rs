@@ -21,7 +21,7 @@ mod writer;
 use crate::{
     access::{Actor, Context, Refusal},
     cluster::{
-        Announced, Cluster, Inspect, Settings, Subject, Trouble,
+        Announced, Cluster, Inspect, Settings, Shown, Subject, Trouble,
         command::{Answer, Command, Query},
     },
     record::Receipt,
@@ -61,7 +61,7 @@ type Answering = oneshot::Sender<Result<Answer, Refusal>>;
 enum Input {
     Command { context: Context, command: Box<Command>, answer: Answering },
     Query { actor: Actor, query: Query, answer: Answering },
-    Session { node: NodeId, serial: String, hello: Box<Hello>, admitted: oneshot::Sender<Result<Session, Farewell>> },
+    Session { node: NodeId, shown: Shown, hello: Box<Hello>, admitted: oneshot::Sender<Result<Session, Farewell>> },
     Closed { node: NodeId, session: u64 },
     Heard { node: NodeId, session: u64, message: Box<FromAgent> },
     Announced { node: NodeId, said: Box<Announced> },
@@ -139,9 +139,9 @@ impl Handle {
     }
 
     /// Lets an agent in, or says why not.
-    pub async fn open_session(&self, node: NodeId, serial: String, hello: Hello) -> Result<Session, Farewell> {
+    pub async fn open_session(&self, node: NodeId, shown: Shown, hello: Hello) -> Result<Session, Farewell> {
         let (admitted, answer) = oneshot::channel();
-        let input = Input::Session { node, serial, hello: Box::new(hello), admitted };
+        let input = Input::Session { node, shown, hello: Box::new(hello), admitted };
         self.inputs.send(input).await.map_err(|_| Farewell::ShuttingDown)?;
         answer.await.map_err(|_| Farewell::ShuttingDown)?
     }

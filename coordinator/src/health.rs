@@ -79,13 +79,15 @@ fn store(folders: &Folders) -> (Finding, bool) {
 }
 
 fn authority(folders: &Folders) -> Finding {
-    let (what, key) = ("certificate authority", folders.ca().join("ca.key"));
+    let what = "certificate authority";
     if !folders.ca().join("ca.pem").exists() {
         return Finding::warning(what, "there is none yet", "the first start makes it");
     }
-    let mode = key.metadata().map_or(0, |key| key.permissions().mode() & 0o777);
-    if mode & 0o077 != 0 {
-        return Finding::bad(what, format!("{} is open to others (mode {mode:o})", key.display()), "chmod 600 it");
+    for key in ["ca.key", "next.key"].map(|name| folders.ca().join(name)) {
+        let mode = key.metadata().map_or(0, |key| key.permissions().mode() & 0o777);
+        if mode & 0o077 != 0 {
+            return Finding::bad(what, format!("{} is open to others (mode {mode:o})", key.display()), "chmod 600 it");
+        }
     }
     match Authorities::read(&folders.ca()) {
         Ok(authorities) => standing(what, &authorities),
@@ -229,6 +231,9 @@ mod tests {
         crate::link::trust::Trust::open(&ca).unwrap().begin().unwrap();
         let finding = of(&look(&config), "certificate authority");
         assert!(finding.state == State::Ok && finding.found.contains("a rotation is under way"), "{finding:#?}");
+        std::fs::set_permissions(ca.join("next.key"), std::fs::Permissions::from_mode(0o640)).unwrap();
+        let finding = of(&look(&config), "certificate authority");
+        assert!(finding.state == State::Bad && finding.found.contains("next.key is open to others"), "{finding:#?}");
     }
 
     #[test]

@@ -43,7 +43,6 @@ use std::{
     time::{Duration, Instant},
 };
 use telemetry::Newest;
-use tls::NodeCertificate;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
@@ -121,8 +120,10 @@ pub enum LinkError {
         /// What is wrong with it.
         why: String,
     },
-    /// A backup copies the CA's files.
-    #[error("change the certificate authority: a backup is being taken; try again when it is done")]
+    /// The CA's files are read for a backup, or changed by another.
+    #[error(
+        "change the certificate authority: its files are in use at this moment, by a backup or another change; try again"
+    )]
     Held,
     /// TLS refused its configuration.
     #[error("prepare TLS")]
@@ -361,6 +362,7 @@ async fn welcome(incoming: Incoming, shared: Arc<Shared>, handshake: OwnedSemaph
 }
 
 async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), LinkError> {
+    let certificate = || tls::identify(&shared.services.trust.now(), chain(connection).first()?);
     let protocol = alpn(connection);
     let places = if protocol.as_deref() == Some(ALPN_JOIN) { &shared.joins } else { &shared.connections };
     let Ok(_place) = places.try_acquire() else {
@@ -369,7 +371,7 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
     };
     match protocol.as_deref() {
         Some(protocol) if protocol == ALPN_JOIN => join::serve(shared, connection).await,
-        Some(protocol @ (ALPN_CONTROL | ALPN_CONTROL_TRUST)) => match certificate(connection) {
+        Some(protocol @ (ALPN_CONTROL | ALPN_CONTROL_TRUST)) => match certificate() {
             Some(certificate) => {
                 let knows_trust = protocol == ALPN_CONTROL_TRUST;
                 peer::serve(shared, connection, certificate, knows_trust).await
@@ -377,7 +379,7 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
             None => turn_away(connection),
         },
         Some(protocol) if [ALPN_BLOB, ALPN_BLOB_SHARE].contains(&protocol) => {
-            match certificate(connection).filter(|found| !found.expired) {
+            match certificate().filter(|found| !found.expired) {
                 Some(certificate) => blob::serve(shared, connection, certificate).await,
                 None => turn_away(connection),
             }
@@ -394,10 +396,6 @@ fn turn_away(connection: &Connection) -> Result<(), LinkError> {
 
 fn alpn(connection: &Connection) -> Option<Vec<u8>> {
     connection.handshake_data()?.downcast::<HandshakeData>().ok()?.protocol
-}
-
-fn certificate(connection: &Connection) -> Option<NodeCertificate> {
-    tls::identify(chain(connection).first()?)
 }
 
 /// What a peer showed; nothing, if it showed none.

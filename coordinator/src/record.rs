@@ -77,6 +77,10 @@ pub struct Node {
     pub joined: UnixMillis,
     /// Serial numbers of its certificates, newest last; only these are let in.
     pub serials: Vec<String>,
+    /// BLAKE3 of its public key (SPKI): only certificates for it are let in, and it never changes. `None`: the row is of a version that
+    /// did not keep it; it is learnt at the next hello.
+    #[serde(default)]
+    pub key: Option<Hash>,
     /// Why nothing is placed on it, if nothing is.
     pub quarantine: Option<String>,
     /// The machine's last known start.
@@ -556,6 +560,8 @@ pub enum Receipt {
     Sweep(SweepId),
     /// A model.
     Model(ModelId),
+    /// A certificate authority, by its hash.
+    Authority(Hash),
 }
 
 /// A row to be written.

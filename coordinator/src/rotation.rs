@@ -12,6 +12,7 @@ use crate::{
         LinkError,
         trust::{Authorities, Trust},
     },
+    record::Receipt,
 };
 use lorikeet_protocol::id::{Hash, UnixMillis};
 use std::time::Duration;
@@ -30,33 +31,31 @@ pub(crate) enum RotationError {
     Files(#[from] LinkError),
 }
 
-/// Makes the next CA. One that is there stays, and nothing more is written down.
+/// Makes the next CA. One that is there stays, and nothing more is written down. A request that is repeated when its rotation is over makes
+/// no second one: the receipt names the CA that it was about.
 pub(crate) async fn begin(driver: &Handle, trust: &Trust, context: Context) -> Result<(), RotationError> {
-    if trust.now().next().is_some() {
+    let changing = trust.change()?;
+    let authorities = trust.now();
+    if authorities.next().is_some() {
         return Ok(context.actor.require_admin("rotate the certificate authority")?);
     }
-    driver.command(context, Command::BeginRotation).await?;
-    let making = trust.clone();
-    in_background(move || making.begin()).await?;
-    tracing::info!(authorities = ?trust.now(), "a new certificate authority signs from now on");
-    Ok(())
+    let current = authorities.current().hash();
+    let judged = driver.command(context, Command::BeginRotation { current }).await?;
+    in_background(move || changing.begin(named(judged))).await
 }
 
-/// Forgets the older CA, unless nodes would be cut off by that and it is not forced.
+/// Forgets the older CA, unless nodes would be cut off by that and it is not forced. Nothing is written down where the files are in use, and
+/// a request that is repeated forgets what was judged the first time or nothing.
 pub(crate) async fn finish(driver: &Handle, trust: &Trust, context: Context, force: bool) -> Result<(), RotationError> {
-    let Some(next) = trust.now().next().map(|authority| authority.hash()) else {
-        context.actor.require_admin("rotate the certificate authority")?;
-        return Err(Refusal::conflict("no rotation is under way; `lorikeet ca rotate` begins one").into());
-    };
-    driver.command(context, Command::FinishRotation { next, force }).await?;
-    forget(trust, next).await
+    let changing = trust.change()?;
+    let next = trust.now().next().map(|authority| authority.hash());
+    let judged = driver.command(context, Command::FinishRotation { next, force }).await?;
+    in_background(move || changing.finish(named(judged))).await
 }
 
-async fn forget(trust: &Trust, next: Hash) -> Result<(), RotationError> {
-    let finishing = trust.clone();
-    in_background(move || finishing.finish(next)).await?;
-    tracing::info!(authorities = ?trust.now(), "the certificate authority before this one is forgotten");
-    Ok(())
+fn named(receipt: Receipt) -> Hash {
+    let Receipt::Authority(hash) = receipt else { unreachable!("a rotation names an authority, not {receipt:?}") };
+    hash
 }
 
 async fn in_background(work: impl FnOnce() -> Result<(), LinkError> + Send + 'static) -> Result<(), RotationError> {

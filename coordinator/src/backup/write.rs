@@ -22,14 +22,36 @@ struct Named {
     kind: FileKind,
 }
 
-/// Writes a backup of `data`, whose store was copied to `state`.
-pub fn write(data: &Path, state: &Path, facts: &Facts, head: &Head, out: impl Write) -> Result<(), BackupError> {
+/// The files of the certificate authorities, read at one moment: they are few and small, and may change while the rest is sent.
+pub struct AuthorityFiles(Vec<(String, Vec<u8>)>);
+
+impl AuthorityFiles {
+    /// Reads those of `data`.
+    pub fn read(data: &Path) -> Result<Self, BackupError> {
+        let read = |path: PathBuf| {
+            let bytes = std::fs::read(&path).map_err(BackupError::file("read", &path))?;
+            Ok((name_of(data, &path), bytes))
+        };
+        below(&data.join("ca"))?.into_iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Writes a backup of `data`, whose store was copied to `state` when `authority` was read.
+pub fn write(
+    data: &Path,
+    authority: &AuthorityFiles,
+    state: &Path,
+    facts: &Facts,
+    head: &Head,
+    out: impl Write,
+) -> Result<(), BackupError> {
     let mut writer = Entries { tar: tar::Builder::new(out), sums: Vec::new(), seconds: head.taken.0 / 1_000 };
     writer.json("backup.json", head)?;
-    for folder in ["ca", "keys"] {
-        for path in below(&data.join(folder))? {
-            writer.file(data, &path)?;
-        }
+    for (name, bytes) in &authority.0 {
+        writer.entry(name, bytes.len() as u64, bytes.as_slice()).map_err(BackupError::Write)?;
+    }
+    for path in below(&data.join("keys"))? {
+        writer.file(data, &path)?;
     }
     writer.copy("state.redb", state)?;
     let named = |(kind, file): &(FileKind, FileManifest)| Named { hash: file.hash, size: file.size, kind: *kind };
@@ -63,8 +85,7 @@ impl<W: Write> Entries<W> {
     }
 
     fn file(&mut self, data: &Path, path: &Path) -> Result<(), BackupError> {
-        let name = path.strip_prefix(data).unwrap_or(path).to_string_lossy().into_owned();
-        self.copy(&name, path)
+        self.copy(&name_of(data, path), path)
     }
 
     /// A file of the data directory, as long as it is now: series grow while they are read.
@@ -91,7 +112,7 @@ impl<W: Write> Entries<W> {
             && is_ours
             && let Ok(linked) = blob::whole_at(&blobs, file)
         {
-            let place = |path: &Path| path.strip_prefix(data).unwrap_or(path).to_string_lossy().into_owned();
+            let place = |path: &Path| name_of(data, path);
             self.copy(&place(&bytes), &linked)?;
             let entry = blob::entry_of(file);
             return self.entry(&place(&manifest), entry.len() as u64, entry.as_slice()).map_err(BackupError::Write);
@@ -118,6 +139,10 @@ impl<W: Write> Entries<W> {
         self.json("hashes.json", &sums)?;
         self.tar.into_inner().and_then(|mut out| out.flush()).map_err(BackupError::Write)
     }
+}
+
+fn name_of(data: &Path, path: &Path) -> String {
+    path.strip_prefix(data).unwrap_or(path).to_string_lossy().into_owned()
 }
 
 struct Hashed<R> {

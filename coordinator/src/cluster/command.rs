@@ -1,7 +1,7 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
 use super::{
-    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, put,
+    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, put,
     schedule::Why,
     share::Sharing,
     submit::{Wanted, adapter_files},
@@ -93,11 +93,14 @@ pub enum Command {
     },
     /// Keys leave the coordinator: it is written down who took them.
     TakeBackup,
-    /// A new CA is made, and signs from now on.
-    BeginRotation,
+    /// A CA is made that follows this one, and signs from now on.
+    BeginRotation {
+        current: Hash,
+    },
     /// The CA before `next` is forgotten.
     FinishRotation {
-        next: Hash,
+        /// `None`: no rotation is under way.
+        next: Option<Hash>,
         /// Also if nodes are cut off by it.
         force: bool,
     },
@@ -194,7 +197,7 @@ impl Command {
             Self::RetireNode { .. } => "node.retire",
             Self::RevokeNode { .. } => "node.revoke",
             Self::TakeBackup => "backup.take",
-            Self::BeginRotation => "ca.rotate",
+            Self::BeginRotation { .. } => "ca.rotate",
             Self::FinishRotation { .. } => "ca.finish",
             Self::CreateDataset { .. } => "dataset.create",
             Self::ConfirmDataset { .. } => "dataset.confirm",
@@ -243,6 +246,8 @@ pub enum Query {
     MayFetch { node: NodeId, attempt: AttemptId, file: Hash },
     /// Which other nodes give this file to this node, for this attempt?
     Givers { node: NodeId, attempt: AttemptId, file: Hash },
+    /// Is this a certificate of the node's?
+    KnowsCertificate { node: NodeId, shown: Shown },
     /// May this node bring files of this attempt?
     MayUpload { node: NodeId, attempt: AttemptId },
 }
@@ -321,7 +326,9 @@ impl Cluster {
             Command::RetireNode { id } => self.retire_node(actor, id, now, out),
             Command::RevokeNode { id } => self.revoke_node(actor, id, &cause, now, out),
             Command::TakeBackup => actor.require_admin("take a backup").map(|()| Receipt::Done),
-            Command::BeginRotation => actor.require_admin("rotate the certificate authority").map(|()| Receipt::Done),
+            Command::BeginRotation { current } => {
+                actor.require_admin("rotate the certificate authority").map(|()| Receipt::Authority(current))
+            }
             Command::FinishRotation { next, force } => self.finish_rotation(actor, next, force),
             Command::CreateDataset { id, name, description, file_name, size, format } => {
                 self.create_dataset(actor, Dataset::new(id, name, description, file_name, size, format, now), out)
@@ -374,6 +381,7 @@ impl Cluster {
             Query::Unreachable(id) => Answer::Unreachable(self.unreachable_since(self.visible(actor, id)?)),
             Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
             Query::Givers { node, attempt, file } => Answer::Givers(self.givers(node, attempt, file, now)),
+            Query::KnowsCertificate { node, shown } => Answer::Allowed(self.knows_certificate(node, &shown)),
             Query::MayUpload { node, attempt } => Answer::Allowed(self.current(node, attempt).is_some()),
         })
     }

@@ -1,7 +1,7 @@
 //! What happens to the cluster, and what follows: plain data, moved once from queue to turn to driver.
 
 use super::{
-    ReplyKey,
+    ReplyKey, Shown,
     command::{Answer, Command, Query},
     share::Announced,
 };
@@ -50,8 +50,8 @@ pub enum Event {
         reply: ReplyKey,
         /// By its certificate.
         node: NodeId,
-        /// The certificate's serial number.
-        serial: String,
+        /// The certificate.
+        shown: Shown,
         /// What it said.
         hello: Box<Hello>,
     },

@@ -1,4 +1,7 @@
-//! How a machine becomes a node: a single-use secret, then a certificate whose serial number is on record.
+//! How a machine becomes a node: a single-use secret, then a certificate whose serial number is on record; and how it is known again.
+//!
+//! Who has a CA's key can put any name and any serial number into a certificate. What it cannot have is the node's own key: that is
+//! what a node is known by, on each connection and in each renewal, so that a CA that was rotated out takes every such certificate along.
 
 use super::{Action, Cluster, LiveNode, Now, put};
 use crate::{
@@ -9,6 +12,17 @@ use lorikeet_protocol::id::{Hash, NodeId, UnixMillis};
 
 /// Certificates of one node that are let in at once: the one in use, and successors whose delivery may have failed.
 const SERIALS: usize = 8;
+
+/// The certificate that a connection showed, as far as it tells who is there. TLS has verified it, and that its key is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its serial number, in hex.
+    pub serial: String,
+    /// BLAKE3 of its public key (SPKI).
+    pub key: Hash,
+    /// Whether the CA that signs now has signed it, rather than the one before.
+    pub is_newest: bool,
+}
 
 impl Cluster {
     pub(super) fn invite(
@@ -49,7 +63,7 @@ impl Cluster {
             None => found.used = Some((key, node)),
         }
         out.push(put(Record::JoinSecret(found.clone())));
-        let record = Node::new(node, name, now.wall);
+        let record = Node { key: Some(key), ..Node::new(node, name, now.wall) };
         out.push(put(Record::Node(record.clone())));
         self.nodes.insert(node, LiveNode::new(record, now));
         Ok(Receipt::Node(node))
@@ -81,6 +95,7 @@ impl Node {
             name,
             joined,
             serials: vec![],
+            key: None,
             quarantine: None,
             boot: None,
             sessions: 0,
@@ -90,6 +105,16 @@ impl Node {
             probation: None,
             trust: None,
         }
+    }
+
+    /// Whether this is a certificate of this node's: its serial number is on record, and it is for this node's key. Where that was not kept
+    /// the certificate is believed if the CA that signs now has signed it: the key of one before may be why it was rotated.
+    pub(super) fn knows(&self, shown: &Shown) -> bool {
+        self.serials.contains(&shown.serial) && self.has_key_of(shown)
+    }
+
+    pub(super) fn has_key_of(&self, shown: &Shown) -> bool {
+        self.key.map_or(shown.is_newest, |key| key == shown.key)
     }
 
     /// The certificate with this serial number has spoken: older ones have no business any more.

@@ -7,7 +7,8 @@
 //! Every hello is reconciled with desired state: per attempt adopt, stop, report or forget; offers and stops that may have been lost are said again.
 
 use super::{
-    Action, Cause, Cluster, Now, ReplyKey, attempt::over, command::NodeStatus, ledger::Ledger, put, share::Sharing,
+    Action, Cause, Cluster, Now, ReplyKey, Shown, attempt::over, command::NodeStatus, ledger::Ledger, put,
+    share::Sharing,
 };
 use crate::record::{Closed, Node, Record};
 use lorikeet_protocol::{
@@ -122,13 +123,13 @@ impl Cluster {
         &mut self,
         reply: ReplyKey,
         id: NodeId,
-        serial: &str,
+        shown: &Shown,
         hello: Hello,
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        self.know_again(id, serial, &hello.name, now);
-        let known = self.nodes.get_mut(&id).filter(|node| node.record.serials.iter().any(|known| known == serial));
+        self.know_again(id, shown, &hello.name, now);
+        let known = self.nodes.get_mut(&id).filter(|node| node.record.knows(shown));
         let Some(node) = known else { return out.push(Action::TurnAway { reply, farewell: Farewell::Revoked }) };
         if node.record.quarantine.is_some() {
             return out.push(Action::TurnAway { reply, farewell: Farewell::TwoMachines });
@@ -148,7 +149,8 @@ impl Cluster {
             out.push(Action::Close { node: id, session: old.number, farewell: Farewell::Superseded });
         }
         node.record.sessions = number;
-        node.record.retire_serials_before(serial);
+        node.record.retire_serials_before(&shown.serial);
+        node.record.key = Some(shown.key);
         node.record.boot = Some(hello.boot);
         node.record.last_report = node.record.last_report.max(hello.acknowledged);
         node.record.name = hello.name.clone();
@@ -174,6 +176,11 @@ impl Cluster {
         self.stop_strangers(id, &hello.attempts, now, out);
         self.wake_node(id, now);
         self.unsettled = true;
+    }
+
+    /// Whether this is a certificate of the node's.
+    pub(super) fn knows_certificate(&self, id: NodeId, shown: &Shown) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.record.knows(shown))
     }
 
     fn verdicts(&self, node: NodeId, known: &[KnownAttempt], now: Now) -> Vec<(AttemptId, Verdict)> {

@@ -7,7 +7,7 @@
 //! attempt under an older generation          stopped (save), its result an orphan, its directory kept for 30 days
 //! ```
 
-use super::{Action, Cluster, LiveNode, Now};
+use super::{Action, Cluster, LiveNode, Now, Shown};
 use crate::{record::Node, serial::drawn_at};
 use lorikeet_protocol::{
     agent::{KnownAttempt, StopHow, ToAgent},
@@ -30,16 +30,20 @@ pub struct Restored {
 impl Cluster {
     /// A node whose certificate was issued after the backup was taken is no stranger, though no record names the certificate, or
     /// even the node. One that was retired before stays out. What was revoked since is let in: the operator revokes it again.
-    pub(super) fn know_again(&mut self, id: NodeId, serial: &str, name: &str, now: Now) {
+    /// Of a node whose key no record tells, only a certificate of the CA that signs now is believed.
+    pub(super) fn know_again(&mut self, id: NodeId, shown: &Shown, name: &str, now: Now) {
         let Some(restored) = self.restored else { return };
-        let since = drawn_at(serial).is_some_and(|drawn| drawn > restored.taken && drawn <= restored.at);
+        let since = drawn_at(&shown.serial).is_some_and(|drawn| drawn > restored.taken && drawn <= restored.at);
         if !since {
             return;
         }
+        if !self.nodes.get(&id).map_or(shown.is_newest, |node| node.record.has_key_of(shown)) {
+            return;
+        }
         let node = self.nodes.entry(id).or_insert_with(|| LiveNode::new(Node::new(id, name.to_owned(), now.wall), now));
-        let known = node.record.serials.iter().any(|known| known == serial);
+        let known = node.record.serials.contains(&shown.serial);
         if !known && !node.record.is_gone() {
-            node.record.serials.push(serial.to_owned());
+            node.record.serials.push(shown.serial.clone());
         }
     }
 

@@ -22,8 +22,10 @@ pub enum Behind {
     Unheard,
     /// Its agent is of a version that trusts what it joined with and nothing else.
     Older,
-    /// It has not been here since the rotation began, or is just being told.
+    /// It has not been here since the rotation began.
     Untold,
+    /// It is here and has been told, but has not kept it yet.
+    Unkept,
     /// It trusts the next one, and its certificate is of another.
     Uncertified,
 }
@@ -34,19 +36,22 @@ impl fmt::Display for Behind {
             Self::Unheard => "its agent has not connected since it joined",
             Self::Older => "its agent is older than this coordinator and knows no second authority; upgrade it",
             Self::Untold => "it does not trust the next authority yet; it does as soon as it is here",
+            Self::Unkept => {
+                "it is here and does not trust the next authority yet; if that lasts, its disk does not keep it: its log says why"
+            }
             Self::Uncertified => "its certificate is of the older authority; it renews it as soon as it is here",
         })
     }
 }
 
 impl Node {
-    /// Why it would be cut off if `next` were the only CA; `None`: it would not.
-    pub fn behind(&self, next: Hash) -> Option<Behind> {
+    /// Why it would be cut off if `next` were the only CA, being here or not; `None`: it would not.
+    pub fn behind(&self, next: Hash, is_here: bool) -> Option<Behind> {
         let Some(trust) = &self.trust else { return Some(Behind::Unheard) };
         if trust.authorities.is_empty() {
             Some(Behind::Older)
         } else if !trust.authorities.contains(&next) {
-            Some(Behind::Untold)
+            Some(if is_here { Behind::Unkept } else { Behind::Untold })
         } else if trust.issuer != Some(next) {
             Some(Behind::Uncertified)
         } else {
@@ -65,17 +70,21 @@ impl Cluster {
         }
     }
 
-    /// Whether the older CA may be forgotten.
-    pub(super) fn finish_rotation(&self, actor: Actor, next: Hash, force: bool) -> Result<Receipt, Refusal> {
+    /// Whether the older CA may be forgotten. The receipt names the one that was judged: whoever repeats the request gets that again, and
+    /// never leave to forget another.
+    pub(super) fn finish_rotation(&self, actor: Actor, next: Option<Hash>, force: bool) -> Result<Receipt, Refusal> {
         actor.require_admin("rotate the certificate authority")?;
+        let next =
+            next.ok_or_else(|| Refusal::conflict("no rotation is under way; `lorikeet ca rotate` begins one"))?;
         let behind: Vec<String> = self
             .present_nodes()
             .filter_map(|node| {
-                Some(format!("{} ({}): {}", node.record.name, node.record.id, node.record.behind(next)?))
+                let behind = node.record.behind(next, node.session.is_some())?;
+                Some(format!("{} ({}): {behind}", node.record.name, node.record.id))
             })
             .collect();
         if behind.is_empty() || force {
-            return Ok(Receipt::Done);
+            return Ok(Receipt::Authority(next));
         }
         let more = behind.len().saturating_sub(NAMED);
         let more = if more == 0 { String::new() } else { format!("; and {more} more") };

@@ -190,9 +190,9 @@ impl Loop {
                 self.replies.insert(reply, answer);
                 Event::Asked { reply, actor, query }
             }
-            Input::Session { node, serial, hello, admitted } => {
+            Input::Session { node, shown, hello, admitted } => {
                 self.arrivals.insert(reply, admitted);
-                Event::SessionOpened { reply, node, serial, hello }
+                Event::SessionOpened { reply, node, shown, hello }
             }
             Input::Closed { node, session } => {
                 if self.outboxes.get(&node).is_some_and(|live| live.session == session) {

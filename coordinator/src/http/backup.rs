@@ -2,6 +2,7 @@
 
 use super::{App, ask::Params, caller::Caller, failure::Failure};
 use crate::{
+    access::Refusal,
     backup::{self, Head},
     cluster::command::Command,
     store::Facts,
@@ -21,7 +22,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{runtime, sync::mpsc};
+use tokio::{runtime, sync::mpsc, task::spawn_blocking};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// A client that takes nothing for so long has gone; it begins again.
@@ -58,15 +59,22 @@ pub(super) async fn take(
     let place = copy.0.clone();
     let facts: Facts = app.driver.read(move |store| store.copy_to(&place)).await?;
     let (sender, receiver) = mpsc::channel(AHEAD);
+    let reading = data.clone();
+    let authority = spawn_blocking(move || backup::AuthorityFiles::read(&reading)).await;
+    let authority = authority
+        .map_err(|_| Refusal::Unavailable)?
+        .map_err(|error| Failure::internal("a backup was not taken", &error))?;
+    // What is as of this moment is read. The rest takes as long as the client likes, and nobody waits for it.
+    drop(still);
     let (head, sending) = (Head::new(&facts, wish.full), runtime::Handle::current());
     app.tasks.spawn_blocking(move || {
         let mut out = Parts { sender: sender.clone(), sending, part: Vec::with_capacity(PART) };
-        if let Err(error) = backup::write(&data, &copy.0, &facts, &head, &mut out) {
+        if let Err(error) = backup::write(&data, &authority, &copy.0, &facts, &head, &mut out) {
             tracing::warn!(error = &error as &dyn std::error::Error, "a backup was broken off");
             // Whatever fails breaks the connection, so that half is never taken for whole.
             let _ = sender.try_send(Err(io::Error::other("the backup was broken off")));
         }
-        drop((permit, still));
+        drop(permit);
     });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),

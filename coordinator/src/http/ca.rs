@@ -88,7 +88,7 @@ async fn standing(app: &App, actor: Actor) -> Answered<Rotation> {
 }
 
 fn trust_of(node: Live, newest: Hash) -> NodeTrust {
-    let behind = node.record.behind(newest).map(|why| why.to_string());
+    let behind = node.record.behind(newest, node.connected).map(|why| why.to_string());
     let trust = node.record.trust;
     let holds = trust.as_ref().and_then(|trust| trust.issuer);
     let trusts = trust.map(|trust| trust.authorities).unwrap_or_default();

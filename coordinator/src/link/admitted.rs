@@ -1,7 +1,7 @@
 //! Certificates with a session at this moment: a request for bytes is served under one of them, and no longer.
 
 use super::tls::NodeCertificate;
-use lorikeet_protocol::id::NodeId;
+use lorikeet_protocol::id::{Hash, NodeId};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -12,13 +12,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// Signs of life that are handed on: leases last seconds, traffic comes by the thousand.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// Each node's session with the serials it may use.
+/// Each node's session with its key and the serials it may use.
 #[derive(Debug, Default)]
 pub(super) struct Admitted(Mutex<HashMap<NodeId, Session>>);
 
 #[derive(Debug)]
 struct Session {
     number: u64,
+    key: Hash,
     serials: HashSet<String>,
     beat: Option<Instant>,
     /// Ends with the session.
@@ -35,8 +36,9 @@ impl Admitted {
     pub(super) fn enter(&self, certificate: &NodeCertificate, number: u64) {
         let mut admitted = self.lock();
         if admitted.get(&certificate.node).is_none_or(|current| current.number < number) {
-            let (serials, over) = (HashSet::from([certificate.serial.clone()]), CancellationToken::new());
-            let session = Session { number, serials, beat: None, _ends: over.clone().drop_guard(), over };
+            let (serials, over) = (HashSet::from([certificate.shown.serial.clone()]), CancellationToken::new());
+            let key = certificate.shown.key;
+            let session = Session { number, key, serials, beat: None, _ends: over.clone().drop_guard(), over };
             admitted.insert(certificate.node, session);
         }
     }
@@ -72,7 +74,8 @@ impl Admitted {
     fn session_of(&self, certificate: &NodeCertificate) -> Option<CancellationToken> {
         let admitted = self.lock();
         let session = admitted.get(&certificate.node)?;
-        session.serials.contains(&certificate.serial).then(|| session.over.clone())
+        let shown = &certificate.shown;
+        (session.key == shown.key && session.serials.contains(&shown.serial)).then(|| session.over.clone())
     }
 
     /// Traffic of a node is a sign of life of its session; `None`: one was handed on a moment ago.
@@ -90,9 +93,11 @@ impl Admitted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::Shown;
 
     fn named(serial: &str) -> NodeCertificate {
-        NodeCertificate { node: NodeId(uuid::Uuid::nil()), serial: serial.into(), expired: false, ends: Duration::MAX }
+        let shown = Shown { serial: serial.into(), key: Hash([1; 32]), is_newest: true };
+        NodeCertificate { node: NodeId(uuid::Uuid::nil()), shown, expired: false, ends: Duration::MAX }
     }
 
     #[test]
@@ -104,6 +109,15 @@ mod tests {
         assert!(admitted.holds(&new) && !admitted.holds(&old));
         assert!(!admitted.leave(old.node, 1) && admitted.holds(&new));
         assert!(admitted.leave(new.node, 2) && !admitted.holds(&new));
+    }
+
+    #[test]
+    fn a_certificate_with_the_number_of_another_and_a_key_of_its_own_has_no_session() {
+        let (admitted, certificate) = (Admitted::default(), named("s"));
+        admitted.enter(&certificate, 1);
+        let forged = Shown { key: Hash([2; 32]), ..certificate.shown.clone() };
+        assert!(!admitted.holds(&NodeCertificate { shown: forged, ..certificate.clone() }));
+        assert!(admitted.holds(&certificate));
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! What the link asks the driver. A driver that is gone answers like one that refuses: the agent tries again.
 
-use super::Services;
+use super::{Services, tls::NodeCertificate};
 use crate::{
     access::{Actor, Refusal},
     clock::now,
     cluster::command::{Answer, Command, Query},
     driver::as_system,
-    record::{Attempt, Node, Receipt},
+    record::{Attempt, Receipt},
 };
 use lorikeet_protocol::{
     agent::FromAgent,
@@ -36,9 +36,9 @@ impl Services {
     }
 
     /// Whether a certificate is one of those that are let in.
-    pub(super) async fn knows_certificate(&self, node: NodeId, serial: &str) -> bool {
-        let row = self.driver.read(move |store| store.get::<Node>(&node.bytes())).await;
-        row.ok().flatten().is_some_and(|node| node.serials.iter().any(|known| known == serial))
+    pub(super) async fn knows_certificate(&self, certificate: &NodeCertificate) -> bool {
+        let (node, shown) = (certificate.node, certificate.shown.clone());
+        self.allowed(Query::KnowsCertificate { node, shown }).await
     }
 
     /// Hands on what an agent said.

@@ -7,7 +7,14 @@
 //! no longer counts nothing is uploaded any more; its report goes on without its files, so that it is acknowledged and those
 //! behind it are heard. Words that are out of bounds end the session (`link/check.rs`).
 
-use super::{LinkError, PATIENCE, Shared, ask::Lines, check, rate::Rate, tls::NodeCertificate, wire};
+use super::{
+    LinkError, PATIENCE, Shared,
+    ask::Lines,
+    check,
+    rate::Rate,
+    tls::{self, NodeCertificate},
+    wire,
+};
 use crate::clock::now;
 use lorikeet_protocol::{
     agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Trusts, Welcome},
@@ -71,7 +78,7 @@ async fn session(
 ) -> Result<(), LinkError> {
     let node = certificate.node;
     let driver = &shared.services.driver;
-    let opened = match driver.open_session(node, certificate.serial.clone(), hello).await {
+    let opened = match driver.open_session(node, certificate.shown.clone(), hello).await {
         Ok(opened) => opened,
         Err(farewell) => return say_goodbye(&mut send, ToAgent::Goodbye(farewell)).await,
     };
@@ -379,13 +386,16 @@ fn forget_files(body: &mut ReportBody) {
     }
 }
 
-/// A certificate for the next days, and until when it is valid; `None`: the request is none, and the old one stays.
+/// A certificate for the next days and for the same key, and until when it is valid; `None`: the request is none, and the old one stays.
 async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -> Option<(ToAgent, Duration)> {
     let (node, services) = (certificate.node, &shared.services);
-    let known = services.knows_certificate(node, &certificate.serial).await;
+    let is_ours = tls::key_of_request(request).is_ok_and(|key| key == certificate.shown.key);
+    if !is_ours || !services.knows_certificate(certificate).await {
+        tracing::warn!(%node, "a certificate was not renewed: what asks for it is not this node");
+        return None;
+    }
     let issued = services.trust.now().certify(node, request, services.certificate_ttl);
-    let issued = issued.inspect_err(|error| tracing::warn!(%node, %error, "a certificate was not renewed")).ok();
-    let issued = issued.filter(|_| known)?;
+    let issued = issued.inspect_err(|error| tracing::warn!(%node, %error, "a certificate was not renewed")).ok()?;
     services.record_certificate(node, issued.serial.clone()).await.ok()?;
     shared.admitted.renewed(node, issued.serial);
     let ends = Duration::from_millis(now().0) + services.certificate_ttl;

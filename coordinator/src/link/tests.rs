@@ -4,9 +4,13 @@ mod frozen;
 mod leaving;
 mod rotation;
 mod share;
+mod thief;
 mod work;
 
-use super::{tls::Authority, *};
+use super::{
+    tls::{Authority, NodeCertificate},
+    *,
+};
 use crate::{
     access::{Actor, Context},
     cluster::{Timers, command::Command},
@@ -104,6 +108,10 @@ impl World {
             JoinAnswer::Joined(identity) => (identity, key),
             JoinAnswer::Refused { reason } => panic!("{reason}"),
         }
+    }
+
+    fn identify(&self, certificate: &[u8]) -> NodeCertificate {
+        tls::identify(&self.services.trust.now(), &CertificateDer::from(certificate)).unwrap()
     }
 
     async fn control(&self, identity: (&Identity, &KeyPair)) -> Control {
@@ -319,11 +327,10 @@ async fn a_certificate_is_renewed_over_the_live_link() {
     let (identity, key) = world.node(7).await;
     let mut control = world.control((&identity, &key)).await;
     control.hello(1).await;
-    let new = new_key();
-    control.say(FromAgent::Renew(request(&new))).await;
+    control.say(FromAgent::Renew(request(&key))).await;
     let ToAgent::Renewed(certificate) = control.hear().await else { panic!("no certificate") };
     let renewed = Identity { certificate, ..identity };
-    let mut control = world.control((&renewed, &new)).await;
+    let mut control = world.control((&renewed, &key)).await;
     assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)));
 }
 
@@ -332,9 +339,8 @@ async fn an_expired_certificate_may_renew_and_nothing_else() {
     // One second: the shortest that a certificate, which knows no fractions, can be.
     let world = World::with_ttl(Duration::from_secs(1));
     let (identity, key) = world.node(8).await;
-    let certificate = CertificateDer::from(identity.certificate.clone());
     let deadline = std::time::Instant::now() + PATIENCE;
-    while !tls::identify(&certificate).unwrap().expired {
+    while !world.identify(&identity.certificate).expired {
         assert!(std::time::Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -344,10 +350,9 @@ async fn an_expired_certificate_may_renew_and_nothing_else() {
     let blob = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
     assert_eq!(close_code(&blob).await, CloseCode::NoCertificate as u32);
     let mut control = world.control((&identity, &key)).await;
-    let new = new_key();
-    control.say(FromAgent::Renew(request(&new))).await;
+    control.say(FromAgent::Renew(request(&key))).await;
     let ToAgent::Renewed(certificate) = control.hear().await else { panic!("no certificate") };
-    assert_eq!(tls::identify(&CertificateDer::from(certificate)).unwrap().node, identity.node);
+    assert_eq!(world.identify(&certificate).node, identity.node);
 }
 
 #[tokio::test]

@@ -10,8 +10,11 @@
 //! or blob connection that showed none. A node's certificate that ran out less than 90 days ago is let through and marked, so
 //! that a machine which was off can renew it and do nothing else.
 
-use super::{LinkError, trust::Trust};
-use crate::serial;
+use super::{
+    LinkError,
+    trust::{Authorities, Trust},
+};
+use crate::{cluster::Shown, serial};
 use lorikeet_protocol::{
     COORDINATOR_NAME,
     id::{Hash, NodeId},
@@ -56,8 +59,8 @@ pub struct Authority {
 pub struct NodeCertificate {
     /// From its subject.
     pub node: NodeId,
-    /// Its serial number in hex: one certificate of the node.
-    pub serial: String,
+    /// Which certificate of the node, and for which key.
+    pub shown: Shown,
     /// It may renew and nothing else.
     pub expired: bool,
     /// Its last moment, since 1970.
@@ -219,13 +222,15 @@ pub fn key_of_request(request: &[u8]) -> Result<Hash, LinkError> {
 }
 
 /// Whose certificate this is. The chain was verified by TLS; what it says is still read with care.
-pub(super) fn identify(certificate: &CertificateDer<'_>) -> Option<NodeCertificate> {
+pub(super) fn identify(authorities: &Authorities, certificate: &CertificateDer<'_>) -> Option<NodeCertificate> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let node = parsed.subject().iter_common_name().next()?.as_str().ok()?.parse().ok()?;
     let ends = parsed.validity().not_after.timestamp();
     let expired = ends <= OffsetDateTime::now_utc().unix_timestamp();
     let ends = Duration::from_secs(ends.try_into().unwrap_or(0));
-    Some(NodeCertificate { node, serial: hex(parsed.raw_serial()), expired, ends })
+    let key = Hash(*blake3::hash(parsed.public_key().raw).as_bytes());
+    let shown = Shown { serial: hex(parsed.raw_serial()), key, is_newest: authorities.have_issued(certificate) };
+    Some(NodeCertificate { node, shown, expired, ends })
 }
 
 fn is_for(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
@@ -282,7 +287,14 @@ fn hex(bytes: &[u8]) -> String {
 /// Written aside, synced, renamed: a key is never half there, and never readable by others.
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<(), LinkError> {
     let aside = path.with_extension("aside");
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&aside);
+    // One that a crash left may have another mode, and be open in somebody's hands.
+    match std::fs::remove_file(&aside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(LinkError::disk("remove", &aside)(error));
+        }
+        _ => {}
+    }
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside);
     let mut file = file.map_err(LinkError::disk("make", &aside))?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(LinkError::disk("write", &aside))?;
     rename(&aside, path)
@@ -354,7 +366,7 @@ impl ClientCertVerifier for NodeVerifier {
     }
 }
 
-fn last_second(certificate: &CertificateDer<'_>) -> Option<u64> {
+pub(super) fn last_second(certificate: &CertificateDer<'_>) -> Option<u64> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     u64::try_from(parsed.validity().not_after.timestamp()).ok()
 }

@@ -13,6 +13,8 @@
 //! the next one has signed, because the older one vouches for the key of the next in the chain that the coordinator shows
 //! (`docs/design/0013`). [`Trust`] is a cheap handle; [`Authorities`] never change, they are replaced.
 
+mod shown;
+
 use super::{
     LinkError,
     tls::{self, Authority, Issued, NodeVerifier},
@@ -24,19 +26,18 @@ use lorikeet_protocol::{
 use quinn::crypto::rustls::QuicServerConfig;
 use rustls::{
     RootCertStore, ServerConfig,
-    server::{
-        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier, danger::ClientCertVerifier,
-    },
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
+use shown::Shown;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
-use tokio::sync::{OwnedRwLockReadGuard, RwLock, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 /// What is trusted at one moment.
 pub struct Authorities {
@@ -46,6 +47,8 @@ pub struct Authorities {
     chain: Vec<CertificateDer<'static>>,
     /// Verifies nodes under each of them.
     pub(super) nodes: Arc<dyn ClientCertVerifier>,
+    /// Under the one that signs alone.
+    newest: Arc<dyn ClientCertVerifier>,
 }
 
 impl fmt::Debug for Authorities {
@@ -74,15 +77,9 @@ impl Authorities {
         let vouched = next.as_ref().map(|next| current.vouch_for(next)).transpose()?;
         let issuing = next.as_ref().unwrap_or(&current);
         let chain = vouched.into_iter().chain([issuing.certificate().clone()]).collect();
-        let mut roots = RootCertStore::empty();
-        for authority in [Some(&current), next.as_ref()].into_iter().flatten() {
-            roots.add(authority.certificate().clone()).map_err(LinkError::Tls)?;
-        }
-        let nodes = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider());
-        let nodes = nodes.allow_unauthenticated().build();
-        let nodes = nodes
-            .map_err(|error| LinkError::Certificate { what: "prepare to verify nodes", why: error.to_string() })?;
-        Ok(Self { current, next, chain, nodes })
+        let newest = verifier([issuing])?;
+        let nodes = verifier([Some(&current), next.as_ref()].into_iter().flatten())?;
+        Ok(Self { current, next, chain, nodes, newest })
     }
 
     /// The one in force until a rotation is finished.
@@ -115,9 +112,14 @@ impl Authorities {
         self.trusted().count() == hashes.len() && self.trusted().all(|authority| hashes.contains(&authority.hash()))
     }
 
-    /// Whether a connection that stands would be let in again.
+    /// Whether one of them has signed it: a connection that stands is let in again as far as trust goes. Its end in time is another's to judge.
     pub(super) fn let_in(&self, certificate: &CertificateDer<'_>) -> bool {
-        self.nodes.verify_client_cert(certificate, &[], UnixTime::now()).is_ok()
+        held(&self.nodes, certificate)
+    }
+
+    /// Whether it was signed by the one that signs now.
+    pub(super) fn have_issued(&self, certificate: &CertificateDer<'_>) -> bool {
+        held(&self.newest, certificate)
     }
 
     /// Signs a node's request.
@@ -128,6 +130,25 @@ impl Authorities {
     fn server(&self, names: &[String]) -> Result<CertifiedKey, LinkError> {
         self.issuing().server(names, &self.chain)
     }
+}
+
+fn verifier<'a>(
+    authorities: impl IntoIterator<Item = &'a Authority>,
+) -> Result<Arc<dyn ClientCertVerifier>, LinkError> {
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority.certificate().clone()).map_err(LinkError::Tls)?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), tls::provider());
+    let verifier = verifier.allow_unauthenticated().build();
+    verifier.map_err(|error| LinkError::Certificate { what: "prepare to verify nodes", why: error.to_string() })
+}
+
+/// Whether a certificate is good now, or was in its last second.
+fn held(verifier: &Arc<dyn ClientCertVerifier>, certificate: &CertificateDer<'_>) -> bool {
+    let now = UnixTime::now();
+    let last = tls::last_second(certificate).map_or(now, |last| UnixTime::since_unix_epoch(Duration::from_secs(last)));
+    verifier.verify_client_cert(certificate, &[], now.min(last)).is_ok()
 }
 
 /// The CAs, and the way from one to the next.
@@ -168,31 +189,10 @@ impl Trust {
         Arc::clone(&self.files).try_read_owned().ok()
     }
 
-    /// Makes the next CA, durably, and lets it sign from now on. Does nothing where that was done.
-    pub fn begin(&self) -> Result<(), LinkError> {
-        let _files = self.files.try_write().map_err(|_| LinkError::Held)?;
-        if self.now().next.is_some() {
-            return Ok(());
-        }
-        Authority::make(&self.folder, "next")?;
-        self.take_up()
-    }
-
-    /// Forgets the older CA, its key first. Does nothing where `next` is not the next one (any more).
-    pub fn finish(&self, next: Hash) -> Result<(), LinkError> {
-        let _files = self.files.try_write().map_err(|_| LinkError::Held)?;
-        let now = self.now();
-        if now.next().map(Authority::hash) != Some(next) {
-            return Ok(());
-        }
-        let at = |name: &str| self.folder.join(name);
-        // A backup of before is recognised by it.
-        tls::write(&at("former.pem"), now.current.pem(), 0o644)?;
-        if at("next.key").exists() {
-            tls::rename(&at("next.key"), &at("ca.key"))?;
-        }
-        tls::rename(&at("next.pem"), &at("ca.pem"))?;
-        self.take_up()
+    /// For one change; until it is made or given up nobody else reads or changes the files. Refused where somebody does.
+    pub fn change(&self) -> Result<Change, LinkError> {
+        let files = Arc::clone(&self.files).try_write_owned().map_err(|_| LinkError::Held)?;
+        Ok(Change { trust: self.clone(), _files: files })
     }
 
     fn take_up(&self) -> Result<(), LinkError> {
@@ -222,40 +222,41 @@ impl Trust {
     }
 }
 
-/// The coordinator's own certificate: made at the start, and anew when another CA signs.
-struct Shown {
+/// The files of the CAs, held for one change.
+pub struct Change {
     trust: Trust,
-    names: Vec<String>,
-    last: Mutex<(Arc<Authorities>, Arc<CertifiedKey>)>,
+    _files: OwnedRwLockWriteGuard<()>,
 }
 
-impl fmt::Debug for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shown").field("names", &self.names).finish_non_exhaustive()
-    }
-}
-
-impl Shown {
-    fn new(trust: Trust, names: Vec<String>) -> Result<Self, LinkError> {
-        let now = trust.now();
-        let key = Arc::new(now.server(&names)?);
-        Ok(Self { trust, names, last: Mutex::new((now, key)) })
-    }
-}
-
-impl ResolvesServerCert for Shown {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+impl Change {
+    /// Makes the CA that follows `current`, durably, and lets it sign from now on. Does nothing where another is in force, or one follows.
+    pub fn begin(self, current: Hash) -> Result<(), LinkError> {
         let now = self.trust.now();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&last.0, &now) {
-            match now.server(&self.names) {
-                Ok(key) => *last = (now, Arc::new(key)),
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the older certificate is shown")
-                }
-            }
+        if now.next.is_some() || now.current.hash() != current {
+            return Ok(());
         }
-        Some(Arc::clone(&last.1))
+        Authority::make(&self.trust.folder, "next")?;
+        self.trust.take_up()?;
+        tracing::info!(authorities = ?self.trust.now(), "a new certificate authority signs from now on");
+        Ok(())
+    }
+
+    /// Forgets the older CA, its key first. Does nothing where `next` is not the next one (any more).
+    pub fn finish(self, next: Hash) -> Result<(), LinkError> {
+        let now = self.trust.now();
+        if now.next().map(Authority::hash) != Some(next) {
+            return Ok(());
+        }
+        let at = |name: &str| self.trust.folder.join(name);
+        // A backup of before is recognised by it.
+        tls::write(&at("former.pem"), now.current.pem(), 0o644)?;
+        if at("next.key").exists() {
+            tls::rename(&at("next.key"), &at("ca.key"))?;
+        }
+        tls::rename(&at("next.pem"), &at("ca.pem"))?;
+        self.trust.take_up()?;
+        tracing::info!(authorities = ?self.trust.now(), "the certificate authority before this one is forgotten");
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 };
 use lorikeet_agent::host::{Action as HostAction, CheckpointMade, Event as HostEvent, News};
 use lorikeet_coordinator::{
-    cluster::{Action, Event, Inspect, Subject, Trouble},
+    cluster::{Action, Event, Inspect, Shown, Subject, Trouble},
     guard::Guards,
     record::Record,
 };

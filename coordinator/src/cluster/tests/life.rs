@@ -74,8 +74,8 @@ fn only_an_administrator_changes_nodes() {
         Command::OpenNode { id: NODE },
         Command::RevokeNode { id: NODE },
         Command::TakeBackup,
-        Command::BeginRotation,
-        Command::FinishRotation { next: Hash([1; 32]), force: true },
+        Command::BeginRotation { current: Hash([1; 32]) },
+        Command::FinishRotation { next: Some(Hash([1; 32])), force: true },
         Command::DrainNode { id: NODE, patience: Duration::from_secs(1) },
         Command::RetireNode { id: NODE },
     ] {

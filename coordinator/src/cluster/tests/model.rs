@@ -345,7 +345,7 @@ impl Model {
         let mut hello = self.world.hello_message(start, start, known);
         hello.devices = (0..DEVICES).map(gpu).collect();
         let out =
-            self.world.handle(Event::SessionOpened { reply: 0, node: id, serial: "s".into(), hello: Box::new(hello) });
+            self.world.handle(Event::SessionOpened { reply: 0, node: id, shown: shown("s"), hello: Box::new(hello) });
         self.hear();
         for message in sent(&out) {
             let ToAgent::Welcome(welcome) = message else { continue };

@@ -31,8 +31,28 @@ fn a_certificate_that_is_not_on_record_is_turned_away() {
     let mut world = World::ready();
     let hello = world.hello_message(boot(1), boot(1), vec![]);
     let out =
-        world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "another".into(), hello: Box::new(hello) });
+        world.handle(Event::SessionOpened { reply: 0, node: NODE, shown: shown("another"), hello: Box::new(hello) });
     assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::Revoked, .. })));
+}
+
+#[test]
+fn a_key_that_no_record_tells_is_learnt_from_the_ca_that_signs_now_and_kept() {
+    let mut world = World::ready();
+    world.cluster.nodes.get_mut(&NODE).unwrap().record.key = None;
+    let comes = |world: &mut World, shown: Shown| {
+        let hello = world.hello_message(boot(1), boot(1), vec![]);
+        let out = world.handle(Event::SessionOpened { reply: 0, node: NODE, shown, hello: Box::new(hello) });
+        out.iter().any(|action| matches!(action, Action::Admit { .. }))
+    };
+    let other = hash(9);
+    assert!(!comes(&mut world, Shown { is_newest: false, ..shown("s") }), "anybody may have made it");
+    assert!(comes(&mut world, Shown { key: other, ..shown("s") }));
+    assert!(!comes(&mut world, shown("s")), "it has a key now");
+    assert!(
+        comes(&mut world, Shown { key: other, is_newest: false, ..shown("s") }),
+        "a rotation changes nothing for it"
+    );
+    assert!(row(&world.history, |record| matches!(record, Record::Node(row) if row.key == Some(other))).is_some());
 }
 
 #[test]
@@ -62,7 +82,7 @@ fn a_coordinator_from_an_older_copy_does_not_wait_for_reports_that_are_gone() {
     let mut hello =
         world.hello_message(boot(1), boot(1), vec![KnownAttempt { id: attempt, phase: AttemptPhase::Running }]);
     hello.acknowledged = known + 40;
-    world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "s".into(), hello: Box::new(hello) });
+    world.handle(Event::SessionOpened { reply: 0, node: NODE, shown: shown("s"), hello: Box::new(hello) });
     let next = Report { number: known + 41, attempt, time: UnixMillis(0), body: ended(Outcome::Ok) };
     let out = world.hear(FromAgent::Report(next));
     assert!(sent(&out).any(|message| *message == ToAgent::Acknowledged { through: known + 41 }));
@@ -90,6 +110,6 @@ fn a_lost_renewal_does_not_shut_a_node_out_and_a_used_one_retires_the_old() {
     let serials = &world.cluster.nodes[&NODE].record.serials;
     assert!(serials.len() <= 9 && serials[0] == "s" && serials.last().unwrap() == "n19");
     let hello = world.hello_message(boot(1), boot(1), vec![]);
-    world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "n19".into(), hello: Box::new(hello) });
+    world.handle(Event::SessionOpened { reply: 0, node: NODE, shown: shown("n19"), hello: Box::new(hello) });
     assert_eq!(world.cluster.nodes[&NODE].record.serials, ["n19"]);
 }

@@ -56,7 +56,7 @@ fn what_a_job_would_rather_have_decides_only_among_what_will_do() {
             ..gpu(n)
         };
         hello.devices = (0..3).map(device).collect();
-        world.handle(Event::SessionOpened { reply: 0, node, serial: "s".into(), hello: Box::new(hello) });
+        world.handle(Event::SessionOpened { reply: 0, node, shown: shown("s"), hello: Box::new(hello) });
     }
     let at = |world: &World, job: JobId| world.cluster.jobs[&job].node();
     let label = |rack: &str| [("rack".to_owned(), rack.to_owned())].into();

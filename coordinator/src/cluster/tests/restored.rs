@@ -75,19 +75,28 @@ fn a_certificate_issued_since_the_backup_is_known_again_and_an_older_one_is_not(
         let at = UnixMillis(restored.taken.0.saturating_add_signed(millis));
         serial(at, [7; 9]).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
     };
-    let mut comes = |node, serial: String| {
+    let mut comes_as = |node, shown: Shown| {
         let hello = world.hello_message(boot(1), boot(1), vec![]);
-        let out = world.handle(Event::SessionOpened { reply: 0, node, serial, hello: Box::new(hello) });
+        let out = world.handle(Event::SessionOpened { reply: 0, node, shown, hello: Box::new(hello) });
         out.iter().any(|action| matches!(action, Action::Admit { .. }))
     };
+    let older = Shown { is_newest: false, ..shown(&drawn(2_000)) };
+    assert!(!comes_as(OTHER, older.clone()), "whoever has the key of the CA before may have made it");
+    assert!(!comes_as(NODE, Shown { key: hash(9), ..shown(&drawn(1_000)) }), "it is not for the node's key");
+    assert!(comes_as(NODE, Shown { serial: drawn(500), ..older }), "the node's own, of before a rotation");
+    let mut comes = |node, serial: String| comes_as(node, shown(&serial));
     assert!(!comes(NODE, drawn(-1)), "it was replaced before the backup");
     assert!(comes(NODE, drawn(1_000)), "it was renewed since");
     assert!(comes(OTHER, drawn(2_000)), "a node that joined since");
     assert!(!comes(OTHER, drawn(10 * 86_400_000)), "not even issued when the backup was restored");
     world.ask(Command::RevokeNode { id: OTHER }).0.unwrap();
     let hello = world.hello_message(boot(1), boot(1), vec![]);
-    let out =
-        world.handle(Event::SessionOpened { reply: 0, node: OTHER, serial: drawn(2_000), hello: Box::new(hello) });
+    let out = world.handle(Event::SessionOpened {
+        reply: 0,
+        node: OTHER,
+        shown: shown(&drawn(2_000)),
+        hello: Box::new(hello),
+    });
     assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::Revoked, .. })));
 }
 

@@ -7,11 +7,11 @@ use crate::cluster::rotation::Behind;
 fn a_node_is_behind_until_it_trusts_the_next_ca_and_holds_a_certificate_of_it() {
     let (old, next) = (hash(1), hash(2));
     let mut world = World::ready();
-    let behind = |world: &World| world.cluster.nodes[&NODE].record.behind(next);
+    let behind = |world: &World| world.cluster.nodes[&NODE].record.behind(next, true);
     assert_eq!(behind(&world), Some(Behind::Unheard));
     for (authorities, issuer, expected) in [
         (vec![], None, Some(Behind::Older)),
-        (vec![old], Some(old), Some(Behind::Untold)),
+        (vec![old], Some(old), Some(Behind::Unkept)),
         (vec![next, old], Some(old), Some(Behind::Uncertified)),
         (vec![next], None, Some(Behind::Uncertified)),
         (vec![next, old], Some(next), None),
@@ -25,24 +25,39 @@ fn a_node_is_behind_until_it_trusts_the_next_ca_and_holds_a_certificate_of_it() 
 }
 
 #[test]
+fn a_node_that_is_here_and_keeps_nothing_is_told_apart_from_one_that_is_away() {
+    let (old, next) = (hash(1), hash(2));
+    let mut world = World::ready();
+    world.hear(FromAgent::Trusts(Trusts { authorities: vec![old], issuer: Some(old) }));
+    let refused =
+        |world: &mut World| world.ask(Command::FinishRotation { next: Some(next), force: false }).0.unwrap_err();
+    let here = refused(&mut world).to_string();
+    assert!(here.contains("its disk does not keep it"), "{here}");
+    let session = world.cluster.nodes[&NODE].session.as_ref().unwrap().number;
+    world.handle(Event::SessionClosed { node: NODE, session });
+    let away = refused(&mut world).to_string();
+    assert!(away.contains("as soon as it is here") && !away.contains("disk"), "{away}");
+}
+
+#[test]
 fn nobody_is_cut_off_unless_a_person_says_so_and_who_was_sent_away_does_not_count() {
     let next = hash(2);
     let mut world = World::ready();
     world.join(OTHER);
     world.hear(FromAgent::Trusts(Trusts { authorities: vec![next], issuer: Some(next) }));
-    let finish = |world: &mut World, force| world.ask(Command::FinishRotation { next, force }).0;
+    let finish = |world: &mut World, force| world.ask(Command::FinishRotation { next: Some(next), force }).0;
     let refused = finish(&mut world, false).unwrap_err().to_string();
     assert!(refused.contains(&OTHER.to_string()) && !refused.contains(&NODE.to_string()), "{refused}");
-    assert_eq!(finish(&mut world, true), Ok(Receipt::Done));
+    assert_eq!(finish(&mut world, true), Ok(Receipt::Authority(next)));
     world.ask(Command::RetireNode { id: OTHER }).0.unwrap();
-    assert_eq!(finish(&mut world, false), Ok(Receipt::Done));
+    assert_eq!(finish(&mut world, false), Ok(Receipt::Authority(next)));
 }
 
 #[test]
 fn of_many_nodes_that_would_be_cut_off_ten_are_named_and_the_others_counted() {
     let mut world = World::ready();
     (100..115).for_each(|n| world.join(NodeId(uuid(n))));
-    let refused = world.ask(Command::FinishRotation { next: hash(2), force: false }).0.unwrap_err().to_string();
+    let refused = world.ask(Command::FinishRotation { next: Some(hash(2)), force: false }).0.unwrap_err().to_string();
     assert_eq!(refused.matches("node_").count(), 10, "{refused}");
     assert!(refused.ends_with("; and 6 more"), "{refused}");
 }

@@ -59,7 +59,7 @@ fn only_who_said_that_it_has_the_file_and_gives_it_is_named() {
     assert_eq!(givers(&world, NODE, attempt, 30), Some(vec![]), "nobody is sent to itself");
     // An agent of before says what it has in its hello, and nothing of giving.
     let hello = Hello { cached: vec![hash(30)], ..world.hello_message(boot(2), boot(3), vec![]) };
-    world.handle(Event::SessionOpened { reply: 0, node: OTHER, serial: "s".into(), hello: Box::new(hello) });
+    world.handle(Event::SessionOpened { reply: 0, node: OTHER, shown: shown("s"), hello: Box::new(hello) });
     assert_eq!(givers(&world, NODE, attempt, 30), Some(vec![]));
 }
 

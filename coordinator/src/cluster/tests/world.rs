@@ -194,7 +194,7 @@ impl World {
         world.join(NODE);
         let mut hello = world.hello_message(boot(1), boot(1), vec![]);
         hello.devices = (0..count).map(gpu).collect();
-        world.handle(Event::SessionOpened { reply: 0, node: NODE, serial: "s".into(), hello: Box::new(hello) });
+        world.handle(Event::SessionOpened { reply: 0, node: NODE, shown: shown("s"), hello: Box::new(hello) });
         world
     }
 
@@ -262,7 +262,7 @@ impl World {
 
     pub(super) fn join(&mut self, node: NodeId) {
         let joined = crate::record::Node::new(node, "n".into(), UnixMillis(1));
-        let record = crate::record::Node { serials: vec!["s".into()], ..joined };
+        let record = crate::record::Node { serials: vec!["s".into()], key: Some(KEY), ..joined };
         let now = self.now;
         self.cluster.nodes.insert(node, LiveNode::new(record, now));
     }
@@ -302,7 +302,7 @@ impl World {
         attempts: Vec<KnownAttempt>,
     ) -> Vec<Action> {
         let hello = self.hello_message(boot, instance, attempts);
-        self.handle(Event::SessionOpened { reply: 0, node, serial: "s".into(), hello: Box::new(hello) })
+        self.handle(Event::SessionOpened { reply: 0, node, shown: shown("s"), hello: Box::new(hello) })
     }
 
     pub(super) fn handle(&mut self, event: Event) -> Vec<Action> {
@@ -493,4 +493,12 @@ impl World {
     pub(super) fn phase(&self, job: JobId) -> Option<Phase> {
         self.cluster.jobs.get(&job).map(|job| job.record.phase())
     }
+}
+
+/// The key of every node.
+pub(super) const KEY: Hash = Hash([0x6b; 32]);
+
+/// A certificate of a node.
+pub(super) fn shown(serial: &str) -> Shown {
+    Shown { serial: serial.to_owned(), key: KEY, is_newest: true }
 }

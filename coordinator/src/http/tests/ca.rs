@@ -57,6 +57,54 @@ async fn a_rotation_finishes_by_itself_when_its_time_is_over_and_nobody_is_cut_o
     assert_eq!(settled["current"]["hash"], next);
 }
 
+#[tokio::test]
+async fn a_request_that_is_repeated_late_neither_begins_a_rotation_nor_forgets_what_nobody_judged() {
+    let world = World::new().await;
+    let repeat = async |path: &str, key: &str| {
+        let (status, told) =
+            answer(world.ask(Method::POST, path, &world.admin).header("idempotency-key", key).json(&json!({}))).await;
+        assert_eq!(status, StatusCode::OK, "{path} {key}: {told}");
+        (told["data"]["phase"].clone(), told["data"]["current"]["hash"].clone())
+    };
+    let (begin, finish) = (route::CA_ROTATION, route::CA_ROTATION_FINISH);
+    let (overlap, settled) = (json!("OVERLAP"), json!("SETTLED"));
+    assert_eq!(repeat(begin, "begin").await.0, overlap);
+    let (phase, second) = repeat(finish, "finish").await;
+    assert_eq!(phase, settled);
+    // Its answer was lost.
+    assert_eq!(repeat(finish, "finish").await, (settled.clone(), second.clone()));
+    assert_eq!(repeat(begin, "begin").await, (settled, second.clone()), "that rotation is over");
+    assert_eq!(repeat(begin, "another").await, (overlap.clone(), second.clone()));
+    assert_eq!(repeat(finish, "finish").await, (overlap, second), "nobody has judged this one");
+}
+
+#[tokio::test]
+async fn a_backup_that_is_taken_slowly_keeps_nobody_from_rotating() {
+    let world = World::new().await;
+    // More than what is on its way at once, without a byte on the disk.
+    let segment = world.data().join("series/long.seg");
+    fs::create_dir_all(segment.parent().unwrap()).unwrap();
+    fs::File::create(&segment).unwrap().set_len(256 << 20).unwrap();
+    let taking = world.ask(Method::GET, &format!("{}?full=true", route::BACKUP), &world.admin).send().await.unwrap();
+    assert_eq!(taking.status(), StatusCode::OK);
+    let (status, began) = world.call(Method::POST, route::CA_ROTATION, json!({})).await;
+    assert_eq!((status, &began["data"]["phase"]), (StatusCode::OK, &json!("OVERLAP")), "{began}");
+    drop(taking);
+}
+
+#[tokio::test]
+async fn nothing_is_written_down_where_the_files_are_in_use() {
+    let world = World::new().await;
+    world.call(Method::POST, route::CA_ROTATION, json!({})).await;
+    let held = world.coordinator.trust.hold_still().unwrap();
+    let (status, refused) = world.call(Method::POST, route::CA_ROTATION_FINISH, json!({})).await;
+    assert!(status == StatusCode::CONFLICT && refused.to_string().contains("in use at this moment"), "{refused}");
+    assert!(!world.audits().await.contains(&"ca.finish".to_owned()));
+    drop(held);
+    let (status, _) = world.call(Method::POST, route::CA_ROTATION_FINISH, json!({})).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
 impl World {
     /// The actions on record.
     async fn audits(&self) -> Vec<String> {

@@ -105,7 +105,33 @@ fn no_file_changes_while_a_backup_copies_them() {
     let (one, two) = (trust.hold_still().unwrap(), trust.hold_still().unwrap());
     assert!(matches!(trust.begin(), Err(LinkError::Held)));
     drop((one, two));
+    let change = trust.change().unwrap();
+    assert!(trust.hold_still().is_none());
+    drop(change);
     trust.begin().unwrap();
+}
+
+#[test]
+fn a_key_is_private_where_a_file_of_before_lies_in_its_way() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let trust = Trust::open(folder.path()).unwrap();
+    fs::write(at("next.aside"), "half").unwrap();
+    fs::set_permissions(at("next.aside"), fs::Permissions::from_mode(0o644)).unwrap();
+    trust.begin().unwrap();
+    assert_eq!(fs::metadata(at("next.key")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+impl Trust {
+    /// Begins a rotation of what is in force.
+    pub(crate) fn begin(&self) -> Result<(), LinkError> {
+        self.change()?.begin(self.now().current().hash())
+    }
+
+    pub(crate) fn finish(&self, next: Hash) -> Result<(), LinkError> {
+        self.change()?.finish(next)
+    }
 }
 
 /// Whether somebody who trusts this CA alone believes what the coordinator shows.

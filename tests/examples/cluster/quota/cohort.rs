@@ -3,7 +3,7 @@
 use super::{Board, Kind, QUEUES, QUOTA, order};
 use lorikeet_coordinator::{
     access::Actor,
-    cluster::command::Command,
+    cluster::{Shown, command::Command},
     driver::{Handle, Session},
 };
 use lorikeet_protocol::{
@@ -23,9 +23,11 @@ use uuid::Uuid;
 pub(super) async fn join(handle: &Handle, admin: Actor, number: usize, board: &Arc<Board>) {
     let (node, serial, secret) = (NodeId(Uuid::now_v7()), number.to_string(), Hash([number as u8; 32]));
     order(handle, admin, Command::CreateJoinSecret { hash: secret, expires: UnixMillis(u64::MAX) }).await;
-    order(handle, Actor::System, Command::Join { secret, key: Hash([7; 32]), name: "n".into(), node }).await;
+    let key = Hash([7; 32]);
+    order(handle, Actor::System, Command::Join { secret, key, name: "n".into(), node }).await;
     order(handle, Actor::System, Command::RecordCertificate { node, serial: serial.clone() }).await;
-    let session = handle.open_session(node, serial, hello(number)).await.expect("it is let in");
+    let shown = Shown { serial, key, is_newest: true };
+    let session = handle.open_session(node, shown, hello(number)).await.expect("it is let in");
     let works = Node {
         handle: handle.clone(),
         board: Arc::clone(board),

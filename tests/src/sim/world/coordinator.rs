@@ -199,8 +199,8 @@ impl World {
         match message {
             Said::Hello(hello) => {
                 let reply = self.brain.wait(Waiting::Session { connection, since: self.now });
-                let serial = self.nodes[node].serial.clone();
-                self.post(Event::SessionOpened { reply, node: id, serial, hello });
+                let shown = Shown { serial: self.nodes[node].serial.clone(), key: Hash([7; 32]), is_newest: true };
+                self.post(Event::SessionOpened { reply, node: id, shown, hello });
             }
             Said::Message(message) => {
                 let session =
