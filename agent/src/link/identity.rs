@@ -5,7 +5,7 @@
 //!   node.key      PKCS #8, DER, mode 0600; made before the first word to a coordinator, so that a join can be repeated
 //!   node.crt      the node's certificate, DER; replaced by each renewal
 //!   ca.crt        the coordinator's CA, DER
-//!   ca.next.crt   the CA that follows it, DER, while a rotation lasts; it signs. These two are trusted and no others
+//!   ca.next.crt   the CA that follows it, DER, while a rotation lasts; it signs, and the coordinator has to be of it; of nodes both are trusted
 //!   node.json     node id and the coordinator's address
 //! ```
 

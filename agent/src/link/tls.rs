@@ -1,4 +1,4 @@
-//! TLS 1.3 towards the coordinator: the CAs that are trusted and the fixed name are verified, never the address that was dialled.
+//! TLS 1.3 towards the coordinator: the CA that signs and the fixed name are verified, never the address that was dialled.
 
 pub(super) mod between;
 

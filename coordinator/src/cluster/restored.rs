@@ -2,7 +2,7 @@
 //! stopped with its state saved, applied to nothing, and kept where it lies.
 //!
 //! ```text
-//! certificate issued since the backup        let in: only this authority can have signed it, and no record can name it
+//! certificate issued since the backup        let in where it is for the node's key, or its key is not known and the CA that signs now signed it
 //! attempt that is current here               adopted
 //! attempt under an older generation          stopped (save), its result an orphan, its directory kept for 30 days
 //! ```

@@ -20,6 +20,8 @@ const NAMED: usize = 10;
 pub enum Behind {
     /// Its agent has not been here since it joined.
     Unheard,
+    /// Its own key is not on record: its row is of a version that did not keep it, and it has not been here since.
+    Unkeyed,
     /// Its agent is of a version that trusts what it joined with and nothing else.
     Older,
     /// It has not been here since the rotation began.
@@ -34,6 +36,9 @@ impl fmt::Display for Behind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unheard => "its agent has not connected since it joined",
+            Self::Unkeyed => {
+                "its own key is not on record, because it has not been here since the coordinator was upgraded; before a rotation it has to be"
+            }
             Self::Older => "its agent is older than this coordinator and knows no second authority; upgrade it",
             Self::Untold => "it does not trust the next authority yet; it does as soon as it is here",
             Self::Unkept => {
@@ -47,6 +52,9 @@ impl fmt::Display for Behind {
 impl Node {
     /// Why it would be cut off if `next` were the only CA, being here or not; `None`: it would not.
     pub fn behind(&self, next: Hash, is_here: bool) -> Option<Behind> {
+        if self.key.is_none() {
+            return Some(Behind::Unkeyed);
+        }
         let Some(trust) = &self.trust else { return Some(Behind::Unheard) };
         if trust.authorities.is_empty() {
             Some(Behind::Older)

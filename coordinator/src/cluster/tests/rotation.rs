@@ -8,6 +8,9 @@ fn a_node_is_behind_until_it_trusts_the_next_ca_and_holds_a_certificate_of_it() 
     let (old, next) = (hash(1), hash(2));
     let mut world = World::ready();
     let behind = |world: &World| world.cluster.nodes[&NODE].record.behind(next, true);
+    world.cluster.nodes.get_mut(&NODE).unwrap().record.key = None;
+    assert_eq!(behind(&world), Some(Behind::Unkeyed));
+    world.hello(NODE, boot(1), vec![]);
     assert_eq!(behind(&world), Some(Behind::Unheard));
     for (authorities, issuer, expected) in [
         (vec![], None, Some(Behind::Older)),
