@@ -80,6 +80,13 @@ fn store(folders: &Folders) -> (Finding, bool) {
 
 fn authority(folders: &Folders) -> Finding {
     let what = "certificate authority";
+    if !folders.ca().join("ca.pem").exists() && folders.state().exists() {
+        return Finding::bad(
+            what,
+            "there is none, beside a store that may know machines",
+            "bring ca/ back from the newest backup",
+        );
+    }
     if !folders.ca().join("ca.pem").exists() {
         return Finding::warning(what, "there is none yet", "the first start makes it");
     }
@@ -234,6 +241,14 @@ mod tests {
         std::fs::set_permissions(ca.join("next.key"), std::fs::Permissions::from_mode(0o640)).unwrap();
         let finding = of(&look(&config), "certificate authority");
         assert!(finding.state == State::Bad && finding.found.contains("next.key is open to others"), "{finding:#?}");
+    }
+
+    #[test]
+    fn a_missing_authority_beside_a_store_is_no_new_installation() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(crate::store::Store::open(&folder.path().join("state.redb")).unwrap());
+        let finding = of(&look(&config(folder.path())), "certificate authority");
+        assert!(finding.state == State::Bad && finding.found.contains("beside a store"), "{finding:#?}");
     }
 
     #[test]

@@ -115,6 +115,7 @@ impl Coordinator {
         let store = Store::open(&folders.state())?;
         folders.refuse_without_authority(&store)?;
         let trust = Trust::open(&folders.ca())?;
+        Folders::tell_strangers(&store, &trust.now())?;
         let signer = Signer::open(&folders.upload_key()).map_err(StartError::file(&folders.upload_key()))?;
         let blobs = Blobs::open(&folders.blobs(), &folders.staging(), &config.base_roots, config.storage.keep_free)?;
         let (series, series_thread) = Series::open(&folders.series(), config.storage.keep_free)?;

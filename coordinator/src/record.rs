@@ -103,6 +103,14 @@ pub struct Node {
     pub trust: Option<NodeTrust>,
 }
 
+impl Node {
+    /// Whether its agent trusts none of these CAs, by what it said last.
+    pub fn is_strange_to(&self, authorities: &[Hash]) -> bool {
+        let said = self.trust.as_ref().map_or(&[][..], |trust| &trust.authorities);
+        !said.is_empty() && !said.iter().any(|hash| authorities.contains(hash))
+    }
+}
+
 /// Which CAs a node trusts, durably there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeTrust {

@@ -10,7 +10,10 @@ use crate::{
     guard::Guards,
     http::{self, HttpError},
     inspector::InspectError,
-    link::{LinkError, tls, trust::Trust},
+    link::{
+        LinkError, tls,
+        trust::{Authorities, Trust},
+    },
     record::{Closed, Node, Token, User},
     series::SeriesError,
     store::{Store, StoreError},
@@ -62,7 +65,7 @@ pub enum StartError {
     /// Machines have joined an authority that is gone.
     #[error(
         "open the certificate authority {ca}: it is not whole, though the store knows {nodes} machines that trust it. A new one would \
-        make each of them a stranger; bring it back from a backup: `tar -xf BACKUP -C {data} ca`, or move {data} aside to begin anew",
+        make each of them a stranger; bring it back from the newest backup: `tar -xf BACKUP -C {data} ca`, or move {data} aside to begin anew",
         ca = .ca.display(), data = .ca.parent().unwrap_or(.ca).display()
     )]
     NoAuthority {
@@ -206,6 +209,19 @@ impl Folders {
         let trusts = |node: &Node| !node.serials.is_empty() && node.closed != Some(Closed::Retired);
         let nodes = store.scan(&[], trusts)?.len();
         if nodes == 0 { Ok(()) } else { Err(StartError::NoAuthority { ca, nodes }) }
+    }
+
+    /// Names the machines that trust none of the authorities that are here, as the store heard them last: a folder from an older backup
+    /// shuts them all out, and nothing else would say why. It may be meant, after a rotation that was forced.
+    pub(crate) fn tell_strangers(store: &Store, authorities: &Authorities) -> Result<(), StartError> {
+        let is_strange =
+            |node: &Node| node.closed != Some(Closed::Retired) && node.is_strange_to(&authorities.hashes());
+        let strangers: Vec<Node> = store.scan(&[], is_strange)?;
+        for Node { id, name, .. } in &strangers {
+            tracing::error!(node = %id, name, "it trusts no certificate authority that is here and cannot come back; if this \
+                folder is from an older backup, bring back the newest, else have it join again");
+        }
+        Ok(())
     }
 
     pub(crate) fn upload_key(&self) -> PathBuf {

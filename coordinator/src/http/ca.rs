@@ -11,7 +11,7 @@ use crate::{
     access::Actor,
     clock::now,
     cluster::command::{Answer, NodeStatus as Live, Query},
-    link::tls::Authority,
+    link::{tls::Authority, trust::Authorities},
     rotation::{self, RotationError},
 };
 use axum::extract::State;
@@ -20,7 +20,7 @@ use lorikeet_api::{
     ca::{CaCertificate, CaFacts, FinishRotation, NodeTrust, Rotation, RotationPhase},
     route,
 };
-use lorikeet_protocol::id::{Hash, UnixMillis};
+use lorikeet_protocol::id::UnixMillis;
 use std::{sync::Arc, time::Duration};
 
 impl From<RotationError> for Failure {
@@ -72,8 +72,7 @@ async fn standing(app: &App, actor: Actor) -> Answered<Rotation> {
         unreachable!("the question for nodes is answered with nodes")
     };
     let authorities = app.trust.now();
-    let newest = authorities.issuing().hash();
-    let nodes: Vec<NodeTrust> = nodes.into_iter().map(|node| trust_of(node, newest)).collect();
+    let nodes: Vec<NodeTrust> = nodes.into_iter().map(|node| trust_of(node, &authorities)).collect();
     let finishes = rotation::finishes_at(&authorities, app.config.link.certificate_ttl);
     let waits_for = finishes.map_or_else(Vec::new, |at| waits(&nodes, at, now()));
     one(Rotation {
@@ -87,8 +86,12 @@ async fn standing(app: &App, actor: Actor) -> Answered<Rotation> {
     })
 }
 
-fn trust_of(node: Live, newest: Hash) -> NodeTrust {
-    let behind = node.record.behind(newest, node.connected).map(|why| why.to_string());
+fn trust_of(node: Live, authorities: &Authorities) -> NodeTrust {
+    let behind = if node.record.is_strange_to(&authorities.hashes()) {
+        Some("it trusts no authority that is here: it was cut off and has to join again".to_owned())
+    } else {
+        node.record.behind(authorities.issuing().hash(), node.connected).map(|why| why.to_string())
+    };
     let trust = node.record.trust;
     let holds = trust.as_ref().and_then(|trust| trust.issuer);
     let trusts = trust.map(|trust| trust.authorities).unwrap_or_default();

@@ -102,6 +102,11 @@ impl Authorities {
         [self.next.as_ref(), Some(&self.current)].into_iter().flatten()
     }
 
+    /// Their names.
+    pub fn hashes(&self) -> Vec<Hash> {
+        self.trusted().map(Authority::hash).collect()
+    }
+
     /// What agents are told to trust.
     pub(super) fn certificates(&self) -> Vec<Vec<u8>> {
         self.trusted().map(|authority| authority.der().to_vec()).collect()

@@ -64,3 +64,13 @@ fn of_many_nodes_that_would_be_cut_off_ten_are_named_and_the_others_counted() {
     assert_eq!(refused.matches("node_").count(), 10, "{refused}");
     assert!(refused.ends_with("; and 6 more"), "{refused}");
 }
+
+#[test]
+fn a_node_that_trusts_nothing_that_is_here_is_a_stranger_and_one_that_never_said_is_not() {
+    let mut world = World::ready();
+    let is_strange = |world: &World, here: &[Hash]| world.cluster.nodes[&NODE].record.is_strange_to(here);
+    assert!(!is_strange(&world, &[hash(1)]), "it has not said anything");
+    world.hear(FromAgent::Trusts(Trusts { authorities: vec![hash(2), hash(1)], issuer: Some(hash(2)) }));
+    assert!(!is_strange(&world, &[hash(1)]) && !is_strange(&world, &[hash(3), hash(2)]));
+    assert!(is_strange(&world, &[hash(3)]), "a folder from an older backup, or a rotation that was forced");
+}
