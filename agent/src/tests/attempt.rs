@@ -165,17 +165,7 @@ async fn a_busy_device_and_an_unusable_one_are_declined() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_whose_memory_a_dead_worker_holds_is_out_until_it_lets_go() {
-    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
-    let held = scene.folder.path().join("held");
-    let devices = &mut scene.config.devices;
-    devices.fake[0].held_by = Some(held.clone());
-    devices.probe = Duration::from_millis(20);
-    devices.release_grace = Duration::from_millis(100);
-    let mut talk = scene.start().await;
-    talk.offer(&scene, 1, None).await;
-    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
-    std::fs::write(&held, scene.holder(1).pid.to_string()).unwrap();
-    scene.kill(1);
+    let (mut scene, mut talk, held) = a_dead_worker_holds_its_device().await;
     assert_eq!(talk.until_ended().await.outcome, Outcome::Lost);
     let quarantined = |why: &String| why.contains("quarantined: its memory is still held by process");
     talk.until_device("cpu", |usable| usable.as_ref().is_err_and(quarantined)).await;
@@ -188,17 +178,7 @@ async fn a_device_whose_memory_a_dead_worker_holds_is_out_until_it_lets_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_is_out_when_an_agent_starts_is_tested_and_comes_back() {
-    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
-    let held = scene.folder.path().join("held");
-    let devices = &mut scene.config.devices;
-    devices.fake[0].held_by = Some(held.clone());
-    devices.probe = Duration::from_millis(20);
-    devices.release_grace = Duration::from_millis(100);
-    let mut talk = scene.start().await;
-    talk.offer(&scene, 1, None).await;
-    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
-    std::fs::write(&held, scene.holder(1).pid.to_string()).unwrap();
-    scene.kill(1);
+    let (mut scene, mut talk, held) = a_dead_worker_holds_its_device().await;
     talk.until_device("cpu", |usable| usable.as_ref().is_err_and(|why| why.contains("quarantined"))).await;
     scene.shutdown().await;
     std::fs::remove_file(&held).unwrap();
@@ -219,4 +199,20 @@ async fn an_upload_that_is_refused_for_good_ends_the_attempt_with_its_reason() {
     assert_eq!(ended.outcome, Outcome::UserError);
     assert!(ended.message.unwrap().contains("TooLarge"));
     scene.shutdown().await;
+}
+
+/// A worker was killed, and a process of its number still holds memory of its device, as the file says.
+async fn a_dead_worker_holds_its_device() -> (Scene, Talk, PathBuf) {
+    let mut scene = Scene::new(&Script::new(100_000, 5)).await;
+    let held = scene.folder.path().join("held");
+    let devices = &mut scene.config.devices;
+    devices.fake[0].held_by = Some(held.clone());
+    devices.probe = Duration::from_millis(20);
+    devices.release_grace = Duration::from_millis(100);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    std::fs::write(&held, scene.holder(1).pid.to_string()).unwrap();
+    scene.kill(1);
+    (scene, talk, held)
 }
