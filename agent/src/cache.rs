@@ -5,8 +5,8 @@
 //! cache/partial/<hash>   chunks so far; which of them are whole is asked of their hashes, not of a note beside them
 //! ```
 //! A [`Pin`] keeps a file from being evicted. The budget is kept by evicting what is longest unused; where pinned files alone
-//! fill it, a fetch fails with a name. What other nodes read here they pin only while a chunk is read from the disk: it is the last to be
-//! evicted, but never in the way of this node's own work.
+//! fill it, a fetch fails with a name. What other nodes read here counts as just used, so it is the last to be evicted; but they pin
+//! nothing, so they are never in the way of this node's own work.
 //!
 //! Disks fail and people err, so a file is looked at before it is given out: its size and its modification time each time, its bytes
 //! once after every start and whenever that time is not the one we set. What is not what its name says is fetched anew.
@@ -32,6 +32,7 @@ use lorikeet_protocol::{
 };
 use std::{
     collections::BTreeMap,
+    fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -183,13 +184,20 @@ impl Cache {
         self.inner.tally.moved()
     }
 
-    /// A chunk of a file that is here, for another node, which compares it with its hash. `None`: there is none to give.
+    /// A chunk of a file that is here, for another node, which compares it with its hash. `None`: there is none to give. It pins nothing:
+    /// an eviction takes the name away, and what is open is read to its end.
     pub(crate) async fn lend(&self, file: Hash, chunk: u32) -> Option<Vec<u8>> {
-        let pin = self.pin(file)?;
-        let read = tokio::task::spawn_blocking(move || read_chunk(pin.path(), chunk)).await.ok()?;
-        read.inspect_err(|error| tracing::warn!(%file, chunk, %error, "a chunk that another node wants cannot be read"))
-            .ok()
-            .filter(|bytes| !bytes.is_empty())
+        let failed = |error: &std::io::Error| tracing::warn!(%file, chunk, %error, "a chunk that another node wants cannot be read");
+        let opened = self.open_for_others(file)?.inspect_err(failed).ok()?;
+        let read = tokio::task::spawn_blocking(move || read_chunk(&opened, chunk)).await.ok()?;
+        read.inspect_err(failed).ok().filter(|bytes| !bytes.is_empty())
+    }
+
+    /// Under the lock, so that nobody evicts it between the look and the opening.
+    fn open_for_others(&self, hash: Hash) -> Option<std::io::Result<File>> {
+        let mut index = self.index();
+        index.files.get_mut(&hash)?.used = SystemTime::now();
+        Some(File::open(self.path(hash)))
     }
 
     /// So many bytes went to another node.
@@ -240,7 +248,7 @@ impl Cache {
     /// A whole file is given out: it is used now, and its time from now on is that of these bytes.
     fn mark(&self, pin: &Pin) {
         // Where the time cannot be set, the one it has will do: the file merely looks unused at the next start.
-        let _ = std::fs::File::open(&pin.path).and_then(|file| file.set_modified(SystemTime::now()));
+        let _ = File::open(&pin.path).and_then(|file| file.set_modified(SystemTime::now()));
         let modified = std::fs::metadata(&pin.path).and_then(|meta| meta.modified()).ok();
         if let Some(entry) = self.index().files.get_mut(&pin.hash) {
             entry.whole = modified;
@@ -368,8 +376,8 @@ impl Drop for Room {
 }
 
 /// Empty behind the file's end.
-fn read_chunk(path: &Path, chunk: u32) -> std::io::Result<Vec<u8>> {
-    let (file, start) = (std::fs::File::open(path)?, u64::from(chunk) * CHUNK_BYTES);
+fn read_chunk(file: &File, chunk: u32) -> std::io::Result<Vec<u8>> {
+    let start = u64::from(chunk) * CHUNK_BYTES;
     let length = file.metadata()?.len().saturating_sub(start).min(CHUNK_BYTES);
     let mut bytes = vec![0; usize::try_from(length).expect("a chunk is 16 MiB at most")];
     file.read_exact_at(&mut bytes, start)?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::link::{stand_in::within, take::TakeError};
+use futures_util::FutureExt;
 use lorikeet_protocol::{
     id::{AttemptToken, JobId, NodeId, UnixMillis},
     share::{Giver, Grant},
@@ -218,18 +219,25 @@ async fn what_others_read_goes_last_but_is_never_in_the_way_of_this_nodes_own_wo
     assert_eq!(cache.lend(contents[0].manifest.hash, 0).await, None);
 }
 
-#[tokio::test]
-async fn a_file_that_is_being_read_for_another_node_is_not_evicted() {
+#[test]
+fn a_file_that_is_being_read_for_another_node_makes_room_and_the_chunk_still_comes_whole() {
+    // One thread reads the disk, and it is busy: the chunk is not read before the room was made.
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_time().build().unwrap();
     let (folder, cache) = cache(1_000);
-    let file = Content::new(1, 100);
-    let reading = cache.get(&file, attempt(), &file.manifest).await.unwrap();
-    drop(reading);
-    // What `lend` holds while it reads.
-    let reading = cache.pin(file.manifest.hash).unwrap();
-    assert_eq!(cache.shed(1), 0);
-    assert!(folder.path().join("files").join(file.manifest.hash.to_string()).exists());
-    drop(reading);
-    assert_eq!(cache.shed(1), 100);
+    let (lent, own) = (Content::new(1, 700), Content::new(2, 900));
+    cache.hold(lent.manifest.hash, &lent.bytes);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        tokio::task::spawn_blocking(move || held.recv());
+        let mut lending = Box::pin(cache.lend(lent.manifest.hash, 0));
+        assert!((&mut lending).now_or_never().is_none());
+        let room = cache.reserve(own.manifest.size).map(drop);
+        release.send(()).unwrap();
+        room.expect("what others read is not in the way of this node's own work");
+        assert!(within(lending).await == Some(lent.bytes.clone()));
+        assert_eq!(std::fs::read_dir(folder.path().join("files")).unwrap().count(), 0);
+        drop(cache.get(&own, attempt(), &own.manifest).await.unwrap());
+    });
 }
 
 #[tokio::test]
