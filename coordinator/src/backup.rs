@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! backup.json    first: what this is, of when, of which layout and generation
-//! ca/ keys/      the certificate authority and what signs upload links
+//! ca/ keys/      the certificate authority, what signs upload links and what seals leave to read from nodes
 //! state.redb     one moment of the store, sound on its own; token hashes are in it
 //! blobs.json     every file that records name: hash, size, kind
 //! blobs/         manifests of files that stay elsewhere; with `full` all files                 series/   with `full`

@@ -251,7 +251,7 @@ impl Cluster {
             }
             Event::SessionClosed { node, session } => self.close_session(node, session),
             Event::Heard { node, session, message } => self.hear(node, session, message, now, &mut out),
-            Event::Announced { node, said } => self.announced(node, said),
+            Event::Announced { node, session, said } => self.announced(node, session, said),
             Event::Inspected { subject, result, files } => self.inspected(subject, result, files, now, &mut out),
             Event::Ticked => self.tick(now, &mut out),
         }

@@ -64,7 +64,7 @@ enum Input {
     Session { node: NodeId, shown: Shown, hello: Box<Hello>, admitted: oneshot::Sender<Result<Session, Farewell>> },
     Closed { node: NodeId, session: u64 },
     Heard { node: NodeId, session: u64, message: Box<FromAgent> },
-    Announced { node: NodeId, said: Box<Announced> },
+    Announced { node: NodeId, session: u64, said: Box<Announced> },
     Inspected { subject: Subject, result: Box<Result<Inspection, Trouble>>, files: Vec<NamedFile> },
 }
 
@@ -151,9 +151,9 @@ impl Handle {
         let _ = self.inputs.send(Input::Heard { node, session, message: Box::new(message) }).await;
     }
 
-    /// What an agent says of its cache.
-    pub async fn announced(&self, node: NodeId, said: Announced) {
-        let _ = self.inputs.send(Input::Announced { node, said: Box::new(said) }).await;
+    /// What an agent said of its cache in its session.
+    pub async fn announced(&self, node: NodeId, session: u64, said: Announced) {
+        let _ = self.inputs.send(Input::Announced { node, session, said: Box::new(said) }).await;
     }
 
     /// An agent's connection ended.

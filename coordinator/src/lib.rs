@@ -29,6 +29,7 @@ pub mod link;
 mod model;
 pub mod record;
 mod rotation;
+mod secret;
 pub mod serial;
 pub mod series;
 pub mod space;
@@ -116,7 +117,9 @@ impl Coordinator {
         folders.refuse_without_authority(&store)?;
         let trust = Trust::open(&folders.ca())?;
         Folders::tell_strangers(&store, &trust.now())?;
-        let signer = Signer::open(&folders.upload_key()).map_err(StartError::file(&folders.upload_key()))?;
+        let (upload_key, share_key) = (folders.key("upload"), folders.key("share"));
+        let signer = Signer::open(&upload_key).map_err(StartError::file(&upload_key))?;
+        let share_key = secret::open(&share_key).map_err(StartError::file(&share_key))?;
         let blobs = Blobs::open(&folders.blobs(), &folders.staging(), &config.base_roots, config.storage.keep_free)?;
         let (series, series_thread) = Series::open(&folders.series(), config.storage.keep_free)?;
         let inspector = Inspector::new(&config.inspect, blobs.clone())?;
@@ -141,6 +144,7 @@ impl Coordinator {
             blobs: blobs.clone(),
             series: series.clone(),
             trust: trust.clone(),
+            share_key,
             certificate_ttl: config.link.certificate_ttl,
             attempt_limit: config.storage.attempt_limit,
             telemetry: telemetry.clone(),

@@ -59,8 +59,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Handshakes cost a signature each (13 µs) and hold memory: beyond half of these, addresses must prove themselves first.
 const HANDSHAKES: usize = 256;
-/// Two for each of a thousand nodes. Who has shown no certificate takes none of these.
-const CONNECTIONS: usize = 2048;
+/// Each of a thousand nodes keeps two, for control and for blobs; and after a break of the net all of them come back while their older two
+/// are not yet known to be over (`IDLE`). Who has shown no certificate takes none of these.
+const CONNECTIONS: usize = 4096;
 /// Strangers that are joining at once; each is gone after `PATIENCE`.
 const JOINS: usize = 64;
 /// Chunks on their way per agent; also what its requests may occupy of our memory (times 16 MiB).
@@ -173,6 +174,8 @@ pub struct Services {
     pub series: Series,
     /// Signatures, and who is let in.
     pub trust: Trust,
+    /// What the keys that seal leave to read from nodes are drawn from.
+    pub share_key: [u8; 32],
     /// How long a node's certificate is valid.
     pub certificate_ttl: Duration,
     /// What an attempt may have staged.
@@ -255,7 +258,7 @@ impl Link {
         let address = endpoint.local_addr().map_err(failed)?;
         let (tasks, cancel, bandwidth) = (TaskTracker::new(), CancellationToken::new(), services.bandwidth);
         let shared = Arc::new(Shared {
-            sealer: Sealer::new(services.trust.now().current()),
+            sealer: Sealer(services.share_key),
             services,
             admitted: Admitted::default(),
             cancel: cancel.clone(),
@@ -380,7 +383,10 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
         },
         Some(protocol) if [ALPN_BLOB, ALPN_BLOB_SHARE].contains(&protocol) => {
             match certificate().filter(|found| !found.expired) {
-                Some(certificate) => blob::serve(shared, connection, certificate).await,
+                Some(certificate) => {
+                    let shares = protocol == ALPN_BLOB_SHARE;
+                    blob::serve(shared, connection, certificate, shares).await
+                }
                 None => turn_away(connection),
             }
         }

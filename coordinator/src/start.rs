@@ -224,8 +224,8 @@ impl Folders {
         Ok(())
     }
 
-    pub(crate) fn upload_key(&self) -> PathBuf {
-        self.0.join("keys").join("upload.key")
+    pub(crate) fn key(&self, of: &str) -> PathBuf {
+        self.0.join("keys").join(format!("{of}.key"))
     }
 
     pub(crate) fn blobs(&self) -> PathBuf {

@@ -20,8 +20,11 @@ impl Bucket {
         Self { per_second, burst, level: burst, at: Duration::ZERO }
     }
 
-    /// Takes `amount`, more than there is if need be; how long to wait until that was there.
+    /// Takes `amount`, more than there is if need be; how long to wait until that was there. Nothing does not wait for what others owe.
     pub fn take(&mut self, amount: u64, now: Duration) -> Duration {
+        if amount == 0 {
+            return Duration::ZERO;
+        }
         self.fill(now);
         self.level -= amount as f64;
         Duration::from_secs_f64((-self.level).max(0.0) / self.per_second)
@@ -57,6 +60,7 @@ mod tests {
         assert_eq!(bucket.take(0, start + Duration::from_millis(100)), Duration::ZERO);
         assert_eq!(bucket.take(50, start + Duration::from_secs(60)), Duration::ZERO, "it holds no more than a burst");
         assert_eq!(bucket.take(200, start + Duration::from_secs(60)), Duration::from_secs(2));
+        assert_eq!(bucket.take(0, start + Duration::from_secs(60)), Duration::ZERO, "a word does not wait behind bytes");
     }
 
     #[test]

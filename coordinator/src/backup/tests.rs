@@ -34,6 +34,7 @@ impl Place {
             ("ca/ca.key", b"secret".to_vec()),
             ("ca/ca.pem", b"certificate".to_vec()),
             ("keys/upload.key", vec![7; 32]),
+            ("keys/share.key", vec![8; 32]),
             (&format!("blobs/{}/{name}", &name[..2]), bytes),
             (&format!("blobs/{}/{name}.json", &name[..2]), entry.to_string().into_bytes()),
             ("series/job_1/1.1/00000000000000000001.seg", b"LKSEG\0\0\x01".to_vec()),
@@ -75,7 +76,9 @@ fn a_full_backup_makes_the_same_directory_again_under_a_higher_generation() {
     assert_eq!(store.generation().unwrap(), restored.generation);
     assert_eq!(store.restored().unwrap().unwrap().taken, restored.head.taken);
     assert_eq!(store.scan::<User>(&[], |_| true).unwrap(), [user(1)]);
-    for path in ["ca/ca.key", "ca/ca.pem", "keys/upload.key", "series/job_1/1.1/00000000000000000001.seg"] {
+    for path in
+        ["ca/ca.key", "ca/ca.pem", "keys/upload.key", "keys/share.key", "series/job_1/1.1/00000000000000000001.seg"]
+    {
         let read = |root: &str| fs::read(place.at(root).join(path)).unwrap();
         assert_eq!(read("data"), read("new"), "{path}");
     }

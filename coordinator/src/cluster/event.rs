@@ -75,6 +75,8 @@ pub enum Event {
     Announced {
         /// Who.
         node: NodeId,
+        /// In which session.
+        session: u64,
         /// What.
         said: Announced,
     },

@@ -3,7 +3,7 @@
 //! A node that said nothing – an agent of before, or one whose config gives nothing – is never named. What a node says of its cache is
 //! also what placement near the data goes by.
 
-use super::{Cluster, Now};
+use super::{Cluster, Now, node::LiveNode};
 use lorikeet_protocol::{
     id::{AttemptId, Hash, NodeId},
     share::{GIVERS, Moved},
@@ -33,8 +33,10 @@ pub struct Sharing {
 }
 
 impl Cluster {
-    pub(super) fn announced(&mut self, id: NodeId, said: Announced) {
-        let Some(node) = self.nodes.get_mut(&id).filter(|node| node.session.is_some()) else { return };
+    /// It comes over another connection than the session's own words: one of an earlier session is late.
+    pub(super) fn announced(&mut self, id: NodeId, session: u64, said: Announced) {
+        let current = |node: &LiveNode| node.session.as_ref().is_some_and(|current| current.number == session);
+        let Some(node) = self.nodes.get_mut(&id).filter(|node| current(node)) else { return };
         node.cached = said.files.into_iter().collect();
         node.sharing = Some(Sharing { cached: node.cached.len(), gives_at: said.gives_at, moved: said.moved });
     }
@@ -55,17 +57,19 @@ impl Cluster {
             (heard && trusted && node.cached.contains(&file)).then_some((node.record.id, address))
         });
         let mut gives: Vec<_> = gives.collect();
-        gives.sort_by_key(|(giver, _)| lot(*giver, reader, file));
+        let minute = now.wall.0 / 60_000;
+        gives.sort_by_key(|(giver, _)| lot(*giver, reader, file, minute));
         gives.truncate(GIVERS);
         Some(gives)
     }
 }
 
-/// In this order each reader is sent to the givers of a file: another one for each, so that no giver is everybody's first, and the
-/// same for as long as they are there, so that connections are kept.
-fn lot(giver: NodeId, reader: NodeId, file: Hash) -> u128 {
+/// In this order each reader is sent to the givers of a file: another one for each, so that no giver is everybody's first; the same for
+/// a minute, so that connections are kept; and then another, so that givers whom this reader cannot reach are not all it hears of.
+fn lot(giver: NodeId, reader: NodeId, file: Hash, minute: u64) -> u128 {
     let of_file = u128::from_le_bytes(*file.0.first_chunk().expect("a hash has 32 bytes"));
-    let mixed = giver.0.as_u128() ^ reader.0.as_u128().rotate_left(64) ^ of_file;
+    let of_time = u128::from(minute).wrapping_mul(0xd1b5_4a32_d192_ed03);
+    let mixed = giver.0.as_u128() ^ reader.0.as_u128().rotate_left(64) ^ of_file ^ of_time;
     // An odd constant spreads ids that differ in their last bits over the whole; the upper half depends on all of them.
     mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) >> 64
 }
@@ -82,7 +86,8 @@ mod tests {
         let node = |n: u128| NodeId(Uuid::from_u128((0x0199_a0b2_7c11_7aaa << 64) + n));
         let mut firsts = BTreeMap::<NodeId, u32>::new();
         for reader in 0..200 {
-            let first = (1_000..1_010).map(node).min_by_key(|giver| lot(*giver, node(reader), Hash([7; 32])));
+            let first =
+                (1_000..1_010).map(node).min_by_key(|giver| lot(*giver, node(reader), Hash([7; 32]), 29_000_000));
             *firsts.entry(first.unwrap()).or_default() += 1;
         }
         assert!(firsts.len() == 10 && firsts.values().all(|times| *times <= 60), "{firsts:?}");

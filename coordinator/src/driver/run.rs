@@ -201,7 +201,7 @@ impl Loop {
                 Event::SessionClosed { node, session }
             }
             Input::Heard { node, session, message } => Event::Heard { node, session, message: *message },
-            Input::Announced { node, said } => Event::Announced { node, said: *said },
+            Input::Announced { node, session, said } => Event::Announced { node, session, said: *said },
             Input::Inspected { subject, result, files } => Event::Inspected { subject, result: *result, files },
         }
     }

@@ -3,8 +3,9 @@
 //! What is signed is not in the link but taken from the record when the link is used; so a link dies with its object, its
 //! owner or its size. Reading how far an upload is and adding to it are one class of methods.
 
+use crate::secret;
 use lorikeet_protocol::id::{DatasetId, UnixMillis, UserId};
-use std::{fmt, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
+use std::{fmt, io, path::Path};
 use subtle::ConstantTimeEq;
 
 /// Holds the key; made at the first start, 0600.
@@ -30,26 +31,7 @@ pub(super) struct UploadLink {
 impl Signer {
     /// Reads the key, or makes it.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        match std::fs::read(path) {
-            Ok(bytes) => {
-                let wrong = |_| io::Error::new(io::ErrorKind::InvalidData, "a key has 32 bytes");
-                Ok(Self { key: bytes.as_slice().try_into().map_err(wrong)? })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn make(path: &Path) -> io::Result<Self> {
-        let mut key = [0; 32];
-        getrandom::fill(&mut key).map_err(io::Error::other)?;
-        let aside = path.with_extension("aside");
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-        file.write_all(&key)?;
-        file.sync_all()?;
-        std::fs::rename(&aside, path)?;
-        path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())?;
-        Ok(Self { key })
+        Ok(Self { key: secret::open(path)? })
     }
 
     /// The signature, in hex.

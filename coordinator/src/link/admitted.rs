@@ -71,6 +71,13 @@ impl Admitted {
         }
     }
 
+    /// Of the certificate's session, if it has one.
+    pub(super) fn number(&self, certificate: &NodeCertificate) -> Option<u64> {
+        let admitted = self.lock();
+        let session = admitted.get(&certificate.node)?;
+        session.serials.contains(&certificate.serial).then_some(session.number)
+    }
+
     fn session_of(&self, certificate: &NodeCertificate) -> Option<CancellationToken> {
         let admitted = self.lock();
         let session = admitted.get(&certificate.node)?;

@@ -25,6 +25,7 @@ pub(super) async fn serve(
     shared: &Arc<Shared>,
     connection: &Connection,
     certificate: NodeCertificate,
+    shares: bool,
 ) -> Result<(), LinkError> {
     if !shared.admitted.holds(&certificate) {
         connection.close(VarInt::from_u32(CloseCode::Busy as u32), b"say hello on the control connection first");
@@ -50,7 +51,7 @@ pub(super) async fn serve(
                 tokio::time::sleep(rate.request()).await;
                 let (shared, certificate, from) =
                     (Arc::clone(shared), certificate.clone(), connection.remote_address());
-                let exchange = Exchange { shared, certificate, from, send, receive };
+                let exchange = Exchange { shared, certificate, shares, from, send, receive };
                 streams.spawn(exchange.run());
             }
         }
@@ -65,6 +66,8 @@ pub(super) async fn serve(
 struct Exchange {
     shared: Arc<Shared>,
     certificate: NodeCertificate,
+    /// Whether this conversation is the one that speaks of other nodes' files.
+    shares: bool,
     from: SocketAddr,
     send: SendStream,
     receive: RecvStream,
@@ -98,17 +101,18 @@ impl Exchange {
     }
 
     async fn answer(&mut self, request: BlobRequest) -> Result<Result<Reply, Refusal>, LinkError> {
-        if !self.shared.admitted.holds(&self.certificate) {
-            return Ok(Err(Refusal::Busy));
-        }
+        let Some(session) = self.shared.admitted.number(&self.certificate) else { return Ok(Err(Refusal::Busy)) };
         self.shared.beat(self.certificate.node).await;
         Ok(match request {
             BlobRequest::Fetch { attempt, file, chunk } => self.fetch(attempt, file, chunk).await,
             BlobRequest::Offer { attempt, manifest } => self.offer(attempt, manifest).await,
             BlobRequest::Put { attempt, file, chunk } => self.put(attempt, file, chunk).await?,
             BlobRequest::Finish { attempt, file } => self.finish(attempt, file).await,
+            BlobRequest::Announce(_) | BlobRequest::Givers { .. } if !self.shares => {
+                return Err(LinkError::Misbehaved("it asks for what lorikeet-blob/1 has not"));
+            }
             BlobRequest::Announce(said) => {
-                Ok(share::announce(&self.shared, self.certificate.node, self.from, said).await?)
+                Ok(share::announce(&self.shared, self.certificate.node, session, self.from, said).await?)
             }
             BlobRequest::Givers { attempt, file } => {
                 share::givers(&self.shared, self.certificate.node, self.from, attempt, file).await

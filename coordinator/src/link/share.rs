@@ -1,10 +1,11 @@
 //! Leave to read from another node: what a node says of its cache, and the grants that are sealed for it.
 //!
-//! Each giver has a key of its own, drawn from the CA's and its id: it is told to nobody else, so no node can seal a grant for
-//! another, and it is the same after every restart. Grants live for two minutes and only nodes with a session get any, so that is how
+//! Each giver has a key of its own, drawn from `keys/share.key` and its id: it is told to nobody else, so no node can seal a grant for
+//! another, and it is the same after every restart. It has nothing to do with the CA, so a rotation takes it from nobody, and who
+//! holds a CA's key can seal nothing. Grants live for two minutes and only nodes with a session get any, so that is how
 //! long a node that was revoked, or whose attempt ended, may go on reading what its attempt named.
 
-use super::{LinkError, Shared, blob::Reply, tls::Authority};
+use super::{LinkError, Shared, blob::Reply};
 use crate::{clock::now, cluster::Announced};
 use lorikeet_protocol::{
     blob::{BlobAnswer, Refusal},
@@ -17,13 +18,9 @@ use std::net::{IpAddr, SocketAddr};
 const GRANT_MILLIS: u64 = 120_000;
 
 /// Seals grants.
-pub(super) struct Sealer([u8; 32]);
+pub(super) struct Sealer(pub(super) [u8; 32]);
 
 impl Sealer {
-    pub(super) fn new(authority: &Authority) -> Self {
-        Self(authority.derive_key("lorikeet 2026 leave to read from a node"))
-    }
-
     /// A giver's own key.
     pub(super) fn key(&self, giver: NodeId) -> GrantKey {
         GrantKey(*blake3::keyed_hash(&self.0, &giver.bytes()).as_bytes())
@@ -40,6 +37,7 @@ impl Sealer {
 pub(super) async fn announce(
     shared: &Shared,
     node: NodeId,
+    session: u64,
     from: SocketAddr,
     said: Announcement,
 ) -> Result<Reply, LinkError> {
@@ -51,12 +49,19 @@ pub(super) async fn announce(
         Listens::Port(port) => Some(SocketAddr::new(from.ip().to_canonical(), port)),
         Listens::At(address) => Some(address),
     };
-    if gives_at.is_some_and(|address| address.port() == 0 || address.ip().is_unspecified()) {
+    if gives_at.is_some_and(|address| !is_of_one_machine(address)) {
         return Err(LinkError::Misbehaved("it gives files at an address that is none"));
     }
     let announced = Announced { files: said.files, gives_at, moved: said.moved };
-    shared.services.driver.announced(node, announced).await;
+    shared.services.driver.announced(node, session, announced).await;
     Ok((BlobAnswer::Announced { key: shared.sealer.key(node), time: now() }, Vec::new()))
+}
+
+/// A packet to several machines, or to none, is no way to one of them.
+fn is_of_one_machine(address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let several = ip.is_multicast() || matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    address.port() != 0 && !ip.is_unspecified() && !several
 }
 
 /// A node asks who else has what its attempt names.

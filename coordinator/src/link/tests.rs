@@ -64,6 +64,7 @@ impl World {
             blobs: Blobs::open(&at("blobs"), &at("staging"), &[], 0).unwrap(),
             series,
             trust: trust.unwrap_or_else(|| Trust::open(&at("ca")).unwrap()),
+            share_key: crate::secret::open(&at("share.key")).unwrap(),
             certificate_ttl,
             attempt_limit: 1 << 20,
             telemetry: Newest::default(),

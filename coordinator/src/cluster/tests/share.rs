@@ -3,14 +3,19 @@
 use super::{world::*, *};
 use crate::cluster::Announced;
 use lorikeet_protocol::share::{GIVERS, Moved};
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 const ADDRESS: ([u8; 4], u16) = ([192, 0, 2, 7], 7172);
 
 fn announce(world: &mut World, node: NodeId, files: &[u8], gives_at: Option<SocketAddr>) {
     let files = files.iter().map(|byte| hash(*byte)).collect();
     let said = Announced { files, gives_at, moved: Moved::default() };
-    world.handle(Event::Announced { node, said });
+    let session = session(world, node);
+    world.handle(Event::Announced { node, session, said });
+}
+
+fn session(world: &World, node: NodeId) -> u64 {
+    world.cluster.nodes[&node].session.as_ref().unwrap().number
 }
 
 /// `None`: refused.
@@ -66,7 +71,7 @@ fn only_who_said_that_it_has_the_file_and_gives_it_is_named() {
 #[test]
 fn a_giver_that_is_silent_gone_set_aside_or_revoked_is_not_named() {
     let (mut world, attempt) = beside_a_giver();
-    let session = world.cluster.nodes[&OTHER].session.as_ref().unwrap().number;
+    let session = session(&world, OTHER);
     world.handle(Event::SessionClosed { node: OTHER, session });
     assert_eq!(givers(&world, NODE, attempt, 30), Some(vec![]), "gone");
 
@@ -101,7 +106,25 @@ fn of_many_givers_a_few_are_named() {
     }
     let named = givers(&world, NODE, attempt, 30).unwrap();
     assert_eq!(named.len(), GIVERS);
-    assert_eq!(givers(&world, NODE, attempt, 30).unwrap(), named, "the same as long as they are there");
+    assert_eq!(givers(&world, NODE, attempt, 30).unwrap(), named, "the same for a minute");
+    let mut all = BTreeSet::new();
+    for _ in 0..20 {
+        world.now.wall.0 += 60_000;
+        all.extend(givers(&world, NODE, attempt, 30).unwrap());
+    }
+    assert!(all.len() > 15, "whom it cannot reach makes room for others: {}", all.len());
+}
+
+#[test]
+fn what_comes_late_of_an_earlier_session_is_not_taken_for_news() {
+    let (mut world, attempt) = beside_a_giver();
+    let earlier = session(&world, OTHER);
+    world.hello(OTHER, boot(2), vec![]);
+    assert_ne!(session(&world, OTHER), earlier);
+    announce(&mut world, OTHER, &[30], Some(ADDRESS.into()));
+    let said = Announced { files: vec![], gives_at: None, moved: Moved::default() };
+    world.handle(Event::Announced { node: OTHER, session: earlier, said });
+    assert_eq!(givers(&world, NODE, attempt, 30), Some(vec![OTHER]));
 }
 
 #[test]

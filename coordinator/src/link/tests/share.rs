@@ -82,7 +82,10 @@ async fn an_announcement_that_cannot_be_is_not_heard() {
     control.hello(2).await;
     let blob = world.dial(ALPN_BLOB_SHARE, Some((&identity, &key))).await.unwrap();
     let at = |text: &str| Listens::At(text.parse().unwrap());
-    for listens in [Listens::Port(0), at("0.0.0.0:7172"), at("192.0.2.7:0")] {
+    let several =
+        [at("224.0.0.1:7172"), at("255.255.255.255:7172"), at("[ff02::1]:7172"), at("[::ffff:224.0.0.1]:7172")];
+    for listens in [Listens::Port(0), at("0.0.0.0:7172"), at("[::]:7172"), at("192.0.2.7:0")].into_iter().chain(several)
+    {
         let said = Announcement { listens, files: vec![file], moved: Moved::default() };
         let (mut send, mut receive) = blob.open_bi().await.unwrap();
         wire::write(&mut send, &BlobRequest::Announce(said)).await.unwrap();
@@ -105,4 +108,38 @@ async fn an_agent_that_offers_both_names_is_answered_in_the_newer() {
     assert_eq!(alpn(&both.unwrap()).as_deref(), Some(ALPN_BLOB_SHARE));
     let before = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
     assert_eq!(alpn(&before).as_deref(), Some(ALPN_BLOB));
+}
+
+#[tokio::test]
+async fn in_the_conversation_of_before_nothing_is_said_of_other_nodes_files() {
+    let world = World::new();
+    queued(&world).await;
+    let (_reader, blob, offer) = offered(&world, 1).await;
+    let (attempt, file) = (offer.attempt, offer.base[0].manifest.hash);
+    assert_eq!(givers(&blob, attempt, file).await, Ok(vec![]));
+    let (identity, key) = world.node(2).await;
+    let mut control = world.control((&identity, &key)).await;
+    control.hello(2).await;
+    let before = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
+    let said = Announcement { listens: Listens::Port(7172), files: vec![file], moved: Moved::default() };
+    for request in [BlobRequest::Announce(said), BlobRequest::Givers { attempt, file }] {
+        let (mut send, mut receive) = before.open_bi().await.unwrap();
+        wire::write(&mut send, &request).await.unwrap();
+        let answer = timeout(PATIENCE, wire::read::<BlobAnswer>(&mut receive)).await.unwrap();
+        assert!(!matches!(answer, Ok(Some(_))), "{request:?}: {answer:?}");
+    }
+    assert_eq!(givers(&blob, attempt, file).await, Ok(vec![]));
+}
+
+#[tokio::test]
+async fn who_has_the_key_of_a_certificate_authority_can_seal_nothing() {
+    let world = World::new();
+    let (_first, node, key) = announced(&world, 2, Listens::Port(7172), vec![]).await;
+    let trust = world.services.trust.clone();
+    trust.begin().unwrap();
+    trust.finish(trust.now().issuing().hash()).unwrap();
+    // Of the same authority, with another secret; and of the same secret, under the next authority.
+    let other = Sealer(crate::secret::open(&world.folder.path().join("other.key")).unwrap());
+    let same = Sealer(crate::secret::open(&world.folder.path().join("share.key")).unwrap());
+    assert!(other.key(node) != key && same.key(node) == key);
 }

@@ -75,7 +75,7 @@ pub(super) async fn offered(world: &World, seed: u8) -> (Control, Connection, Of
     };
     control.say(FromAgent::Hello(Box::new(Hello { devices: vec![device], ..hello(1) }))).await;
     assert!(matches!(control.hear().await, ToAgent::Welcome(_)));
-    let blob = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
+    let blob = world.dial(ALPN_BLOB_SHARE, Some((&identity, &key))).await.unwrap();
     let ToAgent::Offer(offer) = control.hear().await else { panic!("no offer") };
     control.say(FromAgent::Accepted(offer.attempt)).await;
     (control, blob, *offer)
