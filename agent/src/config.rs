@@ -340,7 +340,9 @@ impl Config {
         require(given >= 8 << 20, "share.bandwidth", least, &given);
         if let Some(address) = share.address {
             require(share.listen.is_some(), "share.address", "beside share.listen", &address);
-            let is_one = address.port() != 0 && !address.ip().is_unspecified();
+            let ip = address.ip().to_canonical();
+            let several = ip.is_multicast() || ip == std::net::IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+            let is_one = address.port() != 0 && !ip.is_unspecified() && !several;
             require(is_one, "share.address", "an address that others can reach", &address);
         }
         let (keep, idle) = (self.link.keep_alive, self.link.idle_timeout);
@@ -464,6 +466,7 @@ mod tests {
             ("[share]\nbandwidth = \"1 MiB\"", "share.bandwidth"),
             ("[share]\naddress = \"192.0.2.7:7172\"", "share.address"),
             ("[share]\nlisten = \"0.0.0.0:7172\"\naddress = \"0.0.0.0:7172\"", "share.address"),
+            ("[share]\nlisten = \"0.0.0.0:7172\"\naddress = \"224.0.0.1:7172\"", "share.address"),
             (
                 "[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1\n[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1",
                 "devices.fake",

@@ -314,7 +314,7 @@ impl Sharing {
         let listens = giving.as_ref().map_or(Listens::Nowhere, |giving| {
             config.address.map_or(Listens::Port(giving.address().port()), Listens::At)
         });
-        Ok(Self { giving, announcer: Announcer { blobs, cache, desk, listens, state } })
+        Ok(Self { giving, announcer: Announcer { blobs, cache, desk, listens, reads: config.fetch, state } })
     }
 
     async fn run(self, cancel: CancellationToken) {

@@ -60,7 +60,11 @@ mod tests {
         assert_eq!(bucket.take(0, start + Duration::from_millis(100)), Duration::ZERO);
         assert_eq!(bucket.take(50, start + Duration::from_secs(60)), Duration::ZERO, "it holds no more than a burst");
         assert_eq!(bucket.take(200, start + Duration::from_secs(60)), Duration::from_secs(2));
-        assert_eq!(bucket.take(0, start + Duration::from_secs(60)), Duration::ZERO, "a word does not wait behind bytes");
+        assert_eq!(
+            bucket.take(0, start + Duration::from_secs(60)),
+            Duration::ZERO,
+            "a word does not wait behind bytes"
+        );
     }
 
     #[test]

@@ -4,22 +4,26 @@
 //! ```text
 //!            ┌── arrived ────────────────────────────────────────────────► done
 //! waiting ─► asked of a node ── lied: the node is out for good ──┐
+//!    ▲            │ ├── not reached, twice: the node is out for good ┤
 //!    ▲            │ └────────── broke off, refused: out until it is named again ──┐
 //!    │            └── late: the coordinator is asked as well, and the other way  │
 //!    └────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //! Nodes are asked first, because what they bring the coordinator need not. It is always asked for one chunk at a time all the same:
-//! then no node, slow, dead or lying, can hold up a file, and a good line to the coordinator is not left idle. Without nodes it is asked
-//! for everything.
+//! then no node, slow, dead or lying, can hold up a file, and a good line to the coordinator is not left idle. Only what nodes may hold
+//! that have brought a chunk is taken off its part: those that are merely named may never bring one.
 
 use lorikeet_protocol::id::NodeId;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
 
 /// Of one node: a chunk on its way, and the next one right behind it.
 const OF_ONE_NODE: usize = 2;
+/// A node that cannot be reached costs a chunk the time of a handshake, each time it is named.
+const NOT_REACHED: u32 = 2;
+
 /// Who is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Asked {
@@ -34,6 +38,8 @@ pub(super) enum Asked {
 pub(super) enum Failure {
     /// Other bytes came.
     Lied,
+    /// There is no way to it.
+    NotReached,
     /// Nothing came.
     Away,
 }
@@ -42,7 +48,8 @@ pub(super) enum Failure {
 enum Standing {
     Gives,
     Away,
-    Liar,
+    /// For good.
+    Out,
 }
 
 /// One file's chunks.
@@ -58,20 +65,24 @@ pub(super) struct Division {
     open: BTreeMap<Asked, usize>,
     /// In the order in which they were named.
     nodes: Vec<(NodeId, Standing)>,
+    /// Those that have brought a chunk.
+    proved: BTreeSet<NodeId>,
+    /// How often, of those that were named, there was no way to one.
+    not_reached: BTreeMap<NodeId, u32>,
 }
 
 impl Division {
-    /// At most `parallel` requests at a time, and one more; once nothing else is left to ask for, what takes longer than `late` is asked
-    /// elsewhere as well.
+    /// At most `parallel` requests to the coordinator at a time, and fewer than that to nodes; once nothing else is left to ask for, what takes
+    /// longer than `late` is asked elsewhere as well.
     pub(super) fn new(missing: Vec<u32>, parallel: usize, late: Duration) -> Self {
-        let (asked, open) = (BTreeMap::new(), BTreeMap::new());
-        Self { parallel, late, waiting: missing.into(), asked, open, nodes: Vec::new() }
+        let (asked, open, not_reached) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (nodes, proved) = (Vec::new(), BTreeSet::new());
+        Self { parallel, late, waiting: missing.into(), asked, open, nodes, proved, not_reached }
     }
 
-    /// These nodes have the file now; others are asked no more, and one that lied is not asked again whoever names it.
+    /// These nodes have the file now; others are asked no more, and one that is out for good is not asked again whoever names it.
     pub(super) fn name(&mut self, named: impl IntoIterator<Item = NodeId>) {
-        let mut nodes: Vec<_> =
-            self.nodes.iter().copied().filter(|(_, standing)| *standing == Standing::Liar).collect();
+        let mut nodes: Vec<_> = self.nodes.iter().copied().filter(|(_, standing)| *standing == Standing::Out).collect();
         for node in named {
             if !nodes.iter().any(|(known, _)| *known == node) {
                 nodes.push((node, Standing::Gives));
@@ -97,10 +108,13 @@ impl Division {
         moments.min().filter(|_| self.waiting.is_empty())
     }
 
-    /// A chunk came and is what it should be.
-    pub(super) fn arrived(&mut self, whom: Asked, chunk: u32) {
+    /// A chunk came and is what it should be. Whether it is the first time: what was late may come twice.
+    pub(super) fn arrived(&mut self, whom: Asked, chunk: u32) -> bool {
         self.close(whom);
-        self.asked.remove(&chunk);
+        if let Asked::Node(node) = whom {
+            self.proved.insert(node);
+        }
+        self.asked.remove(&chunk).is_some()
     }
 
     /// A node did not bring a chunk: it comes from elsewhere.
@@ -108,10 +122,11 @@ impl Division {
         let whom = Asked::Node(node);
         self.close(whom);
         if let Some((_, standing)) = self.nodes.iter_mut().find(|(known, _)| *known == node) {
-            *standing = match (*standing, failure) {
-                (Standing::Liar, _) | (_, Failure::Lied) => Standing::Liar,
-                (_, Failure::Away) => Standing::Away,
-            };
+            // Both chunks that it was asked for fail together: that counts once for each naming.
+            let not_reached = self.not_reached.entry(node).or_default();
+            *not_reached += u32::from(failure == Failure::NotReached && *standing == Standing::Gives);
+            let is_out = failure == Failure::Lied || *standing == Standing::Out || *not_reached >= NOT_REACHED;
+            *standing = if is_out { Standing::Out } else { Standing::Away };
         }
         if let Some(others) = self.asked.get_mut(&chunk) {
             others.retain(|(other, _)| *other != whom);
@@ -155,13 +170,18 @@ impl Division {
         let nodes = nodes.map(|(node, _)| Asked::Node(*node)).filter(|node| self.open(*node) < OF_ONE_NODE);
         let least = nodes.min_by_key(|node| self.open(*node))?;
         let of_nodes: usize = self.open.values().sum::<usize>() - self.open(Asked::Coordinator);
-        (of_nodes < self.parallel.saturating_sub(1).max(1)).then_some(least)
+        (of_nodes < self.most_of_nodes()).then_some(least)
+    }
+
+    fn most_of_nodes(&self) -> usize {
+        self.parallel.saturating_sub(1).max(1)
     }
 
     fn coordinator_may(&self) -> bool {
-        let alone = !self.nodes.iter().any(|(_, standing)| *standing == Standing::Gives);
-        let part = if alone { self.parallel } else { 1 };
-        self.open(Asked::Coordinator) < part && self.open.values().sum::<usize>() <= self.parallel
+        let proved =
+            |(node, standing): &&(NodeId, Standing)| *standing == Standing::Gives && self.proved.contains(node);
+        let of_proved = (self.nodes.iter().filter(proved).count() * OF_ONE_NODE).min(self.most_of_nodes());
+        self.open(Asked::Coordinator) < self.parallel.saturating_sub(of_proved).max(1)
     }
 
     fn open(&self, whom: Asked) -> usize {
@@ -209,9 +229,10 @@ mod tests {
         division.name([node(1), node(2)]);
         let asked = all(&mut division, START);
         let (one, two) = (Asked::Node(node(1)), Asked::Node(node(2)));
-        assert_eq!(asked, [(one, 0), (two, 1), (one, 2), (Asked::Coordinator, 3)]);
-        division.arrived(two, 1);
-        assert_eq!(all(&mut division, START), [(two, 4)], "whoever brings is asked for more");
+        let of_the_coordinator = (3..7).map(|chunk| (Asked::Coordinator, chunk));
+        assert!(asked.into_iter().eq([(one, 0), (two, 1), (one, 2)].into_iter().chain(of_the_coordinator)));
+        assert!(division.arrived(two, 1));
+        assert_eq!(all(&mut division, START), [(two, 7)], "whoever brings is asked for more");
     }
 
     #[test]
@@ -303,20 +324,64 @@ mod tests {
     }
 
     #[test]
+    fn the_coordinators_part_shrinks_by_what_nodes_may_hold_that_have_brought_something() {
+        let mut division = Division::new((0..100).collect(), 8, LATE);
+        division.name([node(1), node(2), node(3)]);
+        let part = |division: &mut Division| {
+            all(division, START);
+            division.open(Asked::Coordinator)
+        };
+        assert_eq!(part(&mut division), 8, "whom nobody has heard of yet takes nothing off");
+        for (n, expected) in [(1, 6), (2, 4), (3, 2)] {
+            assert!(division.arrived(Asked::Node(node(n)), n as u32 - 1));
+            for chunk in (0..100)
+                .filter(|chunk| division.asked.get(chunk).is_some_and(|by| by[0].0 == Asked::Coordinator))
+                .collect::<Vec<_>>()
+            {
+                division.arrived(Asked::Coordinator, chunk);
+            }
+            assert_eq!(part(&mut division), expected, "{n} proved");
+        }
+        division.name([]);
+        assert_eq!(part(&mut division), 8, "they have it no more");
+    }
+
+    #[test]
+    fn a_node_that_was_not_reached_when_it_was_named_twice_is_not_asked_again() {
+        let mut division = Division::new((0..4).collect(), 1, LATE);
+        let asks_the_node =
+            |division: &mut Division| all(division, START).into_iter().find(|(whom, _)| *whom == Asked::Node(node(1)));
+        for naming in 1..=2 {
+            division.name([node(1)]);
+            let (_, chunk) = asks_the_node(&mut division).expect("it is named");
+            division.failed(node(1), chunk, Failure::NotReached);
+            // Another of its requests, after the first has failed.
+            division.failed(node(1), 99, Failure::NotReached);
+            assert_eq!(asks_the_node(&mut division), None, "{naming}");
+        }
+        division.name([node(1)]);
+        assert_eq!(asks_the_node(&mut division), None, "out, whoever names it");
+        division.name([node(2)]);
+        assert!(all(&mut division, START).iter().any(|(whom, _)| *whom == Asked::Node(node(2))));
+    }
+
+    #[test]
     fn a_silent_node_is_given_no_more_than_it_already_holds() {
         let mut division = Division::new((0..6).collect(), 4, LATE);
         division.name([node(1)]);
-        let silent = Asked::Node(node(1));
-        assert_eq!(all(&mut division, START), [(silent, 0), (silent, 1), (Asked::Coordinator, 2)]);
+        let (silent, coordinator) = (Asked::Node(node(1)), Asked::Coordinator);
+        let of_the_coordinator = (2..6).map(|chunk| (coordinator, chunk));
+        assert!(
+            all(&mut division, START).into_iter().eq([(silent, 0), (silent, 1)].into_iter().chain(of_the_coordinator))
+        );
         for chunk in 2..6 {
-            division.arrived(Asked::Coordinator, chunk);
-            all(&mut division, START);
+            division.arrived(coordinator, chunk);
         }
-        assert_eq!(all(&mut division, LATE), [(Asked::Coordinator, 0)]);
-        division.arrived(Asked::Coordinator, 0);
-        assert_eq!(all(&mut division, LATE), [(Asked::Coordinator, 1)]);
-        division.arrived(Asked::Coordinator, 1);
+        assert_eq!(all(&mut division, START), []);
+        assert_eq!(all(&mut division, LATE), [(coordinator, 0), (coordinator, 1)]);
+        assert!(division.arrived(coordinator, 0) && division.arrived(coordinator, 1));
         assert!(division.is_done());
+        assert!(!division.arrived(silent, 0), "what comes twice counts once");
     }
 
     #[test]

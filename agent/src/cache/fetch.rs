@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     disk::{At, DiskError},
-    link::{blob::Source, chain},
+    link::{blob::Source, chain, take::TakeError},
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lorikeet_protocol::{
@@ -29,8 +29,6 @@ use tokio::task::spawn_blocking;
 
 /// A chunk that arrives damaged this often is damaged at its source.
 const TRIES: u32 = 3;
-/// A file does not wait for the first names of nodes for longer: the coordinator has it.
-const NAMES_WITHIN: Duration = Duration::from_secs(5);
 /// Nothing but what lands is waited for.
 const FAR: Duration = Duration::from_secs(86_400);
 
@@ -41,6 +39,8 @@ pub(super) struct Manners {
     pub(super) parallel: usize,
     /// Once nothing else is left to ask for, what takes a node longer is asked of the coordinator as well, and the other way round.
     pub(super) late: Duration,
+    /// A file does not wait for the first names of nodes for longer: the coordinator has it.
+    pub(super) names_within: Duration,
     /// When the coordinator is asked again who has the file.
     pub(super) ask_again: Duration,
 }
@@ -48,7 +48,8 @@ pub(super) struct Manners {
 impl Manners {
     /// A chunk in ten seconds is 13 Mbit/s. Grants live for two minutes, and in half a minute more nodes have the file.
     pub(super) fn new(parallel: usize) -> Self {
-        Self { parallel, late: Duration::from_secs(10), ask_again: Duration::from_secs(30) }
+        let [late, names_within, ask_again] = [10, 5, 30].map(Duration::from_secs);
+        Self { parallel, late, names_within, ask_again }
     }
 }
 
@@ -67,7 +68,7 @@ pub(super) async fn fetch<S: Source>(
         spawn_blocking(move || open(&manifest, &path)).await??
     };
     let fetch = Fetch { source, attempt, manifest, file: Arc::new(file), path: partial, tally };
-    fetch.run(Division::new(missing, manners.parallel, manners.late), manners.ask_again).await?;
+    fetch.run(Division::new(missing, manners.parallel, manners.late), manners).await?;
     let Fetch { manifest, file, .. } = fetch;
     let path = partial.to_owned();
     spawn_blocking(move || finish(&manifest, &file, &path)).await?
@@ -98,37 +99,44 @@ enum Missed {
 }
 
 impl<S: Source> Fetch<'_, S> {
-    async fn run(&self, mut division: Division, pause: Duration) -> Result<(), CacheError> {
+    async fn run(&self, mut division: Division, manners: Manners) -> Result<(), CacheError> {
         let started = Instant::now();
         let mut givers = BTreeMap::new();
         let mut brought = BTreeMap::<Asked, u64>::new();
         // What fits into a chunk is not worth a handshake.
         let shared = self.manifest.chunks.len() > 1 && !division.is_done();
-        if shared {
-            let first = tokio::time::timeout(NAMES_WITHIN, self.names()).await;
-            take_up(first.unwrap_or_default(), &mut division, &mut givers);
-        }
-        let mut ask_again = shared.then(|| started.elapsed() + pause);
         let mut flying: FuturesUnordered<BoxFuture<'_, Landed>> = FuturesUnordered::new();
+        if shared {
+            flying.push(self.names().map(Landed::Names).boxed());
+        }
+        let mut names_by = if shared { manners.names_within } else { Duration::ZERO };
+        let (mut ask_again, mut braked) = (None, Duration::ZERO);
         loop {
-            while let Some((whom, chunk)) = division.next(started.elapsed()) {
+            // The wait for what was asked comes before the next request, so that it makes nobody late.
+            while names_by.max(braked) <= started.elapsed()
+                && let Some((whom, chunk)) = division.next(started.elapsed())
+            {
                 let giver = if let Asked::Node(node) = whom { givers.get(&node).copied() } else { None };
                 flying.push(self.ask(whom, chunk, giver).boxed());
+                braked = started.elapsed() + self.source.brake(self.length(chunk));
             }
             if division.is_done() {
                 break;
             }
-            let wake = started + [division.deadline(), ask_again].into_iter().flatten().min().unwrap_or(FAR);
+            let (now, free) = (started.elapsed(), names_by.max(braked));
+            let more = if free > now { Some(free) } else { division.deadline() };
+            let wake = started + [more, ask_again].into_iter().flatten().min().unwrap_or(FAR);
             tokio::select! {
                 Some(landed) = flying.next() => match landed {
                     Landed::Names(named) => {
                         take_up(named, &mut division, &mut givers);
-                        ask_again = Some(started.elapsed() + pause);
+                        (names_by, ask_again) = (Duration::ZERO, Some(started.elapsed() + manners.ask_again));
                     }
                     Landed::Chunk(whom, chunk, Ok(())) => {
-                        division.arrived(whom, chunk);
-                        let range = self.manifest.range(chunk).unwrap_or_default();
-                        *brought.entry(whom).or_default() += range.end - range.start;
+                        if division.arrived(whom, chunk) {
+                            *brought.entry(whom).or_default() += self.length(chunk);
+                            self.count(whom, chunk);
+                        }
                     }
                     Landed::Chunk(Asked::Node(node), chunk, Err(Missed::Node(failure))) => {
                         division.failed(node, chunk, failure);
@@ -147,6 +155,18 @@ impl<S: Source> Fetch<'_, S> {
         }
         self.say(&brought);
         Ok(())
+    }
+
+    fn length(&self, chunk: u32) -> u64 {
+        let range = self.manifest.range(chunk).unwrap_or_default();
+        range.end - range.start
+    }
+
+    fn count(&self, whom: Asked, chunk: u32) {
+        match whom {
+            Asked::Coordinator => self.tally.fetched(self.length(chunk)),
+            Asked::Node(_) => self.tally.took(self.length(chunk)),
+        }
     }
 
     fn say(&self, brought: &BTreeMap<Asked, u64>) {
@@ -176,11 +196,9 @@ impl<S: Source> Fetch<'_, S> {
         let (file, node) = (self.manifest.hash, giver.node);
         let bytes = self.source.take(giver, chunk).await.map_err(|error| {
             tracing::info!(%file, chunk, %node, "a node does not bring a chunk, others do: could not {}", chain(&error));
-            Missed::Node(Failure::Away)
+            Missed::Node(if matches!(error, TakeError::Dial(_)) { Failure::NotReached } else { Failure::Away })
         })?;
-        let length = bytes.len() as u64;
         if self.keep(chunk, bytes).await.map_err(Missed::ForGood)? {
-            self.tally.took(length);
             return Ok(());
         }
         tracing::warn!(%file, chunk, %node, "a node brought other bytes than it should; it is not asked for this file again");
@@ -192,9 +210,7 @@ impl<S: Source> Fetch<'_, S> {
         for _ in 0..TRIES {
             let asked = self.source.chunk(self.attempt, file, chunk).await;
             let bytes = asked.map_err(|refusal| CacheError::Refused { file, refusal })?;
-            let length = bytes.len() as u64;
             if self.keep(chunk, bytes).await? {
-                self.tally.fetched(length);
                 return Ok(());
             }
             tracing::warn!(%file, chunk, "a chunk arrived damaged");

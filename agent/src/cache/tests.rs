@@ -261,6 +261,34 @@ async fn files_that_come_and_go_are_told() {
     assert!(!changes.has_changed().unwrap(), "it was here");
 }
 
+#[tokio::test]
+async fn names_that_come_late_are_taken_up_and_not_asked_for_again() {
+    let (folder, content) = (tempfile::tempdir().unwrap(), Content::new(1, CHUNK_BYTES as usize * 4));
+    let source = Beside { slow: true, names_late: true, ..Beside::new(&content) };
+    let manners = Manners { parallel: 2, late: FAR, names_within: Duration::from_millis(1), ask_again: FAR };
+    let path = folder.path().join("partial");
+    let tally = Tally::default();
+    let fetched = fetch::fetch(&source, attempt(), &content.manifest, &path, manners, &tally);
+    within(fetched).await.unwrap();
+    assert_eq!(source.names.load(Ordering::Relaxed), 1);
+    assert!(source.taken.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test]
+async fn this_nodes_own_brake_makes_nobody_late() {
+    let (folder, content) = (tempfile::tempdir().unwrap(), Content::new(1, CHUNK_BYTES as usize + 1));
+    let (late, brake) = (Duration::from_secs(1), Duration::from_millis(1_500));
+    let source = Beside { brake, ..Beside::new(&content) };
+    let manners = Manners { parallel: 2, late, names_within: FAR, ask_again: FAR };
+    let (path, tally) = (folder.path().join("partial"), Tally::default());
+    let started = std::time::Instant::now();
+    within(fetch::fetch(&source, attempt(), &content.manifest, &path, manners, &tally)).await.unwrap();
+    assert!(started.elapsed() >= brake);
+    let asked = source.taken.load(Ordering::Relaxed) + content.asked.load(Ordering::Relaxed);
+    assert_eq!(asked, 2, "each chunk once");
+    assert_eq!(tally.moved().from_nodes + tally.moved().from_coordinator, content.manifest.size);
+}
+
 /// Nothing in these tests takes longer.
 const FAR: Duration = Duration::from_secs(600);
 
@@ -275,12 +303,24 @@ struct Beside<'a> {
     taken: AtomicU32,
     /// The coordinator brings its first chunks only once the node was asked.
     slow: bool,
+    /// The first names come once the coordinator was asked for a chunk.
+    names_late: bool,
+    brake: Duration,
 }
 
 impl<'a> Beside<'a> {
     fn new(content: &'a Content) -> Self {
         let (names, taken) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { content, named_from: 1, names, gives: true, taken, slow: false }
+        Self {
+            content,
+            named_from: 1,
+            names,
+            gives: true,
+            taken,
+            slow: false,
+            names_late: false,
+            brake: Duration::ZERO,
+        }
     }
 }
 
@@ -295,10 +335,17 @@ impl Source for Beside<'_> {
 
     async fn givers(&self, _attempt: AttemptId, file: Hash) -> Vec<Giver> {
         let asked = 1 + self.names.fetch_add(1, Ordering::Relaxed);
+        while self.names_late && self.content.asked.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
         let node = NodeId(uuid::Uuid::from_u128(1));
         let grant = Grant { reader: node, file, expires: UnixMillis(1), seal: file };
         let giver = Giver { node, address: "127.0.0.1:9".parse().unwrap(), grant };
         (asked >= self.named_from).then_some(giver).into_iter().collect()
+    }
+
+    fn brake(&self, _bytes: u64) -> Duration {
+        self.brake
     }
 
     async fn take(&self, _giver: &Giver, index: u32) -> Result<Vec<u8>, TakeError> {

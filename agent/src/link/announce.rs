@@ -1,6 +1,11 @@
 //! Says what is in the cache: after each welcome, when it changed, and every minute. The answer is what grants are judged by.
 
-use super::{LinkState, blob::Blobs, give::Desk, random};
+use super::{
+    LinkState,
+    blob::{Announced, Blobs},
+    give::Desk,
+    random,
+};
 use crate::cache::Cache;
 use lorikeet_protocol::share::{ANNOUNCED, Announcement, Listens};
 use std::time::Duration;
@@ -18,13 +23,18 @@ pub(crate) struct Announcer {
     pub(crate) cache: Cache,
     pub(crate) desk: Desk,
     pub(crate) listens: Listens,
+    /// Whether this node reads from others.
+    pub(crate) reads: bool,
     pub(crate) state: watch::Receiver<LinkState>,
 }
 
 impl Announcer {
-    /// Until cancelled, or until the link is gone.
+    /// Until cancelled, or until the link is gone. A node that neither gives nor reads keeps no second connection for it: what it has stands
+    /// in its hello.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
-        cancel.run_until_cancelled(self.announce()).await;
+        if self.reads || self.listens != Listens::Nowhere {
+            cancel.run_until_cancelled(self.announce()).await;
+        }
     }
 
     async fn announce(&mut self) {
@@ -35,13 +45,16 @@ impl Announcer {
             changes.mark_unchanged();
             let said =
                 Announcement { listens: self.listens, files: self.cache.hashes(ANNOUNCED), moved: self.cache.moved() };
-            if let Some((key, time)) = self.blobs.announce(said).await {
+            let answer = self.blobs.announce(said).await;
+            if let Announced::Heard(key, time) = answer {
                 self.desk.told(key, time);
             }
+            // A coordinator of before may have been replaced by the next welcome, and not sooner.
+            let wanted = answer != Announced::Unwanted;
             tokio::select! {
                 _ = self.state.changed() => {}
-                _ = changes.changed() => {}
-                () = tokio::time::sleep(EVERY) => {}
+                _ = changes.changed(), if wanted => {}
+                () = tokio::time::sleep(EVERY), if wanted => {}
             }
         }
     }

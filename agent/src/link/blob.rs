@@ -43,6 +43,12 @@ pub(crate) trait Source: Send + Sync {
         std::future::ready(Vec::new())
     }
 
+    /// So many bytes are asked for now; nothing more should be before this is over.
+    fn brake(&self, bytes: u64) -> Duration {
+        let _ = bytes;
+        Duration::ZERO
+    }
+
     /// One chunk of a node's, as it came: the caller verifies it.
     fn take(&self, giver: &Giver, index: u32) -> impl Future<Output = Result<Vec<u8>, TakeError>> + Send {
         let _ = (giver, index);
@@ -67,10 +73,7 @@ impl Source for Blobs {
     async fn chunk(&self, attempt: AttemptId, file: Hash, index: u32) -> Result<Vec<u8>, Refusal> {
         let request = BlobRequest::Fetch { attempt, file, chunk: index };
         match self.ask(&request, &[]).await? {
-            Answer::Bytes(bytes) => {
-                self.pace(bytes.len()).await;
-                Ok(bytes)
-            }
+            Answer::Bytes(bytes) => Ok(bytes),
             Answer::Wanted(_) | Answer::Stored | Answer::Announced(..) | Answer::Givers(_) => Err(Refusal::Missing),
         }
     }
@@ -88,10 +91,27 @@ impl Source for Blobs {
 
     async fn take(&self, giver: &Giver, index: u32) -> Result<Vec<u8>, TakeError> {
         let lines = self.lines.as_ref().ok_or(TakeError::Refused(Refusal::Missing))?;
-        let bytes = lines.take(&self.caller, giver, index).await?;
-        self.pace(bytes.len()).await;
-        Ok(bytes)
+        lines.take(&self.caller, giver, index).await
     }
+
+    fn brake(&self, bytes: u64) -> Duration {
+        let now = self.started.elapsed();
+        let take = |bucket: &Arc<std::sync::Mutex<Bucket>>| {
+            bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, now)
+        };
+        self.incoming.as_ref().map_or(Duration::ZERO, take)
+    }
+}
+
+/// What came of saying what is in the cache.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Announced {
+    /// The key that seals grants for this node, and the coordinator's clock.
+    Heard(GrantKey, UnixMillis),
+    /// The coordinator is one of before.
+    Unwanted,
+    /// No answer, or a refusal.
+    Lost,
 }
 
 #[derive(Debug)]
@@ -123,14 +143,6 @@ impl Blobs {
         self
     }
 
-    /// What came makes the next wait.
-    async fn pace(&self, bytes: usize) {
-        let Some(incoming) = &self.incoming else { return };
-        let now = self.started.elapsed();
-        let wait = incoming.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, now);
-        tokio::time::sleep(wait).await;
-    }
-
     /// Which chunks of a file are still wanted.
     pub(crate) async fn offer(&self, attempt: AttemptId, manifest: FileManifest) -> Result<Vec<u32>, Refusal> {
         match self.ask(&BlobRequest::Offer { attempt, manifest }, &[]).await? {
@@ -149,14 +161,13 @@ impl Blobs {
         self.ask(&BlobRequest::Finish { attempt, file }, &[]).await.map(drop)
     }
 
-    /// Says what is in the cache; answers the key that seals grants for this node, and the coordinator's clock. `None`: the coordinator is
-    /// one of before, and does not want to know.
-    pub(crate) async fn announce(&self, said: Announcement) -> Option<(GrantKey, UnixMillis)> {
+    /// Says what is in the cache.
+    pub(crate) async fn announce(&self, said: Announcement) -> Announced {
         if !self.speaks_of_sharing().await {
-            return None;
+            return Announced::Unwanted;
         }
         let asked = tokio::time::timeout(PATIENCE, self.ask(&BlobRequest::Announce(said), &[])).await;
-        if let Ok(Ok(Answer::Announced(key, time))) = asked { Some((key, time)) } else { None }
+        if let Ok(Ok(Answer::Announced(key, time))) = asked { Announced::Heard(key, time) } else { Announced::Lost }
     }
 
     /// Whether the coordinator knows of other nodes' files.

@@ -55,17 +55,14 @@ pub(super) struct Lines(Arc<std::sync::Mutex<BTreeMap<NodeId, Line>>>);
 impl Lines {
     /// One chunk of the grant's file, as it came.
     pub(super) async fn take(&self, caller: &Caller, giver: &Giver, chunk: u32) -> Result<Vec<u8>, TakeError> {
-        let line = self.line(giver.node);
+        let (line, mut used) = (self.line(giver.node), None);
         let asked = tokio::time::timeout(PATIENCE, async {
-            let connection = connected(&line, caller, giver).await?;
-            exchange(&connection, giver, chunk).await
+            exchange(used.insert(connected(&line, caller, giver).await?), giver, chunk).await
         });
         let came = asked.await.unwrap_or(Err(TakeError::Slow));
-        if !matches!(came, Ok(_) | Err(TakeError::Refused(_))) {
-            // Whatever else is under way on it comes from elsewhere as well.
-            if let Some(connection) = line.lock().await.take() {
-                connection.close(0u32.into(), b"");
-            }
+        if let (Some(connection), false) = (used, matches!(came, Ok(_) | Err(TakeError::Refused(_)))) {
+            // Whatever else is under way on this one comes from elsewhere as well; the next request makes another.
+            connection.close(0u32.into(), b"");
         }
         came
     }
@@ -91,7 +88,7 @@ async fn connected(line: &Line, caller: &Caller, giver: &Giver) -> Result<Connec
     Ok(connection)
 }
 
-async fn exchange(connection: &Connection, giver: &Giver, chunk: u32) -> Result<Vec<u8>, TakeError> {
+pub(super) async fn exchange(connection: &Connection, giver: &Giver, chunk: u32) -> Result<Vec<u8>, TakeError> {
     let (mut send, mut receive) = connection.open_bi().await?;
     frame::write(&mut send, &ShareRequest { grant: giver.grant, chunk }).await?;
     let _ = send.finish();

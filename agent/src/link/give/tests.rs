@@ -9,14 +9,16 @@ use crate::{
         blob::Source,
         identity::{Identity, Key},
         stand_in::{Authority, KEY, attempt, within},
-        take::{Lines, TakeError},
+        take::{Lines, TakeError, exchange},
     },
 };
 use lorikeet_protocol::{
+    blob::Refusal,
     file::FileManifest,
-    id::AttemptId,
-    share::{Giver, Moved},
+    id::{AttemptId, Hash, NodeId, UnixMillis},
+    share::{Giver, Grant, GrantKey, Moved},
 };
+use quinn::Connection;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const CHUNK: usize = CHUNK_BYTES as usize;
@@ -36,7 +38,8 @@ async fn who_has_leave_reads_chunks_and_what_is_not_there_is_missing() {
     for chunk in [2, u32::MAX] {
         assert_eq!(refusal(reader.take(&named, chunk).await), Refusal::Missing, "there is no such chunk");
     }
-    assert_eq!(giver.cache.moved(), Moved { to_nodes: CHUNK_BYTES + 3, ..Moved::default() });
+    // Counted when it was acknowledged.
+    until(|| giver.cache.moved() == Moved { to_nodes: CHUNK_BYTES + 3, ..Moved::default() }).await;
     assert_eq!(giver.cache.shed(1), CHUNK_BYTES + 3, "what others read is not in use");
     assert_eq!(refusal(reader.take(&named, 0).await), Refusal::Missing, "evicted");
 }
@@ -62,7 +65,8 @@ async fn without_leave_of_its_own_that_still_holds_nobody_reads() {
         ("prolonged", forged(Grant { expires: UnixMillis(u64::MAX), ..good.grant })),
         ("sealed for another giver", sealed(reader.id, file.manifest.hash, SOON, GrantKey([9; 32]))),
     ] {
-        assert_eq!(refusal(reader.take(&named, 0).await), Refusal::NotYours, "{why}");
+        let connection = reader.dial(&named).await;
+        assert_eq!(refusal(ask(&connection, &named).await), Refusal::NotYours, "{why}");
     }
     assert_eq!(refusal(other.take(&good, 0).await), Refusal::NotYours, "shown by another node");
     assert!(reader.take(&good, 0).await.unwrap() == file.bytes, "nobody is shut out for it");
@@ -110,7 +114,7 @@ async fn nodes_of_another_cluster_and_nodes_that_are_somebody_else_are_not_talke
 async fn two_nodes_and_the_coordinator_bring_a_file_between_them() {
     let cluster = Authority::new();
     let [first, second, reader] = [1, 2, 3].map(|n| Node::new(&cluster, n));
-    let file = File::new(1, 8 * CHUNK + 5);
+    let file = File::new(1, 12 * CHUNK + 5);
     first.hold(&file, &file.bytes);
     second.hold(&file, &file.bytes);
     let (one, two) = (first.start(), second.start());
@@ -118,7 +122,7 @@ async fn two_nodes_and_the_coordinator_bring_a_file_between_them() {
     // A coordinator that is busy with others.
     source.held.store(1, Relaxed);
     let most = async {
-        while reader.cache.moved().from_nodes < 5 * CHUNK_BYTES {
+        while reader.cache.moved().from_nodes < 7 * CHUNK_BYTES {
             tokio::task::yield_now().await;
         }
         source.held.store(0, Relaxed);
@@ -130,8 +134,8 @@ async fn two_nodes_and_the_coordinator_bring_a_file_between_them() {
     assert_eq!(moved.from_coordinator + moved.from_nodes, file.manifest.size, "nothing came twice");
     assert_eq!(moved.from_coordinator, source.coordinator.load(Relaxed));
     assert!(moved.from_coordinator < file.manifest.size / 2, "{moved:?}");
-    let given = [&first, &second].map(|node| node.cache.moved().to_nodes);
-    assert!(given.iter().all(|bytes| *bytes > 0) && given.iter().sum::<u64>() == moved.from_nodes, "{given:?}");
+    let given = || [&first, &second].map(|node| node.cache.moved().to_nodes);
+    until(|| given().iter().all(|bytes| *bytes > 0) && given().iter().sum::<u64>() == moved.from_nodes).await;
     assert_eq!(reader.cache.hashes(9), [file.manifest.hash], "and now it can give it itself");
 }
 
@@ -148,11 +152,9 @@ async fn a_node_that_lies_is_asked_for_no_more_and_its_chunks_come_from_elsewher
     let source = reader.source(&file, vec![one.leave(&reader, &file), two.leave(&reader, &file)]);
     let pin = within(reader.cache.get(&source, attempt(1), &file.manifest)).await.unwrap();
     assert!(std::fs::read(pin.path()).unwrap() == file.bytes);
+    until(|| liar.cache.moved().to_nodes > 0).await;
     let lies = liar.cache.moved().to_nodes / CHUNK_BYTES;
-    assert!(
-        (1..=2).contains(&lies),
-        "it was asked for {lies} chunks: what was under way when it was found out, and no more"
-    );
+    assert!(lies <= 2, "it was asked for {lies} chunks: what was under way when it was found out, and no more");
     let moved = reader.cache.moved();
     assert_eq!(moved.from_coordinator + moved.from_nodes, file.manifest.size, "a lie counts as nothing that came");
 }
@@ -199,12 +201,115 @@ async fn a_coordinator_that_refuses_is_believed_whatever_nodes_would_give() {
 }
 
 #[tokio::test]
+async fn who_has_no_leave_is_told_so_at_once_and_soon_not_listened_to() {
+    let cluster = Authority::new();
+    let giver = Node::new(&cluster, 1);
+    let file = File::new(1, 1_000);
+    giver.hold(&file, &file.bytes);
+    // Every chunk that may be in memory is, and waits its time.
+    let running = giver.start_at(1);
+    let readers: Vec<_> = (2..6).map(|n| Node::new(&cluster, n)).collect();
+    let waiting = readers.iter().flat_map(|reader| [(reader, running.leave(reader, &file)); 2]);
+    let waiting = futures_util::future::join_all(
+        waiting.map(async |(reader, named)| reader.lines.take(&reader.caller, &named, 0).await),
+    );
+    let refused = async {
+        until(|| running.shared.chunks.available_permits() == 0).await;
+        let reader = Node::new(&cluster, 9);
+        let named = Giver { grant: running.leave(&readers[0], &file).grant, ..running.leave(&reader, &file) };
+        let connection = reader.dial(&named).await;
+        for _ in 0..3 {
+            assert_eq!(refusal(ask(&connection, &named).await), Refusal::NotYours);
+        }
+        let reason = within(connection.closed()).await.to_string();
+        assert!(reason.contains("none of these grants holds"), "{reason}");
+    };
+    tokio::select! {
+        _ = waiting => panic!("they wait for longer than this test"),
+        () = refused => {}
+    }
+}
+
+#[tokio::test]
+async fn one_node_takes_two_places_and_leaves_the_others_theirs() {
+    let cluster = Authority::new();
+    let [giver, reader, other] = [1, 2, 3].map(|n| Node::new(&cluster, n));
+    let file = File::new(1, 10);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start();
+    let named = running.leave(&reader, &file);
+    let (first, second) = (reader.dial(&named).await, reader.dial(&named).await);
+    for connection in [&first, &second] {
+        assert!(ask(connection, &named).await.unwrap() == file.bytes);
+    }
+    let reason = within(reader.dial(&named).await.closed()).await.to_string();
+    assert!(reason.contains("this node reads here already"), "{reason}");
+    assert!(other.take(&running.leave(&other, &file), 0).await.unwrap() == file.bytes);
+    first.close(0u32.into(), b"");
+    within(async { while ask(&reader.dial(&named).await, &named).await.is_err() {} }).await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_readers_certificate() {
+    let cluster = Authority::new();
+    let (giver, reader) = (Node::new(&cluster, 1), Node::with_life(&cluster, 2, (-60, 3)));
+    let file = File::new(1, 10);
+    giver.hold(&file, &file.bytes);
+    let named = giver.start().leave(&reader, &file);
+    let connection = reader.dial(&named).await;
+    assert!(ask(&connection, &named).await.unwrap() == file.bytes);
+    within(async { while ask(&connection, &named).await.is_ok() {} }).await;
+    assert!(connection.close_reason().is_some());
+}
+
+#[tokio::test]
+async fn a_connection_outlives_a_rotation_only_under_a_certificate_that_still_counts() {
+    let (old, next) = (Authority::new(), Authority::new());
+    let [giver, reader, slow] = [1, 2, 3].map(|n| Node::new(&old, n));
+    let file = File::new(1, 10);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start();
+    let (named, to_slow) = (running.leave(&reader, &file), running.leave(&slow, &file));
+    let (connection, of_slow) = (reader.dial(&named).await, slow.dial(&to_slow).await);
+    // Both trust both; the giver still shows the older one's certificate, the reader the next one's already.
+    for node in [&giver, &reader] {
+        node.trust(&[&next, &old]);
+    }
+    reader.renew(&next);
+    assert!(ask(&connection, &named).await.unwrap() == file.bytes, "what stands goes on");
+    let anew = reader.dial(&named).await;
+    assert!(ask(&anew, &named).await.unwrap() == file.bytes);
+    // The rotation is over: the older certificates count no longer.
+    giver.renew(&next);
+    giver.trust(&[&next]);
+    reader.trust(&[&next]);
+    assert!(ask(&of_slow, &to_slow).await.is_err());
+    let reason = within(of_slow.closed()).await.to_string();
+    assert!(reason.contains("this certificate counts no longer"), "{reason}");
+    assert!(ask(&anew, &named).await.unwrap() == file.bytes, "the next one's does");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let cluster = Authority::new();
     let giver = Node::new(&cluster, 1);
     let running = giver.start();
-    let error = giver.bind(running.address).err().unwrap();
+    let error = giver.bind(running.address, 1).err().unwrap();
     assert!(error.to_string().contains(&running.address.to_string()), "{error}");
+}
+
+async fn until(holds: impl Fn() -> bool) {
+    within(async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// The first chunk, over this connection.
+async fn ask(connection: &Connection, giver: &Giver) -> Result<Vec<u8>, TakeError> {
+    within(exchange(connection, giver, 0)).await
 }
 
 fn refusal(taken: Result<Vec<u8>, TakeError>) -> Refusal {
@@ -277,20 +382,47 @@ impl Node {
         self.cache.hold(file.manifest.hash, bytes);
     }
 
-    fn bind(&self, listen: SocketAddr) -> Result<Giving, GiveError> {
-        Giving::bind(listen, self.caller.shared_identity(), self.cache.clone(), self.desk.clone(), 1 << 30)
+    fn bind(&self, listen: SocketAddr, bandwidth: u64) -> Result<Giving, GiveError> {
+        Giving::bind(listen, self.caller.shared_identity(), self.cache.clone(), self.desk.clone(), bandwidth)
     }
 
     fn start(&self) -> Running {
+        self.start_at(1 << 30)
+    }
+
+    /// Gives so many bytes in a second.
+    fn start_at(&self, bandwidth: u64) -> Running {
         self.desk.told(KEY, NOW);
-        self.start_untold()
+        self.run(bandwidth)
     }
 
     fn start_untold(&self) -> Running {
-        let giving = self.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        self.run(1 << 30)
+    }
+
+    fn run(&self, bandwidth: u64) -> Running {
+        let giving = self.bind("127.0.0.1:0".parse().unwrap(), bandwidth).unwrap();
         let (node, address, cancel) = (self.id, giving.address(), CancellationToken::new());
+        let shared = Arc::clone(&giving.shared);
         let task = tokio::spawn(giving.run(cancel.clone()));
-        Running { node, address, cancel, task }
+        Running { node, address, shared, cancel, task }
+    }
+
+    /// As the coordinator's word in a rotation does.
+    fn trust(&self, authorities: &[&Authority]) {
+        let authorities: Vec<_> = authorities.iter().map(|authority| authority.certificate.to_vec()).collect();
+        self.caller.replace_identity(self.caller.identity().trust(&authorities).unwrap());
+    }
+
+    fn renew(&self, authority: &Authority) {
+        let identity = self.caller.identity();
+        let certificate = authority.certify_as(self.id, &identity.signing_request().unwrap(), -60, 3_600);
+        self.caller.replace_identity(identity.renew(certificate).unwrap());
+    }
+
+    /// A connection of its own.
+    async fn dial(&self, giver: &Giver) -> Connection {
+        within(self.caller.dial_giver(giver)).await.unwrap()
     }
 
     async fn take(&self, giver: &Giver, chunk: u32) -> Result<Vec<u8>, TakeError> {
@@ -306,6 +438,7 @@ impl Node {
 struct Running {
     node: NodeId,
     address: SocketAddr,
+    shared: Arc<Serving>,
     cancel: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }

@@ -2,6 +2,7 @@
 
 use super::{
     announce::Announcer,
+    blob::Announced,
     give::Desk,
     stand_in::{KEY, within},
     *,
@@ -33,7 +34,7 @@ async fn what_is_in_the_cache_is_said_after_each_welcome_and_when_it_changes() {
     cache.hold(file, b"abc");
     let mut link = Running::start(folder.path());
     let (blobs, state, listens) = (link.blobs.clone(), link.state.clone(), Listens::Port(7172));
-    let announcer = Announcer { blobs, cache: cache.clone(), desk: desk.clone(), listens, state };
+    let announcer = Announcer { blobs, cache: cache.clone(), desk: desk.clone(), listens, reads: false, state };
     tokio::spawn(announcer.run(link.cancel.clone()));
     let peer = link.welcomed(&mut coordinator).await;
     let said = announcements(&coordinator, 1).await;
@@ -57,6 +58,23 @@ async fn what_is_in_the_cache_is_said_after_each_welcome_and_when_it_changes() {
 }
 
 #[tokio::test]
+async fn a_node_that_neither_gives_nor_reads_says_nothing() {
+    let (folder, mut coordinator) = joined().await;
+    let mut link = Running::start(folder.path());
+    let _peer = link.welcomed(&mut coordinator).await;
+    let (blobs, state, cache) = (link.blobs.clone(), link.state.clone(), cache(folder.path()));
+    let (desk, listens) = (Desk::default(), Listens::Nowhere);
+    let announcer = |reads| {
+        let (blobs, cache, desk, state) = (blobs.clone(), cache.clone(), desk.clone(), state.clone());
+        Announcer { blobs, cache, desk, listens, reads, state }
+    };
+    within(announcer(false).run(link.cancel.clone())).await;
+    assert!(coordinator.shelf.lock().unwrap().announced.is_empty());
+    tokio::spawn(announcer(true).run(link.cancel.clone()));
+    announcements(&coordinator, 1).await;
+}
+
+#[tokio::test]
 async fn a_coordinator_of_before_is_asked_for_nothing_that_it_does_not_know() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = with(Arc::new(Authority::new()), Manner { shares: false, ..Manner::default() });
@@ -66,7 +84,7 @@ async fn a_coordinator_of_before_is_asked_for_nothing_that_it_does_not_know() {
     let file = coordinator.shelve("a", b"abc");
     let blobs = link.blobs.clone().with_nodes();
     let said = Announcement { listens: Listens::Nowhere, files: vec![], moved: Default::default() };
-    assert_eq!(within(blobs.announce(said)).await, None);
+    assert_eq!(within(blobs.announce(said)).await, Announced::Unwanted);
     assert_eq!(within(blobs.givers(attempt(1), file.manifest.hash)).await, []);
     assert_eq!(within(blobs.chunk(attempt(1), file.manifest.hash, 0)).await.unwrap(), b"abc");
     assert_eq!(coordinator.shelf.lock().unwrap().asked, ["fetch 0"]);

@@ -12,7 +12,10 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// For a node that reads: who answers must be `node`.
@@ -27,12 +30,15 @@ pub(in crate::link) fn reader(
     quic(config.with_client_auth_cert(chain, key)?, &[ALPN_SHARE], timers)
 }
 
-/// For a node that gives: who asks must be some node.
-pub(in crate::link) fn giver(identity: &Identity) -> Result<QuicServerConfig, TlsError> {
+/// For a node that gives: who asks must be one of these.
+pub(in crate::link) fn giver(
+    identity: &Identity,
+    nodes: Arc<dyn ClientCertVerifier>,
+) -> Result<QuicServerConfig, TlsError> {
     let config = rustls::ServerConfig::builder_with_provider(provider());
     let config = config.with_protocol_versions(&[&rustls::version::TLS13])?;
     let (chain, key) = identity.chain_and_key();
-    let mut config = config.with_client_cert_verifier(of_the_cluster(identity)?).with_single_cert(chain, key)?;
+    let mut config = config.with_client_cert_verifier(nodes).with_single_cert(chain, key)?;
     config.alpn_protocols = vec![ALPN_SHARE.to_vec()];
     // Early data can be replayed by whoever saw it, and a resumed session would keep a certificate that ran out.
     config.max_early_data_size = 0;
@@ -47,7 +53,15 @@ pub(in crate::link) fn named(certificate: &CertificateDer<'_>) -> Option<NodeId>
     parsed.subject().iter_common_name().next()?.as_str().ok()?.parse().ok()
 }
 
-fn of_the_cluster(identity: &Identity) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+/// How long the certificate is still valid.
+pub(in crate::link) fn left(certificate: &CertificateDer<'_>) -> Duration {
+    let ends = X509Certificate::from_der(certificate).map(|(_, parsed)| parsed.validity().not_after.timestamp());
+    let ends = Duration::from_secs(ends.unwrap_or(0).try_into().unwrap_or(0));
+    ends.saturating_sub(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
+/// Judges nodes under the CAs that this one trusts.
+pub(in crate::link) fn of_the_cluster(identity: &Identity) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
     for ca in &identity.authorities {
         roots.add(ca.clone())?;
