@@ -61,7 +61,13 @@ impl Reading {
     }
 
     async fn answer(self: Arc<Self>, mut send: SendStream, mut receive: RecvStream) {
-        if timeout(CHUNK_PATIENCE, self.exchange(&mut send, &mut receive)).await.is_err() {
+        let done = tokio::select! {
+            biased;
+            // What waits for its time keeps no place for a reader that is gone.
+            _ = self.connection.closed() => return,
+            done = timeout(CHUNK_PATIENCE, self.exchange(&mut send, &mut receive)) => done,
+        };
+        if done.is_err() {
             // Before the stream is dropped: that would end it as if all had been sent.
             let _ = send.reset(VarInt::from_u32(0));
             self.close(b"a chunk took too long");

@@ -12,6 +12,7 @@ use crate::{
         take::{Lines, TakeError, exchange},
     },
 };
+use futures_util::FutureExt;
 use lorikeet_protocol::{
     blob::Refusal,
     file::FileManifest,
@@ -290,12 +291,58 @@ async fn a_connection_outlives_a_rotation_only_under_a_certificate_that_still_co
 }
 
 #[tokio::test]
+async fn what_is_shown_is_prepared_once_for_each_certificate() {
+    let cluster = Authority::new();
+    let giver = Node::new(&cluster, 1);
+    let running = giver.start();
+    let first = running.shared.door.config().unwrap();
+    assert!(Arc::ptr_eq(&first, &running.shared.door.config().unwrap()));
+    giver.renew(&cluster);
+    assert!(!Arc::ptr_eq(&first, &running.shared.door.config().unwrap()));
+}
+
+#[tokio::test]
+async fn a_request_that_fails_takes_no_newer_connection_with_it() {
+    let cluster = Authority::new();
+    let [giver, reader, other] = [1, 2, 3].map(|n| Node::new(&cluster, n));
+    let file = File::new(1, 1_000);
+    giver.hold(&file, &file.bytes);
+    // What is asked for waits for longer than this test.
+    let running = giver.start_at(1);
+    let named = running.leave(&reader, &file);
+    let bad = Giver { grant: running.leave(&other, &file).grant, ..named };
+    let free = || running.shared.chunks.available_permits();
+    let all = free();
+    let mut early = Box::pin(reader.lines.take(&reader.caller, &named, 0));
+    let mut late = Box::pin(reader.lines.take(&reader.caller, &named, 0));
+    // On its way over the first connection, until bad grants end that.
+    until_or(&mut early, || free() == all - 1).await;
+    while free() != all {
+        let _ = reader.take(&bad, 0).await;
+    }
+    // Over the first one still: then the reader knows by now that it is closed.
+    let _ = reader.take(&bad, 0).await;
+    until_or(&mut late, || free() == all - 1).await;
+    let error = within(early).await.unwrap_err();
+    assert!(!matches!(error, TakeError::Refused(_)), "{error:?}");
+    assert!((&mut late).now_or_never().is_none(), "the second connection is another's");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let cluster = Authority::new();
     let giver = Node::new(&cluster, 1);
     let running = giver.start();
     let error = giver.bind(running.address, 1).err().unwrap();
     assert!(error.to_string().contains(&running.address.to_string()), "{error}");
+}
+
+/// While the other is under way.
+async fn until_or(other: &mut (impl Future<Output = Result<Vec<u8>, TakeError>> + Unpin), holds: impl Fn() -> bool) {
+    tokio::select! {
+        came = other => panic!("it was to wait: {:?}", came.map(|bytes| bytes.len())),
+        () = until(holds) => {}
+    }
 }
 
 async fn until(holds: impl Fn() -> bool) {
