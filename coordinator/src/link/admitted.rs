@@ -73,16 +73,18 @@ impl Admitted {
 
     /// Of the certificate's session, if it has one.
     pub(super) fn number(&self, certificate: &NodeCertificate) -> Option<u64> {
-        let admitted = self.lock();
-        let session = admitted.get(&certificate.node)?;
-        session.serials.contains(&certificate.serial).then_some(session.number)
+        self.of(certificate, |session| session.number)
     }
 
     fn session_of(&self, certificate: &NodeCertificate) -> Option<CancellationToken> {
-        let admitted = self.lock();
+        self.of(certificate, |session| session.over.clone())
+    }
+
+    /// What is wanted of the session that a certificate of its node may speak for.
+    fn of<T>(&self, certificate: &NodeCertificate, wanted: impl FnOnce(&Session) -> T) -> Option<T> {
+        let (admitted, shown) = (self.lock(), &certificate.shown);
         let session = admitted.get(&certificate.node)?;
-        let shown = &certificate.shown;
-        (session.key == shown.key && session.serials.contains(&shown.serial)).then(|| session.over.clone())
+        (session.key == shown.key && session.serials.contains(&shown.serial)).then(|| wanted(session))
     }
 
     /// Traffic of a node is a sign of life of its session; `None`: one was handed on a moment ago.
