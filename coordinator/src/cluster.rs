@@ -23,6 +23,7 @@ mod life;
 pub mod node;
 mod person;
 mod place;
+mod replay;
 mod report;
 pub mod restored;
 mod retention;
@@ -54,6 +55,7 @@ use job::LiveJob;
 pub use join::Shown;
 use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, SweepId, UnixMillis, UserId};
 use node::LiveNode;
+use replay::Replays;
 pub use restored::Restored;
 use schedule::{Queue, Rules};
 pub use share::{Announced, Sharing};
@@ -155,6 +157,16 @@ pub struct Settings {
     pub rules: Rules,
     /// All on.
     pub guards: Guards,
+    /// How long audit records are kept; `None`: for ever.
+    pub keep_audit: Option<Duration>,
+}
+
+impl Settings {
+    /// Audit records of before this moment are not kept.
+    pub(crate) fn old_audit(&self, now: UnixMillis) -> UnixMillis {
+        let kept = self.keep_audit.map_or(u64::MAX, |kept| u64::try_from(kept.as_millis()).unwrap_or(u64::MAX));
+        UnixMillis(now.0.saturating_sub(kept))
+    }
 }
 
 impl From<Timers> for Settings {
@@ -179,7 +191,7 @@ pub struct Cluster {
     pub(crate) jobs: BTreeMap<JobId, LiveJob>,
     /// Those with children that are not over.
     sweeps: BTreeMap<SweepId, Sweep>,
-    replays: BTreeMap<(Option<UserId>, String), Replay>,
+    replays: Replays,
     audits: u64,
     restored: Option<Restored>,
     /// Nothing expires before this moment: a coordinator that was away listens first.
@@ -204,7 +216,7 @@ const REPLAY_KEPT: Duration = Duration::from_secs(24 * 3_600);
 impl Cluster {
     /// The cluster as the store remembers it. Leases start anew.
     pub fn new(loaded: Loaded, settings: impl Into<Settings>, now: Now) -> Self {
-        let Settings { timers, rules, guards } = settings.into();
+        let Settings { timers, rules, guards, keep_audit: _ } = settings.into();
         let mut cluster = Self {
             timers,
             rules,
@@ -218,7 +230,7 @@ impl Cluster {
             bases: by(loaded.bases.into_iter().filter(|row| row.deleted_at.is_none()), |row| row.id),
             jobs: live_jobs(loaded.jobs, loaded.attempts, loaded.checkpoints, now),
             sweeps: by(loaded.sweeps.into_iter().filter(|row| row.completed_at.is_none()), |row| row.id),
-            replays: by(loaded.replays, |replay| (replay.owner, replay.key.clone())),
+            replays: loaded.replays.into_iter().collect(),
             audits: loaded.audits,
             restored: loaded.restored,
             listen_until: now.mono + timers.heartbeat,
@@ -283,7 +295,7 @@ impl Cluster {
     fn tick(&mut self, now: Now, out: &mut Vec<Action>) {
         self.expire(now, out);
         self.ask_unanswered(now, out);
-        self.replays.retain(|_, replay| replay.expires > now.wall);
+        self.replays.expire(now.wall);
         if self.unsettled {
             self.unsettled = false;
             self.place(now, out);
@@ -300,7 +312,7 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) {
         let replayed = context.idempotency.as_ref().and_then(|wanted| {
-            let replay = self.replays.get(&(context.actor.user(), wanted.key.clone()))?;
+            let replay = self.replays.get(context.actor.user(), &wanted.key)?;
             Some(if replay.body == wanted.body { replay.answer.clone() } else { Err(Refusal::IdempotencyMismatch) })
         });
         let result = replayed.unwrap_or_else(|| {
@@ -310,7 +322,7 @@ impl Cluster {
                 let expires = UnixMillis(now.wall.0 + REPLAY_KEPT.as_millis() as u64);
                 let replay =
                     Replay { owner, key: wanted.key.clone(), body: wanted.body, answer: result.clone(), expires };
-                self.replays.insert((owner, wanted.key.clone()), replay.clone());
+                self.replays.keep(replay.clone());
                 out.push(put(Record::Replay(replay)));
             }
             result

@@ -157,6 +157,9 @@ pub struct Storage {
     /// A job goes this long after its end, with its attempts, checkpoints, metrics and logs; its model stays. Without it never.
     #[serde(deserialize_with = "some_duration")]
     pub keep_jobs: Option<Duration>,
+    /// Audit records go after this long; without it never.
+    #[serde(deserialize_with = "some_duration")]
+    pub keep_audit: Option<Duration>,
 }
 
 impl Default for Config {
@@ -230,6 +233,7 @@ impl Default for Storage {
             unreferenced: Duration::from_secs(24 * 3600),
             keep_series: None,
             keep_jobs: None,
+            keep_audit: None,
         }
     }
 }
@@ -317,13 +321,12 @@ impl Config {
         let kept = self.storage.keep_series.unwrap_or(Duration::MAX);
         refuse(kept < Duration::from_secs(3_600), "storage.keep_series", &show(kept.min(LONGEST_LEASE)), "1h at least");
         // A repeated request is answered with what it made for a day.
-        let kept = self.storage.keep_jobs.unwrap_or(Duration::MAX);
-        refuse(
-            kept < Duration::from_secs(86_400),
-            "storage.keep_jobs",
-            &show(kept.min(LONGEST_LEASE)),
-            "1day at least",
-        );
+        for (field, kept) in
+            [("storage.keep_jobs", self.storage.keep_jobs), ("storage.keep_audit", self.storage.keep_audit)]
+        {
+            let kept = kept.unwrap_or(Duration::MAX);
+            refuse(kept < Duration::from_secs(86_400), field, &show(kept.min(LONGEST_LEASE)), "1day at least");
+        }
         refuse(self.inspect.at_once == 0, "inspect.at_once", &0, "1 or more");
         refuse(self.inspect.memory < 64 << 20, "inspect.memory", &self.inspect.memory, "64MiB at least");
         refuse(self.inspect.timeout.is_zero(), "inspect.timeout", &"0s", "more than nothing");

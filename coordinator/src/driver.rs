@@ -21,7 +21,7 @@ mod writer;
 use crate::{
     access::{Actor, Context, Refusal},
     cluster::{
-        Announced, Cluster, Inspect, Settings, Shown, Subject, Trouble,
+        Announced, Cluster, Inspect, Now, Settings, Shown, Subject, Trouble,
         command::{Answer, Command, Query},
     },
     record::Receipt,
@@ -203,11 +203,13 @@ impl Driver {
     /// Rebuilds the cluster from the store and starts.
     pub fn start(store: Store, settings: impl Into<Settings>, stop: CancellationToken) -> Result<Self, StoreError> {
         let (clock, settings) = (Clock::start(), settings.into());
-        match store.expire(clock.now().wall) {
-            // The loop will find that out as well, and knows what to do.
-            Ok(_) | Err(StoreError::NoSpace) => {}
+        let Now { mono, wall } = clock.now();
+        let next_expiry = match store.expire(wall, settings.old_audit(wall)) {
+            Ok(expired) if !expired.is_all => mono,
+            // The loop will find out as well that there is no room, and knows what to do.
+            Ok(_) | Err(StoreError::NoSpace) => mono + run::EXPIRE_EVERY,
             Err(error) => return Err(error),
-        }
+        };
         let cluster = Cluster::new(load::load(&store)?, settings, clock.now());
         let (inputs, received) = mpsc::channel(QUEUE);
         let (inspect, inspections) = mpsc::unbounded_channel();
@@ -222,7 +224,7 @@ impl Driver {
         let worker = Loop {
             reading_only: Arc::clone(&handle.reading_only),
             next_look: clock.now().mono,
-            next_expiry: clock.now().mono + run::EXPIRE_EVERY,
+            next_expiry,
             turn: Turn::new(cluster),
             clock,
             settings,

@@ -276,6 +276,7 @@ pub(crate) fn settings(config: &config::Config) -> Settings {
             preemption_margin: scheduler.preemption_margin,
         },
         guards: Guards::default(),
+        keep_audit: config.storage.keep_audit,
     }
 }
 

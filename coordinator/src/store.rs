@@ -17,7 +17,7 @@ pub mod tables;
 pub use copy::{Facts, FileKind};
 
 use crate::{
-    record::{JoinSecret, Model, Record, Replay},
+    record::{Audit, JoinSecret, Model, Record, Replay},
     space::{self, Reserve},
 };
 use lorikeet_protocol::id::{ModelId, UnixMillis, UserId};
@@ -35,6 +35,18 @@ pub use tables::{Listed, Row};
 
 /// A join secret that has expired is named in its refusals for a day more.
 const SECRET_KEPT_MILLIS: u64 = 86_400_000;
+
+/// Rows that go in one transaction: others wait for it.
+const EXPIRED_AT_ONCE: usize = 4_096;
+
+/// What went because it was old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired {
+    /// How much.
+    pub rows: usize,
+    /// Nothing is left that is as old.
+    pub is_all: bool,
+}
 
 /// Why the store cannot do its work.
 #[derive(Debug, thiserror::Error)]
@@ -197,14 +209,20 @@ impl Store {
         })
     }
 
-    /// Removes what nobody can ask for any more: answers to repeated requests, and join secrets. Says how many rows.
-    pub fn expire(&self, now: UnixMillis) -> Result<usize, StoreError> {
+    /// Removes what nobody can ask for any more – answers to repeated requests, and join secrets – and audit records from before
+    /// `old_audit`; so many at a time.
+    pub fn expire(&self, now: UnixMillis, old_audit: UnixMillis) -> Result<Expired, StoreError> {
         let replays = self.scan(&[], |row: &Replay| row.expires <= now)?;
         let secrets = self.scan(&[], |row: &JoinSecret| row.expires.0.saturating_add(SECRET_KEPT_MILLIS) <= now.0)?;
         let keys = replays.iter().map(|row| (Replay::TABLE, row.key()));
-        let keys: Vec<_> = keys.chain(secrets.iter().map(|row| (JoinSecret::TABLE, row.key()))).collect();
+        let keys = keys.chain(secrets.iter().map(|row| (JoinSecret::TABLE, row.key())));
+        let mut keys: Vec<_> =
+            keys.chain(self.audits_before(old_audit)?.into_iter().map(|key| (Audit::TABLE, key))).collect();
+        let is_all = keys.len() <= EXPIRED_AT_ONCE;
+        keys.truncate(EXPIRED_AT_ONCE);
+        let expired = Expired { rows: keys.len(), is_all };
         if keys.is_empty() {
-            return Ok(0);
+            return Ok(expired);
         }
         self.with(|database| {
             let transaction = begin(database)?;
@@ -213,7 +231,25 @@ impl Store {
             }
             Ok(transaction.commit()?)
         })?;
-        Ok(keys.len())
+        Ok(expired)
+    }
+
+    /// The oldest ones, a few more than go at once. The newest of all stays: the next one counts on from it.
+    fn audits_before(&self, moment: UnixMillis) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(Definition::new(Audit::TABLE))?;
+            let older = usize::try_from(table.len()?.saturating_sub(1)).unwrap_or(usize::MAX);
+            let mut keys = Vec::new();
+            for entry in table.iter()?.take(older.min(EXPIRED_AT_ONCE + 1)) {
+                let (key, value) = entry?;
+                let row: Audit = decode(key.value(), value.value())?;
+                if row.time >= moment {
+                    break;
+                }
+                keys.push(key.value().to_vec());
+            }
+            Ok(keys)
+        })
     }
 
     /// One row by its key.

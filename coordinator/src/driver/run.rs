@@ -278,9 +278,13 @@ impl Loop {
         if now.mono < self.next_expiry || self.is_reading_only() {
             return Ok(());
         }
-        self.next_expiry = now.mono + EXPIRE_EVERY;
-        match self.writer.run(move |store| store.expire(now.wall)).await {
-            Ok(_) => Ok(()),
+        let old_audit = self.settings.old_audit(now.wall);
+        match self.writer.run(move |store| store.expire(now.wall, old_audit)).await {
+            Ok(expired) => {
+                // What is left goes after the next batch: nobody waits for more than these.
+                self.next_expiry = if expired.is_all { self.next_expiry } else { now.mono };
+                Ok(())
+            }
             Err(DriverError::Commit(StoreError::NoSpace)) => self.start_over().await,
             Err(error) => Err(error),
         }

@@ -204,10 +204,42 @@ fn answers_and_secrets_that_have_expired_go_and_others_stay() {
     let rows = [replay("old", now), replay("new", now + 1)].map(Record::Replay);
     let secrets = [secret(1, now - SECRET_KEPT_MILLIS), secret(2, now)].map(Record::JoinSecret);
     store.commit(&[&rows[..], &secrets].concat()).unwrap();
-    assert_eq!(store.expire(UnixMillis(now)).unwrap(), 2);
-    assert_eq!(store.expire(UnixMillis(now)).unwrap(), 0);
+    let expire =
+        |rows| assert_eq!(store.expire(UnixMillis(now), UnixMillis(0)).unwrap(), Expired { rows, is_all: true });
+    expire(2);
+    expire(0);
     assert_eq!(store.scan::<Replay>(&[], |_| true).unwrap(), [replay("new", now + 1)]);
     assert_eq!(store.scan::<JoinSecret>(&[], |_| true).unwrap(), [secret(2, now)]);
+}
+
+#[test]
+fn old_audit_records_go_some_at_a_time_and_the_newest_never() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let audit = |number| {
+        let (action, subject) = ("job.submit".into(), "job".into());
+        Record::Audit(Audit {
+            number,
+            time: UnixMillis(number),
+            actor: None,
+            request: None,
+            from: "here".into(),
+            action,
+            subject,
+            before: None,
+            after: None,
+        })
+    };
+    let last = EXPIRED_AT_ONCE as u64 + 20;
+    store.commit(&(1..=last).map(audit).collect::<Vec<_>>()).unwrap();
+    let expire = |before| store.expire(UnixMillis(0), UnixMillis(before)).unwrap();
+    let left = || store.scan::<Audit>(&[], |_| true).unwrap().into_iter().map(|row| row.number).collect::<Vec<_>>();
+    assert_eq!(expire(0), Expired { rows: 0, is_all: true });
+    assert_eq!(expire(last - 9), Expired { rows: EXPIRED_AT_ONCE, is_all: false });
+    assert_eq!(expire(last - 9), Expired { rows: 10, is_all: true });
+    assert_eq!(left(), (last - 9..=last).collect::<Vec<_>>());
+    assert_eq!(expire(u64::MAX), Expired { rows: 9, is_all: true });
+    assert_eq!(left(), [last], "the next one counts on from it");
 }
 
 #[test]
