@@ -269,9 +269,9 @@ impl Caller {
     }
 
     /// A connection to another node that gives files, both sides verified.
-    async fn dial_giver(&self, giver: &Giver) -> Result<Connection, take::TakeError> {
+    async fn dial_giver(&self, giver: &Giver, limit: Duration) -> Result<Connection, take::TakeError> {
         let config = tls::between::reader(&self.identity(), giver.node, &self.timers)?;
-        Ok(dial::node(&self.endpoint, giver.address, config, self.timers.connect_timeout).await?)
+        Ok(dial::node(&self.endpoint, giver.address, config, limit.min(self.timers.connect_timeout)).await?)
     }
 
     /// A connection to the coordinator, both sides verified, in the first of these conversations that it knows.

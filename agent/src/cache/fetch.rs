@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     disk::{At, DiskError},
-    link::{blob::Source, chain, take::TakeError},
+    link::{blob::Source, chain},
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use lorikeet_protocol::{
@@ -196,7 +196,7 @@ impl<S: Source> Fetch<'_, S> {
         let (file, node) = (self.manifest.hash, giver.node);
         let bytes = self.source.take(giver, chunk).await.map_err(|error| {
             tracing::info!(%file, chunk, %node, "a node does not bring a chunk, others do: could not {}", chain(&error));
-            Missed::Node(if matches!(error, TakeError::Dial(_)) { Failure::NotReached } else { Failure::Away })
+            Missed::Node(if error.is_unreached() { Failure::NotReached } else { Failure::Away })
         })?;
         if self.keep(chunk, bytes).await.map_err(Missed::ForGood)? {
             return Ok(());

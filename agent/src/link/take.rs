@@ -1,9 +1,10 @@
 //! Reading from other nodes: a connection to each giver, made when it is first asked and again when it broke, one request per stream.
 //!
-//! Nothing is asked twice here: a giver that is slow, away or does not want to is given up, and its chunk comes from elsewhere. A giver
-//! closes a connection that asks nothing any more.
+//! Nothing is asked twice here: a giver that is slow, away or does not want to is given up, and its chunk comes from elsewhere. One that
+//! was not reached rests for a while, so that it is waited for once and not for every file. A giver closes a connection that asks
+//! nothing any more.
 
-use super::{Caller, DialError, FrameError, TlsError, frame};
+use super::{Caller, DialError, FrameError, TlsError, chain, frame};
 use lorikeet_protocol::{
     blob::Refusal,
     file::CHUNK_BYTES,
@@ -13,12 +14,17 @@ use lorikeet_protocol::{
 use quinn::Connection;
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// For a connection and one chunk: 16 MiB in this time are 4 Mbit/s, and who is slower is no help.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A handshake is two round trips; a chunk waits for it, and a line that takes longer is no help.
+const REACH: Duration = Duration::from_secs(2);
+/// A giver behind a firewall stays there; one that restarts is back.
+const REST: Duration = Duration::from_secs(60);
 
 /// Why a giver brought nothing.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +32,9 @@ pub(crate) enum TakeError {
     /// It does not answer, or is not the node that it should be.
     #[error(transparent)]
     Dial(#[from] DialError),
+    /// It did not a moment ago.
+    #[error("reach it: it was not reached {} s ago", .0.as_secs())]
+    Resting(Duration),
     /// TLS cannot begin.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -46,7 +55,34 @@ pub(crate) enum TakeError {
     Slow,
 }
 
-type Line = Arc<tokio::sync::Mutex<Option<Connection>>>;
+impl TakeError {
+    /// Whether there is no way to the giver at all.
+    pub(crate) fn is_unreached(&self) -> bool {
+        matches!(self, Self::Dial(_) | Self::Resting(_))
+    }
+}
+
+/// What there is to a giver.
+#[derive(Debug, Default)]
+enum Way {
+    #[default]
+    Untried,
+    Open(Connection),
+    /// At this address, since then.
+    Closed(SocketAddr, Instant),
+}
+
+impl Way {
+    fn is_worth_knowing(&self) -> bool {
+        match self {
+            Self::Untried => false,
+            Self::Open(connection) => connection.close_reason().is_none(),
+            Self::Closed(_, since) => since.elapsed() < REST,
+        }
+    }
+}
+
+type Line = Arc<tokio::sync::Mutex<Way>>;
 
 /// A cheap handle to all of them.
 #[derive(Debug, Clone, Default)]
@@ -69,23 +105,31 @@ impl Lines {
 
     fn line(&self, node: NodeId) -> Line {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of those that nobody uses now only a living connection is worth keeping.
-        lines.retain(|_, line| {
-            let lives = |held: &Option<Connection>| held.as_ref().is_some_and(|held| held.close_reason().is_none());
-            Arc::strong_count(line) > 1 || line.try_lock().is_ok_and(|held| lives(&held))
-        });
+        lines.retain(|_, line| Arc::strong_count(line) > 1 || line.try_lock().is_ok_and(|way| way.is_worth_knowing()));
         Arc::clone(lines.entry(node).or_default())
     }
 }
 
 async fn connected(line: &Line, caller: &Caller, giver: &Giver) -> Result<Connection, TakeError> {
-    let mut held = line.lock().await;
-    if let Some(connection) = held.as_ref().filter(|connection| connection.close_reason().is_none()) {
-        return Ok(connection.clone());
+    let mut way = line.lock().await;
+    match &*way {
+        Way::Open(connection) if connection.close_reason().is_none() => return Ok(connection.clone()),
+        Way::Closed(address, since) if *address == giver.address && since.elapsed() < REST => {
+            return Err(TakeError::Resting(since.elapsed()));
+        }
+        Way::Untried | Way::Open(_) | Way::Closed(..) => {}
     }
-    let connection = caller.dial_giver(giver).await?;
-    *held = Some(connection.clone());
-    Ok(connection)
+    let dialled = caller.dial_giver(giver, REACH).await;
+    *way = match &dialled {
+        Ok(connection) => Way::Open(connection.clone()),
+        Err(error) if error.is_unreached() => {
+            let again_after = REST.as_secs();
+            tracing::warn!(node = %giver.node, address = %giver.address, again_after, "a node that gives files is not reached: could not {}", chain(error));
+            Way::Closed(giver.address, Instant::now())
+        }
+        Err(_) => Way::Untried,
+    };
+    dialled
 }
 
 pub(super) async fn exchange(connection: &Connection, giver: &Giver, chunk: u32) -> Result<Vec<u8>, TakeError> {

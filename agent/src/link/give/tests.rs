@@ -329,6 +329,24 @@ async fn a_request_that_fails_takes_no_newer_connection_with_it() {
 }
 
 #[tokio::test]
+async fn a_giver_that_is_not_reached_is_waited_for_once_and_not_for_every_file() {
+    let cluster = Authority::new();
+    let (giver, reader) = (Node::new(&cluster, 1), Node::new(&cluster, 2));
+    let file = File::new(1, 10);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start();
+    let named = running.leave(&reader, &file);
+    // What a firewall does: packets go there, and nothing comes back.
+    let firewall = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let behind = Giver { address: firewall.local_addr().unwrap(), ..named };
+    let error = reader.take(&behind, 0).await.unwrap_err();
+    assert!(error.is_unreached() && matches!(error, TakeError::Dial(_)), "{error:?}");
+    let error = reader.take(&behind, 0).await.unwrap_err();
+    assert!(error.is_unreached() && matches!(error, TakeError::Resting(_)), "{error:?}");
+    assert!(reader.take(&named, 0).await.is_ok(), "at another address it is tried at once");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_named() {
     let cluster = Authority::new();
     let giver = Node::new(&cluster, 1);
@@ -469,7 +487,7 @@ impl Node {
 
     /// A connection of its own.
     async fn dial(&self, giver: &Giver) -> Connection {
-        within(self.caller.dial_giver(giver)).await.unwrap()
+        within(self.caller.dial_giver(giver, Duration::from_secs(5))).await.unwrap()
     }
 
     async fn take(&self, giver: &Giver, chunk: u32) -> Result<Vec<u8>, TakeError> {
