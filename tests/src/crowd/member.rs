@@ -75,9 +75,9 @@ fn quic(mut config: rustls::ClientConfig, alpn: &[u8]) -> Result<quinn::ClientCo
     config.resumption = rustls::client::Resumption::disabled();
     let crypto = QuicClientConfig::try_from(config).map_err(|error| error.to_string())?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    // As the product's agents: the same bytes on the wire while nothing happens.
+    // As the product's agents: the same bytes on the wire while nothing happens, and the same wait until silence is noticed.
     let mut transport = quinn::TransportConfig::default();
-    transport.keep_alive_interval(Some(Duration::from_secs(5)));
+    transport.keep_alive_interval(Some(Duration::from_secs(2)));
     transport.max_idle_timeout(quinn::IdleTimeout::try_from(Duration::from_secs(15)).ok());
     // A whole chunk may be on its way.
     transport.send_window(CHUNK_BYTES);
