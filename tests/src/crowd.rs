@@ -96,18 +96,19 @@ impl Crowd {
         self.drops.send_modify(|times| *times += 1);
     }
 
-    /// Waits until so many were welcomed since `since`; how long the last of them took.
+    /// Waits until so many were welcomed since `since`; how long each of them took, the soonest first.
     ///
     /// # Panics
     /// When that takes longer than `limit`.
-    pub async fn until_welcomed(&self, many: usize, since: Instant, limit: Duration) -> Duration {
+    pub async fn until_welcomed(&self, many: usize, since: Instant, limit: Duration) -> Vec<Duration> {
         loop {
-            let last: Vec<_> =
-                self.board.read().welcomed.values().map(|(at, _)| *at).filter(|at| *at >= since).collect();
-            if last.len() >= many {
-                return last.into_iter().max().unwrap_or(since) - since;
+            let at = |(at, _): &(Instant, u32)| at.checked_duration_since(since);
+            let mut took: Vec<_> = self.board.read().welcomed.values().filter_map(at).collect();
+            if took.len() >= many {
+                took.sort();
+                return took;
             }
-            assert!(since.elapsed() < limit, "{} of {many} are back after {limit:?}", last.len());
+            assert!(since.elapsed() < limit, "{} of {many} are back after {limit:?}", took.len());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

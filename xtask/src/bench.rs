@@ -23,7 +23,7 @@ pub(crate) enum Part {
     /// Preparing a generated dataset of a gigabyte: time and peak memory
     Data,
     /// The coordinator under simulated agents: submits, placements, returns, points and lines a second. Flags: which (`B1`
-    /// …), `--quick`
+    /// …), `--quick`, `--hyperqueue PYTHON`
     Cluster,
 }
 

@@ -3,11 +3,11 @@
 use crate::{
     Size,
     place::{Place, job},
-    report::Report,
+    report::{Report, percentiles},
 };
 use lorikeet_api::Timestamp;
 use lorikeet_protocol::id::UnixMillis;
-use lorikeet_tests::crowd::Script;
+use lorikeet_tests::crowd::{Crowd, Script};
 use serde_json::json;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,7 @@ const EACH: Duration = Duration::from_millis(3);
 pub(crate) fn overhead(size: Size, report: &mut Report) {
     // Agents × devices; stretch: a hundred microseconds.
     for (agents, gpus, jobs, target) in [
+        (8, 8, size.of(64, 100), ""),
         (8, 8, size.of(100, 1_000), ""),
         (8, 8, size.of(200, 10_000), "≤ 0.5 ms"),
         (64, 8, size.of(200, 10_000), "≤ 0.25 ms, stretch 0.1"),
@@ -33,10 +34,19 @@ pub(crate) fn overhead(size: Size, report: &mut Report) {
         let took = began.elapsed();
         let each = took.as_secs_f64() * 1e3 / jobs as f64;
         let cpu = place.cpu_since(before).as_secs_f64() * 1e6 / jobs as f64;
-        let measured = format!("{each:.3} ms per job, {cpu:.0} µs of it CPU of the coordinator");
+        let life = percentiles(lives(&crowd));
+        let measured =
+            format!("{each:.3} ms per job, {cpu:.0} µs of it CPU of the coordinator; offer to recorded end {life}");
         report.row("B2", &format!("{jobs} jobs, {} slots", agents * gpus), measured, target, place.cost_since(before));
         place.runtime.block_on(crowd.leave());
     }
+}
+
+/// From each offer until its end was acknowledged.
+fn lives(crowd: &Crowd) -> Vec<Duration> {
+    let seen = crowd.board.read();
+    let life = |(attempt, end): (_, &Instant)| seen.offered.get(attempt).map(|offer| end.duration_since(*offer));
+    seen.ended.iter().filter_map(life).collect()
 }
 
 pub(crate) fn placement_curve(size: Size, report: &mut Report) {
@@ -62,26 +72,42 @@ pub(crate) fn placement_curve(size: Size, report: &mut Report) {
         let (offered, running, back) = {
             let seen = crowd.board.read();
             let back = seen.welcomed.values().filter(|(_, times)| *times > 1).count();
-            (rates(seen.offered.values(), due), rates(seen.running.values(), due), back)
+            (since(seen.offered.values(), due), since(seen.running.values(), due), back)
         };
-        let measured = format!("assigned {offered}, running {running}; {back} agents came back meanwhile");
+        let measured = format!(
+            "assigned {}/s (by tenths {}; {}), running {}/s; {back} agents came back meanwhile",
+            rate(&offered),
+            tenths(&offered),
+            percentiles(offered.clone()),
+            rate(&running),
+        );
         report.row("B3", &format!("{jobs} jobs on {agents} agents × 8"), measured, target, place.cost_since(before));
         place.runtime.block_on(crowd.leave());
     }
 }
 
-/// Per second, from the moment at which all might begin; then by tenths of the jobs, the first from that moment too.
-fn rates<'a>(times: impl Iterator<Item = &'a Instant>, due: Instant) -> String {
+/// From the moment at which all might begin, the soonest first.
+fn since<'a>(times: impl Iterator<Item = &'a Instant>, due: Instant) -> Vec<Duration> {
     let mut times: Vec<Duration> = times.map(|time| time.saturating_duration_since(due)).collect();
     times.sort();
+    times
+}
+
+/// Of all, per second.
+fn rate(times: &[Duration]) -> String {
+    per_second(times.len(), times[times.len() - 1])
+}
+
+/// Each tenth of the jobs by itself, the first from the moment at which all might begin.
+fn tenths(times: &[Duration]) -> String {
     let ends: Vec<Duration> = (1..=10).map(|tenth| times[times.len() * tenth / 10 - 1]).collect();
     let begins = [Duration::ZERO].into_iter().chain(ends.iter().copied());
-    let rate = |jobs: usize, took: Duration| jobs as f64 / took.as_secs_f64().max(1e-6);
-    let tenths: Vec<f64> =
-        begins.zip(&ends).map(|(begin, end)| rate(times.len() / 10, end.saturating_sub(begin))).collect();
-    let slowest = tenths.iter().copied().fold(f64::INFINITY, f64::min);
-    let whole = rate(times.len(), ends[9]);
-    format!("{whole:.0}/s (tenths: first {:.0}, slowest {slowest:.0}, last {:.0})", tenths[0], tenths[9])
+    let rates = begins.zip(&ends).map(|(begin, end)| per_second(times.len() / 10, end.saturating_sub(begin)));
+    rates.collect::<Vec<_>>().join(" ")
+}
+
+fn per_second(jobs: usize, took: Duration) -> String {
+    format!("{:.0}", jobs as f64 / took.as_secs_f64().max(1e-6))
 }
 
 fn in_future(time: Duration) -> (Instant, Timestamp) {

@@ -1,6 +1,6 @@
 //! The table: what was measured, what it should be, on which machine.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 /// Rows in the order in which they were measured.
 #[derive(Debug)]
@@ -12,13 +12,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new() -> Self {
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
-        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = text.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-        let model = model.trim_start_matches([' ', '\t', ':']).to_owned();
-        let built = if cfg!(debug_assertions) { "with debug assertions" } else { "optimised" };
-        let machine = format!("{cores} cores of {model}; load generator {built}; one fdatasync {:.2?}", one_sync());
-        Self { machine, rows: vec![], printed: 0 }
+        Self { machine: machine(), rows: vec![], printed: 0 }
     }
 
     /// One measurement: which, under which load, what, its target if it has one, and what it cost.
@@ -40,6 +34,43 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.machine)?;
         writeln!(f, "\n| # | load | measured | target | coordinator |\n|---|---|---|---|---|")?;
         self.rows.iter().try_for_each(|row| writeln!(f, "| {} |", row.join(" | ")))
+    }
+}
+
+/// Everything that makes a number here another one elsewhere.
+fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let model = model.trim_start_matches([' ', '\t', ':']);
+    let memory = <procfs::Meminfo as procfs::Current>::current().map_or(0, |memory| memory.mem_total >> 30);
+    let (system, sync) = (file_system(&std::env::temp_dir()), one_sync());
+    let built = if cfg!(debug_assertions) { "with debug assertions" } else { "optimised" };
+    let commit = commit();
+    format!(
+        "{cores} cores of {model}, {memory} GiB; {system}, one fdatasync {sync:.2?}; load generator {built}; {commit}"
+    )
+}
+
+/// Of the mount with the longest path above this folder.
+fn file_system(folder: &Path) -> String {
+    let mounts = procfs::process::Process::myself().and_then(|process| process.mountinfo());
+    let above = mounts.into_iter().flatten().filter(|mount| folder.starts_with(&mount.mount_point));
+    let deepest = above.max_by_key(|mount| mount.mount_point.as_os_str().len());
+    deepest.map_or_else(|| "unknown file system".into(), |mount| mount.fs_type)
+}
+
+/// What is measured: the commit, and whether anything was changed since.
+fn commit() -> String {
+    let git = |words: &[&str]| {
+        let output =
+            std::process::Command::new("git").args(words).output().ok().filter(|output| output.status.success());
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    match (git(&["rev-parse", "--short", "HEAD"]), git(&["status", "--porcelain"])) {
+        (Some(commit), Some(changed)) if changed.is_empty() => format!("commit {commit}"),
+        (Some(commit), _) => format!("commit {commit} with changes"),
+        (None, _) => "no commit".into(),
     }
 }
 

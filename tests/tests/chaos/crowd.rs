@@ -22,7 +22,7 @@ fn a_crowd_that_returns_at_once_keeps_every_job() {
     let patience = Duration::from_secs(60);
     let began = Instant::now();
     runtime.block_on(crowd.until_welcomed(AGENTS, began, patience));
-    // Agents notice a coordinator that died by the idle time-out alone, 15 s; a job has to bear that.
+    // Were a reset lost, an agent would notice a coordinator that died by the idle time-out alone, 15 s; a job has to bear that.
     let file = lab.job_file_bearing("one-of-many", 10, 1_000, "60s");
     let jobs: Vec<_> = (0..20).map(|_| lab.submit(&file)).collect();
     for job in &jobs {
@@ -36,8 +36,9 @@ fn a_crowd_that_returns_at_once_keeps_every_job() {
             lab.restart_coordinator()
         }
         let took = runtime.block_on(crowd.until_welcomed(AGENTS, since, patience));
-        eprintln!("round {round}: {AGENTS} agents are back after {took:?}");
-        assert!(took < Duration::from_secs(30), "an agent waited {took:?}");
+        let longest = took[AGENTS - 1];
+        eprintln!("round {round}: {AGENTS} agents are back after {longest:?}");
+        assert!(longest < Duration::from_secs(30), "an agent waited {longest:?}");
     }
     for job in &jobs {
         let done = lab.api.until_phase(job, &["succeeded", "failed"]);
