@@ -149,7 +149,7 @@ pub struct Loaded {
 }
 
 /// What the config decides.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// How long things take.
     pub timers: Timers,

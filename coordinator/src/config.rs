@@ -6,10 +6,12 @@
 
 use lorikeet_api::FieldError;
 use lorikeet_protocol::settings as unit;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,8 +19,11 @@ use std::{
 /// Who is silent for longer than a day is not merely late.
 const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
+/// Between the weights of two users; beyond a thousand the lighter one would in truth get nothing.
+const WEIGHTS: RangeInclusive<f64> = 0.001..=1_000.0;
+
 /// Everything that can be set.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where everything is kept.
@@ -111,7 +116,7 @@ pub struct Timers {
 }
 
 /// `[scheduler]`
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scheduler {
     /// Jobs of one user that may hold devices at once; without it, any number.
@@ -120,6 +125,9 @@ pub struct Scheduler {
     pub gpus_per_user: Option<u32>,
     /// A job makes another save its state and leave when its priority is higher by this or more; without it, never.
     pub preemption_margin: Option<u8>,
+    /// By e-mail address: how many times as much device time a user gets as one who is not named, where both want more than there is.
+    #[serde(deserialize_with = "weights")]
+    pub weights: BTreeMap<String, f64>,
 }
 
 /// `[inspect]`
@@ -318,6 +326,12 @@ impl Config {
         // With a margin of nothing two jobs of one priority would put each other out for ever.
         let margin = self.scheduler.preemption_margin.unwrap_or(1);
         refuse(!(1..=100).contains(&margin), "scheduler.preemption_margin", &margin, "1 to 100");
+        for (user, weight) in &self.scheduler.weights {
+            let field = format!("scheduler.weights.{user}");
+            refuse(!user.contains('@'), &field, user, "the e-mail address of a user, in quotes");
+            // No number is in no range.
+            refuse(!WEIGHTS.contains(weight), &field, weight, "0.001 to 1000");
+        }
         let kept = self.storage.keep_series.unwrap_or(Duration::MAX);
         refuse(kept < Duration::from_secs(3_600), "storage.keep_series", &show(kept.min(LONGEST_LEASE)), "1h at least");
         // A repeated request is answered with what it made for a day.
@@ -336,6 +350,19 @@ impl Config {
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     unit::duration::deserialize(deserializer).map(Some)
+}
+
+/// Addresses are compared as users are: in small letters.
+fn weights<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let mut weights = BTreeMap::new();
+    for (user, weight) in BTreeMap::<String, toml::Value>::deserialize(deserializer)? {
+        let number = weight.as_float().or_else(|| weight.as_integer().map(|whole| whole as f64));
+        let number = number.ok_or_else(|| D::Error::custom(format!("{user}: expected a number, found {weight}")))?;
+        if weights.insert(user.to_lowercase(), number).is_some() {
+            return Err(D::Error::custom(format!("{user} is named twice, in large letters and in small ones")));
+        }
+    }
+    Ok(weights)
 }
 
 fn some_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -390,6 +417,25 @@ mod tests {
             "line 12: storage.unreferenced",
         ] {
             assert!(error.contains(field), "{field} in {error}");
+        }
+    }
+
+    #[test]
+    fn a_weight_belongs_to_an_address_and_is_a_number_in_bounds() {
+        let weights = |text: &str| Config::parse(&format!("[scheduler.weights]\n{text}")).map(|c| c.scheduler.weights);
+        let read = weights("\"Ada@Example.org\" = 2\n\"b@example.org\" = 0.5\n").unwrap();
+        assert_eq!(read, [("ada@example.org".to_owned(), 2.0), ("b@example.org".to_owned(), 0.5)].into());
+        for (text, expected) in [
+            ("\"a@b\" = 0\n", "line 2: scheduler.weights.a@b is 0, expected 0.001 to 1000"),
+            ("\"x@y\" = 1\n\"a@b\" = -1.5\n", "line 3: scheduler.weights.a@b is -1.5"),
+            ("\"a@b\" = nan\n", "scheduler.weights.a@b is NaN, expected"),
+            ("\"a@b\" = inf\n", "scheduler.weights.a@b is inf, expected"),
+            ("alice = 2\n", "line 2: scheduler.weights.alice is alice, expected the e-mail address"),
+            ("\"a@b\" = \"much\"\n", "scheduler.weights: a@b: expected a number, found \"much\""),
+            ("\"a@b\" = 1\n\"A@b\" = 2\n", "is named twice"),
+        ] {
+            let error = list(&weights(text).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
         }
     }
 

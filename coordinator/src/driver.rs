@@ -210,7 +210,7 @@ impl Driver {
             Ok(_) | Err(StoreError::NoSpace) => mono + run::EXPIRE_EVERY,
             Err(error) => return Err(error),
         };
-        let cluster = Cluster::new(load::load(&store)?, settings, clock.now());
+        let cluster = Cluster::new(load::load(&store)?, settings.clone(), clock.now());
         let (inputs, received) = mpsc::channel(QUEUE);
         let (inspect, inspections) = mpsc::unbounded_channel();
         let (changes, _) = broadcast::channel(1_024);

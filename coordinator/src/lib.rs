@@ -129,6 +129,7 @@ impl Coordinator {
         let Driver { handle: driver, inspections, task: deciding } =
             Driver::start(store, start::settings(&config), stop.clone())?;
         start::first_admin(&driver, &config.admin_email, &folders.admin_token()).await?;
+        start::warn_of_strangers(&driver, &config).await?;
         let mut parts = JoinSet::new();
         let inspecting = inspector.clone().serve(inspections, driver.clone(), leaving.clone());
         parts.spawn(async move { part("inspector", inspecting).await });

@@ -274,10 +274,24 @@ pub(crate) fn settings(config: &config::Config) -> Settings {
             jobs_per_user: scheduler.jobs_per_user,
             devices_per_user: scheduler.gpus_per_user,
             preemption_margin: scheduler.preemption_margin,
+            weights: scheduler.weights.clone(),
         },
         guards: Guards::default(),
         keep_audit: config.storage.keep_audit,
     }
+}
+
+/// Weights of addresses that no user has: not wrong, for users come, and not what somebody who mistyped wants.
+pub(crate) async fn warn_of_strangers(driver: &Handle, config: &config::Config) -> Result<(), StartError> {
+    let weights = &config.scheduler.weights;
+    if weights.is_empty() {
+        return Ok(());
+    }
+    let users = driver.read(|store: &Store| store.scan::<User>(&[], |_| true)).await?;
+    for user in weights.keys().filter(|email| users.iter().all(|user| user.email != **email)) {
+        tracing::warn!(user, "[scheduler.weights] names an address that no user has");
+    }
+    Ok(())
 }
 
 /// Makes the first ADMIN and its token, unless they are there; a start that broke off between the two is completed. A token is made

@@ -33,6 +33,9 @@ impl fmt::Display for Fault {
     }
 }
 
+/// A section and its keys are judged each alone; a table among those as one.
+const DEPTH: usize = 2;
+
 /// What the sound keys say, and what is wrong with the others. A text that is no TOML says nothing.
 pub fn read<T: DeserializeOwned>(text: &str) -> Result<(T, Vec<Fault>), Fault> {
     let syntax = |error: toml::de::Error| Fault {
@@ -43,7 +46,7 @@ pub fn read<T: DeserializeOwned>(text: &str) -> Result<(T, Vec<Fault>), Fault> {
     let spans = DeTable::parse(text).map_err(syntax)?;
     let mut whole: Table = toml::from_str(text).map_err(syntax)?;
     let mut faults = Vec::new();
-    for (line, key) in keys(text, spans.get_ref()) {
+    for (line, key) in keys(text, spans.get_ref()).into_iter().filter(|(_, key)| key.len() <= DEPTH) {
         if let Some(message) = wrong::<T>(&whole, &key) {
             take_out(&mut whole, &key);
             faults.push(Fault { line: Some(line), key: key.join("."), message });
@@ -62,17 +65,20 @@ pub fn line(text: &str, name: &str) -> Option<u64> {
 /// Sections, each before its keys, and keys, in the order of the file.
 fn keys(text: &str, table: &DeTable<'_>) -> Vec<(u64, Vec<String>)> {
     let mut keys = Vec::new();
-    for (name, value) in table {
-        let line = |key| line_of(text, Spanned::span(key).start);
-        keys.push((line(name), vec![name.get_ref().to_string()]));
-        if let DeValue::Table(inner) = value.get_ref() {
-            let inner =
-                inner.keys().map(|key| (line(key), vec![name.get_ref().to_string(), key.get_ref().to_string()]));
-            keys.extend(inner);
-        }
-    }
+    collect(text, table, &[], &mut keys);
     keys.sort();
     keys
+}
+
+/// As deep as they go: the parser has a limit.
+fn collect(text: &str, table: &DeTable<'_>, above: &[String], keys: &mut Vec<(u64, Vec<String>)>) {
+    for (name, value) in table {
+        let key = [above, &[name.get_ref().to_string()]].concat();
+        if let DeValue::Table(inner) = value.get_ref() {
+            collect(text, inner, &key, keys);
+        }
+        keys.push((line_of(text, Spanned::span(name).start), key));
+    }
 }
 
 fn line_of(text: &str, offset: usize) -> u64 {

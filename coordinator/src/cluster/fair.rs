@@ -1,4 +1,5 @@
-//! Fair share: device-seconds per user, halved every seven days. Who has used least goes first among equals in priority.
+//! Fair share: device-seconds per user, halved every seven days, over the user's weight. Who has least of that goes first among equals
+//! in priority, so that users who want more than there is come to device time as their weights are.
 //!
 //! What runs now counts as it runs: per user only the sum of devices and of devices × start is kept, so a look costs nothing
 //! however much runs.
@@ -27,6 +28,24 @@ pub struct Load {
     pub devices: u32,
     /// Σ devices × start, in milliseconds.
     started: u128,
+}
+
+/// A user, as far as the scheduler goes by it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Account {
+    /// What they have now.
+    pub load: Load,
+    /// The device-milliseconds that count against them.
+    pub used: u64,
+    /// Their part of the devices, beside 1 for everybody whom the config does not name.
+    pub weight: f64,
+}
+
+impl Account {
+    /// What decides, once so many device-milliseconds more are given to them.
+    pub(super) fn standing(&self, more: u64) -> u64 {
+        (self.used.saturating_add(more) as f64 / self.weight) as u64
+    }
 }
 
 impl Load {

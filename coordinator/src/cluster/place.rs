@@ -4,7 +4,7 @@ use super::{
     Action, Cause, Cluster, LiveNode, Now,
     attempt::over,
     command::{Named, put_job},
-    fair::Load,
+    fair::Account,
     job::{JobState, LiveJob},
     put,
     schedule::{self, Candidate, Holder, Lookup, NodeView, Placement, Queue, Schedule, Standing, Why, WhyNot},
@@ -52,8 +52,10 @@ impl Lookup for Books<'_> {
         self.cluster.placed_of(sweep)
     }
 
-    fn user(&self, user: UserId) -> (Load, u64) {
-        (self.cluster.fair.load(user), self.cluster.fair.used(user, self.now))
+    fn user(&self, user: UserId) -> Account {
+        let Cluster { fair, users, rules, .. } = self.cluster;
+        let weight = users.get(&user).and_then(|row| rules.weights.get(&row.email)).copied().unwrap_or(1.0);
+        Account { load: fair.load(user), used: fair.used(user, self.now), weight }
     }
 }
 

@@ -11,7 +11,12 @@ mod fit;
 mod order;
 mod room;
 
-use super::{AT_ONCE, fair::Load, ledger::Ledger, place::later};
+use super::{
+    AT_ONCE,
+    fair::{Account, Load},
+    ledger::Ledger,
+    place::later,
+};
 use best::Best;
 pub use fit::WhyNot;
 use fit::{Fit, Place};
@@ -71,8 +76,8 @@ pub trait Lookup {
     fn candidate(&self, job: JobId) -> Option<Candidate<'_>>;
     /// An attempt that holds devices.
     fn holder(&self, attempt: AttemptId) -> Option<Holder>;
-    /// A user's jobs and devices, and the device-milliseconds that count against them.
-    fn user(&self, user: UserId) -> (Load, u64);
+    /// What a user has, has used, and should have.
+    fn user(&self, user: UserId) -> Account;
     /// A sweep's jobs that hold devices.
     fn placed_of(&self, sweep: SweepId) -> u32;
 }
@@ -97,7 +102,7 @@ pub struct NodeView<'a> {
 }
 
 /// What holds for everybody; from the config.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rules {
     /// Jobs of one user that may hold devices at once.
     pub jobs_per_user: Option<u32>,
@@ -105,6 +110,8 @@ pub struct Rules {
     pub devices_per_user: Option<u32>,
     /// A job may make another leave whose priority is lower by this or more.
     pub preemption_margin: Option<u8>,
+    /// Of users who are to get more device time than others, or less, by e-mail address; 1 of everybody else.
+    pub weights: BTreeMap<String, f64>,
 }
 
 /// Where a job goes.
@@ -121,7 +128,7 @@ pub struct Placement {
 }
 
 /// Why a job waits.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Why {
     /// Place in the queue, from 1.
     pub position: usize,
@@ -133,6 +140,8 @@ pub struct Why {
     pub expected: Option<UnixMillis>,
     /// Until when it is not placed, because its last attempt ended badly.
     pub backs_off_until: Option<UnixMillis>,
+    /// What its owner has used of the devices, as it counts now, and their weight.
+    pub owner: Option<(Duration, f64)>,
 }
 
 /// A limit of the job's owner, or of its sweep.
@@ -148,7 +157,7 @@ pub enum Limit {
 }
 
 /// What follows.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Schedule {
     /// What starts.
     pub placements: Vec<Placement>,
@@ -171,7 +180,7 @@ pub fn schedule(
 ) -> Schedule {
     let mut pass = Pass { places: nodes.iter().map(Place::new).collect(), rules, mono, ..Pass::default_for(lookup) };
     let mut schedule = Schedule::default();
-    let mut order = queue.in_order(|user| lookup.user(user).1);
+    let mut order = queue.in_order(|user| lookup.user(user));
     let mut position = 0;
     while let Some(job) = order.next() {
         schedule.is_cut = about.is_none() && schedule.placements.len() >= AT_ONCE;
@@ -190,7 +199,9 @@ pub fn schedule(
                 let starts = room::earliest(&candidate, &pass.places, lookup, mono).map(|room| room.starts);
                 let expected = starts.filter(|_| limit.is_none());
                 let expected = expected.map(|at| later(wall, at.saturating_sub(mono)));
-                schedule.why = Some(Why { position, limit, nodes: reasons, expected, backs_off_until: None });
+                let Account { used, weight, load: _ } = lookup.user(candidate.owner);
+                let owner = Some((Duration::from_millis(used), weight));
+                schedule.why = Some(Why { position, limit, nodes: reasons, expected, backs_off_until: None, owner });
             }
         }
         if about == Some(job) {
@@ -224,7 +235,8 @@ enum Verdict {
     Explained(Option<Limit>, Vec<(NodeId, String, WhyNot)>),
 }
 
-const NO_RULES: Rules = Rules { jobs_per_user: None, devices_per_user: None, preemption_margin: None };
+static NO_RULES: Rules =
+    Rules { jobs_per_user: None, devices_per_user: None, preemption_margin: None, weights: BTreeMap::new() };
 
 impl<'a, L: Lookup> Pass<'a, L> {
     fn default_for(lookup: &'a L) -> Self {
@@ -272,7 +284,7 @@ impl<'a, L: Lookup> Pass<'a, L> {
         let place = &mut self.places[index];
         place.take(candidate, &fit);
         self.best.changed(index);
-        let load = self.loads.entry(candidate.owner).or_insert_with(|| self.lookup.user(candidate.owner).0);
+        let load = self.loads.entry(candidate.owner).or_insert_with(|| self.lookup.user(candidate.owner).load);
         load.add(u32::from(candidate.resources.gpus));
         if let Some((sweep, _)) = candidate.sweep {
             *self.sweeps.entry(sweep).or_insert_with(|| self.lookup.placed_of(sweep)) += 1;
@@ -281,7 +293,7 @@ impl<'a, L: Lookup> Pass<'a, L> {
     }
 
     fn limit(&mut self, candidate: &Candidate<'_>) -> Option<Limit> {
-        let load = self.loads.get(&candidate.owner).copied().unwrap_or_else(|| self.lookup.user(candidate.owner).0);
+        let load = self.loads.get(&candidate.owner).copied().unwrap_or_else(|| self.lookup.user(candidate.owner).load);
         let devices = load.devices + u32::from(candidate.resources.gpus);
         let too_many_jobs = self.rules.jobs_per_user.filter(|most| load.jobs >= *most).map(Limit::Jobs);
         too_many_jobs

@@ -238,7 +238,7 @@ impl Loop {
         read: impl FnOnce(&Store) -> Result<Loaded, StoreError> + Send + 'static,
     ) -> Result<(), DriverError> {
         let loaded = self.writer.run(read).await?;
-        self.turn = Turn::new(Cluster::new(loaded, self.settings, self.clock.now()));
+        self.turn = Turn::new(Cluster::new(loaded, self.settings.clone(), self.clock.now()));
         Ok(())
     }
 

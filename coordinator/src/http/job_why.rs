@@ -21,7 +21,7 @@ use crate::{
 use axum::extract::State;
 use lorikeet_api::{
     Envelope, ErrorCode, JobFile, Timestamp,
-    job::{DryRun, NodeReason, Why, WhyCode},
+    job::{DryRun, FairShare, NodeReason, Why, WhyCode},
     jobfile::start::Start,
     route,
 };
@@ -50,8 +50,8 @@ pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<
 }
 
 fn settled(phase: Phase, summary: String) -> Why {
-    let code = WhyCode::Phase;
-    Why { phase, code, summary, waits_for: Vec::new(), position: None, expected_start: None, nodes: Vec::new() }
+    let (code, waits_for, nodes) = (WhyCode::Phase, Vec::new(), Vec::new());
+    Why { phase, code, summary, waits_for, position: None, expected_start: None, fair_share: None, nodes }
 }
 
 fn waiting(phase: Phase, waits: schedule::Why) -> Why {
@@ -76,7 +76,8 @@ fn waiting(phase: Phase, waits: schedule::Why) -> Why {
         several => format!("it waits for a device: none of {} machines takes it now", several.len()),
     };
     let expected_start = waits.expected.map(Timestamp);
-    Why { position: Some(waits.position as u64), expected_start, nodes, code, ..settled(phase, summary) }
+    let fair_share = waits.owner.map(|(used, weight)| FairShare { device_seconds: used.as_secs(), weight });
+    Why { position: Some(waits.position as u64), expected_start, fair_share, nodes, code, ..settled(phase, summary) }
 }
 
 fn over_limit(limit: schedule::Limit) -> String {

@@ -200,7 +200,7 @@ pub enum CancelReason {
 }
 
 /// `GET /api/training-jobs/{id}/why`: why a job is where it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Why {
     /// Where it is.
@@ -218,8 +218,21 @@ pub struct Why {
     pub position: Option<u64>,
     /// When devices will be free for it, if attempts last as long as they say and nobody goes before it.
     pub expected_start: Option<Timestamp>,
+    /// What its owner has had, which decides among jobs of one priority.
+    #[serde(default)]
+    pub fair_share: Option<FairShare>,
     /// What each node says to it.
     pub nodes: Vec<NodeReason>,
+}
+
+/// How a user stands among the others: who has least of `deviceSeconds / weight` goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FairShare {
+    /// Device time used; what is a week old counts half.
+    pub device_seconds: u64,
+    /// From the coordinator's `[scheduler.weights]`; 1 of who is not named there.
+    pub weight: f64,
 }
 
 /// What a job waits for, in a word for programs.

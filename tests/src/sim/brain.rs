@@ -120,7 +120,7 @@ impl Brain {
 
     /// Memory is made anew from the store; who waited hears nothing.
     pub(super) fn rebuild(&mut self, now: u64) {
-        self.turn = Some(Turn::new(Cluster::new(self.store.load(), self.settings, self.now(now))));
+        self.turn = Some(Turn::new(Cluster::new(self.store.load(), self.settings.clone(), self.now(now))));
         self.inbox = vec![Event::Booted];
         self.sessions.clear();
         self.waiting.clear();

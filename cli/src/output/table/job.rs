@@ -2,7 +2,7 @@
 
 use super::{count, dollars, fields, grid, moment, short, size, span, with_below, word};
 use crate::output::View;
-use lorikeet_api::job::{CheckpointView, DryRun, Findings, Job, LogLine, MetricsPoint, NodeReason, Why};
+use lorikeet_api::job::{CheckpointView, DryRun, FairShare, Findings, Job, LogLine, MetricsPoint, NodeReason, Why};
 use lorikeet_protocol::job::{Intent, Phase};
 
 impl View for Vec<Job> {
@@ -86,6 +86,7 @@ impl View for Why {
             ("why", Some(self.summary.clone())),
             ("waits for", Some(self.waits_for.join(", ")).filter(|jobs| !jobs.is_empty())),
             ("place in line", self.position.map(|place| place.to_string())),
+            ("fair share", self.fair_share.map(fair_share)),
             ("expected start", self.expected_start.map(moment)),
         ]);
         let row = |node: &NodeReason| {
@@ -98,6 +99,12 @@ impl View for Why {
             (!self.nodes.is_empty()).then(|| grid(["node", "fits", "reason", "message"], self.nodes.iter().map(row)));
         with_below(table, "nodes:", nodes)
     }
+}
+
+/// What decides among jobs of one priority.
+fn fair_share(share: FairShare) -> String {
+    let hours = share.device_seconds as f64 / 3_600.0;
+    format!("{hours:.1} device-hours used, weight {}", share.weight)
 }
 
 impl View for DryRun {

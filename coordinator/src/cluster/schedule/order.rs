@@ -1,5 +1,6 @@
 //! The queue, kept in order: by priority, by user, by age. Fair share picks among the users of one priority.
 
+use crate::cluster::fair::Account;
 use lorikeet_protocol::id::{JobId, UnixMillis, UserId};
 use std::{
     cmp::Reverse,
@@ -19,7 +20,7 @@ type Level = BTreeMap<UserId, BTreeSet<(UnixMillis, JobId)>>;
 pub struct Standing {
     /// Higher goes first.
     pub priority: u8,
-    /// Among equals, whoever has used least goes first.
+    /// Among equals, whoever has used least for their weight goes first.
     pub owner: UserId,
     /// Then the older one.
     pub since: UnixMillis,
@@ -53,11 +54,11 @@ impl Queue {
         self.0.values().flat_map(BTreeMap::values).flatten().map(|(_, job)| *job)
     }
 
-    /// First the highest priority; in it, the user with the least use, and of that user the oldest.
-    pub(super) fn in_order<F: Fn(UserId) -> u64>(&self, used: F) -> Order<'_, F> {
+    /// First the highest priority; in it, the user with the least use for their weight, and of that user the oldest.
+    pub(super) fn in_order<F: Fn(UserId) -> Account>(&self, account: F) -> Order<'_, F> {
         let mut levels = self.0.values().collect::<Vec<_>>();
         levels.reverse();
-        Order { levels, used, charged: BTreeMap::new(), level: BTreeMap::new(), next: BTreeSet::new() }
+        Order { levels, account, charged: BTreeMap::new(), level: BTreeMap::new(), next: BTreeSet::new() }
     }
 }
 
@@ -65,39 +66,39 @@ impl Queue {
 pub(super) struct Order<'a, F> {
     /// Still to come, the next one last.
     levels: Vec<&'a Level>,
-    used: F,
+    account: F,
     /// What this walk has given to whom.
     charged: BTreeMap<UserId, u64>,
     level: BTreeMap<UserId, btree_set::Iter<'a, (UnixMillis, JobId)>>,
-    /// The users of this level by what they have used.
+    /// The users of this level by how they stand.
     next: BTreeSet<(u64, UserId)>,
 }
 
-impl<F: Fn(UserId) -> u64> Order<'_, F> {
+impl<F: Fn(UserId) -> Account> Order<'_, F> {
     pub(super) fn next(&mut self) -> Option<JobId> {
         loop {
-            while let Some((used, user)) = self.next.first().copied() {
+            while let Some((standing, user)) = self.next.first().copied() {
                 match self.level.get_mut(&user).and_then(Iterator::next) {
                     Some((_, job)) => return Some(*job),
-                    None => self.next.remove(&(used, user)),
+                    None => self.next.remove(&(standing, user)),
                 };
             }
             let users = self.levels.pop()?;
             self.level = users.iter().map(|(user, jobs)| (*user, jobs.iter())).collect();
-            self.next = users.keys().map(|user| (self.used_by(*user), *user)).collect();
+            self.next = users.keys().map(|user| (self.standing(*user), *user)).collect();
         }
     }
 
     /// A job of this user was placed: what it will use counts from now on, so that users take turns.
     pub(super) fn charge(&mut self, user: UserId, time: Duration) {
-        let before = (self.used_by(user), user);
+        let before = (self.standing(user), user);
         *self.charged.entry(user).or_default() += u64::try_from(time.as_millis()).unwrap_or(u64::MAX / 2);
         if self.next.remove(&before) {
-            self.next.insert((self.used_by(user), user));
+            self.next.insert((self.standing(user), user));
         }
     }
 
-    fn used_by(&self, user: UserId) -> u64 {
-        (self.used)(user).saturating_add(self.charged.get(&user).copied().unwrap_or(0))
+    fn standing(&self, user: UserId) -> u64 {
+        (self.account)(user).standing(self.charged.get(&user).copied().unwrap_or(0))
     }
 }

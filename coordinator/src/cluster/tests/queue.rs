@@ -126,6 +126,65 @@ fn users_take_turns_however_many_jobs_one_of_them_brings() {
     assert!(world.is_placed(first[1]) && !world.is_placed(first[2]));
 }
 
+/// A cluster in which the administrator weighs twice what the other person does.
+fn weighted(gpus: usize) -> World {
+    let weights = [("a@example.org".to_owned(), 2.0)].into();
+    let mut world = World::with_gpus(gpus, Rules { weights, ..Rules::default() });
+    let Actor::User { id, .. } = user() else { unreachable!("a person") };
+    let other = Command::CreateUser { id, email: "b@example.org".into(), name: "B".into(), role: Role::User };
+    world.ask_as(Actor::System, None, other).0.unwrap();
+    world.shares_everything();
+    world
+}
+
+#[test]
+fn who_weighs_twice_as_much_gets_twice_the_device_time() {
+    let mut world = weighted(3);
+    let (mut n, mut used) = (0, [0, 0]);
+    // Whoever has the shorter jobs gets more of them, and no more time.
+    let lasts = [Duration::from_secs(20), Duration::from_secs(50)];
+    let mut running: Vec<(usize, AttemptId, Duration)> = Vec::new();
+    while used[0] + used[1] < 20_000 {
+        for owner in [admin(), user()] {
+            let waits = |job: &&LiveJob| Some(job.record.owner) == owner.user() && job.attempt.is_none();
+            while world.cluster.jobs.values().filter(waits).count() < 4 {
+                n += 1;
+                world.submit_as(owner, n, |_| {});
+            }
+        }
+        let placed = world.cluster.jobs.values().filter_map(|job| Some((job.record.owner, job.attempt.as_ref()?.id)));
+        let placed: Vec<_> = placed.filter(|(_, id)| running.iter().all(|(_, known, _)| known != id)).collect();
+        for (owner, attempt) in placed {
+            let who = usize::from(owner != ADMIN);
+            running.push((who, world.run(attempt.job), world.now.mono + lasts[who]));
+        }
+        world.pass(Duration::from_secs(5));
+        world.heartbeat();
+        let now = world.now.mono;
+        for (who, attempt, _) in running.extract_if(.., |(_, _, ends)| *ends <= now) {
+            let ReportBody::Ended(end) = ended(Outcome::Ok) else { unreachable!("an end") };
+            world.report(attempt, ReportBody::Ended(Ended { held: lasts[who], ..end }));
+            used[who] += lasts[who].as_secs();
+        }
+    }
+    let part = used[0] as f64 / used[1] as f64;
+    assert!((1.95..2.05).contains(&part), "{used:?}");
+}
+
+#[test]
+fn weights_divide_what_one_pass_gives_and_why_names_them() {
+    let mut world = weighted(6);
+    world.ask(Command::CordonNode { id: NODE }).0.unwrap();
+    let mine: Vec<_> = (1..=6).map(|n| world.submit(n)).collect();
+    let theirs: Vec<_> = (11..=16).map(|n| world.submit_as(user(), n, |_| {})).collect();
+    world.ask(Command::OpenNode { id: NODE }).0.unwrap();
+    let placed = |jobs: &[JobId]| jobs.iter().filter(|job| world.is_placed(**job)).count();
+    assert_eq!((placed(&mine), placed(&theirs)), (4, 2));
+    world.pass_talking(Duration::from_secs(2));
+    assert_eq!(world.why(mine[5]).owner, Some((Duration::from_secs(8), 2.0)));
+    assert_eq!(world.why(theirs[5]).owner, Some((Duration::from_secs(4), 1.0)));
+}
+
 #[test]
 fn use_counts_half_after_a_week_and_is_remembered_over_a_restart() {
     let mut world = World::ready();

@@ -337,7 +337,7 @@ impl World {
             sweeps: sweeps.into_values().collect(),
             ..Loaded::default()
         };
-        self.cluster = Cluster::new(loaded, Settings { rules: old.rules, ..Settings::default() }, self.now);
+        self.cluster = Cluster::new(loaded, Settings { rules: old.rules.clone(), ..Settings::default() }, self.now);
         self.handle(Event::Booted);
     }
 
