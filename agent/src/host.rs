@@ -26,7 +26,7 @@ use lorikeet_protocol::{
     job::{Device, DeviceKind, Outcome, StopCause},
 };
 use quarantine::Quarantine;
-pub use quarantine::{Reasons, Seen, Unfit};
+pub use quarantine::{Holders, Reasons, Seen, Unfit};
 pub use record::Record;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -78,12 +78,20 @@ impl Rules {
     }
 }
 
+/// Memory comes back some time after its process went, and a look is some seconds old: for so long no offer is declined for what was
+/// in use on a device that one of ours has just left.
+const SETTLES: Duration = Duration::from_secs(3);
+
 /// Every attempt that this machine knows.
 #[derive(Debug)]
 pub struct Host {
     rules: Rules,
     devices: Vec<Device>,
+    /// Who held memory of them.
+    holders: BTreeMap<DeviceId, Holders>,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// Devices that a worker of ours left a moment ago, and when.
+    left: BTreeMap<DeviceId, Duration>,
     quarantine: Quarantine,
     /// Set once no new work is wanted.
     leaving: bool,
@@ -92,8 +100,15 @@ pub struct Host {
 impl Host {
     /// With what an earlier agent kept; the actions take up its work.
     pub fn restore(rules: Rules, records: Vec<Record>, now: Now) -> (Self, Vec<Action>) {
-        let (devices, attempts, quarantine) = (Vec::new(), BTreeMap::new(), Quarantine::default());
-        let mut host = Self { rules, devices, attempts, quarantine, leaving: false };
+        let mut host = Self {
+            rules,
+            devices: Vec::new(),
+            holders: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            left: BTreeMap::new(),
+            quarantine: Quarantine::default(),
+            leaving: false,
+        };
         let mut out = Vec::new();
         for record in records {
             let attempt = Attempt::restore(record, &host.rules, now, &mut out);
@@ -141,7 +156,9 @@ impl Host {
                 if self.rules.proves_gpus {
                     self.quarantine.prove(&seen.devices, &self.at_work(), now.mono);
                 }
-                self.devices = self.quarantine.judge(seen, self.rules.release_grace, now.mono);
+                self.devices = self.quarantine.judge(&seen, self.rules.release_grace, now.mono);
+                self.holders = seen.holders;
+                self.left.retain(|_, left| now.mono.saturating_sub(*left) < SETTLES);
                 self.spare_the_processor();
             }
             Event::Tested(device, result) => self.quarantine.tested(&device, result, now.mono),
@@ -191,6 +208,9 @@ impl Host {
     }
 
     fn bury(&mut self, id: AttemptId, news: &News, now: Now) {
+        if let (News::Gone { .. }, Some(attempt)) = (news, self.attempts.get(&id)) {
+            self.left.extend(attempt.devices().iter().map(|device| (device.clone(), now.mono)));
+        }
         let worker = self.attempts.get(&id).and_then(|attempt| Some((attempt.pid()?, attempt.devices())));
         if let (News::Gone { .. }, Some((pid, devices))) = (news, worker) {
             self.quarantine.bury(id, pid, devices, now.mono);
@@ -307,13 +327,31 @@ impl Host {
             let device = device.ok_or_else(|| format!("device {id} is not here"))?;
             let usable = device.usable.clone().and_then(|()| self.quarantine.why_out(id).map_or(Ok(()), Err));
             usable.map_err(|why| format!("device {id} cannot be used: {why}"))?;
-            // Two that do not mind may share it; the coordinator has seen to the memory.
+            // Two that do not mind may share it, as far as there is memory for both.
             let alone = |attempt: &&Attempt| offer.job.resources.exclusive || attempt.is_exclusive();
             if let Some(holder) = self.attempts.values().filter(|attempt| attempt.holds(id)).find(alone) {
                 return Err(format!("device {id} is held by {}", holder.id()));
             }
+            self.judge_memory(offer.planned_bytes, device)?;
         }
         Ok(())
+    }
+
+    /// Whether the plan fits beside what is on the device now. The coordinator goes by what it was told, a minute ago perhaps: whoever
+    /// else works on the device may have taken more since.
+    fn judge_memory(&self, planned: u64, device: &Device) -> Result<(), String> {
+        if self.left.contains_key(&device.id) {
+            return Ok(());
+        }
+        let ours = self.attempts.values().filter(|attempt| attempt.holds(&device.id));
+        let untaken = ours.map(|attempt| attempt.untaken_bytes(self.holders.get(&device.id))).sum::<u64>();
+        let free = device.free_bytes.saturating_sub(untaken);
+        if planned <= free {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes >> 20;
+        let (free, planned) = (mib(free), mib(planned));
+        Err(format!("device {} is busy: it has {free} MiB of memory free, {planned} MiB are planned", device.id))
     }
 
     fn leave(&mut self, now: Now, out: &mut Vec<Action>) {

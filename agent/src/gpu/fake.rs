@@ -1,7 +1,7 @@
 //! Devices that the config declares: for tests, and for trying a cluster on a machine without them.
 
 use super::{Look, Seen};
-use crate::config::Fake;
+use crate::{config::Fake, host::Holders};
 use lorikeet_protocol::{
     agent::Telemetry,
     id::{DeviceId, UnixMillis},
@@ -15,9 +15,9 @@ pub(super) fn look(fakes: &[Fake], time: UnixMillis) -> Look {
     Look { seen: Seen { devices, holders }, telemetry: fakes.iter().map(|fake| feel(fake, time)).collect() }
 }
 
-fn holders(fake: &Fake) -> Vec<u32> {
+fn holders(fake: &Fake) -> Holders {
     let text = fake.held_by.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
-    text.lines().filter_map(|line| line.trim().parse().ok()).collect()
+    text.lines().filter_map(|line| Some((line.trim().parse().ok()?, None))).collect()
 }
 
 fn device(fake: &Fake) -> Device {

@@ -8,6 +8,7 @@ use super::{
     health::{Health, Signs},
     reading::Reading,
 };
+use crate::host::Holders;
 use lorikeet_protocol::{
     agent::Telemetry,
     id::{DeviceId, UnixMillis},
@@ -17,7 +18,7 @@ use nvml_wrapper::{
     Device as Gpu, EventSet, Nvml,
     bitmasks::{device::ThrottleReasons, event::EventTypes},
     enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor},
-    enums::event::XidError,
+    enums::{device::UsedGpuMemory, event::XidError},
     error::NvmlError,
 };
 
@@ -136,13 +137,13 @@ fn remapped(gpu: &Gpu<'_>) -> Option<(bool, bool)> {
     (answer == 0).then_some((pending != 0, failed != 0))
 }
 
-/// The device, how it feels, and which processes compute on it.
+/// The device, how it feels, and which processes compute on it with how much of its memory.
 fn one(
     gpu: &Gpu<'_>,
     kind: DeviceKind,
     usable: Result<(), String>,
     time: UnixMillis,
-) -> Result<(Device, Telemetry, Vec<u32>), NvmlError> {
+) -> Result<(Device, Telemetry, Holders), NvmlError> {
     let memory = gpu.memory_info()?;
     let id = DeviceId(gpu.uuid()?);
     let device =
@@ -158,7 +159,12 @@ fn one(
     };
     // Where the driver does not say (another user's process in a container), nobody is blamed.
     let holders = gpu.running_compute_processes().unwrap_or_default();
-    Ok((device, telemetry, holders.into_iter().map(|process| process.pid).collect()))
+    let bytes = |memory| match memory {
+        UsedGpuMemory::Used(bytes) => Some(bytes),
+        UsedGpuMemory::Unavailable => None,
+    };
+    let holders = holders.into_iter().map(|process| (process.pid, bytes(process.used_gpu_memory)));
+    Ok((device, telemetry, holders.collect()))
 }
 
 fn reading(gpu: &Gpu<'_>) -> Result<Reading, NvmlError> {

@@ -19,7 +19,7 @@ mod orders;
 mod worker;
 
 use super::{
-    Action, Ask, Fault, Now, Rules,
+    Action, Ask, Fault, Holders, Now, Rules,
     ending::{Adapter, Leave, Process, Word},
     meter::Meter,
     record::Record,
@@ -206,6 +206,18 @@ impl Attempt {
     /// The devices it was offered.
     pub(super) fn devices(&self) -> &[DeviceId] {
         &self.record.offer.devices
+    }
+
+    /// What its plan allows it of a device and it has not taken, as far as anybody can tell.
+    pub(super) fn untaken_bytes(&self, holders: Option<&Holders>) -> u64 {
+        let planned = self.record.offer.planned_bytes;
+        let taken = self.pid.zip(holders).and_then(|(pid, holders)| holders.get(&pid).copied().flatten());
+        match taken {
+            Some(bytes) => planned.saturating_sub(bytes),
+            // With its first step it has taken what it takes.
+            None if self.meter.step() > 0 => 0,
+            None => planned,
+        }
     }
 
     /// Its worker's process, once it said who it is.

@@ -47,8 +47,11 @@ pub struct Seen {
     /// As the driver offers them.
     pub devices: Vec<Device>,
     /// Which processes hold memory of which.
-    pub holders: BTreeMap<DeviceId, Vec<u32>>,
+    pub holders: BTreeMap<DeviceId, Holders>,
 }
+
+/// Processes on a device, with the bytes that they hold of it where the driver says.
+pub type Holders = BTreeMap<u32, Option<u64>>;
 
 /// Devices that are out, by why: what outlives the agent.
 pub type Reasons = BTreeMap<DeviceId, String>;
@@ -136,9 +139,9 @@ impl Quarantine {
     }
 
     /// The devices as they may be offered.
-    pub(super) fn judge(&mut self, seen: Seen, grace: Duration, now: Duration) -> Vec<Device> {
-        let Seen { mut devices, holders } = seen;
-        self.dead.retain(|dead| holders.get(&dead.device).is_some_and(|pids| pids.contains(&dead.pid)));
+    pub(super) fn judge(&mut self, seen: &Seen, grace: Duration, now: Duration) -> Vec<Device> {
+        let (mut devices, holders) = (seen.devices.clone(), &seen.holders);
+        self.dead.retain(|dead| holders.get(&dead.device).is_some_and(|pids| pids.contains_key(&dead.pid)));
         let late = self.dead.iter().filter(|dead| now.saturating_sub(dead.since) >= grace);
         for (device, reason) in late.map(|dead| (dead.device.clone(), dead.words())).collect::<Vec<_>>() {
             self.take_out(&device, reason, now);

@@ -86,6 +86,7 @@ impl Cluster {
             last_event: ended.last_event,
         });
         out.push(put(Record::Attempt(row.clone())));
+        job.last_word.clone_from(&ended.message);
         job.record.held += ended.held;
         let owner = job.record.owner;
         let since = job.offered;

@@ -5,7 +5,7 @@ use super::{
     Cluster, Now,
     alarm::Sleeper,
     job::{JobState, LiveJob, Obstacle},
-    ledger::Share,
+    ledger::{Memory, Share},
     node::LiveNode,
     schedule::Standing,
 };
@@ -53,7 +53,8 @@ impl Cluster {
         let job = &self.jobs[&id];
         let Some(attempt) = &job.attempt else { return };
         let exclusive = job.record.spec.resources.exclusive;
-        let share = Share { attempt: attempt.id, planned_bytes: attempt.planned_bytes, exclusive };
+        let memory = Memory::Planned;
+        let share = Share { attempt: attempt.id, planned_bytes: attempt.planned_bytes, exclusive, memory };
         for member in &attempt.members {
             if let Some(node) = self.nodes.get_mut(&member.node) {
                 node.ledger.take(&member.devices, share);

@@ -142,6 +142,8 @@ pub struct LiveJob {
     pub(super) refusals: u32,
     /// By whom.
     pub(super) refused_by: BTreeSet<NodeId>,
+    /// What was said at the end of its last attempt, if this process heard of that.
+    pub(super) last_word: Option<String>,
     /// When the offer went out.
     pub(super) offered: Duration,
     /// Not placed before this moment.
@@ -158,6 +160,7 @@ impl LiveJob {
             checkpoints,
             refusals: 0,
             refused_by: BTreeSet::new(),
+            last_word: None,
             offered: now.mono,
             retry_at: Duration::ZERO,
             standing: None,

@@ -1,4 +1,7 @@
 //! What each device of a node is taken by: a list of attempts with their planned bytes. One that wants to be alone keeps others away.
+//!
+//! What a node says of its free memory does not hold what an attempt has yet to take, so the ledger remembers of each whether it was
+//! there already: planned ─► loaded (it has made a step) ─► seen (the node has looked at its devices since).
 
 use lorikeet_protocol::id::{AttemptId, DeviceId};
 use std::collections::BTreeMap;
@@ -16,6 +19,19 @@ pub struct Share {
     pub planned_bytes: u64,
     /// Whether it wants the device for itself.
     pub exclusive: bool,
+    /// Where its memory is.
+    pub memory: Memory,
+}
+
+/// How far an attempt has come to hold what it was planned with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// It may hold nothing yet.
+    Planned,
+    /// It has made a step, and with it taken what it takes.
+    Loaded,
+    /// And that is in what its node said last of its devices.
+    Seen,
 }
 
 impl Ledger {
@@ -39,6 +55,18 @@ impl Ledger {
     /// Who has a device.
     pub fn shares(&self, device: &DeviceId) -> &[Share] {
         self.0.get(device).map_or(&[], Vec::as_slice)
+    }
+
+    /// An attempt has made a step.
+    pub(super) fn loaded(&mut self, attempt: AttemptId) {
+        let shares = self.0.values_mut().flatten().filter(|share| share.attempt == attempt);
+        shares.filter(|share| share.memory == Memory::Planned).for_each(|share| share.memory = Memory::Loaded);
+    }
+
+    /// The node has looked at its devices.
+    pub(super) fn looked(&mut self) {
+        let loaded = self.0.values_mut().flatten().filter(|share| share.memory == Memory::Loaded);
+        loaded.for_each(|share| share.memory = Memory::Seen);
     }
 
     /// Whoever wants to be alone is.

@@ -36,6 +36,8 @@ pub struct LiveNode {
     pub(super) unreachable_since: Option<UnixMillis>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) devices: Vec<Device>,
+    /// When it said so.
+    pub(super) told: Duration,
     pub(super) cached: BTreeSet<Hash>,
     /// What it said of its cache in this session.
     pub(super) sharing: Option<Sharing>,
@@ -64,6 +66,7 @@ impl LiveNode {
             unreachable_since: None,
             labels: BTreeMap::new(),
             devices: vec![],
+            told: now.mono,
             cached: BTreeSet::new(),
             sharing: None,
             ledger: Ledger::default(),
@@ -87,6 +90,12 @@ impl LiveNode {
 
     pub(super) fn spoke(&mut self, now: Now) {
         (self.heard, self.seen) = (now.mono, Some(now.wall));
+    }
+
+    /// It says what devices it has, and how much of them is free.
+    pub(super) fn looked(&mut self, devices: Vec<Device>, now: Now) {
+        (self.devices, self.told) = (devices, now.mono);
+        self.ledger.looked();
     }
 
     /// How long it has said nothing.
@@ -156,7 +165,7 @@ impl Cluster {
         node.record.name = hello.name.clone();
         node.spoke(now);
         node.labels = hello.labels;
-        node.devices = hello.devices;
+        node.looked(hello.devices, now);
         node.cached = hello.cached.into_iter().collect();
         node.sharing = None;
         let last_report = node.record.last_report;

@@ -92,7 +92,8 @@ impl Cluster {
         let until = (waits && left > Duration::ZERO).then(|| later(now.wall, left));
         // One that would start now if it were not backing off waits for that alone.
         let why = why.or_else(|| until.map(|_| Why { position: 1, ..Why::default() }));
-        why.map(|why| Why { expected: why.expected.max(until), backs_off_until: until, ..why })
+        let last_word = job.last_word.clone().filter(|_| until.is_some());
+        why.map(|why| Why { expected: why.expected.max(until), backs_off_until: until, last_word, ..why })
     }
 
     pub(super) fn dry_run(
@@ -261,6 +262,7 @@ impl LiveNode {
             closed: quarantined().or_else(closed).or_else(silent),
             labels: &self.labels,
             devices: &self.devices,
+            devices_age: now.mono.saturating_sub(self.told),
             ledger: &self.ledger,
             cached: &self.cached,
         }

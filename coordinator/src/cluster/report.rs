@@ -17,7 +17,7 @@ impl Cluster {
         node.spoke(now);
         self.clear_unreachable(id, now, out);
         match message {
-            FromAgent::Devices(devices) => self.devices_changed(id, devices),
+            FromAgent::Devices(devices) => self.devices_changed(id, devices, now),
             FromAgent::Accepted(attempt) => self.accepted(id, attempt, now, out),
             FromAgent::Declined { attempt, reason } => self.declined(id, attempt, &reason, now, out),
             FromAgent::Report(report) => self.report(id, report, now, out),
@@ -27,9 +27,9 @@ impl Cluster {
         }
     }
 
-    fn devices_changed(&mut self, id: NodeId, devices: Vec<Device>) {
+    fn devices_changed(&mut self, id: NodeId, devices: Vec<Device>, now: Now) {
         if let Some(node) = self.nodes.get_mut(&id) {
-            node.devices = devices;
+            node.looked(devices, now);
             self.unsettled = true;
         }
     }
@@ -99,6 +99,8 @@ impl Cluster {
 
     fn progressed(&mut self, attempt: AttemptId, progress: Progress, now: Now, out: &mut Vec<Action>) {
         if let Some(job) = self.jobs.get_mut(&attempt.job) {
+            let node = job.node().and_then(|id| self.nodes.get_mut(&id));
+            node.into_iter().for_each(|node| node.ledger.loaded(attempt));
             let before = job.record.progress.replace(progress);
             put_job(&job.record, out);
             self.judge_child(attempt.job, before, progress, now, out);

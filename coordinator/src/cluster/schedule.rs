@@ -95,6 +95,8 @@ pub struct NodeView<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// As last reported.
     pub devices: &'a [Device],
+    /// How long ago that was.
+    pub devices_age: Duration,
     /// What is placed on each device.
     pub ledger: &'a Ledger,
     /// Files in its cache.
@@ -140,6 +142,8 @@ pub struct Why {
     pub expected: Option<UnixMillis>,
     /// Until when it is not placed, because its last attempt ended badly.
     pub backs_off_until: Option<UnixMillis>,
+    /// And how.
+    pub last_word: Option<String>,
     /// What its owner has used of the devices, as it counts now, and their weight.
     pub owner: Option<(Duration, f64)>,
 }
@@ -201,7 +205,7 @@ pub fn schedule(
                 let expected = expected.map(|at| later(wall, at.saturating_sub(mono)));
                 let Account { used, weight, load: _ } = lookup.user(candidate.owner);
                 let owner = Some((Duration::from_millis(used), weight));
-                schedule.why = Some(Why { position, limit, nodes: reasons, expected, backs_off_until: None, owner });
+                schedule.why = Some(Why { position, limit, nodes: reasons, expected, owner, ..Why::default() });
             }
         }
         if about == Some(job) {

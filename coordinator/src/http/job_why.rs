@@ -69,7 +69,8 @@ fn waiting(phase: Phase, waits: schedule::Why) -> Why {
         _ if waits.limit.is_some() => waits.limit.map(over_limit).unwrap_or_default(),
         _ if waits.backs_off_until.is_some() => {
             let until = waits.backs_off_until.map(|until| Timestamp(until).to_string()).unwrap_or_default();
-            format!("its last attempt ended badly; it is placed again after {until}")
+            let word = waits.last_word.map_or_else(|| "ended badly".into(), |word| format!("ended: {word}"));
+            format!("its last attempt {word}; it is placed again after {until}")
         }
         [] => "no machine has joined yet; `lorikeet node token` makes a join string".to_owned(),
         [only] => format!("it waits for a device: {} {}", only.name, only.message),
@@ -107,8 +108,10 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
         }
         WhyNot::Unusable(reason) => ("unusable", format!("cannot train on its device: {reason}")),
         WhyNot::Busy => ("busy", "is busy with other attempts".into()),
-        WhyNot::Memory { needed_bytes, free_bytes } => {
-            ("memory", format!("has {} of device memory free, {} are needed", size(*free_bytes), size(*needed_bytes)))
+        WhyNot::Memory { needed_bytes, free_bytes, stale } => {
+            let (free, needed) = (size(*free_bytes), size(*needed_bytes));
+            let said = stale.map(|age| format!(", as it said {} minutes ago", age.as_secs() / 60)).unwrap_or_default();
+            ("memory", format!("has {free} of device memory free{said}, {needed} are needed"))
         }
         WhyNot::Outrun => ("outrun", "takes a job that goes first".into()),
         WhyNot::Reserved => ("reserved", "is kept for a job that goes first".into()),

@@ -128,7 +128,7 @@ fn only_the_devices_of_the_dead_worker_are_looked_at() {
     scene.gone(1);
     let spare = DeviceId("spare".into());
     scene.now.mono += Duration::from_secs(60);
-    scene.event(Event::Looked(Seen { holders: [(spare.clone(), vec![42])].into(), ..seen(&[]) }));
+    scene.event(Event::Looked(Seen { holders: [(spare.clone(), holding(&[42]))].into(), ..seen(&[]) }));
     assert_eq!(scene.host.devices().iter().find(|device| device.id == spare).unwrap().usable, Ok(()));
 }
 

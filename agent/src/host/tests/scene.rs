@@ -137,7 +137,12 @@ pub(super) fn stop(how: StopHow, cause: StopCause) -> ToAgent {
 
 /// The devices, and who holds memory of the first.
 pub(super) fn seen(pids: &[u32]) -> Seen {
-    Seen { devices: devices(), holders: [(DeviceId::cpu(), pids.to_vec())].into() }
+    Seen { devices: devices(), holders: [(DeviceId::cpu(), holding(pids))].into() }
+}
+
+/// These processes hold memory, nobody knows how much.
+pub(super) fn holding(pids: &[u32]) -> Holders {
+    pids.iter().map(|pid| (*pid, None)).collect()
 }
 
 fn devices() -> Vec<Device> {

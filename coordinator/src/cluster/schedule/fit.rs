@@ -1,6 +1,7 @@
 //! Whether a job fits on a node, on which of its devices, and if not, why not.
 
 use super::{Candidate, NodeView};
+use crate::cluster::ledger::{Memory, Share};
 use lorikeet_protocol::{
     id::{DeviceId, NodeId},
     job::{Device, DeviceKind, GpuRequest, Resources},
@@ -43,6 +44,8 @@ pub enum WhyNot {
         needed_bytes: u64,
         /// What the best device has.
         free_bytes: u64,
+        /// How long ago its node said so, where that is longer than it should be.
+        stale: Option<Duration>,
     },
     /// It could take the job, and a job before this one got it.
     Outrun,
@@ -51,6 +54,9 @@ pub enum WhyNot {
     /// It has GPUs only, and those do not train what this setting asks for.
     CpuOnly(String),
 }
+
+/// An agent says every minute how much of its devices is free, and at once when one of its attempts has left one: after three it should have.
+const STALE: Duration = Duration::from_secs(180);
 
 /// How much a node is liked for a job, more being greater: not blamed, then rather wanted, then near the files, then the tightest fit;
 /// the id decides between equals.
@@ -109,14 +115,16 @@ impl<'a> Place<'a> {
     pub(super) fn new(node: &'a NodeView<'a>) -> Self {
         let slot = |device: &'a Device| {
             let shares = node.ledger.shares(&device.id);
-            let planned: u64 = shares.iter().map(|share| share.planned_bytes).sum();
+            let planned = |of: fn(&&Share) -> bool| shares.iter().filter(of).map(|share| share.planned_bytes).sum();
+            let (all, unseen): (u64, u64) = (planned(|_| true), planned(|share| share.memory != Memory::Seen));
             let state = match shares {
                 [] => SlotState::Idle,
                 shares if shares.iter().any(|share| share.exclusive) => SlotState::Taken,
                 _ => SlotState::Shared,
             };
-            // What runs there is in the live figure, and what has not yet begun to run is in the plan.
-            let free_bytes = device.free_bytes.min(device.memory_bytes.saturating_sub(planned));
+            // Of the live figure goes what has not been taken yet; and what of ours takes less than its plan may yet take all of it. What
+            // then is still too much for the device, its agent knows and declines.
+            let free_bytes = device.free_bytes.saturating_sub(unseen).min(device.memory_bytes.saturating_sub(all));
             Slot { device, free_bytes, state, reserved: None }
         };
         Self { node, slots: node.devices.iter().map(slot).collect() }
@@ -194,7 +202,8 @@ impl<'a> Place<'a> {
             roomiest.sort_by_key(|slot| Reverse(slot.free_bytes));
             let (needed_bytes, free_bytes) =
                 roomiest.get(wanted - 1).map_or((0, 0), |slot| (needed(candidate, slot.device), slot.free_bytes));
-            return Err(WhyNot::Memory { needed_bytes, free_bytes });
+            let stale = Some(self.node.devices_age).filter(|age| *age > STALE);
+            return Err(WhyNot::Memory { needed_bytes, free_bytes, stale });
         }
         let worse = |device: &Device| !is_preferred(candidate.resources, device);
         fitting.sort_by_key(|slot| {

@@ -24,7 +24,7 @@ fn a_job_that_needs_more_memory_than_is_free_waits_and_says_how_much() {
     let Ok(Answer::Why(Some(why))) = world.cluster.answer(admin(), Query::Why(job), world.now) else {
         panic!("it waits")
     };
-    assert_eq!(why.nodes[0].2, WhyNot::Memory { needed_bytes: 100 << 30, free_bytes: 8 << 30 });
+    assert_eq!(why.nodes[0].2, WhyNot::Memory { needed_bytes: 100 << 30, free_bytes: 8 << 30, stale: None });
 }
 
 #[test]
@@ -83,7 +83,10 @@ fn a_job_of_several_devices_is_told_how_many_there_are_and_which_of_them_lacks_r
     world.hear(FromAgent::Devices(vec![gpu(0), Device { free_bytes: 10 << 30, ..gpu(1) }]));
     world.findings.cuda_bytes = 20 << 30;
     let both = world.submit_with(2, |spec| spec.resources.gpus = 2);
-    assert_eq!(world.why(both).nodes[0].2, WhyNot::Memory { needed_bytes: 20 << 30, free_bytes: 10 << 30 });
+    assert_eq!(
+        world.why(both).nodes[0].2,
+        WhyNot::Memory { needed_bytes: 20 << 30, free_bytes: 10 << 30, stale: None }
+    );
 }
 
 #[test]

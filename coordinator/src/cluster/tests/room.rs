@@ -38,7 +38,7 @@ fn a_job_that_foreign_memory_keeps_out_keeps_nobody_else_out() {
     world.findings.cuda_bytes = 5 << 30;
     let small = world.submit(2);
     assert!(!world.is_placed(large) && world.is_placed(small));
-    let missing = WhyNot::Memory { needed_bytes: 20 << 30, free_bytes: 10 << 30 };
+    let missing = WhyNot::Memory { needed_bytes: 20 << 30, free_bytes: 10 << 30, stale: None };
     world.report(world.offer_of(small).unwrap().attempt, ended(Outcome::Ok));
     assert_eq!((world.why(large).nodes[0].2.clone(), world.why(large).expected), (missing, None));
 }
@@ -49,18 +49,7 @@ fn what_an_agent_says_of_its_progress_stops_no_clock() {
     let job = world.submit(1);
     let attempt = world.run(job);
     world.pass_talking(Duration::from_secs(2));
-    world.report(
-        attempt,
-        ReportBody::Progress(Progress {
-            step: 1,
-            total_steps: u64::MAX,
-            epoch: 0.1,
-            loss: 1.0,
-            learning_rate: 0.1,
-            tokens_per_second: 9.0,
-            validation_loss: None,
-        }),
-    );
+    world.report(attempt, step_one());
     let next = world.submit(2);
     assert!(world.why(next).expected.is_some());
 }
@@ -72,10 +61,72 @@ fn jobs_that_do_not_mind_share_a_device_as_far_as_their_plans_fit() {
     let share = |spec: &mut JobSpec| spec.resources.exclusive = false;
     let jobs: Vec<_> = (1..=3).map(|n| world.submit_with(n, share)).collect();
     assert!(world.is_placed(jobs[0]) && world.is_placed(jobs[1]) && !world.is_placed(jobs[2]));
-    let missing = WhyNot::Memory { needed_bytes: 30 << 30, free_bytes: 20 << 30 };
+    let missing = WhyNot::Memory { needed_bytes: 30 << 30, free_bytes: 20 << 30, stale: None };
     assert_eq!(world.why(jobs[2]).nodes[0].2, missing);
     let alone = world.submit_with(4, |spec| spec.priority = 90);
     assert!(!world.is_placed(alone), "who wants to be alone waits until it is");
+}
+
+#[test]
+fn what_others_use_and_what_ours_have_yet_to_take_are_both_taken_off_a_device() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let told = |world: &mut World, gib: u64| {
+        world.hear(FromAgent::Devices(vec![Device { free_bytes: gib << 30, ..gpu(0) }]));
+    };
+    let share = |spec: &mut JobSpec| spec.resources.exclusive = false;
+    world.findings.cuda_bytes = 20 << 30;
+    // Somebody else has 35 of 80 GiB.
+    told(&mut world, 45);
+    let first = world.submit_with(1, share);
+    let second = world.submit_with(2, share);
+    let third = world.submit_with(3, share);
+    assert!(world.is_placed(first) && world.is_placed(second) && !world.is_placed(third), "5 GiB are left");
+    let missing = WhyNot::Memory { needed_bytes: 20 << 30, free_bytes: 5 << 30, stale: None };
+    assert_eq!(world.why(third).nodes[0].2, missing);
+    // The first has taken its part, and is in what the node sees; the second has not.
+    let attempt = world.run(first);
+    world.run(second);
+    world.report(attempt, step_one());
+    told(&mut world, 25);
+    assert_eq!(world.why(third).nodes[0].2, missing);
+    // What the others have left is there for the third.
+    told(&mut world, 45);
+    assert!(world.is_placed(third));
+}
+
+#[test]
+fn a_figure_that_nobody_has_renewed_is_called_old() {
+    let mut world = World::with_gpus(1, Rules::default());
+    world.hear(FromAgent::Devices(vec![Device { free_bytes: 10 << 30, ..gpu(0) }]));
+    world.findings.cuda_bytes = 20 << 30;
+    let job = world.submit(1);
+    let told = |world: &World| match &world.why(job).nodes[0].2 {
+        WhyNot::Memory { stale, .. } => *stale,
+        other => panic!("{other:?}"),
+    };
+    world.pass_talking(Duration::from_secs(180));
+    assert_eq!(told(&world), None);
+    world.pass_talking(Duration::from_secs(60));
+    assert_eq!(told(&world), Some(Duration::from_secs(240)));
+    world.hear(FromAgent::Devices(vec![Device { free_bytes: 10 << 30, ..gpu(0) }]));
+    assert_eq!(told(&world), None);
+}
+
+#[test]
+fn an_agent_that_has_no_room_after_all_costs_no_retry_and_why_says_what_it_said() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let job = world.submit(1);
+    let attempt = world.offer_of(job).unwrap().attempt;
+    let reason = "device GPU-0 is busy: it has 1 MiB of memory free, 2 MiB are planned";
+    world.hear(FromAgent::Declined { attempt, reason: reason.into() });
+    let row = &world.cluster.jobs[&job].record;
+    assert_eq!((row.phase(), row.user_failures, row.infrastructure_failures), (Phase::Queued, 0, 0));
+    assert!(row.blamed.is_empty() && world.cluster.nodes[&NODE].record.suspected_by.is_empty());
+    let why = world.why(job);
+    assert!(why.backs_off_until.is_some());
+    assert_eq!(why.last_word.as_deref(), Some(format!("declined: {reason}").as_str()));
+    let next = world.until_offered(job).unwrap();
+    assert!(next.token > attempt.token, "it is offered again, to whom there is");
 }
 
 #[test]
@@ -133,6 +184,18 @@ fn the_order_to_leave_is_said_again_at_every_reconnect() {
         sent(&out)
             .any(|message| matches!(message, ToAgent::Stop { how: StopHow::Save, cause: StopCause::Preempt, .. }))
     );
+}
+
+fn step_one() -> ReportBody {
+    ReportBody::Progress(Progress {
+        step: 1,
+        total_steps: u64::MAX,
+        epoch: 0.1,
+        loss: 1.0,
+        learning_rate: 0.1,
+        tokens_per_second: 9.0,
+        validation_loss: None,
+    })
 }
 
 impl World {
