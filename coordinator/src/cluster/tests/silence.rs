@@ -42,6 +42,58 @@ fn a_job_that_waits_for_its_node_is_never_placed_twice() {
 }
 
 #[test]
+fn a_job_that_waits_for_its_node_goes_on_when_that_comes_back() {
+    let mut world = World::ready();
+    let job = world.submit_with(1, |spec| spec.policy.on_lost = OnLost::Wait);
+    let attempt = world.run(job);
+    world.pass_in_steps(Duration::from_secs(4_000));
+    let out = world.hello(NODE, boot(1), vec![KnownAttempt { id: attempt, phase: AttemptPhase::Running }]);
+    assert!(sent(&out).any(
+        |message| matches!(message, ToAgent::Welcome(welcome) if welcome.verdicts == [(attempt, Verdict::Adopt)])
+    ));
+    let out = world.report(attempt, ended(Outcome::Ok));
+    assert!(row(&out, |r| matches!(r, Record::Model(_))).is_some());
+}
+
+#[test]
+fn a_job_that_waits_for_its_node_and_is_cancelled_waits_no_longer() {
+    let mut world = World::ready();
+    let job = world.submit_with(1, |spec| spec.policy.on_lost = OnLost::Wait);
+    world.run(job);
+    world.pass_in_steps(Duration::from_secs(4_000));
+    world.ask(Command::CancelJob { id: job, reason: None }).0.unwrap();
+    world.pass_in_steps(Duration::from_secs(10));
+    assert_eq!(last_state(&world, job), JobState::Cancelled);
+}
+
+#[test]
+fn a_job_that_is_to_fail_when_it_is_lost_fails_and_is_placed_nowhere_again() {
+    let mut world = World::ready();
+    let job = world.submit_with(1, |spec| spec.policy.on_lost = OnLost::Fail);
+    let attempt = world.run(job);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(100)));
+    world.pass_in_steps(Duration::from_secs(250));
+    assert_eq!(world.phase(job), Some(Phase::Running), "`lost_after` is not over");
+    world.pass_in_steps(Duration::from_secs(150));
+    let JobState::Failed(failure) = last_state(&world, job) else { panic!("it fails") };
+    assert_eq!(failure.class, FailureClass::Hardware);
+    assert!(failure.message.contains("silent for longer than `lost_after`"), "{}", failure.message);
+    world.join(OTHER);
+    world.hello(OTHER, boot(2), vec![]);
+    assert_eq!(world.until_offered(job), None);
+    assert!(world.cluster.nodes[&NODE].record.suspected_by.is_empty(), "silence is nobody's fault");
+    // Its node comes back and has gone on: that is over.
+    let out = world.hello(NODE, boot(1), vec![KnownAttempt { id: attempt, phase: AttemptPhase::Running }]);
+    assert!(
+        sent(&out).any(
+            |message| matches!(message, ToAgent::Welcome(welcome) if welcome.verdicts == [(attempt, Verdict::Stop)])
+        )
+    );
+    let out = world.report(attempt, ended(Outcome::Ok));
+    assert!(row(&out, |r| matches!(r, Record::Model(_))).is_none());
+}
+
+#[test]
 fn a_coordinator_that_was_paused_listens_before_it_loses_anybody() {
     let mut world = World::ready();
     let (job, attempt) = world.running(1);
@@ -50,4 +102,10 @@ fn a_coordinator_that_was_paused_listens_before_it_loses_anybody() {
     world.heartbeat();
     world.pass(Duration::from_secs(6));
     assert_eq!(world.cluster.jobs[&job].record.current_attempt(), Some(attempt));
+}
+
+fn last_state(world: &World, id: JobId) -> JobState {
+    let is_its = |record: &Record| matches!(record, Record::Job(job) if job.id == id);
+    let Some(Record::Job(job)) = row(&world.history, is_its) else { panic!("{id} was never written") };
+    job.state.clone()
 }
