@@ -276,7 +276,11 @@ impl Host {
             }
             ToAgent::Forget(id) => self.with(id, |attempt, _| attempt.forget(now, out)),
             // The link's and the outbox's own affairs.
-            ToAgent::Acknowledged { .. } | ToAgent::Renewed(_) | ToAgent::Goodbye(_) | ToAgent::Trust(_) => {}
+            ToAgent::Acknowledged { .. }
+            | ToAgent::Renewed(_)
+            | ToAgent::Goodbye(_)
+            | ToAgent::Trust(_)
+            | ToAgent::Expelled(_) => {}
         }
     }
 

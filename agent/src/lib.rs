@@ -43,13 +43,7 @@ use clock::Clock;
 use disk::At;
 use driver::{Driver, Inbox};
 use host::{Event, Host, Rules};
-use link::{
-    Caller, Link, Timers,
-    announce::Announcer,
-    blob::Blobs,
-    give::{Desk, Giving},
-    identity::Identity,
-};
+use link::{Caller, Link, Timers, announce::Announcer, blob::Blobs, give::Giving, identity::Identity};
 use lorikeet_protocol::{
     id::{BootId, NodeId},
     share::Listens,
@@ -308,7 +302,7 @@ impl Sharing {
         cache: Cache,
         state: watch::Receiver<LinkState>,
     ) -> Result<Self, GiveError> {
-        let (desk, identity) = (Desk::default(), caller.shared_identity());
+        let (desk, identity) = (caller.desk(), caller.shared_identity());
         let bind = |listen| Giving::bind(listen, identity, cache.clone(), desk.clone(), config.bandwidth);
         let giving = config.listen.map(bind).transpose()?;
         let listens = giving.as_ref().map_or(Listens::Nowhere, |giving| {

@@ -239,6 +239,10 @@ pub(crate) struct Caller {
     identity: Shared,
     address: String,
     timers: Timers,
+    /// To nodes that give.
+    lines: take::Lines,
+    /// What the coordinator says of who may read, and with whom nothing is exchanged any more.
+    desk: give::Desk,
 }
 
 impl Caller {
@@ -246,7 +250,8 @@ impl Caller {
     pub(crate) fn new(identity: Identity, address: Option<String>, timers: Timers) -> Result<Self, DialError> {
         let address = address.unwrap_or_else(|| identity.address.clone());
         let identity = Arc::new(RwLock::new(Arc::new(identity)));
-        Ok(Self { endpoint: dial::endpoint()?, identity, address, timers })
+        let (lines, desk) = (take::Lines::default(), give::Desk::default());
+        Ok(Self { endpoint: dial::endpoint()?, identity, address, timers, lines, desk })
     }
 
     /// Until its goodbyes are on their way: a coordinator that heard none would keep a dead connection. One that is gone is not
@@ -261,6 +266,18 @@ impl Caller {
 
     fn replace_identity(&self, identity: Identity) {
         *self.identity.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(identity);
+    }
+
+    /// What the coordinator said of other nodes.
+    pub(crate) fn desk(&self) -> give::Desk {
+        self.desk.clone()
+    }
+
+    /// The coordinator has sent a node away: nothing is given to it or taken from it any more.
+    async fn expel(&self, node: NodeId) {
+        tracing::info!(%node, "a node was sent away: nothing is exchanged with it any more");
+        self.desk.expel(node);
+        self.lines.part_with(node).await;
     }
 
     /// Who this node is, as renewals change it.

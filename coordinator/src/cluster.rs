@@ -58,6 +58,7 @@ use node::LiveNode;
 use replay::Replays;
 pub use restored::Restored;
 use schedule::{Queue, Rules};
+pub(crate) use share::GRANTED;
 pub use share::{Announced, Sharing};
 use std::{collections::BTreeMap, time::Duration};
 

@@ -26,8 +26,8 @@ mod wire;
 use crate::{blob::Blobs, driver, series::Series};
 use admitted::Admitted;
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_TRUST, ALPN_JOIN, agent::FromAgent, codec::CodecError,
-    id::NodeId, rate::Bucket,
+    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_JOIN, agent::FromAgent,
+    codec::CodecError, id::NodeId, rate::Bucket,
 };
 use quinn::{
     Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadExactError, ServerConfig, TokioRuntime,
@@ -374,11 +374,8 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
     };
     match protocol.as_deref() {
         Some(protocol) if protocol == ALPN_JOIN => join::serve(shared, connection).await,
-        Some(protocol @ (ALPN_CONTROL | ALPN_CONTROL_TRUST)) => match certificate() {
-            Some(certificate) => {
-                let knows_trust = protocol == ALPN_CONTROL_TRUST;
-                peer::serve(shared, connection, certificate, knows_trust).await
-            }
+        Some(protocol @ (ALPN_CONTROL | ALPN_CONTROL_TRUST | ALPN_CONTROL_EXPEL)) => match certificate() {
+            Some(certificate) => peer::serve(shared, connection, certificate, peer::Words::of(protocol)).await,
             None => turn_away(connection),
         },
         Some(protocol) if [ALPN_BLOB, ALPN_BLOB_SHARE].contains(&protocol) => {

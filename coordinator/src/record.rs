@@ -101,6 +101,9 @@ pub struct Node {
     /// What its agent said last of the CAs it trusts; `None`: it has never said so.
     #[serde(default)]
     pub trust: Option<NodeTrust>,
+    /// When a person sent it away for ever; rows of before do not say so.
+    #[serde(default)]
+    pub gone_at: Option<UnixMillis>,
 }
 
 impl Node {

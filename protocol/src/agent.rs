@@ -257,8 +257,10 @@ pub enum ToAgent {
     /// The session ends here.
     Goodbye(Farewell),
     /// The CAs to trust from now on and no others, DER. The first one signs: a certificate of another is to be renewed at once. Only
-    /// under `lorikeet-control/2`.
+    /// from `lorikeet-control/2` on.
     Trust(Vec<Vec<u8>>),
+    /// This node was sent away for ever: connections with it end, whoever reads over them. Only from `lorikeet-control/3` on.
+    Expelled(NodeId),
 }
 
 /// Whether a stopped worker saves its state.

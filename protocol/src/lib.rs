@@ -58,6 +58,8 @@ pub const ALPN_CONTROL: &[u8] = b"lorikeet-control/1";
 /// The same with the words about trust ([`Trusts`](agent::Trusts)). An agent offers both names, and a coordinator that knows this one
 /// takes it.
 pub const ALPN_CONTROL_TRUST: &[u8] = b"lorikeet-control/2";
+/// The same again with the word about nodes that were sent away ([`Expelled`](agent::ToAgent::Expelled)).
+pub const ALPN_CONTROL_EXPEL: &[u8] = b"lorikeet-control/3";
 /// ALPN of the blob connection: bulk never starves heartbeats because it has a connection of its own.
 pub const ALPN_BLOB: &[u8] = b"lorikeet-blob/1";
 /// The same with the questions about other nodes' files ([`share`]). An agent offers both names, and a coordinator that knows this one

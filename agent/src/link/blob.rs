@@ -132,7 +132,7 @@ impl Blobs {
 
     /// Other nodes are asked too.
     pub(crate) fn with_nodes(mut self) -> Self {
-        self.lines = Some(Lines::default());
+        self.lines = Some(self.caller.lines.clone());
         self
     }
 

@@ -6,7 +6,7 @@ use super::{
     judge, negotiated,
 };
 use lorikeet_protocol::{
-    ALPN_CONTROL, ALPN_CONTROL_TRUST,
+    ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST,
     agent::{FromAgent, ToAgent},
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -27,7 +27,7 @@ type Unkept = Option<(Vec<Vec<u8>>, Instant)>;
 impl Link {
     /// Lives one session; answers why it ended.
     pub(super) async fn session(&self, backoff: &mut Backoff, cancel: &CancellationToken) -> LinkError {
-        let connection = match self.caller.dial(&[ALPN_CONTROL_TRUST, ALPN_CONTROL]).await {
+        let connection = match self.caller.dial(&[ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_CONTROL]).await {
             Ok(connection) => connection,
             Err(error) => return error,
         };
@@ -75,7 +75,8 @@ impl Link {
             | ToAgent::EventsAcknowledged { .. }
             | ToAgent::Forget(_)
             | ToAgent::Renewed(_)
-            | ToAgent::Trust(_) => return Err(LinkError::Misbehaved("answered a hello with something else")),
+            | ToAgent::Trust(_)
+            | ToAgent::Expelled(_) => return Err(LinkError::Misbehaved("answered a hello with something else")),
         };
         backoff.reset();
         tracing::info!(node = %welcome.node, session = welcome.session, "connected to the coordinator");
@@ -84,7 +85,9 @@ impl Link {
         let session = Session { outgoing, connection: connection.clone() };
         self.state.send_replace(LinkState::Up { node: welcome.node, session: welcome.session });
         self.news.send(News::Welcomed(welcome, session)).await.map_err(|_| LinkError::Stopping)?;
-        let knows_trust = negotiated(connection).as_deref() == Some(ALPN_CONTROL_TRUST);
+        let spoken = negotiated(connection);
+        let knows_trust =
+            spoken.as_deref().is_some_and(|name| [ALPN_CONTROL_TRUST, ALPN_CONTROL_EXPEL].contains(&name));
         // Each lives until the session ends, so none is cut in the middle of a frame and begun again.
         tokio::select! {
             biased;
@@ -104,6 +107,7 @@ impl Link {
                 ToAgent::Goodbye(farewell) => return Err(LinkError::Farewell(farewell)),
                 ToAgent::Welcome(_) => return Err(LinkError::Misbehaved("said welcome twice")),
                 ToAgent::Renewed(certificate) => self.renewed(certificate).await,
+                ToAgent::Expelled(node) => self.caller.expel(node).await,
                 ToAgent::Trust(authorities) => unkept = self.trust(authorities).await,
                 message @ (ToAgent::Offer(_)
                 | ToAgent::Stop { .. }
@@ -170,7 +174,8 @@ impl Link {
             | ToAgent::Acknowledged { .. }
             | ToAgent::EventsAcknowledged { .. }
             | ToAgent::Forget(_)
-            | ToAgent::Trust(_) => Err(LinkError::Misbehaved("answered a renewal with something else")),
+            | ToAgent::Trust(_)
+            | ToAgent::Expelled(_) => Err(LinkError::Misbehaved("answered a renewal with something else")),
         }
     }
 

@@ -5,7 +5,7 @@
 use super::frame;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_TRUST, ALPN_JOIN, COORDINATOR_NAME,
+    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_JOIN, COORDINATOR_NAME,
     agent::{Farewell, FromAgent, Hello, ToAgent, Welcome},
     blob::{BlobAnswer, BlobRequest, Refusal},
     codec,
@@ -88,6 +88,7 @@ impl Authority {
         config.alpn_protocols.retain(|alpn| manner.shares || alpn != ALPN_BLOB_SHARE);
         if manner.knows_trust {
             config.alpn_protocols.insert(0, ALPN_CONTROL_TRUST.to_vec());
+            config.alpn_protocols.insert(0, ALPN_CONTROL_EXPEL.to_vec());
         }
         quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).unwrap()))
     }
@@ -304,7 +305,7 @@ impl Serving {
         let data = data.downcast::<quinn::crypto::rustls::HandshakeData>().unwrap();
         match data.protocol.as_deref() {
             Some(ALPN_JOIN) => self.join(&connection).await,
-            Some(ALPN_CONTROL | ALPN_CONTROL_TRUST) => self.control(connection).await,
+            Some(ALPN_CONTROL | ALPN_CONTROL_TRUST | ALPN_CONTROL_EXPEL) => self.control(connection).await,
             Some(ALPN_BLOB | ALPN_BLOB_SHARE) => self.blobs(&connection).await,
             other => panic!("an ALPN of nobody: {other:?}"),
         }

@@ -44,6 +44,9 @@ pub(crate) enum TakeError {
     /// The stream broke, or carries no message.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// It was sent away while this node knew of it as a giver.
+    #[error("read from it: the coordinator has sent it away")]
+    Expelled,
     /// It does not give it.
     #[error("read from it: it refused: {0:?}")]
     Refused(Refusal),
@@ -93,7 +96,13 @@ impl Lines {
     pub(super) async fn take(&self, caller: &Caller, giver: &Giver, chunk: u32) -> Result<Vec<u8>, TakeError> {
         let (line, mut used) = (self.line(giver.node), None);
         let asked = tokio::time::timeout(PATIENCE, async {
-            exchange(used.insert(connected(&line, caller, giver).await?), giver, chunk).await
+            tokio::select! {
+                biased;
+                () = caller.desk.expelled(giver.node) => Err(TakeError::Expelled),
+                came = async {
+                    exchange(used.insert(connected(&line, caller, giver).await?), giver, chunk).await
+                } => came,
+            }
         });
         let came = asked.await.unwrap_or(Err(TakeError::Slow));
         if let (Some(connection), false) = (used, matches!(came, Ok(_) | Err(TakeError::Refused(_)))) {
@@ -101,6 +110,16 @@ impl Lines {
             connection.close(0u32.into(), b"");
         }
         came
+    }
+
+    /// It was sent away: nothing is asked of it any more, and what is open closes.
+    pub(super) async fn part_with(&self, node: NodeId) {
+        let line = self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+        let Some(line) = line else { return };
+        // Held for the two seconds of a handshake at most.
+        if let Way::Open(connection) = std::mem::take(&mut *line.lock().await) {
+            connection.close(0u32.into(), b"this node was sent away");
+        }
     }
 
     fn line(&self, node: NodeId) -> Line {

@@ -109,6 +109,7 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         let receipt = self.send_away(actor, id, now, out)?;
+        self.end_invitations(now, out);
         for attempt in self.placed_on(id) {
             self.end(attempt, over(Outcome::Lost, "its node was revoked"), by, now, out);
         }
@@ -118,10 +119,14 @@ impl Cluster {
     fn send_away(&mut self, actor: Actor, id: NodeId, now: Now, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
         let node = self.changed_node(actor, id)?;
         node.record.closed = Some(Closed::Retired);
+        node.record.gone_at = Some(now.wall);
         node.record.serials.clear();
         if let Some(session) = node.session.take() {
             out.push(Action::Close { node: id, session: session.number, farewell: Farewell::Revoked });
         }
+        // What it reads from other nodes, and they from it, ends as its connections here do.
+        let here = self.nodes.values().filter(|node| node.session.is_some()).map(|node| node.record.id);
+        out.extend(here.map(|node| Action::Send { node, message: ToAgent::Expelled(id) }));
         self.node_changed(id, now, out)
     }
 

@@ -144,8 +144,7 @@ impl Cluster {
             return out.push(Action::TurnAway { reply, farewell: Farewell::TwoMachines });
         }
         if node.alternates(hello.instance) {
-            let why =
-                "two machines use this node's key; stop one of them, then `lorikeet node release` lets the other in";
+            let why = "two machines use this node's key; stop one of them, then `lorikeet node open` lets the other in";
             node.record.quarantine = Some(why.into());
             out.push(put(Record::Node(node.record.clone())));
             if let Some(session) = node.session.take() {
@@ -181,6 +180,7 @@ impl Cluster {
             events: vec![],
         };
         out.push(Action::Send { node: id, message: ToAgent::Welcome(Box::new(welcome)) });
+        self.tell_who_is_gone(id, now, out);
         self.reconcile(id, &hello.attempts, now, out);
         self.stop_strangers(id, &hello.attempts, now, out);
         self.wake_node(id, now);

@@ -3,12 +3,21 @@
 //! A node that said nothing – an agent of before, or one whose config gives nothing – is never named. What a node says of its cache is
 //! also what placement near the data goes by.
 
-use super::{Cluster, Now, node::LiveNode};
+use super::{Action, Cluster, Now, node::LiveNode};
 use lorikeet_protocol::{
+    agent::ToAgent,
     id::{AttemptId, Hash, NodeId},
     share::{GIVERS, Moved},
 };
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
+
+/// How long leave to read from a node lasts. A reader asks anew every thirty seconds; a coordinator that restarts meanwhile is back within these.
+pub(crate) const GRANTED: Duration = Duration::from_secs(120);
+/// Who comes back within this hears of whom it may still have let in: leave lasts as long, and what a giver hears of the time is late by as long
+/// as that was on its way.
+const RECENTLY: Duration = Duration::from_secs(150);
+/// Nodes that were sent away lately, told to one that comes back: its outbox holds four times as many words.
+const TOLD: usize = 256;
 
 /// What a node said of its cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +48,16 @@ impl Cluster {
         let Some(node) = self.nodes.get_mut(&id).filter(|node| current(node)) else { return };
         node.cached = said.files.into_iter().collect();
         node.sharing = Some(Sharing { cached: node.cached.len(), gives_at: said.gives_at, moved: said.moved });
+    }
+
+    /// It was away when they were sent away: what they read there ends now.
+    pub(super) fn tell_who_is_gone(&self, id: NodeId, now: Now, out: &mut Vec<Action>) {
+        let recently = |gone: u64| now.wall.0.saturating_sub(gone) < RECENTLY.as_millis() as u64;
+        let gone = self.nodes.values().filter_map(|node| Some((node.record.gone_at?, node.record.id)));
+        let mut gone: Vec<_> = gone.filter(|(at, _)| recently(at.0)).collect();
+        gone.sort_unstable_by(|a, b| b.cmp(a));
+        gone.truncate(TOLD);
+        out.extend(gone.into_iter().map(|(_, gone)| Action::Send { node: id, message: ToAgent::Expelled(gone) }));
     }
 
     /// A few nodes that give the file; `None`: the attempt is not this node's, or does not name the file.

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::clock::now;
 use lorikeet_protocol::{
+    ALPN_CONTROL, ALPN_CONTROL_EXPEL,
     agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Trusts, Welcome},
     codec,
     id::{AttemptId, NodeId},
@@ -37,11 +38,26 @@ pub(super) const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often a session looks whether its certificate has run out.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(10);
 
+/// What can be spoken of in a conversation, by its name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Words {
+    /// Which CAs are trusted.
+    trust: bool,
+    /// Which nodes were sent away.
+    expelled: bool,
+}
+
+impl Words {
+    pub(super) fn of(conversation: &[u8]) -> Self {
+        Self { trust: conversation != ALPN_CONTROL, expelled: conversation == ALPN_CONTROL_EXPEL }
+    }
+}
+
 pub(super) async fn serve(
     shared: &Shared,
     connection: &Connection,
     certificate: NodeCertificate,
-    knows_trust: bool,
+    words: Words,
 ) -> Result<(), LinkError> {
     let hearing = async {
         let (send, mut receive) = connection.accept_bi().await?;
@@ -60,7 +76,7 @@ pub(super) async fn serve(
         Some(FromAgent::Hello(mut hello)) => match check::hello(&mut hello) {
             Ok(()) => {
                 let streams = (send, receive);
-                session(shared, connection, certificate, *hello, streams, knows_trust).await
+                session(shared, connection, certificate, *hello, streams, words).await
             }
             Err(why) => misbehaved(&mut send, &certificate, why).await,
         },
@@ -74,7 +90,7 @@ async fn session(
     certificate: NodeCertificate,
     hello: Hello,
     (mut send, receive): (SendStream, RecvStream),
-    knows_trust: bool,
+    words: Words,
 ) -> Result<(), LinkError> {
     let node = certificate.node;
     let driver = &shared.services.driver;
@@ -87,18 +103,18 @@ async fn session(
     tracing::info!(%node, session = number, "an agent is here");
     let (own, own_messages) = mpsc::channel(OWN_MESSAGES);
     let (renewed, certificates) = watch::channel(certificate.ends);
-    let announcing = announce(shared, connection, own.clone(), knows_trust);
+    let announcing = announce(shared, connection, own.clone(), words);
     let mut peer = Peer {
         shared,
         certificate: certificate.clone(),
-        knows_trust,
+        words,
         session: number,
         own,
         own_attempts: HashSet::new(),
         refused: HashSet::new(),
         renewed,
     };
-    if !knows_trust {
+    if !words.trust {
         // It has no words for it: it trusts what it joined with, whatever another agent of this node said before.
         peer.hand_on(FromAgent::Trusts(Trusts { authorities: vec![], issuer: None })).await;
     }
@@ -106,7 +122,7 @@ async fn session(
     let ended = tokio::select! {
         biased;
         () = shared.cancel.cancelled() => Ok(Ending::ShuttingDown),
-        ended = write(shared, &mut send, opened.outbox, own_messages) => ended,
+        ended = write(shared, &mut send, opened.outbox, own_messages, words) => ended,
         // An agent that takes nothing does not keep its session by that.
         () = async { opened.ended.cancelled().await; sleep(LAST_WORDS).await } => Ok(Ending::Cut),
         ended = peer.read(receive) => ended,
@@ -149,7 +165,7 @@ async fn run_out(mut newest: watch::Receiver<Duration>) {
 
 /// Says which CAs to trust, whenever that changes, to who understands it; until the one that lets this connection in is forgotten, be it
 /// between its handshake and its session. An agent that has followed is back at once.
-async fn announce(shared: &Shared, connection: &Connection, own: mpsc::Sender<ToAgent>, knows_trust: bool) {
+async fn announce(shared: &Shared, connection: &Connection, own: mpsc::Sender<ToAgent>, words: Words) {
     let shown = super::chain(connection);
     let mut changes = shared.services.trust.changes();
     loop {
@@ -160,7 +176,7 @@ async fn announce(shared: &Shared, connection: &Connection, own: mpsc::Sender<To
         if changes.changed().await.is_err() {
             return std::future::pending().await;
         }
-        if knows_trust {
+        if words.trust {
             let trust = ToAgent::Trust(changes.borrow().certificates());
             // The writer ends only with the session.
             let _ = own.send(trust).await;
@@ -189,6 +205,7 @@ async fn write(
     send: &mut SendStream,
     mut outbox: mpsc::Receiver<ToAgent>,
     mut own: mpsc::Receiver<ToAgent>,
+    words: Words,
 ) -> Result<Ending, LinkError> {
     let mut welcomed = false;
     loop {
@@ -202,6 +219,7 @@ async fn write(
                 wire::write(send, &with_events(shared, welcome).await).await?;
                 welcomed = true;
             }
+            Some(ToAgent::Expelled(_)) if !words.expelled => {}
             Some(message) => wire::write(send, &message).await?,
             None => return Ok(Ending::Dismissed),
         }
@@ -242,8 +260,7 @@ async fn listen(shared: &Shared, connection: &Connection, node: NodeId) -> Resul
 struct Peer<'a> {
     shared: &'a Shared,
     certificate: NodeCertificate,
-    /// Whether this conversation has words about trust.
-    knows_trust: bool,
+    words: Words,
     session: u64,
     own: mpsc::Sender<ToAgent>,
     /// Until when the newest certificate of this session is valid, since 1970.
@@ -279,7 +296,7 @@ impl Peer<'_> {
                     self.say(renewed).await;
                 }
             }
-            FromAgent::Trusts(_) if !self.knows_trust => {
+            FromAgent::Trusts(_) if !self.words.trust => {
                 return Err(LinkError::Misbehaved("it spoke of trust in a conversation without it"));
             }
             FromAgent::Trusts(said) => {

@@ -3,19 +3,20 @@
 //! Each giver has a key of its own, drawn from `keys/share.key` and its id: it is told to nobody else, so no node can seal a grant for
 //! another, and it is the same after every restart. It has nothing to do with the CA, so a rotation takes it from nobody, and who
 //! holds a CA's key can seal nothing. Grants live for two minutes and only nodes with a session get any, so that is how
-//! long a node that was revoked, or whose attempt ended, may go on reading what its attempt named.
+//! long a node whose attempt ended may go on reading what its attempt named. Of a node that was revoked every giver that is here is told at once
+//! ([`ToAgent::Expelled`](lorikeet_protocol::agent::ToAgent::Expelled)).
 
 use super::{LinkError, Shared, blob::Reply};
-use crate::{clock::now, cluster::Announced};
+use crate::{
+    clock::now,
+    cluster::{Announced, GRANTED},
+};
 use lorikeet_protocol::{
     blob::{BlobAnswer, Refusal},
     id::{AttemptId, Hash, NodeId, UnixMillis},
     share::{ANNOUNCED, Announcement, Giver, Grant, GrantKey, Listens},
 };
 use std::net::{IpAddr, SocketAddr};
-
-/// A reader asks anew every thirty seconds; a coordinator that restarts meanwhile is back within these.
-const GRANT_MILLIS: u64 = 120_000;
 
 /// Seals grants.
 pub(super) struct Sealer(pub(super) [u8; 32]);
@@ -73,7 +74,7 @@ pub(super) async fn givers(
     file: Hash,
 ) -> Result<Reply, Refusal> {
     let found = shared.services.givers(reader, attempt, file).await.ok_or(Refusal::NotYours)?;
-    let expires = UnixMillis(now().0 + GRANT_MILLIS);
+    let expires = UnixMillis(now().0 + GRANTED.as_millis() as u64);
     let reachable = found.into_iter().filter(|(_, address)| can_reach(from.ip(), address.ip()));
     let seal = |(node, address)| Giver { node, address, grant: shared.sealer.grant(node, reader, file, expires) };
     Ok((BlobAnswer::Givers(reachable.map(seal).collect()), Vec::new()))

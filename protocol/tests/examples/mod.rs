@@ -214,6 +214,7 @@ pub fn to_agent() -> Vec<ToAgent> {
         ToAgent::Goodbye(Farewell::ShuttingDown),
         ToAgent::Goodbye(Farewell::Misbehaved),
         ToAgent::Trust(vec![vec![0x30, 0x82], vec![0x30, 0x83]]),
+        ToAgent::Expelled(NodeId(uuid(8))),
     ]
 }
 

@@ -143,7 +143,8 @@ impl Stage {
             | ToAgent::SaveNow(_)
             | ToAgent::Renewed(_)
             | ToAgent::Goodbye(_)
-            | ToAgent::Trust(_) => {}
+            | ToAgent::Trust(_)
+            | ToAgent::Expelled(_) => {}
         }
     }
 

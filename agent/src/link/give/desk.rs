@@ -1,17 +1,25 @@
-//! What the coordinator said last, and the grants that it lets in.
+//! What the coordinator said last, the grants that it lets in, and the nodes that it has sent away.
 
 use lorikeet_protocol::{
     id::{NodeId, UnixMillis},
     share::{Grant, GrantKey},
 };
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
+use tokio::sync::watch;
 
-/// What the coordinator said last: what seals grants for this node, and what time it is there.
+/// Nodes that were sent away, the last ones: as many as the coordinator names at once. A grant of one before these has run out by itself.
+const EXPELLED: usize = 256;
+
+/// What the coordinator said last: what seals grants for this node, what time it is there, and with whom nothing is exchanged any more.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Desk(Arc<Mutex<Option<Told>>>);
+pub(crate) struct Desk {
+    told: Arc<Mutex<Option<Told>>>,
+    expelled: Arc<watch::Sender<VecDeque<NodeId>>>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Told {
@@ -23,12 +31,36 @@ struct Told {
 impl Desk {
     /// It said so now.
     pub(in crate::link) fn told(&self, key: GrantKey, time: UnixMillis) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Told { key, time, at: Instant::now() });
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(Told { key, time, at: Instant::now() });
+    }
+
+    /// A node was sent away for ever.
+    pub(in crate::link) fn expel(&self, node: NodeId) {
+        self.expelled.send_if_modified(|expelled| {
+            let is_news = !expelled.contains(&node);
+            if is_news {
+                expelled.push_back(node);
+                expelled.drain(..expelled.len().saturating_sub(EXPELLED));
+            }
+            is_news
+        });
+    }
+
+    pub(in crate::link) fn has_expelled(&self, node: NodeId) -> bool {
+        self.expelled.borrow().contains(&node)
+    }
+
+    /// Until the node is sent away.
+    pub(in crate::link) async fn expelled(&self, node: NodeId) {
+        let mut expelled = self.expelled.subscribe();
+        // This holds the sender: it does not end.
+        let _ = expelled.wait_for(|expelled| expelled.contains(&node)).await;
     }
 
     /// Whether this reader may read what the grant names. Before the coordinator has said anything nobody may.
     pub(in crate::link) fn admits(&self, grant: &Grant, reader: NodeId) -> bool {
-        let told = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = told.filter(|_| !self.has_expelled(reader));
         told.is_some_and(|told| {
             let passed = u64::try_from(told.at.elapsed().as_millis()).unwrap_or(u64::MAX);
             holds(grant, reader, &told.key, UnixMillis(told.time.0.saturating_add(passed)))

@@ -114,6 +114,11 @@ pub(super) struct Place<'a> {
 }
 
 impl Places {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Or why there is none.
     pub(super) fn enter(&self, node: NodeId) -> Result<Place<'_>, &'static [u8]> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);

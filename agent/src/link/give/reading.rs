@@ -37,16 +37,21 @@ impl Reading {
         Arc::new(Self { shared, connection, reader, bad_grants: AtomicU32::new(0) })
     }
 
-    /// Until it asks nothing any more, its certificate runs out, or one of its requests ended the connection.
+    /// Until it asks nothing any more, its certificate runs out, the coordinator sends it away, or one of its requests ended the connection.
     pub(super) async fn serve(self: &Arc<Self>) {
         let ends = tokio::time::sleep(tls::between::left(&self.reader.certificate));
-        tokio::pin!(ends);
+        let expelled = self.shared.desk.expelled(self.reader.node);
+        tokio::pin!(ends, expelled);
         // QUIC's own stream limit bounds these tasks.
         let streams = TaskTracker::new();
         loop {
             let stream = tokio::select! {
                 biased;
                 () = &mut ends => break,
+                () = &mut expelled => {
+                    self.close(b"this node was sent away");
+                    break;
+                }
                 stream = timeout(UNUSED, self.connection.accept_bi()) => stream,
             };
             match stream {

@@ -251,6 +251,27 @@ async fn one_node_takes_two_places_and_leaves_the_others_theirs() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_sent_away_neither_reads_nor_is_read_from_any_more() {
+    let cluster = Authority::new();
+    let [giver, reader, other] = [1, 2, 3].map(|n| Node::new(&cluster, n));
+    let file = File::new(1, 10);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start();
+    let (named, of_other) = (running.leave(&reader, &file), running.leave(&other, &file));
+    let connection = reader.dial(&named).await;
+    assert!(ask(&connection, &named).await.unwrap() == file.bytes);
+    giver.caller.expel(reader.id).await;
+    let reason = within(connection.closed()).await.to_string();
+    assert!(reason.contains("sent away"), "a connection that stands: {reason}");
+    assert!(reader.take(&named, 0).await.is_err(), "another one, with leave that has not run out");
+    // Of a giver that is sent away its readers are told as well.
+    assert!(other.take(&of_other, 0).await.unwrap() == file.bytes, "others read on");
+    other.caller.expel(giver.id).await;
+    until(|| running.shared.places.is_empty()).await;
+    assert!(matches!(other.take(&of_other, 0).await, Err(TakeError::Expelled)));
+}
+
+#[tokio::test]
 async fn a_connection_ends_with_its_readers_certificate() {
     let cluster = Authority::new();
     let (giver, reader) = (Node::new(&cluster, 1), Node::with_life(&cluster, 2, (-60, 3)));
@@ -433,7 +454,8 @@ impl Node {
         let link = config::Link { connect_timeout: Duration::from_secs(5), ..config::Link::default() };
         let caller = Caller::new(Identity::load(folder.path()).unwrap(), None, Timers::new(&link)).unwrap();
         let cache = Cache::open(&folder.path().join("cache"), &config::Cache::default()).unwrap();
-        Self { folder, id, caller, lines: Lines::default(), cache, desk: Desk::default() }
+        let (lines, desk) = (caller.lines.clone(), caller.desk());
+        Self { folder, id, caller, lines, cache, desk }
     }
 
     /// The same, but it trusts another's CA.

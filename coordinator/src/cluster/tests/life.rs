@@ -67,6 +67,58 @@ fn a_revoked_node_is_gone_at_once_and_its_work_goes_elsewhere() {
 }
 
 #[test]
+fn a_node_that_was_sent_away_comes_back_by_no_way_it_knows() {
+    for revoked in [true, false] {
+        let mut world = World::ready();
+        let machine = NodeId(uuid(60));
+        let strings = |world: &mut World, secret: u8| {
+            let expires = UnixMillis(world.now.wall.0 + 3_600_000);
+            world.ask(Command::CreateJoinSecret { hash: hash(secret), expires }).0.unwrap();
+        };
+        let join = |world: &mut World, secret: u8, key: u8, node: NodeId| {
+            let command = Command::Join { secret: hash(secret), key: hash(key), name: "machine".into(), node };
+            world.ask_as(Actor::System, None, command).0
+        };
+        let certify = |world: &mut World, serial: &str| {
+            let command = Command::RecordCertificate { node: machine, serial: serial.into() };
+            world.ask_as(Actor::System, None, command).0
+        };
+        let comes = |world: &mut World, serial: &str| {
+            let hello = world.hello_message(boot(9), boot(9), vec![]);
+            let shown = Shown { key: hash(61), ..shown(serial) };
+            let out = world.handle(Event::SessionOpened { reply: 0, node: machine, shown, hello: Box::new(hello) });
+            out.iter().any(|action| matches!(action, Action::Admit { .. }))
+        };
+        (1..=2).for_each(|secret| strings(&mut world, secret));
+        join(&mut world, 1, 61, machine).unwrap();
+        certify(&mut world, "first").unwrap();
+        assert!(comes(&mut world, "first"));
+        let id = machine;
+        world.ask(if revoked { Command::RevokeNode { id } } else { Command::RetireNode { id } }).0.unwrap();
+        assert!(!comes(&mut world, "first"), "with its old certificate");
+        let refused = join(&mut world, 1, 61, NodeId(uuid(62))).unwrap_err().to_string();
+        assert!(refused.contains(&machine.to_string()) && refused.contains("identity/"), "its own string: {refused}");
+        certify(&mut world, "late").unwrap_err();
+        assert!(!comes(&mut world, "late"), "with one that was under way");
+        join(&mut world, 2, 61, NodeId(uuid(62))).unwrap_err();
+        let held = join(&mut world, 2, 63, NodeId(uuid(63)));
+        assert_eq!(held.is_err(), revoked, "with a string that it may hold, and another key: {held:?}");
+        strings(&mut world, 3);
+        join(&mut world, 3, 61, NodeId(uuid(62))).unwrap_err();
+        // An administrator has made a new one, and the machine a new key.
+        assert_eq!(join(&mut world, 3, 64, NodeId(uuid(64))), Ok(Receipt::Node(NodeId(uuid(64)))));
+        // It stays so over a restart.
+        assert!(row(&world.history, |record| matches!(record, Record::Node(row) if row.id == machine)).is_some_and(
+            |record| matches!(record, Record::Node(row) if row.is_gone() && row.key == Some(hash(61)) && row.serials.is_empty())
+        ));
+        if revoked {
+            let ended = |record: &Record| matches!(record, Record::JoinSecret(row) if row.hash == hash(2) && row.expires <= world.now.wall);
+            assert!(row(&world.history, ended).is_some());
+        }
+    }
+}
+
+#[test]
 fn only_an_administrator_changes_nodes() {
     let mut world = World::ready();
     for command in [

@@ -96,6 +96,27 @@ fn a_revoked_reader_is_named_nobody() {
 }
 
 #[test]
+fn of_a_node_that_is_sent_away_every_other_one_is_told_and_who_was_away_when_it_is_back() {
+    let (mut world, _) = beside_a_giver();
+    let told = |out: &[Action], node| {
+        let message = ToAgent::Expelled(OTHER);
+        out.iter()
+            .any(|action| matches!(action, Action::Send { node: to, message: said } if *to == node && *said == message))
+    };
+    let third = NodeId(uuid(12));
+    world.join(third);
+    let out = world.ask(Command::RevokeNode { id: OTHER }).1;
+    assert!(told(&out, NODE) && !told(&out, OTHER) && !told(&out, third), "{out:?}");
+    let out = world.hello(third, boot(3), vec![]);
+    assert!(told(&out, third));
+    let welcome = out.iter().position(|action| matches!(action, Action::Send { message: ToAgent::Welcome(_), .. }));
+    let word = out.iter().position(|action| matches!(action, Action::Send { message: ToAgent::Expelled(_), .. }));
+    assert!(welcome < word, "nothing stands before the welcome");
+    world.pass_talking(Duration::from_secs(200));
+    assert!(!told(&world.hello(third, boot(3), vec![]), third), "what leave there was has run out");
+}
+
+#[test]
 fn of_many_givers_a_few_are_named() {
     let (mut world, attempt) = beside_a_giver();
     for n in 100..120 {

@@ -12,9 +12,7 @@ async fn a_revoked_node_is_cut_off_within_five_seconds_though_it_takes_no_word()
     let mut control = world.control((&identity, &key)).await;
     control.hello(1).await;
     let blob = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
-    let context =
-        Context { actor: Actor::System, request: RequestId(Uuid::now_v7()), from: "test".into(), idempotency: None };
-    world.services.driver.command(context, Command::RevokeNode { id: identity.node }).await.unwrap();
+    world.revoke(identity.node).await;
     // Nothing is read: the goodbye waits in the stream.
     let gone = async { tokio::join!(control.connection.closed(), blob.closed()) };
     timeout(SOON, gone).await.expect("both connections are closed in time");
@@ -22,6 +20,50 @@ async fn a_revoked_node_is_cut_off_within_five_seconds_though_it_takes_no_word()
     assert_eq!(again.hello(1).await, ToAgent::Goodbye(Farewell::Revoked));
     let blob = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
     assert_eq!(close_code(&blob).await, CloseCode::Busy as u32);
+}
+
+#[tokio::test]
+async fn a_revoked_node_gets_in_by_no_certificate_and_no_join_string_that_it_has() {
+    let world = World::new();
+    let (used, unused) = (world.invite(24, 60_000).await, world.invite(25, 60_000).await);
+    let key = new_key();
+    let JoinAnswer::Joined(identity) = world.join(used, &key).await else { panic!("it joins") };
+    let mut control = world.control((&identity, &key)).await;
+    assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)));
+    world.revoke(identity.node).await;
+    for (secret, key) in [(used, &key), (unused, &key), (unused, &new_key())] {
+        let refused = refusal(world.join(secret, key).await);
+        assert!(refused.contains("new join string"), "{refused}");
+    }
+    let mut control = world.control((&identity, &key)).await;
+    control.say(FromAgent::Renew(request(&key))).await;
+    assert_eq!(control.hear().await, ToAgent::Goodbye(Farewell::Misbehaved));
+    // Even one that a renewal under way brings.
+    let late = world.services.trust.now().certify(identity.node, &request(&key), Duration::from_secs(60)).unwrap();
+    world.services.record_certificate(identity.node, late.serial).await.unwrap_err();
+    let late = Identity { certificate: late.certificate, ..identity };
+    let mut control = world.control((&late, &key)).await;
+    assert_eq!(control.hello(1).await, ToAgent::Goodbye(Farewell::Revoked));
+    let admitted = world.invite(26, 60_000).await;
+    assert!(matches!(world.join(admitted, &new_key()).await, JoinAnswer::Joined(_)), "an administrator lets it in");
+}
+
+#[tokio::test]
+async fn a_revocation_is_told_to_who_has_a_word_for_it_and_to_nobody_else() {
+    let world = World::new();
+    let ((gone, _), (newer, key), (older, older_key)) =
+        (world.node(27).await, world.node(28).await, world.node(29).await);
+    let connection = world.dial(ALPN_CONTROL_EXPEL, Some((&newer, &key))).await.unwrap();
+    let (send, receive) = connection.open_bi().await.unwrap();
+    let mut newer = Control { connection, send, receive };
+    newer.hello(1).await;
+    let mut older = world.control((&older, &older_key)).await;
+    older.hello(2).await;
+    world.revoke(gone.node).await;
+    assert_eq!(newer.hear().await, ToAgent::Expelled(gone.node));
+    // Something that is answered, behind it.
+    older.say(FromAgent::Renew(request(&older_key))).await;
+    assert!(matches!(older.hear().await, ToAgent::Renewed(_)));
 }
 
 #[tokio::test]
@@ -60,4 +102,10 @@ async fn a_session_ends_with_its_certificate_unless_that_was_renewed() {
     assert!(matches!(reason, ConnectionError::ApplicationClosed(_)), "{reason}");
     assert!(started.elapsed() > Duration::from_secs(3), "the good one outlived two certificates");
     assert!(good.connection.close_reason().is_none());
+}
+
+impl World {
+    pub(super) async fn revoke(&self, id: NodeId) {
+        self.services.driver.command(driver::as_system("test"), Command::RevokeNode { id }).await.unwrap();
+    }
 }
