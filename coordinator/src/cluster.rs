@@ -23,6 +23,7 @@ mod life;
 pub mod node;
 mod person;
 mod place;
+mod refused;
 mod replay;
 mod report;
 pub mod restored;
@@ -55,6 +56,7 @@ use job::LiveJob;
 pub use join::Shown;
 use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, SweepId, UnixMillis, UserId};
 use node::LiveNode;
+use refused::Refused;
 use replay::Replays;
 pub use restored::Restored;
 use schedule::{Queue, Rules};
@@ -193,6 +195,7 @@ pub struct Cluster {
     /// Those with children that are not over.
     sweeps: BTreeMap<SweepId, Sweep>,
     replays: Replays,
+    refused: Refused,
     audits: u64,
     restored: Option<Restored>,
     /// Nothing expires before this moment: a coordinator that was away listens first.
@@ -232,6 +235,7 @@ impl Cluster {
             jobs: live_jobs(loaded.jobs, loaded.attempts, loaded.checkpoints, now),
             sweeps: by(loaded.sweeps.into_iter().filter(|row| row.completed_at.is_none()), |row| row.id),
             replays: loaded.replays.into_iter().collect(),
+            refused: Refused::default(),
             audits: loaded.audits,
             restored: loaded.restored,
             listen_until: now.mono + timers.heartbeat,
@@ -264,6 +268,7 @@ impl Cluster {
             }
             Event::SessionClosed { node, session } => self.close_session(node, session),
             Event::Heard { node, session, message } => self.hear(node, session, message, now, &mut out),
+            Event::Stray { node, session, report } => self.hear_stray(node, session, report, now, &mut out),
             Event::Announced { node, session, said } => self.announced(node, session, said),
             Event::Inspected { subject, result, files } => self.inspected(subject, result, files, now, &mut out),
             Event::Ticked => self.tick(now, &mut out),
@@ -277,7 +282,8 @@ impl Cluster {
         if self.unsettled {
             return Some(self.last_event);
         }
-        let first = self.alarms.next().into_iter().chain(self.unanswered.deadline()).min();
+        let first =
+            self.alarms.next().into_iter().chain(self.unanswered.deadline()).chain(self.refused.deadline()).min();
         first.map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
     }
 
@@ -297,6 +303,7 @@ impl Cluster {
         self.expire(now, out);
         self.ask_unanswered(now, out);
         self.replays.expire(now.wall);
+        self.tell_refused(now, out);
         if self.unsettled {
             self.unsettled = false;
             self.place(now, out);

@@ -29,7 +29,7 @@ use crate::{
     turn::Turn,
 };
 use lorikeet_protocol::{
-    agent::{Farewell, FromAgent, Hello, ToAgent},
+    agent::{Farewell, FromAgent, Hello, Report, ToAgent},
     file::NamedFile,
     id::{JobId, NodeId, RequestId},
     inspect::Inspection,
@@ -64,6 +64,7 @@ enum Input {
     Session { node: NodeId, shown: Shown, hello: Box<Hello>, admitted: oneshot::Sender<Result<Session, Farewell>> },
     Closed { node: NodeId, session: u64 },
     Heard { node: NodeId, session: u64, message: Box<FromAgent> },
+    Stray { node: NodeId, session: u64, report: Box<Report> },
     Announced { node: NodeId, session: u64, said: Box<Announced> },
     Inspected { subject: Subject, result: Box<Result<Inspection, Trouble>>, files: Vec<NamedFile> },
 }
@@ -149,6 +150,11 @@ impl Handle {
     /// What an agent said in its session.
     pub async fn heard(&self, node: NodeId, session: u64, message: FromAgent) {
         let _ = self.inputs.send(Input::Heard { node, session, message: Box::new(message) }).await;
+    }
+
+    /// What an agent reported in its session of an attempt that was never placed on it.
+    pub async fn stray(&self, node: NodeId, session: u64, report: Report) {
+        let _ = self.inputs.send(Input::Stray { node, session, report: Box::new(report) }).await;
     }
 
     /// What an agent said of its cache in its session.

@@ -13,6 +13,8 @@ mod admitted;
 mod ask;
 mod blob;
 mod check;
+mod doormat;
+mod guest;
 mod join;
 mod peer;
 mod rate;
@@ -25,6 +27,8 @@ mod wire;
 
 use crate::{blob::Blobs, driver, series::Series};
 use admitted::Admitted;
+use doormat::Doormat;
+use guest::{Guests, Purpose};
 use lorikeet_protocol::{
     ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_JOIN, agent::FromAgent,
     codec::CodecError, id::NodeId, rate::Bucket,
@@ -88,6 +92,8 @@ enum CloseCode {
     Misbehaved = 1,
     NoCertificate = 2,
     Busy = 3,
+    /// Of one node, not of all.
+    TooMany = 4,
 }
 
 /// Why the link does not work, or no longer with this peer.
@@ -199,6 +205,8 @@ pub struct Link {
 struct Shared {
     services: Services,
     admitted: Admitted,
+    guests: Guests,
+    doormat: Doormat,
     cancel: CancellationToken,
     connections: Semaphore,
     joins: Semaphore,
@@ -261,6 +269,8 @@ impl Link {
             sealer: Sealer(services.share_key),
             services,
             admitted: Admitted::default(),
+            guests: Guests::default(),
+            doormat: Doormat::default(),
             cancel: cancel.clone(),
             connections: Semaphore::new(CONNECTIONS),
             joins: Semaphore::new(JOINS),
@@ -375,12 +385,20 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
     match protocol.as_deref() {
         Some(protocol) if protocol == ALPN_JOIN => join::serve(shared, connection).await,
         Some(protocol @ (ALPN_CONTROL | ALPN_CONTROL_TRUST | ALPN_CONTROL_EXPEL)) => match certificate() {
-            Some(certificate) => peer::serve(shared, connection, certificate, peer::Words::of(protocol)).await,
+            Some(certificate) => {
+                let Some(_place) = shared.guests.enter(&certificate, Purpose::Control) else {
+                    return crowd(connection);
+                };
+                peer::serve(shared, connection, certificate, peer::Words::of(protocol)).await
+            }
             None => turn_away(connection),
         },
         Some(protocol) if [ALPN_BLOB, ALPN_BLOB_SHARE].contains(&protocol) => {
             match certificate().filter(|found| !found.expired) {
                 Some(certificate) => {
+                    let Some(_place) = shared.guests.enter(&certificate, Purpose::Blobs) else {
+                        return crowd(connection);
+                    };
                     let shares = protocol == ALPN_BLOB_SHARE;
                     blob::serve(shared, connection, certificate, shares).await
                 }
@@ -394,6 +412,13 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
 fn turn_away(connection: &Connection) -> Result<(), LinkError> {
     let reason = b"this conversation needs the certificate of a node";
     connection.close(VarInt::from_u32(CloseCode::NoCertificate as u32), reason);
+    Ok(())
+}
+
+/// One node has as many connections of this kind as one may have.
+fn crowd(connection: &Connection) -> Result<(), LinkError> {
+    let reason = b"this node has too many connections open; come back when their ends were heard of";
+    connection.close(VarInt::from_u32(CloseCode::TooMany as u32), reason);
     Ok(())
 }
 

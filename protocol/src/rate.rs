@@ -32,12 +32,17 @@ impl Bucket {
 
     /// Takes `amount` if it is there.
     pub fn take_if_there(&mut self, amount: u64, now: Duration) -> bool {
-        self.fill(now);
-        let is_there = self.level >= amount as f64;
+        let is_there = self.holds(amount, now);
         if is_there {
             self.level -= amount as f64;
         }
         is_there
+    }
+
+    /// Whether `amount` is there; nothing is taken.
+    pub fn holds(&mut self, amount: u64, now: Duration) -> bool {
+        self.fill(now);
+        self.level >= amount as f64
     }
 
     fn fill(&mut self, now: Duration) {

@@ -306,7 +306,8 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         let (name, actor, cause) = (command.name(), context.actor, Cause::of(context));
-        let receipt = match command {
+        let is_join = matches!(command, Command::Join { .. });
+        let judged = match command {
             Command::CreateUser { id, email, name, role } => {
                 self.create_user(actor, User { id, email, name, role, created: now.wall }, out)
             }
@@ -356,7 +357,11 @@ impl Cluster {
             }
             Command::DeleteModel { id } => Self::delete_model(actor, id, rows.model, now, out),
             Command::ForgetJobs { before, .. } => self.forget(actor, before, rows, out),
-        }?;
+        };
+        if let (Err(refusal), true) = (&judged, is_join) {
+            self.refuse("node.join.refused", &cause, String::new(), refusal.to_string(), now, out);
+        }
+        let receipt = judged?;
         self.audit(&cause, name, super::subject_of(receipt), (None, None), now, out);
         Ok(receipt)
     }

@@ -10,7 +10,7 @@ use crate::{
     record::{Job, Model, Record},
 };
 use lorikeet_protocol::{
-    agent::{Farewell, FromAgent, Hello, ToAgent},
+    agent::{Farewell, FromAgent, Hello, Report, ToAgent},
     file::{FileManifest, NamedFile},
     id::{BaseId, DatasetId, Hash, JobId, NodeId},
     inspect::{DatasetFormat, Inspection},
@@ -70,6 +70,15 @@ pub enum Event {
         session: u64,
         /// What.
         message: FromAgent,
+    },
+    /// An agent reported of an attempt that no record places on it.
+    Stray {
+        /// Who.
+        node: NodeId,
+        /// In which session.
+        session: u64,
+        /// What.
+        report: Report,
     },
     /// An agent said what is in its cache.
     Announced {

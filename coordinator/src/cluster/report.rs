@@ -1,7 +1,7 @@
 //! What agents say once they are in. Any word renews the lease; a word that changes state counts once, in order, and only under the
 //! current token.
 
-use super::{Action, Cause, Cluster, Now, attempt::orphan, command::put_job, put};
+use super::{Action, Cause, Cluster, LiveNode, Now, attempt::orphan, command::put_job, put};
 use crate::record::Record;
 use lorikeet_protocol::{
     agent::{Ended, FromAgent, Progress, Report, ReportBody, StopHow, ToAgent},
@@ -68,6 +68,33 @@ impl Cluster {
         }
         let through = self.nodes[&id].record.last_report;
         out.push(Action::Send { node: id, message: ToAgent::Acknowledged { through } });
+    }
+
+    /// Of an attempt that was never placed on this node, as far as anything is written down. It is taken, so that those behind it are heard, and
+    /// changes nothing; but what a restored coordinator does not know any more is told apart as ever.
+    pub(super) fn hear_stray(&mut self, id: NodeId, session: u64, report: Report, now: Now, out: &mut Vec<Action>) {
+        let attempt = report.attempt;
+        if self.is_kept_stranger(id, attempt, now) || self.current(id, attempt).is_some() {
+            return self.hear(id, session, FromAgent::Report(report), now, out);
+        }
+        let live = |node: &&mut LiveNode| node.session.as_ref().is_some_and(|live| live.number == session);
+        let Some(node) = self.nodes.get_mut(&id).filter(live) else { return };
+        node.spoke(now);
+        let (last, ends) = (node.record.last_report, matches!(report.body, ReportBody::Ended(_)));
+        if report.number == last + 1 {
+            node.record.last_report = report.number;
+            out.push(put(Record::Node(node.record.clone())));
+            let why = "the attempt was never placed on this node".to_owned();
+            self.refuse("report.refused", &Cause::node(id), attempt.to_string(), why, now, out);
+        }
+        self.clear_unreachable(id, now, out);
+        if report.number <= last + 1 {
+            let through = self.nodes[&id].record.last_report;
+            out.push(Action::Send { node: id, message: ToAgent::Acknowledged { through } });
+        }
+        if ends && report.number == last + 1 {
+            out.push(Action::Send { node: id, message: ToAgent::Forget(attempt) });
+        }
     }
 
     fn apply(&mut self, node: NodeId, report: Report, now: Now, out: &mut Vec<Action>) {

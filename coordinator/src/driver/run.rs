@@ -136,6 +136,7 @@ impl Loop {
                 | Input::Session { .. }
                 | Input::Closed { .. }
                 | Input::Heard { .. }
+                | Input::Stray { .. }
                 | Input::Announced { .. }
                 | Input::Inspected { .. } => None,
             };
@@ -201,6 +202,7 @@ impl Loop {
                 Event::SessionClosed { node, session }
             }
             Input::Heard { node, session, message } => Event::Heard { node, session, message: *message },
+            Input::Stray { node, session, report } => Event::Stray { node, session, report: *report },
             Input::Announced { node, session, said } => Event::Announced { node, session, said: *said },
             Input::Inspected { subject, result, files } => Event::Inspected { subject, result: *result, files },
         }
@@ -268,7 +270,11 @@ impl Loop {
                 effects.into_iter().for_each(|effect| self.release(effect));
             }
             Input::Session { admitted, .. } => drop(admitted.send(Err(Farewell::ShuttingDown))),
-            Input::Closed { .. } | Input::Heard { .. } | Input::Announced { .. } | Input::Inspected { .. } => {}
+            Input::Closed { .. }
+            | Input::Heard { .. }
+            | Input::Stray { .. }
+            | Input::Announced { .. }
+            | Input::Inspected { .. } => {}
         }
     }
 

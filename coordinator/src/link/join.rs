@@ -34,11 +34,16 @@ pub(super) async fn serve(shared: &Shared, connection: &Connection) -> Result<()
 
 /// `Err` is the sentence for the person at the machine.
 async fn answer(shared: &Shared, connection: &Connection, request: JoinRequest) -> Result<JoinAnswer, String> {
-    let services = &shared.services;
-    let key = tls::key_of_request(&request.signing_request).map_err(|error| error.to_string())?;
+    let (services, from) = (&shared.services, connection.remote_address());
+    if !shared.doormat.hears(from.ip()) {
+        tracing::warn!(%from, "joins from this address were refused too often; it is not heard for a while");
+        return Err("too many joins from this address were refused; wait a minute, and see that the join string is the right one".into());
+    }
+    let key = tls::key_of_request(&request.signing_request).map_err(|error| error.to_string());
+    let key = key.inspect_err(|_| shared.doormat.refused(from.ip()))?;
     let secret = Hash(*blake3::hash(&request.secret).as_bytes());
     let name: String = request.name.chars().filter(|c| !c.is_control()).take(NAME_CHARACTERS).collect();
-    let node = services.join(secret, key, name, connection.remote_address()).await?;
+    let node = services.join(secret, key, name, from).await.inspect_err(|_| shared.doormat.refused(from.ip()))?;
     let authorities = services.trust.now();
     let issued = authorities.certify(node, &request.signing_request, services.certificate_ttl);
     let issued = issued.map_err(|error| error.to_string())?;

@@ -8,7 +8,7 @@
 //! behind it are heard. Words that are out of bounds end the session (`link/check.rs`).
 
 use super::{
-    LinkError, PATIENCE, Shared,
+    CloseCode, LinkError, PATIENCE, Shared,
     ask::Lines,
     check,
     rate::Rate,
@@ -22,7 +22,7 @@ use lorikeet_protocol::{
     codec,
     id::{AttemptId, NodeId},
 };
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
@@ -72,6 +72,11 @@ pub(super) async fn serve(
         }
         Some(FromAgent::Hello(_)) if certificate.expired => {
             Err(LinkError::Misbehaved("its certificate has run out: it may renew it and nothing else"))
+        }
+        Some(FromAgent::Hello(_)) if !shared.guests.may_say_hello(&certificate) => {
+            let reason = b"this node says hello too often; come back later";
+            connection.close(VarInt::from_u32(CloseCode::TooMany as u32), reason);
+            Ok(())
         }
         Some(FromAgent::Hello(mut hello)) => match check::hello(&mut hello) {
             Ok(()) => {
@@ -325,7 +330,16 @@ impl Peer<'_> {
         let _ = self.own.send(message).await;
     }
 
-    async fn report(&self, mut report: Report) {
+    async fn report(&mut self, mut report: Report) {
+        match self.judge(report.attempt).await {
+            Lines::Wanted | Lines::Late => {}
+            // Not answered: it is said again.
+            Lines::Unknown => return,
+            Lines::Foreign => {
+                let (node, driver) = (self.certificate.node, &self.shared.services.driver);
+                return driver.stray(node, self.session, report).await;
+            }
+        }
         if !self.files_are_here(&report).await {
             let (node, attempt, number) = (self.certificate.node, report.attempt, report.number);
             if self.shared.services.may_upload(node, attempt).await {

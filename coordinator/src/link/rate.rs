@@ -11,6 +11,8 @@ const LINES: (u64, u64) = (50_000, 250_000);
 const DATAGRAMS: (u64, u64) = (256, 512);
 /// Requests for bytes: each may carry 16 MiB, and small files come by the dozen.
 const REQUESTS: (u64, u64) = (200, 1_000);
+/// Renewals: each costs a signature and a commit, and an agent asks for one in days.
+const RENEWALS: (u64, u64) = (1, 5);
 /// A lease is renewed by words; nobody is made silent for so long that it runs out.
 const LONGEST: Duration = Duration::from_millis(500);
 
@@ -22,6 +24,7 @@ pub(super) struct Rate {
     lines: Bucket,
     datagrams: Bucket,
     requests: Bucket,
+    renewals: Bucket,
 }
 
 impl Default for Rate {
@@ -33,6 +36,7 @@ impl Default for Rate {
             lines: bucket(LINES),
             datagrams: bucket(DATAGRAMS),
             requests: bucket(REQUESTS),
+            renewals: bucket(RENEWALS),
         }
     }
 }
@@ -42,7 +46,9 @@ impl Rate {
     pub(super) fn message(&mut self, message: &FromAgent) -> Duration {
         let now = self.start.elapsed();
         let lines = if let FromAgent::Events(said) = message { said.lines.len() as u64 } else { 0 };
-        self.messages.take(1, now).max(self.lines.take(lines, now)).min(LONGEST)
+        let renewals = u64::from(matches!(message, FromAgent::Renew(_)));
+        let waits = [self.messages.take(1, now), self.lines.take(lines, now), self.renewals.take(renewals, now)];
+        waits.into_iter().max().unwrap_or_default().min(LONGEST)
     }
 
     /// Whether a datagram is heard.
@@ -77,6 +83,16 @@ mod tests {
         let mut rate = Rate::default();
         let waits = (0..20_000).filter(|_| !rate.message(&FromAgent::Heartbeat).is_zero()).count();
         assert!((9_000..=10_001).contains(&waits), "{waits}");
+    }
+
+    #[test]
+    fn a_renewal_in_days_does_not_wait_and_one_after_another_do() {
+        let mut rate = Rate::default();
+        let waits: Vec<_> = (0..10).map(|_| rate.message(&FromAgent::Renew(vec![]))).collect();
+        assert!(
+            waits[..5].iter().all(Duration::is_zero) && waits[6..].iter().all(|wait| *wait == LONGEST),
+            "{waits:?}"
+        );
     }
 
     #[test]

@@ -128,6 +128,58 @@ fn every_phase_of_a_job_follows_from_the_one_before_it() {
     assert_eq!(now, "succeeded");
 }
 
+#[test]
+fn a_join_that_is_refused_is_written_down_and_a_flood_of_them_as_a_number() {
+    let mut world = World::ready();
+    let knock = |world: &mut World, n: u128| {
+        let command = Command::Join { secret: hash(77), key: hash(1), name: "n".into(), node: NodeId(uuid(n)) };
+        world.ask_as(Actor::System, None, command).0.unwrap_err()
+    };
+    let refused = |world: &World| -> Vec<String> {
+        let kind = |audit: &&Audit| audit.action == "node.join.refused";
+        audits(&world.history).filter(kind).map(|audit| audit.after.clone().unwrap()).collect()
+    };
+    knock(&mut world, 100);
+    assert!(matches!(&refused(&world)[..], [one] if one.contains("unknown")), "{:?}", refused(&world));
+    (0..1_000).for_each(|n| drop(knock(&mut world, n)));
+    assert_eq!(refused(&world).len(), 8);
+    world.pass(Duration::from_secs(61));
+    let told = refused(&world);
+    assert!(told.len() == 9 && told[8].contains("993 more within 60 s"), "{told:?}");
+    assert!(world.cluster.refused.deadline().is_none(), "a minute without any is not looked at");
+    knock(&mut world, 100);
+    assert_eq!(refused(&world).len(), 10);
+}
+
+#[test]
+fn a_report_of_an_attempt_that_was_never_this_nodes_is_taken_written_down_and_changes_nothing() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.join(OTHER);
+    world.hello(OTHER, boot(2), vec![]);
+    let before = world.cluster.jobs[&job].record.clone();
+    let session = world.cluster.nodes[&OTHER].session.as_ref().unwrap().number;
+    for (number, body) in [
+        (1, ReportBody::Checkpoint(checkpoint(7))),
+        (2, ended(Outcome::Ok)),
+        (2, ended(Outcome::Ok)),
+        (4, ended(Outcome::Ok)),
+    ] {
+        let report = Report { number, attempt, time: UnixMillis(1), body };
+        let out = world.handle(Event::Stray { node: OTHER, session, report });
+        let answered = sent(&out).any(|message| *message == ToAgent::Acknowledged { through: number });
+        assert_eq!(answered, number < 4, "{number}");
+        let rows = |record: &Record| matches!(record, Record::Checkpoint(_) | Record::Orphan(_) | Record::Job(_));
+        assert!(row(&out, rows).is_none(), "{number}: {out:?}");
+    }
+    let told: Vec<_> = audits(&world.history).filter(|audit| audit.action == "report.refused").collect();
+    assert!(
+        told.len() == 2
+            && told.iter().all(|audit| audit.subject == attempt.to_string() && audit.from == OTHER.to_string())
+    );
+    assert_eq!(world.cluster.jobs[&job].record, before);
+}
+
 fn audits(out: &[Action]) -> impl Iterator<Item = &Audit> {
     out.iter().filter_map(|action| {
         let Action::Put(record) = action else { return None };
