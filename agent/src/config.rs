@@ -101,6 +101,10 @@ pub struct Fake {
     /// A file with the ids of the processes that hold its memory, one a line, read at every look.
     #[serde(default)]
     pub held_by: Option<PathBuf>,
+    /// A file that says how it feels, read at every look, a sign a line: `xid 79` (each such line is one report of its driver), `ecc 3`
+    /// (memory errors so far that could not be corrected), `remap pending`, `remap failed`, `gone` (it is not there).
+    #[serde(default)]
+    pub signs: Option<PathBuf>,
 }
 
 /// How workers run.

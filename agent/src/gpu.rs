@@ -39,6 +39,7 @@ pub(crate) struct Look {
 pub(crate) struct Probe {
     config: Devices,
     nvml: Option<nvml::Gpus>,
+    declared: fake::Declared,
     cpu: cpu::Slot,
 }
 
@@ -57,13 +58,13 @@ impl Probe {
         if nvml.is_none() && config.fake.is_empty() && config.kind == Choice::Gpu {
             tracing::warn!("devices.kind is \"gpu\" and no NVIDIA driver answers: this machine offers nothing");
         }
-        Self { config: config.clone(), nvml, cpu: cpu::Slot::default() }
+        Self { config: config.clone(), nvml, declared: fake::Declared::default(), cpu: cpu::Slot::default() }
     }
 
     /// The devices at this moment.
     pub(crate) fn look(&mut self, time: UnixMillis) -> Look {
         if !self.config.fake.is_empty() {
-            return fake::look(&self.config.fake, time);
+            return self.declared.look(&self.config.fake, time);
         }
         let mut look = self.nvml.as_mut().map_or_else(Look::none, |gpus| gpus.look(time));
         look.keep(&self.config.only);
@@ -83,12 +84,14 @@ impl Look {
     fn keep(&mut self, only: &[String]) {
         let named = |id: &DeviceId| only.is_empty() || only.contains(&id.0);
         self.seen.devices.retain(|device| named(&device.id));
+        self.seen.faults.retain(|id, _| named(id));
         self.telemetry.retain(|telemetry| named(&telemetry.device));
     }
 
     fn add(&mut self, other: Self) {
         self.seen.devices.extend(other.seen.devices);
         self.seen.holders.extend(other.seen.holders);
+        self.seen.faults.extend(other.seen.faults);
         self.telemetry.extend(other.telemetry);
     }
 }
@@ -156,6 +159,7 @@ mod tests {
                 compute: Some((9, 0)),
                 unusable: None,
                 held_by: None,
+                signs: None,
             },
             Fake {
                 id: "cpu".into(),
@@ -164,6 +168,7 @@ mod tests {
                 compute: None,
                 unusable: Some("why".into()),
                 held_by: None,
+                signs: None,
             },
         ];
         let look = Probe::new(&Devices { fake, ..Devices::default() }).look(UnixMillis(1)).seen;

@@ -11,6 +11,7 @@ mod meter;
 mod patience;
 mod quarantine;
 mod record;
+mod roll;
 mod uploads;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ use lorikeet_protocol::{
 use quarantine::Quarantine;
 pub use quarantine::{Holders, Reasons, Seen, Unfit};
 pub use record::Record;
+use roll::Roll;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -93,6 +95,7 @@ pub struct Host {
     /// Devices that a worker of ours left a moment ago, and when.
     left: BTreeMap<DeviceId, Duration>,
     quarantine: Quarantine,
+    roll: Roll,
     /// Set once no new work is wanted.
     leaving: bool,
 }
@@ -107,6 +110,7 @@ impl Host {
             attempts: BTreeMap::new(),
             left: BTreeMap::new(),
             quarantine: Quarantine::default(),
+            roll: Roll::default(),
             leaving: false,
         };
         let mut out = Vec::new();
@@ -152,7 +156,9 @@ impl Host {
             Event::AdapterGivenUp(id, fault) => {
                 self.with(id, |attempt, _| attempt.adapter_given_up(fault, now, &mut out))
             }
-            Event::Looked(seen) => {
+            Event::Looked(mut seen) => {
+                self.roll.call(&mut seen);
+                self.accuse(&seen.faults, now, &mut out);
                 if self.rules.proves_gpus {
                     self.quarantine.prove(&seen.devices, &self.at_work(), now.mono);
                 }
@@ -217,6 +223,17 @@ impl Host {
         }
     }
 
+    /// Devices that failed by their driver's own word: they are out, and nobody else is to blame for what ran on them.
+    fn accuse(&mut self, faults: &BTreeMap<DeviceId, String>, now: Now, out: &mut Vec<Action>) {
+        for (device, fault) in faults {
+            tracing::error!(%device, fault, "a device failed");
+            self.quarantine.accuse(device, fault, now.mono);
+            for attempt in self.attempts.values_mut().filter(|attempt| attempt.holds(device)) {
+                attempt.device_failed(device, fault, now, out);
+            }
+        }
+    }
+
     /// Devices on which a worker of ours may be alive.
     fn at_work(&self) -> BTreeSet<DeviceId> {
         let working = self.attempts.values().filter(|attempt| attempt.has_worker());
@@ -237,18 +254,19 @@ impl Host {
     }
 
     /// Devices of which a process that cannot be killed may hold anything: they are out for as long as it is there. No device is tested
-    /// beside a worker.
+    /// beside a worker, and none that is not there.
     fn take_out_stuck(&mut self, now: Now) {
         let stuck: Vec<_> = self.attempts.values().filter(|attempt| attempt.is_stuck()).collect();
         let of_stuck = stuck.iter().flat_map(|attempt| attempt.devices()).cloned();
-        self.quarantine.hold(self.at_work().into_iter().chain(of_stuck).collect());
+        let missing = self.roll.missing().cloned();
+        self.quarantine.hold(self.at_work().into_iter().chain(of_stuck).chain(missing).collect());
         for attempt in stuck {
             let words = format!("{}, the worker of {}, cannot be killed", attempt.process(), attempt.id());
             attempt.devices().iter().for_each(|device| self.quarantine.take_out(device, words.clone(), now.mono));
         }
     }
 
-    /// Devices on which an attempt ended for their sake.
+    /// Devices on which an attempt ended for their sake; all of them, unless one was named.
     fn take_out_failed(&mut self, out: &[Action], now: Now) {
         for action in out {
             let Action::Report(id, ReportBody::Ended(Ended { outcome: Outcome::Hardware, message, .. })) = action
@@ -256,7 +274,8 @@ impl Host {
                 continue;
             };
             let word = message.as_deref().unwrap_or("no word why");
-            let devices = self.attempts.get(id).map(|attempt| attempt.devices().to_vec()).unwrap_or_default();
+            let attempt = self.attempts.get(id).filter(|attempt| !attempt.is_innocent());
+            let devices = attempt.map(|attempt| attempt.devices().to_vec()).unwrap_or_default();
             for device in devices {
                 self.quarantine.take_out(&device, format!("it failed {id}: {word}"), now.mono);
             }

@@ -87,14 +87,16 @@ impl Lab {
         let config = self.root().join(format!("{name}.toml"));
         let coordinator = machine.link.map_or_else(String::new, |link| format!("coordinator = \"{link}\"\n"));
         let devices = (0..machine.gpus).map(|number| {
+            let (id, signs) = (format!("GPU-{number}"), signs(self.root(), name, &format!("GPU-{number}")));
             format!(
-                "[[devices.fake]]\nid = \"GPU-{number}\"\nname = \"declared\"\nmemory = \"80GiB\"\ncompute = [9, 0]\n"
+                "[[devices.fake]]\nid = {id:?}\nname = \"declared\"\nmemory = \"80GiB\"\ncompute = [9, 0]\nsigns = {signs:?}\n"
             )
         });
         let short = if machine.as_in_production { "" } else { SHORT_LINK };
         let share = if machine.gives { "[share]\nlisten = \"127.0.0.1:0\"\n" } else { "" };
         let text = format!(
-            "{coordinator}data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n{}[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n{}{share}{short}",
+            "{coordinator}data_dir = {data:?}\nname = {name:?}\n[devices]\nkind = \"cpu\"\nprobe = \"500ms\"\n{}{}[worker]\nthreads = 1\npoll = \"20ms\"\nprogress = \"100ms\"\n{}{share}{short}",
+            machine.devices,
             devices.collect::<String>(),
             machine.worker
         );
@@ -215,6 +217,8 @@ pub struct Machine {
     pub as_in_production: bool,
     /// It gives what is in its cache to other machines.
     pub gives: bool,
+    /// More lines of `[devices]`.
+    pub devices: String,
     /// More lines of `[worker]`.
     pub worker: String,
     /// Where its files lie, if not in the lab.
@@ -238,6 +242,13 @@ impl Agent {
     /// Its workers, whoever their parent is now.
     pub fn workers(&self) -> Vec<u32> {
         workers_below(&self.data)
+    }
+
+    /// From now on a declared GPU says this of itself, a sign a line.
+    pub fn says(&self, gpu: &str, words: &str) {
+        let path = signs(&self.root, &self.name, gpu);
+        let aside = path.with_extension("aside");
+        fs::write(&aside, words).and_then(|()| fs::rename(&aside, &path)).expect("the folder is ours");
     }
 
     /// The power goes: agent and workers die at once, and the disk with them.
@@ -265,6 +276,11 @@ impl Drop for Agent {
             assert!(left.is_empty(), "workers of {} were left behind: {left:?}", self.name);
         }
     }
+}
+
+/// Where a declared GPU's signs stand.
+fn signs(root: &Path, machine: &str, gpu: &str) -> PathBuf {
+    root.join(format!("{machine}-{gpu}.signs"))
 }
 
 fn configure(root: &Path, http: &str, link: &str, timers: &str) {

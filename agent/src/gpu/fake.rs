@@ -1,18 +1,77 @@
-//! Devices that the config declares: for tests, and for trying a cluster on a machine without them.
+//! Devices that the config declares: for tests, and for trying a cluster on a machine without them. How they feel stands in files, and is
+//! judged as what NVIDIA's library says is.
 
-use super::{Look, Seen};
+use super::{
+    Look, Seen,
+    health::{Health, Signs},
+};
 use crate::{config::Fake, host::Holders};
 use lorikeet_protocol::{
     agent::Telemetry,
     id::{DeviceId, UnixMillis},
     job::{Device, DeviceKind},
 };
+use std::{collections::BTreeMap, path::Path};
 
-/// What was declared, all memory free, half busy.
-pub(super) fn look(fakes: &[Fake], time: UnixMillis) -> Look {
-    let devices = fakes.iter().map(device).collect();
-    let holders = fakes.iter().map(|fake| (DeviceId(fake.id.clone()), holders(fake))).collect();
-    Look { seen: Seen { devices, holders }, telemetry: fakes.iter().map(|fake| feel(fake, time)).collect() }
+/// What is remembered of them.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    health: Health,
+    /// Of each, how many of its driver's reports were read.
+    read: BTreeMap<DeviceId, usize>,
+}
+
+/// What one says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Feeling {
+    gone: bool,
+    reports: Vec<u64>,
+    signs: Signs,
+}
+
+impl Declared {
+    /// What was declared, all memory free, half busy.
+    pub(super) fn look(&mut self, fakes: &[Fake], time: UnixMillis) -> Look {
+        let mut look = Look { seen: Seen::default(), telemetry: Vec::new() };
+        for fake in fakes {
+            let feeling = fake.signs.as_deref().map(Feeling::read).unwrap_or_default();
+            if !feeling.gone {
+                self.one(fake, &feeling, time, &mut look);
+            }
+        }
+        look
+    }
+
+    fn one(&mut self, fake: &Fake, feeling: &Feeling, time: UnixMillis, look: &mut Look) {
+        let id = DeviceId(fake.id.clone());
+        let read = self.read.entry(id.clone()).or_default();
+        feeling.reports.iter().skip(*read).for_each(|xid| self.health.reported(&id, *xid));
+        *read = feeling.reports.len();
+        let healthy = self.health.judge(&id, feeling.signs, &mut look.seen.faults);
+        let mut device = device(fake);
+        device.usable = device.usable.and(healthy);
+        look.seen.devices.push(device);
+        look.seen.holders.insert(id, holders(fake));
+        look.telemetry.push(feel(fake, time));
+    }
+}
+
+impl Feeling {
+    /// A file that is not there says nothing; what is no sign is passed over.
+    fn read(path: &Path) -> Self {
+        let mut feeling = Self::default();
+        for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
+            match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+                ("gone", _) => feeling.gone = true,
+                ("xid", number) => feeling.reports.extend(number.parse::<u64>().ok()),
+                ("ecc", number) => feeling.signs.uncorrected = number.parse().unwrap_or_default(),
+                ("remap", "pending") => feeling.signs.remap_pending = true,
+                ("remap", "failed") => feeling.signs.remap_failed = true,
+                _ => {}
+            }
+        }
+        feeling
+    }
 }
 
 fn holders(fake: &Fake) -> Holders {
@@ -40,5 +99,36 @@ fn feel(fake: &Fake, time: UnixMillis) -> Telemetry {
         memory_bytes: fake.memory,
         temperature_celsius: Some(40.0),
         power_watts: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_declared_device_feels_what_its_file_says_and_each_report_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("signs");
+        let fake = Fake {
+            id: "GPU-a".into(),
+            name: "declared".into(),
+            memory: 1,
+            compute: Some((9, 0)),
+            unusable: None,
+            held_by: None,
+            signs: Some(path.clone()),
+        };
+        let mut declared = Declared::default();
+        let mut look = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let seen = declared.look(std::slice::from_ref(&fake), UnixMillis(1)).seen;
+            (seen.devices.len(), seen.faults.into_values().next())
+        };
+        assert_eq!(look(""), (1, None));
+        assert!(matches!(look("xid 79\n"), (1, Some(fault)) if fault.contains("XID 79")));
+        assert_eq!(look("xid 79\n"), (1, None), "it was read");
+        assert!(matches!(look("xid 79\necc 2\n"), (1, Some(fault)) if fault.contains("2 memory errors")));
+        assert_eq!(look("xid 79\necc 2\ngone\n"), (0, None));
     }
 }

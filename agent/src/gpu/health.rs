@@ -1,8 +1,9 @@
 //! Whether a GPU may be trusted with work: a judgement over its counters and the driver's error reports.
 //!
-//! A GPU is set aside when memory errors that nothing corrects grow while we look, when a faulty row of memory waits to be replaced
-//! or cannot be, or when the driver reports an error of the card itself. It comes back with the next start of the agent, for
-//! which somebody has looked at it, or reset it; a count that merely stands where it stood is history.
+//! It failed, and whatever runs on it with it, when memory errors that nothing corrects grow while we look, or when the driver
+//! reports an error of the card itself: the host takes it out, moves its work elsewhere and tests it before it is offered again. A
+//! count that merely stands where it stood is history. While a faulty row of memory waits to be replaced, or cannot be, it takes
+//! nothing new; a reset that mends it ends that.
 
 use lorikeet_protocol::id::DeviceId;
 use std::collections::BTreeMap;
@@ -24,37 +25,43 @@ const OF_PROGRAMS: [u64; 5] = [8, 13, 31, 43, 45];
 /// What is remembered of every GPU.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    first: BTreeMap<DeviceId, u64>,
-    faults: BTreeMap<DeviceId, String>,
+    /// Memory errors at the last look.
+    last: BTreeMap<DeviceId, u64>,
+    /// The first error that its driver reported since.
+    reports: BTreeMap<DeviceId, u64>,
 }
 
 impl Health {
     /// The driver reported an error (NVIDIA's XID) of this GPU.
     pub(super) fn reported(&mut self, device: &DeviceId, xid: u64) {
         if !OF_PROGRAMS.contains(&xid) {
-            self.set_aside(device, format!("the driver reported error XID {xid}"));
+            self.reports.entry(device.clone()).or_insert(xid);
         }
     }
 
-    /// Whether it may be used, from what it says now and said before.
-    pub(super) fn judge(&mut self, device: &DeviceId, now: Signs) -> Result<(), String> {
-        let first = *self.first.entry(device.clone()).or_insert(now.uncorrected);
-        if now.uncorrected > first {
-            self.set_aside(device, format!("{} memory errors that could not be corrected", now.uncorrected - first));
-        }
+    /// Whether it may be used, from what it says now; what went wrong since the last look joins `faults`.
+    pub(super) fn judge(
+        &mut self,
+        device: &DeviceId,
+        now: Signs,
+        faults: &mut BTreeMap<DeviceId, String>,
+    ) -> Result<(), String> {
+        let before = self.last.insert(device.clone(), now.uncorrected).unwrap_or(now.uncorrected);
+        let fault = match self.reports.remove(device) {
+            Some(xid) => Some(format!("the driver reported error XID {xid}")),
+            None if now.uncorrected > before => {
+                Some(format!("{} memory errors that could not be corrected", now.uncorrected - before))
+            }
+            None => None,
+        };
+        faults.extend(fault.map(|fault| (device.clone(), fault)));
         if now.remap_failed {
-            self.set_aside(device, "a faulty row of its memory could not be replaced".into());
+            Err("a faulty row of its memory could not be replaced".into())
         } else if now.remap_pending {
-            self.set_aside(device, "a faulty row of its memory waits for a reset to be replaced".into());
+            Err("a faulty row of its memory waits for a reset to be replaced".into())
+        } else {
+            Ok(())
         }
-        self.faults.get(device).map_or(Ok(()), |fault| Err(fault.clone()))
-    }
-
-    /// The first reason stays.
-    fn set_aside(&mut self, device: &DeviceId, fault: String) {
-        self.faults
-            .entry(device.clone())
-            .or_insert_with(|| format!("set aside: {fault}; look at it, then restart the agent"));
     }
 }
 
@@ -63,34 +70,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_errors_that_grow_set_one_gpu_aside_and_old_ones_do_not() {
+    fn memory_errors_that_grow_are_a_fault_of_one_gpu_and_old_ones_are_not() {
         let (mut health, [a, b]) = (Health::default(), ["a", "b"].map(|id| DeviceId(id.into())));
-        let signs = |uncorrected| Signs { uncorrected, ..Signs::default() };
-        assert_eq!([health.judge(&a, signs(7)), health.judge(&b, signs(0))], [Ok(()), Ok(())]);
-        assert_eq!(health.judge(&a, signs(7)), Ok(()), "a count that stands is history");
-        let fault = health.judge(&a, signs(9)).unwrap_err();
-        assert!(fault.contains("2 memory errors"), "{fault}");
-        assert_eq!(health.judge(&a, signs(0)), Err(fault), "a reset counter takes nothing back");
-        assert_eq!(health.judge(&b, signs(0)), Ok(()));
+        let mut look = |device: &DeviceId, uncorrected| {
+            let mut faults = BTreeMap::new();
+            health.judge(device, Signs { uncorrected, ..Signs::default() }, &mut faults).unwrap();
+            faults.remove(device)
+        };
+        assert_eq!([look(&a, 7), look(&b, 0), look(&a, 7)], [None, None, None], "a count that stands is history");
+        assert!(look(&a, 9).unwrap().contains("2 memory errors"));
+        assert_eq!([look(&a, 9), look(&a, 0), look(&b, 0)], [None, None, None], "a fault is told once");
+        assert!(look(&a, 1).unwrap().contains("1 memory errors"), "after a reset they count from there");
     }
 
     #[test]
-    fn rows_that_cannot_be_replaced_or_wait_for_it_set_a_gpu_aside() {
-        let device = DeviceId("a".into());
+    fn rows_that_cannot_be_replaced_or_wait_for_it_keep_work_from_a_gpu_until_it_is_reset() {
+        let (mut health, device, mut faults) = (Health::default(), DeviceId("a".into()), BTreeMap::new());
         for signs in
             [Signs { remap_pending: true, ..Signs::default() }, Signs { remap_failed: true, ..Signs::default() }]
         {
-            assert!(Health::default().judge(&device, signs).unwrap_err().contains("faulty row"));
+            assert!(health.judge(&device, signs, &mut faults).unwrap_err().contains("faulty row"));
         }
+        assert_eq!(health.judge(&device, Signs::default(), &mut faults), Ok(()));
+        assert!(faults.is_empty(), "what runs there goes on: {faults:?}");
     }
 
     #[test]
-    fn errors_of_the_card_set_it_aside_and_errors_of_programs_do_not() {
+    fn errors_of_the_card_are_a_fault_and_errors_of_programs_are_not() {
         let (mut health, device) = (Health::default(), DeviceId("a".into()));
         OF_PROGRAMS.iter().for_each(|xid| health.reported(&device, *xid));
-        assert_eq!(health.judge(&device, Signs::default()), Ok(()));
+        let mut faults = BTreeMap::new();
+        health.judge(&device, Signs::default(), &mut faults).unwrap();
+        assert!(faults.is_empty(), "{faults:?}");
         health.reported(&device, 79);
         health.reported(&device, 48);
-        assert!(health.judge(&device, Signs::default()).unwrap_err().contains("XID 79"), "the first reason stays");
+        health.judge(&device, Signs::default(), &mut faults).unwrap();
+        assert!(faults[&device].contains("XID 79"), "the first one says most");
     }
 }

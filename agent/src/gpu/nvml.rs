@@ -21,6 +21,7 @@ use nvml_wrapper::{
     enums::{device::UsedGpuMemory, event::XidError},
     error::NvmlError,
 };
+use std::collections::BTreeMap;
 
 /// Error reports read at one look; more wait for the next.
 const MOST_REPORTS: usize = 64;
@@ -33,6 +34,8 @@ pub(super) struct Gpus {
     health: Health,
     /// Whether this program can train on any.
     usable: Result<(), String>,
+    /// What the driver named when it last answered.
+    named: Vec<Device>,
 }
 
 impl Gpus {
@@ -42,7 +45,8 @@ impl Gpus {
             Ok(nvml) => {
                 // opened once in a process and never closed, so that what borrows from it may live beside it
                 let nvml: &'static Nvml = Box::leak(Box::new(nvml));
-                Some(Self { nvml, reports: reports(nvml), health: Health::default(), usable })
+                let named = Vec::new();
+                Some(Self { nvml, reports: reports(nvml), health: Health::default(), usable, named })
             }
             Err(error) => {
                 tracing::debug!(%error, "NVIDIA's library does not open");
@@ -52,15 +56,26 @@ impl Gpus {
         }
     }
 
-    /// Every GPU that answers. One that fails is named in the log and not offered.
+    /// Every GPU that answers. One that fails is named in the log and not offered. A driver that does not answer at all, as in the
+    /// minutes of an upgrade, says nothing about its GPUs: none of them takes new work, and none has vanished.
     pub(super) fn look(&mut self, time: UnixMillis) -> Look {
         self.read_reports();
         let mut look = Look::none();
-        for index in 0..self.nvml.device_count().unwrap_or(0) {
+        let count = match self.nvml.device_count() {
+            Ok(count) => count,
+            Err(error) => {
+                let usable = Err(format!("the driver does not answer: {error}"));
+                let silent = |device: &Device| Device { usable: usable.clone(), ..device.clone() };
+                look.seen.devices = self.named.iter().map(silent).collect();
+                return look;
+            }
+        };
+        for index in 0..count {
             if let Err(error) = self.nvml.device_by_index(index).and_then(|gpu| self.card(&gpu, time, &mut look)) {
                 tracing::warn!(index, %error, "a GPU does not answer");
             }
         }
+        self.named.clone_from(&look.seen.devices);
         look
     }
 
@@ -88,7 +103,9 @@ impl Gpus {
     fn card(&mut self, gpu: &Gpu<'_>, time: UnixMillis, look: &mut Look) -> Result<(), NvmlError> {
         let compute = gpu.cuda_compute_capability()?;
         let compute = (u8::try_from(compute.major).unwrap_or(0), u8::try_from(compute.minor).unwrap_or(0));
-        let healthy = self.health.judge(&DeviceId(gpu.uuid()?), signs(gpu));
+        let (card, mut faults) = (DeviceId(gpu.uuid()?), BTreeMap::new());
+        let healthy = self.health.judge(&card, signs(gpu), &mut faults);
+        let fault = faults.remove(&card);
         let usable = self.usable.clone().and_then(|()| is_recent(compute)).and(healthy);
         let instances = instances(gpu);
         let driver = self.driver().and_then(|text| Driver::parse(&text));
@@ -96,6 +113,7 @@ impl Gpus {
             let kind = DeviceKind::Cuda { compute, driver };
             let (device, telemetry, holders) = one(gpu, kind, usable.clone(), time)?;
             look.seen.holders.insert(device.id.clone(), holders);
+            look.seen.faults.extend(fault.clone().map(|fault| (device.id.clone(), fault)));
             look.seen.devices.push(device);
             look.telemetry.push(telemetry);
         }

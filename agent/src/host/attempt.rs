@@ -28,7 +28,7 @@ use super::{
 use lorikeet_protocol::{
     agent::{Ended, Offer, ReportBody},
     id::{AttemptId, DeviceId, UnixMillis},
-    job::{AttemptPhase, FailureClass},
+    job::{AttemptPhase, FailureClass, Outcome},
     worker::Exit,
 };
 use std::{sync::Arc, time::Duration};
@@ -54,6 +54,8 @@ pub(crate) struct Attempt {
     pid: Option<u32>,
     /// How that left, where it was our child and said one of its codes.
     exit: Option<Exit>,
+    /// Whether a device of its failed by its driver's own word.
+    innocent: bool,
     wanted: Wanted,
 }
 
@@ -145,6 +147,7 @@ impl Attempt {
             last_event_wall: None,
             pid: None,
             exit: None,
+            innocent: false,
             wanted: Wanted::Yes,
         }
     }
@@ -255,6 +258,27 @@ impl Attempt {
         }
     }
 
+    /// A device of its failed: nobody waits for a worker that may compute anything, or that may not even be able to end.
+    pub(super) fn device_failed(&mut self, device: &DeviceId, fault: &str, now: Now, out: &mut Vec<Action>) {
+        let fault = Fault { outcome: Outcome::Hardware, message: format!("its device {device} failed: {fault}") };
+        match self.state {
+            State::Preparing => {
+                self.innocent = true;
+                self.end(Word::fault(fault, 0), Adapter::None, Process::Gone, now, out);
+            }
+            State::Starting { .. } | State::Running { .. } => {
+                self.innocent = true;
+                self.condemn(fault, now, out);
+            }
+            State::Finalizing { .. } | State::Done { .. } => {}
+        }
+    }
+
+    /// Whether an end for its device's sake is that of one device alone, which is known.
+    pub(super) fn is_innocent(&self) -> bool {
+        self.innocent
+    }
+
     pub(super) fn check_invariants(&self) {
         let told = self.record.phase;
         assert_eq!(told == AttemptPhase::Done, !self.is_live(), "{told:?} was reported in {:?}", self.state);
@@ -280,7 +304,10 @@ impl Attempt {
     }
 
     fn end(&mut self, word: Word, adapter: Adapter, process: Process, now: Now, out: &mut Vec<Action>) {
-        self.end_after(self.held_for(now), word, adapter, process, out);
+        // Nobody is charged or blamed for what a device did that is known to have failed.
+        let is_its_devices = self.innocent && word.outcome == Outcome::Hardware;
+        let held = if is_its_devices { Duration::ZERO } else { self.held_for(now) };
+        self.end_after(held, word, adapter, process, out);
     }
 
     fn end_after(&mut self, held: Duration, word: Word, adapter: Adapter, process: Process, out: &mut Vec<Action>) {

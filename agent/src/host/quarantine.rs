@@ -6,10 +6,14 @@
 //!                                    │
 //!                                    └► holds memory at a look, `release_grace` later ─┐
 //! an attempt ended `hardware` ───────────────────────────────────────────────────────┤
+//! its driver says that it failed, or does not name it any more ────────────────────────┤
 //! a GPU that this agent sees for the first time, at no work ─────────────────────────┴► out ─► tested ─► offered again
 //!                                                                                           ▲       │
 //!                                                                                           └─ wait ┘ failed
 //! ```
+//! One that failed by its driver's word again and again, though it passed its test each time, is not tested any more: it stays out until
+//! the agent starts anew, for which somebody has looked at it.
+//!
 //! A device for which there is no test is offered again after an hour: what mends itself has done so by then, and what has not takes
 //! it out again.
 //!
@@ -32,6 +36,10 @@ const TEST_AGAIN: Duration = Duration::from_secs(600);
 /// A device that nobody can test rests for so long.
 const REST: Duration = Duration::from_secs(3600);
 
+/// A device that fails so often in [`WITHIN`] by its driver's word is not believed any more: its test does not find what it has.
+const FAILURES: usize = 3;
+const WITHIN: Duration = Duration::from_secs(24 * 3600);
+
 /// Why a device has not passed its test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unfit {
@@ -48,6 +56,8 @@ pub struct Seen {
     pub devices: Vec<Device>,
     /// Which processes hold memory of which.
     pub holders: BTreeMap<DeviceId, Holders>,
+    /// What went wrong with which since the last look, by the driver's own word.
+    pub faults: BTreeMap<DeviceId, String>,
 }
 
 /// Processes on a device, with the bytes that they hold of it where the driver says.
@@ -65,6 +75,8 @@ pub(super) struct Quarantine {
     out: BTreeMap<DeviceId, Out>,
     /// GPUs that were seen before.
     met: BTreeSet<DeviceId>,
+    /// When each failed by its driver's word, of late.
+    failures: BTreeMap<DeviceId, Vec<Duration>>,
 }
 
 #[derive(Debug)]
@@ -82,6 +94,8 @@ struct Out {
     /// What its last test said.
     failed: Option<String>,
     test: Test,
+    /// It failed while it was being tested: whatever that says, it is tested again.
+    again: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +104,8 @@ enum Test {
     Running,
     /// There is none; it is offered again at this time.
     None(Duration),
+    /// It is not believed any more.
+    Never,
 }
 
 impl Quarantine {
@@ -118,13 +134,29 @@ impl Quarantine {
 
     /// Whether a device that is out has not failed a test since.
     pub(super) fn may_pass(&self, device: &DeviceId) -> bool {
-        self.out.get(device).is_some_and(|out| out.failed.is_none() && !matches!(out.test, Test::None(_)))
+        self.out.get(device).is_some_and(|out| out.failed.is_none() && matches!(out.test, Test::Due(_) | Test::Running))
     }
 
     /// The device is out until it has passed a test.
     pub(super) fn take_out(&mut self, device: &DeviceId, reason: String, now: Duration) {
-        let out = Out { reason, failed: None, test: Test::Due(now) };
-        self.out.entry(device.clone()).or_insert(out);
+        self.out.entry(device.clone()).or_insert(Out::new(reason, now));
+    }
+
+    /// It failed by its driver's word, which says more than whatever it is out for already.
+    pub(super) fn accuse(&mut self, device: &DeviceId, fault: &str, now: Duration) {
+        let failures = self.failures.entry(device.clone()).or_default();
+        failures.retain(|at| now.saturating_sub(*at) < WITHIN);
+        failures.push(now);
+        let often = failures.len() >= FAILURES;
+        let out = self.out.entry(device.clone()).or_insert_with(|| Out::new(String::new(), now));
+        out.reason = fault.to_owned();
+        match out.test {
+            Test::Running => out.again = true,
+            Test::Due(_) | Test::None(_) | Test::Never => out.test = Test::Due(now),
+        }
+        if often {
+            out.test = Test::Never;
+        }
     }
 
     /// A GPU that could be used and was never seen before has to pass its test first: a driver, a library or a card that does not compute as
@@ -159,6 +191,9 @@ impl Quarantine {
             (_, Test::Running) => "it is being tested".to_owned(),
             (Some(why), Test::Due(_)) => format!("its last test failed: {why}"),
             (None, Test::Due(_)) => "it is tested before it is offered".to_owned(),
+            (_, Test::Never) => {
+                format!("it failed {FAILURES} times within a day: look at it, then restart the agent")
+            }
             (_, Test::None(_)) => {
                 let minutes = REST.as_secs() / 60;
                 format!(
@@ -189,8 +224,9 @@ impl Quarantine {
 
     /// A test is over.
     pub(super) fn tested(&mut self, device: &DeviceId, result: Result<(), Unfit>, now: Duration) {
-        let Some(out) = self.out.get_mut(device) else { return };
+        let Some(out) = self.out.get_mut(device).filter(|out| out.test == Test::Running) else { return };
         match result {
+            _ if std::mem::take(&mut out.again) => out.test = Test::Due(now),
             Ok(()) => _ = self.out.remove(device),
             Err(Unfit::Failed(why)) => (out.failed, out.test) = (Some(why), Test::Due(now + TEST_AGAIN)),
             Err(Unfit::Untested) => out.test = Test::None(now + REST),
@@ -205,7 +241,7 @@ impl Quarantine {
             // the end of the one that runs is what it waits for
             Test::Due(_) if testing => None,
             Test::Due(at) | Test::None(at) => Some(at),
-            Test::Running => None,
+            Test::Running | Test::Never => None,
         })
         .min()
     }
@@ -217,6 +253,10 @@ fn held<'a>(dead: &'a [Dead], at_work: &'a BTreeSet<DeviceId>) -> BTreeSet<&'a D
 }
 
 impl Out {
+    fn new(reason: String, now: Duration) -> Self {
+        Self { reason, failed: None, test: Test::Due(now), again: false }
+    }
+
     fn is_due(&self, now: Duration) -> bool {
         matches!(self.test, Test::Due(at) if at <= now)
     }

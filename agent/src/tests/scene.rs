@@ -31,6 +31,7 @@ impl Scene {
             compute: None,
             unusable: unusable.map(str::to_owned),
             held_by: None,
+            signs: None,
         };
         let config = Config {
             data_dir: folder.path().join("data"),

@@ -91,7 +91,7 @@ impl Node {
         self.workers.values_mut().for_each(|worker| worker.told = 0);
         let records = self.disk.records.values().cloned().collect();
         let (mut host, mut actions) = Host::restore(self.rules(), records, self.now(now));
-        let seen = Seen { devices: self.devices(), holders: BTreeMap::new() };
+        let seen = Seen { devices: self.devices(), ..Seen::default() };
         actions.extend(host.handle(Event::Looked(seen), self.now(now)));
         self.host = Some(host);
         actions

@@ -4,11 +4,12 @@
 //! ```text
 //! outage.rs   the coordinator is away           wire.rs   loss, one way only, flapping
 //! crowd.rs    hundreds of agents at once        pause.rs  SIGSTOP           disk.rs   no room
-//! cut.rs      a worker is killed, the wire cut
+//! cut.rs      a worker is killed, the wire cut    device.rs   a GPU fails under its job
 //! ```
 
 mod crowd;
 mod cut;
+mod device;
 mod disk;
 mod outage;
 mod pause;

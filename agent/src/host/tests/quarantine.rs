@@ -132,6 +132,119 @@ fn only_the_devices_of_the_dead_worker_are_looked_at() {
     assert_eq!(scene.host.devices().iter().find(|device| device.id == spare).unwrap().usable, Ok(()));
 }
 
+#[test]
+fn a_device_that_fails_by_its_drivers_word_ends_its_attempt_blames_nobody_and_is_out_until_it_has_passed_its_test() {
+    let mut scene = Scene::running();
+    scene.line(1, step(3));
+    let out = scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
+    assert!(out.contains(&Action::Kill(id(1))), "{out:?}");
+    assert_eq!(devices_out(&scene), ["cpu"], "the others go on working");
+    let out = scene.gone(1);
+    let end = ended(&out);
+    assert_eq!((end.outcome, end.held), (Outcome::Hardware, Duration::ZERO), "nobody is charged or blamed");
+    assert_eq!(end.message.as_deref(), Some("its device cpu failed: the driver reported error XID 79"));
+    let out = scene.event(Event::Looked(seen(&[])));
+    assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
+    scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
+    assert_eq!(usable_after(&mut scene, 1, &[]), Ok(()));
+}
+
+#[test]
+fn an_attempt_that_is_being_prepared_ends_with_its_device_and_one_that_said_its_last_word_does_not() {
+    let mut scene = Scene::new();
+    scene.heard(offer(1));
+    let out = scene.event(Event::Looked(fails("cpu", "2 memory errors")));
+    assert_eq!((ended(&out).outcome, ended(&out).held), (Outcome::Hardware, Duration::ZERO));
+    let mut scene = Scene::running();
+    scene.line(1, WorkerEvent::Finished { step: 10, files: vec![] });
+    scene.event(Event::Looked(fails("cpu", "2 memory errors")));
+    scene.event(Event::AdapterUploaded(id(1), vec![], None));
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::Ok);
+}
+
+#[test]
+fn of_several_devices_only_the_one_that_failed_is_out() {
+    let mut scene = Scene::new();
+    let both = ["cpu", "spare"].map(|id| DeviceId(id.into()));
+    scene.heard(ToAgent::Offer(Box::new(Offer { devices: both.to_vec(), ..offer_on(id(1), "cpu") })));
+    scene.event(Event::Prepared(id(1)));
+    scene.news(1, News::Holds { pid: 42 });
+    scene.event(Event::Looked(fails("spare", "the driver reported error XID 48")));
+    scene.gone(1);
+    scene.event(Event::Looked(seen(&[])));
+    assert_eq!(devices_out(&scene), ["spare"]);
+}
+
+#[test]
+fn a_device_that_fails_a_third_time_within_a_day_is_not_believed_any_more() {
+    let mut scene = Scene::new();
+    for failure in 1..=3 {
+        let out = scene.event(Event::Looked(fails("cpu", "the driver reported error XID 94")));
+        assert_eq!(out.contains(&Action::Test(DeviceId::cpu())), failure < 3, "{failure}: {out:?}");
+        scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
+    }
+    let why = usable_after(&mut scene, 7 * 24 * 3600, &[]).unwrap_err();
+    assert!(why.contains("XID 94") && why.contains("3 times within a day"), "{why}");
+    // The next agent begins with a test: somebody was there.
+    let mut scene = Scene::new();
+    let now = scene.now;
+    scene.host.quarantine([(DeviceId::cpu(), "XID 94".to_owned())].into(), now);
+    assert!(scene.event(Event::Looked(seen(&[]))).contains(&Action::Test(DeviceId::cpu())));
+}
+
+#[test]
+fn a_device_that_fails_under_its_test_is_tested_again_whatever_that_says() {
+    let mut scene = Scene::new();
+    scene.event(Event::Looked(fails("cpu", "2 memory errors")));
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
+    let out = scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
+    assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
+    assert!(usable_after(&mut scene, 1, &[]).unwrap_err().contains("XID 79"), "the last word counts");
+}
+
+#[test]
+fn a_gpu_that_vanishes_ends_its_attempt_stays_on_the_list_and_is_tested_when_it_is_back() {
+    let gpu = Device {
+        id: DeviceId("GPU-1".into()),
+        kind: DeviceKind::Cuda { compute: (9, 0), driver: None },
+        ..seen(&[]).devices[0].clone()
+    };
+    let mut scene = Scene::new();
+    scene.rules.proves_gpus = false;
+    let rules = scene.rules.clone();
+    (scene.host, _) = Host::restore(rules, vec![], scene.now);
+    let with = Seen { devices: vec![gpu.clone(), seen(&[]).devices[0].clone()], ..Seen::default() };
+    let without = Seen { devices: vec![seen(&[]).devices[0].clone()], ..Seen::default() };
+    scene.event(Event::Looked(with.clone()));
+    scene.heard(ToAgent::Offer(Box::new(offer_on(id(1), "GPU-1"))));
+    scene.event(Event::Prepared(id(1)));
+    scene.news(1, News::Holds { pid: 42 });
+    let kills = |out: &[Action]| out.contains(&Action::Kill(id(1)));
+    let looks: Vec<bool> = (0..3).map(|_| kills(&scene.event(Event::Looked(without.clone())))).collect();
+    assert_eq!(looks, [false, false, true], "one look says little");
+    assert!(ended(&scene.gone(1)).message.as_deref().is_some_and(|why| why.contains("vanished")));
+    let missing = scene.host.devices().iter().find(|device| device.id == gpu.id).expect("it stays on the list");
+    assert!(missing.usable.as_ref().is_err_and(|why| why.contains("missing")), "{missing:?}");
+    let tests = |out: &[Action]| out.contains(&Action::Test(DeviceId("GPU-1".into())));
+    assert!(!tests(&scene.event(Event::Looked(without))), "there is nothing to test");
+    assert!(tests(&scene.event(Event::Looked(with))));
+}
+
+/// A look that hears this of a device.
+fn fails(device: &str, fault: &str) -> Seen {
+    Seen { faults: [(DeviceId(device.into()), fault.to_owned())].into(), ..seen(&[]) }
+}
+
+/// Devices that were taken out, as far as they could be used before.
+fn devices_out(scene: &Scene) -> Vec<&str> {
+    let out = scene
+        .host
+        .devices()
+        .iter()
+        .filter(|device| device.usable.as_ref().is_err_and(|why| why.contains("quarantined")));
+    out.map(|device| device.id.0.as_str()).collect()
+}
+
 /// What is said of the CPU slot so many seconds later, with these processes on it.
 fn usable_after(scene: &mut Scene, seconds: u64, pids: &[u32]) -> Result<(), String> {
     scene.now.mono += Duration::from_secs(seconds);

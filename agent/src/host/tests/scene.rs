@@ -109,6 +109,10 @@ impl Scene {
                     .welcome(vec![(attempt, [Verdict::Stop, Verdict::Adopt, Verdict::Report][number as usize % 3])]);
             }
             16 => return self.news(number as u32 % 3, News::Stuck { pid: 42 }),
+            17 => {
+                let faults = [(DeviceId::cpu(), "the driver reported error XID 79".to_owned())];
+                Event::Looked(Seen { faults: faults.into(), ..seen(&[]) })
+            }
             _ => return self.line(seq, checkpoint_event(number, CheckpointKind::Best)),
         };
         self.event(event)
@@ -137,7 +141,7 @@ pub(super) fn stop(how: StopHow, cause: StopCause) -> ToAgent {
 
 /// The devices, and who holds memory of the first.
 pub(super) fn seen(pids: &[u32]) -> Seen {
-    Seen { devices: devices(), holders: [(DeviceId::cpu(), holding(pids))].into() }
+    Seen { devices: devices(), holders: [(DeviceId::cpu(), holding(pids))].into(), ..Seen::default() }
 }
 
 /// These processes hold memory, nobody knows how much.
