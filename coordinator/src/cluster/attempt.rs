@@ -95,7 +95,7 @@ impl Cluster {
         let state = self.after(&row, &ended, now, out);
         match node {
             Some(node) if is_suspicious(&ended) => self.suspect_node(node, attempt.job, &ended, now, out),
-            Some(node) if ended.outcome == Outcome::Ok => self.praise(node, out),
+            Some(node) if ended.outcome == Outcome::Ok => self.praise(node, now, out),
             Some(_) | None => {}
         }
         self.settle(attempt.job, state, by, now, out);

@@ -57,7 +57,7 @@ impl Cluster {
     pub(super) fn suspect_node(&mut self, id: NodeId, job: JobId, ended: &Ended, now: Now, out: &mut Vec<Action>) {
         let blamed: Vec<_> = self.jobs[&job].record.blamed.keys().copied().collect();
         if blamed.len() > 1 {
-            return blamed.into_iter().for_each(|node| self.clear_of(node, job, out));
+            return blamed.into_iter().for_each(|node| self.clear_of(node, job, now, out));
         }
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if !node.record.suspected_by.contains(&job) {
@@ -69,14 +69,24 @@ impl Cluster {
         }
     }
 
-    fn clear_of(&mut self, id: NodeId, job: JobId, out: &mut Vec<Action>) {
+    fn clear_of(&mut self, id: NodeId, job: JobId, now: Now, out: &mut Vec<Action>) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
         if let Some(place) = node.record.suspected_by.iter().position(|suspicious| *suspicious == job) {
             node.record.suspected_by.remove(place);
-            if node.record.suspected_by.len() < SUSPICIOUS_JOBS && node.record.probation.take().is_some() {
-                self.unsettled = true;
-            }
+            let few = node.record.suspected_by.len() < SUSPICIOUS_JOBS;
+            let lifted = few.then(|| node.record.probation.take()).flatten();
             out.push(put(Record::Node(node.record.clone())));
+            self.cleared(id, lifted, &format!("{job} ended badly elsewhere too"), now, out);
+        }
+    }
+
+    /// What kept a node closed, or on trial, is taken back: it is written down like everything else that is decided about a node.
+    fn cleared(&mut self, id: NodeId, lifted: Option<Probation>, why: &str, now: Now, out: &mut Vec<Action>) {
+        if let Some(probation) = lifted {
+            self.wake_node(id, now);
+            self.unsettled = true;
+            let change = (Some(probation.reason), Some(why.to_owned()));
+            self.audit(&Cause::default(), "node.clear", id.to_string(), change, now, out);
         }
     }
 
@@ -115,12 +125,13 @@ impl Cluster {
     }
 
     /// Something went well on a node: nothing is wrong with it.
-    pub(super) fn praise(&mut self, id: NodeId, out: &mut Vec<Action>) {
+    pub(super) fn praise(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) {
         let suspected = |node: &&mut LiveNode| !node.record.suspected_by.is_empty() || node.record.probation.is_some();
         if let Some(node) = self.nodes.get_mut(&id).filter(suspected) {
             node.record.suspected_by.clear();
-            self.unsettled |= node.record.probation.take().is_some();
+            let lifted = node.record.probation.take();
             out.push(put(Record::Node(node.record.clone())));
+            self.cleared(id, lifted, "something went well on it", now, out);
         }
     }
 }

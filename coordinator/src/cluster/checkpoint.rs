@@ -59,7 +59,7 @@ impl Cluster {
             job.checkpoints.push(row);
             out.extend(job.thin_checkpoints(KEPT, now).map(|row| put(Record::Checkpoint(row))));
             let node = job.node();
-            node.into_iter().for_each(|node| self.praise(node, out));
+            node.into_iter().for_each(|node| self.praise(node, now, out));
         }
     }
 }

@@ -356,7 +356,7 @@ impl Cluster {
                 Self::patch_model(actor, id, rows.model, name, description, out)
             }
             Command::DeleteModel { id } => Self::delete_model(actor, id, rows.model, now, out),
-            Command::ForgetJobs { before, .. } => self.forget(actor, before, rows, out),
+            Command::ForgetJobs { before, .. } => self.forget(actor, before, rows, &cause, now, out),
         };
         if let (Err(refusal), true) = (&judged, is_join) {
             self.refuse("node.join.refused", &cause, String::new(), refusal.to_string(), now, out);

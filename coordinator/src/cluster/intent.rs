@@ -39,6 +39,7 @@ impl Cluster {
         if job.record.intent == Intent::Cancel && intent != Intent::Cancel {
             return Err(Refusal::conflict("the job is being cancelled"));
         }
+        let before = job.record.phase();
         job.record.intent = intent;
         let placed = job.attempt.as_ref().map(|attempt| attempt.id);
         match (intent, placed, &job.record.state) {
@@ -51,6 +52,10 @@ impl Cluster {
                 self.tell_intent(id, attempt, out);
                 self.file(id, now);
                 put_job(&self.jobs[&id].record, out);
+                let after = self.jobs[&id].record.phase();
+                if before != after {
+                    self.audit_phase(id, (before, after), cause, now, out);
+                }
             }
             _ => put_job(&job.record, out),
         }

@@ -92,10 +92,11 @@ impl LiveNode {
         (self.heard, self.seen) = (now.mono, Some(now.wall));
     }
 
-    /// It says what devices it has, and how much of them is free.
-    pub(super) fn looked(&mut self, devices: Vec<Device>, now: Now) {
-        (self.devices, self.told) = (devices, now.mono);
+    /// It says what devices it has, and how much of them is free; what it said before.
+    pub(super) fn looked(&mut self, devices: Vec<Device>, now: Now) -> Vec<Device> {
+        self.told = now.mono;
         self.ledger.looked();
+        std::mem::replace(&mut self.devices, devices)
     }
 
     /// How long it has said nothing.
@@ -137,7 +138,7 @@ impl Cluster {
         now: Now,
         out: &mut Vec<Action>,
     ) {
-        self.know_again(id, shown, &hello.name, now);
+        self.know_again(id, shown, &hello.name, now, out);
         let known = self.nodes.get_mut(&id).filter(|node| node.record.knows(shown));
         let Some(node) = known else { return out.push(Action::TurnAway { reply, farewell: Farewell::Revoked }) };
         if node.record.quarantine.is_some() {
@@ -150,6 +151,7 @@ impl Cluster {
             if let Some(session) = node.session.take() {
                 out.push(Action::Close { node: id, session: session.number, farewell: Farewell::TwoMachines });
             }
+            self.audit(&Cause::node(id), "node.quarantine", id.to_string(), (None, Some(why.into())), now, out);
             return out.push(Action::TurnAway { reply, farewell: Farewell::TwoMachines });
         }
         let number = node.record.sessions + 1;
@@ -164,12 +166,12 @@ impl Cluster {
         node.record.name = hello.name.clone();
         node.spoke(now);
         node.labels = hello.labels;
-        node.looked(hello.devices, now);
         node.cached = hello.cached.into_iter().collect();
         node.sharing = None;
         let last_report = node.record.last_report;
         out.push(put(Record::Node(node.record.clone())));
         out.push(Action::Admit { reply, node: id, session: number });
+        self.devices_changed(id, hello.devices, now, out);
         let verdicts = self.verdicts(id, &hello.attempts, now);
         let welcome = Welcome {
             node: id,

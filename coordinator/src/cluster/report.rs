@@ -17,7 +17,7 @@ impl Cluster {
         node.spoke(now);
         self.clear_unreachable(id, now, out);
         match message {
-            FromAgent::Devices(devices) => self.devices_changed(id, devices, now),
+            FromAgent::Devices(devices) => self.devices_changed(id, devices, now, out),
             FromAgent::Accepted(attempt) => self.accepted(id, attempt, now, out),
             FromAgent::Declined { attempt, reason } => self.declined(id, attempt, &reason, now, out),
             FromAgent::Report(report) => self.report(id, report, now, out),
@@ -27,11 +27,21 @@ impl Cluster {
         }
     }
 
-    fn devices_changed(&mut self, id: NodeId, devices: Vec<Device>, now: Now) {
-        if let Some(node) = self.nodes.get_mut(&id) {
-            node.looked(devices, now);
-            self.unsettled = true;
+    /// The devices as they are now. That one is out, or back, was decided where nobody keeps a history of it: it is written down here.
+    pub(super) fn devices_changed(&mut self, id: NodeId, devices: Vec<Device>, now: Now, out: &mut Vec<Action>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let before = node.looked(devices, now);
+        let was = |device: &Device| before.iter().find(|old| old.id == device.id).map(|old| old.usable.clone());
+        let turned = node.devices.iter().filter_map(|device| Some((device, was(device)?)));
+        let turned = turned.filter(|(device, was)| device.usable.is_ok() != was.is_ok());
+        let turned: Vec<_> = turned
+            .map(|(device, was)| (format!("{id} {}", device.id), was.err(), device.usable.clone().err()))
+            .collect();
+        for (subject, was, is) in turned {
+            let action = if is.is_some() { "device.out" } else { "device.back" };
+            self.audit(&Cause::node(id), action, subject, (was, is), now, out);
         }
+        self.unsettled = true;
     }
 
     fn accepted(&mut self, node: NodeId, attempt: AttemptId, now: Now, out: &mut Vec<Action>) {

@@ -7,7 +7,7 @@
 //! attempt under an older generation          stopped (save), its result an orphan, its directory kept for 30 days
 //! ```
 
-use super::{Action, Cluster, LiveNode, Now, Shown};
+use super::{Action, Cause, Cluster, LiveNode, Now, Shown};
 use crate::{record::Node, serial::drawn_at};
 use lorikeet_protocol::{
     agent::{KnownAttempt, StopHow, ToAgent},
@@ -31,7 +31,7 @@ impl Cluster {
     /// A node whose certificate was issued after the backup was taken is no stranger, though no record names the certificate, or
     /// even the node. One that was retired before stays out. What was revoked since is let in: the operator revokes it again.
     /// Of a node whose key no record tells, only a certificate of the CA that signs now is believed.
-    pub(super) fn know_again(&mut self, id: NodeId, shown: &Shown, name: &str, now: Now) {
+    pub(super) fn know_again(&mut self, id: NodeId, shown: &Shown, name: &str, now: Now, out: &mut Vec<Action>) {
         let Some(restored) = self.restored else { return };
         let since = drawn_at(&shown.serial).is_some_and(|drawn| drawn > restored.taken && drawn <= restored.at);
         if !since {
@@ -44,6 +44,8 @@ impl Cluster {
         let known = node.record.serials.contains(&shown.serial);
         if !known && !node.record.is_gone() {
             node.record.serials.push(shown.serial.clone());
+            let why = "its certificate was issued after the backup that was restored".to_owned();
+            self.audit(&Cause::node(id), "node.readmit", id.to_string(), (None, Some(why)), now, out);
         }
     }
 

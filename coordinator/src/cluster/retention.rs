@@ -1,7 +1,7 @@
 //! What is over and old is forgotten: the rows of a job, its attempts and its checkpoints. Audit records stay, and so does the model, which
 //! then carries the settings that were its job's.
 
-use super::{Action, Cluster, Rows, put};
+use super::{Action, Cause, Cluster, Now, Rows, job::word, put};
 use crate::{
     access::{Actor, Refusal},
     record::{Job, Model, Receipt, Record},
@@ -11,10 +11,12 @@ use lorikeet_protocol::id::UnixMillis;
 impl Cluster {
     /// Of the jobs that the driver has read, those that nobody needs any more.
     pub(super) fn forget(
-        &self,
+        &mut self,
         actor: Actor,
         before: UnixMillis,
         rows: Rows,
+        cause: &Cause,
+        now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         actor.require_admin("forget jobs")?;
@@ -22,6 +24,8 @@ impl Cluster {
             if self.is_needed(&job, before) {
                 continue;
             }
+            let was = Some(word(job.phase()));
+            self.audit(cause, "job.forget", job.id.to_string(), (was, None), now, out);
             out.extend(model.map(|model| put(Record::Model(with_spec(model, &job)))));
             out.push(put(Record::Forgotten(Box::new(job))));
         }

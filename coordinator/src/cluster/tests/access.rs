@@ -116,16 +116,21 @@ fn every_change_leaves_one_audit_record() {
 #[test]
 fn every_phase_of_a_job_follows_from_the_one_before_it() {
     let mut world = World::ready();
-    let (_, attempt) = world.running(1);
+    let (good, attempt) = world.running(1);
     world.report(attempt, ReportBody::Finalizing);
     world.report(attempt, ended(Outcome::Ok));
-    let phases = audits(&world.history).filter(|audit| audit.action == "job.phase");
-    let mut now = "submitted".to_owned();
-    for audit in phases {
-        assert_eq!(audit.before.as_ref(), Some(&now));
-        now = audit.after.clone().unwrap();
+    let (unwanted, attempt) = world.running(2);
+    world.ask(Command::CancelJob { id: unwanted, reason: None }).0.unwrap();
+    world.report(attempt, ended(Outcome::Cancelled));
+    for (job, end) in [(good, "finalizing succeeded"), (unwanted, "cancelling cancelled")] {
+        let phases = audits(&world.history).filter(|audit| audit.action == "job.phase");
+        let mut went = vec!["submitted".to_owned()];
+        for audit in phases.filter(|audit| audit.subject == job.to_string()) {
+            assert_eq!(audit.before.as_ref(), went.last(), "{went:?}");
+            went.extend(audit.after.clone());
+        }
+        assert!(went.join(" ").ends_with(&format!("running {end}")), "{went:?}");
     }
-    assert_eq!(now, "succeeded");
 }
 
 #[test]
@@ -178,13 +183,6 @@ fn a_report_of_an_attempt_that_was_never_this_nodes_is_taken_written_down_and_ch
             && told.iter().all(|audit| audit.subject == attempt.to_string() && audit.from == OTHER.to_string())
     );
     assert_eq!(world.cluster.jobs[&job].record, before);
-}
-
-fn audits(out: &[Action]) -> impl Iterator<Item = &Audit> {
-    out.iter().filter_map(|action| {
-        let Action::Put(record) = action else { return None };
-        if let Record::Audit(audit) = &**record { Some(audit) } else { None }
-    })
 }
 
 #[test]

@@ -95,6 +95,10 @@ fn a_closed_node_is_tried_again_and_closed_for_twice_as_long_or_cleared() {
     world.finish(bad, attempt);
     let node = &world.cluster.nodes[&bad].record;
     assert_eq!((node.probation.clone(), node.suspected_by.len()), (None, 0));
+    let told = story(&world.history, bad);
+    let deeds: Vec<_> = told.iter().map(|(deed, ..)| *deed).collect();
+    assert_eq!(deeds, [&["node.quarantine", "node.probation"].repeat(4)[..], &["node.clear"]].concat());
+    assert_eq!(told.last().map(|(.., why)| *why), Some("something went well on it"));
 }
 
 #[test]
@@ -116,6 +120,9 @@ fn nodes_are_cleared_of_a_job_that_ends_badly_everywhere() {
     world.crash(at, attempt);
     let node = &world.cluster.nodes[&first].record;
     assert_eq!((node.fault(), node.suspected_by.len()), (None, 2));
+    let told = story(&world.history, first);
+    let [("node.quarantine", "", closed), ("node.clear", before, why)] = told[..] else { panic!("{told:?}") };
+    assert_eq!((before, why), (closed, format!("{} ended badly elsewhere too", jobs[0]).as_str()));
 }
 
 #[test]

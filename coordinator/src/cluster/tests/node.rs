@@ -17,13 +17,34 @@ fn a_newer_session_supersedes_and_two_machines_with_one_key_stay_out() {
     assert!(out.iter().any(|action| matches!(action, Action::Close { farewell: Farewell::Superseded, .. })));
     let out = world.hello_as(NODE, boot(1), boot(1), vec![]);
     assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::TwoMachines, .. })));
-    assert!(world.cluster.nodes[&NODE].record.quarantine.is_some());
+    let why = world.cluster.nodes[&NODE].record.quarantine.clone().expect("it is kept out");
+    assert_eq!(story(&out, NODE), [("node.quarantine", "", why.as_str())]);
     let out = world.hello_as(NODE, boot(1), boot(12), vec![]);
     assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::TwoMachines, .. })));
     assert!(world.ask_as(user(), None, Command::OpenNode { id: NODE }).0.is_err());
     world.ask(Command::OpenNode { id: NODE }).0.unwrap();
     let out = world.hello_as(NODE, boot(1), boot(12), vec![]);
     assert!(out.iter().any(|action| matches!(action, Action::Admit { .. })));
+}
+
+#[test]
+fn a_device_that_goes_out_and_one_that_comes_back_are_written_down_once() {
+    let mut world = World::with_gpus(2, Rules::default());
+    let first = gpu(0).id;
+    let mut tell = |usable: Result<(), String>, session| {
+        let devices = vec![Device { usable, ..gpu(0) }, gpu(1)];
+        let out = world.handle(Event::Heard { node: NODE, session, message: FromAgent::Devices(devices) });
+        let told = audits(&out).map(|audit| (audit.action.clone(), audit.before.clone(), audit.after.clone()));
+        assert!(audits(&out).all(|audit| audit.subject == format!("{NODE} {first}")));
+        told.collect::<Vec<_>>()
+    };
+    let out = || Err("it failed".to_owned());
+    assert_eq!(tell(Ok(()), 1), []);
+    assert_eq!(tell(out(), 1), [("device.out".into(), None, Some("it failed".into()))]);
+    assert_eq!(tell(Err("its test failed as well".into()), 1), []);
+    assert_eq!(tell(Ok(()), 0), [], "nobody's session");
+    let back = ("device.back".to_owned(), Some("its test failed as well".to_owned()), None);
+    assert_eq!(tell(Ok(()), 1), [back]);
 }
 
 #[test]

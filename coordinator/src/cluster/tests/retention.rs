@@ -37,6 +37,8 @@ fn a_job_that_ended_long_ago_goes_and_its_model_takes_over_its_settings() {
     world.pass_talking(Duration::from_secs(11));
     let (result, out) = forget(&mut world, admin(), vec![(job.clone(), Some(model))]);
     assert_eq!((result, forgotten(&out)), (Ok(Receipt::Done), Some(job.id)));
+    let told: Vec<_> = audits(&out).map(|audit| (audit.action.as_str(), audit.subject.as_str())).collect();
+    assert_eq!(told[0], ("job.forget", job.id.to_string().as_str()), "each is named");
     let Some(Record::Model(model)) = row_of_model(&out) else { panic!("its model stays") };
     assert_eq!(model.spec.as_deref(), Some(&job.spec));
 }

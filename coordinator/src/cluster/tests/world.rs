@@ -73,6 +73,24 @@ pub(super) fn row(out: &[Action], wanted: impl Fn(&Record) -> bool) -> Option<&R
         .rfind(|record| wanted(record))
 }
 
+pub(super) fn audits(out: &[Action]) -> impl Iterator<Item = &Audit> {
+    out.iter().filter_map(|action| {
+        let Action::Put(record) = action else { return None };
+        if let Record::Audit(audit) = &**record { Some(audit) } else { None }
+    })
+}
+
+/// What was written down of a node: what was done, how it was, how it is.
+pub(super) fn story(out: &[Action], node: NodeId) -> Vec<(&str, &str, &str)> {
+    let of_it = audits(out).filter(|audit| audit.subject == node.to_string());
+    of_it
+        .map(|audit| {
+            let (before, after) = (audit.before.as_deref(), audit.after.as_deref());
+            (audit.action.as_str(), before.unwrap_or_default(), after.unwrap_or_default())
+        })
+        .collect()
+}
+
 pub(super) fn spec() -> JobSpec {
     JobSpec {
         name: "tone".into(),
