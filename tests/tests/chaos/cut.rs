@@ -31,8 +31,8 @@ fn a_killed_worker_is_lost_and_its_job_goes_on_bit_for_bit() {
 fn a_cut_shorter_than_lost_after_restarts_nothing() {
     let lab = Lab::start();
     let proxy = Proxy::start(lab.link(), seed());
-    let agent = lab.agent_on("only", &Machine { link: Some(proxy.address), ..machine(1, 400, 20) });
-    let job = lab.submit(&lab.job_file("cut", 400, 1_000));
+    let agent = lab.agent_on("only", &Machine { link: Some(proxy.address), ..machine(1, 150, 20) });
+    let job = lab.submit(&lab.job_file("cut", 150, 1_000));
     lab.api.until_step(&job, 5);
     let before = agent.workers();
     proxy.cut(true);
@@ -42,7 +42,7 @@ fn a_cut_shorter_than_lost_after_restarts_nothing() {
     assert_eq!(done["phase"], "succeeded", "{done:#}");
     assert!(done["attempt"].as_str().is_some_and(|attempt| attempt.ends_with(".1")), "nothing was restarted: {done:#}");
     assert_eq!(before.len(), 1);
-    assert_eq!(numbers(&lab, &job), (1..=400).collect::<Vec<_>>());
+    assert_eq!(numbers(&lab, &job), (1..=150).collect::<Vec<_>>());
     until("the worker to be gone", || agent.workers().is_empty().then_some(()));
 }
 
@@ -53,7 +53,7 @@ fn a_cut_longer_than_lost_after_moves_the_job_and_the_old_copy_is_stopped_and_co
     let first = lab.agent_on("first", &Machine { link: Some(proxy.address), ..machine(1, 1_000, 20) });
     let job = lab.submit(&lab.job_file("moved", 1_000, 1_000));
     lab.api.until_step(&job, 30);
-    let second = lab.agent_on("second", &machine(1, 400, 20));
+    let second = lab.agent_on("second", &machine(1, 150, 20));
     proxy.cut(true);
     let moved = until("the job to be placed again", || {
         let job = lab.api.job(&job);
@@ -69,6 +69,6 @@ fn a_cut_longer_than_lost_after_moves_the_job_and_the_old_copy_is_stopped_and_co
     assert_eq!(done["phase"], "succeeded", "{done:#}");
     assert!(done["attempt"].as_str().is_some_and(|attempt| attempt.ends_with(".2")), "{done:#}");
     assert_eq!(lab.api.get("/api/models").as_array().map(Vec::len), Some(1), "exactly one success");
-    assert_eq!(numbers(&lab, &job), (1..=400).collect::<Vec<_>>(), "each step once, the old copy's none");
+    assert_eq!(numbers(&lab, &job), (1..=150).collect::<Vec<_>>(), "each step once, the old copy's none");
     until("the workers to be gone", || second.workers().is_empty().then_some(()));
 }
