@@ -159,7 +159,16 @@ fn a_follower_says_why_its_job_waits_and_leaves_it_be() {
     let mut follower = follower.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut notes = BufReader::new(follower.stderr.take().unwrap()).lines().map_while(Result::ok);
     let mut hear = |words: &str| assert!(notes.any(|line| line.contains(words)), "it never said {words}");
-    hear("queued: it waits for a device: dev lacks the label rack=none");
+    hear("queued: never, as the machines are: dev lacks the label rack=none");
+    let told = |words: &[&str]| {
+        let (code, table, complaint) =
+            run(lorikeet().args(["--server", &dev.server, "--token", &dev.token]).args(words));
+        assert_eq!(code, 0, "{complaint}");
+        assert!(table.contains("never, as the machines are: dev lacks the label rack=none"), "{table}");
+        assert!(table.contains("fair share") && table.contains("weight 1"), "{table}");
+    };
+    told(&["job", "why", &job]);
+    told(&["submit", place.path("job.toml").to_str().unwrap(), "--dry-run"]);
     dev.client(&["job", "pause", &job]);
     hear("paused: `lorikeet job resume job_");
     dev.client(&["job", "resume", &job]);

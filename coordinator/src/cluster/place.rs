@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     access::{Actor, Refusal},
-    record::{Attempt, Dataset, Job, Member, Record},
+    record::{Attempt, Closed, Dataset, Job, Member, Record},
 };
 use lorikeet_protocol::{
     agent::{Ended, Offer, ToAgent},
@@ -254,7 +254,10 @@ impl LiveNode {
     fn view(&self, lease: Duration, now: Now) -> NodeView<'_> {
         let fault = || self.record.quarantine.clone().or_else(|| self.record.fault());
         let quarantined = || fault().map(WhyNot::Quarantined);
-        let closed = || self.record.closed.map(|_| WhyNot::Cordoned);
+        let closed = || match self.record.closed? {
+            Closed::Draining { .. } => Some(WhyNot::Draining),
+            Closed::Cordoned | Closed::Retired => Some(WhyNot::Cordoned),
+        };
         let silent = || (self.session.is_none() || self.silence(now) >= lease).then_some(WhyNot::Unreachable);
         NodeView {
             id: self.record.id,
@@ -262,6 +265,7 @@ impl LiveNode {
             closed: quarantined().or_else(closed).or_else(silent),
             labels: &self.labels,
             devices: &self.devices,
+            is_known: self.seen.is_some(),
             devices_age: now.mono.saturating_sub(self.told),
             ledger: &self.ledger,
             cached: &self.cached,

@@ -18,8 +18,8 @@ use super::{
     place::later,
 };
 use best::Best;
-pub use fit::WhyNot;
 use fit::{Fit, Place};
+pub use fit::{Lack, WhyNot};
 use lorikeet_protocol::{
     id::{AttemptId, DeviceId, Hash, JobId, NodeId, SweepId, UnixMillis, UserId},
     job::{Device, Resources},
@@ -97,6 +97,8 @@ pub struct NodeView<'a> {
     pub devices: &'a [Device],
     /// How long ago that was.
     pub devices_age: Duration,
+    /// Whether it has told what it has, since this process started.
+    pub is_known: bool,
     /// What is placed on each device.
     pub ledger: &'a Ledger,
     /// Files in its cache.
@@ -136,6 +138,10 @@ pub struct Why {
     pub position: usize,
     /// What keeps it from every node, if something does.
     pub limit: Option<Limit>,
+    /// Nodes that were asked.
+    pub machines: usize,
+    /// Where no node can ever take it, as they are: the nearest one, and what that lacks.
+    pub never: Option<(NodeId, String, WhyNot)>,
     /// One reason per node.
     pub nodes: Vec<(NodeId, String, WhyNot)>,
     /// When devices are free for it, if nobody else takes them and attempts last as long as they say.
@@ -156,6 +162,13 @@ pub enum Limit {
     Jobs(u32),
     /// So many devices at once.
     Devices(u32),
+    /// So many devices at once, and this job alone wants more.
+    TooLarge {
+        /// Wanted.
+        wanted: u32,
+        /// Allowed.
+        most: u32,
+    },
     /// So many jobs of its sweep at once.
     Sweep(u32),
 }
@@ -200,12 +213,22 @@ pub fn schedule(
             }
             Verdict::Waits => {}
             Verdict::Explained(limit, reasons) => {
+                let never = fit::never(&candidate, &pass.places);
                 let starts = room::earliest(&candidate, &pass.places, lookup, mono).map(|room| room.starts);
                 let expected = starts.filter(|_| limit.is_none());
                 let expected = expected.map(|at| later(wall, at.saturating_sub(mono)));
                 let Account { used, weight, load: _ } = lookup.user(candidate.owner);
                 let owner = Some((Duration::from_millis(used), weight));
-                schedule.why = Some(Why { position, limit, nodes: reasons, expected, owner, ..Why::default() });
+                schedule.why = Some(Why {
+                    position,
+                    limit,
+                    machines: nodes.len(),
+                    never,
+                    nodes: reasons,
+                    expected,
+                    owner,
+                    ..Why::default()
+                });
             }
         }
         if about == Some(job) {
@@ -298,9 +321,13 @@ impl<'a, L: Lookup> Pass<'a, L> {
 
     fn limit(&mut self, candidate: &Candidate<'_>) -> Option<Limit> {
         let load = self.loads.get(&candidate.owner).copied().unwrap_or_else(|| self.lookup.user(candidate.owner).load);
-        let devices = load.devices + u32::from(candidate.resources.gpus);
+        let wanted = u32::from(candidate.resources.gpus);
+        let devices = load.devices + wanted;
         let too_many_jobs = self.rules.jobs_per_user.filter(|most| load.jobs >= *most).map(Limit::Jobs);
-        too_many_jobs
+        let too_large = self.rules.devices_per_user.filter(|most| wanted > *most);
+        too_large
+            .map(|most| Limit::TooLarge { wanted, most })
+            .or(too_many_jobs)
             .or_else(|| self.rules.devices_per_user.filter(|most| devices > *most).map(Limit::Devices))
             .or_else(|| self.limit_of_sweep(candidate))
     }

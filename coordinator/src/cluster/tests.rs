@@ -14,7 +14,7 @@ use lorikeet_protocol::{
     job::*,
 };
 use proptest::prelude::*;
-use schedule::{Limit, Rules, WhyNot};
+use schedule::{Lack, Limit, Rules, WhyNot};
 use std::collections::BTreeSet;
 
 mod access;

@@ -14,7 +14,7 @@ use crate::{
     cluster::{
         command::{Answer, Query},
         job::{JobState, Obstacle},
-        schedule::{self, WhyNot},
+        schedule::{self, Lack, WhyNot},
     },
     record::{BaseState, DatasetState, Dependency, Job},
 };
@@ -51,7 +51,7 @@ pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<
 
 fn settled(phase: Phase, summary: String) -> Why {
     let (code, waits_for, nodes) = (WhyCode::Phase, Vec::new(), Vec::new());
-    Why { phase, code, summary, waits_for, position: None, expected_start: None, fair_share: None, nodes }
+    Why { phase, code, summary, never: false, waits_for, position: None, expected_start: None, fair_share: None, nodes }
 }
 
 fn waiting(phase: Phase, waits: schedule::Why) -> Why {
@@ -65,7 +65,14 @@ fn waiting(phase: Phase, waits: schedule::Why) -> Why {
         (None, Some(_)) => WhyCode::BackOff,
         (None, None) => WhyCode::Devices,
     };
-    let summary = match nodes.as_slice() {
+    let never = waits.never.map(|(_, name, why)| (name, explain(&why).1));
+    let too_large = matches!(waits.limit, Some(schedule::Limit::TooLarge { .. }));
+    let is_never = never.is_some() || too_large;
+    let never = never.map(|(name, lacks)| match waits.machines {
+        1 => format!("never, as the machines are: {name} {lacks}"),
+        several => format!("never, as the {several} machines are: the nearest, {name}, {lacks}"),
+    });
+    let waits_for = match nodes.as_slice() {
         _ if waits.limit.is_some() => waits.limit.map(over_limit).unwrap_or_default(),
         _ if waits.backs_off_until.is_some() => {
             let until = waits.backs_off_until.map(|until| Timestamp(until).to_string()).unwrap_or_default();
@@ -78,13 +85,17 @@ fn waiting(phase: Phase, waits: schedule::Why) -> Why {
     };
     let expected_start = waits.expected.map(Timestamp);
     let fair_share = waits.owner.map(|(used, weight)| FairShare { device_seconds: used.as_secs(), weight });
-    Why { position: Some(waits.position as u64), expected_start, fair_share, nodes, code, ..settled(phase, summary) }
+    let (summary, position) = (never.unwrap_or(waits_for), Some(waits.position as u64));
+    Why { never: is_never, position, expected_start, fair_share, nodes, code, ..settled(phase, summary) }
 }
 
 fn over_limit(limit: schedule::Limit) -> String {
     match limit {
         schedule::Limit::Jobs(most) => format!("its owner has {most} jobs on devices already, as many as are allowed"),
         schedule::Limit::Sweep(most) => format!("its sweep has {most} jobs on devices already, as many as it may"),
+        schedule::Limit::TooLarge { wanted, most } => {
+            format!("never, as the limits are: it asks for {wanted} devices, and one user may hold {most}")
+        }
         schedule::Limit::Devices(most) => {
             format!("its owner would hold more than {most} devices, as many as are allowed")
         }
@@ -97,9 +108,14 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
     match why {
         WhyNot::Unreachable => ("unreachable", "is not connected".into()),
         WhyNot::Quarantined(reason) => ("quarantined", format!("is closed: {reason}")),
-        WhyNot::Cordoned => ("cordoned", "takes nothing new".into()),
+        WhyNot::Cordoned => ("cordoned", "takes nothing new, as a person wants it".into()),
+        WhyNot::Draining => ("draining", "is being drained and takes nothing new".into()),
         WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
-        WhyNot::NoSuchDevice => ("gpu", "has no device of the kind asked for".into()),
+        WhyNot::NoSuchDevice(lack) => lacking(lack),
+        WhyNot::TooSmall { needed_bytes, memory_bytes } => {
+            let (has, needs) = (size(*memory_bytes), size(*needed_bytes));
+            ("too_small", format!("has {has} of device memory in all, {needs} are needed"))
+        }
         WhyNot::CpuOnly(setting) => {
             ("cpu_only", format!("has GPUs alone, and {setting} is trained on a CPU only so far"))
         }
@@ -115,6 +131,27 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
         }
         WhyNot::Outrun => ("outrun", "takes a job that goes first".into()),
         WhyNot::Reserved => ("reserved", "is kept for a job that goes first".into()),
+    }
+}
+
+/// What the devices of a machine are not.
+fn lacking(lack: &Lack) -> (&'static str, String) {
+    let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
+    match lack {
+        Lack::Device => ("gpu", "has no device".into()),
+        Lack::Gpu => ("gpu", "has no GPU".into()),
+        Lack::Name(name) => ("gpu", format!("has no device called `{name}`")),
+        Lack::Memory { least_bytes, bytes } => {
+            ("gpu_memory", format!("has GPUs of {} at most, {} are asked for", size(*bytes), size(*least_bytes)))
+        }
+        Lack::Compute { least, has } => {
+            let word = |(major, minor): &(u8, u8)| format!("{major}.{minor}");
+            ("compute", format!("has compute capability {} at most, {} is asked for", word(has), word(least)))
+        }
+        Lack::Driver { least, has: Some(has) } => {
+            ("driver", format!("has driver {has}, {least} or newer is asked for"))
+        }
+        Lack::Driver { least, has: None } => ("driver", format!("says no driver's version, {least} is asked for")),
     }
 }
 

@@ -211,6 +211,9 @@ pub struct Why {
     pub code: WhyCode,
     /// In one sentence.
     pub summary: String,
+    /// No machine can ever take it, as machines and limits are now.
+    #[serde(default)]
+    pub never: bool,
     /// Jobs that have to end first, as `job_…:ok`.
     #[serde(default)]
     pub waits_for: Vec<String>,

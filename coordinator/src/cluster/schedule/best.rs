@@ -142,7 +142,7 @@ mod tests {
             let devices: Vec<Vec<Device>> = (0..NODES as u8).map(|n| (0..3).map(|d| device(d, 20 + u64::from(n % 3 + d) * 20)).collect()).collect();
             let cached: Vec<BTreeSet<Hash>> = (0..NODES as u8).map(|n| [Hash([n % 3; 32])].into()).collect();
             let nodes: Vec<_> = (0..NODES as usize).map(|n| NodeView {
-                id: NodeId(Uuid::from_u128(n as u128)), name: "n", closed: None, labels: &labels, devices: &devices[n], devices_age: Duration::ZERO, ledger: &ledger, cached: &cached[n],
+                id: NodeId(Uuid::from_u128(n as u128)), name: "n", closed: None, labels: &labels, devices: &devices[n], devices_age: Duration::ZERO, is_known: true, ledger: &ledger, cached: &cached[n],
             }).collect();
             let mut places: Vec<_> = nodes.iter().map(Place::new).collect();
             let (mut best, now) = (Best::default(), Duration::ZERO);

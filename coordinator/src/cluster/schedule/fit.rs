@@ -4,7 +4,7 @@ use super::{Candidate, NodeView};
 use crate::cluster::ledger::{Memory, Share};
 use lorikeet_protocol::{
     id::{DeviceId, NodeId},
-    job::{Device, DeviceKind, GpuRequest, Resources},
+    job::{Device, DeviceKind, Driver, GpuRequest, Resources},
 };
 use std::{cmp::Reverse, time::Duration};
 
@@ -18,6 +18,8 @@ pub enum WhyNot {
     Quarantined(String),
     /// It takes nothing new: a person wants it so.
     Cordoned,
+    /// What is on it is to leave, and nothing new comes.
+    Draining,
     /// It lacks a label.
     Label {
         /// Which.
@@ -25,8 +27,15 @@ pub enum WhyNot {
         /// What it would have to be.
         value: String,
     },
-    /// None of its devices is of the kind asked for.
-    NoSuchDevice,
+    /// None of its devices is of the kind asked for: what the one that comes nearest lacks.
+    NoSuchDevice(Lack),
+    /// None of them is large enough for the plan, whoever left.
+    TooSmall {
+        /// What the plan needs.
+        needed_bytes: u64,
+        /// What the largest of them has in all.
+        memory_bytes: u64,
+    },
     /// Of the devices that will do it has fewer than one job asks for.
     TooFew {
         /// Asked for.
@@ -53,6 +62,73 @@ pub enum WhyNot {
     Reserved,
     /// It has GPUs only, and those do not train what this setting asks for.
     CpuOnly(String),
+}
+
+/// What a device lacks of what a job needs, in the order in which it is looked at: the last is the nearest miss.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// There is none.
+    Device,
+    /// It is no GPU.
+    Gpu,
+    /// This is not in its name.
+    Name(String),
+    /// It has less memory than was asked for.
+    Memory {
+        /// Asked for.
+        least_bytes: u64,
+        /// Here.
+        bytes: u64,
+    },
+    /// Its compute capability is lower.
+    Compute {
+        /// Asked for.
+        least: (u8, u8),
+        /// Here.
+        has: (u8, u8),
+    },
+    /// Its driver is older, or does not say how old it is.
+    Driver {
+        /// Asked for.
+        least: Driver,
+        /// Here.
+        has: Option<Driver>,
+    },
+}
+
+impl WhyNot {
+    /// How much of its node would have to be another one, least first.
+    fn distance(&self) -> (u8, u64) {
+        match self {
+            Self::TooSmall { needed_bytes, memory_bytes } => (0, needed_bytes.saturating_sub(*memory_bytes)),
+            Self::TooFew { wanted, there } => (1, wanted.saturating_sub(*there) as u64),
+            Self::CpuOnly(_) => (2, 0),
+            Self::NoSuchDevice(Lack::Driver { .. }) => (3, 0),
+            Self::NoSuchDevice(Lack::Compute { .. }) => (4, 0),
+            Self::NoSuchDevice(Lack::Memory { least_bytes, bytes }) => (5, least_bytes.saturating_sub(*bytes)),
+            Self::NoSuchDevice(Lack::Name(_)) => (6, 0),
+            Self::NoSuchDevice(Lack::Gpu) => (7, 0),
+            Self::NoSuchDevice(Lack::Device) => (8, 0),
+            Self::Label { .. } => (9, 0),
+            Self::Unreachable
+            | Self::Quarantined(_)
+            | Self::Cordoned
+            | Self::Draining
+            | Self::Unusable(_)
+            | Self::Busy
+            | Self::Memory { .. }
+            | Self::Outrun
+            | Self::Reserved => (u8::MAX, 0),
+        }
+    }
+}
+
+/// Where no node can ever take a job as they are, the one of which the least would have to be another.
+pub(super) fn never(candidate: &Candidate<'_>, places: &[Place<'_>]) -> Option<(NodeId, String, WhyNot)> {
+    let why = |place: &Place<'_>| Some((place.node.id, place.node.name.to_owned(), place.never(candidate)?));
+    let all = places.iter().map(why).collect::<Option<Vec<_>>>()?;
+    all.into_iter().min_by_key(|(id, _, why)| (why.distance(), *id))
 }
 
 /// An agent says every minute how much of its devices is free, and at once when one of its attempts has left one: after three it should have.
@@ -137,22 +213,42 @@ impl<'a> Place<'a> {
         self.node.closed.is_none() && self.slots.iter().any(open)
     }
 
-    /// Devices that suit the request, whoever has them; or why this node can never take the job as it is.
+    /// Devices that suit the request, whoever has them; or why none can be had.
     pub(super) fn suitable(&self, candidate: &Candidate<'_>) -> Result<Vec<usize>, WhyNot> {
-        if let Some(reason) = &self.node.closed {
-            return Err(reason.clone());
+        match &self.node.closed {
+            Some(reason) => Err(reason.clone()),
+            None => self.able(candidate),
         }
+    }
+
+    /// Why this node can never take the job as it is, open or closed. One that has not told what it has may be able to.
+    fn never(&self, candidate: &Candidate<'_>) -> Option<WhyNot> {
+        let unable = self.able(candidate).err().filter(|_| self.node.is_known)?;
+        // What is out may come back.
+        (!matches!(unable, WhyNot::Unusable(_))).then_some(unable)
+    }
+
+    fn able(&self, candidate: &Candidate<'_>) -> Result<Vec<usize>, WhyNot> {
         let labels = &candidate.resources.labels;
         if let Some((key, value)) = labels.iter().find(|(key, value)| self.node.labels.get(*key) != Some(value)) {
             return Err(WhyNot::Label { key: key.clone(), value: value.clone() });
         }
         let wanted = usize::from(candidate.resources.gpus);
-        let slots = || self.slots.iter().enumerate();
         let mut suitable = Vec::new();
-        let (mut unusable, mut cpu_only) = (None, None);
-        for (index, slot) in slots().filter(|(_, slot)| will_do(candidate.resources, slot.device)) {
+        let (mut unusable, mut cpu_only, mut largest) = (None, None, None);
+        let mut lack = Lack::Device;
+        for (index, slot) in self.slots.iter().enumerate() {
+            if let Some(lacks) = lacks(candidate.resources, slot.device) {
+                lack = lack.max(lacks);
+                continue;
+            }
             if let (Some(setting), DeviceKind::Cuda { .. }) = (candidate.cpu_only, slot.device.kind) {
                 cpu_only = Some(setting);
+                continue;
+            }
+            let needs = needed(candidate, slot.device);
+            if needs > slot.device.memory_bytes {
+                largest = largest.max(Some((slot.device.memory_bytes, needs)));
                 continue;
             }
             match &slot.device.usable {
@@ -160,13 +256,14 @@ impl<'a> Place<'a> {
                 Err(reason) => unusable = unusable.or(Some(reason)),
             }
         }
-        match unusable {
+        match (unusable, largest) {
             _ if suitable.len() >= wanted => Ok(suitable),
-            Some(reason) => Err(WhyNot::Unusable(reason.clone())),
-            None if suitable.is_empty() => {
-                Err(cpu_only.map_or(WhyNot::NoSuchDevice, |setting: &str| WhyNot::CpuOnly(setting.into())))
+            (Some(reason), _) => Err(WhyNot::Unusable(reason.clone())),
+            _ if !suitable.is_empty() => Err(WhyNot::TooFew { wanted, there: suitable.len() }),
+            (None, Some((memory_bytes, needed_bytes))) => Err(WhyNot::TooSmall { needed_bytes, memory_bytes }),
+            (None, None) => {
+                Err(cpu_only.map_or(WhyNot::NoSuchDevice(lack), |setting: &str| WhyNot::CpuOnly(setting.into())))
             }
-            None => Err(WhyNot::TooFew { wanted, there: suitable.len() }),
         }
     }
 
@@ -258,27 +355,33 @@ fn needed(candidate: &Candidate<'_>, device: &Device) -> u64 {
     }
 }
 
-fn will_do(resources: &Resources, device: &Device) -> bool {
+fn lacks(resources: &Resources, device: &Device) -> Option<Lack> {
     let driver = match device.kind {
         DeviceKind::Cpu => None,
         DeviceKind::Cuda { driver, .. } => driver,
     };
-    matches(&resources.gpu, device) && resources.min_driver.is_none_or(|least| driver.is_some_and(|has| has >= least))
+    let old = resources.min_driver.filter(|least| driver.is_none_or(|has| has < *least));
+    lacks_of(&resources.gpu, device).or_else(|| old.map(|least| Lack::Driver { least, has: driver }))
 }
 
 fn is_preferred(resources: &Resources, device: &Device) -> bool {
-    resources.prefer.gpu.as_ref().is_some_and(|wanted| matches(wanted, device))
+    resources.prefer.gpu.as_ref().is_some_and(|wanted| lacks_of(wanted, device).is_none())
 }
 
-fn matches(request: &GpuRequest, device: &Device) -> bool {
+fn lacks_of(request: &GpuRequest, device: &Device) -> Option<Lack> {
     match request {
-        GpuRequest::Any => true,
-        GpuRequest::Named(name) => device.name.to_lowercase().contains(&name.to_lowercase()),
+        GpuRequest::Any => None,
+        GpuRequest::Named(name) => {
+            (!device.name.to_lowercase().contains(&name.to_lowercase())).then(|| Lack::Name(name.clone()))
+        }
         GpuRequest::Least { min_memory_bytes, min_compute } => match device.kind {
-            DeviceKind::Cpu => false,
-            DeviceKind::Cuda { compute, .. } => {
-                min_memory_bytes.is_none_or(|bytes| device.memory_bytes >= bytes)
-                    && min_compute.is_none_or(|least| compute >= least)
+            DeviceKind::Cpu => Some(Lack::Gpu),
+            DeviceKind::Cuda { compute: has, .. } => {
+                let bytes = device.memory_bytes;
+                let small = min_memory_bytes.filter(|least| bytes < *least);
+                let small = small.map(|least_bytes| Lack::Memory { least_bytes, bytes });
+                let old = min_compute.filter(|least| has < *least).map(|least| Lack::Compute { least, has });
+                small.or(old)
             }
         },
     }

@@ -19,12 +19,12 @@ fn a_job_without_a_node_waits_and_says_why() {
 
 #[test]
 fn a_job_that_needs_more_memory_than_is_free_waits_and_says_how_much() {
-    let mut world = World::ready_with(|findings| findings.cpu_bytes = 100 << 30);
+    let mut world = World::ready_with(|findings| findings.cpu_bytes = 10 << 30);
     let job = world.submit(1);
     let Ok(Answer::Why(Some(why))) = world.cluster.answer(admin(), Query::Why(job), world.now) else {
         panic!("it waits")
     };
-    assert_eq!(why.nodes[0].2, WhyNot::Memory { needed_bytes: 100 << 30, free_bytes: 8 << 30, stale: None });
+    assert_eq!(why.nodes[0].2, WhyNot::Memory { needed_bytes: 10 << 30, free_bytes: 8 << 30, stale: None });
 }
 
 #[test]
@@ -72,7 +72,9 @@ fn what_a_job_would_rather_have_decides_only_among_what_will_do() {
     });
     assert_eq!(at(&world, hard), Some(NODE), "a need goes before a wish");
     let harder = world.submit_with(6, |spec| spec.resources.min_driver = Some(Driver(590, 0, 0)));
-    assert!(world.why(harder).nodes.iter().all(|(_, _, why)| *why == WhyNot::NoSuchDevice));
+    let lack = |has| WhyNot::NoSuchDevice(Lack::Driver { least: Driver(590, 0, 0), has: Some(has) });
+    let why = world.why(harder);
+    assert_eq!(why.nodes.iter().map(|(_, _, why)| why.clone()).collect::<Vec<_>>(), [lack(new), lack(old)]);
 }
 
 #[test]
@@ -213,9 +215,124 @@ fn a_user_gets_no_more_jobs_and_devices_than_are_allowed_and_the_next_user_does(
     let large = world.submit_as(user(), 3, |spec| spec.resources.gpus = 3);
     assert!(world.is_placed(first) && !world.is_placed(second) && !world.is_placed(large));
     assert_eq!(world.why(second).limit, Some(Limit::Jobs(1)));
-    assert_eq!(world.why(large).limit, Some(Limit::Devices(2)));
+    assert_eq!(world.why(large).limit, Some(Limit::TooLarge { wanted: 3, most: 2 }));
+    let both = world.submit_as(user(), 5, |spec| spec.resources.gpus = 2);
+    assert!(world.is_placed(both));
     let theirs = world.submit_as(user(), 4, |_| {});
-    assert!(world.is_placed(theirs));
+    assert!(!world.is_placed(theirs), "one job at once");
+    assert_eq!(world.why(theirs).limit, Some(Limit::Jobs(1)));
+}
+
+/// A GPU of that name, memory in GiB, compute capability and driver.
+fn kind(name: &str, gib: u64, compute: (u8, u8), driver: Driver) -> Device {
+    let kind = DeviceKind::Cuda { compute, driver: Some(driver) };
+    Device { name: name.into(), kind, memory_bytes: gib << 30, free_bytes: gib << 30, ..gpu(0) }
+}
+
+#[test]
+fn every_need_is_met_or_told_by_its_name() {
+    let (old, new) = (Driver(570, 1, 0), Driver(580, 65, 6));
+    let least =
+        |gib: Option<u64>, min_compute| GpuRequest::Least { min_memory_bytes: gib.map(|gib| gib << 30), min_compute };
+    let named = |name: &str| GpuRequest::Named(name.into());
+    type Need = Box<dyn Fn(&mut Resources)>;
+    let gpu_of = |wanted: GpuRequest| -> Need { Box::new(move |needs: &mut Resources| needs.gpu = wanted.clone()) };
+    let driver = |wanted: Driver| -> Need { Box::new(move |needs: &mut Resources| needs.min_driver = Some(wanted)) };
+    let rack = |rack: &'static str| -> Need {
+        Box::new(move |needs: &mut Resources| needs.labels = [("rack".to_owned(), rack.to_owned())].into())
+    };
+    let lack = WhyNot::NoSuchDevice;
+    let needs: Vec<(Need, Need, WhyNot)> = vec![
+        (gpu_of(named("a100")), gpu_of(named("h200")), lack(Lack::Name("h200".into()))),
+        (
+            gpu_of(least(Some(40), None)),
+            gpu_of(least(Some(41), None)),
+            lack(Lack::Memory { least_bytes: 41 << 30, bytes: 40 << 30 }),
+        ),
+        (
+            gpu_of(least(None, Some((8, 0)))),
+            gpu_of(least(None, Some((9, 0)))),
+            lack(Lack::Compute { least: (9, 0), has: (8, 0) }),
+        ),
+        (driver(old), driver(new), lack(Lack::Driver { least: new, has: Some(old) })),
+        (rack("a"), rack("b"), WhyNot::Label { key: "rack".into(), value: "b".into() }),
+    ];
+    for (n, (met, unmet, why)) in needs.into_iter().enumerate() {
+        let mut world = World::new();
+        world.prepare();
+        world.join(NODE);
+        let mut hello = world.hello_message(boot(1), boot(1), vec![]);
+        hello.labels = [("rack".to_owned(), "a".to_owned())].into();
+        hello.devices = vec![kind("NVIDIA A100", 40, (8, 0), old)];
+        world.handle(Event::SessionOpened { reply: 0, node: NODE, shown: shown("s"), hello: Box::new(hello) });
+        let refused = world.submit_with(1, |spec| unmet(&mut spec.resources));
+        let accepted = world.submit_with(2, |spec| met(&mut spec.resources));
+        assert!(world.is_placed(accepted), "need {n} is met");
+        assert!(!world.is_placed(refused), "need {n} is not");
+        let told = world.why(refused);
+        assert_eq!(told.nodes, [(NODE, "n".to_owned(), why.clone())], "though it is busy as well");
+        assert_eq!(told.never, Some((NODE, "n".to_owned(), why)));
+    }
+}
+
+#[test]
+fn a_job_that_no_node_can_ever_take_is_told_so_with_the_nearest() {
+    let mut world = World::new();
+    world.prepare();
+    let (small, far) = (NODE, OTHER);
+    for (node, devices) in [(small, vec![gpu(0), gpu(1)]), (far, vec![kind("CPU", 20, (9, 0), Driver(1, 0, 0))])] {
+        world.join(node);
+        let hello = Hello { devices, ..world.hello_message(boot(1), boot(1), vec![]) };
+        world.handle(Event::SessionOpened { reply: 0, node, shown: shown("s"), hello: Box::new(hello) });
+    }
+    let never = |world: &World, job: JobId| world.why(job).never.map(|(node, _, why)| (node, why));
+    let wide = world.submit_with(1, |spec| spec.resources.gpus = 3);
+    assert_eq!(never(&world, wide), Some((small, WhyNot::TooFew { wanted: 3, there: 2 })));
+    assert_eq!(world.why(wide).expected, None);
+    world.findings.cuda_bytes = 90 << 30;
+    let large = world.submit(2);
+    let too_small = WhyNot::TooSmall { needed_bytes: 90 << 30, memory_bytes: 80 << 30 };
+    assert_eq!(never(&world, large), Some((small, too_small.clone())));
+    assert_eq!(world.why(large).nodes[0].2, too_small);
+    // One that is closed, or away, keeps nobody from the truth; one of which nothing is known might do.
+    world.ask(Command::CordonNode { id: small }).0.unwrap();
+    assert_eq!(world.why(large).nodes[0].2, WhyNot::Cordoned);
+    assert!(never(&world, large).is_some());
+    let query = Query::DryRun { spec: Box::new(spec()), findings: world.findings.clone() };
+    let Ok(Answer::Why(Some(thought_of))) = world.cluster.answer(admin(), query, world.now) else { panic!("it waits") };
+    assert_eq!(thought_of.never, world.why(large).never, "a dry run says the same");
+    let unknown = NodeId(uuid(12));
+    world.join(unknown);
+    assert_eq!(never(&world, large), None);
+    assert_eq!(world.why(large).nodes[2].2, WhyNot::Unreachable);
+}
+
+#[test]
+fn each_way_for_a_node_to_be_out_has_its_reason_and_is_not_never() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let out = |world: &World, job: JobId| {
+        let why = world.why(job);
+        assert_eq!(why.never, None);
+        why.nodes[0].2.clone()
+    };
+    world.ask(Command::CordonNode { id: NODE }).0.unwrap();
+    let job = world.submit(1);
+    assert_eq!(out(&world, job), WhyNot::Cordoned);
+    world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
+    assert_eq!(out(&world, job), WhyNot::Draining);
+    world.cluster.nodes.get_mut(&NODE).unwrap().record.quarantine = Some("two machines".into());
+    assert_eq!(out(&world, job), WhyNot::Quarantined("two machines".into()));
+    world.cluster.nodes.get_mut(&NODE).unwrap().record.quarantine = None;
+    let session = world.cluster.nodes[&NODE].record.sessions;
+    world.handle(Event::SessionClosed { node: NODE, session });
+    world.ask(Command::OpenNode { id: NODE }).0.unwrap();
+    assert_eq!(out(&world, job), WhyNot::Unreachable);
+    let hello = Hello {
+        devices: vec![Device { usable: Err("fell off the bus".into()), ..gpu(0) }],
+        ..world.hello_message(boot(1), boot(1), vec![])
+    };
+    world.handle(Event::SessionOpened { reply: 0, node: NODE, shown: shown("s"), hello: Box::new(hello) });
+    assert_eq!(out(&world, job), WhyNot::Unusable("fell off the bus".into()));
 }
 
 #[test]
