@@ -20,8 +20,10 @@ use lorikeet_api::{
 use lorikeet_protocol::{id::JobId, job::Phase, worker::Level};
 use std::{pin::pin, time::Duration};
 
-/// For so long a job may wait without a word; so often it is asked again what it waits for.
-const WORDLESS: Duration = Duration::from_secs(3);
+/// A job that waits for longer than this is asked at once what it waits for: most are placed sooner, and have nothing to say.
+const WORDLESS: Duration = Duration::from_millis(200);
+/// And so often again: the reason changes with other jobs and machines, and no event of this job tells of that.
+const ASKED_AGAIN: Duration = Duration::from_secs(3);
 
 /// Watches until the job ends or the person has seen enough: Ctrl-C ends the watching and says so.
 pub(super) async fn watch(client: &Client, job: JobId, output: Output) -> Result<Job, Failure> {
@@ -59,13 +61,14 @@ pub(crate) async fn to_the_end(client: &Client, job: JobId, output: Output) -> R
 
 /// The next thing; a job that waits meanwhile says why.
 async fn next(client: &Client, job: JobId, events: &mut Events<'_>, display: &mut Display) -> Result<Told, Failure> {
-    let mut next = pin!(events.next());
+    let (mut next, mut patience) = (pin!(events.next()), WORDLESS);
     loop {
         tokio::select! {
             biased;
             told = &mut next => return told,
-            () = tokio::time::sleep(WORDLESS), if display.waits() => {}
+            () = tokio::time::sleep(patience), if display.waits() => {}
         }
+        patience = ASKED_AGAIN;
         // Of a coordinator that does not answer the events tell.
         if let Ok(why) = client.get::<Why>(&with_id(route::JOB_WHY, job), &[]).await {
             display.waiting(&why);
