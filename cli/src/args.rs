@@ -83,7 +83,9 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  lorikeet quantise --base models/smollm2 --out models/smollm2-nf4 --to nf4")]
     Quantise(Quantise),
     /// Submit a job file, or a sweep of many
-    #[command(after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow")]
+    #[command(
+        after_help = "Examples:\n  lorikeet submit job.toml --set lora.rank=8 --follow\n  lorikeet submit job.toml --set 'sweep.training.seed=[1,2,3]'    # an array: one job for each"
+    )]
     Submit(Submit),
     /// List jobs, newest first
     #[command(after_help = "Example:\n  lorikeet jobs --status running")]

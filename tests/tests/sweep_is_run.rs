@@ -13,6 +13,10 @@ fn a_sweep_runs_its_children_names_the_best_and_lets_go_what_waited_for_them() {
     let sweep =
         "[sweep]\nmax_parallel = 1\ntraining.learning_rate = [1e-3, 1e-6]\nstop = { min_steps = 10, reduction = 10 }\n";
     fs::write(&file, format!("{text}{sweep}")).unwrap();
+    let plain = lab.job_file("plain", 40, 100);
+    let array = ["--set", "sweep.training.seed=[1,2,3]", "--set", "sweep.lora.rank=[8,16]"];
+    let dry = json(&lab, &[&["submit", &plain, "--dry-run"], &array[..]].concat());
+    assert_eq!(dry["jobs"], 6, "an array on the command line: {dry:#}");
     let dry: Value = json(&lab, &["submit", &file, "--dry-run"]);
     assert_eq!((&dry["jobs"], &dry["first"]["why"]["code"]), (&2.into(), &"devices".into()), "{dry:#}");
     let made = json(&lab, &["submit", &file]);
