@@ -136,6 +136,12 @@ pub struct Worker {
     /// any evaluation.
     #[serde(deserialize_with = "duration")]
     pub stall_after: Duration,
+    /// Bytes of its own output, `worker.log`, that are kept: what is beyond goes, the oldest first.
+    #[serde(deserialize_with = "bytes")]
+    pub log_limit: u64,
+    /// A worker that writes more bytes of events than this is stopped: its lines are kept until all of them are with the coordinator.
+    #[serde(deserialize_with = "bytes")]
+    pub events_limit: u64,
     /// How often the events file is looked at.
     #[serde(deserialize_with = "duration")]
     pub poll: Duration,
@@ -245,6 +251,10 @@ impl Default for Worker {
             discard_grace: Duration::from_secs(3),
             start_grace: Duration::from_secs(30),
             stall_after: Duration::from_secs(30 * 60),
+            // Ours prints a few lines; what a program of somebody's prints in days is read from its end.
+            log_limit: 64 << 20,
+            // Four million steps.
+            events_limit: 1 << 30,
             poll: Duration::from_millis(50),
             memory_poll: Duration::from_secs(1),
             progress: Duration::from_secs(1),
@@ -335,6 +345,9 @@ impl Config {
         let worker = &self.worker;
         require(worker.memory_slack >= 1.0, "worker.memory_slack", "at least 1", &worker.memory_slack);
         require(worker.threads != Some(0), "worker.threads", "at least 1", &0);
+        let (log, events) = (worker.log_limit, worker.events_limit);
+        require(log >= 64 << 10, "worker.log_limit", "at least 64 KiB", &log);
+        require(events >= 1 << 20, "worker.events_limit", "at least 1 MiB", &events);
         let parallel = self.cache.parallel;
         require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", &parallel);
         let slow = self.cache.bandwidth.filter(|bytes| *bytes < 1 << 20);

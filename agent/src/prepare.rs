@@ -42,7 +42,7 @@ pub(crate) enum PrepareError {
 impl PrepareError {
     /// In the words of a report.
     pub(crate) fn fault(&self) -> Fault {
-        Fault { outcome: self.outcome(), message: chain(self) }
+        Fault::new(self.outcome(), chain(self))
     }
 
     /// What fails because the coordinator itself does not have a file whole: no node is to blame for that.

@@ -5,6 +5,7 @@
 //! own process group, nothing ties its life to ours, and when this is dropped it goes on (an agent that shall leave no work behind ties it by a pipe instead). The next agent knows it by its
 //! directory: the lock says whether it lives, `worker.json` who it is, `events.jsonl` what it did.
 
+mod bound;
 pub(crate) mod group;
 pub(crate) mod spawn;
 pub(crate) mod spool;

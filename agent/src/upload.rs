@@ -14,7 +14,7 @@ use lorikeet_protocol::{
     blob::Refusal,
     file::{CHUNK_BYTES, FileManifest, NamedFile, is_plain_path},
     id::{AttemptId, Hash},
-    job::Outcome,
+    job::{FailureClass, Outcome},
     worker::{ADAPTER, WrittenFile},
 };
 use serde::Deserialize;
@@ -73,7 +73,9 @@ impl UploadError {
             Self::Refused { refusal: Refusal::TooLarge, .. } => Outcome::UserError,
             Self::Disk(_) | Self::Unverified { .. } | Self::Refused { .. } | Self::Thread(_) => Outcome::Lost,
         };
-        Fault { outcome, message: chain(self) }
+        // All that is judged here is the size of what comes out, and the settings decide that.
+        let class = (outcome == Outcome::UserError).then_some(FailureClass::Settings);
+        Fault { class, ..Fault::new(outcome, chain(self)) }
     }
 }
 

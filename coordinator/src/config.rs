@@ -156,6 +156,12 @@ pub struct Storage {
     /// What one attempt may upload in all: checkpoints and adapter.
     #[serde(with = "unit::bytes")]
     pub attempt_limit: u64,
+    /// What the metrics and logs of one job may take: of the last quarter only numbers are kept, beyond it nothing.
+    #[serde(with = "unit::bytes")]
+    pub series_limit: u64,
+    /// The same for those of all jobs together.
+    #[serde(with = "unit::bytes")]
+    pub series_total: u64,
     /// An unreferenced file is removed after this long.
     #[serde(with = "unit::duration")]
     pub unreferenced: Duration,
@@ -238,6 +244,10 @@ impl Default for Storage {
         Self {
             keep_free: 1 << 30,
             attempt_limit: 64 << 30,
+            // Ten million steps, over all its attempts.
+            series_limit: 4 << 30,
+            // Of ten thousand jobs of ten thousand steps a third.
+            series_total: 64 << 30,
             unreferenced: Duration::from_secs(24 * 3600),
             keep_series: None,
             keep_jobs: None,
@@ -332,6 +342,9 @@ impl Config {
             // No number is in no range.
             refuse(!WEIGHTS.contains(weight), &field, weight, "0.001 to 1000");
         }
+        let (job, all) = (self.storage.series_limit, self.storage.series_total);
+        refuse(job < 1 << 20, "storage.series_limit", &job, "1MiB at least");
+        refuse(all < job, "storage.series_total", &all, "storage.series_limit at least");
         let kept = self.storage.keep_series.unwrap_or(Duration::MAX);
         refuse(kept < Duration::from_secs(3_600), "storage.keep_series", &show(kept.min(LONGEST_LEASE)), "1h at least");
         // A repeated request is answered with what it made for a day.

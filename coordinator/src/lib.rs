@@ -121,7 +121,7 @@ impl Coordinator {
         let signer = Signer::open(&upload_key).map_err(StartError::file(&upload_key))?;
         let share_key = secret::open(&share_key).map_err(StartError::file(&share_key))?;
         let blobs = Blobs::open(&folders.blobs(), &folders.staging(), &config.base_roots, config.storage.keep_free)?;
-        let (series, series_thread) = Series::open(&folders.series(), config.storage.keep_free)?;
+        let (series, series_thread) = Series::open(&folders.series(), start::series_limits(&config.storage))?;
         let inspector = Inspector::new(&config.inspect, blobs.clone())?;
         let (stop, leaving, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let (telemetry, space) = (Newest::default(), Space::new(&config.data, config.storage.keep_free));

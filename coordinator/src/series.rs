@@ -1,4 +1,4 @@
-//! Metrics and logs: the lines of each attempt's events file, kept for ever, never passing through `Cluster`.
+//! Metrics and logs: the lines of each attempt's events file, kept as long as the config says, never passing through `Cluster`.
 //!
 //! One thread owns all writing. It takes the waiting requests as a batch, writes them, syncs each touched file once and only
 //! then answers, so what is acknowledged is on disk. Lines carry their sequence numbers: a line that is here already is
@@ -9,20 +9,24 @@
 //! series/<job>/<attempt token>/<first seq, 20 digits>.seg      format: series/segment.rs and docs/store.md
 //! ```
 //!
+//! What a job, and all jobs together, may take is bounded (`series/shed.rs`): beyond that words, then numbers are acknowledged and not kept.
+//!
 //! Readers read the files themselves, up to what the thread has synced, and remember where they left off
 //! (`series/marks.rs`); [`Series::follow`] wakes them.
 
 mod marks;
 mod segment;
+mod shed;
 mod writer;
 
-use crate::space::{Short, Space};
+use crate::space::Short;
 use lorikeet_protocol::{
     agent::EventLines,
     id::{AttemptId, AttemptToken, JobId},
 };
 use marks::Marks;
 use segment::Wanted;
+pub use shed::Limits;
 use std::{
     collections::HashMap,
     io,
@@ -88,13 +92,12 @@ pub struct Series {
 struct Followers(Mutex<HashMap<JobId, watch::Sender<u64>>>);
 
 impl Series {
-    /// Starts the thread over `root`, of whose disk it leaves `keep_free` bytes. The thread ends, and can be joined, when the last
-    /// handle is gone.
-    pub fn open(root: &Path, keep_free: u64) -> Result<(Self, JoinHandle<()>), SeriesError> {
+    /// Starts the thread over `root`, within these limits. The thread ends, and can be joined, when the last handle is gone.
+    pub fn open(root: &Path, limits: Limits) -> Result<(Self, JoinHandle<()>), SeriesError> {
         std::fs::create_dir_all(root).map_err(SeriesError::disk("make", root))?;
         let (sender, receiver) = mpsc::channel(WAITING_REQUESTS);
         let followers = Arc::new(Followers::default());
-        let writer = Writer::new(root.to_owned(), Space::new(root, keep_free), Arc::clone(&followers));
+        let writer = Writer::new(root.to_owned(), limits, Arc::clone(&followers));
         let thread = std::thread::Builder::new().name("series".into()).spawn(move || writer.run(receiver));
         let thread = thread.map_err(SeriesError::disk("start the thread of", root))?;
         let root = Arc::new(root.to_owned());

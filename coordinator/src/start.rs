@@ -15,7 +15,7 @@ use crate::{
         trust::{Authorities, Trust},
     },
     record::{Closed, Node, Token, User},
-    series::SeriesError,
+    series::{Limits, SeriesError},
     store::{Store, StoreError},
 };
 use lorikeet_protocol::{
@@ -257,6 +257,11 @@ fn private_folder(folder: &Path) -> io::Result<()> {
         std::fs::set_permissions(folder, Permissions::from_mode(0o700))?;
     }
     Ok(())
+}
+
+/// What metrics and logs may take.
+pub(crate) fn series_limits(storage: &config::Storage) -> Limits {
+    Limits { keep_free: storage.keep_free, job: storage.series_limit, all: storage.series_total }
 }
 
 /// What the cluster goes by, from the config.

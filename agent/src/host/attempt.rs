@@ -260,7 +260,7 @@ impl Attempt {
 
     /// A device of its failed: nobody waits for a worker that may compute anything, or that may not even be able to end.
     pub(super) fn device_failed(&mut self, device: &DeviceId, fault: &str, now: Now, out: &mut Vec<Action>) {
-        let fault = Fault { outcome: Outcome::Hardware, message: format!("its device {device} failed: {fault}") };
+        let fault = Fault::new(Outcome::Hardware, format!("its device {device} failed: {fault}"));
         match self.state {
             State::Preparing => {
                 self.innocent = true;

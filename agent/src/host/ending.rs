@@ -110,7 +110,7 @@ impl Leave {
         match self {
             Self::Asked { cause, kill_at, .. } if *kill_at <= now.mono => {
                 let message = "the worker did not leave in time and was killed".to_owned();
-                *self = Self::killed(Fault { outcome: outcome_of(*cause), message }, now);
+                *self = Self::killed(Fault::new(outcome_of(*cause), message), now);
                 Due::Kill
             }
             Self::Asked { .. } => Due::Nothing,
@@ -122,7 +122,7 @@ impl Leave {
 impl Word {
     /// Something broke.
     pub(super) fn fault(fault: Fault, step: u64) -> Self {
-        Self { outcome: fault.outcome, class: fault.class(), message: Some(fault.message), step }
+        Self { outcome: fault.outcome, class: fault.class, message: Some(fault.message), step }
     }
 
     /// Somebody wanted it.

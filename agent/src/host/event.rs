@@ -59,15 +59,16 @@ pub enum Event {
 pub struct Fault {
     /// In one word.
     pub outcome: Outcome,
+    /// Whose settings, data or code it was, where that is known.
+    pub class: Option<FailureClass>,
     /// For people.
     pub message: String,
 }
 
 impl Fault {
-    /// Whose settings or data it was, where it was a person's. All that is judged here is the size of what comes out, and the
-    /// settings decide that.
-    pub(super) fn class(&self) -> Option<FailureClass> {
-        (self.outcome == Outcome::UserError).then_some(FailureClass::Settings)
+    /// Whose fault it was is not known, or nobody's.
+    pub fn new(outcome: Outcome, message: impl Into<String>) -> Self {
+        Self { outcome, class: None, message: message.into() }
     }
 }
 
@@ -87,6 +88,11 @@ pub enum News {
         resident: u64,
         /// Allowed bytes.
         limit: u64,
+    },
+    /// It wrote more than it may, and what.
+    Overgrown {
+        /// For people: `it wrote more than 1073741824 bytes of events`.
+        what: String,
     },
     /// It holds its lock and says nothing any more.
     Stalled {

@@ -8,7 +8,7 @@ use lorikeet_protocol::{
     id::{BootId, Hash, UnixMillis},
     job::{FailureClass, StopCause},
     worker::{
-        ADAPTER, CHECKPOINTS, EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, Plan, STOP, Step, StopRequest,
+        ADAPTER, CHECKPOINTS, EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, LOG, Level, Plan, STOP, Step, StopRequest,
         WorkerEvent, WrittenFile,
     },
 };
@@ -48,6 +48,12 @@ pub(crate) enum End {
     Fail,
     /// Leaves a child behind that does not end by itself.
     Orphan,
+    /// Writes lines of events until it is killed.
+    Babble,
+    /// Writes one line of events, without an end, until it is killed.
+    Drone,
+    /// Prints until somebody has cut what it printed, then finishes.
+    Print,
 }
 
 impl Script {
@@ -118,6 +124,20 @@ fn run(script: &Script) -> ! {
     drop(ballast);
     match script.end {
         End::Finish => journal.finish(script.steps),
+        End::Babble => loop {
+            journal.write(one_word());
+        },
+        End::Drone => loop {
+            journal.file.write_all(&[b'x'; 1 << 16]).unwrap();
+        },
+        End::Print => {
+            let (mut printed, mut out) = (0, std::io::stdout());
+            while fs::metadata(LOG).unwrap().len() >= printed {
+                out.write_all(&[&[b'x'; 1023][..], b"\n"].concat()).and_then(|()| out.flush()).unwrap();
+                printed += 1 << 10;
+            }
+            journal.finish(script.steps)
+        }
         End::Vanish => std::process::exit(9),
         End::DiskFull => std::process::exit(Exit::DiskFull.code().into()),
         End::Orphan => {
@@ -192,6 +212,10 @@ impl Journal {
         });
         self.end(WorkerEvent::Finished { step, files: files.to_vec() }, 0)
     }
+}
+
+fn one_word() -> WorkerEvent {
+    WorkerEvent::Log { level: Level::Info, message: "x".repeat(4 << 10) }
 }
 
 fn one_step(step: u64) -> Step {

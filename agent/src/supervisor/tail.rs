@@ -43,7 +43,7 @@ impl Tail {
     pub(crate) fn read(&mut self) -> io::Result<Vec<String>> {
         loop {
             let read = self.fill()?;
-            let lines = self.take_lines();
+            let lines = self.take_lines(read);
             if !lines.is_empty() || read == 0 {
                 return Ok(lines);
             }
@@ -51,6 +51,9 @@ impl Tail {
     }
 
     fn fill(&mut self) -> io::Result<usize> {
+        if self.partial.len() > LINE_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a line of more than 16 MiB"));
+        }
         let file = match &mut self.file {
             Some(file) => file,
             None => match File::open(&self.path) {
@@ -67,15 +70,14 @@ impl Tail {
         file.seek(SeekFrom::Start(self.offset))?;
         let read = file.take(READ_BYTES).read_to_end(&mut self.partial)?;
         self.offset += read as u64;
-        if self.partial.len() > LINE_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a line of more than 16 MiB"));
-        }
         Ok(read)
     }
 
-    fn take_lines(&mut self) -> Vec<String> {
-        let Some(end) = self.partial.iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
-        let rest = self.partial.split_off(end + 1);
+    /// What was there before the last bytes came has no end of a line in it.
+    fn take_lines(&mut self, fresh: usize) -> Vec<String> {
+        let known = self.partial.len() - fresh;
+        let Some(end) = self.partial[known..].iter().rposition(|byte| *byte == b'\n') else { return Vec::new() };
+        let rest = self.partial.split_off(known + end + 1);
         let whole = std::mem::replace(&mut self.partial, rest);
         let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| String::from_utf8_lossy(line).into_owned()).collect()
@@ -115,6 +117,18 @@ mod tests {
         file.seek(SeekFrom::End(0)).unwrap();
         file.write_all(b"two\n").unwrap();
         assert_eq!(tail.read().unwrap(), ["two"]);
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_given_up_and_no_more_of_it_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        std::fs::write(&path, vec![b'x'; 2 * LINE_BYTES]).unwrap();
+        let mut tail = Tail::new(&path);
+        for _ in 0..3 {
+            assert_eq!(tail.read().unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert!(tail.partial.len() <= LINE_BYTES + READ_BYTES as usize, "{}", tail.partial.len());
+        }
     }
 
     #[test]

@@ -103,6 +103,38 @@ async fn a_worker_that_grows_too_large_is_told_of() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_writes_events_without_end_is_told_of_and_read_no_further() {
+    for (end, words) in [(End::Babble, "more than 1048576 bytes of events"), (End::Drone, "a line of more than 16 MiB")]
+    {
+        let mut scene = Scene::new(&Script { end, ..Script::new(1, 1) });
+        scene.setting.config.events_limit = 1 << 20;
+        scene.restart().await;
+        scene.start();
+        let News::Overgrown { what } = scene.until(|news| matches!(news, News::Overgrown { .. })).await else {
+            unreachable!()
+        };
+        assert!(what.contains(words), "{what}");
+        let read = scene.seen.len();
+        assert!(read < 400, "a megabyte holds fewer lines than {read}");
+        scene.supervisor.kill(id());
+        let (events, how) = scene.until_gone().await;
+        assert!(how.contains("signal: 9") && events.len() == read, "{how}, {} of {read} lines", events.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_prints_is_cut_and_the_worker_goes_on() {
+    let mut scene = Scene::new(&Script { end: End::Print, ..Script::new(1, 1) });
+    scene.setting.config.log_limit = 64 << 10;
+    scene.restart().await;
+    scene.start();
+    let (_, how) = scene.until_gone().await;
+    assert_eq!(how, "exit status: 0");
+    let log = std::fs::read_to_string(scene.folder.path().join(LOG)).unwrap();
+    assert!(log.contains("bytes were cut here"), "{}", log.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_hangs_is_told_of() {
     let mut scene = Scene::new(&Script::new(100_000, 1));
     scene.setting.config.stall_after = Duration::from_millis(300);

@@ -1,12 +1,12 @@
 //! One worker, followed from its start, or from where an earlier agent left it, to its end.
 //!
 //! Looked at every `poll`: has it taken its lock (`worker.json` is there), has it said something (`events.jsonl`), has it grown
-//! too large, has it been silent for too long. A worker of our own is gone when it is reaped; an adopted one when its lock is free. The lock is tried only once
+//! too large, has it been silent for too long, has it written too much. A worker of our own is gone when it is reaped; an adopted one when its lock is free. The lock is tried only once
 //! its holder is known: trying it earlier could take it from a worker that is just starting. When nobody ever held it, it is
 //! taken and kept, so that a straggler that still comes finds it held and leaves.
 
 use super::{
-    Setting, SupervisorError,
+    Setting, SupervisorError, bound,
     group::{Group, Name},
     spawn::Launch,
     stall::Stall,
@@ -20,7 +20,7 @@ use crate::{
 use lorikeet_protocol::{
     agent::StopHow,
     id::AttemptId,
-    worker::{EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, STOP, StopRequest},
+    worker::{EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, LOG, STOP, StopRequest},
 };
 use rustix::process::Signal;
 use std::{
@@ -62,6 +62,8 @@ pub(super) struct Watch {
     measured: Option<Instant>,
     /// Whether a kill was ordered: from then on the lock may be tried even if nobody ever said that he holds it.
     killed: bool,
+    /// Whether it wrote more events than it may: what is beyond is not read.
+    overgrown: bool,
 }
 
 /// Whose child it is.
@@ -114,8 +116,8 @@ impl Watch {
     ) -> Self {
         let tail = Tail::new(&directory.join(EVENTS));
         let stall = Stall::new(setting.config.stall_after, Instant::now());
-        let (holder, measured, killed) = (None, None, false);
-        Self { setting, id, directory, memory_limit, orders, worker, holder, tail, stall, measured, killed }
+        let (holder, measured, killed, overgrown) = (None, None, false, false);
+        Self { setting, id, directory, memory_limit, orders, worker, holder, tail, stall, measured, killed, overgrown }
     }
 
     /// Until the worker is gone and the attempt forgotten, or until the agent leaves.
@@ -168,6 +170,7 @@ impl Watch {
                 return Some(Gone { how: "its lock is free".into(), exit: None, _lock: Some(lock) });
             }
             self.measure().await;
+            self.bound_log();
             self.look_for_life().await;
         }
     }
@@ -190,10 +193,17 @@ impl Watch {
     }
 
     async fn tell_events(&mut self) {
-        loop {
+        let limit = self.setting.config.events_limit;
+        while !self.overgrown {
+            if self.tail.place() > limit {
+                return self.tell_overgrown(format!("it wrote more than {limit} bytes of events")).await;
+            }
             let lines = match self.tail.read() {
                 Ok(lines) if lines.is_empty() => return,
                 Ok(lines) => lines,
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    return self.tell_overgrown(format!("its events hold {error}")).await;
+                }
                 Err(error) => {
                     tracing::warn!(attempt = %self.id, %error, "the worker's events cannot be read");
                     return;
@@ -206,6 +216,17 @@ impl Watch {
                     Err(error) => tracing::warn!(attempt = %self.id, %error, "a line of the worker is no event"),
                 }
             }
+        }
+    }
+
+    async fn tell_overgrown(&mut self, what: String) {
+        self.overgrown = true;
+        self.tell(News::Overgrown { what }).await;
+    }
+
+    fn bound_log(&self) {
+        if let Err(error) = bound::cut_log(&self.directory.join(LOG), self.setting.config.log_limit) {
+            tracing::debug!(attempt = %self.id, %error, "its log cannot be cut");
         }
     }
 

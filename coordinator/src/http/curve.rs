@@ -94,7 +94,7 @@ mod tests {
     #[tokio::test]
     async fn who_looks_again_reads_what_came_since_and_a_second_attempt_goes_on_behind_the_first() {
         let folder = tempfile::tempdir().unwrap();
-        let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+        let (series, _thread) = Series::open(folder.path(), crate::series::Limits::default()).unwrap();
         let attempt =
             |number| AttemptId { job: JobId(uuid::Uuid::from_u128(3)), token: AttemptToken { generation: 1, number } };
         let append = async |number, first, lines: Vec<String>| {

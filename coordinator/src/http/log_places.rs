@@ -93,7 +93,7 @@ mod tests {
     #[tokio::test]
     async fn a_page_is_cut_from_the_words_of_all_attempts_and_new_lines_are_seen() {
         let folder = tempfile::tempdir().unwrap();
-        let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+        let (series, _thread) = Series::open(folder.path(), crate::series::Limits::default()).unwrap();
         let append = async |number, first, lines: Vec<String>| {
             series.append(EventLines { attempt: attempt(number), first, lines }).await.unwrap();
         };

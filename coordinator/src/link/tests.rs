@@ -58,7 +58,7 @@ impl World {
         let stop = CancellationToken::new();
         let store = Store::open(&at("state.redb")).unwrap();
         let driver = Driver::start(store, Timers::default(), stop.clone()).unwrap();
-        let (series, _thread) = Series::open(&at("series"), 0).unwrap();
+        let (series, _thread) = Series::open(&at("series"), crate::series::Limits::default()).unwrap();
         let services = Services {
             driver: driver.handle.clone(),
             blobs: Blobs::open(&at("blobs"), &at("staging"), &[], 0).unwrap(),

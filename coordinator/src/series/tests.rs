@@ -24,7 +24,7 @@ fn numbered(texts: &[&str]) -> Vec<(u64, String)> {
 #[tokio::test]
 async fn lines_that_come_twice_are_kept_once() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
     assert_eq!(series.append(lines(1, 1, &["a", "b"])).await.unwrap(), 2);
     assert_eq!(series.append(lines(1, 1, &["a", "b", "c"])).await.unwrap(), 3);
     assert_eq!(series.append(lines(1, 2, &["b"])).await.unwrap(), 3);
@@ -34,7 +34,7 @@ async fn lines_that_come_twice_are_kept_once() {
 #[tokio::test]
 async fn a_gap_is_not_filled_and_the_answer_says_where_to_go_on() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
     assert_eq!(series.append(lines(1, 1, &["a"])).await.unwrap(), 1);
     assert_eq!(series.append(lines(1, 3, &["c"])).await.unwrap(), 1);
     assert_eq!(series.append(lines(1, 0, &["zero"])).await.unwrap(), 1);
@@ -44,7 +44,7 @@ async fn a_gap_is_not_filled_and_the_answer_says_where_to_go_on() {
 #[tokio::test]
 async fn a_torn_tail_is_cut_and_writing_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, thread) = Series::open(folder.path(), Limits::default()).unwrap();
     series.append(lines(1, 1, &["a", "b"])).await.unwrap();
     drop(series);
     thread.join().unwrap();
@@ -54,7 +54,7 @@ async fn a_torn_tail_is_cut_and_writing_goes_on() {
     let mut file = OpenOptions::new().append(true).open(&path).unwrap();
     file.write_all(&torn[..torn.len() - 1]).unwrap();
 
-    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
     assert_eq!(series.through(attempt(1)).await.unwrap(), 2);
     assert_eq!(series.append(lines(1, 3, &["c", "d"])).await.unwrap(), 4);
     assert_eq!(all(&series, 1).await, numbered(&["a", "b", "c", "d"]));
@@ -63,7 +63,7 @@ async fn a_torn_tail_is_cut_and_writing_goes_on() {
 #[tokio::test]
 async fn a_segment_torn_at_any_byte_loses_only_what_is_behind_the_tear() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, thread) = Series::open(folder.path(), Limits::default()).unwrap();
     series.append(lines(1, 1, &["first"])).await.unwrap();
     series.append(lines(1, 2, &["second"])).await.unwrap();
     drop(series);
@@ -87,7 +87,7 @@ async fn a_segment_torn_at_any_byte_loses_only_what_is_behind_the_tear() {
 #[tokio::test]
 async fn a_follower_wakes_after_the_lines_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
     let mut news = series.follow(attempt(1).job);
     let writer = series.clone();
     let writing = tokio::spawn(async move { writer.append(lines(1, 1, &["a"])).await });
@@ -99,7 +99,7 @@ async fn a_follower_wakes_after_the_lines_can_be_read() {
 #[tokio::test]
 async fn ranges_come_in_order_from_many_segments() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
     let long = "x".repeat(1 << 19);
     for first in (1..=80).step_by(2) {
         series.append(lines(1, first, &[&long, &long])).await.unwrap();
@@ -113,7 +113,7 @@ async fn ranges_come_in_order_from_many_segments() {
 #[tokio::test]
 async fn the_attempts_of_a_job_are_listed_in_their_order() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
     for number in [10, 2, 1] {
         series.append(lines(number, 1, &["a"])).await.unwrap();
     }
@@ -124,7 +124,7 @@ async fn the_attempts_of_a_job_are_listed_in_their_order() {
 #[tokio::test]
 async fn a_write_that_fails_is_named_and_not_acknowledged() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
     // A file where the job's folder should be.
     let place = folder.path().join(attempt(1).job.to_string());
     std::fs::write(&place, "in the way").unwrap();
@@ -137,7 +137,7 @@ async fn a_write_that_fails_is_named_and_not_acknowledged() {
 #[tokio::test]
 async fn reading_on_begins_where_reading_ended() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, _thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
     for first in 1..=4 {
         series.append(lines(1, first, &["line"])).await.unwrap();
     }
@@ -156,11 +156,68 @@ async fn reading_on_begins_where_reading_ended() {
 #[tokio::test]
 async fn lines_that_would_take_what_is_kept_free_are_refused_and_the_others_can_be_read() {
     let folder = tempfile::tempdir().unwrap();
-    let (series, thread) = Series::open(folder.path(), 0).unwrap();
+    let (series, thread) = Series::open(folder.path(), Limits::default()).unwrap();
     series.append(lines(1, 1, &["a"])).await.unwrap();
     drop(series);
     thread.join().unwrap();
-    let (series, _thread) = Series::open(folder.path(), u64::MAX).unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits { keep_free: u64::MAX, ..Limits::default() }).unwrap();
     assert!(matches!(series.append(lines(1, 2, &["b"])).await, Err(SeriesError::NoSpace(_))));
     assert_eq!(all(&series, 1).await, numbered(&["a"]));
+}
+
+fn event(kind: &str, bytes: usize) -> String {
+    format!(r#"{{"seq":1,"time":7,"type":"{kind}","message":"{}"}}"#, "x".repeat(bytes))
+}
+
+/// How many lines of each kind are there, and whether one says that others are not.
+async fn kinds(series: &Series, number: u32) -> (usize, usize, bool) {
+    let texts: Vec<String> = all(series, number).await.into_iter().map(|(_, text)| text).collect();
+    let count =
+        |kind: &str| texts.iter().filter(|text| text.contains(&format!(r#""type":"{kind}","message":"x"#))).count();
+    (count("step"), count("log"), texts.iter().any(|text| text.contains("storage.series_limit")))
+}
+
+#[tokio::test]
+async fn a_job_that_writes_without_end_loses_its_words_first_then_its_numbers_and_no_other_job_loses_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { job: 40 << 10, ..Limits::default() };
+    let (series, thread) = Series::open(folder.path(), limits).unwrap();
+    let mut first = 1;
+    for round in 1..=100 {
+        let both = [event("step", 500), event("log", 500)];
+        let through = series.append(EventLines { attempt: attempt(1), first, lines: both.to_vec() }).await.unwrap();
+        first += 2;
+        assert_eq!(through, first - 1, "all of them are acknowledged: round {round}");
+    }
+    let (steps, words, told) = kinds(&series, 1).await;
+    // 30 KiB of both, ten more of numbers alone.
+    assert!((26..=28).contains(&words) && (42..=46).contains(&steps) && told, "{words} words, {steps} steps, {told}");
+    let other = AttemptId { job: JobId(Uuid::from_u128(8)), token: AttemptToken { generation: 1, number: 1 } };
+    series.append(EventLines { attempt: other, first: 1, lines: vec![event("log", 5)] }).await.unwrap();
+    assert_eq!(series.read(other, 0, 9).await.unwrap().len(), 1);
+    drop(series);
+    thread.join().unwrap();
+    // The next start knows how far the attempt was, and how much there is.
+    let (series, _thread) = Series::open(folder.path(), limits).unwrap();
+    assert_eq!(series.through(attempt(1)).await.unwrap(), 200);
+    assert_eq!(series.append(lines(1, 201, &["a", "b"])).await.unwrap(), 202);
+    assert_eq!(kinds(&series, 1).await, (steps, words, true));
+}
+
+#[tokio::test]
+async fn what_all_jobs_have_together_is_bounded_and_a_job_that_goes_makes_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let (series, _thread) = Series::open(folder.path(), Limits { all: 20 << 10, ..Limits::default() }).unwrap();
+    let lines: Vec<_> = (0..40).map(|_| event("step", 1000)).collect();
+    for first in 1..=40 {
+        let one = lines[..1].to_vec();
+        assert_eq!(series.append(EventLines { attempt: attempt(1), first, lines: one }).await.unwrap(), first);
+    }
+    assert_eq!(kinds(&series, 1).await.0, 20, "20 KiB hold no more");
+    series.remove(attempt(1).job).await.unwrap();
+    assert_eq!(
+        series.append(EventLines { attempt: attempt(2), first: 1, lines: lines[..1].to_vec() }).await.unwrap(),
+        1
+    );
+    assert_eq!(kinds(&series, 2).await.0, 1);
 }

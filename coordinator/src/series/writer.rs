@@ -1,9 +1,11 @@
 //! The thread that writes: batches of requests in, one sync per touched file, then the answers.
 
 use super::{
-    Followers, SeriesError, Space, folder,
+    Followers, Limits, SeriesError, folder,
     segment::{self, MAGIC},
+    shed::{self, Kept, Shed},
 };
+use crate::space::Space;
 use lorikeet_protocol::{
     agent::EventLines,
     id::{AttemptId, JobId},
@@ -49,13 +51,15 @@ pub(super) enum Request {
 pub(super) struct Writer {
     root: PathBuf,
     space: Space,
+    shed: Shed,
     followers: Arc<Followers>,
     open: HashMap<AttemptId, Log>,
 }
 
 impl Writer {
-    pub(super) fn new(root: PathBuf, space: Space, followers: Arc<Followers>) -> Self {
-        Self { root, space, followers, open: HashMap::new() }
+    pub(super) fn new(root: PathBuf, limits: Limits, followers: Arc<Followers>) -> Self {
+        let (space, shed) = (Space::new(&root, limits.keep_free), Shed::new(root.clone(), limits));
+        Self { root, space, shed, followers, open: HashMap::new() }
     }
 
     /// Until the last handle is gone.
@@ -99,16 +103,19 @@ impl Writer {
     fn append(&mut self, lines: &EventLines) -> Result<(), SeriesError> {
         // Lines go before records do: their senders have them still.
         self.space.check(lines.lines.iter().map(|line| line.len() as u64).sum())?;
-        let written = self.log(lines.attempt)?.append(lines.first, &lines.lines);
+        let kept = self.shed.judge(lines.attempt.job)?;
+        let written = self.log(lines.attempt)?.append(lines.first, &lines.lines, kept);
         if written.is_err() {
             // What the file holds now is not known: it is read again, and cut, before the next write.
             self.open.remove(&lines.attempt);
         }
-        written
+        self.shed.took(lines.attempt.job, written?);
+        Ok(())
     }
 
     fn remove(&mut self, job: JobId) -> Result<(), SeriesError> {
         self.open.retain(|attempt, _| attempt.job != job);
+        self.shed.forget(job)?;
         let folder = self.root.join(job.to_string());
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -157,6 +164,8 @@ struct Log {
     segment: Option<(PathBuf, File)>,
     written: Mark,
     synced: Mark,
+    /// Whether it was said that lines are missing.
+    told: bool,
 }
 
 impl Log {
@@ -170,26 +179,31 @@ impl Log {
             };
             let file = cut(&path, extent.bytes)?;
             let mark = Mark { through, bytes: extent.bytes };
-            return Ok(Self { folder, segment: Some((path, file)), written: mark, synced: mark });
+            return Ok(Self { folder, segment: Some((path, file)), written: mark, synced: mark, told: false });
         }
         let nothing = Mark { through: 0, bytes: 0 };
-        Ok(Self { folder, segment: None, written: nothing, synced: nothing })
+        Ok(Self { folder, segment: None, written: nothing, synced: nothing, told: false })
     }
 
-    /// Writes what is new; lines behind a gap are left for the sender to repeat.
-    fn append(&mut self, first: u64, lines: &[String]) -> Result<(), SeriesError> {
+    /// Writes what is new and kept, and says how many bytes that took; lines behind a gap are left for the sender to repeat.
+    fn append(&mut self, first: u64, lines: &[String], kept: Kept) -> Result<u64, SeriesError> {
         let next = self.written.through + 1;
         let known = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
         let fresh = lines.get(known..).unwrap_or_default();
         if first > next || first == 0 || fresh.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        let record = segment::record(next, fresh);
-        let (path, file) = self.segment_for(next)?;
-        file.write_all(&record).map_err(SeriesError::disk("write", path))?;
+        let mut bytes = 0;
+        for (first, run) in shed::sift(next, fresh, kept, self.told) {
+            let record = segment::record(first, &run);
+            let (path, file) = self.segment_for(first)?;
+            file.write_all(&record).map_err(SeriesError::disk("write", path))?;
+            self.written.bytes += record.len() as u64;
+            bytes += record.len() as u64;
+        }
+        self.told |= kept != Kept::All;
         self.written.through += fresh.len() as u64;
-        self.written.bytes += record.len() as u64;
-        Ok(())
+        Ok(bytes)
     }
 
     /// The segment to write to; a new one when the last is full.

@@ -72,7 +72,7 @@ impl Attempt {
     pub(in crate::host) fn end_is_lost(&self, out: &mut Vec<Action>) {
         if !self.is_live() {
             tracing::warn!(attempt = %self.id(), "its end was lost on its way to the coordinator");
-            let fault = Fault { outcome: Outcome::Lost, message: "its end was lost".into() };
+            let fault = Fault::new(Outcome::Lost, "its end was lost");
             let ended = self.ended(Word::fault(fault, self.meter.step()), Adapter::None, Duration::ZERO);
             out.push(Action::Report(self.id(), ReportBody::Ended(ended)));
         }
@@ -135,7 +135,7 @@ impl Attempt {
         match &self.state {
             State::Starting { lock_by, leave: None } if *lock_by <= now.mono => {
                 let message = format!("the worker did not take its lock within {:?}", rules.start_grace);
-                self.condemn(Fault { outcome: Outcome::PrepareFailed, message }, now, out);
+                self.condemn(Fault::new(Outcome::PrepareFailed, message), now, out);
             }
             State::Running { time_up, leave: None } if *time_up <= now.mono => {
                 self.stop(StopHow::Save, StopCause::TimeLimit, rules, now, out);

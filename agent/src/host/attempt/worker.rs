@@ -9,7 +9,7 @@ use crate::host::{
 use lorikeet_protocol::{
     agent::{Checkpoint, ReportBody, StopHow},
     file::NamedFile,
-    job::{AttemptPhase, Outcome, StopCause},
+    job::{AttemptPhase, FailureClass, Outcome, StopCause},
     worker::{EventLine, Exit, WorkerEvent, WrittenFile},
 };
 use std::time::Duration;
@@ -25,6 +25,7 @@ impl Attempt {
             News::Holds { pid } => self.holds_lock(pid, now, out),
             News::Event(line) => self.event(*line, now, out),
             News::TooLarge { resident, limit } => self.too_large(resident, limit, now, out),
+            News::Overgrown { what } => self.overgrown(&what, now, out),
             News::Stalled { quiet } => self.stalled(quiet, now, out),
             News::Exited(exit) => self.exit = Some(exit),
             News::Stuck { pid } => {
@@ -170,14 +171,21 @@ impl Attempt {
 
     pub(super) fn too_large(&mut self, resident: u64, limit: u64, now: Now, out: &mut Vec<Action>) {
         let message = format!("the worker used {resident} bytes of main memory, {limit} are allowed");
-        self.condemn(Fault { outcome: Outcome::Oom, message }, now, out);
+        self.condemn(Fault::new(Outcome::Oom, message), now, out);
+    }
+
+    /// Whatever writes so much is broken, here or wherever it is tried next.
+    fn overgrown(&mut self, what: &str, now: Now, out: &mut Vec<Action>) {
+        let message = format!("the worker was stopped before it fills the disk: {what}");
+        let class = Some(FailureClass::Internal);
+        self.condemn(Fault { class, ..Fault::new(Outcome::UserError, message) }, now, out);
     }
 
     /// The lock says that it lives, and nothing else does. One that was asked to leave has its grace instead.
     pub(super) fn stalled(&mut self, quiet: Duration, now: Now, out: &mut Vec<Action>) {
         if self.asked().is_none() {
             let message = format!("process hung: no event for {} s", quiet.as_secs());
-            self.condemn(Fault { outcome: Outcome::Lost, message }, now, out);
+            self.condemn(Fault::new(Outcome::Lost, message), now, out);
         }
     }
 
@@ -191,7 +199,7 @@ impl Attempt {
     }
 
     pub(super) fn gone(&mut self, how: &str, now: Now, out: &mut Vec<Action>) {
-        let fault = Fault { outcome: self.outcome_of_exit(), message: format!("process: {how}") };
+        let fault = Fault::new(self.outcome_of_exit(), format!("process: {how}"));
         match &mut self.state {
             State::Starting { leave, .. } | State::Running { leave, .. } => {
                 let step = self.meter.step();
@@ -235,7 +243,7 @@ impl Attempt {
         match &mut self.state {
             State::Starting { .. } | State::Running { .. } => {
                 let message = format!("{} cannot be killed", self.process());
-                let word = Word::fault(Fault { outcome: Outcome::Hardware, message }, self.meter.step());
+                let word = Word::fault(Fault::new(Outcome::Hardware, message), self.meter.step());
                 self.leave_behind(word, Process::Stuck, now, out);
             }
             State::Finalizing { process, .. } => {

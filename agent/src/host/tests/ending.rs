@@ -81,7 +81,7 @@ fn a_result_that_is_too_large_is_the_settings_doing() {
 fn files_that_cannot_be_fetched_end_the_attempt_with_their_reason() {
     let mut scene = Scene::new();
     scene.heard(offer(1));
-    let fault = Fault { outcome: Outcome::DiskFull, message: "write /cache: no space".into() };
+    let fault = Fault::new(Outcome::DiskFull, "write /cache: no space");
     let out = scene.event(Event::PrepareFailed(id(1), fault));
     assert_eq!(ended(&out).outcome, Outcome::DiskFull);
 }
@@ -91,7 +91,7 @@ fn files_that_the_coordinator_does_not_have_are_charged_to_nobody() {
     let mut scene = Scene::new();
     scene.heard(offer(1));
     scene.now.mono += Duration::from_secs(9);
-    let fault = Fault { outcome: Outcome::PrepareFailed, message: "the coordinator refused: Corrupt".into() };
+    let fault = Fault::new(Outcome::PrepareFailed, "the coordinator refused: Corrupt");
     let out = scene.event(Event::Unprovided(id(1), fault, FailureClass::Base));
     let ended = ended(&out);
     assert_eq!((ended.outcome, ended.class), (Outcome::PrepareFailed, Some(FailureClass::Base)));
@@ -221,4 +221,15 @@ impl Scene {
             assert_eq!(self.wait(1), [Action::Kill(id(1))]);
         }
     }
+}
+
+#[test]
+fn a_worker_that_writes_too_much_is_stopped_and_no_device_or_disk_is_blamed_for_it() {
+    let mut scene = Scene::running();
+    let out = scene.news(1, News::Overgrown { what: "it wrote more than 1073741824 bytes of events".into() });
+    assert_eq!(out, [Action::Kill(id(1))]);
+    let out = scene.gone(1);
+    let end = ended(&out);
+    assert_eq!((end.outcome, end.class), (Outcome::UserError, Some(FailureClass::Internal)));
+    assert!(end.message.as_deref().is_some_and(|why| why.contains("1073741824 bytes of events")), "{end:?}");
 }

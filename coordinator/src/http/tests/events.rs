@@ -22,7 +22,7 @@ async fn told_with(world: &World, lines: Vec<String>) -> JobId {
     let queued = world.job().await;
     let (job, _) = world.finished(queued).await;
     let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
-    let (series, thread) = Series::open(&world.data().join("series"), 0).unwrap();
+    let (series, thread) = Series::open(&world.data().join("series"), crate::series::Limits::default()).unwrap();
     let many = lines.len() as u64;
     assert_eq!(series.append(EventLines { attempt, first: 1, lines }).await.unwrap(), many);
     drop(series);

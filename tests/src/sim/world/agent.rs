@@ -225,10 +225,10 @@ impl World {
             }
             Upload::Adapter if refused => HostEvent::AdapterGivenUp(
                 attempt,
-                lorikeet_agent::host::Fault {
-                    outcome: lorikeet_protocol::job::Outcome::Superseded,
-                    message: "it is not yours any more".into(),
-                },
+                lorikeet_agent::host::Fault::new(
+                    lorikeet_protocol::job::Outcome::Superseded,
+                    "it is not yours any more",
+                ),
             ),
             Upload::Adapter => {
                 HostEvent::AdapterUploaded(attempt, vec![findings::file("adapter_model.safetensors", 41)], None)
