@@ -9,10 +9,13 @@
 //! nothing, so they are never in the way of this node's own work.
 //!
 //! Disks fail and people err, so a file is looked at before it is given out: its size and its modification time each time, its bytes
-//! once after every start and whenever that time is not the one we set. What is not what its name says is fetched anew.
+//! once after every start, whenever that time is not the one we set, and once an attempt that had it went wrong. Beside that every file is
+//! read again every week ([`scrub`](Cache::scrub)), at a pace that nobody notices. What is not what its name says is dropped, and fetched
+//! anew by whoever wants it next.
 
 mod divide;
 mod fetch;
+mod scrub;
 mod tally;
 
 #[cfg(test)]
@@ -36,7 +39,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 use tally::Tally;
 use tokio::sync::watch;
@@ -110,7 +113,15 @@ struct Entry {
     used: SystemTime,
     /// The modification time with which its bytes were last known to be whole; none before they were read in this process.
     whole: Option<SystemTime>,
+    /// When its bytes were last read to the end, or it was found here.
+    read: Instant,
     pins: u32,
+}
+
+impl Entry {
+    fn new(size: u64, used: SystemTime) -> Self {
+        Self { size, used, whole: None, read: Instant::now(), pins: 0 }
+    }
 }
 
 /// A file that stays as long as this lives.
@@ -125,6 +136,11 @@ impl Pin {
     /// The file: complete, verified, read-only.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What its bytes are.
+    pub(crate) fn hash(&self) -> Hash {
+        self.hash
     }
 }
 
@@ -150,7 +166,7 @@ impl Cache {
             match entry.file_name().to_str().and_then(|name| name.parse().ok()) {
                 Some(hash) => {
                     let used = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-                    index.files.insert(hash, Entry { size: meta.len(), used, whole: None, pins: 0 });
+                    index.files.insert(hash, Entry::new(meta.len(), used));
                 }
                 None => tracing::warn!(path = %entry.path().display(), "a stranger lies in the cache"),
             }
@@ -232,6 +248,24 @@ impl Cache {
         Some(Pin { cache: self.clone(), hash, path: self.path(hash) })
     }
 
+    /// Whether the bytes at `path`, a link to what was here, are still those. If not, what is here is read before it is given out.
+    pub(crate) async fn is_still(&self, hash: Hash, path: &Path) -> bool {
+        let path = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || fetch::hash_of(&path).is_ok_and(|found| found == hash));
+        let is_still = read.await.unwrap_or(false);
+        if !is_still {
+            self.distrust(hash);
+        }
+        is_still
+    }
+
+    /// A file is read to its end before it is given out again.
+    pub(crate) fn distrust(&self, hash: Hash) {
+        if let Some(entry) = self.index().files.get_mut(&hash) {
+            entry.whole = None;
+        }
+    }
+
     /// Whether a file is still what its name says. One that cannot be read is not.
     async fn is_whole(&self, pin: &Pin, size: u64) -> Result<bool, CacheError> {
         let (path, hash) = (pin.path.clone(), pin.hash);
@@ -279,7 +313,7 @@ impl Cache {
         let mut index = self.index();
         // An attempt that runs may still hold the damaged one that was here before.
         let pins = 1 + index.files.get(&manifest.hash).map_or(0, |entry| entry.pins);
-        index.files.insert(manifest.hash, Entry { size: manifest.size, used: SystemTime::now(), whole: None, pins });
+        index.files.insert(manifest.hash, Entry { pins, ..Entry::new(manifest.size, SystemTime::now()) });
         drop((index, room));
         self.inner.changed.send_replace(());
         let pin = Pin { cache: self.clone(), hash: manifest.hash, path };
@@ -339,8 +373,7 @@ impl Cache {
     #[cfg(test)]
     pub(crate) fn hold(&self, hash: Hash, bytes: &[u8]) {
         std::fs::write(self.path(hash), bytes).expect("the folder is ours");
-        let entry = Entry { size: bytes.len() as u64, used: SystemTime::now(), whole: None, pins: 0 };
-        self.index().files.insert(hash, entry);
+        self.index().files.insert(hash, Entry::new(bytes.len() as u64, SystemTime::now()));
     }
 
     fn path(&self, hash: Hash) -> PathBuf {

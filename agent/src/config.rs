@@ -165,6 +165,9 @@ pub struct Cache {
     /// Bytes fetched in a second; absent: as many as the line takes.
     #[serde(deserialize_with = "some_bytes")]
     pub bandwidth: Option<u64>,
+    /// Bytes that are read again in a second, to see whether they are still what they were; 0: none.
+    #[serde(deserialize_with = "bytes")]
+    pub scrub: u64,
 }
 
 /// Files from other nodes, and to them.
@@ -264,7 +267,8 @@ impl Default for Worker {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { budget: 200 << 30, parallel: 4, bandwidth: None }
+        // A full cache is read in three hours, with a hundredth of what a disk gives.
+        Self { budget: 200 << 30, parallel: 4, bandwidth: None, scrub: 20 << 20 }
     }
 }
 
@@ -352,6 +356,8 @@ impl Config {
         require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", &parallel);
         let slow = self.cache.bandwidth.filter(|bytes| *bytes < 1 << 20);
         require(slow.is_none(), "cache.bandwidth", "at least 1 MiB", &slow.unwrap_or(0));
+        let scrub = self.cache.scrub;
+        require(scrub == 0 || scrub >= 1 << 20, "cache.scrub", "0, or at least 1 MiB", &scrub);
         let share = &self.share;
         let (given, least) = (share.bandwidth, "at least 8 MiB: with less a chunk comes too late to be of use");
         require(given >= 8 << 20, "share.bandwidth", least, &given);

@@ -32,7 +32,7 @@ use lorikeet_protocol::{
     agent::{FromAgent, Hello, ReportBody, ToAgent, Verdict, Welcome},
     file::NamedFile,
     id::{AttemptId, BootId, Hash},
-    job::{AttemptPhase, Device},
+    job::{AttemptPhase, Device, Outcome},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -367,8 +367,14 @@ impl Driver {
 
     fn report(&mut self, id: AttemptId, time: lorikeet_protocol::id::UnixMillis, body: ReportBody) {
         let has_files = !files_of(&body).is_empty();
-        if let (ReportBody::Ended(_), Some(talk)) = (&body, &mut self.conversation) {
-            talk.device_was_left();
+        if let ReportBody::Ended(ended) = &body {
+            if let Some(talk) = &mut self.conversation {
+                talk.device_was_left();
+            }
+            // What went wrong without a word may have been the bytes: they are read before the next attempt gets them.
+            let went_wrong = matches!(ended.outcome, Outcome::Lost | Outcome::UserError | Outcome::Hardware);
+            let pins = self.pins.get(&id).filter(|_| went_wrong);
+            pins.into_iter().flatten().for_each(|pin| self.preparer.cache.distrust(pin.hash()));
         }
         self.outbox.push(id, time, body);
         if let Some(talk) = self.conversation.as_mut().filter(|_| has_files) {

@@ -143,6 +143,7 @@ impl Host {
                 self.bury(id, &news, now);
                 self.with(id, |attempt, _| attempt.news(news, now, &mut out));
             }
+            Event::InputsRead(id, rotten) => self.with(id, |attempt, _| attempt.inputs_read(&rotten, now, &mut out)),
             Event::CheckpointUploaded(id, seq, checkpoint) => {
                 self.with(id, |attempt, _| attempt.checkpoint_uploaded(seq, *checkpoint, now, &mut out));
             }

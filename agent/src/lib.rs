@@ -174,6 +174,7 @@ enum Part {
     Link,
     Probe,
     Sharing,
+    Scrub,
 }
 
 impl Agent {
@@ -217,8 +218,8 @@ impl Agent {
         let share = config.share.clone();
         let (mut host, mut first, parts) = assemble(config, places, blobs)?;
         let (clock, pulse) = (parts.clock, parts.pulse.clone());
-        let cache = parts.preparer.cache.clone();
-        let sharing = Sharing::bind(&share, &caller, parts.preparer.source.clone(), cache, state.clone())?;
+        let (cache, scrub) = (parts.preparer.cache.clone(), parts.config.cache.scrub);
+        let sharing = Sharing::bind(&share, &caller, parts.preparer.source.clone(), cache.clone(), state.clone())?;
         // The first hello already names the devices.
         let (probe, look) = tokio::task::spawn_blocking(move || {
             let look = probe.look(clock::wall());
@@ -249,6 +250,13 @@ impl Agent {
             gpu::watch(probe, every, looks, cancel).await;
             Part::Probe
         });
+        if scrub > 0 {
+            let cancel = rest.clone();
+            tasks.spawn(async move {
+                cancel.run_until_cancelled(cache.scrub(scrub)).await;
+                Part::Scrub
+            });
+        }
         Ok(Self { node, state, driver, rest, tasks, _lock: lock })
     }
 
@@ -277,7 +285,7 @@ impl Agent {
         while let Some(part) = self.tasks.join_next().await {
             match part {
                 Ok(Part::Driver) => self.rest.cancel(),
-                Ok(Part::Link | Part::Probe | Part::Sharing) => {}
+                Ok(Part::Link | Part::Probe | Part::Sharing | Part::Scrub) => {}
                 Err(error) => {
                     self.rest.cancel();
                     ended = Err(AgentError::Task(error));

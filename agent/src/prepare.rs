@@ -130,6 +130,26 @@ impl<S: Source> Preparer<S> {
         offer.inputs().filter_map(|file| self.cache.pin(file.manifest.hash)).collect()
     }
 
+    /// Of an attempt's inputs, those that a failure of this class may come from and that are not what they were when they came: read as
+    /// the worker read them. A file that is missing, or that cannot be read, is not either.
+    pub(crate) async fn rotten(&self, offer: &Offer, class: FailureClass) -> Vec<String> {
+        let inputs = self.places.inputs(offer.attempt);
+        let (of_model, of_data) = (class != FailureClass::Dataset, class != FailureClass::Base);
+        let data = [&offer.dataset].into_iter().map(|file| ("dataset", file));
+        let data = data.chain(offer.validation.iter().map(|file| ("validation", file))).filter(|_| of_data);
+        let model = offer.base.iter().map(|file| ("base", file));
+        let model = model.chain(offer.init_adapter.iter().map(|file| ("adapter", file))).filter(|_| of_model);
+        let mut rotten = Vec::new();
+        for (folder, file) in data.chain(model) {
+            let path = inputs.join(folder).join(&file.path);
+            if !self.cache.is_still(file.manifest.hash, &path).await {
+                tracing::error!(attempt = %offer.attempt, path = %path.display(), "an input of an attempt that failed has rotted on this disk");
+                rotten.push(file.path.clone());
+            }
+        }
+        rotten
+    }
+
     /// The checkpoint to go on from. It appears under its name only when it is complete.
     async fn resume(&self, id: AttemptId, checkpoint: &Checkpoint, directory: &Path) -> Result<(), PrepareError> {
         let aside = directory.join("resume.aside");
@@ -206,6 +226,21 @@ mod tests {
         assert_eq!(std::fs::read(spec.init_adapter.unwrap().join("adapter_config.json")).unwrap(), b"{}");
         assert_eq!(std::fs::read(directory.join("checkpoints/step-00000040/manifest.json")).unwrap(), b"m");
         preparer.prepare(&offer).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_a_failed_attempts_inputs_those_that_rotted_are_named_and_only_those_it_may_come_from_are_read() {
+        let (_folder, preparer) = preparer();
+        let base = vec![file("config.json", b"{}"), file("onnx/model.bin", b"weights")];
+        let offer = Offer { base, dataset: file("train.jsonl", b"[]"), ..offer_on(attempt(), "cpu") };
+        let _pins = preparer.prepare(&offer).await.unwrap();
+        assert!(preparer.rotten(&offer, FailureClass::Internal).await.is_empty());
+        let model = preparer.places.inputs(attempt()).join("base/onnx/model.bin");
+        std::fs::remove_file(&model).unwrap();
+        std::fs::write(&model, b"weighty").unwrap();
+        assert_eq!(preparer.rotten(&offer, FailureClass::Base).await, ["onnx/model.bin"]);
+        assert_eq!(preparer.rotten(&offer, FailureClass::NonFinite).await, ["onnx/model.bin"]);
+        assert!(preparer.rotten(&offer, FailureClass::Dataset).await.is_empty());
     }
 
     #[tokio::test]

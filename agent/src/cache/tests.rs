@@ -143,6 +143,55 @@ async fn a_file_that_was_damaged_here_is_fetched_anew() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_distrusted_is_read_to_its_end_before_it_is_given_out_again() {
+    let (folder, cache) = cache(1 << 30);
+    let file = Content::new(1, 1000);
+    drop(cache.get(&file, attempt(), &file.manifest).await.unwrap());
+    rot(&folder.path().join("files").join(file.manifest.hash.to_string()));
+    drop(cache.get(&file, attempt(), &file.manifest).await.unwrap());
+    assert_eq!(file.asked.load(Ordering::Relaxed), 1, "its time and size are what they were");
+    let path = folder.path().join("files").join(file.manifest.hash.to_string());
+    assert!(!cache.is_still(file.manifest.hash, &path).await);
+    let pin = cache.get(&file, attempt(), &file.manifest).await.unwrap();
+    assert_eq!(file.asked.load(Ordering::Relaxed), 2);
+    assert!(std::fs::read(pin.path()).unwrap() == file.bytes && cache.is_still(file.manifest.hash, pin.path()).await);
+}
+
+#[tokio::test]
+async fn what_rots_unnoticed_is_found_by_reading_everything_again_a_piece_at_a_time() {
+    let (folder, cache) = cache(1 << 30);
+    let files = [1, 2].map(|seed| Content::new(seed, (3 << 20) + 7));
+    for file in &files {
+        drop(cache.get(file, attempt(), &file.manifest).await.unwrap());
+    }
+    let (sound, rotten) = (files[0].manifest.hash, files[1].manifest.hash);
+    rot(&folder.path().join("files").join(rotten.to_string()));
+    assert!(cache.due(Duration::from_secs(600)).is_some_and(|(_, rest)| rest > Duration::from_secs(500)));
+    let mut pace = scrub::Pace::new(1 << 40);
+    for _ in 0..2 {
+        let (hash, rest) = cache.due(Duration::ZERO).unwrap();
+        assert_eq!(rest, Duration::ZERO);
+        cache.look_over(hash, &mut pace).await;
+    }
+    // Each file's pieces, and the look that finds its end.
+    assert_eq!(pace.passed, 2 * (5 << 20), "no byte is read that was not asked for");
+    assert_eq!(cache.hashes(9), [sound]);
+    drop(cache.get(&files[1], attempt(), &files[1].manifest).await.unwrap());
+    assert_eq!(files[1].asked.load(Ordering::Relaxed), 2, "it is fetched anew");
+    assert_eq!(cache.due(Duration::ZERO).map(|(hash, _)| hash), Some(sound), "the one read longest ago comes next");
+}
+
+/// One bit of a file flips, and nothing says so.
+fn rot(path: &Path) {
+    let time = std::fs::metadata(path).unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[500] ^= 1;
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, bytes).unwrap();
+    File::open(path).unwrap().set_modified(time).unwrap();
+}
+
+#[tokio::test]
 async fn a_refusal_is_named_with_its_file() {
     let (_folder, cache) = cache(1 << 30);
     let mut file = Content::new(1, 1000);
@@ -385,7 +434,7 @@ impl Source for Content {
 
 fn cache(budget: u64) -> (tempfile::TempDir, Cache) {
     let folder = tempfile::tempdir().unwrap();
-    let cache = Cache::open(folder.path(), &config::Cache { budget, parallel: 2, bandwidth: None }).unwrap();
+    let cache = Cache::open(folder.path(), &config::Cache { budget, parallel: 2, ..config::Cache::default() }).unwrap();
     (folder, cache)
 }
 

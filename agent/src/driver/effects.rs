@@ -10,6 +10,7 @@ use crate::{
 use lorikeet_protocol::{
     agent::{Checkpoint, Offer},
     id::{AttemptId, DeviceId},
+    job::FailureClass,
     worker::{EVENTS, WrittenFile},
 };
 use std::sync::Arc;
@@ -33,6 +34,7 @@ impl Driver {
             Action::Kill(id) => self.supervisor.kill(id),
             Action::UploadCheckpoint(id, made) => self.upload_checkpoint(id, made),
             Action::UploadAdapter(id, files) => self.upload_adapter(id, files),
+            Action::ReadInputs(offer, class) => self.read_inputs(offer, class),
             Action::Forget(id) => self.forget(id),
             Action::Test(device) => self.test(device),
             // Taken out before: they are what the others wait for.
@@ -72,6 +74,14 @@ impl Driver {
         self.spawn(offer.attempt, async move {
             let prepared = preparer.prepare(&offer).await;
             let _ = notes.send(Note::Prepared(offer.attempt, prepared)).await;
+        });
+    }
+
+    fn read_inputs(&mut self, offer: Arc<Offer>, class: FailureClass) {
+        let (preparer, events) = (self.preparer.clone(), self.events.clone());
+        self.spawn(offer.attempt, async move {
+            let rotten = preparer.rotten(&offer, class).await;
+            let _ = events.send(Event::InputsRead(offer.attempt, rotten)).await;
         });
     }
 

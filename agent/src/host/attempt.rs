@@ -54,7 +54,7 @@ pub(crate) struct Attempt {
     pid: Option<u32>,
     /// How that left, where it was our child and said one of its codes.
     exit: Option<Exit>,
-    /// Whether a device of its failed by its driver's own word.
+    /// Whether a device of its failed by its driver's own word, or a file that was given to it had rotted.
     innocent: bool,
     wanted: Wanted,
 }
@@ -304,9 +304,9 @@ impl Attempt {
     }
 
     fn end(&mut self, word: Word, adapter: Adapter, process: Process, now: Now, out: &mut Vec<Action>) {
-        // Nobody is charged or blamed for what a device did that is known to have failed.
-        let is_its_devices = self.innocent && word.outcome == Outcome::Hardware;
-        let held = if is_its_devices { Duration::ZERO } else { self.held_for(now) };
+        // Nobody is charged or blamed for what a device did that is known to have failed, or a disk.
+        let is_its_machines = self.innocent && matches!(word.outcome, Outcome::Hardware | Outcome::PrepareFailed);
+        let held = if is_its_machines { Duration::ZERO } else { self.held_for(now) };
         self.end_after(held, word, adapter, process, out);
     }
 
@@ -324,7 +324,7 @@ impl Attempt {
     fn ended(&self, word: Word, adapter: Adapter, held: Duration) -> Ended {
         let (files, summary) = match adapter {
             Adapter::Uploaded { files, summary } => (files, summary),
-            Adapter::None | Adapter::Uploading => (Vec::new(), None),
+            Adapter::None | Adapter::Doubted | Adapter::Uploading => (Vec::new(), None),
         };
         let Word { outcome, class, message, step } = word;
         Ended { outcome, class, message, step, held, files, summary, last_event: self.record.last_event }

@@ -34,6 +34,8 @@ pub(super) struct Word {
 pub(super) enum Adapter {
     /// There is none.
     None,
+    /// There is none, and whether the inputs were what they should be is not known yet.
+    Doubted,
     /// On its way.
     Uploading,
     /// There.

@@ -36,6 +36,8 @@ pub enum Event {
     Unprovided(AttemptId, Fault, FailureClass),
     /// News of a worker.
     Worker(AttemptId, News),
+    /// An attempt's inputs were read again: those that are not what they were when they came.
+    InputsRead(AttemptId, Vec<String>),
     /// The checkpoint of the event with this `seq` is uploaded whole.
     CheckpointUploaded(AttemptId, u64, Box<Checkpoint>),
     /// It never will be, and why.
@@ -138,6 +140,8 @@ pub enum Action {
     UploadCheckpoint(AttemptId, CheckpointMade),
     /// Upload the adapter, which is these files.
     UploadAdapter(AttemptId, Vec<WrittenFile>),
+    /// Read its inputs again, as far as a failure of this class may come from them.
+    ReadInputs(Arc<Offer>, FailureClass),
     /// Remove whatever is left of it.
     Forget(AttemptId),
     /// Make it last which devices are out.

@@ -74,6 +74,22 @@ impl Attempt {
         }
     }
 
+    /// Its inputs were read again. What failed on a file that had rotted here is nobody's failure: it is tried again on a whole one.
+    pub(in crate::host) fn inputs_read(&mut self, rotten: &[String], now: Now, out: &mut Vec<Action>) {
+        let State::Finalizing { word, adapter: adapter @ Adapter::Doubted, .. } = &mut self.state else { return };
+        *adapter = Adapter::None;
+        if !rotten.is_empty() {
+            let said = word.message.as_deref().unwrap_or("no word why");
+            let message = format!(
+                "{} rotted on this node's disk and is fetched anew; the worker said: {said}",
+                rotten.join(", ")
+            );
+            *word = Word::fault(Fault::new(Outcome::PrepareFailed, message), word.step);
+            self.innocent = true;
+        }
+        self.finish_if_through(now, out);
+    }
+
     /// The result will never be with the coordinator.
     pub(in crate::host) fn adapter_given_up(&mut self, fault: Fault, now: Now, out: &mut Vec<Action>) {
         if let State::Finalizing { word, adapter: adapter @ Adapter::Uploading, .. } = &mut self.state {
@@ -115,7 +131,11 @@ impl Attempt {
                 let message = hint.map_or(message.clone(), |hint| format!("{message} ({hint})"));
                 let step = self.meter.step();
                 let word = Word { outcome: class.outcome(), class: Some(class), message: Some(message), step };
-                self.last_word(word, Adapter::None, now, out);
+                let adapter = if may_be_its_inputs(class) { Adapter::Doubted } else { Adapter::None };
+                self.last_word(word, adapter, now, out);
+                if matches!(self.state, State::Finalizing { adapter: Adapter::Doubted, .. }) {
+                    out.push(Action::ReadInputs(self.offer(), class));
+                }
             }
             WorkerEvent::Stage { .. } | WorkerEvent::Log { .. } | WorkerEvent::Sample { .. } => {}
         }
@@ -268,7 +288,8 @@ impl Attempt {
 
     pub(super) fn finish_if_through(&mut self, now: Now, out: &mut Vec<Action>) {
         let State::Finalizing { word, adapter, process } = &mut self.state else { return };
-        if process.is_over() && *adapter != Adapter::Uploading && self.uploads.is_idle() {
+        let waits = matches!(adapter, Adapter::Uploading | Adapter::Doubted);
+        if process.is_over() && !waits && self.uploads.is_idle() {
             let (word, adapter) = (word.clone(), std::mem::replace(adapter, Adapter::None));
             let process = std::mem::replace(process, Process::Gone);
             self.end(word, adapter, process, now, out);
@@ -279,5 +300,17 @@ impl Attempt {
         if let Some(progress) = self.meter.take(now.mono) {
             out.push(Action::Report(self.id(), ReportBody::Progress(progress)));
         }
+    }
+}
+
+/// Whether a failure of this class may come from a file that is not what it was when it came.
+fn may_be_its_inputs(class: FailureClass) -> bool {
+    match class {
+        FailureClass::NonFinite
+        | FailureClass::Dataset
+        | FailureClass::Base
+        | FailureClass::Settings
+        | FailureClass::Internal => true,
+        FailureClass::OutOfMemory | FailureClass::DiskFull | FailureClass::Hardware => false,
     }
 }

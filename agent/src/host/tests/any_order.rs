@@ -6,7 +6,7 @@ proptest::proptest! {
     #![proptest_config(proptest::test_runner::Config::with_cases(256))]
 
     #[test]
-    fn no_order_of_events_breaks_the_invariants(events in proptest::collection::vec((0u8..18, 1u64..9), 1..60)) {
+    fn no_order_of_events_breaks_the_invariants(events in proptest::collection::vec((0u8..20, 1u64..9), 1..60)) {
         let mut scene = Scene::new();
         let (mut ends, mut seq) = (0, 0);
         for (kind, number) in events {

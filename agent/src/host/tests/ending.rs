@@ -61,7 +61,8 @@ fn a_failure_keeps_the_workers_own_class() {
         let mut scene = Scene::running();
         let out = scene.line(3, WorkerEvent::Failed { class, message: "no".into(), hint: Some("less".into()) });
         assert!(!out.contains(&Action::UploadAdapter(id(1), vec![])));
-        let out = scene.gone(1);
+        let mut out = scene.gone(1);
+        out.extend(scene.event(Event::InputsRead(id(1), vec![])));
         let ended = ended(&out);
         assert_eq!((ended.outcome, ended.class, ended.message.as_deref()), (outcome, Some(class), Some("no (less)")));
     }
@@ -232,4 +233,31 @@ fn a_worker_that_writes_too_much_is_stopped_and_no_device_or_disk_is_blamed_for_
     let end = ended(&out);
     assert_eq!((end.outcome, end.class), (Outcome::UserError, Some(FailureClass::Internal)));
     assert!(end.message.as_deref().is_some_and(|why| why.contains("1073741824 bytes of events")), "{end:?}");
+}
+
+#[test]
+fn a_failure_on_a_file_that_rotted_here_is_nobodys_and_one_on_whole_files_stays_what_it_was() {
+    for (rotten, outcome) in
+        [(vec!["model.safetensors".to_owned()], Outcome::PrepareFailed), (vec![], Outcome::UserError)]
+    {
+        let mut scene = Scene::running();
+        scene.now.mono += Duration::from_secs(60);
+        let failed = WorkerEvent::Failed { class: FailureClass::Base, message: "no header".into(), hint: None };
+        let out = scene.line(1, failed);
+        assert!(matches!(&out[..], [.., Action::ReadInputs(_, FailureClass::Base)]), "{out:?}");
+        assert!(bodies(&scene.gone(1)).is_empty(), "the end waits for what is read");
+        let out = scene.event(Event::InputsRead(id(1), rotten.clone()));
+        let end = ended(&out);
+        assert_eq!((end.outcome, end.held == Duration::ZERO), (outcome, !rotten.is_empty()));
+        let message = end.message.as_deref().unwrap();
+        assert!(message.contains("no header") && message.contains("rotted") == !rotten.is_empty(), "{message}");
+    }
+}
+
+#[test]
+fn a_failure_that_no_file_brings_about_reads_none() {
+    let mut scene = Scene::running();
+    let failed = WorkerEvent::Failed { class: FailureClass::OutOfMemory, message: "no".into(), hint: None };
+    assert!(!scene.line(1, failed).iter().any(|action| matches!(action, Action::ReadInputs(..))));
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::Oom);
 }

@@ -136,6 +136,7 @@ fn only_the_devices_of_the_dead_worker_are_looked_at() {
 fn a_device_that_fails_by_its_drivers_word_ends_its_attempt_blames_nobody_and_is_out_until_it_has_passed_its_test() {
     let mut scene = Scene::running();
     scene.line(1, step(3));
+    scene.now.mono += Duration::from_secs(60);
     let out = scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
     assert!(out.contains(&Action::Kill(id(1))), "{out:?}");
     assert_eq!(devices_out(&scene), ["cpu"], "the others go on working");
@@ -153,6 +154,7 @@ fn a_device_that_fails_by_its_drivers_word_ends_its_attempt_blames_nobody_and_is
 fn an_attempt_that_is_being_prepared_ends_with_its_device_and_one_that_said_its_last_word_does_not() {
     let mut scene = Scene::new();
     scene.heard(offer(1));
+    scene.now.mono += Duration::from_secs(60);
     let out = scene.event(Event::Looked(fails("cpu", "2 memory errors")));
     assert_eq!((ended(&out).outcome, ended(&out).held), (Outcome::Hardware, Duration::ZERO));
     let mut scene = Scene::running();

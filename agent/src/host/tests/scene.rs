@@ -109,6 +109,11 @@ impl Scene {
                     .welcome(vec![(attempt, [Verdict::Stop, Verdict::Adopt, Verdict::Report][number as usize % 3])]);
             }
             16 => return self.news(number as u32 % 3, News::Stuck { pid: 42 }),
+            18 => {
+                let class = FailureClass::Base;
+                return self.line(seq, WorkerEvent::Failed { class, message: "no".into(), hint: None });
+            }
+            19 => Event::InputsRead(attempt, if number % 2 == 0 { vec![] } else { vec!["model".into()] }),
             17 => {
                 let faults = [(DeviceId::cpu(), "the driver reported error XID 79".to_owned())];
                 Event::Looked(Seen { faults: faults.into(), ..seen(&[]) })

@@ -180,6 +180,9 @@ impl World {
             HostAction::Kill(attempt) => self.kill(node, attempt)?,
             HostAction::UploadCheckpoint(attempt, made) => self.upload(node, attempt, Upload::Checkpoint(made)),
             HostAction::UploadAdapter(attempt, _) => self.upload(node, attempt, Upload::Adapter),
+            HostAction::ReadInputs(offer, _) => {
+                self.node_event(node, life, HostEvent::InputsRead(offer.attempt, vec![]))?;
+            }
             HostAction::Forget(attempt) => self.nodes[node].forget(attempt),
         }
         Ok(())
