@@ -309,7 +309,7 @@ impl<'a, L: Lookup> Pass<'a, L> {
 
     fn place(&mut self, candidate: &Candidate<'_>, index: usize, fit: Fit) -> Placement {
         let place = &mut self.places[index];
-        place.take(candidate, &fit);
+        place.take(candidate, &fit, self.mono);
         self.best.changed(index);
         let load = self.loads.entry(candidate.owner).or_insert_with(|| self.lookup.user(candidate.owner).load);
         load.add(u32::from(candidate.resources.gpus));

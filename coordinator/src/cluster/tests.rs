@@ -29,6 +29,7 @@ mod job;
 mod life;
 mod model;
 mod node;
+mod pass;
 mod queue;
 mod restored;
 mod retention;

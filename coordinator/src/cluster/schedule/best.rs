@@ -153,7 +153,7 @@ mod tests {
                 prop_assert_eq!(best.of(&candidate, &Shape::of(&candidate), &places, now), plain);
                 if let Some(index) = plain {
                     let fit = places[index].fit(&candidate, now).unwrap();
-                    places[index].take(&candidate, &fit);
+                    places[index].take(&candidate, &fit, now);
                     best.changed(index);
                 }
                 if usize::from(reserves) < nodes.len() {

@@ -173,6 +173,8 @@ pub(super) struct Slot<'a> {
     /// Bytes that nobody uses or has planned.
     free_bytes: u64,
     state: SlotState,
+    /// When those leave it that got it in this pass; nothing: nobody did.
+    until: Option<Duration>,
     /// Kept from this moment on for somebody else.
     reserved: Option<Duration>,
 }
@@ -201,7 +203,7 @@ impl<'a> Place<'a> {
             // Of the live figure goes what has not been taken yet; and what of ours takes less than its plan may yet take all of it. What
             // then is still too much for the device, its agent knows and declines.
             let free_bytes = device.free_bytes.saturating_sub(unseen).min(device.memory_bytes.saturating_sub(all));
-            Slot { device, free_bytes, state, reserved: None }
+            Slot { device, free_bytes, state, until: None, reserved: None }
         };
         Self { node, slots: node.devices.iter().map(slot).collect() }
     }
@@ -322,10 +324,11 @@ impl<'a> Place<'a> {
         (!candidate.avoid.contains(&self.node.id), wanted, near, Reverse(fit.free_bytes), self.node.id)
     }
 
-    pub(super) fn take(&mut self, candidate: &Candidate<'_>, fit: &Fit) {
+    pub(super) fn take(&mut self, candidate: &Candidate<'_>, fit: &Fit, now: Duration) {
         for slot in self.slots.iter_mut().filter(|slot| fit.devices.contains(&slot.device.id)) {
             slot.free_bytes = slot.free_bytes.saturating_sub(fit.planned_bytes);
             slot.state = if candidate.resources.exclusive { SlotState::Outrun } else { SlotState::Shared };
+            slot.until = slot.until.max(Some(now.saturating_add(candidate.lasts)));
         }
     }
 
@@ -342,9 +345,9 @@ impl<'a> Place<'a> {
         needed(candidate, slot.device) <= room
     }
 
-    /// Whether somebody got it in this pass.
-    pub(super) fn is_outrun(&self, index: usize) -> bool {
-        self.slots[index].state == SlotState::Outrun
+    /// When those leave a device that got it in this pass, if somebody did.
+    pub(super) fn until(&self, index: usize) -> Option<Duration> {
+        self.slots[index].until
     }
 }
 

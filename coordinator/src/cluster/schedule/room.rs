@@ -36,12 +36,12 @@ pub(super) fn earliest(
 
 fn usable<'a>(candidate: &'a Candidate<'_>, place: &'a Place<'_>) -> impl Iterator<Item = usize> + 'a {
     let suitable = place.suitable(candidate).unwrap_or_default();
-    suitable.into_iter().filter(move |index| place.would_do(*index, candidate) && !place.is_outrun(*index))
+    suitable.into_iter().filter(move |index| place.would_do(*index, candidate))
 }
 
 fn free_at(place: &Place<'_>, index: usize, lookup: &impl Lookup, now: Duration) -> Duration {
     let ends = holders(place, index, lookup).map(|(_, holder)| if holder.leaving { now } else { holder.ends });
-    ends.max().unwrap_or(now).max(now)
+    ends.chain(place.until(index)).max().unwrap_or(now).max(now)
 }
 
 fn holders<'a>(
@@ -83,7 +83,9 @@ fn plan(candidate: &Candidate<'_>, place: &Place<'_>, lookup: &impl Lookup, most
     let wanted = usize::from(candidate.resources.gpus);
     let staying = |index: usize| holders(place, index, lookup).filter(|(_, holder)| !holder.leaving);
     let may_go = |index: &usize| staying(*index).all(|(_, holder)| holder.priority <= most);
-    let devices: Vec<usize> = usable(candidate, place).filter(may_go).collect();
+    // Who got a device in this pass has no attempt yet that could be asked.
+    let unasked = |index: &usize| place.until(*index).is_none();
+    let devices: Vec<usize> = usable(candidate, place).filter(unasked).filter(may_go).collect();
     let mut victims: BTreeMap<AttemptId, (u8, Duration)> = BTreeMap::new();
     for (attempt, holder) in devices.iter().flat_map(|index| staying(*index)) {
         victims.insert(attempt, (holder.priority, holder.at_stake));
