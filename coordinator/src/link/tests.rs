@@ -1,5 +1,6 @@
 //! Who is let in, over real QUIC on loopback: joining, sessions, renewals, blobs. The agent here is a few lines of quinn.
 
+mod flood;
 mod frozen;
 mod leaving;
 mod rotation;
@@ -182,6 +183,13 @@ async fn dial_any(
     alpns: Vec<Vec<u8>>,
     identity: Option<(&Identity, &KeyPair)>,
 ) -> Result<Connection, ConnectionError> {
+    let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let connecting = endpoint.connect_with(client(ca, alpns, identity), address, lorikeet_protocol::COORDINATOR_NAME);
+    timeout(PATIENCE, connecting.unwrap()).await.unwrap()
+}
+
+/// Who trusts this CA.
+fn client(ca: &[u8], alpns: Vec<Vec<u8>>, identity: Option<(&Identity, &KeyPair)>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(ca.to_vec())).unwrap();
     let config =
@@ -195,11 +203,7 @@ async fn dial_any(
         }
     };
     config.alpn_protocols = alpns;
-    let crypto = QuicClientConfig::try_from(config).unwrap();
-    let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let connecting =
-        endpoint.connect_with(ClientConfig::new(Arc::new(crypto)), address, lorikeet_protocol::COORDINATOR_NAME);
-    timeout(PATIENCE, connecting.unwrap()).await.unwrap()
+    ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()))
 }
 
 fn refusal(answer: JoinAnswer) -> String {

@@ -26,6 +26,14 @@ const STREAMS: u32 = 2;
 const REQUEST_WINDOW: u32 = 1 << 10;
 /// What QUIC keeps of a connection until it is acknowledged: 100 MiB a second over 40 ms. For all readers together 128 MiB.
 const SEND_WINDOW: u64 = CHUNK_BYTES / 4;
+/// A node's ClientHello with its certificate is 2 KiB; the default of 16 would only hold what nobody of ours sends.
+const CRYPTO_BUFFER: usize = 8 << 10;
+/// Bytes of packets that one handshake may send before it is looked at: a ClientHello with post-quantum keys takes two packets.
+const BUFFER_PER_HANDSHAKE: u64 = 32 << 10;
+/// The same for all of them: as if each of the sixteen had sent all that it may.
+const BUFFER_OF_HANDSHAKES: u64 = BUFFER_PER_HANDSHAKE * super::HANDSHAKES as u64;
+/// Who comes back to prove its address does so at once.
+const RETRY_LIFETIME: Duration = Duration::from_secs(15);
 /// A silent connection is over: three keep-alives of the reader were lost.
 const IDLE: Duration = Duration::from_secs(15);
 
@@ -82,10 +90,21 @@ fn prepare(of: Arc<Identity>) -> Result<Prepared, TlsError> {
         .stream_receive_window(VarInt::from_u32(REQUEST_WINDOW))
         .receive_window(VarInt::from_u32(REQUEST_WINDOW * STREAMS))
         .send_window(SEND_WINDOW)
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(None)
+        // Nothing is said in datagrams here.
+        .datagram_send_buffer_size(0)
+        .crypto_buffer_size(CRYPTO_BUFFER);
     let nodes = tls::between::of_the_cluster(&of)?;
     let mut config = ServerConfig::with_crypto(Arc::new(tls::between::giver(&of, Arc::clone(&nodes))?));
-    config.transport_config(Arc::new(transport)).max_incoming(super::HANDSHAKES);
+    config.transport_config(Arc::new(transport));
+    // What waits for our attention beyond these is dropped by quinn; the reader tries again.
+    config
+        .max_incoming(super::HANDSHAKES)
+        .incoming_buffer_size(BUFFER_PER_HANDSHAKE)
+        .incoming_buffer_size_total(BUFFER_OF_HANDSHAKES)
+        .retry_token_lifetime(RETRY_LIFETIME)
+        // A node whose router changes its port goes on: its certificate stays the same.
+        .migration(true);
     Ok(Prepared { of, config: Arc::new(config), nodes })
 }
 

@@ -251,6 +251,44 @@ async fn one_node_takes_two_places_and_leaves_the_others_theirs() {
 }
 
 #[tokio::test]
+async fn handshakes_that_nobody_ends_leave_readers_their_way() {
+    let cluster = Authority::new();
+    let [giver, reader, other] = [1, 2, 3].map(|n| Node::new(&cluster, n));
+    let file = File::new(1, 10);
+    giver.hold(&file, &file.bytes);
+    let running = giver.start();
+    let named = running.leave(&reader, &file);
+    // First packets get through to the giver, and none of its answers back.
+    let between = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let behind = Giver { address: between.local_addr().unwrap(), ..running.leave(&other, &file) };
+    let (passed, count) = (AtomicU64::new(0), 4 * HANDSHAKES as u64);
+    let forwarding = async {
+        let mut bytes = [0; 2_048];
+        loop {
+            let Ok((length, from)) = between.recv_from(&mut bytes).await else { continue };
+            if from != running.address {
+                let _ = between.send_to(&bytes[..length], running.address).await;
+                passed.fetch_add(1, Relaxed);
+            }
+        }
+    };
+    let knocks = (0..count).map(|_| other.caller.dial_giver(&behind, Duration::from_secs(5)));
+    let reading = async {
+        until(|| passed.load(Relaxed) >= count).await;
+        assert!(reader.take(&named, 0).await.unwrap() == file.bytes);
+    };
+    let knocking = async {
+        futures_util::future::join_all(knocks).await;
+        std::future::pending::<()>().await
+    };
+    tokio::select! {
+        () = forwarding => unreachable!("it has no end"),
+        () = knocking => unreachable!("it has no end"),
+        () = reading => {}
+    }
+}
+
+#[tokio::test]
 async fn a_node_that_is_sent_away_neither_reads_nor_is_read_from_any_more() {
     let cluster = Authority::new();
     let [giver, reader, other] = [1, 2, 3].map(|n| Node::new(&cluster, n));
