@@ -400,10 +400,15 @@ pub(crate) enum Node {
     #[command(after_help = "Example:\n  lorikeet node cordon node_0192…")]
     Cordon(OneNode),
     /// What is there saves its state and goes elsewhere
-    #[command(after_help = "Example:\n  lorikeet node drain node_0192… --within 10m")]
+    #[command(
+        after_help = "Example:\n  lorikeet node drain node_0192… --within 10m --wait\n\nWhat became of each job stands in `lorikeet node show` until the node is opened again."
+    )]
     Drain {
         #[command(flatten)]
         node: OneNode,
+        /// Wait until nothing runs there any more, and report what became of it
+        #[arg(long)]
+        wait: bool,
         /// What has not left by then is stopped
         #[arg(long, default_value = "10m", value_name = "TIME", value_parser = humantime::parse_duration)]
         within: std::time::Duration,

@@ -11,6 +11,7 @@ mod blame;
 mod checkpoint;
 pub mod command;
 mod depend;
+mod drain;
 mod event;
 mod fair;
 mod file;

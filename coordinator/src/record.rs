@@ -104,6 +104,9 @@ pub struct Node {
     /// When a person sent it away for ever; rows of before do not say so.
     #[serde(default)]
     pub gone_at: Option<UnixMillis>,
+    /// The last drain, until the node is opened or drained again.
+    #[serde(default)]
+    pub drain: Option<Drain>,
 }
 
 impl Node {
@@ -112,6 +115,47 @@ impl Node {
         let said = self.trust.as_ref().map_or(&[][..], |trust| &trust.authorities);
         !said.is_empty() && !said.iter().any(|hash| authorities.contains(hash))
     }
+}
+
+/// What became of what was placed on a node when it was drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// When it was ordered.
+    pub started: UnixMillis,
+    /// What has not left by then is stopped.
+    pub until: UnixMillis,
+    /// When the last had left, or the time was up.
+    pub ended: Option<UnixMillis>,
+    /// All that was placed there.
+    pub attempts: Vec<Drained>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Which.
+    pub attempt: AttemptId,
+    /// What became of it.
+    pub became: Became,
+    /// The step of the checkpoint that its job had when it had left.
+    pub checkpoint: Option<u64>,
+    /// When it had left.
+    pub left: Option<UnixMillis>,
+}
+
+/// What becomes of an attempt whose node is drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Became {
+    /// It was asked to save its state and leave.
+    Leaving,
+    /// It has, after its last step, and its job goes on from there.
+    Saved,
+    /// It has left without that; its job goes on from the checkpoint before.
+    Requeued,
+    /// Its job ended, or a person took it from the queue.
+    Over,
+    /// It had not left in time and was stopped as it was.
+    Stopped,
 }
 
 /// Which CAs a node trusts, durably there.

@@ -7,7 +7,12 @@ use lorikeet_api::{
     route::{self, with_id},
     token::{CreateJoinToken, JoinToken},
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// A drain takes minutes.
+const POLL: Duration = Duration::from_millis(500);
+/// A worker that is stopped as it is ends at once; its word takes a report.
+const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 
 /// All machines: they are few enough for one list.
 pub(crate) async fn list(client: &Client, output: Output) -> Result<(), Failure> {
@@ -22,12 +27,34 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
         Args::Show(node) => output.answer(&client.get::<Node>(&with_id(route::NODE, node.id), &[]).await?),
         Args::Cordon(node) => output.answer(&order(client, &with_id(route::NODE_CORDON, node.id), &NoBody {}).await?),
         Args::Open(node) => output.answer(&order(client, &with_id(route::NODE_OPEN, node.id), &NoBody {}).await?),
-        Args::Drain { node, within } => {
+        Args::Drain { node, wait, within } => {
             let body = DrainNode { within_seconds: Some(within.as_secs()) };
-            output.answer(&order(client, &with_id(route::NODE_DRAIN, node.id), &body).await?)
+            let path = with_id(route::NODE_DRAIN, node.id);
+            if wait {
+                let ordered: Node = client.post(&path, &[], &body).await?;
+                return drained(client, output, ordered, within).await;
+            }
+            output.answer(&order(client, &path, &body).await?)
         }
         Args::Retire(node) => client.delete(&with_id(route::NODE, node.id)).await,
         Args::Revoke(node) => client.order(&with_id(route::NODE_REVOKE, node.id)).await,
+    }
+}
+
+/// Until nothing that was there runs any more. A machine that is not heard stops nothing: that is said, and not waited for.
+async fn drained(client: &Client, output: Output, mut node: Node, within: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + within + STOPPED_WITHIN;
+    while node.drain.as_ref().is_some_and(|drain| !drain.is_done()) && Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+        node = client.get(&with_id(route::NODE, node.id), &[]).await?;
+    }
+    output.answer(&node)?;
+    let left = node.drain.iter().flat_map(|drain| &drain.attempts).filter(|attempt| attempt.left_at.is_none());
+    match left.count() {
+        0 => Ok(()),
+        left => Err(Failure::refused(format!(
+            "{left} of its attempts were told to stop and have not said that they did; the node may be away"
+        ))),
     }
 }
 

@@ -99,6 +99,9 @@ impl Cluster {
             Some(_) | None => {}
         }
         self.settle(attempt.job, state, by, now, out);
+        if let Some(node) = node {
+            self.has_left(node, attempt, &ended, now, out);
+        }
     }
 
     /// What a job does after an attempt: the one table of outcomes.

@@ -133,6 +133,7 @@ impl Node {
             probation: None,
             trust: None,
             gone_at: None,
+            drain: None,
         }
     }
 

@@ -1,22 +1,21 @@
-//! What a person decides about a node: cordon, drain, retire, and taking it back.
+//! What a person decides about a node: cordon, retire, revoke, and taking it back.
 //!
 //! ```text
 //! open ⇄ cordoned (nothing new)      quarantined (two machines) ─ open ─► open      closed for bad ends: `blame`
-//!   └─► draining(until): what is there saves its state and goes elsewhere; what is left at the end is stopped ─► cordoned
+//!   └─► draining (`drain.rs`) ─► cordoned
 //! cordoned, empty ─► retired: its certificates are worth nothing any more           any ─ revoke ─► the same, at once
 //! ```
 
-use super::{Action, Cause, Cluster, Now, attempt::over, place::later, put};
+use super::{Action, Cause, Cluster, Now, attempt::over, put};
 use crate::{
     access::{Actor, Refusal},
     record::{Closed, Receipt, Record},
 };
 use lorikeet_protocol::{
-    agent::{Farewell, StopHow, ToAgent},
+    agent::{Farewell, ToAgent},
     id::NodeId,
-    job::{Outcome, StopCause},
+    job::Outcome,
 };
-use std::time::Duration;
 
 impl Cluster {
     /// A person has seen to it: the node takes work again.
@@ -32,6 +31,7 @@ impl Cluster {
         node.record.probation = None;
         node.record.suspected_by.clear();
         node.record.closed = None;
+        node.record.drain = None;
         node.forget_instances();
         self.node_changed(id, now, out)
     }
@@ -46,42 +46,6 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         self.changed_node(actor, id)?.record.closed = Some(Closed::Cordoned);
         self.node_changed(id, now, out)
-    }
-
-    /// What is there saves its state and goes elsewhere, within `patience`.
-    pub(super) fn drain_node(
-        &mut self,
-        actor: Actor,
-        id: NodeId,
-        patience: Duration,
-        now: Now,
-        out: &mut Vec<Action>,
-    ) -> Result<Receipt, Refusal> {
-        let until = later(now.wall, patience);
-        self.changed_node(actor, id)?.record.closed = Some(Closed::Draining { until });
-        for attempt in self.placed_on(id) {
-            self.ask_to_leave(attempt, StopCause::Drain, out);
-        }
-        self.node_changed(id, now, out)
-    }
-
-    /// The end of a drain: what has not left is stopped as it is; its last checkpoint counts.
-    pub(super) fn end_drain(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) {
-        let Some(node) = self.nodes.get_mut(&id) else { return };
-        if !matches!(node.record.closed, Some(Closed::Draining { until }) if until <= now.wall) {
-            return;
-        }
-        node.record.closed = Some(Closed::Cordoned);
-        out.push(put(Record::Node(node.record.clone())));
-        let left = self.placed_on(id);
-        let report = format!("{} of its attempts had to be stopped", left.len());
-        for attempt in left {
-            out.push(Action::Send {
-                node: id,
-                message: ToAgent::Stop { attempt, how: StopHow::Discard, cause: StopCause::Drain },
-            });
-        }
-        self.audit(&Cause::default(), "node.drained", id.to_string(), (None, Some(report)), now, out);
     }
 
     /// For ever: its certificates are worth nothing any more, and its session ends.
@@ -130,13 +94,13 @@ impl Cluster {
         self.node_changed(id, now, out)
     }
 
-    fn changed_node(&mut self, actor: Actor, id: NodeId) -> Result<&mut super::LiveNode, Refusal> {
+    pub(super) fn changed_node(&mut self, actor: Actor, id: NodeId) -> Result<&mut super::LiveNode, Refusal> {
         actor.require_admin("change nodes")?;
         let found = self.nodes.get_mut(&id).filter(|node| node.record.closed != Some(Closed::Retired));
         found.ok_or_else(|| Refusal::not_found("node"))
     }
 
-    fn node_changed(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
+    pub(super) fn node_changed(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
         out.push(put(Record::Node(self.nodes[&id].record.clone())));
         self.wake_node(id, now);
         self.unsettled = true;

@@ -14,13 +14,13 @@ use crate::{
         Sharing,
         command::{Answer, Command, NodeStatus as Live, Query},
     },
-    record::{Closed, JoinSecret},
+    record::{Became, Closed, Drain, Drained, JoinSecret},
 };
 use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lorikeet_api::{
     Envelope, FieldError, Timestamp,
-    node::{DeviceView, DrainNode, Node, NodeCache, NodeStatus},
+    node::{DeviceView, DrainNode, DrainResult, DrainedAttempt, Node, NodeCache, NodeDrain, NodeStatus},
     route,
     token::{CreateJoinToken, JoinToken},
 };
@@ -61,9 +61,11 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Pa
 
 /// Attempts that exist for the caller: what others run is not theirs to know.
 async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSet<AttemptId>, Failure> {
-    let all: Vec<AttemptId> = nodes.iter().flat_map(|node| node.attempts.iter().map(|(attempt, _)| *attempt)).collect();
+    let placed = nodes.iter().flat_map(|node| node.attempts.iter().map(|(attempt, _)| *attempt));
+    let drained = nodes.iter().filter_map(|node| node.record.drain.as_ref()).flat_map(|drain| &drain.attempts);
+    let all: BTreeSet<AttemptId> = placed.chain(drained.map(|drained| drained.attempt)).collect();
     if actor.sees_everything() {
-        return Ok(all.into_iter().collect());
+        return Ok(all);
     }
     let mut own = BTreeSet::new();
     for attempt in all {
@@ -105,6 +107,7 @@ fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Te
             })
             .collect(),
         cache: node.sharing.map(cache_view),
+        drain: node.record.drain.map(|drain| drain_view(drain, own)),
         joined_at: Timestamp(node.record.joined),
         last_seen: node.seen.map(Timestamp),
         unreachable_since: node.unreachable_since.map(Timestamp),
@@ -118,6 +121,27 @@ fn cache_view(Sharing { cached, gives_at, moved }: Sharing) -> NodeCache {
         from_coordinator_bytes: moved.from_coordinator,
         from_nodes_bytes: moved.from_nodes,
         to_nodes_bytes: moved.to_nodes,
+    }
+}
+
+fn drain_view(Drain { started, until, ended, attempts }: Drain, own: &BTreeSet<AttemptId>) -> NodeDrain {
+    let view = |Drained { attempt, became, checkpoint, left }: Drained| DrainedAttempt {
+        attempt,
+        result: match became {
+            Became::Leaving => DrainResult::Leaving,
+            Became::Saved => DrainResult::Saved,
+            Became::Requeued => DrainResult::Requeued,
+            Became::Over => DrainResult::Over,
+            Became::Stopped => DrainResult::Stopped,
+        },
+        checkpoint_step: checkpoint,
+        left_at: left.map(Timestamp),
+    };
+    NodeDrain {
+        started_at: Timestamp(started),
+        until: Timestamp(until),
+        ended_at: ended.map(Timestamp),
+        attempts: attempts.into_iter().filter(|drained| own.contains(&drained.attempt)).map(view).collect(),
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Node {
     /// Its cache, while it is connected.
     #[serde(default)]
     pub cache: Option<NodeCache>,
+    /// What became of what ran there when it was drained last; until it is opened again.
+    #[serde(default)]
+    pub drain: Option<NodeDrain>,
     /// When it joined.
     pub joined_at: Timestamp,
     /// When it was last heard, as far as this coordinator remembers.
@@ -55,6 +58,58 @@ pub struct NodeCache {
     pub from_nodes_bytes: u64,
     /// Given to other nodes.
     pub to_nodes_bytes: u64,
+}
+
+/// The report of a drain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDrain {
+    /// When it was ordered.
+    pub started_at: Timestamp,
+    /// What has not left by then is stopped.
+    pub until: Timestamp,
+    /// When the last had left, or the time was up; null: it goes on.
+    pub ended_at: Option<Timestamp>,
+    /// What ran there, as far as it exists for the caller.
+    pub attempts: Vec<DrainedAttempt>,
+}
+
+impl NodeDrain {
+    /// Whether it is over and nothing of it is there any more.
+    pub fn is_done(&self) -> bool {
+        self.ended_at.is_some() && self.attempts.iter().all(|attempt| attempt.left_at.is_some())
+    }
+}
+
+/// What became of an attempt whose node was drained.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainedAttempt {
+    /// Which.
+    #[schema(value_type = String)]
+    pub attempt: AttemptId,
+    /// What became of it.
+    pub result: DrainResult,
+    /// The step that its job goes on from; null: from the start, or it is over.
+    pub checkpoint_step: Option<u64>,
+    /// When it had left; null: it is still there.
+    pub left_at: Option<Timestamp>,
+}
+
+/// What becomes of an attempt whose node is drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum DrainResult {
+    /// It was asked to save its state and leave.
+    Leaving,
+    /// It has, and its job waits to go on from its last step.
+    Saved,
+    /// It has left without that; its job goes on from the checkpoint before.
+    Requeued,
+    /// Its job ended, or a person took it from the queue.
+    Over,
+    /// It had not left in time and was stopped as it was.
+    Stopped,
 }
 
 /// Whether a node is heard.

@@ -3,7 +3,7 @@
 use super::{fields, grid, moment, short, size, with_below, word};
 use crate::output::View;
 use lorikeet_api::{
-    node::{DeviceView, Node, NodeCache},
+    node::{DeviceView, DrainedAttempt, Node, NodeCache, NodeDrain},
     token::JoinToken,
 };
 
@@ -50,7 +50,8 @@ impl View for Node {
             ["device", "name", "compute", "driver", "memory", "free", "runs, or why not"],
             self.devices.iter().map(device),
         );
-        with_below(table, "devices:", (!self.devices.is_empty()).then_some(devices))
+        let table = with_below(table, "devices:", (!self.devices.is_empty()).then_some(devices));
+        with_below(table, "drained:", self.drain.as_ref().map(drain))
     }
 }
 
@@ -64,6 +65,25 @@ fn cache(cache: &NodeCache) -> String {
         size(cache.from_nodes_bytes),
         size(cache.to_nodes_bytes)
     )
+}
+
+/// What became of each, below when it began and ended.
+fn drain(drain: &NodeDrain) -> String {
+    let ended =
+        drain.ended_at.map_or_else(|| format!("until {}", moment(drain.until)), |at| format!("ended {}", moment(at)));
+    let head = format!("began {}, {ended}", moment(drain.started_at));
+    let row = |drained: &DrainedAttempt| {
+        [
+            drained.attempt.to_string(),
+            word(&drained.result),
+            drained.checkpoint_step.map(|step| step.to_string()).unwrap_or_default(),
+            drained.left_at.map(moment).unwrap_or_default(),
+        ]
+    };
+    if drain.attempts.is_empty() {
+        return format!("{head}; nothing ran there");
+    }
+    format!("{head}\n{}", grid(["attempt", "became", "goes on from step", "left"], drain.attempts.iter().map(row)))
 }
 
 fn row(node: &Node, device: Option<&DeviceView>) -> [String; 8] {

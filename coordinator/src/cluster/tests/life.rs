@@ -1,6 +1,7 @@
 //! What a person decides about a node.
 
 use super::{world::*, *};
+use crate::record::{Became, Closed};
 
 #[test]
 fn a_cordoned_node_keeps_what_it_has_and_takes_nothing_new() {
@@ -33,6 +34,87 @@ fn a_drained_node_sends_its_work_elsewhere_and_stops_what_stays_too_long() {
     world.report(attempt, ended(Outcome::Preempted));
     world.until_offered(job).unwrap();
     assert_eq!(world.cluster.jobs[&job].node(), Some(OTHER));
+}
+
+/// What the node's row says became of what was there, and whether the drain is over.
+fn drained(world: &World) -> (Vec<(Became, Option<u64>)>, bool) {
+    let drain = world.cluster.nodes[&NODE].record.drain.as_ref().unwrap();
+    (drain.attempts.iter().map(|drained| (drained.became, drained.checkpoint)).collect(), drain.ended.is_some())
+}
+
+#[test]
+fn a_drain_that_succeeds_in_time_ends_with_the_last_that_leaves_and_says_what_became_of_each() {
+    let mut world = World::with_gpus(4, Rules::default());
+    let [(saved, one), (_, two), (_, three), (_, four)] = [1, 2, 3, 4].map(|n| world.running(n));
+    world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
+    assert_eq!(drained(&world), (vec![(Became::Leaving, None); 4], false));
+    // One saves its last step, one leaves without, one was done anyway, one is cancelled.
+    world.report(one, ReportBody::Checkpoint(checkpoint(3)));
+    world.report(one, ended(Outcome::Preempted));
+    world.report(two, ReportBody::Checkpoint(checkpoint(2)));
+    world.report(two, ended(Outcome::Preempted));
+    world.report(three, ended(Outcome::Ok));
+    assert!(!drained(&world).1 && matches!(world.cluster.nodes[&NODE].record.closed, Some(Closed::Draining { .. })));
+    world.ask(Command::CancelJob { id: four.job, reason: None }).0.unwrap();
+    world.report(four, ended(Outcome::Cancelled));
+    let became =
+        vec![(Became::Saved, Some(3)), (Became::Requeued, Some(2)), (Became::Over, None), (Became::Over, None)];
+    assert_eq!(drained(&world), (became, true));
+    assert_eq!(world.cluster.nodes[&NODE].record.closed, Some(Closed::Cordoned), "before its time is up");
+    let told = row(&world.history, |record| matches!(record, Record::Audit(audit) if audit.action == "node.drained"));
+    assert!(
+        matches!(told, Some(Record::Audit(audit)) if audit.after.as_deref() == Some("1 saved, 1 requeued, 2 over")),
+        "{told:?}"
+    );
+    world.pass_talking(Duration::from_secs(120));
+    let times = world.history.iter().filter(|action| matches!(action, Action::Put(record) if matches!(&**record, Record::Audit(audit) if audit.action == "node.drained")));
+    assert_eq!(times.count(), 1, "it is over once");
+    assert!(!world.history.iter().any(|action| matches!(
+        action,
+        Action::Send { message: ToAgent::Stop { how: StopHow::Discard, cause: StopCause::Drain, .. }, .. }
+    )));
+    assert_eq!(world.phase(saved), Some(Phase::Queued));
+    world.ask(Command::OpenNode { id: NODE }).0.unwrap();
+    assert_eq!(world.cluster.nodes[&NODE].record.drain, None);
+}
+
+#[test]
+fn what_a_drain_had_to_stop_is_told_apart_and_an_empty_node_is_drained_at_once() {
+    let mut world = World::ready();
+    let (_, attempt) = world.running(1);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(2)));
+    world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
+    // Ordered again: a later end, the same list.
+    world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(90) }).0.unwrap();
+    world.pass_talking(Duration::from_secs(80));
+    assert_eq!(drained(&world), (vec![(Became::Leaving, None)], false));
+    world.pass_talking(Duration::from_secs(20));
+    assert_eq!(drained(&world), (vec![(Became::Stopped, None)], true));
+    world.report(attempt, ended(Outcome::Preempted));
+    assert_eq!(drained(&world), (vec![(Became::Stopped, Some(2))], true));
+    assert!(world.cluster.nodes[&NODE].record.drain.as_ref().unwrap().attempts[0].left.is_some());
+    let mut world = World::ready();
+    world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
+    assert_eq!(drained(&world), (vec![], true));
+}
+
+#[test]
+fn a_checkpoint_is_asked_for_now_of_the_node_that_runs_the_job_and_of_no_other_job() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    let out = world.ask(Command::SaveNow { id: job }).1;
+    assert!(
+        out.iter().any(
+            |action| matches!(action, Action::Send { node: NODE, message: ToAgent::SaveNow(of) } if *of == attempt)
+        ),
+        "{out:?}"
+    );
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(2)));
+    assert_eq!(world.cluster.jobs[&job].record.checkpoint.as_ref().map(|checkpoint| checkpoint.step), Some(2));
+    assert_eq!(world.cluster.jobs[&job].record.current_attempt(), Some(attempt), "it goes on");
+    let waits = world.submit(2);
+    let refused = world.ask(Command::SaveNow { id: waits }).0.unwrap_err().to_string();
+    assert!(refused.contains("not running"), "{refused}");
 }
 
 #[test]
