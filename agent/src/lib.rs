@@ -141,16 +141,13 @@ impl AgentError {
                 "a join string works once, for an hour: make a new one with `lorikeet node token`; `lorikeet node retire NODE` removes the \
                  node of a machine that was joined by mistake",
             ),
-            Self::Give(GiveError::Bind { .. }) => {
-                Some("choose another port, or leave `share.listen` out: then this node gives no files")
-            }
             Self::Config(_)
             | Self::Disk(_)
             | Self::Busy(_)
             | Self::Identity(_)
             | Self::Join(_)
             | Self::Dial(_)
-            | Self::Give(GiveError::Tls(_)) => None,
+            | Self::Give(_) => None,
             Self::Task(_) => Some("this is a bug of ours; the log has the details"),
         }
     }
@@ -312,7 +309,17 @@ impl Sharing {
     ) -> Result<Self, GiveError> {
         let (desk, identity) = (caller.desk(), caller.shared_identity());
         let bind = |listen| Giving::bind(listen, identity, cache.clone(), desk.clone(), config.bandwidth);
-        let giving = config.listen.map(bind).transpose()?;
+        let giving = match config.listen.map(bind).transpose() {
+            // This machine is here to train; that it gives nothing costs the others some time.
+            Err(error @ GiveError::Bind { .. }) => {
+                tracing::warn!(
+                    "this node gives no files: could not {}; choose another port, or leave `share.listen` out, and start again",
+                    lorikeet_protocol::chain(&error)
+                );
+                None
+            }
+            giving => giving?,
+        };
         let listens = giving.as_ref().map_or(Listens::Nowhere, |giving| {
             config.address.map_or(Listens::Port(giving.address().port()), Listens::At)
         });

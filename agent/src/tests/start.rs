@@ -29,3 +29,12 @@ async fn a_data_directory_that_cannot_be_written_is_named() {
     assert_eq!(error.blame(), Blame::Machine);
     assert!(coordinator.joins.lock().unwrap().is_empty(), "a secret was spent on a machine that cannot keep its key");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_for_giving_that_is_taken_keeps_no_agent_from_its_work() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    scene.config.share.listen = Some(taken.local_addr().unwrap());
+    let _talk = scene.start().await;
+    scene.shutdown().await;
+}

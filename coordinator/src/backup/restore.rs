@@ -85,7 +85,7 @@ fn keeps_authority(aside: &Path, data: &Path) -> Result<bool, BackupError> {
     let is_whole = data.join("ca/ca.key").exists();
     match (read(aside, "ca.pem"), read(data, "ca.pem")) {
         (Some(ours), Some(theirs)) if ours == theirs => Ok(is_whole && data.join("ca/next.pem").exists()),
-        (Some(ours), Some(_)) if is_whole && read(data, "former.pem") == Some(ours.clone()) => Ok(true),
+        (Some(ours), Some(_)) if is_whole && read(data, "former.pem").is_some_and(|all| names(&all, &ours)) => Ok(true),
         (Some(_), Some(_)) => {
             let found = format!(
                 "its certificate authority is another than the backup's; if the backup's is the right one, move {} aside",
@@ -95,6 +95,12 @@ fn keeps_authority(aside: &Path, data: &Path) -> Result<bool, BackupError> {
         }
         _ => Ok(false),
     }
+}
+
+/// Whether the certificate is among these.
+fn names(all: &[u8], certificate: &[u8]) -> bool {
+    let certificate = certificate.trim_ascii();
+    !certificate.is_empty() && all.windows(certificate.len()).any(|here| here == certificate)
 }
 
 /// Every entry into `aside`, compared with the hashes at the end.

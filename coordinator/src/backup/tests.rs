@@ -175,6 +175,12 @@ fn an_authority_that_follows_the_backups_is_kept_and_both_are_in_a_backup_of_the
     fs::write(ca("data").join("former.pem"), fs::read(ca("data").join("ca.pem")).unwrap()).unwrap();
     assert_eq!(onto(&before), [next]);
     assert_eq!(onto(&during), [next]);
+    // One rotation more, from its first step to its last.
+    trust("data").begin().unwrap();
+    let third = trust("data").now().issuing().hash();
+    assert_eq!(onto(&before), [third, next]);
+    trust("data").finish(third).unwrap();
+    assert_eq!((onto(&before), onto(&during)), (vec![third], vec![third]), "nodes have gone on to it, twice");
 }
 
 #[test]

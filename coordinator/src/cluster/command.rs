@@ -74,6 +74,8 @@ pub enum Command {
     RecordCertificate {
         node: NodeId,
         serial: String,
+        /// At a join: the CA that signed it, the only one that the machine knows.
+        joined: Option<Hash>,
     },
     OpenNode {
         id: NodeId,
@@ -320,7 +322,7 @@ impl Cluster {
                 self.invite(actor, JoinSecret { hash, expires, used: None }, out)
             }
             Command::Join { secret, key, name, node } => self.join(actor, secret, key, name, node, now, out),
-            Command::RecordCertificate { node, serial } => self.certify(actor, node, serial, out),
+            Command::RecordCertificate { node, serial, joined } => self.certify(actor, node, serial, joined, out),
             Command::OpenNode { id } => self.open_node(actor, id, now, out),
             Command::CordonNode { id } => self.cordon_node(actor, id, now, out),
             Command::DrainNode { id, patience } => self.drain_node(actor, id, patience, now, out),

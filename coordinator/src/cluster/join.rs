@@ -11,7 +11,7 @@
 use super::{Action, Cluster, LiveNode, Now, put};
 use crate::{
     access::{Actor, Refusal},
-    record::{JoinSecret, Node, Receipt, Record},
+    record::{JoinSecret, Node, NodeTrust, Receipt, Record},
 };
 use lorikeet_protocol::id::{Hash, NodeId, UnixMillis};
 
@@ -98,6 +98,7 @@ impl Cluster {
         actor: Actor,
         node: NodeId,
         serial: String,
+        joined: Option<Hash>,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         actor.require_admin("certify nodes")?;
@@ -107,6 +108,10 @@ impl Cluster {
             return Err(Refusal::conflict(format!("{node} was sent away for ever; no certificate is made for it")));
         }
         found.record.serials.push(serial);
+        if let Some(ca) = joined {
+            // Before it has said so itself: it knows nothing else, and one that never comes must not hold a rotation up that it would survive.
+            found.record.trust = Some(NodeTrust { authorities: vec![ca], issuer: Some(ca) });
+        }
         // An older one goes when a newer one has spoken; answers that were lost must not shut the node out.
         let surplus = found.record.serials.len().saturating_sub(SERIALS);
         found.record.serials.drain(1..=surplus);

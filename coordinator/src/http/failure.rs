@@ -118,6 +118,9 @@ impl From<LinkError> for Failure {
         if matches!(error, LinkError::Held) {
             return Self::new(ErrorCode::Conflict, error.to_string());
         }
-        Self::internal("a certificate or key was not made", &error)
+        // Of the authority's files only administrators ask for anything, and the file that is in the way is theirs to mend.
+        let why = lorikeet_protocol::chain(&error);
+        tracing::error!(error = &error as &dyn std::error::Error, "a certificate or key was not made");
+        Self::new(ErrorCode::Internal, format!("could not {why}; nothing was lost by it: mend that and ask again"))
     }
 }

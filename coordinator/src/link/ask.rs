@@ -29,9 +29,14 @@ impl Services {
         }
     }
 
-    /// Lets a certificate in from now on.
-    pub(super) async fn record_certificate(&self, node: NodeId, serial: String) -> Result<(), Refusal> {
-        let command = Command::RecordCertificate { node, serial };
+    /// Lets a certificate in from now on; `joined` names the CA that a machine which joins is told with it.
+    pub(super) async fn record_certificate(
+        &self,
+        node: NodeId,
+        serial: String,
+        joined: Option<Hash>,
+    ) -> Result<(), Refusal> {
+        let command = Command::RecordCertificate { node, serial, joined };
         self.driver.command(as_system(node.to_string()), command).await.map(|_| ())
     }
 

@@ -47,7 +47,8 @@ async fn answer(shared: &Shared, connection: &Connection, request: JoinRequest) 
     let authorities = services.trust.now();
     let issued = authorities.certify(node, &request.signing_request, services.certificate_ttl);
     let issued = issued.map_err(|error| error.to_string())?;
-    services.record_certificate(node, issued.serial).await.map_err(|refusal| refusal.to_string())?;
+    let signed_by = authorities.issuing().hash();
+    services.record_certificate(node, issued.serial, Some(signed_by)).await.map_err(|refusal| refusal.to_string())?;
     tracing::info!(%node, "a machine joined");
     let ca = authorities.issuing().der().to_vec();
     Ok(JoinAnswer::Joined(Identity { node, certificate: issued.certificate, ca }))

@@ -427,7 +427,7 @@ async fn renew(shared: &Shared, certificate: &NodeCertificate, request: &[u8]) -
     }
     let issued = services.trust.now().certify(node, request, services.certificate_ttl);
     let issued = issued.inspect_err(|error| tracing::warn!(%node, %error, "a certificate was not renewed")).ok()?;
-    services.record_certificate(node, issued.serial.clone()).await.ok()?;
+    services.record_certificate(node, issued.serial.clone(), None).await.ok()?;
     shared.admitted.renewed(node, issued.serial);
     let ends = Duration::from_millis(now().0) + services.certificate_ttl;
     Some((ToAgent::Renewed(issued.certificate), ends))

@@ -98,15 +98,15 @@ impl Authority {
         let pem = std::fs::read_to_string(certificate).map_err(LinkError::disk("read", certificate))?;
         let secret = std::fs::read_to_string(key).map_err(LinkError::disk("read", key))?;
         let der = CertificateDer::from_pem_slice(pem.as_bytes());
-        let der =
-            der.map_err(|error| LinkError::Certificate { what: "read the CA's certificate", why: error.to_string() })?;
-        let pair = KeyPair::from_pem(&secret).map_err(LinkError::certificate("read the CA's key"))?;
+        let der = der.map_err(damaged("read the CA's certificate", "a certificate in PEM", certificate))?;
+        let pair = KeyPair::from_pem(&secret).map_err(damaged("read the CA's key", "a private key in PEM", key))?;
         if !is_for(&der, &pair) {
             let why = format!("{} is not for the key in {}", certificate.display(), key.display());
             return Err(LinkError::Certificate { what: "read the CA's certificate", why });
         }
+        let issuer = Issuer::from_ca_cert_der(&der, pair);
         let issuer =
-            Issuer::from_ca_cert_der(&der, pair).map_err(LinkError::certificate("read the CA's certificate"))?;
+            issuer.map_err(damaged("read the CA's certificate", "the certificate of an authority", certificate))?;
         Ok(Self { issuer, certificate: der, pem })
     }
 
@@ -231,6 +231,15 @@ pub(super) fn identify(authorities: &Authorities, certificate: &CertificateDer<'
     let key = Hash(*blake3::hash(parsed.public_key().raw).as_bytes());
     let shown = Shown { serial: hex(parsed.raw_serial()), key, is_newest: authorities.have_issued(certificate) };
     Some(NodeCertificate { node, shown, expired, ends })
+}
+
+/// A file that holds something else: which, what was expected, what was found, and where a good one is.
+fn damaged<E: std::fmt::Display>(what: &'static str, expected: &str, path: &Path) -> impl FnOnce(E) -> LinkError {
+    move |error| {
+        let why =
+            format!("{} does not hold {expected} ({error}); bring `ca/` back from the newest backup", path.display());
+        LinkError::Certificate { what, why }
+    }
 }
 
 fn is_for(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {

@@ -3,7 +3,7 @@
 //! ```text
 //!             begin                                    finish
 //! settled ────────────► overlap ─────────────────────────────────► settled
-//!    ca                 ca, next: both are trusted, next signs      ca (was next); former.pem says which it followed
+//!    ca                 ca, next: both are trusted, next signs      ca (was next); former.pem says which ones it followed
 //!
 //! begin    next.key, next.pem                    cut off before next.pem: nothing has begun
 //! finish   former.pem, next.key ► ca.key, next.pem ► ca.pem        cut off before the last: next.pem without its key; it is finished
@@ -39,6 +39,11 @@ use std::{
 };
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
+/// The end of a certificate in PEM.
+const END: &str = "-----END CERTIFICATE-----";
+/// CAs that are remembered after their end: a backup older than as many rotations is of another time.
+const FORMERS: usize = 16;
+
 /// What is trusted at one moment.
 pub struct Authorities {
     current: Authority,
@@ -64,7 +69,18 @@ impl Authorities {
         let (current, next) = match (at("next.pem").exists(), at("next.key").exists()) {
             (true, true) => {
                 let next = Authority::read(&at("next.pem"), &at("next.key"))?;
-                (Authority::read(&at("ca.pem"), &at("ca.key"))?, Some(next))
+                let current = Authority::read(&at("ca.pem"), &at("ca.key"))?;
+                if current.hash() == next.hash() {
+                    // No rotation makes such a file: trusting one CA twice, agents would be told of it without end.
+                    let why = format!(
+                        "{} is {} once more, and a CA does not follow itself; remove {} and next.key beside it, then `lorikeet ca rotate` makes the next one",
+                        at("next.pem").display(),
+                        at("ca.pem").display(),
+                        at("next.pem").display()
+                    );
+                    return Err(LinkError::Certificate { what: "read the next CA", why });
+                }
+                (current, Some(next))
             }
             // Its key is in its last place already.
             (true, false) => (Authority::read(&at("next.pem"), &at("ca.key"))?, None),
@@ -227,6 +243,17 @@ impl Trust {
     }
 }
 
+/// A CA and those that it followed, newest first. What cannot be read is not carried on: it only spares a person a question at a restore.
+fn formers(path: &Path, newest: &str) -> String {
+    let before = std::fs::read_to_string(path).unwrap_or_default();
+    let mut all = vec![newest.trim_end().to_owned()];
+    let blocks = before.split_inclusive(END).map(str::trim).filter(|block| block.ends_with(END));
+    // A finish that was cut off has written it already.
+    all.extend(blocks.filter(|block| *block != newest.trim_end()).map(str::to_owned));
+    all.truncate(FORMERS);
+    all.join("\n") + "\n"
+}
+
 /// The files of the CAs, held for one change.
 pub struct Change {
     trust: Trust,
@@ -253,8 +280,8 @@ impl Change {
             return Ok(());
         }
         let at = |name: &str| self.trust.folder.join(name);
-        // A backup of before is recognised by it.
-        tls::write(&at("former.pem"), now.current.pem(), 0o644)?;
+        // A backup of before is recognised by it, and one of before that.
+        tls::write(&at("former.pem"), &formers(&at("former.pem"), now.current.pem()), 0o644)?;
         if at("next.key").exists() {
             tls::rename(&at("next.key"), &at("ca.key"))?;
         }

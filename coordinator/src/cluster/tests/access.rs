@@ -96,7 +96,7 @@ fn only_an_administrator_adds_users_bases_and_nodes() {
         Command::RegisterBase { id: BaseId(uuid(81)), name: "b2".into(), path: "/b2".into() },
         Command::RemoveBase { id: BaseId(uuid(20)) },
         Command::CreateJoinSecret { hash: hash(9), expires: UnixMillis(u64::MAX) },
-        Command::RecordCertificate { node: NODE, serial: "s".into() },
+        Command::RecordCertificate { node: NODE, serial: "s".into(), joined: None },
         Command::CreateToken { id: TokenId(uuid(82)), user: ADMIN, name: "t".into(), hash: hash(9), expires: None },
     ] {
         assert!(world.ask_as(user(), None, command).0.is_err());

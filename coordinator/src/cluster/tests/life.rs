@@ -162,7 +162,7 @@ fn a_node_that_was_sent_away_comes_back_by_no_way_it_knows() {
             world.ask_as(Actor::System, None, command).0
         };
         let certify = |world: &mut World, serial: &str| {
-            let command = Command::RecordCertificate { node: machine, serial: serial.into() };
+            let command = Command::RecordCertificate { node: machine, serial: serial.into(), joined: None };
             world.ask_as(Actor::System, None, command).0
         };
         let comes = |world: &mut World, serial: &str| {

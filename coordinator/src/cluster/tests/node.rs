@@ -124,7 +124,11 @@ fn a_lost_renewal_does_not_shut_a_node_out_and_a_used_one_retires_the_old() {
     let mut world = World::ready();
     for n in 0..20 {
         world
-            .ask_as(Actor::System, None, Command::RecordCertificate { node: NODE, serial: format!("n{n}") })
+            .ask_as(
+                Actor::System,
+                None,
+                Command::RecordCertificate { node: NODE, serial: format!("n{n}"), joined: None },
+            )
             .0
             .unwrap();
     }

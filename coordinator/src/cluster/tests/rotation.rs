@@ -57,6 +57,25 @@ fn nobody_is_cut_off_unless_a_person_says_so_and_who_was_sent_away_does_not_coun
 }
 
 #[test]
+fn a_machine_that_joins_under_the_next_ca_and_never_connects_holds_nothing_up() {
+    let (old, next) = (hash(1), hash(2));
+    let mut world = World::ready();
+    world.hear(FromAgent::Trusts(Trusts { authorities: vec![next], issuer: Some(next) }));
+    let finish = |world: &mut World| world.ask(Command::FinishRotation { next: Some(next), force: false }).0;
+    for (n, ca, holds_up) in [(60, next, false), (61, old, true)] {
+        let (secret, key, node) = (hash(n as u8), hash(n as u8 + 100), NodeId(uuid(n)));
+        let expires = UnixMillis(world.now.wall.0 + 1_000);
+        world.ask(Command::CreateJoinSecret { hash: secret, expires }).0.unwrap();
+        world.ask_as(Actor::System, None, Command::Join { secret, key, name: "n".into(), node }).0.unwrap();
+        let command = Command::RecordCertificate { node, serial: format!("s{n}"), joined: Some(ca) };
+        world.ask_as(Actor::System, None, command).0.unwrap();
+        assert_eq!(finish(&mut world).is_err(), holds_up, "{n}");
+    }
+    let refused = finish(&mut world).unwrap_err().to_string();
+    assert!(refused.contains(&NodeId(uuid(61)).to_string()) && refused.contains("as soon as it is here"), "{refused}");
+}
+
+#[test]
 fn of_many_nodes_that_would_be_cut_off_ten_are_named_and_the_others_counted() {
     let mut world = World::ready();
     (100..115).for_each(|n| world.join(NodeId(uuid(n))));

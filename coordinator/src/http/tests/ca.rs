@@ -37,6 +37,25 @@ async fn a_rotation_says_where_it_is_is_written_down_once_and_begun_by_administr
 }
 
 #[tokio::test]
+async fn a_file_of_the_authority_that_is_in_the_way_is_named_and_asking_again_goes_on() {
+    let world = World::new().await;
+    let ca = world.data().join("ca");
+    let settled = world.get(route::CA_ROTATION).await;
+    for (path, in_the_way) in [(route::CA_ROTATION, "next.key"), (route::CA_ROTATION_FINISH, "former.pem")] {
+        let blocked = ca.join(in_the_way);
+        std::fs::create_dir_all(blocked.join("full")).unwrap();
+        let (status, told) = world.call(Method::POST, path, json!({})).await;
+        let message = told["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == StatusCode::INTERNAL_SERVER_ERROR && message.contains(in_the_way), "{told}");
+        std::fs::remove_dir_all(blocked).unwrap();
+        let (status, told) = world.call(Method::POST, path, json!({})).await;
+        assert_eq!(status, StatusCode::OK, "{told}");
+    }
+    let after = world.get(route::CA_ROTATION).await;
+    assert!(after["phase"] == "SETTLED" && after["current"]["hash"] != settled["current"]["hash"], "{after}");
+}
+
+#[tokio::test]
 async fn a_rotation_finishes_by_itself_when_its_time_is_over_and_nobody_is_cut_off() {
     let world = World::with(|config| config.link.certificate_ttl = Duration::from_secs(1)).await;
     let secret = Hash([3; 32]);

@@ -40,7 +40,7 @@ async fn a_revoked_node_gets_in_by_no_certificate_and_no_join_string_that_it_has
     assert_eq!(control.hear().await, ToAgent::Goodbye(Farewell::Misbehaved));
     // Even one that a renewal under way brings.
     let late = world.services.trust.now().certify(identity.node, &request(&key), Duration::from_secs(60)).unwrap();
-    world.services.record_certificate(identity.node, late.serial).await.unwrap_err();
+    world.services.record_certificate(identity.node, late.serial, None).await.unwrap_err();
     let late = Identity { certificate: late.certificate, ..identity };
     let mut control = world.control((&late, &key)).await;
     assert_eq!(control.hello(1).await, ToAgent::Goodbye(Farewell::Revoked));

@@ -82,6 +82,55 @@ fn a_key_that_was_lost_in_the_middle_is_named_and_nothing_is_made_of_what_is_lef
 }
 
 #[test]
+fn a_file_that_is_damaged_is_named_with_what_it_should_hold() {
+    for (name, bytes, expected) in [
+        ("ca.pem", &b"nothing"[..], "a certificate in PEM"),
+        ("ca.key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "a private key in PEM"),
+        ("next.pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "next.pem"),
+        ("next.key", b"", "a private key in PEM"),
+        ("ca.key", b"\xff\xfe", "ca.key"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        Trust::open(folder.path()).unwrap().begin().unwrap();
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        let error = lorikeet_protocol::chain(&Trust::open(folder.path()).unwrap_err());
+        assert!(error.contains(&path.display().to_string()) && error.contains(expected), "{name}: {error}");
+        assert_eq!(fs::read(&path).unwrap(), bytes, "it is left as it is");
+    }
+}
+
+#[test]
+fn a_ca_does_not_follow_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    Trust::open(folder.path()).unwrap();
+    for end in ["pem", "key"] {
+        fs::copy(at("ca").with_extension(end), at("next").with_extension(end)).unwrap();
+    }
+    let error = Trust::open(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("next.pem") && error.contains("remove"), "{error}");
+}
+
+#[test]
+fn a_finish_remembers_whom_it_followed_once_and_not_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let trust = Trust::open(folder.path()).unwrap();
+    let read = || fs::read_to_string(folder.path().join("former.pem")).unwrap();
+    let mut all = vec![];
+    for n in 1..=FORMERS + 2 {
+        all.insert(0, trust.now().current().pem().trim_end().to_owned());
+        trust.begin().unwrap();
+        if n == 2 {
+            // One that was cut off after its first step.
+            fs::write(folder.path().join("former.pem"), formers(&folder.path().join("former.pem"), &all[0])).unwrap();
+        }
+        trust.finish(trust.now().issuing().hash()).unwrap();
+        assert_eq!(read(), all[..n.min(FORMERS)].join("\n") + "\n");
+    }
+}
+
+#[test]
 fn keys_are_private_and_the_older_one_is_gone_at_the_end() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
@@ -94,7 +143,8 @@ fn keys_are_private_and_the_older_one_is_gone_at_the_end() {
     for entry in fs::read_dir(folder.path()).unwrap() {
         assert!(fs::read(entry.unwrap().path()).unwrap() != old_key);
     }
-    assert_eq!(fs::read(at("former.pem")).unwrap(), old_pem, "a backup of before is recognised by it");
+    let former = fs::read(at("former.pem")).unwrap();
+    assert_eq!(former.trim_ascii(), old_pem.trim_ascii(), "a backup of before is recognised by it");
     assert_eq!(fs::metadata(at("ca.key")).unwrap().permissions().mode() & 0o777, 0o600);
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn join(handle: &Handle, admin: Actor, number: usize, board: &A
     order(handle, admin, Command::CreateJoinSecret { hash: secret, expires: UnixMillis(u64::MAX) }).await;
     let key = Hash([7; 32]);
     order(handle, Actor::System, Command::Join { secret, key, name: "n".into(), node }).await;
-    order(handle, Actor::System, Command::RecordCertificate { node, serial: serial.clone() }).await;
+    order(handle, Actor::System, Command::RecordCertificate { node, serial: serial.clone(), joined: None }).await;
     let shown = Shown { serial, key, is_newest: true };
     let session = handle.open_session(node, shown, hello(number)).await.expect("it is let in");
     let works = Node {

@@ -40,7 +40,10 @@ impl World {
             let secret = key(100 + index as u8);
             commands.push((client(OWNER), Command::CreateJoinSecret { hash: secret, expires: UnixMillis(u64::MAX) }));
             commands.push((Actor::System, Command::Join { secret, key: key(7), name: "n".into(), node: node.id }));
-            commands.push((Actor::System, Command::RecordCertificate { node: node.id, serial: node.serial.clone() }));
+            commands.push((
+                Actor::System,
+                Command::RecordCertificate { node: node.id, serial: node.serial.clone(), joined: None },
+            ));
         }
         for (actor, command) in commands {
             self.request(actor, command, None, Waiting::Setup);
