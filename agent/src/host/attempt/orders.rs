@@ -13,6 +13,11 @@ use lorikeet_protocol::{
 };
 use std::time::Duration;
 
+/// A deadline that is looked at so much too late was not watched.
+const LATE: Duration = Duration::from_secs(2);
+/// News that waited is heard within this time.
+const HEARD_BY: Duration = Duration::from_secs(5);
+
 impl Attempt {
     /// Somebody wants it to end.
     pub(in crate::host) fn stop(
@@ -132,7 +137,9 @@ impl Attempt {
 
     /// What a process may take its time for.
     fn tick_clock(&mut self, rules: &Rules, now: Now, out: &mut Vec<Action>) {
-        match &self.state {
+        match &mut self.state {
+            // The agent itself was held up, by its disk or by who stopped it: what the worker said meanwhile is heard first.
+            State::Starting { lock_by, leave: None } if *lock_by + LATE <= now.mono => *lock_by = now.mono + HEARD_BY,
             State::Starting { lock_by, leave: None } if *lock_by <= now.mono => {
                 let message = format!("the worker did not take its lock within {:?}", rules.start_grace);
                 self.condemn(Fault::new(Outcome::PrepareFailed, message), now, out);

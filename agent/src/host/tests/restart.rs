@@ -58,3 +58,25 @@ fn after_a_reboot_an_attempt_is_lost_and_its_time_counted_to_the_last_event() {
     assert_eq!(ended(&out).outcome, Outcome::Lost);
     assert_eq!(ended(&out).held, Duration::ZERO, "events carry the time of the acceptance in this scene");
 }
+
+#[test]
+fn an_agent_that_was_held_up_hears_its_workers_before_it_judges_them() {
+    let mut scene = Scene::new();
+    scene.heard(offer(1));
+    scene.event(Event::Prepared(id(1)));
+    // Its disk took a minute for one write; a word of the coordinator comes first.
+    scene.now.mono += Duration::from_secs(60);
+    assert_eq!(scene.heard(ToAgent::Acknowledged { through: 0 }), []);
+    scene.news(1, News::Holds { pid: 42 });
+    assert_eq!(scene.phase(1), AttemptPhase::Running);
+}
+
+#[test]
+fn a_worker_that_says_nothing_after_that_either_is_given_up() {
+    let mut scene = Scene::new();
+    scene.heard(offer(1));
+    scene.event(Event::Prepared(id(1)));
+    assert_eq!(scene.wait(60), []);
+    assert_eq!(scene.wait(5), [Action::Kill(id(1))]);
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::PrepareFailed);
+}
