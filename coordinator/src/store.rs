@@ -17,7 +17,7 @@ pub mod tables;
 pub use copy::{Facts, FileKind};
 
 use crate::{
-    record::{Audit, JoinSecret, Model, Record, Replay},
+    record::{Audit, Job, JoinSecret, Model, Orphan, Record, Replay},
     space::{self, Reserve},
 };
 use lorikeet_protocol::id::{ModelId, UnixMillis, UserId};
@@ -35,6 +35,9 @@ pub use tables::{Listed, Row};
 
 /// A join secret that has expired is named in its refusals for a day more.
 const SECRET_KEPT_MILLIS: u64 = 86_400_000;
+
+/// A late result without a job is kept for as long as its files are: somebody may look for it after a restore.
+const ORPHAN_KEPT_MILLIS: u64 = 30 * 86_400_000;
 
 /// Rows that go in one transaction: others wait for it.
 const EXPIRED_AT_ONCE: usize = 4_096;
@@ -209,12 +212,15 @@ impl Store {
         })
     }
 
-    /// Removes what nobody can ask for any more – answers to repeated requests, and join secrets – and audit records from before
-    /// `old_audit`; so many at a time.
+    /// Removes what nobody can ask for any more – answers to repeated requests, join secrets, late results of jobs that are not here –
+    /// and audit records from before `old_audit`; so many at a time.
     pub fn expire(&self, now: UnixMillis, old_audit: UnixMillis) -> Result<Expired, StoreError> {
         let replays = self.scan(&[], |row: &Replay| row.expires <= now)?;
         let secrets = self.scan(&[], |row: &JoinSecret| row.expires.0.saturating_add(SECRET_KEPT_MILLIS) <= now.0)?;
+        let old = |row: &Orphan| row.at.0.saturating_add(ORPHAN_KEPT_MILLIS) <= now.0;
+        let orphans = self.scan(&[], old)?;
         let keys = replays.iter().map(|row| (Replay::TABLE, row.key()));
+        let keys = keys.chain(self.without_job(orphans)?.into_iter().map(|key| (Orphan::TABLE, key)));
         let keys = keys.chain(secrets.iter().map(|row| (JoinSecret::TABLE, row.key())));
         let mut keys: Vec<_> =
             keys.chain(self.audits_before(old_audit)?.into_iter().map(|key| (Audit::TABLE, key))).collect();
@@ -232,6 +238,17 @@ impl Store {
             Ok(transaction.commit()?)
         })?;
         Ok(expired)
+    }
+
+    /// Of these, those whose job was forgotten before they came, or was never known here.
+    fn without_job(&self, orphans: Vec<Orphan>) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut keys = Vec::new();
+        for row in orphans {
+            if self.get::<Job>(&row.attempt.job.bytes())?.is_none() {
+                keys.push(row.key());
+            }
+        }
+        Ok(keys)
     }
 
     /// The oldest ones, a few more than go at once. The newest of all stays: the next one counts on from it.

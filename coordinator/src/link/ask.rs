@@ -6,7 +6,7 @@ use crate::{
     clock::now,
     cluster::command::{Answer, Command, Query},
     driver::as_system,
-    record::{Attempt, Receipt},
+    record::{Attempt, Job, Receipt},
 };
 use lorikeet_protocol::{
     agent::FromAgent,
@@ -87,10 +87,16 @@ impl Services {
     pub(super) async fn judge_lines(&self, node: NodeId, id: AttemptId) -> Lines {
         let placed =
             move |attempt: &Attempt| attempt.id == id && attempt.members.iter().any(|member| member.node == node);
-        let found = self.driver.read(move |store| store.scan(&id.job.bytes(), placed)).await;
+        let found = self.driver.read(move |store| {
+            let attempts = store.scan(&id.job.bytes(), placed)?;
+            // An attempt of this generation whose job is not here was forgotten with it. Of an earlier one a restored backup may not know.
+            let forgotten = id.token.generation == store.generation()? && store.get::<Job>(&id.job.bytes())?.is_none();
+            Ok((attempts, forgotten))
+        });
         let long_ago = UnixMillis(now().0.saturating_sub(LINES_TAKEN_MILLIS));
-        let Ok(mut found) = found else { return Lines::Unknown };
+        let Ok((mut found, forgotten)) = found.await else { return Lines::Unknown };
         match found.pop() {
+            None if forgotten => Lines::Late,
             None => Lines::Foreign,
             Some(attempt) if attempt.end.as_ref().is_some_and(|end| end.at < long_ago) => Lines::Late,
             Some(_) => Lines::Wanted,
@@ -109,7 +115,7 @@ pub(super) enum Lines {
     Unknown,
     /// The attempt was placed on this node, now or before: they are kept even when its word no longer counts.
     Wanted,
-    /// It has been over for so long that nobody asks for them: they may go.
+    /// It has been over for so long that nobody asks for them, or was forgotten with its job: they may go.
     Late,
     /// It is not this node's.
     Foreign,

@@ -9,7 +9,10 @@ use crate::{
     record::{Dataset, DatasetState, User},
 };
 use full::Full;
-use lorikeet_protocol::id::{DatasetId, Hash, UnixMillis, UserId};
+use lorikeet_protocol::{
+    id::{AttemptId, AttemptToken, DatasetId, Hash, JobId, UnixMillis, UserId},
+    job::Outcome,
+};
 
 /// A disk that is full when a test says so, except for what the store's own reserve leaves when it is given away.
 pub(crate) mod full {
@@ -210,6 +213,24 @@ fn answers_and_secrets_that_have_expired_go_and_others_stay() {
     expire(0);
     assert_eq!(store.scan::<Replay>(&[], |_| true).unwrap(), [replay("new", now + 1)]);
     assert_eq!(store.scan::<JoinSecret>(&[], |_| true).unwrap(), [secret(2, now)]);
+}
+
+#[test]
+fn a_late_result_without_a_job_goes_after_thirty_days() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let now = 2 * ORPHAN_KEPT_MILLIS;
+    let orphan = |n, at| {
+        let token = AttemptToken { generation: 1, number: n };
+        let attempt = AttemptId { job: JobId(uuid::Uuid::from_u128(1)), token };
+        let (outcome, reason) = (Outcome::Ok, "its token was no longer current".into());
+        Orphan { attempt, outcome, files: vec![], at: UnixMillis(at), reason }
+    };
+    let rows = [orphan(1, now - ORPHAN_KEPT_MILLIS), orphan(2, now)];
+    store.commit(&rows.clone().map(Record::Orphan)).unwrap();
+    let expired = store.expire(UnixMillis(now), UnixMillis(0)).unwrap();
+    assert_eq!(expired, Expired { rows: 1, is_all: true });
+    assert_eq!(store.scan::<Orphan>(&[], |_| true).unwrap(), rows[1..]);
 }
 
 #[test]

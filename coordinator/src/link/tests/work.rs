@@ -209,3 +209,17 @@ async fn lines_of_an_attempt_long_over_are_let_go_and_not_kept() {
     assert_eq!(control.hear().await, ToAgent::EventsAcknowledged { attempt: old, through: 6 });
     assert_eq!(world.services.series.through(old).await.unwrap(), 0);
 }
+
+#[tokio::test]
+async fn lines_of_a_forgotten_job_are_let_go_and_those_of_an_earlier_generation_stay_where_they_are() {
+    let world = World::new();
+    queued(&world).await;
+    let (mut control, _blob, offer) = offered(&world, 9).await;
+    let forgotten = AttemptId { job: JobId(Uuid::now_v7()), ..offer.attempt };
+    let earlier = AttemptId { token: AttemptToken { generation: 0, number: 1 }, ..forgotten };
+    for attempt in [earlier, forgotten] {
+        control.say(FromAgent::Events(EventLines { attempt, first: 1, lines: vec!["{}".to_owned()] })).await;
+    }
+    assert_eq!(control.hear().await, ToAgent::EventsAcknowledged { attempt: forgotten, through: 1 });
+    assert_eq!(world.services.series.through(forgotten).await.unwrap(), 0);
+}
