@@ -213,7 +213,7 @@ impl Good {
 /// Datagrams that are none of QUIC's, and some that look like the first of a connection.
 async fn garbage(to: SocketAddr, count: usize) {
     let seed = crate::clock::now().0;
-    println!("garbage from seed {seed}");
+    eprintln!("garbage from seed {seed}");
     let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let mut random = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
     for n in 0..count {
