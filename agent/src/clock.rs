@@ -14,10 +14,7 @@ pub(crate) struct Clock {
 impl Clock {
     /// Where `/proc` does not say how long the machine is up, time begins with the agent.
     pub(crate) fn new() -> Self {
-        let uptime = std::fs::read_to_string("/proc/uptime").ok();
-        let seconds = uptime.and_then(|text| text.split_whitespace().next()?.parse().ok());
-        let uptime = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default();
-        Self { started: Instant::now(), uptime }
+        Self { started: Instant::now(), uptime: uptime().unwrap_or_default() }
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -28,6 +25,12 @@ impl Clock {
     pub(crate) fn instant(&self, mono: Duration) -> Instant {
         self.started + mono.saturating_sub(self.uptime)
     }
+}
+
+/// How long the machine is up, sleep included, as the kernel says.
+pub(crate) fn uptime() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    Duration::try_from_secs_f64(text.split_whitespace().next()?.parse().ok()?).ok()
 }
 
 /// The wall clock.

@@ -36,7 +36,7 @@ mod tests;
 pub use config::{Config, ConfigError, Devices};
 pub use disk::DiskError;
 pub use gpu::{Driver as GpuDriver, Reading as GpuReading, readings as gpu_readings};
-pub use link::{DialError, FrameError, GiveError, IdentityError, JoinError, LinkError, LinkState, TlsError};
+pub use link::{ClockOff, DialError, FrameError, GiveError, IdentityError, JoinError, LinkError, LinkState, TlsError};
 
 use cache::Cache;
 use clock::Clock;
@@ -118,9 +118,11 @@ impl AgentError {
             Self::Join(error) => match error {
                 JoinError::Malformed(_) | JoinError::WrongCa { .. } | JoinError::Refused(_) => Blame::Person,
                 JoinError::Identity(IdentityError::AlreadyJoined { .. }) => Blame::Person,
-                JoinError::Unreachable { .. } | JoinError::Answer(_) | JoinError::Identity(_) | JoinError::Tls(_) => {
-                    Blame::Machine
-                }
+                JoinError::Clock { .. }
+                | JoinError::Unreachable { .. }
+                | JoinError::Answer(_)
+                | JoinError::Identity(_)
+                | JoinError::Tls(_) => Blame::Machine,
             },
             Self::Identity(_) | Self::Disk(_) | Self::Dial(_) | Self::Give(_) => Blame::Machine,
             Self::Task(_) => Blame::Bug,

@@ -27,7 +27,7 @@ pub use give::GiveError;
 pub use identity::IdentityError;
 pub use join::JoinError;
 pub(crate) use lorikeet_protocol::chain;
-pub use tls::TlsError;
+pub use tls::{TlsError, dated::ClockOff};
 
 use crate::{config, pulse::Pulse};
 use identity::{Identity, Shared};
@@ -136,6 +136,15 @@ pub enum LinkError {
         rotated out while this machine was away: then move identity/ aside and join again"
     )]
     CertificateRefused(String),
+    /// The coordinator takes this node's certificate for one of another time.
+    #[error(
+        "be let in: for the coordinator this node's certificate is not valid at this time; a machine that was away for 90 days has to join again (move \
+        identity/ aside), and else the clock of one of the two machines is off: the coordinator's log says by how much"
+    )]
+    Untimely,
+    /// The coordinator is who it should be, and its certificate is not of now.
+    #[error("trust the coordinator: {0}")]
+    Clock(ClockOff),
     /// The coordinator's certificate is not of a CA that this node trusts.
     #[error(
         "trust the coordinator: its certificate is not of the CA this node joined ({0}); if that was rotated while this machine was \
@@ -165,6 +174,8 @@ impl LinkError {
         matches!(
             self,
             Self::CertificateRefused(_)
+                | Self::Clock(_)
+                | Self::Untimely
                 | Self::Impostor(_)
                 | Self::Farewell(Farewell::Revoked | Farewell::TwoMachines | Farewell::Superseded)
         )
@@ -293,10 +304,10 @@ impl Caller {
 
     /// A connection to the coordinator, both sides verified, in the first of these conversations that it knows.
     pub(crate) async fn dial(&self, alpns: &[&[u8]]) -> Result<Connection, LinkError> {
-        let config = tls::member(&self.identity(), alpns, &self.timers)?;
+        let (config, dated) = tls::member(&self.identity(), alpns, &self.timers)?;
         let dialled = dial::connect(&self.endpoint, &self.address, config, self.timers.connect_timeout).await;
         dialled.map_err(|error| match error {
-            DialError::Handshake(_, error) => judge(error),
+            DialError::Handshake(_, error) => dated.off().map_or_else(|| judge(error), LinkError::Clock),
             other @ (DialError::Name { .. }
             | DialError::Socket(_)
             | DialError::Address(..)
@@ -310,10 +321,16 @@ fn negotiated(connection: &Connection) -> Option<Vec<u8>> {
     connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?.protocol
 }
 
+/// The alert `certificate_expired`, in QUIC's numbers: said of one that has not begun as well.
+const EXPIRED: u64 = 0x100 + 45;
+
 /// TLS alerts are told apart from a line that broke: the first need a person, the second patience.
 fn judge(error: quinn::ConnectionError) -> LinkError {
     let is_alert = |code: u64| (0x100..0x200).contains(&code);
     match &error {
+        quinn::ConnectionError::ConnectionClosed(close) if u64::from(close.error_code) == EXPIRED => {
+            LinkError::Untimely
+        }
         quinn::ConnectionError::ConnectionClosed(close) if is_alert(close.error_code.into()) => {
             LinkError::CertificateRefused(close.to_string())
         }

@@ -6,8 +6,11 @@ use super::{
     give::Desk,
     random,
 };
-use crate::cache::Cache;
-use lorikeet_protocol::share::{ANNOUNCED, Announcement, Listens};
+use crate::{cache::Cache, clock};
+use lorikeet_protocol::{
+    id::UnixMillis,
+    share::{ANNOUNCED, Announcement, Listens},
+};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 const EVERY: Duration = Duration::from_secs(60);
 /// At most: all agents are welcomed together when a coordinator starts, and a base comes as many files.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Clocks that differ by less are nobody's trouble: what is given leave for is so for two minutes.
+const TOLERATED: Duration = Duration::from_secs(60);
 
 /// The task.
 pub(crate) struct Announcer {
@@ -38,7 +44,7 @@ impl Announcer {
     }
 
     async fn announce(&mut self) {
-        let mut changes = self.cache.changes();
+        let (mut changes, mut off) = (self.cache.changes(), false);
         while self.state.wait_for(|state| matches!(state, LinkState::Up { .. })).await.is_ok() {
             tokio::time::sleep(PAUSE.mul_f64(random() as f64 / u64::MAX as f64)).await;
             self.state.mark_unchanged();
@@ -47,6 +53,7 @@ impl Announcer {
                 Announcement { listens: self.listens, files: self.cache.hashes(ANNOUNCED), moved: self.cache.moved() };
             let answer = self.blobs.announce(said).await;
             if let Announced::Heard(key, time) = answer {
+                off = self.compare(time, off);
                 self.desk.told(key, time);
             }
             // A coordinator of before may have been replaced by the next welcome, and not sooner.
@@ -57,5 +64,24 @@ impl Announcer {
                 () = tokio::time::sleep(EVERY), if wanted => {}
             }
         }
+    }
+
+    /// Says once that the clocks differ, and once that they no longer do.
+    fn compare(&self, theirs: UnixMillis, was_off: bool) -> bool {
+        let ours = clock::wall();
+        let off = Duration::from_millis(ours.0.abs_diff(theirs.0));
+        let is_off = off > TOLERATED;
+        let shown = humantime::format_duration(Duration::from_secs(off.as_secs()));
+        match (was_off, is_off) {
+            (false, true) => {
+                let way = if ours.0 > theirs.0 { "ahead of" } else { "behind" };
+                tracing::warn!(
+                    "the clock of this machine is off by {shown}, {way} the coordinator's: times of metrics are as wrong; run a time service"
+                );
+            }
+            (true, false) => tracing::info!("the clock of this machine is right again"),
+            (true, true) | (false, false) => {}
+        }
+        is_off
     }
 }

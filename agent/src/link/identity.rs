@@ -9,7 +9,10 @@
 //!   node.json     node id and the coordinator's address
 //! ```
 
-use crate::disk::{self, Access, At, DiskError};
+use crate::{
+    clock,
+    disk::{self, Access, At, DiskError},
+};
 use lorikeet_protocol::{
     agent::{AUTHORITIES, Trusts},
     id::{Hash, NodeId},
@@ -109,6 +112,8 @@ pub(crate) struct Identity {
     pub(crate) authorities: Vec<CertificateDer<'static>>,
     /// The node's own.
     pub(crate) certificate: CertificateDer<'static>,
+    /// When the coordinator gave it, where that was in this life of the agent, since the machine booted: then no wall clock is needed to know how old it is.
+    given: Option<Duration>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -140,6 +145,7 @@ impl Identity {
             address,
             authorities: read_authorities(folder)?,
             certificate: read("node.crt")?.into(),
+            given: None,
         };
         identity.check(&identity.certificate)?;
         Ok(identity)
@@ -177,7 +183,7 @@ impl Identity {
         let certificate = CertificateDer::from(certificate);
         self.check(&certificate)?;
         disk::replace(&self.folder.join("node.crt"), &certificate, Access::Plain)?;
-        Self::load(&self.folder)
+        Ok(Self { given: clock::uptime(), ..Self::load(&self.folder)? })
     }
 
     /// Trusts these CAs from now on, the one that signs first, and no others. Cut off in between it still trusts the older of them, which
@@ -216,6 +222,24 @@ impl Identity {
     pub(super) fn is_of_an_older_authority(&self) -> bool {
         let signer = signer_of(&self.certificate);
         signer.is_some() && self.authorities.first().is_some_and(|signs| key_of(signs) != signer)
+    }
+
+    /// Whether the coordinator gave the certificate less than a third of its time ago. The third leaves out by how much it was dated back; a clock
+    /// that is wrong would have one renewed every minute, or never.
+    pub(super) fn is_fresh(&self) -> bool {
+        let third = self.validity().map(|(from, to)| to.saturating_sub(from) / 3).unwrap_or_default();
+        let age = self.given.and_then(|given| Some(clock::uptime()?.saturating_sub(given)));
+        age.is_some_and(|age| age < third)
+    }
+
+    /// What a certificate that was given a moment ago says of this machine's clock.
+    pub(super) fn clock_off(&self, wall: Duration) -> Option<String> {
+        let (from, to) = self.validity().ok()?;
+        let off = if wall < from { from - wall } else { wall.checked_sub(to)? };
+        let off = humantime::format_duration(Duration::from_secs(off.as_secs()));
+        Some(format!(
+            "the clock of this machine is off by {off} or more: by it, a certificate that the coordinator gave it a moment ago is not valid; set the clock and run a time service"
+        ))
     }
 
     /// When half of the certificate's life is over, since 1970.

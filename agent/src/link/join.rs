@@ -7,7 +7,7 @@ use super::{
     Timers, dial,
     frame::{self, FrameError},
     identity::{Identity, IdentityError, Key},
-    tls::{self, PinnedHash, TlsError},
+    tls::{self, PinnedHash, TlsError, dated::ClockOff},
 };
 use crate::disk;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -39,6 +39,14 @@ pub enum JoinError {
     /// The coordinator said no.
     #[error("join: the coordinator refused: {0}")]
     Refused(String),
+    /// The coordinator is who it should be, and its certificate is not of now.
+    #[error("trust the coordinator at {address}: {off}")]
+    Clock {
+        /// Where.
+        address: String,
+        /// By how much.
+        off: ClockOff,
+    },
     /// No answer.
     #[error("reach the coordinator at {address}: {cause}")]
     Unreachable {
@@ -98,9 +106,10 @@ async fn ask(
     verifier: &PinnedHash,
     timers: &Timers,
 ) -> Result<JoinAnswer, JoinError> {
-    let unreachable = |cause: String| match verifier.stranger() {
-        Some(found) => JoinError::WrongCa { address: address.to_owned(), expected: verifier.expected(), found },
-        None => JoinError::Unreachable { address: address.to_owned(), cause },
+    let unreachable = |cause: String| match (verifier.stranger(), verifier.off()) {
+        (Some(found), _) => JoinError::WrongCa { address: address.to_owned(), expected: verifier.expected(), found },
+        (None, Some(off)) => JoinError::Clock { address: address.to_owned(), off },
+        (None, None) => JoinError::Unreachable { address: address.to_owned(), cause },
     };
     let endpoint = dial::endpoint().map_err(|error| unreachable(error.to_string()))?;
     let connection = dial::connect(&endpoint, address, config, timers.connect_timeout)

@@ -228,6 +228,9 @@ impl Link {
         match renewed {
             Ok(Ok(identity)) => {
                 tracing::info!(node = %identity.node, "the node's certificate was renewed");
+                if let Some(off) = identity.clock_off(wall()) {
+                    tracing::error!("{off}");
+                }
                 self.caller.replace_identity(identity);
             }
             Ok(Err(error)) => tracing::error!("could not keep the renewed certificate: {}", super::chain(&error)),
@@ -236,11 +239,13 @@ impl Link {
     }
 
     fn renewal_is_due(&self) -> bool {
-        self.caller.identity().half_life().is_ok_and(|half| half <= wall())
+        let identity = self.caller.identity();
+        !identity.is_fresh() && identity.half_life().is_ok_and(|half| half <= wall())
     }
 
     fn is_expired(&self) -> bool {
-        self.caller.identity().end_of_life().is_ok_and(|end| end <= wall())
+        let identity = self.caller.identity();
+        !identity.is_fresh() && identity.end_of_life().is_ok_and(|end| end <= wall())
     }
 }
 

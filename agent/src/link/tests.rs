@@ -231,6 +231,30 @@ async fn a_certificate_past_half_its_life_is_renewed_over_the_session() {
 }
 
 #[tokio::test]
+async fn a_machine_whose_clock_is_years_ahead_is_given_one_certificate_and_goes_on() {
+    let (folder, mut coordinator) = joined_for((-100, 60)).await;
+    let mut link = Running::start_with(folder.path(), Timers { ask_again: Duration::from_millis(10), ..timers() });
+    let mut peer = link.welcomed(&mut coordinator).await;
+    let FromAgent::Renew(request) = peer.hear_news().await else { panic!("expected a renewal") };
+    // Given now, and by the clock here it ran out a year ago.
+    let (from, to) = (-373 * 86_400, -366 * 86_400);
+    let renewed = coordinator.authority.certify(&request, from, to);
+    peer.say(ToAgent::Renewed(renewed.clone())).await;
+    until(|| std::fs::read(folder.path().join("node.crt")).unwrap() == renewed).await;
+    // One that was asked for before it was kept may be on its way.
+    while peer.hear().await != FromAgent::Heartbeat {}
+    for _ in 0..5 {
+        assert_eq!(peer.hear().await, FromAgent::Heartbeat, "it is asked for no other");
+    }
+    let identity = Identity::load(folder.path()).unwrap();
+    assert!(!identity.is_fresh(), "the next life of the agent asks");
+    let now = Duration::from_millis(crate::clock::wall().0);
+    let identity = identity.renew(renewed).unwrap();
+    let said = identity.clock_off(now).unwrap();
+    assert!(identity.is_fresh() && said.starts_with("the clock of this machine is off by 1year"), "{said}");
+}
+
+#[tokio::test]
 async fn a_renewed_certificate_for_another_key_is_not_kept() {
     let (folder, _coordinator) = joined().await;
     let identity = Identity::load(folder.path()).unwrap();

@@ -1,8 +1,10 @@
 //! TLS 1.3 towards the coordinator: the CA that signs and the fixed name are verified, never the address that was dialled.
 
 pub(super) mod between;
+pub(super) mod dated;
 
 use super::{Timers, identity::Identity};
+use dated::{ClockOff, Dated};
 use lorikeet_protocol::{COORDINATOR_NAME, id::Hash};
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{
@@ -28,13 +30,19 @@ pub enum TlsError {
 }
 
 /// For a node: both sides prove who they are.
-pub(super) fn member(identity: &Identity, alpns: &[&[u8]], timers: &Timers) -> Result<quinn::ClientConfig, TlsError> {
+pub(super) fn member(
+    identity: &Identity,
+    alpns: &[&[u8]],
+    timers: &Timers,
+) -> Result<(quinn::ClientConfig, Arc<Dated>), TlsError> {
     let mut roots = RootCertStore::empty();
     // The one that signs alone: the key of the one before may be why it was rotated, and whoever has that must not say whom to trust.
     roots.add(identity.authorities[0].clone())?;
     let (chain, key) = identity.chain_and_key();
-    let config = builder()?.with_root_certificates(roots).with_client_auth_cert(chain, key)?;
-    quic(config, alpns, timers)
+    let dated = Dated::new(web(roots)?);
+    let verifier: Arc<dyn ServerCertVerifier> = Arc::<Dated>::clone(&dated);
+    let config = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_client_auth_cert(chain, key)?;
+    Ok((quic(config, alpns, timers)?, dated))
 }
 
 /// For a machine that joins: the coordinator proves that it holds the CA of the join string; the machine is nobody yet.
@@ -45,6 +53,12 @@ pub(super) fn stranger(
 ) -> Result<quinn::ClientConfig, TlsError> {
     let config = builder()?.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     quic(config, &[alpn], timers)
+}
+
+/// Chain, name and time, as everywhere on the web.
+fn web(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+    verifier.map_err(|error| rustls::Error::General(error.to_string()))
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -71,11 +85,12 @@ pub(super) struct PinnedHash {
     provider: Arc<CryptoProvider>,
     /// Of a chain without that CA: the hash of its last certificate, for the error.
     found: OnceLock<Hash>,
+    off: OnceLock<ClockOff>,
 }
 
 impl PinnedHash {
     pub(super) fn new(expected: Hash) -> Arc<Self> {
-        Arc::new(Self { expected, provider: provider(), found: OnceLock::new() })
+        Arc::new(Self { expected, provider: provider(), found: OnceLock::new(), off: OnceLock::new() })
     }
 
     /// What the join string says.
@@ -86,6 +101,11 @@ impl PinnedHash {
     /// What was shown in place of the expected CA, if that is why the handshake failed.
     pub(super) fn stranger(&self) -> Option<Hash> {
         self.found.get().copied()
+    }
+
+    /// Whether the time alone was wrong.
+    pub(super) fn off(&self) -> Option<ClockOff> {
+        self.off.get().copied()
     }
 }
 
@@ -108,11 +128,11 @@ impl ServerCertVerifier for PinnedHash {
         };
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let verifier = Dated::new(web(roots)?);
         let name = ServerName::try_from(COORDINATOR_NAME).expect("the coordinator's name is a DNS name");
-        verifier.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now)
+        let verified = verifier.verify_server_cert(end_entity, intermediates, &name, ocsp_response, now);
+        verifier.off().map(|off| self.off.set(off));
+        verified
     }
 
     fn verify_tls12_signature(

@@ -34,7 +34,13 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
-use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 use time::OffsetDateTime;
 
 /// The CA outlives every machine it names; changing it is a procedure, not an expiry.
@@ -252,7 +258,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-fn read_request(request: &[u8]) -> Result<CertificateSigningRequestParams, LinkError> {
+pub(super) fn read_request(request: &[u8]) -> Result<CertificateSigningRequestParams, LinkError> {
     CertificateSigningRequestParams::from_der(&request.into()).map_err(LinkError::certificate("read a signing request"))
 }
 
@@ -318,7 +324,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<(), LinkError> {
 
 /// Verifies nodes as webpki does, under the CAs of the moment, and lets those through that are late with their renewal.
 #[derive(Debug)]
-pub(super) struct NodeVerifier(pub(super) Trust);
+pub(super) struct NodeVerifier(pub(super) Trust, pub(super) Untimely);
 
 impl ClientCertVerifier for NodeVerifier {
     /// No hints: a node has one certificate, and a CA that follows has the same name.
@@ -344,7 +350,12 @@ impl ClientCertVerifier for NodeVerifier {
                 let then = UnixTime::since_unix_epoch(Duration::from_secs(last));
                 authorities.nodes.verify_client_cert(certificate, intermediates, then)
             }
-            None => verified,
+            None => {
+                self.1.judge(certificate, now, |then| {
+                    authorities.nodes.verify_client_cert(certificate, intermediates, then).is_ok()
+                });
+                verified
+            }
         }
     }
 
@@ -375,7 +386,104 @@ impl ClientCertVerifier for NodeVerifier {
     }
 }
 
+/// Says what a certificate of ours that is not of now says of this machine's clock; seldom, for whoever shows it comes back every half minute.
+#[derive(Debug, Default)]
+pub(super) struct Untimely(Mutex<Option<Instant>>);
+
+/// Between two words about that.
+const SAID_AGAIN: Duration = Duration::from_secs(600);
+
+impl Untimely {
+    /// `holds` says whether the certificate holds but for its time.
+    fn judge(&self, certificate: &CertificateDer<'_>, now: UnixTime, holds: impl Fn(UnixTime) -> bool) {
+        let Some((then, words)) = untimely(certificate, now).filter(|(then, _)| holds(*then)) else { return };
+        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_none_or(|said| said.elapsed() >= SAID_AGAIN) {
+            *said = Some(Instant::now());
+            tracing::error!(valid_until = then.as_secs(), "{words}");
+        }
+    }
+}
+
+/// A moment at which the certificate was valid, and what follows from its not being so now.
+pub(super) fn untimely(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<(UnixTime, String)> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).ok();
+    let (from, to) = (seconds(parsed.validity().not_before)?, seconds(parsed.validity().not_after)?);
+    let node = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("a node");
+    let days = |seconds: u64| match seconds / 86_400 {
+        0 | 1 => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
+        days => format!("{days} days"),
+    };
+    let at = |then| UnixTime::since_unix_epoch(Duration::from_secs(then));
+    match now.as_secs() {
+        now if now < from => Some((
+            at(from),
+            format!(
+                "the clock of this machine is off by {} or more: {node} shows a certificate that was issued here and begins only then; set the \
+                 clock, then start the coordinator anew",
+                days(from - now)
+            ),
+        )),
+        now if now > to => Some((
+            at(to),
+            format!(
+                "{node} shows a certificate that ran out {} ago, too long to be renewed: it has to join again, or the clock of this machine is off by \
+                 that much",
+                days(now - to)
+            ),
+        )),
+        _ => None,
+    }
+}
+
 pub(super) fn last_second(certificate: &CertificateDer<'_>) -> Option<u64> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     u64::try_from(parsed.validity().not_after.timestamp()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const DAY: i64 = 86_400;
+
+    #[test]
+    fn a_clock_that_is_off_by_a_year_is_named_by_what_was_issued_here_and_ten_minutes_are_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (trust, ttl) = (Trust::open(folder.path()).unwrap(), Duration::from_secs(7 * 86_400));
+        let certificate = issue(&Authority::open(folder.path()).unwrap(), ttl);
+        let verifier = NodeVerifier(trust, Untimely::default());
+        let takes = |offset: i64| verifier.verify_client_cert(&certificate, &[], at(offset)).is_ok();
+        assert_eq!([-600, 0, 600, 96 * DAY].map(takes), [true; 4], "within the skew, and late with its renewal");
+        assert!(verifier.1.0.lock().unwrap().is_none(), "nothing was said of clocks");
+        assert_eq!([-365 * DAY, 365 * DAY].map(takes), [false; 2]);
+        assert!(verifier.1.0.lock().unwrap().is_some());
+        let words = |offset| untimely(&certificate, at(offset)).map(|(_, words)| words).unwrap_or_default();
+        assert!(words(-365 * DAY).starts_with("the clock of this machine is off by 364 days"), "{}", words(-365 * DAY));
+        assert!(words(365 * DAY).contains("ran out 358 days ago"), "{}", words(365 * DAY));
+        assert_eq!(words(0), "");
+    }
+
+    #[test]
+    fn a_strangers_certificate_says_nothing_about_our_clock() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let certificate = issue(&Authority::open(theirs.path()).unwrap(), Duration::from_secs(7 * 86_400));
+        let verifier = NodeVerifier(Trust::open(ours.path()).unwrap(), Untimely::default());
+        assert!(verifier.verify_client_cert(&certificate, &[], at(-365 * DAY)).is_err());
+        assert!(verifier.1.0.lock().unwrap().is_none());
+    }
+
+    fn issue(authority: &Authority, ttl: Duration) -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        let request = CertificateParams::default().serialize_request(&key).unwrap();
+        let node = NodeId(uuid::Uuid::from_u128(7));
+        authority.certify(node, request.der(), ttl).unwrap().certificate.into()
+    }
+
+    fn at(offset: i64) -> UnixTime {
+        let now = Duration::from_millis(clock::now().0).as_secs();
+        UnixTime::since_unix_epoch(Duration::from_secs(now.checked_add_signed(offset).unwrap()))
+    }
 }

@@ -17,7 +17,7 @@ mod shown;
 
 use super::{
     LinkError,
-    tls::{self, Authority, Issued, NodeVerifier},
+    tls::{self, Authority, Issued, NodeVerifier, Untimely},
 };
 use lorikeet_protocol::{
     ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_JOIN,
@@ -225,7 +225,7 @@ impl Trust {
     pub(super) fn link(&self) -> Result<QuicServerConfig, LinkError> {
         let config = ServerConfig::builder_with_provider(tls::provider());
         let config = config.with_protocol_versions(&[&rustls::version::TLS13]).map_err(LinkError::Tls)?;
-        let config = config.with_client_cert_verifier(Arc::new(NodeVerifier(self.clone())));
+        let config = config.with_client_cert_verifier(Arc::new(NodeVerifier(self.clone(), Untimely::default())));
         let mut config = config.with_cert_resolver(Arc::new(Shown::new(self.clone(), vec![])?));
         // The newer conversations first: the server's order counts.
         let spoken = [ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_CONTROL, ALPN_BLOB_SHARE, ALPN_BLOB, ALPN_JOIN];
