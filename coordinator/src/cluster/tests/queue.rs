@@ -310,6 +310,8 @@ fn a_job_that_no_node_can_ever_take_is_told_so_with_the_nearest() {
 #[test]
 fn each_way_for_a_node_to_be_out_has_its_reason_and_is_not_never() {
     let mut world = World::with_gpus(1, Rules::default());
+    // What is there keeps the drain from ending at once.
+    world.running(2);
     let out = |world: &World, job: JobId| {
         let why = world.why(job);
         assert_eq!(why.never, None);

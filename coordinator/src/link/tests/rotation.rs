@@ -12,6 +12,9 @@ async fn an_agent_learns_of_the_next_ca_in_its_session_and_goes_on_under_it() {
     let mut control = world.trusting(&old, (&identity, &key)).await;
     assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)));
     control.say(trusts(&[&old], Some(&old))).await;
+    // That stands in its row since it joined; the answer to what is said next shows that it was heard.
+    control.say(FromAgent::Renew(request(&key))).await;
+    assert!(matches!(control.hear().await, ToAgent::Renewed(_)));
     world.until_trust(identity.node, &[&old], Some(&old)).await;
 
     world.services.trust.begin().unwrap();
