@@ -94,7 +94,7 @@ impl Cluster {
         if report.number == last + 1 {
             node.record.last_report = report.number;
             out.push(put(Record::Node(node.record.clone())));
-            let why = "the attempt was never placed on this node".to_owned();
+            let why = "no record places the attempt on this node".to_owned();
             self.refuse("report.refused", &Cause::node(id), attempt.to_string(), why, now, out);
         }
         self.clear_unreachable(id, now, out);

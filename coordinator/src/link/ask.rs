@@ -96,7 +96,7 @@ impl Services {
         let long_ago = UnixMillis(now().0.saturating_sub(LINES_TAKEN_MILLIS));
         let Ok((mut found, forgotten)) = found.await else { return Lines::Unknown };
         match found.pop() {
-            None if forgotten => Lines::Late,
+            None if forgotten => Lines::Forgotten,
             None => Lines::Foreign,
             Some(attempt) if attempt.end.as_ref().is_some_and(|end| end.at < long_ago) => Lines::Late,
             Some(_) => Lines::Wanted,
@@ -115,8 +115,10 @@ pub(super) enum Lines {
     Unknown,
     /// The attempt was placed on this node, now or before: they are kept even when its word no longer counts.
     Wanted,
-    /// It has been over for so long that nobody asks for them, or was forgotten with its job: they may go.
+    /// It has been over for so long that nobody asks for them: they may go.
     Late,
+    /// Its job is not here, and nobody asks for anything of it: they may go.
+    Forgotten,
     /// It is not this node's.
     Foreign,
 }

@@ -335,7 +335,8 @@ impl Peer<'_> {
             Lines::Wanted | Lines::Late => {}
             // Not answered: it is said again.
             Lines::Unknown => return,
-            Lines::Foreign => {
+            // Anybody can name a job that is not here: nothing is kept of it.
+            Lines::Foreign | Lines::Forgotten => {
                 let (node, driver) = (self.certificate.node, &self.shared.services.driver);
                 return driver.stray(node, self.session, report).await;
             }
@@ -357,7 +358,7 @@ impl Peer<'_> {
         match self.judge(attempt).await {
             Lines::Wanted => {}
             Lines::Unknown => return self.lines_wait(attempt, "the store cannot be read"),
-            Lines::Late => {
+            Lines::Late | Lines::Forgotten => {
                 let through = (lines.first + lines.lines.len() as u64).saturating_sub(1);
                 return self.say(ToAgent::EventsAcknowledged { attempt, through }).await;
             }

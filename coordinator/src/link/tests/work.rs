@@ -4,7 +4,7 @@ use super::*;
 use crate::{access::Role, cluster::Subject};
 use lorikeet_api::{JobFile, Presets};
 use lorikeet_protocol::{
-    agent::{Checkpoint, CheckpointKind, EventLines, Offer, Report, ReportBody},
+    agent::{Checkpoint, CheckpointKind, Ended, EventLines, Offer, Report, ReportBody},
     file::NamedFile,
     id::{BaseId, DatasetId, DeviceId, TokenId, UserId},
     inspect::{BaseFindings, DatasetFindings, Inspection, JobFindings},
@@ -222,4 +222,20 @@ async fn lines_of_a_forgotten_job_are_let_go_and_those_of_an_earlier_generation_
     }
     assert_eq!(control.hear().await, ToAgent::EventsAcknowledged { attempt: forgotten, through: 1 });
     assert_eq!(world.services.series.through(forgotten).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_report_of_a_job_that_is_not_here_is_taken_and_nothing_is_kept_of_it() {
+    let world = World::new();
+    queued(&world).await;
+    let (mut control, _blob, offer) = offered(&world, 10).await;
+    let attempt = AttemptId { job: JobId(Uuid::now_v7()), ..offer.attempt };
+    let (outcome, held, step, last_event) = (lorikeet_protocol::job::Outcome::Ok, Duration::ZERO, 1, 0);
+    let ended = Ended { outcome, class: None, message: None, step, held, files: vec![], summary: None, last_event };
+    let body = ReportBody::Ended(ended);
+    control.say(FromAgent::Report(Report { number: 1, attempt, time: UnixMillis(1), body })).await;
+    assert_eq!(control.hear().await, ToAgent::Acknowledged { through: 1 });
+    assert_eq!(control.hear().await, ToAgent::Forget(attempt), "the agent keeps nothing of it either");
+    let kept = world.services.driver.read(|store| store.scan(&[], |_: &crate::record::Orphan| true)).await.unwrap();
+    assert_eq!(kept, []);
 }
