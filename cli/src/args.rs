@@ -84,7 +84,7 @@ pub(crate) enum Command {
     Quantise(Quantise),
     /// Submit a job file, or a sweep of many
     #[command(
-        after_help = "Examples:\n  lorikeet submit job.toml --set lora.rank=8 --follow\n  lorikeet submit job.toml --set 'sweep.training.seed=[1,2,3]'    # an array: one job for each"
+        after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow\n  lorikeet submit job.toml --set 'sweep.training.seed=[1,2,3]'    # an array: one job for each"
     )]
     Submit(Submit),
     /// List jobs, newest first
