@@ -43,7 +43,7 @@ pub(crate) async fn to_the_end(client: &Client, job: JobId, output: Output) -> R
     let mut events = client.events(job);
     let mut display = Display::new(output);
     let done = loop {
-        match next(client, job, &mut events, &mut display).await? {
+        match next(client, job, &mut events, &mut display.waits, &mut |words| display.progress.note(words)).await? {
             Told::Event(event) => {
                 let event = *event;
                 if let JobEvent::Complete(done) = event {
@@ -60,18 +60,24 @@ pub(crate) async fn to_the_end(client: &Client, job: JobId, output: Output) -> R
 }
 
 /// The next thing; a job that waits meanwhile says why.
-async fn next(client: &Client, job: JobId, events: &mut Events<'_>, display: &mut Display) -> Result<Told, Failure> {
+pub(super) async fn next(
+    client: &Client,
+    job: JobId,
+    events: &mut Events<'_>,
+    waits: &mut Waits,
+    note: &mut impl FnMut(&str),
+) -> Result<Told, Failure> {
     let (mut next, mut patience) = (pin!(events.next()), WORDLESS);
     loop {
         tokio::select! {
             biased;
             told = &mut next => return told,
-            () = tokio::time::sleep(patience), if display.waits() => {}
+            () = tokio::time::sleep(patience), if waits.is_waiting() => {}
         }
         patience = ASKED_AGAIN;
         // Of a coordinator that does not answer the events tell.
         if let Ok(why) = client.get::<Why>(&with_id(route::JOB_WHY, job), &[]).await {
-            display.waiting(&why);
+            waits.hear(&why, note);
         }
     }
 }
@@ -114,15 +120,50 @@ fn failed(job: &Job) -> Failure {
 struct Display {
     output: Output,
     progress: TrainingProgress,
-    /// As last heard.
+    waits: Waits,
+}
+
+/// Where a job was when it was last heard of, and what was told of that.
+#[derive(Default)]
+pub(super) struct Waits {
     phase: Option<Phase>,
     /// The last reason told of this phase, so that it is told once.
     reason: Option<String>,
 }
 
+impl Waits {
+    /// The job's record; answers the phase before it.
+    pub(super) fn record(&mut self, job: &Job) -> Option<Phase> {
+        let before = self.phase.replace(job.phase);
+        if before != Some(job.phase) {
+            self.reason = None;
+        }
+        before
+    }
+
+    /// Whether nothing is done for the job, and not because a person wants it so.
+    fn is_waiting(&self) -> bool {
+        self.phase.is_some_and(|phase| phase != Phase::Paused && JobStatus::of(phase) == JobStatus::Queued)
+    }
+
+    /// Heard of a phase that is over meanwhile, it is no news.
+    fn hear(&mut self, why: &Why, note: &mut impl FnMut(&str)) {
+        if self.phase == Some(why.phase) {
+            self.tell(why.phase, &why.summary, note);
+        }
+    }
+
+    fn tell(&mut self, phase: Phase, reason: &str, note: &mut impl FnMut(&str)) {
+        if self.reason.as_deref() != Some(reason) {
+            self.reason = Some(reason.to_owned());
+            note(&format!("{}: {reason}", word(&phase)));
+        }
+    }
+}
+
 impl Display {
     fn new(output: Output) -> Self {
-        Self { output, progress: TrainingProgress::new(), phase: None, reason: None }
+        Self { output, progress: TrainingProgress::new(), waits: Waits::default() }
     }
 
     fn show(&mut self, event: JobEvent) -> Result<(), Failure> {
@@ -147,36 +188,15 @@ impl Display {
         if let Some(total) = job.total_steps.filter(|_| job.status == JobStatus::Running) {
             self.progress.total(total);
         }
-        let before = self.phase.replace(job.phase);
-        if before != Some(job.phase) {
-            self.reason = None;
-        }
+        let before = self.waits.record(job);
+        let mut note = |words: &str| self.progress.note(words);
         if job.phase == Phase::Paused {
-            self.tell(job.phase, &format!("`lorikeet job resume {}` lets it go on", job.id));
+            self.waits.tell(job.phase, &format!("`lorikeet job resume {}` lets it go on", job.id), &mut note);
         } else if before == Some(Phase::Paused) {
-            self.progress.note(&format!("{}: it was resumed", word(&job.phase)));
+            note(&format!("{}: it was resumed", word(&job.phase)));
         }
         if let Some(reason) = &job.reason {
-            self.tell(job.phase, reason);
-        }
-    }
-
-    /// Whether nothing is done for the job, and not because a person wants it so.
-    fn waits(&self) -> bool {
-        self.phase.is_some_and(|phase| phase != Phase::Paused && JobStatus::of(phase) == JobStatus::Queued)
-    }
-
-    /// Heard of a phase that is over meanwhile, it is no news.
-    fn waiting(&mut self, why: &Why) {
-        if self.phase == Some(why.phase) {
-            self.tell(why.phase, &why.summary);
-        }
-    }
-
-    fn tell(&mut self, phase: Phase, reason: &str) {
-        if self.reason.as_deref() != Some(reason) {
-            self.reason = Some(reason.to_owned());
-            self.progress.note(&format!("{}: {reason}", word(&phase)));
+            self.waits.tell(job.phase, reason, &mut note);
         }
     }
 

@@ -1,6 +1,9 @@
 //! `lorikeet job …`: one job.
 
-use super::{follow, jobs, submit};
+use super::{
+    follow::{self, Waits},
+    jobs, submit,
+};
 use crate::{
     args::{self, CancelReason, Job as Args},
     client::{Client, events::Told},
@@ -84,11 +87,12 @@ pub(super) fn reason(reason: CancelReason) -> job::CancelReason {
     }
 }
 
-/// Every line there is, then every line that comes.
+/// Every line there is, then every line that comes; of a job that waits there are none, and what it waits for is said.
 async fn logs(client: &Client, output: Output, id: JobId) -> Result<(), Failure> {
-    let mut events = client.events(id);
+    let (mut events, mut waits) = (client.events(id), Waits::default());
     while !output.is_unread() {
-        let event = match events.next().await? {
+        let told = follow::next(client, id, &mut events, &mut waits, &mut |words| output.note(words)).await?;
+        let event = match told {
             Told::Event(event) => *event,
             Told::Broken(why) => {
                 output.note(&follow::broken(&why));
@@ -102,8 +106,8 @@ async fn logs(client: &Client, output: Output, id: JobId) -> Result<(), Failure>
         match event {
             JobEvent::Log(line) => output.item(&line, log_line)?,
             JobEvent::Complete(_) => return Ok(()),
-            JobEvent::Progress(_)
-            | JobEvent::Metrics(_)
+            JobEvent::Progress(job) => _ = waits.record(&job),
+            JobEvent::Metrics(_)
             | JobEvent::Stage { .. }
             | JobEvent::Cost { .. }
             | JobEvent::Checkpoint(_)

@@ -167,6 +167,13 @@ fn a_follower_says_why_its_job_waits_and_leaves_it_be() {
         assert!(table.contains("never, as the machines are: dev lacks the label rack=none"), "{table}");
         assert!(table.contains("fair share") && table.contains("weight 1"), "{table}");
     };
+    let mut reader = lorikeet();
+    reader.args(["--server", &dev.server, "--token", &dev.token, "job", "logs", &job, "--follow"]);
+    let mut reader = reader.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(reader.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("queued: never, as the machines are")), "logs that wait say nothing");
+    reader.kill().unwrap();
+    reader.wait().unwrap();
     told(&["job", "why", &job]);
     told(&["submit", place.path("job.toml").to_str().unwrap(), "--dry-run"]);
     dev.client(&["job", "pause", &job]);
