@@ -264,3 +264,62 @@ fn not_fitting(spec: JobFile, faults: Vec<Fault>) -> DryRun {
     let faults = faults.into_iter().map(Into::into).collect();
     DryRun { spec, findings: None, faults, why: settled(Phase::Rejected, summary) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorikeet_protocol::id::{NodeId, UnixMillis};
+    use std::{collections::BTreeSet, time::Duration};
+    use uuid::Uuid;
+
+    fn told(change: impl FnOnce(&mut schedule::Why)) -> Why {
+        let reason = |n, why| (NodeId(Uuid::from_u128(n)), format!("gpu-{n}"), why);
+        let nodes = vec![reason(1, WhyNot::Busy), reason(2, WhyNot::Draining)];
+        let mut waits = schedule::Why { position: 1, machines: 2, nodes, ..schedule::Why::default() };
+        change(&mut waits);
+        waiting(Phase::Queued, waits)
+    }
+
+    #[test]
+    fn never_goes_before_every_other_reason_and_names_the_nearest_machine() {
+        let too_small = WhyNot::TooSmall { needed_bytes: 40 << 30, memory_bytes: 24 << 30 };
+        let nearest = (NodeId(Uuid::from_u128(2)), "gpu-2".to_owned(), too_small);
+        let why = told(|waits| {
+            (waits.never, waits.backs_off_until) = (Some(nearest), Some(UnixMillis(5)));
+        });
+        let expected = "never, as the 2 machines are: the nearest, gpu-2, has 24.0 GiB of device memory in all, 40.0 GiB are needed";
+        assert_eq!((why.never, why.summary.as_str()), (true, expected));
+        let why = told(|waits| waits.limit = Some(schedule::Limit::TooLarge { wanted: 3, most: 2 }));
+        let expected = "never, as the limits are: it asks for 3 devices, and one user may hold 2";
+        assert_eq!((why.never, why.code, why.summary.as_str()), (true, WhyCode::Limit, expected));
+        assert!(!told(|_| {}).never);
+    }
+
+    #[test]
+    fn what_was_said_at_the_last_end_and_how_old_a_figure_is_are_told() {
+        let why = told(|waits| {
+            waits.backs_off_until = Some(UnixMillis(5));
+            waits.last_word = Some("declined: device GPU-0 is busy".into());
+        });
+        assert!(
+            why.summary.starts_with("its last attempt ended: declined: device GPU-0 is busy; it is placed again after")
+        );
+        let memory = |stale| WhyNot::Memory { needed_bytes: 2 << 30, free_bytes: 1 << 30, stale };
+        assert_eq!(explain(&memory(None)).1, "has 1.0 GiB of device memory free, 2.0 GiB are needed");
+        let old = explain(&memory(Some(Duration::from_secs(300)))).1;
+        assert_eq!(old, "has 1.0 GiB of device memory free, as it said 5 minutes ago, 2.0 GiB are needed");
+    }
+
+    #[test]
+    fn every_way_for_a_machine_to_be_out_has_a_word_of_its_own() {
+        let out = [
+            WhyNot::Unreachable,
+            WhyNot::Quarantined("why".into()),
+            WhyNot::Cordoned,
+            WhyNot::Draining,
+            WhyNot::Unusable("why".into()),
+        ];
+        let words: BTreeSet<_> = out.iter().map(|why| explain(why).0).collect();
+        assert_eq!(words.len(), out.len(), "{words:?}");
+    }
+}
