@@ -351,6 +351,13 @@ struct Parts {
     uploader: Uploader,
 }
 
+/// What an outbox on disk holds: the number before its first report, how many reports, how many bytes of it are whole. For the tests that
+/// look at every decoder.
+#[doc(hidden)]
+pub fn read_outbox(bytes: &[u8]) -> Option<(u64, usize, u64)> {
+    outbox::parse(bytes).map(|(base, reports, whole)| (base, reports.len(), whole))
+}
+
 /// Reads what an earlier agent left.
 fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<host::Action>, Parts), AgentError> {
     let (boot, clock, pulse) = (clock::boot_id(), Clock::new(), Pulse::default());

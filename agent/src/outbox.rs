@@ -242,9 +242,13 @@ fn entry(report: &Report) -> Result<Vec<u8>, codec::CodecError> {
 }
 
 /// Base, reports and the length of what is whole; `None` where not even the head is.
-fn parse(bytes: &[u8]) -> Option<(u64, VecDeque<Report>, u64)> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<(u64, VecDeque<Report>, u64)> {
     let (head, mut rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
     let base = head.strip_prefix(MAGIC).and_then(|base| base.try_into().ok()).map(u64::from_le_bytes)?;
+    // No node comes so far: a head that says so is none of ours, and numbers would end in the middle of a report.
+    if base > u64::MAX / 2 {
+        return None;
+    }
     let mut queue = VecDeque::new();
     while let Some((report, behind)) = parse_entry(rest) {
         if report.number != base + queue.len() as u64 + 1 {

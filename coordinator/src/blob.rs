@@ -351,5 +351,11 @@ impl Inner {
     }
 }
 
+/// What a manifest file says, and whether the bytes lie elsewhere: for the tests that look at every decoder.
+#[doc(hidden)]
+pub fn read_manifest_file(json: &[u8]) -> serde_json::Result<(FileManifest, bool)> {
+    serde_json::from_slice::<Entry>(json).map(|entry| (entry.manifest, entry.place != Place::Here))
+}
+
 #[cfg(test)]
 mod tests;

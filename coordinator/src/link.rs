@@ -432,5 +432,11 @@ fn chain(connection: &Connection) -> Vec<CertificateDer<'static>> {
     shown.map(|shown| *shown).unwrap_or_default()
 }
 
+/// Whether this is a signing request: for the tests that look at every decoder.
+#[doc(hidden)]
+pub fn read_signing_request(der: &[u8]) -> Result<(), LinkError> {
+    tls::read_request(der).map(drop)
+}
+
 #[cfg(test)]
 mod tests;

@@ -190,6 +190,15 @@ impl Followers {
     }
 }
 
+/// The lines of one segment, as whoever reads it sees them: for the tests that look at every decoder.
+#[doc(hidden)]
+pub fn read_segment(path: &Path) -> Result<Vec<Line>, SeriesError> {
+    let extent = segment::extent(path)?;
+    let lines = segment::read_one(path)?;
+    assert_eq!(extent.last, lines.last().map(|line| line.seq), "who writes on and who reads see the same end");
+    Ok(lines)
+}
+
 /// Where an attempt's segments lie.
 fn folder(root: &Path, attempt: AttemptId) -> PathBuf {
     root.join(attempt.job.to_string()).join(attempt.token.to_string())

@@ -30,7 +30,7 @@ enum Outcome {
     Failed(String),
 }
 
-/// For each decoder; the tests before give it a second or two.
+/// For each decoder; the tests before give it a second or two. There are some forty, two at a time: ten minutes.
 const DECODER_SECONDS: u64 = 30;
 
 type Step = (&'static str, fn(&Tree) -> Result<Done>);

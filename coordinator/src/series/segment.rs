@@ -111,6 +111,13 @@ pub(super) fn read_folder<T>(
     Ok(lines)
 }
 
+/// All lines of one segment.
+pub(super) fn read_one(path: &Path) -> Result<Vec<Line>, SeriesError> {
+    let (wanted, mut lines) = (Wanted { after: 0, through: u64::MAX, limit: usize::MAX }, Vec::new());
+    read_segment(path, wanted, &Marks::default(), &|line| line, &mut lines).map_err(SeriesError::disk("read", path))?;
+    Ok(lines)
+}
+
 fn read_segment<T>(
     path: &Path,
     wanted: Wanted,
@@ -195,8 +202,10 @@ fn decode(payload: &[u8]) -> Option<Record> {
         lines.push(String::from_utf8(line.to_vec()).ok()?);
         rest = tail;
     }
-    let bytes = (RECORD_HEADER + payload.len()) as u64;
-    (rest.is_empty() && !lines.is_empty()).then_some(Record { first: u64::from_le_bytes(*first), lines, bytes })
+    let (first, bytes) = (u64::from_le_bytes(*first), (RECORD_HEADER + payload.len()) as u64);
+    // Numbers begin with 1, and no attempt comes near their end.
+    let is_numbered = (1..=u64::MAX / 2).contains(&first);
+    (rest.is_empty() && !lines.is_empty() && is_numbered).then_some(Record { first, lines, bytes })
 }
 
 /// Fills the buffer; false: the file ends before.

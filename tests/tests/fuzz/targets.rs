@@ -25,7 +25,7 @@ use std::{
 };
 
 /// Of what JSON is made.
-const JSON: &[&str] =
+pub(crate) const JSON: &[&str] =
     &["{", "}", "[", "]", "\"", ":", ",", "null", "true", "-1", "1e999", "\\u0000", "\\ud800", "{\"a\":"];
 
 #[test]
@@ -287,7 +287,7 @@ fn lines_of_workers() {
 }
 
 /// A folder that no disk slows down, where the machine has one: thousands of files a second are written to it.
-fn memory_folder() -> tempfile::TempDir {
+pub(crate) fn memory_folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary folder")
 }
 
@@ -314,7 +314,7 @@ fn frame<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> String {
     }
 }
 
-fn body<T: Serialize>(message: &T) -> Option<Vec<u8>> {
+pub(crate) fn body<T: Serialize>(message: &T) -> Option<Vec<u8>> {
     codec::encode(message).ok().map(|frame| frame[codec::HEADER_BYTES..].to_vec())
 }
 
@@ -325,16 +325,16 @@ fn said_again<T: FromStr + Display + PartialEq + Debug>(text: &str) -> bool {
     true
 }
 
-fn json<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn json<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("plain data is JSON")
 }
 
-fn root(path: &str) -> PathBuf {
+pub(crate) fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
 /// The bodies of pinned frames.
-fn pinned(name: &str) -> Vec<Vec<u8>> {
+pub(crate) fn pinned(name: &str) -> Vec<Vec<u8>> {
     let text = fs::read_to_string(root(&format!("protocol/tests/pins/{name}.hex"))).expect("it is pinned");
     let hex = |line: &str| {
         let digits = line.rsplit(' ').next().unwrap_or_default();
@@ -345,12 +345,12 @@ fn pinned(name: &str) -> Vec<Vec<u8>> {
     text.lines().map(|line| hex(line)[codec::HEADER_BYTES..].to_vec()).collect()
 }
 
-fn lines(path: &str) -> Vec<Vec<u8>> {
+pub(crate) fn lines(path: &str) -> Vec<Vec<u8>> {
     fs::read_to_string(root(path)).expect("it is pinned").lines().map(|line| line.as_bytes().to_vec()).collect()
 }
 
 /// Every small file of a folder with this ending, or with any.
-fn texts(folder: &str, ending: &str) -> Vec<Vec<u8>> {
+pub(crate) fn texts(folder: &str, ending: &str) -> Vec<Vec<u8>> {
     let entries = fs::read_dir(root(folder)).expect("a folder of the repository");
     let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();

@@ -147,7 +147,8 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
+        // Behind the opening: of `{%}` the end is not yet there.
+        let Some(length) = rest[start + 2..].find("%}").map(|length| length + 2) else { break };
         let (tag, after) = rest[start..].split_at(length);
         out.push_str(&rest[..start]);
         match tag[2..].trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+') {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -138,22 +139,21 @@ impl Tokenizer {
 
     /// Tokens of a text, nothing added; special tokens written in it are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
-        Ok(encoding.get_ids().to_vec())
+        let encoding = guarded(|| self.inner.encode_fast(text, false));
+        Ok(encoding.map_err(|reason| TokenizerError::Encode { reason })?.get_ids().to_vec())
     }
 
     /// The same with the bytes of the text that each token stands for.
     pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
-        let encoding = self.inner.encode(text, false);
-        let encoding = encoding.map_err(|error| TokenizerError::Encode { reason: error.to_string() })?;
+        let encoding = guarded(|| self.inner.encode(text, false));
+        let encoding = encoding.map_err(|reason| TokenizerError::Encode { reason })?;
         let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
         Ok((encoding.get_ids().to_vec(), offsets))
     }
 
     /// The text of tokens, special ones left out.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TokenizerError> {
-        self.inner.decode(tokens, true).map_err(|error| TokenizerError::Encode { reason: error.to_string() })
+        guarded(|| self.inner.decode(tokens, true)).map_err(|reason| TokenizerError::Encode { reason })
     }
 
     /// A conversation through the chat template, with the opening of an answer behind it if asked for.
@@ -236,12 +236,21 @@ fn load_inner(dir: &Path) -> Result<(tokenizers::Tokenizer, Vec<u8>, String), To
             if old { "; tokenizer.model alone is not read, save the tokenizer again as tokenizer.json" } else { "" };
         fail(format!("{error}{hint}"))
     })?;
-    let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| fail(plain(&error.to_string())))?;
+    let read = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes));
+    let mut inner = read.map_err(|reason| fail(plain(&reason)))?;
     inner.with_truncation(None).map_err(|error| fail(error.to_string()))?;
     inner.with_padding(None);
     let before_text = before_text(&inner).map_err(fail)?;
     inner.with_post_processor(None::<PostProcessorWrapper>);
     Ok((inner, bytes, before_text))
+}
+
+/// The library ends its thread at some files that are no tokenizer: that is a fault of the file, not of this program.
+fn guarded<T>(act: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err("it is not a sound one: what it holds contradicts itself".into()),
+    }
 }
 
 /// The library names its own types where a model is of a kind that it does not know.
@@ -252,10 +261,7 @@ fn plain(error: &str) -> String {
 
 /// The special tokens that the post-processor puts before every text.
 fn before_text(inner: &tokenizers::Tokenizer) -> Result<String, String> {
-    let ids = |special: bool| {
-        let encoding = inner.encode_fast("a", special).map_err(|error| error.to_string())?;
-        Ok::<_, String>(encoding.get_ids().to_vec())
-    };
+    let ids = |special: bool| Ok::<_, String>(guarded(|| inner.encode_fast("a", special))?.get_ids().to_vec());
     let (bare, whole) = (ids(false)?, ids(true)?);
     let start = whole.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
     Ok(whole[..start].iter().filter_map(|id| inner.id_to_token(*id)).collect())
