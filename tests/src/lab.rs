@@ -2,7 +2,7 @@
 
 use crate::{
     Api, base, conversations,
-    process::{Process, run, workers_below},
+    process::{Process, run, run_inside, workers_below},
     until,
 };
 use serde_json::Value;
@@ -24,6 +24,9 @@ pub struct Lab {
     timers: &'static str,
 }
 
+/// Any free port.
+const LOOPBACK: &str = "127.0.0.1:0";
+
 /// Fractions of a second, so that a story sees leases run out.
 const SHORT: &str = "[timers]\nheartbeat = \"200ms\"\nlease = \"1s\"\noffer = \"2s\"\nback_off = \"100ms\"\nback_off_limit = \"1s\"\nshutdown = \"2s\"\n";
 
@@ -38,20 +41,25 @@ impl Lab {
 
     /// The same, its folder below another.
     pub fn start_in(place: &Path) -> Self {
-        Self::start_with(place, SHORT)
+        Self::start_with(place, LOOPBACK, SHORT)
     }
 
     /// The same with the timers that it has by default: what a measurement wants.
     pub fn start_as_in_production() -> Self {
-        Self::start_with(&std::env::temp_dir(), "")
+        Self::start_with(&std::env::temp_dir(), LOOPBACK, "")
     }
 
-    fn start_with(place: &Path, timers: &'static str) -> Self {
+    /// The same, reached by agents at an address of this machine.
+    pub fn start_at(address: std::net::IpAddr) -> Self {
+        Self::start_with(&std::env::temp_dir(), &std::net::SocketAddr::new(address, 0).to_string(), SHORT)
+    }
+
+    fn start_with(place: &Path, link: &str, timers: &'static str) -> Self {
         let folder = tempfile::tempdir_in(place).expect("a temporary folder");
         let root = folder.path();
         base::write(&root.join("bases/tiny"));
         conversations::write(&root.join("chats.jsonl"), 120);
-        configure(root, "127.0.0.1:0", "127.0.0.1:0", timers);
+        configure(root, LOOPBACK, link, timers);
         let coordinator = launch(root);
         let api = connect(root);
         let lab = Self { folder, coordinator, api, timers };
@@ -104,9 +112,11 @@ impl Lab {
         let token: Value = serde_json::from_str(&self.cli(&["node", "token", "--output", "json"])).expect("JSON");
         let join = token["joinString"].as_str().expect("a join string").to_owned();
         let config = config.display().to_string();
-        run(&["agent", "join", &join, "--config", &config]);
-        let process = Process::start(self.root(), name, &["agent", "--config", &config]);
-        Agent { name: name.into(), config, data, process, root: self.root().into() }
+        let network = machine.network.clone();
+        run_inside(network.as_deref(), &["agent", "join", &join, "--config", &config]);
+        let words = ["agent", "--config", &config];
+        let process = Process::start_inside(network.as_deref(), self.root(), name, &words);
+        Agent { name: name.into(), config, data, process, root: self.root().into(), network }
     }
 
     /// Kills the coordinator and starts it again on the same ports.
@@ -213,6 +223,8 @@ pub struct Machine {
     pub link: Option<std::net::SocketAddr>,
     /// So many declared GPUs in the place of its CPU slot.
     pub gpus: usize,
+    /// In a network of its own: the name of a namespace.
+    pub network: Option<String>,
     /// With the link's own timers: what a measurement wants.
     pub as_in_production: bool,
     /// It gives what is in its cache to other machines.
@@ -236,6 +248,7 @@ pub struct Agent {
     /// The running agent.
     pub process: Process,
     root: PathBuf,
+    network: Option<String>,
 }
 
 impl Agent {
@@ -262,7 +275,8 @@ impl Agent {
     /// The agent alone dies and starts again; its workers go on.
     pub fn restart(&mut self) {
         self.process.kill();
-        self.process = Process::start(&self.root, &self.name, &["agent", "--config", &self.config]);
+        let words = ["agent", "--config", &self.config];
+        self.process = Process::start_inside(self.network.as_deref(), &self.root, &self.name, &words);
     }
 }
 

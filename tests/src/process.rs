@@ -24,13 +24,18 @@ pub struct Process {
 impl Process {
     /// Starts `lorikeet` with these words; what it prints goes to `<folder>/<name>.log`.
     pub fn start(folder: &Path, name: &str, words: &[&str]) -> Self {
+        Self::start_inside(None, folder, name, words)
+    }
+
+    /// The same in a network of its own.
+    pub fn start_inside(network: Option<&str>, folder: &Path, name: &str, words: &[&str]) -> Self {
         let log = File::options()
             .create(true)
             .append(true)
             .open(folder.join(format!("{name}.log")))
             .expect("the folder is ours");
         let second = log.try_clone().expect("a file can be shared");
-        let mut command = Command::new(lorikeet());
+        let mut command = program(network);
         command.args(words).stdin(Stdio::null()).stdout(log).stderr(second).env("NO_COLOR", "1");
         Self { child: command.spawn().expect("the binary starts"), name: name.into() }
     }
@@ -76,9 +81,22 @@ pub fn signal(pid: u32, signal: rustix::process::Signal) {
     let _ = rustix::process::kill_process(pid, signal);
 }
 
+/// `lorikeet`, in this network or in another, where it takes the place of `ip`.
+fn program(network: Option<&str>) -> Command {
+    let Some(network) = network else { return Command::new(lorikeet()) };
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", network]).arg(lorikeet());
+    command
+}
+
 /// Runs `lorikeet` to its end and gives what it printed; fails unless it ends with 0.
 pub fn run(words: &[&str]) -> String {
-    let output = Command::new(lorikeet()).args(words).stdin(Stdio::null()).output().expect("the binary starts");
+    run_inside(None, words)
+}
+
+/// The same in a network of its own.
+pub fn run_inside(network: Option<&str>, words: &[&str]) -> String {
+    let output = program(network).args(words).stdin(Stdio::null()).output().expect("the binary starts");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),

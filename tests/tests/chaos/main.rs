@@ -5,12 +5,14 @@
 //! outage.rs   the coordinator is away           wire.rs   loss, one way only, flapping
 //! crowd.rs    hundreds of agents at once        pause.rs  SIGSTOP           disk.rs   no room
 //! cut.rs      a worker is killed, the wire cut    device.rs   a GPU fails under its job
+//! interface.rs   a machine in a network of its own, whose interface goes down
 //! ```
 
 mod crowd;
 mod cut;
 mod device;
 mod disk;
+mod interface;
 mod outage;
 mod pause;
 mod wire;
