@@ -36,6 +36,10 @@ use std::{
 };
 pub use uploads::CheckpointMade;
 
+/// A disk that loses so many files within a day is bad luck; more are the disk's fault.
+const ROTS: usize = 2;
+const ROTS_WITHIN: Duration = Duration::from_secs(24 * 3600);
+
 /// The timers and places that decisions need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rules {
@@ -96,6 +100,8 @@ pub struct Host {
     left: BTreeMap<DeviceId, Duration>,
     quarantine: Quarantine,
     roll: Roll,
+    /// When files that attempts had were found rotten, of late.
+    rotted: Vec<Duration>,
     /// Set once no new work is wanted.
     leaving: bool,
 }
@@ -111,6 +117,7 @@ impl Host {
             left: BTreeMap::new(),
             quarantine: Quarantine::default(),
             roll: Roll::default(),
+            rotted: Vec::new(),
             leaving: false,
         };
         let mut out = Vec::new();
@@ -143,7 +150,10 @@ impl Host {
                 self.bury(id, &news, now);
                 self.with(id, |attempt, _| attempt.news(news, now, &mut out));
             }
-            Event::InputsRead(id, rotten) => self.with(id, |attempt, _| attempt.inputs_read(&rotten, now, &mut out)),
+            Event::InputsRead(id, rotten) => {
+                let often = !rotten.is_empty() && self.rots_often(now);
+                self.with(id, |attempt, _| attempt.inputs_read(&rotten, often, now, &mut out));
+            }
             Event::CheckpointUploaded(id, seq, checkpoint) => {
                 self.with(id, |attempt, _| attempt.checkpoint_uploaded(seq, *checkpoint, now, &mut out));
             }
@@ -222,6 +232,13 @@ impl Host {
         if let (News::Gone { .. }, Some((pid, devices))) = (news, worker) {
             self.quarantine.bury(id, pid, devices, now.mono);
         }
+    }
+
+    /// A disk that does so is the node's own fault, and suspected like any other: a job that is placed here again and again would never end.
+    fn rots_often(&mut self, now: Now) -> bool {
+        self.rotted.retain(|at| now.mono.saturating_sub(*at) < ROTS_WITHIN);
+        self.rotted.push(now.mono);
+        self.rotted.len() > ROTS
     }
 
     /// Devices that failed by their driver's own word: they are out, and nobody else is to blame for what ran on them.

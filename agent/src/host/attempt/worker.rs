@@ -75,7 +75,8 @@ impl Attempt {
     }
 
     /// Its inputs were read again. What failed on a file that had rotted here is nobody's failure: it is tried again on a whole one.
-    pub(in crate::host) fn inputs_read(&mut self, rotten: &[String], now: Now, out: &mut Vec<Action>) {
+    /// Where that happens often somebody is to blame, as for any bad end.
+    pub(in crate::host) fn inputs_read(&mut self, rotten: &[String], often: bool, now: Now, out: &mut Vec<Action>) {
         let State::Finalizing { word, adapter: adapter @ Adapter::Doubted, .. } = &mut self.state else { return };
         *adapter = Adapter::None;
         if !rotten.is_empty() {
@@ -85,7 +86,7 @@ impl Attempt {
                 rotten.join(", ")
             );
             *word = Word::fault(Fault::new(Outcome::PrepareFailed, message), word.step);
-            self.innocent = true;
+            self.innocent = !often;
         }
         self.finish_if_through(now, out);
     }

@@ -261,3 +261,19 @@ fn a_failure_that_no_file_brings_about_reads_none() {
     assert!(!scene.line(1, failed).iter().any(|action| matches!(action, Action::ReadInputs(..))));
     assert_eq!(ended(&scene.gone(1)).outcome, Outcome::Oom);
 }
+
+#[test]
+fn a_disk_that_loses_a_third_file_within_a_day_is_suspected() {
+    let mut scene = Scene::new();
+    for number in 1..=3 {
+        scene.heard(offer(number));
+        scene.event(Event::Prepared(id(number)));
+        scene.news(number, News::Holds { pid: 42 });
+        scene.now.mono += Duration::from_secs(60);
+        let event = WorkerEvent::Failed { class: FailureClass::Base, message: "no header".into(), hint: None };
+        scene.news(number, News::Event(Box::new(EventLine { seq: 1, time: scene.now.wall, event })));
+        scene.gone(number);
+        let out = scene.event(Event::InputsRead(id(number), vec!["model.safetensors".into()]));
+        assert_eq!(ended(&out).held.is_zero(), number < 3, "end {number}");
+    }
+}
