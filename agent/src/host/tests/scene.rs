@@ -113,7 +113,7 @@ impl Scene {
                 let class = FailureClass::Base;
                 return self.line(seq, WorkerEvent::Failed { class, message: "no".into(), hint: None });
             }
-            19 => Event::InputsRead(attempt, if number % 2 == 0 { vec![] } else { vec!["model".into()] }),
+            19 => Event::InputsRead(attempt, if number.is_multiple_of(2) { vec![] } else { vec!["model".into()] }),
             17 => {
                 let faults = [(DeviceId::cpu(), "the driver reported error XID 79".to_owned())];
                 Event::Looked(Seen { faults: faults.into(), ..seen(&[]) })
