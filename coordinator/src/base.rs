@@ -166,7 +166,9 @@ impl Cluster {
     /// What waited for the files: goes on if they are the same again, else begins anew.
     fn unblock(&mut self, base: BaseId, same: bool, now: Now, out: &mut Vec<Action>) {
         for id in self.jobs_in(base, |state| *state == JobState::Blocked(Obstacle::BaseChanged)) {
-            let begun = self.jobs[&id].record.checkpoint.is_some();
+            // One that waits for another of them has gone with it.
+            let Some(job) = self.jobs.get(&id) else { continue };
+            let begun = job.record.checkpoint.is_some();
             let state = if same || begun { JobState::Queued } else { JobState::Submitted };
             self.settle(id, state, &Cause::default(), now, out);
         }

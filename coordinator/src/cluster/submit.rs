@@ -173,6 +173,8 @@ impl Cluster {
             self.jobs.values().filter(|job| job.record.state == JobState::Submitted && waits_for(&job.record));
         for id in waiting.map(|job| job.record.id).collect::<Vec<_>>() {
             match &broken {
+                // One that waits for another of them has gone with it.
+                Some(_) if !self.jobs.contains_key(&id) => {}
                 Some(fault) => {
                     self.settle(id, JobState::Rejected { faults: vec![fault.clone()] }, &Cause::default(), now, out)
                 }
