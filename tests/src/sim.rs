@@ -9,6 +9,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "the world looks for what it simulates and hands on the rest")]
 
+mod books;
 mod brain;
 mod fault;
 mod nature;

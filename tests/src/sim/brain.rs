@@ -2,7 +2,7 @@
 
 use super::store::Store;
 use lorikeet_coordinator::{
-    cluster::{Action, Cluster, Event, Now, Settings, Timers},
+    cluster::{Action, Cluster, Event, Now, Settings, Timers, command::Command, schedule::Rules},
     guard::Guards,
     record::Record,
     turn::Turn,
@@ -14,8 +14,8 @@ use std::{collections::BTreeMap, time::Duration};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
     BeforeCommit,
-    /// After so many effects.
-    AfterCommit(usize),
+    /// After as many effects as chance will have it.
+    AfterCommit,
 }
 
 /// Who waits for an answer.
@@ -41,7 +41,7 @@ pub(super) struct Commit {
 
 pub(super) struct Brain {
     pub(super) store: Store,
-    settings: Settings,
+    pub(super) settings: Settings,
     pub(super) turn: Option<Turn>,
     /// Counts processes.
     pub(super) life: u64,
@@ -83,8 +83,8 @@ pub(super) fn wall(now: u64, skew: i64) -> UnixMillis {
 }
 
 impl Brain {
-    pub(super) fn new(guards: Guards) -> Self {
-        let settings = Settings { guards, ..Settings::from(timers()) };
+    pub(super) fn new(guards: Guards, rules: Rules) -> Self {
+        let settings = Settings { guards, rules, ..Settings::from(timers()) };
         Self {
             store: Store::default(),
             settings,
@@ -128,11 +128,8 @@ impl Brain {
         self.wakes = None;
     }
 
-    /// The process dies. What its writer was busy with may have become durable.
-    pub(super) fn die(&mut self, durable: bool) {
-        if let Some(commit) = self.commit.take().filter(|_| durable) {
-            self.store.commit(commit.records);
-        }
+    /// The process dies; what its writer was busy with, it leaves to chance.
+    pub(super) fn die(&mut self) -> Option<Commit> {
         self.turn = None;
         self.life += 1;
         self.inbox.clear();
@@ -140,6 +137,19 @@ impl Brain {
         self.waiting.clear();
         self.death = None;
         self.wakes = None;
+        self.commit.take()
+    }
+
+    /// What waits, as far as it goes into one batch: a command that names finished things has one of its own, as in the driver, so that
+    /// what it reads is what everything before it left.
+    pub(super) fn batch(&mut self) -> Vec<Event> {
+        let alone = self.inbox.iter().position(names_finished);
+        let through = match alone {
+            Some(0) => 1,
+            Some(before) => before,
+            None => self.inbox.len(),
+        };
+        self.inbox.drain(..through).collect()
     }
 
     /// The key under which somebody waits.
@@ -158,5 +168,16 @@ impl Brain {
         let due = self.turn.as_ref().and_then(Turn::next_deadline);
         let due = due.map_or(u64::MAX, |due| self.started + due.as_millis() as u64 + 1);
         due.clamp(now + 1, now + 5_000)
+    }
+}
+
+/// Whether the driver would read rows for it (`coordinator/src/driver/run.rs`).
+fn names_finished(event: &Event) -> bool {
+    let Event::Requested { command, .. } = event else { return false };
+    match command {
+        Command::SubmitJob { start, .. } => !start.after.is_empty(),
+        Command::SubmitSweep(sweep) => !sweep.start.after.is_empty(),
+        Command::ForgetJobs { .. } => true,
+        _ => false,
     }
 }

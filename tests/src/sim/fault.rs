@@ -17,12 +17,30 @@ pub enum Fault {
     BrainDiskSlow,
     /// An agent dies; its workers go on.
     AgentDies,
-    /// A machine starts anew.
+    /// An agent dies between two writes or effects of a turn.
+    AgentDiesInATurn,
+    /// An agent stands still, longer than its lease; its workers go on.
+    AgentPaused,
+    /// A machine loses its power, and what its disk had not synced.
     MachineReboots,
     /// A worker dies.
     WorkerDies,
+    /// A worker hangs.
+    WorkerHangs,
+    /// A worker hangs and cannot be killed.
+    WorkerStuck,
+    /// A worker's device fails.
+    DeviceFails,
+    /// A worker finds its disk full.
+    WorkerDiskFull,
+    /// A worker takes more memory than its agent allows.
+    WorkerTooLarge,
     /// Every worker of one machine dies, for a while.
     MachineSick,
+    /// No files come to one machine, for a while.
+    FilesMissing,
+    /// A second machine comes with a node's key.
+    KeyCopied,
     /// Nothing gets through, either way.
     Cut,
     /// Nothing gets from the agent to the coordinator.
@@ -35,13 +53,15 @@ pub enum Fault {
     ClockJumps,
     /// An agent's disk takes nothing for a while.
     AgentDiskFull,
-    /// Messages arrive twice for a while, as they do after a reconnect.
+    /// Its writes take long for a while.
+    AgentDiskSlow,
+    /// Messages arrive twice for a while, either way, as they do after a reconnect.
     Repeats,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 27] = [
         Self::BrainDiesBeforeCommit,
         Self::BrainDiesAfterCommit,
         Self::BrainPaused,
@@ -49,15 +69,25 @@ impl Fault {
         Self::BrainDiskShort,
         Self::BrainDiskSlow,
         Self::AgentDies,
+        Self::AgentDiesInATurn,
+        Self::AgentPaused,
         Self::MachineReboots,
         Self::WorkerDies,
+        Self::WorkerHangs,
+        Self::WorkerStuck,
+        Self::DeviceFails,
+        Self::WorkerDiskFull,
+        Self::WorkerTooLarge,
         Self::MachineSick,
+        Self::FilesMissing,
+        Self::KeyCopied,
         Self::Cut,
         Self::CutToBrain,
         Self::CutToNode,
         Self::ConnectionBreaks,
         Self::ClockJumps,
         Self::AgentDiskFull,
+        Self::AgentDiskSlow,
         Self::Repeats,
     ];
 }

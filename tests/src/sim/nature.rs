@@ -16,13 +16,17 @@ pub(super) enum Nature {
     Poison,
     /// It comes to no end within its time.
     Endless,
+    /// It takes more memory than there is.
+    Hungry,
+    /// It fails by itself once, and not again.
+    Fickle,
 }
 
 impl Nature {
     /// Whether a job of this nature may end so, by itself.
     pub(super) fn may_end(self, job: &Job) -> bool {
         match (&job.state, self) {
-            (JobState::Succeeded { .. }, Self::Sound)
+            (JobState::Succeeded { .. }, Self::Sound | Self::Fickle)
             | (JobState::Rejected { .. }, Self::Unfit)
             | (JobState::Expired, Self::Endless) => true,
             (JobState::Failed(failure), Self::BadData) => {
@@ -31,7 +35,10 @@ impl Nature {
             (JobState::Failed(failure), Self::Poison) => {
                 failure.class == FailureClass::Internal || lost(job, failure.class)
             }
-            (JobState::Failed(failure), Self::Sound | Self::Endless) => lost(job, failure.class),
+            (JobState::Failed(failure), Self::Hungry) => {
+                failure.class == FailureClass::OutOfMemory || lost(job, failure.class)
+            }
+            (JobState::Failed(failure), Self::Sound | Self::Endless | Self::Fickle) => lost(job, failure.class),
             _ => false,
         }
     }

@@ -2,22 +2,30 @@
 //!
 //! | promise | seen in |
 //! |---|---|
-//! | what was acknowledged is there | answers against the store, after every start and at the end |
+//! | what was acknowledged is there, or was forgotten when it was over | answers against the store, after every start and at the end |
 //! | a token stands for one placement on one node | every offer that leaves |
+//! | an attempt goes on from the last checkpoint that counts | every offer that leaves, and every attempt that runs |
 //! | a success is applied once, and is the current attempt's | every model that is written |
 //! | an attempt ends well by its own word, never by another's | every end that is written, against what arrived |
-//! | a terminal state is never left | every job row that is written |
 //! | nobody is lost who was heard in time | every end by silence, against the arrivals |
 //! | a cancelled job never succeeds | answers against the store |
+//! | a line is let go when it is recorded, and is what its worker wrote | every attempt that an agent forgets |
 //! | every step is recorded once | the lines of all attempts, at the end |
+//!
+//! What every batch of rows has to keep to is in `sim/books.rs`.
 
-use super::{nature::Nature, store::Store, worker::STEPS};
+use super::{
+    books::Books,
+    nature::Nature,
+    store::Store,
+    worker::{STEPS, Worker},
+};
 use lorikeet_coordinator::{
     cluster::{Action, job::JobState},
     record::{Attempt, Closed, Job, Model, Record, Sweep, SweepChild},
 };
 use lorikeet_protocol::{
-    agent::{FromAgent, Report, ReportBody, ToAgent},
+    agent::{Checkpoint, FromAgent, Report, ReportBody, ToAgent},
     id::{AttemptId, JobId, NodeId},
     job::{FailureClass, Outcome, Phase},
     worker::{EventLine, WorkerEvent},
@@ -48,6 +56,8 @@ impl fmt::Display for Broken {
 #[derive(Debug, Default)]
 pub(super) struct Promises {
     placed: BTreeMap<AttemptId, NodeId>,
+    /// The step that each was offered to go on from.
+    offered: BTreeMap<AttemptId, u64>,
     submitted: BTreeSet<JobId>,
     cancelled: BTreeSet<JobId>,
     /// A cancel was asked for, whether or not an answer came.
@@ -56,6 +66,12 @@ pub(super) struct Promises {
     pub(super) natures: BTreeMap<JobId, Nature>,
     /// Where a job's worker died by no fault of its own.
     struck: BTreeMap<JobId, Vec<NodeId>>,
+    /// What a job's worker said at a machine's fault, which ends a job.
+    excused: BTreeSet<JobId>,
+    /// The base model's files are others: what was begun on the old ones is over.
+    pub(super) base_is_other: bool,
+    /// How jobs ended that were forgotten.
+    gone: BTreeMap<JobId, Phase>,
     /// Attempts of which the coordinator was told that they had ended well.
     done: BTreeSet<AttemptId>,
     /// When a word of a node last reached the coordinator's door.
@@ -71,6 +87,11 @@ impl Promises {
     pub(super) fn arrived(&mut self, node: NodeId, now: u64) {
         let last = self.arrived.entry(node).or_default();
         *last = now.max(*last);
+    }
+
+    /// A new session began with a hello of that time: what was said in the one before since then is nobody's word.
+    pub(super) fn admitted(&mut self, node: NodeId, since: u64) {
+        self.arrived.insert(node, since);
     }
 
     /// And says this.
@@ -92,14 +113,26 @@ impl Promises {
         self.struck.entry(job).or_default().push(node);
     }
 
+    /// A job's worker takes more memory than there is, through no fault of its own: that ends the job.
+    pub(super) fn swelled(&mut self, job: JobId) {
+        self.excused.insert(job);
+    }
+
     /// A cancel was acknowledged.
     pub(super) fn cancelled(&mut self, job: JobId) {
         self.cancelled.insert(job);
     }
 
     /// An effect leaves.
-    pub(super) fn effect(&mut self, effect: &Action) -> Kept {
+    pub(super) fn effect(&mut self, effect: &Action, store: &Store) -> Kept {
         let Action::Send { node, message: ToAgent::Offer(offer) } = effect else { return Ok(()) };
+        let step = |checkpoint: Option<&Checkpoint>| checkpoint.map_or(0, |checkpoint| checkpoint.step);
+        let resumes = step(offer.resume.as_ref());
+        let latest = step(store.jobs.get(&offer.attempt.job).and_then(|job| job.checkpoint.as_ref()));
+        if resumes != latest {
+            return Err(format!("{} goes on from step {resumes}, and step {latest} counts", offer.attempt));
+        }
+        self.offered.entry(offer.attempt).or_insert(resumes);
         match self.placed.insert(offer.attempt, *node) {
             Some(before) if before != *node => {
                 Err(format!("{} was offered to {before} and then to {node}: one token, two placements", offer.attempt))
@@ -113,8 +146,12 @@ impl Promises {
         let mut models = BTreeMap::new();
         for record in records {
             match record {
-                Record::Job(job) => terminal_stays(store.jobs.get(&job.id), job)?,
                 Record::Model(model) => {
+                    // Its job is forgotten in this batch: then it takes over the settings, and nothing else.
+                    if store.models.get(&model.id).is_some_and(|known| Model { spec: None, ..model.clone() } == *known)
+                    {
+                        continue;
+                    }
                     let before = store.models.get(&model.id).or(models.get(&model.id).copied());
                     self.is_the_last_attempts(model, before, store)?;
                     models.insert(model.id, model);
@@ -128,6 +165,10 @@ impl Promises {
 
     /// By its own word, or by silence that was long enough.
     fn ended_rightly(&self, attempt: &Attempt, store: &Store, now: u64) -> Kept {
+        let offered = self.offered.get(&attempt.id);
+        if attempt.from_step.is_some_and(|from| offered != Some(&from)) {
+            return Err(format!("{} began at {:?}, and was to go on from {offered:?}", attempt.id, attempt.from_step));
+        }
         let Some(end) = &attempt.end else { return Ok(()) };
         if end.outcome == Outcome::Ok && !self.done.contains(&attempt.id) {
             return Err(format!("{} was ended well, and its own worker had not said so", attempt.id));
@@ -152,46 +193,74 @@ impl Promises {
             return Err(format!("{} got a second model", model.job));
         }
         let id = AttemptId { job: model.job, token: model.token };
-        let last = store.attempts.keys().rfind(|attempt| attempt.job == model.job);
-        if last.is_some_and(|last| *last > id) {
+        let last = store.attempts_of(model.job).next_back();
+        if last.is_some_and(|last| last.id > id) {
             return Err(format!("{} got its model from {id}, whose token was no longer current", model.job));
         }
         Ok(())
     }
 
     /// A coordinator starts from this store.
-    pub(super) fn remembered(&self, store: &Store) -> Kept {
-        let missing = self.submitted.iter().find(|job| !store.jobs.contains_key(job));
+    pub(super) fn remembered(&self, store: &Store, books: &Books) -> Kept {
+        let there = |job: &JobId| store.jobs.contains_key(job) || books.forgotten.contains(job);
+        let missing = self.submitted.iter().find(|job| !there(job));
         missing.map_or(Ok(()), |job| Err(format!("{job} was acknowledged, and is gone")))
     }
 
+    /// A job is about to be forgotten: nobody can look at it later.
+    pub(super) fn let_go(&mut self, job: &Job) -> Kept {
+        self.gone.insert(job.id, job.phase());
+        self.ended_as_it_may(job)
+    }
+
+    /// An agent has let go of all that an attempt wrote: it is recorded line for line, unless its job was forgotten before.
+    pub(super) fn dropped(&self, id: AttemptId, worker: &Worker, books: &Books) -> Kept {
+        let recorded = self.series.get(&id).map(Vec::as_slice).unwrap_or_default();
+        let same = recorded.iter().zip(&worker.lines).all(|(recorded, written)| recorded == written);
+        if same && (recorded.len() >= worker.lines.len() || books.forgotten.contains(&id.job)) {
+            return Ok(());
+        }
+        Err(format!(
+            "{id} wrote {} lines, {} are recorded, and the others are gone",
+            worker.lines.len(),
+            recorded.len()
+        ))
+    }
+
     /// The world has ended.
-    pub(super) fn at_the_end(&self, store: &Store) -> Kept {
-        self.remembered(store)?;
+    pub(super) fn at_the_end(&self, store: &Store, books: &Books) -> Kept {
+        self.remembered(store, books)?;
         for (id, job) in &store.jobs {
-            if !job.phase().is_terminal() {
-                return Err(format!("{id} never ended: it is {:?}", job.state));
-            }
-            if self.cancelled.contains(id) && job.phase() == Phase::Succeeded {
-                return Err(format!("{id} was cancelled, acknowledged, and succeeded"));
-            }
+            self.ended_as_it_may(job)?;
             if job.phase() == Phase::Succeeded {
                 self.every_step_once(*id, store)?;
             }
-            let nature = self.natures[id];
-            if !nature.may_end(job) && !self.may_be_cancelled(job) && !self.looks_like_poison(job) {
-                return Err(format!("{id} ended as {:?} for {:?}, and it is {nature:?}", job.state, job.cancel_reason));
-            }
         }
         store.sweeps.values().try_for_each(|sweep| self.sweep_is_whole(sweep, store))
+    }
+
+    fn ended_as_it_may(&self, job: &Job) -> Kept {
+        let id = job.id;
+        if !job.phase().is_terminal() {
+            return Err(format!("{id} never ended: it is {:?}", job.state));
+        }
+        if self.cancelled.contains(&id) && job.phase() == Phase::Succeeded {
+            return Err(format!("{id} was cancelled, acknowledged, and succeeded"));
+        }
+        let nature = self.natures[&id];
+        let swelled = self.excused.contains(&id) && is_failed(job, FailureClass::OutOfMemory);
+        let excused = swelled || self.base_is_other && is_failed(job, FailureClass::Base);
+        if nature.may_end(job) || self.may_be_cancelled(job) || self.looks_like_poison(job) || excused {
+            return Ok(());
+        }
+        Err(format!("{id} ended as {:?} for {:?}, and it is {nature:?}", job.state, job.cancel_reason))
     }
 
     /// Machines failed under it so often, or so many of them, that nobody could tell it from a job that kills its own process.
     fn looks_like_poison(&self, job: &Job) -> bool {
         let struck = self.struck.get(&job.id).map(Vec::as_slice).unwrap_or_default();
         let nodes: BTreeSet<_> = struck.iter().collect();
-        let failed = matches!(&job.state, JobState::Failed(failure) if failure.class == FailureClass::Internal);
-        failed && (nodes.len() >= 3 || struck.len() >= 8)
+        is_failed(job, FailureClass::Internal) && (nodes.len() >= 3 || struck.len() >= 8)
     }
 
     /// By a person, by the job it was to start after, or by its sweep.
@@ -206,8 +275,8 @@ impl Promises {
 
     /// A sweep has ended when all its children have, says how each did, and did not stop the best of them.
     fn sweep_is_whole(&self, sweep: &Sweep, store: &Store) -> Kept {
-        let ended =
-            |child: &SweepChild| child.end.as_ref().map(|end| end.phase) == Some(store.jobs[&child.job].phase());
+        let phase = |job: &JobId| store.jobs.get(job).map(Job::phase).or(self.gone.get(job).copied());
+        let ended = |child: &SweepChild| child.end.is_some_and(|end| Some(end.phase) == phase(&child.job));
         if sweep.completed_at.is_none() || !sweep.children.iter().all(ended) {
             return Err(format!("{} does not say how its children ended: {sweep:?}", sweep.id));
         }
@@ -219,7 +288,7 @@ impl Promises {
 
     /// Of each attempt the steps up to where the next one went on, as people see them.
     fn every_step_once(&self, id: JobId, store: &Store) -> Kept {
-        let attempts: Vec<_> = store.attempts.values().filter(|attempt| attempt.id.job == id).collect();
+        let attempts: Vec<_> = store.attempts_of(id).collect();
         let ran: Vec<_> = attempts.iter().filter_map(|attempt| Some((attempt.id, attempt.from_step?))).collect();
         let mut seen = BTreeMap::<u64, u32>::new();
         for (index, (attempt, _)) in ran.iter().enumerate() {
@@ -243,13 +312,8 @@ impl Promises {
     }
 }
 
-fn terminal_stays(before: Option<&Job>, after: &Job) -> Kept {
-    match before {
-        Some(before) if before.phase().is_terminal() && before.state != after.state => {
-            Err(format!("{} was {:?} and became {:?}", after.id, before.state, after.state))
-        }
-        _ => Ok(()),
-    }
+fn is_failed(job: &Job, of: FailureClass) -> bool {
+    matches!(&job.state, JobState::Failed(failure) if failure.class == of)
 }
 
 /// For the tally: where a job is.

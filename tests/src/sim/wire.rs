@@ -40,6 +40,11 @@ impl Wire {
         self.next
     }
 
+    /// Whose it is.
+    pub(super) fn node_of(&self, connection: u64) -> Option<usize> {
+        self.open.get(&connection).map(|(node, _)| *node)
+    }
+
     /// Whether both ends still believe in it.
     pub(super) fn is_open(&self, connection: u64) -> bool {
         self.open.contains_key(&connection)

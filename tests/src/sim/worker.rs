@@ -1,12 +1,12 @@
 //! A worker process and its attempt directory, as an agent sees them: lines that stay, a lock that is held or free.
 
-use super::nature::Nature;
+use super::{Chance, nature::Nature};
 use lorikeet_agent::host::Ask;
 use lorikeet_protocol::{
     agent::{CheckpointKind, EventLines, Offer, StopHow},
-    id::{AttemptId, UnixMillis},
+    id::{AttemptId, DeviceId, UnixMillis},
     job::{FailureClass, StopCause},
-    worker::{EventLine, Plan, Step, WorkerEvent},
+    worker::{EventLine, Level, Plan, Stage, Step, WorkerEvent},
 };
 
 /// Steps of every job.
@@ -16,7 +16,7 @@ const EVERY: u64 = 4;
 /// Where whatever is wrong with a job shows.
 const WRONG: u64 = 2;
 /// See the agent's `report_retry`.
-const SEND_AGAIN: u64 = 30_000;
+pub(super) const SEND_AGAIN: u64 = 30_000;
 
 /// The directory outlives the process.
 #[derive(Debug)]
@@ -25,6 +25,9 @@ pub(super) struct Worker {
     pub(super) life: u64,
     pub(super) alive: bool,
     pub(super) holds: bool,
+    /// How long it took to hold its lock.
+    pub(super) held_after: Option<u64>,
+    started: u64,
     pub(super) lines: Vec<EventLine>,
     /// Up to here the coordinator has them.
     pub(super) acknowledged: u64,
@@ -32,6 +35,19 @@ pub(super) struct Worker {
     pub(super) sent: u64,
     /// Up to here they were told to the host of this life of the agent.
     pub(super) told: usize,
+    /// And so were these two.
+    pub(super) told_holds: bool,
+    pub(super) told_gone: bool,
+    /// It does nothing any more, and holds its lock.
+    pub(super) hangs: bool,
+    /// And cannot be killed.
+    pub(super) is_stuck: bool,
+    /// It says that it fails, at its next step.
+    pub(super) fails: Option<FailureClass>,
+    pub(super) devices: Vec<DeviceId>,
+    pub(super) is_alone: bool,
+    /// Up to here its lines survive the power.
+    synced: usize,
     pub(super) asked: Option<(StopHow, StopCause)>,
     /// Since when lines that have left wait for a word.
     waiting: Option<u64>,
@@ -39,24 +55,50 @@ pub(super) struct Worker {
     /// Of its job: what its losses are drawn from.
     seed: u8,
     step: u64,
+    number: u32,
 }
 
 impl Worker {
-    pub(super) fn new(offer: &Offer, life: u64, nature: Nature) -> Self {
+    pub(super) fn new(offer: &Offer, life: u64, nature: Nature, now: u64) -> Self {
         Self {
             life,
             alive: true,
             holds: false,
+            held_after: None,
+            started: now,
             lines: vec![],
             acknowledged: 0,
             sent: 0,
             told: 0,
+            told_holds: false,
+            told_gone: false,
+            hangs: false,
+            is_stuck: false,
+            fails: None,
+            devices: offer.devices.clone(),
+            is_alone: offer.job.resources.exclusive,
+            synced: 0,
             asked: None,
             waiting: None,
             nature,
             seed: offer.attempt.job.0.as_bytes()[15],
             step: offer.resume.as_ref().map_or(0, |checkpoint| checkpoint.step),
+            number: offer.attempt.token.number,
         }
+    }
+
+    /// An agent that starts knows nothing of it.
+    pub(super) fn is_new_to_the_agent(&mut self) {
+        (self.told, self.told_holds, self.told_gone) = (0, false, false);
+    }
+
+    /// Its machine loses its power: lines that were not synced stay or go. Answers how many went.
+    pub(super) fn lose_power(&mut self, chance: &mut Chance) -> usize {
+        (self.alive, self.is_stuck) = (false, false);
+        let left = self.synced + chance.below((self.lines.len() - self.synced) as u64 + 1) as usize;
+        let gone = self.lines.len() - left;
+        self.lines.truncate(left);
+        gone
     }
 
     /// Its process dies here, whatever machine it runs on.
@@ -65,8 +107,8 @@ impl Worker {
     }
 
     /// It begins.
-    pub(super) fn hold(&mut self, now: UnixMillis) {
-        self.holds = true;
+    pub(super) fn hold(&mut self, now: UnixMillis, mono: u64) {
+        (self.holds, self.held_after) = (true, Some(mono - self.started));
         let plan = Plan {
             examples: 1,
             validation_examples: 0,
@@ -83,6 +125,7 @@ impl Worker {
             from_step: self.step,
             ..Plan::default()
         };
+        self.say(now, WorkerEvent::Stage { stage: Stage::Loading });
         self.say(now, WorkerEvent::Plan(plan));
     }
 
@@ -137,9 +180,9 @@ impl Worker {
             self.say(now, WorkerEvent::Stopped { step: self.step, checkpoint, cause });
             return false;
         }
-        if self.nature == Nature::BadData && self.step >= WRONG {
-            let message = "a record that cannot be".to_owned();
-            self.say(now, WorkerEvent::Failed { class: FailureClass::Dataset, message, hint: None });
+        if let Some(class) = self.fails.or_else(|| self.wrong().filter(|_| self.step >= WRONG)) {
+            let message = format!("it failed: {class:?}");
+            self.say(now, WorkerEvent::Failed { class, message, hint: None });
             return false;
         }
         if self.nature == Nature::Endless && self.step >= WRONG {
@@ -158,6 +201,10 @@ impl Worker {
                 seconds: 0.1,
             };
             self.say(now, WorkerEvent::Step(step));
+            if self.step.is_multiple_of(3) {
+                let message = format!("{} steps are done", self.step);
+                self.say(now, WorkerEvent::Log { level: Level::Info, message });
+            }
             if self.step.is_multiple_of(EVERY) {
                 // As good as chance has it, and the same wherever it is computed.
                 let loss = f64::from((self.seed ^ self.step as u8).reverse_bits());
@@ -175,13 +222,27 @@ impl Worker {
         false
     }
 
+    /// What a job of its nature says that it fails of.
+    fn wrong(&self) -> Option<FailureClass> {
+        match self.nature {
+            Nature::BadData => Some(FailureClass::Dataset),
+            Nature::Hungry => Some(FailureClass::OutOfMemory),
+            Nature::Fickle if self.number == 1 => Some(FailureClass::Internal),
+            _ => None,
+        }
+    }
+
     fn save(&mut self, kind: CheckpointKind, now: UnixMillis) {
         let (step, path) = (self.step, folder(self.step));
         self.say(now, WorkerEvent::Checkpoint { step, loss: 1.0, kind, path });
     }
 
     fn say(&mut self, time: UnixMillis, event: WorkerEvent) {
+        let is_synced = event.is_outcome() || matches!(event, WorkerEvent::Checkpoint { .. });
         self.lines.push(EventLine { seq: self.lines.len() as u64 + 1, time, event });
+        if is_synced {
+            self.synced = self.lines.len();
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod wish;
 
 use super::{
     Chance, Tally,
+    books::Books,
     brain::{Brain, Commit, Death, Waiting},
     node::Node,
     promise::{Broken, Promises, state_word},
@@ -20,14 +21,14 @@ use super::{
 };
 use lorikeet_agent::host::{Action as HostAction, CheckpointMade, Event as HostEvent, News};
 use lorikeet_coordinator::{
-    cluster::{Action, Event, Inspect, Shown, Subject, Trouble},
+    cluster::{Action, Event, Inspect, Shown, Subject, Trouble, schedule::Rules},
     guard::Guards,
     record::Record,
 };
 use lorikeet_protocol::{
     agent::{Checkpoint, EventLines, FromAgent, Hello, ToAgent, Welcome},
     file::FileManifest,
-    id::{AttemptId, Hash, NodeId},
+    id::{AttemptId, DeviceId, Hash, JobId, ModelId, NodeId},
     inspect::Inspection,
 };
 use std::collections::BTreeMap;
@@ -112,6 +113,33 @@ enum Happening {
         life: u64,
         subject: Subject,
     },
+    /// Somebody looks at the devices.
+    Looks {
+        node: usize,
+        life: u64,
+    },
+    Tested {
+        node: usize,
+        life: u64,
+        device: DeviceId,
+    },
+    /// An agent that stood still goes on.
+    Resumed {
+        node: usize,
+        life: u64,
+    },
+    /// A worker says nothing any more.
+    Stalled {
+        node: usize,
+        attempt: AttemptId,
+        process: u64,
+    },
+    /// A process that could not be killed is gone.
+    Unstuck {
+        node: usize,
+        attempt: AttemptId,
+        process: u64,
+    },
     Prepared {
         node: usize,
         life: u64,
@@ -165,6 +193,7 @@ pub(super) struct World {
     wishes: Vec<wish::Wish>,
     weather: Weather,
     promises: Promises,
+    books: Books,
     tally: Tally,
 }
 
@@ -176,6 +205,10 @@ impl World {
             Weather::Storm if chance.one_in(25) => chance.between(9, 51) as usize,
             Weather::Storm => chance.between(3, 9) as usize,
         };
+        let rules = match weather {
+            Weather::Outage(_) => Rules::default(),
+            Weather::Storm => Self::rules(&mut chance),
+        };
         Self {
             seed,
             chance,
@@ -183,12 +216,23 @@ impl World {
             next: 0,
             agenda: BTreeMap::new(),
             wire: Wire::default(),
-            brain: Brain::new(guards),
+            brain: Brain::new(guards, rules.clone()),
             nodes: (0..nodes).map(|n| Node::new(NodeId(uuid::Uuid::from_u128(1_000 + n as u128)), 1 + n % 2)).collect(),
             wishes: vec![],
             weather,
             promises: Promises::default(),
+            books: Books::new(rules),
             tally: Tally::default(),
+        }
+    }
+
+    /// In some worlds users are limited, in some a job may make others leave.
+    fn rules(chance: &mut Chance) -> Rules {
+        Rules {
+            jobs_per_user: chance.one_in(3).then(|| chance.between(2, 6) as u32),
+            devices_per_user: chance.one_in(3).then(|| chance.between(2, 7) as u32),
+            preemption_margin: chance.one_in(2).then(|| chance.between(5, 40) as u8),
+            ..Rules::default()
         }
     }
 
@@ -224,7 +268,7 @@ impl World {
             self.happen(happening)?;
         }
         self.tally.count("worlds");
-        self.promises.at_the_end(&self.brain.store)
+        self.promises.at_the_end(&self.brain.store, &self.books)
     }
 
     fn is_over(&self) -> bool {
@@ -238,10 +282,35 @@ impl World {
         self.agenda.insert((self.now + delay, self.next), happening);
     }
 
+    /// An agent that stands still comes to it when it goes on.
+    fn put_off(&mut self, happening: &Happening) -> Option<u64> {
+        let node = match happening {
+            Happening::ToNode { connection, .. } => self.wire.node_of(*connection)?,
+            Happening::Dial { node, .. }
+            | Happening::Heartbeat { node, .. }
+            | Happening::NodeWakes { node, .. }
+            | Happening::DiskAgain { node, .. }
+            | Happening::Looks { node, .. }
+            | Happening::Tested { node, .. }
+            | Happening::Prepared { node, .. }
+            | Happening::Uploaded { node, .. } => *node,
+            _ => return None,
+        };
+        let until = self.nodes[node].paused_until;
+        if self.now < until && matches!(happening, Happening::NodeWakes { .. }) {
+            self.nodes[node].wakes = Some(until);
+        }
+        (self.now < until).then(|| until - self.now)
+    }
+
     fn happen(&mut self, happening: Happening) -> Kept {
+        if let Some(wait) = self.put_off(&happening) {
+            self.at(wait, happening);
+            return Ok(());
+        }
         match happening {
             Happening::ToBrain { connection, message } => self.brain_hears(connection, message),
-            Happening::ToNode { connection, message } => self.node_hears(connection, *message),
+            Happening::ToNode { connection, message } => return self.node_hears(connection, *message),
             Happening::Broken { connection } => self.broken(connection),
             Happening::Dial { node, life } => self.dial(node, life),
             Happening::Heartbeat { node, life } => self.heartbeat(node, life),
@@ -261,14 +330,19 @@ impl World {
             Happening::BrainWakes { .. } | Happening::Committed { .. } => {}
             Happening::BrainStarts => return self.brain_starts(),
             Happening::Inspected { life, subject } => self.inspected(life, subject),
+            Happening::Looks { node, life } => return self.looks(node, life),
+            Happening::Tested { node, life, device } => return self.tested(node, life, device),
+            Happening::Resumed { node, life } => return self.resumed(node, life),
+            Happening::Stalled { node, attempt, process } => return self.stalled(node, attempt, process),
+            Happening::Unstuck { node, attempt, process } => return self.unstuck(node, attempt, process),
             Happening::Prepared { node, life, attempt } => return self.prepared(node, life, attempt),
             Happening::Uploaded { node, life, attempt, what } => return self.uploaded(node, life, attempt, what),
             Happening::WorkerHolds { node, attempt, process } => return self.worker_holds(node, attempt, process),
             Happening::WorkerWorks { node, attempt, process } => return self.worker_works(node, attempt, process),
             Happening::Client(order) => self.client(order),
-            Happening::Deed(deed) => self.deed(deed),
-            Happening::Down(down) => self.brain_is_away(down),
-            Happening::Strike(fault) => self.strike(fault),
+            Happening::Deed(deed) => return self.deed(deed),
+            Happening::Down(down) => return self.brain_is_away(down),
+            Happening::Strike(fault) => return self.strike(fault),
         }
         Ok(())
     }

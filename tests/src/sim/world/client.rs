@@ -81,10 +81,14 @@ impl World {
                     self.think_again(index);
                 }
             }
-            // Another's job is none: whoever named it does without.
+            // Another's job is none, nor is one that was forgotten, and a broken dataset is of no use: whoever named it does without.
+            // One that comes late is asked for again.
             (Some(Waiting::Submit(index)), Err(_)) => {
                 self.tally.count("submission refused");
-                self.wishes[index].after = None;
+                let does_without = self.chance.one_in(4);
+                let wish = &mut self.wishes[index];
+                wish.after = None;
+                wish.dataset = wish.dataset.filter(|name| *name != setup::NAMES[0] || !does_without);
             }
             (Some(Waiting::Cancel(job)), Ok(_)) => {
                 self.tally.count("cancel acknowledged");
@@ -104,6 +108,11 @@ impl World {
         match later {
             Later::Cancel => self.at(wait, Happening::Client(Order::Cancel(index))),
             Later::SaveNow => self.at(wait, Happening::Client(Order::SaveNow(index))),
+            Later::PauseAndCancel => {
+                self.at(wait, Happening::Client(Order::Pause(index)));
+                self.at(wait + 20_000, Happening::Client(Order::Cancel(index)));
+                self.after_the_storm(Order::Resume(index));
+            }
             Later::PauseAndResume => {
                 self.at(wait, Happening::Client(Order::Pause(index)));
                 self.at(wait + 30_000, Happening::Client(Order::Resume(index)));

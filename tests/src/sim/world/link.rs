@@ -35,11 +35,14 @@ impl World {
         if self.is_gone(node) {
             return;
         }
-        if self.brain.turn.is_none() || self.wire.is_cut(node, self.now) {
+        // The hello is the driver's, and that waits for its disk.
+        let busy = self.nodes[node].waits_for_disk.is_some();
+        if self.brain.turn.is_none() || busy || self.wire.is_cut(node, self.now) {
             return self.dial_soon(node);
         }
         let connection = self.wire.connect(node);
         self.nodes[node].connected(connection);
+        self.nodes[node].told = self.nodes[node].usable();
         let hello = Box::new(self.nodes[node].hello());
         self.say_to_brain(node, Said::Hello(hello));
     }
@@ -54,6 +57,7 @@ impl World {
 
     pub(super) fn tell(&mut self, node: usize, message: FromAgent) {
         if self.wire.repeats(node, self.now) {
+            self.tally.count("said twice to the coordinator");
             self.say_to_brain(node, Said::Message(Box::new(message.clone())));
         }
         self.say_to_brain(node, Said::Message(Box::new(message)));

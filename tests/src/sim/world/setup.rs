@@ -1,17 +1,51 @@
 //! The first day: users, nodes, a dataset and a base, before anything can go wrong.
 
 use super::{Event, FileManifest, Happening, Hash, Kept, STORM, Waiting, Weather, World, client, wish::Wish};
+use crate::findings;
 use lorikeet_coordinator::{
     access::{Actor, Context, Role},
     cluster::{Rows, command::Command},
 };
-use lorikeet_protocol::id::{BaseId, DatasetId, JobId, RequestId, TokenId, UnixMillis, UserId};
+use lorikeet_protocol::{
+    file::NamedFile,
+    id::{BaseId, DatasetId, RequestId, TokenId, UnixMillis, UserId},
+};
 use uuid::Uuid;
 
 /// Who runs the cluster, and trains on it as well.
 pub(super) const OWNER: UserId = UserId(Uuid::from_u128(1));
 /// Another who trains.
 pub(super) const OTHER: UserId = UserId(Uuid::from_u128(2));
+
+/// A dataset that is no dataset, and one that is; the bytes of both come late.
+pub(super) const BROKEN: DatasetId = DatasetId(Uuid::from_u128(30));
+const LATE: DatasetId = DatasetId(Uuid::from_u128(31));
+
+pub(super) fn late() -> [DatasetId; 2] {
+    [BROKEN, LATE]
+}
+
+/// What their owner calls them.
+pub(super) const NAMES: [&str; 2] = ["broken", "late"];
+
+pub(super) fn manifest() -> FileManifest {
+    FileManifest { size: 10, hash: Hash([31; 32]), chunks: vec![Hash([31; 32])] }
+}
+
+/// The one base model, registered.
+pub(super) fn base() -> Command {
+    Command::RegisterBase { id: BaseId(Uuid::from_u128(4)), name: "b".into(), path: "/b".into() }
+}
+
+/// And its one file, or the one that took its place.
+pub(super) fn base_file(is_other: bool) -> NamedFile {
+    findings::file("model.safetensors", if is_other { 32 } else { 30 })
+}
+
+fn create(id: DatasetId, name: &str) -> Command {
+    let (name, description, file_name, format) = (name.to_owned(), None, "d.jsonl".into(), None);
+    Command::CreateDataset { id, name, description, file_name, size: 10, format }
+}
 
 /// One of the two, with a token.
 pub(super) fn client(id: UserId) -> Actor {
@@ -23,19 +57,16 @@ impl World {
     pub(super) fn set_up(&mut self) -> Kept {
         self.brain.start(0);
         let key = |byte| Hash([byte; 32]);
-        let manifest = FileManifest { size: 10, hash: key(31), chunks: vec![key(31)] };
         let mut commands = vec![];
         for (id, role, name) in [(OWNER, Role::Admin, "A"), (OTHER, Role::User, "B")] {
             let email = format!("{name}@example.org");
             commands.push((Actor::System, Command::CreateUser { id, email, name: name.into(), role }));
-            let (dataset, file_name) = (DatasetId(Uuid::from_u128(id.0.as_u128() + 20)), "d.jsonl".into());
-            let (name, description, format) = ("d".into(), None, None);
-            let create = Command::CreateDataset { id: dataset, name, description, file_name, size: 10, format };
-            commands.push((client(id), create));
-            commands.push((client(id), Command::ConfirmDataset { id: dataset, manifest: manifest.clone() }));
+            let dataset = DatasetId(Uuid::from_u128(id.0.as_u128() + 20));
+            commands.push((client(id), create(dataset, "d")));
+            commands.push((client(id), Command::ConfirmDataset { id: dataset, manifest: manifest() }));
         }
-        let base = BaseId(Uuid::from_u128(4));
-        commands.push((client(OWNER), Command::RegisterBase { id: base, name: "b".into(), path: "/b".into() }));
+        commands.extend(late().into_iter().zip(NAMES).map(|(id, name)| (client(OWNER), create(id, name))));
+        commands.push((client(OWNER), base()));
         for (index, node) in self.nodes.iter().enumerate() {
             let secret = key(100 + index as u8);
             commands.push((client(OWNER), Command::CreateJoinSecret { hash: secret, expires: UnixMillis(u64::MAX) }));
@@ -81,20 +112,6 @@ impl World {
         let request = RequestId(Uuid::from_u128(u128::from(reply)));
         let idempotency = key.map(|key| lorikeet_coordinator::access::Idempotency { key, body: Hash([1; 32]) });
         let context = Context { actor, request, from: "the simulation".into(), idempotency };
-        let rows = self.rows(&command);
-        self.post(Event::Requested { reply, context, command, rows });
-    }
-}
-
-impl World {
-    /// As the driver does: rows of what is over come from the store.
-    fn rows(&self, command: &Command) -> Rows {
-        let start = match command {
-            Command::SubmitJob { start, .. } => start,
-            Command::SubmitSweep(sweep) => &sweep.start,
-            _ => return Rows::default(),
-        };
-        let ids = start.after.iter().filter_map(|after| after.job.parse::<JobId>().ok());
-        Rows { named: ids.filter_map(|id| self.brain.store.jobs.get(&id).cloned()).collect(), ..Rows::default() }
+        self.post(Event::Requested { reply, context, command, rows: Rows::default() });
     }
 }

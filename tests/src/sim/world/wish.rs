@@ -29,6 +29,8 @@ pub(super) struct Wish {
     pub(super) after: Option<(usize, Wants)>,
     /// Not before this wall time.
     not_before: Option<u64>,
+    /// One of the datasets that come late.
+    pub(super) dataset: Option<&'static str>,
     exclusive: bool,
     gpus: u8,
     lost_after: u64,
@@ -42,6 +44,7 @@ pub(super) struct Wish {
 pub(super) enum Later {
     Cancel,
     PauseAndResume,
+    PauseAndCancel,
     SaveNow,
 }
 
@@ -55,17 +58,26 @@ impl Wish {
             1 => Nature::BadData,
             2 => Nature::Poison,
             3 => Nature::Endless,
+            4 => Nature::Hungry,
+            5 => Nature::Fickle,
             _ => Nature::Sound,
         };
         let later = match chance.below(8) {
             0 => Some(Later::Cancel),
             1 => Some(Later::PauseAndResume),
             2 => Some(Later::SaveNow),
+            3 => Some(Later::PauseAndCancel),
             _ => None,
         };
+        // Of the owner's datasets one is broken: whatever is to be made of it is unfit.
+        let owner = if chance.one_in(3) { setup::OTHER } else { setup::OWNER };
+        let late = owner == setup::OWNER && sweep.is_none() && chance.one_in(6);
+        let dataset = late.then(|| setup::NAMES[chance.below(2) as usize]);
+        let nature = if dataset == Some(setup::NAMES[0]) { Nature::Unfit } else { nature };
         let wants = [Wants::Ok, Wants::Any, Wants::Fail][chance.below(3) as usize];
         Self {
-            owner: if chance.one_in(3) { setup::OTHER } else { setup::OWNER },
+            owner,
+            dataset,
             jobs: (0..jobs)
                 .map(|child| JobId(Uuid::from_u128(10_000 + number as u128 * 16 + u128::from(child))))
                 .collect(),
@@ -92,6 +104,7 @@ impl Wish {
     pub(super) fn plain(number: usize) -> Self {
         Self {
             owner: setup::OWNER,
+            dataset: None,
             jobs: vec![JobId(Uuid::from_u128(10_000 + number as u128 * 16))],
             sweep: None,
             nature: Nature::Sound,
@@ -132,6 +145,7 @@ impl Wish {
         let file = JobFile::from_toml("base = \"b\"\ndataset = \"d\"").expect("the simulation's own job file");
         let mut spec = file.resolve(&Presets::embedded()).expect("the simulation's own job file");
         spec.priority = self.priority;
+        spec.dataset = self.dataset.unwrap_or("d").to_owned();
         (spec.policy.lost_after, spec.policy.on_lost) = (Duration::from_millis(self.lost_after), self.on_lost);
         // Several devices are scheduled already, though no worker takes them yet.
         (spec.resources.gpus, spec.resources.exclusive) = (self.gpus, self.exclusive);
