@@ -82,6 +82,43 @@ fn a_bad_end_cancels_what_waited_for_a_good_one_down_the_whole_chain_with_the_re
 }
 
 #[test]
+fn a_broken_dataset_ends_a_job_and_the_one_that_waits_for_it_once_each() {
+    let mut world = World::ready();
+    let dataset = DatasetId(uuid(30));
+    let (name, file_name) = ("late".to_owned(), "d.jsonl".into());
+    let create = Command::CreateDataset { id: dataset, name, description: None, file_name, size: 10, format: None };
+    world.ask(create).0.unwrap();
+    world.ask(Command::ConfirmDataset { id: dataset, manifest: manifest() }).0.unwrap();
+    let first = JobId(uuid(101));
+    let on_it = || Box::new(JobSpec { dataset: "late".into(), ..spec() });
+    let after = vec![After { job: first.to_string(), wants: Wants::Ok }];
+    for (id, start) in [(first, Start::default()), (JobId(uuid(102)), Start { after, ..Start::default() })] {
+        world.ask(Command::SubmitJob { id, spec: on_it(), start }).0.unwrap();
+        assert_eq!(world.phase(id), Some(Phase::Submitted));
+    }
+    let result = Ok(Inspection::Refused { faults: vec![Fault::whole("it is no dataset")] });
+    let out = world.handle(Event::Inspected { subject: Subject::Dataset(dataset), result, files: vec![] });
+    let ends = out.iter().filter_map(|action| {
+        let Action::Put(record) = action else { return None };
+        if let Record::Job(job) = &**record { Some((job.id, job.phase())) } else { None }
+    });
+    assert_eq!(ends.collect::<Vec<_>>(), [(first, Phase::Rejected), (JobId(uuid(102)), Phase::Cancelled)]);
+}
+
+#[test]
+fn a_base_that_is_another_ends_a_job_and_the_one_that_waits_for_it_once_each() {
+    let mut world = World::ready();
+    let (first, attempt) = world.running(1);
+    let second = world.submit_after(2, &first.to_string(), Wants::Ok);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(5)));
+    world.ask_as(Actor::System, None, Command::MarkChanged { file: hash(30) }).0.unwrap();
+    world.report(attempt, ended(Outcome::PrepareFailed));
+    world.ask(Command::RegisterBase { id: BASE, name: "b".into(), path: "/b".into() }).0.unwrap();
+    world.base_found(77);
+    assert_eq!((world.phase(first), world.phase(second)), (None, None));
+}
+
+#[test]
 fn a_cancel_of_the_first_reaches_those_behind_it_and_a_cancel_behind_leaves_the_first() {
     let mut world = World::ready();
     let (first, _) = world.running(1);
