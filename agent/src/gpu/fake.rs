@@ -59,12 +59,13 @@ impl Declared {
 impl Feeling {
     /// A file that is not there says nothing; what is no sign is passed over.
     fn read(path: &Path) -> Self {
-        let mut feeling = Self::default();
+        let signs = Signs { uncorrected: Some(0), ..Signs::default() };
+        let mut feeling = Self { signs, ..Self::default() };
         for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
             match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
                 ("gone", _) => feeling.gone = true,
                 ("xid", number) => feeling.reports.extend(number.parse::<u64>().ok()),
-                ("ecc", number) => feeling.signs.uncorrected = number.parse().unwrap_or_default(),
+                ("ecc", number) => feeling.signs.uncorrected = number.parse().ok(),
                 ("remap", "pending") => feeling.signs.remap_pending = true,
                 ("remap", "failed") => feeling.signs.remap_failed = true,
                 _ => {}

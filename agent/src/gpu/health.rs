@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 /// What a GPU says of itself; what it does not say is not held against it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Signs {
-    /// Memory errors since the last reset that could not be corrected.
-    pub(super) uncorrected: u64,
+    /// Memory errors since the last reset that could not be corrected, where it says.
+    pub(super) uncorrected: Option<u64>,
     /// A faulty row is replaced at the next reset.
     pub(super) remap_pending: bool,
     /// A faulty row could not be replaced.
@@ -25,7 +25,7 @@ const OF_PROGRAMS: [u64; 5] = [8, 13, 31, 43, 45];
 /// What is remembered of every GPU.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// Memory errors at the last look.
+    /// Memory errors when they were last said: a question that fails once is no reset, after which old ones would be new.
     last: BTreeMap<DeviceId, u64>,
     /// The first error that its driver reported since.
     reports: BTreeMap<DeviceId, u64>,
@@ -46,12 +46,12 @@ impl Health {
         now: Signs,
         faults: &mut BTreeMap<DeviceId, String>,
     ) -> Result<(), String> {
-        let before = self.last.insert(device.clone(), now.uncorrected).unwrap_or(now.uncorrected);
+        let grown = now
+            .uncorrected
+            .map_or(0, |count| count.saturating_sub(self.last.insert(device.clone(), count).unwrap_or(count)));
         let fault = match self.reports.remove(device) {
             Some(xid) => Some(format!("the driver reported error XID {xid}")),
-            None if now.uncorrected > before => {
-                Some(format!("{} memory errors that could not be corrected", now.uncorrected - before))
-            }
+            None if grown > 0 => Some(format!("{grown} memory errors that could not be corrected")),
             None => None,
         };
         faults.extend(fault.map(|fault| (device.clone(), fault)));
@@ -72,11 +72,13 @@ mod tests {
     #[test]
     fn memory_errors_that_grow_are_a_fault_of_one_gpu_and_old_ones_are_not() {
         let (mut health, [a, b]) = (Health::default(), ["a", "b"].map(|id| DeviceId(id.into())));
-        let mut look = |device: &DeviceId, uncorrected| {
+        let mut ask = |device: &DeviceId, uncorrected| {
             let mut faults = BTreeMap::new();
             health.judge(device, Signs { uncorrected, ..Signs::default() }, &mut faults).unwrap();
             faults.remove(device)
         };
+        assert_eq!([ask(&a, None), ask(&a, Some(7)), ask(&a, None), ask(&a, Some(7))], [const { None }; 4], "silence");
+        let mut look = |device: &DeviceId, uncorrected| ask(device, Some(uncorrected));
         assert_eq!([look(&a, 7), look(&b, 0), look(&a, 7)], [None, None, None], "a count that stands is history");
         assert!(look(&a, 9).unwrap().contains("2 memory errors"));
         assert_eq!([look(&a, 9), look(&a, 0), look(&b, 0)], [None, None, None], "a fault is told once");

@@ -141,7 +141,7 @@ fn instances<'n>(gpu: &Gpu<'n>) -> Vec<Gpu<'n>> {
 }
 
 fn signs(gpu: &Gpu<'_>) -> Signs {
-    let uncorrected = gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).unwrap_or(0);
+    let uncorrected = gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok();
     let (remap_pending, remap_failed) = remapped(gpu).unwrap_or_default();
     Signs { uncorrected, remap_pending, remap_failed }
 }

@@ -147,12 +147,16 @@ impl Quarantine {
         let failures = self.failures.entry(device.clone()).or_default();
         failures.retain(|at| now.saturating_sub(*at) < WITHIN);
         failures.push(now);
+        // More are no more than these say.
+        failures.drain(..failures.len().saturating_sub(FAILURES));
         let often = failures.len() >= FAILURES;
         let out = self.out.entry(device.clone()).or_insert_with(|| Out::new(String::new(), now));
         out.reason = fault.to_owned();
         match out.test {
             Test::Running => out.again = true,
-            Test::Due(_) | Test::None(_) | Test::Never => out.test = Test::Due(now),
+            Test::Due(_) | Test::None(_) => out.test = Test::Due(now),
+            // Nobody has looked at it since, however long ago the others were.
+            Test::Never => {}
         }
         if often {
             out.test = Test::Never;

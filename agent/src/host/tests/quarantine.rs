@@ -187,6 +187,9 @@ fn a_device_that_fails_a_third_time_within_a_day_is_not_believed_any_more() {
     }
     let why = usable_after(&mut scene, 7 * 24 * 3600, &[]).unwrap_err();
     assert!(why.contains("XID 94") && why.contains("3 times within a day"), "{why}");
+    let out = scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
+    assert!(!out.contains(&Action::Test(DeviceId::cpu())), "one more, a week later: {out:?}");
+    assert!(usable_after(&mut scene, 1, &[]).unwrap_err().contains("XID 79"));
     // The next agent begins with a test: somebody was there.
     let mut scene = Scene::new();
     let now = scene.now;
