@@ -24,7 +24,6 @@ mod life;
 pub mod node;
 mod person;
 mod place;
-mod refused;
 mod replay;
 mod report;
 pub mod restored;
@@ -38,6 +37,7 @@ pub mod sweep;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "tests look for what they name")]
 mod tests;
+mod throttle;
 
 use crate::{
     access::{Context, Refusal},
@@ -57,13 +57,13 @@ use job::LiveJob;
 pub use join::Shown;
 use lorikeet_protocol::id::{BaseId, DatasetId, Hash, JobId, ModelId, NodeId, RequestId, SweepId, UnixMillis, UserId};
 use node::LiveNode;
-use refused::Refused;
 use replay::Replays;
 pub use restored::Restored;
 use schedule::{Queue, Rules};
 pub(crate) use share::GRANTED;
 pub use share::{Announced, Sharing};
 use std::{collections::BTreeMap, time::Duration};
+use throttle::Throttle;
 
 /// Both clocks, read once per batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +196,7 @@ pub struct Cluster {
     /// Those with children that are not over.
     sweeps: BTreeMap<SweepId, Sweep>,
     replays: Replays,
-    refused: Refused,
+    throttle: Throttle,
     audits: u64,
     restored: Option<Restored>,
     /// Nothing expires before this moment: a coordinator that was away listens first.
@@ -236,7 +236,7 @@ impl Cluster {
             jobs: live_jobs(loaded.jobs, loaded.attempts, loaded.checkpoints, now),
             sweeps: by(loaded.sweeps.into_iter().filter(|row| row.completed_at.is_none()), |row| row.id),
             replays: loaded.replays.into_iter().collect(),
-            refused: Refused::default(),
+            throttle: Throttle::default(),
             audits: loaded.audits,
             restored: loaded.restored,
             listen_until: now.mono + timers.heartbeat,
@@ -284,7 +284,7 @@ impl Cluster {
             return Some(self.last_event);
         }
         let first =
-            self.alarms.next().into_iter().chain(self.unanswered.deadline()).chain(self.refused.deadline()).min();
+            self.alarms.next().into_iter().chain(self.unanswered.deadline()).chain(self.throttle.deadline()).min();
         first.map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
     }
 
@@ -304,7 +304,7 @@ impl Cluster {
         self.expire(now, out);
         self.ask_unanswered(now, out);
         self.replays.expire(now.wall);
-        self.tell_refused(now, out);
+        self.tell_throttled(now, out);
         if self.unsettled {
             self.unsettled = false;
             self.place(now, out);

@@ -39,7 +39,7 @@ impl Cluster {
             .collect();
         for (subject, was, is) in turned {
             let action = if is.is_some() { "device.out" } else { "device.back" };
-            self.audit(&Cause::node(id), action, subject, (was, is), now, out);
+            self.audit_node(id, action, subject, (was, is), now, out);
         }
         self.unsettled = true;
     }

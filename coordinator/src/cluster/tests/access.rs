@@ -151,7 +151,7 @@ fn a_join_that_is_refused_is_written_down_and_a_flood_of_them_as_a_number() {
     world.pass(Duration::from_secs(61));
     let told = refused(&world);
     assert!(told.len() == 9 && told[8].contains("993 more within 60 s"), "{told:?}");
-    assert!(world.cluster.refused.deadline().is_none(), "a minute without any is not looked at");
+    assert!(world.cluster.throttle.deadline().is_none(), "a minute without any is not looked at");
     knock(&mut world, 100);
     assert_eq!(refused(&world).len(), 10);
 }

@@ -48,6 +48,27 @@ fn a_device_that_goes_out_and_one_that_comes_back_are_written_down_once() {
 }
 
 #[test]
+fn devices_that_flap_without_end_fill_no_store() {
+    let mut world = World::with_gpus(1, Rules::default());
+    for look in 0..1_000 {
+        let usable = if look % 2 == 0 { Err("it failed".to_owned()) } else { Ok(()) };
+        let devices = vec![Device { usable, ..gpu(0) }];
+        world.handle(Event::Heard { node: NODE, session: 1, message: FromAgent::Devices(devices) });
+    }
+    let of_devices = |world: &World| -> Vec<Audit> {
+        audits(&world.history).filter(|audit| audit.action.starts_with("device.")).cloned().collect()
+    };
+    assert_eq!(of_devices(&world).len(), 16, "eight of each kind, one by one");
+    world.pass(Duration::from_secs(61));
+    let told = of_devices(&world);
+    assert_eq!(told.len(), 18);
+    for rest in &told[16..] {
+        assert_eq!(rest.subject, NODE.to_string());
+        assert!(rest.after.as_deref().is_some_and(|why| why.starts_with("492 more within 60 s")), "{rest:?}");
+    }
+}
+
+#[test]
 fn a_certificate_that_is_not_on_record_is_turned_away() {
     let mut world = World::ready();
     let hello = world.hello_message(boot(1), boot(1), vec![]);
