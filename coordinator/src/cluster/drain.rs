@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! draining(until) ─ the last has left, or the time is up: what is left is stopped as it is ─► cordoned, with a report
+//!        └── cordoned or revoked by a person meanwhile: over, and nothing is stopped
 //!
 //! an attempt: leaving ─┬─► saved      its state of its last step is here, its job goes on from there elsewhere
 //!                      ├─► requeued   without that: its job goes on from the checkpoint before
@@ -12,7 +13,7 @@
 use super::{Action, Cause, Cluster, Now, place::later, put};
 use crate::{
     access::{Actor, Refusal},
-    record::{Became, Closed, Drain, Drained, Receipt, Record},
+    record::{Became, Closed, Drain, Drained, Node, Receipt, Record},
 };
 use lorikeet_protocol::{
     agent::{Ended, StopHow, ToAgent},
@@ -107,6 +108,15 @@ impl Cluster {
         out.push(put(Record::Node(node.record.clone())));
         self.wake_node(id, now);
         self.audit(&Cause::default(), "node.drained", id.to_string(), (None, report), now, out);
+    }
+}
+
+impl Node {
+    /// Something else is wanted of it: nothing is waited for any more. What was asked to leave does so, and is written down.
+    pub(super) fn break_off_drain(&mut self, now: Now) {
+        if let Some(drain) = self.drain.as_mut().filter(|drain| drain.ended.is_none()) {
+            drain.ended = Some(now.wall);
+        }
     }
 }
 

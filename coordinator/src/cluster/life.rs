@@ -44,7 +44,9 @@ impl Cluster {
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
-        self.changed_node(actor, id)?.record.closed = Some(Closed::Cordoned);
+        let node = self.changed_node(actor, id)?;
+        node.record.closed = Some(Closed::Cordoned);
+        node.record.break_off_drain(now);
         self.node_changed(id, now, out)
     }
 
@@ -83,6 +85,7 @@ impl Cluster {
     fn send_away(&mut self, actor: Actor, id: NodeId, now: Now, out: &mut Vec<Action>) -> Result<Receipt, Refusal> {
         let node = self.changed_node(actor, id)?;
         node.record.closed = Some(Closed::Retired);
+        node.record.break_off_drain(now);
         node.record.gone_at = Some(now.wall);
         node.record.serials.clear();
         if let Some(session) = node.session.take() {

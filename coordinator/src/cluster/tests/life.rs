@@ -79,6 +79,24 @@ fn a_drain_that_succeeds_in_time_ends_with_the_last_that_leaves_and_says_what_be
 }
 
 #[test]
+fn a_drain_is_over_when_a_person_wants_something_else_and_what_leaves_is_still_written_down() {
+    let mut world = World::ready();
+    let (_, attempt) = world.running(1);
+    world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
+    world.ask(Command::CordonNode { id: NODE }).0.unwrap();
+    assert_eq!(drained(&world), (vec![(Became::Leaving, None)], true));
+    world.pass_talking(Duration::from_secs(120));
+    assert_eq!(drained(&world), (vec![(Became::Leaving, None)], true), "its time was up, and nothing was stopped");
+    world.report(attempt, ended(Outcome::Preempted));
+    assert_eq!(drained(&world), (vec![(Became::Requeued, None)], true));
+    let mut world = World::ready();
+    world.running(1);
+    world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
+    world.ask(Command::RevokeNode { id: NODE }).0.unwrap();
+    assert_eq!(drained(&world), (vec![(Became::Requeued, None)], true));
+}
+
+#[test]
 fn what_a_drain_had_to_stop_is_told_apart_and_an_empty_node_is_drained_at_once() {
     let mut world = World::ready();
     let (_, attempt) = world.running(1);
