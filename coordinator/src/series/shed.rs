@@ -90,6 +90,11 @@ impl Shed {
         Ok(())
     }
 
+    /// It did not go, or not wholly: all are looked at again.
+    pub(super) fn recount(&mut self) {
+        self.all = None;
+    }
+
     fn of(&mut self, job: JobId) -> Result<u64, SeriesError> {
         if let Some(size) = self.jobs.get(&job) {
             return Ok(*size);
@@ -147,16 +152,16 @@ fn is_number(line: &str) -> bool {
     serde_json::from_str::<Head<'_>>(line).is_ok_and(|head| !["log", "sample", "stage"].contains(&&*head.r#type))
 }
 
-/// Runs of consecutive lines that are kept, each with its first `seq`. The last line always leaves something, or a restart would not
-/// know how far the attempt is: the first time a word that lines are missing, then nothing but its number.
-pub(super) fn sift(first: u64, lines: &[String], kept: Kept, told: bool) -> Vec<(u64, Vec<String>)> {
+/// Runs of consecutive lines that are kept, each with its first `seq`. In the place of the first one that is missing a word says so, unless that was
+/// `told` before. The last line always leaves something, if nothing but its number, or a restart would not know how far the attempt is.
+pub(super) fn sift(first: u64, lines: &[String], kept: Kept, told: &mut bool) -> Vec<(u64, Vec<String>)> {
     let mut runs: Vec<(u64, Vec<String>)> = Vec::new();
     let last = first + lines.len() as u64 - 1;
     for (seq, line) in (first..).zip(lines) {
         let stays = kept == Kept::All || (kept == Kept::Numbers && is_number(line));
         let text = match (stays, seq == last) {
             (true, _) => line.clone(),
-            (false, true) if !told => note(seq, line),
+            (false, _) if !std::mem::replace(told, true) => note(seq, line),
             (false, true) => String::new(),
             (false, false) => continue,
         };
@@ -184,13 +189,27 @@ mod tests {
     fn words_go_before_numbers_and_the_last_line_always_leaves_its_number() {
         let line = |kind: &str| format!(r#"{{"seq":1,"time":7,"type":"{kind}"}}"#);
         let lines = ["step", "log", "eval", "step", "log", "sample"].map(line);
-        let places = |kept, told| -> Vec<(u64, usize)> {
-            sift(10, &lines, kept, told).into_iter().map(|(first, run)| (first, run.len())).collect()
+        let places = |kept, mut told| -> Vec<(u64, usize)> {
+            sift(10, &lines, kept, &mut told).into_iter().map(|(first, run)| (first, run.len())).collect()
         };
         assert_eq!(places(Kept::All, false), [(10, 6)]);
-        assert_eq!(places(Kept::Numbers, false), [(10, 1), (12, 2), (15, 1)]);
-        assert_eq!(places(Kept::Nothing, false), [(15, 1)]);
-        assert!(sift(10, &lines, Kept::Nothing, false)[0].1[0].contains("storage.series_limit"));
-        assert_eq!(sift(10, &lines, Kept::Nothing, true), [(15, vec![String::new()])]);
+        assert_eq!(places(Kept::Numbers, true), [(10, 1), (12, 2), (15, 1)]);
+        assert_eq!(places(Kept::Nothing, true), [(15, 1)]);
+        assert_eq!(sift(10, &lines, Kept::Nothing, &mut true), [(15, vec![String::new()])]);
+    }
+
+    #[test]
+    fn in_the_place_of_the_first_line_that_is_missing_a_word_says_so_once() {
+        let line = |kind: &str| format!(r#"{{"seq":1,"time":7,"type":"{kind}"}}"#);
+        let lines = ["step", "log", "log", "step"].map(line);
+        let says_so = |text: &String| text.contains("storage.series_limit");
+        let mut told = false;
+        assert_eq!(sift(1, &lines[..1], Kept::Numbers, &mut told).len(), 1);
+        assert!(!told, "nothing is missing yet");
+        let runs = sift(2, &lines[1..], Kept::Numbers, &mut told);
+        assert!(told && says_so(&runs[0].1[0]), "though the last line is a number: {runs:?}");
+        assert_eq!(runs.iter().flat_map(|(_, run)| run).filter(|text| says_so(text)).count(), 1);
+        let again = sift(5, &lines, Kept::Numbers, &mut told);
+        assert!(!again.iter().flat_map(|(_, run)| run).any(says_so), "{again:?}");
     }
 }

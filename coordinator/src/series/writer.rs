@@ -119,6 +119,7 @@ impl Writer {
         let folder = self.root.join(job.to_string());
         match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                self.shed.recount();
                 Err(SeriesError::disk("remove", &folder)(error))
             }
             Ok(()) | Err(_) => Ok(()),
@@ -194,14 +195,13 @@ impl Log {
             return Ok(0);
         }
         let mut bytes = 0;
-        for (first, run) in shed::sift(next, fresh, kept, self.told) {
+        for (first, run) in shed::sift(next, fresh, kept, &mut self.told) {
             let record = segment::record(first, &run);
             let (path, file) = self.segment_for(first)?;
             file.write_all(&record).map_err(SeriesError::disk("write", path))?;
             self.written.bytes += record.len() as u64;
             bytes += record.len() as u64;
         }
-        self.told |= kept != Kept::All;
         self.written.through += fresh.len() as u64;
         Ok(bytes)
     }
