@@ -19,13 +19,19 @@ use uuid::Uuid;
 const LINES_TAKEN_MILLIS: u64 = 30 * 86_400_000;
 
 impl Services {
-    /// Makes a machine a node; `Err` is a sentence for the person there.
-    pub(super) async fn join(&self, secret: Hash, key: Hash, name: String, from: SocketAddr) -> Result<NodeId, String> {
+    /// Makes a machine a node.
+    pub(super) async fn join(
+        &self,
+        secret: Hash,
+        key: Hash,
+        name: String,
+        from: SocketAddr,
+    ) -> Result<NodeId, Refusal> {
         let command = Command::Join { secret, key, name, node: NodeId(Uuid::now_v7()) };
         match self.driver.command(as_system(from.to_string()), command).await {
             Ok(Receipt::Node(node)) => Ok(node),
             Ok(receipt) => unreachable!("joining makes a node, not {receipt:?}"),
-            Err(refusal) => Err(refusal.to_string()),
+            Err(refusal) => Err(refusal),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Strangers whose joins were refused: an address that is refused again and again is not asked about any more for a while. Who joins with a good string is
 //! never counted, so that a rack of machines behind one address comes in together.
 
+use crate::access::Refusal;
 use lorikeet_protocol::rate::Bucket;
 use std::{
     collections::HashMap,
@@ -43,6 +44,13 @@ impl Doormat {
         strangers.get_mut(&of_one_stranger(from)).is_none_or(|known| known.refusals.holds(SECONDS, now))
     }
 
+    /// The driver refused a join from there. That it can take nothing now says nothing about who asks.
+    pub(super) fn judged(&self, from: IpAddr, why: &Refusal) {
+        if !matches!(why, Refusal::NoSpace | Refusal::Unavailable) {
+            self.refused(from);
+        }
+    }
+
     /// A join from there was refused.
     pub(super) fn refused(&self, from: IpAddr) {
         let (now, from) = (self.started.elapsed(), of_one_stranger(from));
@@ -81,6 +89,18 @@ mod tests {
             doormat.refused(stranger);
         }
         assert!(!doormat.hears(stranger) && !doormat.hears(neighbour) && doormat.hears(other));
+    }
+
+    #[test]
+    fn a_coordinator_that_can_take_nothing_sends_no_address_away() {
+        let (doormat, rack) = (Doormat::default(), IpAddr::V4(7.into()));
+        for _ in 0..REFUSALS {
+            doormat.judged(rack, &Refusal::NoSpace);
+            doormat.judged(rack, &Refusal::Unavailable);
+        }
+        assert!(doormat.hears(rack));
+        (0..REFUSALS).for_each(|_| doormat.judged(rack, &Refusal::conflict("used by another key")));
+        assert!(!doormat.hears(rack));
     }
 
     #[test]

@@ -43,7 +43,8 @@ async fn answer(shared: &Shared, connection: &Connection, request: JoinRequest) 
     let key = key.inspect_err(|_| shared.doormat.refused(from.ip()))?;
     let secret = Hash(*blake3::hash(&request.secret).as_bytes());
     let name: String = request.name.chars().filter(|c| !c.is_control()).take(NAME_CHARACTERS).collect();
-    let node = services.join(secret, key, name, from).await.inspect_err(|_| shared.doormat.refused(from.ip()))?;
+    let judged = services.join(secret, key, name, from).await;
+    let node = judged.inspect_err(|why| shared.doormat.judged(from.ip(), why)).map_err(|why| why.to_string())?;
     let authorities = services.trust.now();
     let issued = authorities.certify(node, &request.signing_request, services.certificate_ttl);
     let issued = issued.map_err(|error| error.to_string())?;
