@@ -2,35 +2,24 @@
 
 use crate::host::Now;
 use lorikeet_protocol::id::{BootId, UnixMillis};
+use rustix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Time since the machine booted: it goes on over restarts of the agent, and over sleep.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock {
-    started: Instant,
-    uptime: Duration,
+/// The time since the machine booted goes on over restarts of the agent, and over sleep, which an [`Instant`] does not count.
+pub(crate) fn now() -> Now {
+    Now { mono: uptime(), wall: wall() }
 }
 
-impl Clock {
-    /// Where `/proc` does not say how long the machine is up, time begins with the agent.
-    pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), uptime: uptime().unwrap_or_default() }
-    }
-
-    pub(crate) fn now(&self) -> Now {
-        Now { mono: self.uptime + self.started.elapsed(), wall: wall() }
-    }
-
-    /// A time of ours as the runtime knows it.
-    pub(crate) fn instant(&self, mono: Duration) -> Instant {
-        self.started + mono.saturating_sub(self.uptime)
-    }
+/// A time of [`now`]'s as the runtime knows it. A machine that sleeps until then is late by that, or until its next look at the devices, which is
+/// an event like others.
+pub(crate) fn instant(mono: Duration) -> Instant {
+    let rest = mono.saturating_sub(uptime());
+    Instant::now() + rest
 }
 
 /// How long the machine is up, sleep included, as the kernel says.
-pub(crate) fn uptime() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    Duration::try_from_secs_f64(text.split_whitespace().next()?.parse().ok()?).ok()
+pub(crate) fn uptime() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Boottime)).expect("the kernel counts from the start of the machine on")
 }
 
 /// The wall clock.

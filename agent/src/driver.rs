@@ -12,7 +12,7 @@ mod effects;
 
 use crate::{
     cache::Pin,
-    clock::Clock,
+    clock,
     config::Config,
     disk::DiskError,
     gpu::{self, Look},
@@ -54,7 +54,6 @@ pub(crate) struct Driver {
     pub(crate) name: String,
     pub(crate) boot: BootId,
     pub(crate) instance: BootId,
-    pub(crate) clock: Clock,
     pub(crate) pulse: Pulse,
     pub(crate) places: Places,
     pub(crate) host: Host,
@@ -165,7 +164,7 @@ impl Driver {
     fn deadline(&self) -> Instant {
         // An idle driver takes a turn now and then all the same, so that it is not taken for one that hangs.
         let far = Instant::now() + self.config.link.report_retry / 4;
-        let host = self.host.next_deadline().map(|mono| self.clock.instant(mono));
+        let host = self.host.next_deadline().map(clock::instant);
         [host, self.retry_at()].into_iter().flatten().min().unwrap_or(far)
     }
 
@@ -193,7 +192,7 @@ impl Driver {
         if let (Event::Worker(id, _), Some(talk)) = (&event, &mut self.conversation) {
             talk.has_events(*id);
         }
-        self.host.handle(event, self.clock.now())
+        self.host.handle(event, clock::now())
     }
 
     /// An event and those that wait behind it.
@@ -341,7 +340,7 @@ impl Driver {
     /// Reports and records first; nothing else happens before they are on the disk.
     async fn commit_and_act(&mut self, actions: Vec<Action>) {
         let (mut records, mut quarantine) = (BTreeMap::new(), None);
-        let time = self.clock.now().wall;
+        let time = clock::now().wall;
         let is_durable =
             |action: &Action| matches!(action, Action::Report(..) | Action::Keep(_) | Action::KeepQuarantine(_));
         let (durable, effects): (Vec<_>, Vec<_>) = actions.into_iter().partition(is_durable);

@@ -39,7 +39,6 @@ pub use gpu::{Driver as GpuDriver, Reading as GpuReading, readings as gpu_readin
 pub use link::{ClockOff, DialError, FrameError, GiveError, IdentityError, JoinError, LinkError, LinkState, TlsError};
 
 use cache::Cache;
-use clock::Clock;
 use disk::At;
 use driver::{Driver, Inbox};
 use host::{Event, Host, Rules};
@@ -216,7 +215,7 @@ impl Agent {
         let blobs = if config.share.fetch { blobs.with_nodes() } else { blobs };
         let share = config.share.clone();
         let (mut host, mut first, parts) = assemble(config, places, blobs)?;
-        let (clock, pulse) = (parts.clock, parts.pulse.clone());
+        let pulse = parts.pulse.clone();
         let (cache, scrub) = (parts.preparer.cache.clone(), parts.config.cache.scrub);
         let sharing = Sharing::bind(&share, &caller, parts.preparer.source.clone(), cache.clone(), state.clone())?;
         // The first hello already names the devices.
@@ -225,7 +224,7 @@ impl Agent {
             (probe, look)
         })
         .await?;
-        first.extend(host.handle(Event::Looked(look.seen), clock.now()));
+        first.extend(host.handle(Event::Looked(look.seen), clock::now()));
 
         let mut tasks = JoinSet::new();
         let (running, cancel) = (parts.into_driver(host, link, received_looks), driver.clone());
@@ -343,7 +342,6 @@ struct Parts {
     config: Config,
     places: Places,
     boot: BootId,
-    clock: Clock,
     pulse: Pulse,
     outbox: Outbox,
     records: Records,
@@ -360,17 +358,17 @@ pub fn read_outbox(bytes: &[u8]) -> Option<(u64, usize, u64)> {
 
 /// Reads what an earlier agent left.
 fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<host::Action>, Parts), AgentError> {
-    let (boot, clock, pulse) = (clock::boot_id(), Clock::new(), Pulse::default());
+    let (boot, pulse) = (clock::boot_id(), Pulse::default());
     let outbox = Outbox::open(&places.outbox())?;
     let records = Records::open(places.records())?;
     let cache = Cache::open(&places.cache(), &config.cache)?;
     let known = records.load()?;
-    let (mut host, first) = Host::restore(Rules::new(boot, &config.worker, &config.devices), known, clock.now());
-    host.quarantine(records.quarantine(), clock.now());
+    let (mut host, first) = Host::restore(Rules::new(boot, &config.worker, &config.devices), known, clock::now());
+    host.quarantine(records.quarantine(), clock::now());
     let threads = config.worker.threads;
     let preparer = Preparer { places: places.clone(), cache, source: blobs.clone(), threads };
     let uploader = Uploader { places: places.clone(), blobs };
-    Ok((host, first, Parts { config, places, boot, clock, pulse, outbox, records, preparer, uploader }))
+    Ok((host, first, Parts { config, places, boot, pulse, outbox, records, preparer, uploader }))
 }
 
 impl Parts {
@@ -384,7 +382,6 @@ impl Parts {
             config: self.config,
             boot: self.boot,
             instance: BootId(uuid::Uuid::now_v7()),
-            clock: self.clock,
             pulse: self.pulse,
             places: self.places,
             host,

@@ -183,7 +183,7 @@ impl Identity {
         let certificate = CertificateDer::from(certificate);
         self.check(&certificate)?;
         disk::replace(&self.folder.join("node.crt"), &certificate, Access::Plain)?;
-        Ok(Self { given: clock::uptime(), ..Self::load(&self.folder)? })
+        Ok(Self { given: Some(clock::uptime()), ..Self::load(&self.folder)? })
     }
 
     /// Trusts these CAs from now on, the one that signs first, and no others. Cut off in between it still trusts the older of them, which
@@ -228,7 +228,7 @@ impl Identity {
     /// that is wrong would have one renewed every minute, or never.
     pub(super) fn is_fresh(&self) -> bool {
         let third = self.validity().map(|(from, to)| to.saturating_sub(from) / 3).unwrap_or_default();
-        let age = self.given.and_then(|given| Some(clock::uptime()?.saturating_sub(given)));
+        let age = self.given.map(|given| clock::uptime().saturating_sub(given));
         age.is_some_and(|age| age < third)
     }
 
