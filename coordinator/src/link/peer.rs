@@ -331,16 +331,13 @@ impl Peer<'_> {
     }
 
     async fn report(&mut self, mut report: Report) {
-        match self.judge(report.attempt).await {
-            Lines::Wanted | Lines::Late => {}
+        // Anybody can name a job that is not here: nothing is kept of it, unless it is of before a restore.
+        let is_stray = match self.judge(report.attempt).await {
+            Lines::Wanted | Lines::Late => false,
+            Lines::Foreign | Lines::Forgotten => true,
             // Not answered: it is said again.
             Lines::Unknown => return,
-            // Anybody can name a job that is not here: nothing is kept of it.
-            Lines::Foreign | Lines::Forgotten => {
-                let (node, driver) = (self.certificate.node, &self.shared.services.driver);
-                return driver.stray(node, self.session, report).await;
-            }
-        }
+        };
         if !self.files_are_here(&report).await {
             let (node, attempt, number) = (self.certificate.node, report.attempt, report.number);
             if self.shared.services.may_upload(node, attempt).await {
@@ -348,6 +345,10 @@ impl Peer<'_> {
             }
             tracing::warn!(%node, %attempt, number, "files of an attempt that is no longer current are not here");
             forget_files(&mut report.body);
+        }
+        if is_stray {
+            let (node, driver) = (self.certificate.node, &self.shared.services.driver);
+            return driver.stray(node, self.session, report).await;
         }
         self.hand_on(FromAgent::Report(report)).await;
     }

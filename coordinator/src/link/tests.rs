@@ -53,8 +53,21 @@ impl World {
         Self::open((Ipv4Addr::LOCALHOST, 0).into(), None, certificate_ttl)
     }
 
-    fn open(listen: SocketAddr, trust: Option<Trust>, certificate_ttl: Duration) -> Self {
+    /// From a backup that was taken a moment ago.
+    fn restored() -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("state.redb")).unwrap();
+        let at = crate::clock::now();
+        store.mark_restored(7, crate::cluster::Restored { taken: at, at }).unwrap();
+        drop(store);
+        Self::open_in(folder, (Ipv4Addr::LOCALHOST, 0).into(), None, Duration::from_secs(3600))
+    }
+
+    fn open(listen: SocketAddr, trust: Option<Trust>, certificate_ttl: Duration) -> Self {
+        Self::open_in(tempfile::tempdir().unwrap(), listen, trust, certificate_ttl)
+    }
+
+    fn open_in(folder: tempfile::TempDir, listen: SocketAddr, trust: Option<Trust>, certificate_ttl: Duration) -> Self {
         let at = |name: &str| folder.path().join(name);
         let stop = CancellationToken::new();
         let store = Store::open(&at("state.redb")).unwrap();

@@ -239,3 +239,21 @@ async fn a_report_of_a_job_that_is_not_here_is_taken_and_nothing_is_kept_of_it()
     let kept = world.services.driver.read(|store| store.scan(&[], |_: &crate::record::Orphan| true)).await.unwrap();
     assert_eq!(kept, []);
 }
+
+#[tokio::test]
+async fn of_what_a_restored_coordinator_does_not_know_only_files_that_are_here_are_kept() {
+    let world = World::restored();
+    let (identity, key) = world.node(11).await;
+    let mut control = world.control((&identity, &key)).await;
+    assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)));
+    let attempt = AttemptId { job: JobId(Uuid::now_v7()), token: AttemptToken { generation: 1, number: 1 } };
+    let manifest = FileManifest { size: 1, hash: Hash([7; 32]), chunks: vec![Hash([7; 32])] };
+    let files = vec![NamedFile { path: "adapter_model.safetensors".into(), manifest }];
+    let (outcome, held, step, last_event) = (lorikeet_protocol::job::Outcome::Ok, Duration::ZERO, 1, 0);
+    let ended = Ended { outcome, class: None, message: None, step, held, files, summary: None, last_event };
+    let body = ReportBody::Ended(ended);
+    control.say(FromAgent::Report(Report { number: 1, attempt, time: UnixMillis(1), body })).await;
+    while control.hear().await != (ToAgent::Acknowledged { through: 1 }) {}
+    let kept = world.services.driver.read(|store| store.scan(&[], |_: &crate::record::Orphan| true)).await.unwrap();
+    assert!(matches!(&kept[..], [one] if one.attempt == attempt && one.files.is_empty()), "{kept:?}");
+}
