@@ -1,12 +1,13 @@
 // One AdamW step over the flat buffer, the gradient's norm and what follows from it, without a word to the host.
 //
-// square_sums -> clip_from_squares -> adamw. Where the norm is not finite the last of them changes nothing. Sums are made in
-// double over fixed pieces in index order, as in src/ops/adamw.rs.
+// square_sums -> clip_from_squares -> adamw. Where the norm or the loss is not finite the last of them changes nothing. Sums are made
+// in double over fixed pieces in index order, as in src/ops/adamw.rs.
 #include "prelude.cuh"
 
-// What one step needs to know about its gradient; the host reads it a step later.
+// What one step needs to know about its loss and its gradient; the host reads it a step later.
 struct Clip {
   double norm;
+  double loss;  // mean over the targets
   float factor; // min(1, max_norm / (norm + 1e-6))
   u32 finite;
 };
@@ -25,15 +26,17 @@ KERNEL(square_sums, const float* g, double* parts, u64 count, u64 piece) {
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
-// One block. max_norm 0: nothing is clipped.
-KERNEL(clip_from_squares, const double* parts, u32 count, double max_norm, Clip* clip) {
+// One block. max_norm 0: nothing is clipped. loss: a sum over so many targets; none: there is no loss.
+KERNEL(clip_from_squares, const double* parts, u32 count, double max_norm, const double* loss, double targets, Clip* clip) {
   double sum = 0.0;
   for (u32 i = threadIdx.x; i < count; i += blockDim.x) sum += parts[i];
   sum = block_sum(sum);
   if (threadIdx.x != 0) return;
   double norm = sqrt(sum);
+  double mean = loss ? *loss / targets : 0.0;
   clip->norm = norm;
-  clip->finite = isfinite(norm) ? 1u : 0u;
+  clip->loss = mean;
+  clip->finite = isfinite(norm) && isfinite(mean) ? 1u : 0u;
   clip->factor = max_norm > 0.0 && norm + 1e-6 > max_norm ? (float)(max_norm / (norm + 1e-6)) : 1.0f;
 }
 

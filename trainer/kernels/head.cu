@@ -36,3 +36,13 @@ KERNEL(head_loss, bf16* logits, const u32* targets, const float* weights, float*
     row[c] = narrow(d);
   }
 }
+
+// sums[a] += the losses of adapter a's rows, one block per adapter. No list of adapters: every row is the first one's.
+KERNEL(add_losses, const float* losses, const u32* adapters, u32 rows, double* sums) {
+  double sum = 0.0;
+  for (u32 row = threadIdx.x; row < rows; row += blockDim.x) {
+    if (!adapters || adapters[row] == blockIdx.x) sum += (double)losses[row];
+  }
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) sums[blockIdx.x] += sum;
+}

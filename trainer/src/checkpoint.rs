@@ -128,8 +128,9 @@ pub fn save(
 ) -> Result<Found, TrainError> {
     let path = dir.join(name(run.state.step));
     let staged = StagedDir::create(&path, abandon)?;
-    run.trained.save(staged.path(), &run.params, &AdapterMeta::default())?;
-    write_flat(staged.path(), OPTIMIZER_FILE, &[("m", &run.optimizer.m), ("v", &run.optimizer.v)])?;
+    let [params, m, v] = run.everything()?;
+    run.trained.save(staged.path(), &params, &AdapterMeta::default())?;
+    write_flat(staged.path(), OPTIMIZER_FILE, &[("m", &m), ("v", &v)])?;
     if let Some(best) = &run.best {
         write_flat(staged.path(), BEST_FILE, &[("best", best)])?;
     }

@@ -44,7 +44,7 @@ pub(crate) fn write_adapter(
 ) -> Result<Vec<FileRecord>, TrainError> {
     let staged = StagedDir::create(&config.out.join("adapter"), abandon)?;
     let meta = AdapterMeta { base_model: Some(config.base_name.clone()) };
-    run.trained.save(staged.path(), run.result(), &meta)?;
+    run.trained.save(staged.path(), &run.result()?, &meta)?;
     match run.trained {
         Trained::Adapter(_) => copy_files(&TOKENIZER_FILES, &config.base, staged.path())?,
         Trained::Model(_) => {

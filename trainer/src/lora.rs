@@ -29,13 +29,15 @@ pub(crate) use start::complete;
 pub use start::init;
 pub use target::Targets;
 
+use crate::ops::machine::Params;
+
 /// One adapter as a pass over the model sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct AdapterView<'a> {
     /// Where its matrices lie.
     pub layout: &'a LoraLayout,
     /// The flat buffer.
-    pub params: &'a [f32],
+    pub params: Params<'a>,
     /// Dropout in this pass; none outside training.
     pub dropout: Option<Dropout>,
 }

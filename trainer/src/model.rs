@@ -35,7 +35,7 @@ use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
 use crate::lora::{self, AdapterView, Init, LoraLayout, Site};
 use crate::ops::buffer::Refused;
-use crate::ops::machine::{Broken, Buffer, Machine, Operand, Sums, Weight, caught};
+use crate::ops::machine::{Broken, Buffer, LossSums, Machine, Operand, Sums, Weight, caught};
 use crate::ops::profile::Profile;
 
 pub(crate) use weights::Files;
@@ -83,6 +83,11 @@ impl Model {
     /// Its shape.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Where it computes.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
     }
 
     /// So many blocks, from the lowest trained one up, keep only their input from now on and are computed again in the backward
@@ -183,25 +188,26 @@ impl Model {
         grads: &mut [&mut [f32]],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<LossSum>, TrainError> {
-        let mut work = self.work(adapters, grads.iter_mut().map(|grads| &mut **grads).collect())?;
-        let sums = work.pass(batch, scale, stop)?;
-        work.finish()?;
-        Ok(sums)
+        assert_eq!(grads.len(), adapters.len(), "one gradient per adapter");
+        assert_eq!(scale.len(), adapters.len(), "one scale per adapter");
+        refusable(batch.tokens.len(), || {
+            let operands = self.operands(adapters);
+            let pass = Pass::new(self, batch, (adapters, &operands))?;
+            self.machine.adding(grads, |sums| {
+                let losses = self.there_and_back(&pass, batch, scale, sums, stop)?;
+                Ok(Pending::sums(losses, &pass))
+            })
+        })
     }
 
-    /// Begins to add gradients up over several passes; they are in `grads` when it is finished.
-    pub fn work<'a>(
-        &'a self,
-        adapters: &'a [AdapterView<'a>],
-        grads: Vec<&'a mut [f32]>,
-    ) -> Result<Work<'a>, TrainError> {
-        assert_eq!(grads.len(), adapters.len(), "one gradient per adapter");
+    /// Begins to add losses and gradients up over several passes, gradients to `sums`.
+    pub fn work<'a>(&'a self, adapters: &'a [AdapterView<'a>], sums: Vec<Sums<'a>>) -> Result<Work<'a>, TrainError> {
+        assert_eq!(sums.len(), adapters.len(), "one gradient per adapter");
         refusable_for(
             || "the adapters".into(),
             || {
-                let operands = self.operands(adapters);
-                let sums = grads.into_iter().map(|grads| self.machine.sums(grads)).collect();
-                Ok(Work { model: self, adapters, operands, sums })
+                let (operands, losses) = (self.operands(adapters), self.machine.loss_sums(adapters.len()));
+                Ok(Work { model: self, adapters, operands, sums, losses })
             },
         )
     }
@@ -222,8 +228,8 @@ impl Model {
     ) -> Result<LossSum, TrainError> {
         refusable(batch.tokens.len(), || {
             let pass = Pass::of_weights(self, batch, layout)?;
-            let sums = self.there_and_back(&pass, batch, &[scale], &mut [self.machine.sums(grads)], stop)?;
-            Ok(sums[0])
+            let losses = self.there_and_back(&pass, batch, &[scale], &mut [Sums::Host(grads)], stop)?;
+            Ok(Pending::sums(losses, &pass)[0])
         })
     }
 
@@ -234,7 +240,7 @@ impl Model {
         scale: &[f32],
         grads: &mut [Sums<'_>],
         stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<LossSum>, TrainError> {
+    ) -> Result<Option<Pending>, TrainError> {
         self.machine.begin();
         let mut tape = Vec::with_capacity(self.blocks.len());
         let last = self.forward(pass, stop, |layer, kept| self.record(pass, layer, kept, &mut tape))?;
@@ -243,7 +249,7 @@ impl Model {
         let losses = self.head_loss(pass, batch, &last, Some(gradient));
         self.machine.give(last);
         self.backward(pass, tape, dx, grads, stop)?;
-        Ok(Pending::sums(losses, pass))
+        Ok(losses)
     }
 
     /// Loss of every adapter's targets, without dropout and without gradients.
@@ -369,42 +375,33 @@ impl Model {
     }
 }
 
-/// Passes whose gradients are added up. What they have in common is done once: on a GPU an adapter is brought over at the beginning, and
-/// the gradient comes back at the end.
+/// Passes whose losses and gradients are added up. What they have in common is done once: on a GPU the copy of the adapters that products
+/// take. Nothing in it waits for a GPU.
 #[derive(Debug)]
 pub struct Work<'a> {
     model: &'a Model,
     adapters: &'a [AdapterView<'a>],
     operands: Vec<Operand<'a>>,
     sums: Vec<Sums<'a>>,
+    losses: LossSums,
 }
 
 impl Work<'_> {
-    /// Loss of every adapter's targets; adds the gradient of `scale[i] · sumᵢ`. `stop` is asked between layers: once it says true the pass
-    /// ends with [`TrainError::Stopped`] and the gradients are half done.
-    pub fn pass(
-        &mut self,
-        batch: &MicroBatch,
-        scale: &[f32],
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<LossSum>, TrainError> {
+    /// Adds the loss of every adapter's targets, and the gradient of `scale[i] · lossᵢ`. `stop` is asked between layers: once it says true the
+    /// pass ends with [`TrainError::Stopped`] and the gradients are half done.
+    pub fn pass(&mut self, batch: &MicroBatch, scale: &[f32], stop: &dyn Fn() -> bool) -> Result<(), TrainError> {
         assert_eq!(scale.len(), self.adapters.len(), "one scale per adapter");
         refusable(batch.tokens.len(), || {
             let pass = Pass::new(self.model, batch, (self.adapters, &self.operands))?;
-            self.model.there_and_back(&pass, batch, scale, &mut self.sums, stop)
+            let losses = self.model.there_and_back(&pass, batch, scale, &mut self.sums, stop)?;
+            Pending::add(losses, &self.model.machine, &mut self.losses);
+            Ok(())
         })
     }
 
-    /// The gradients are where they belong; waits for them.
-    pub fn finish(self) -> Result<(), TrainError> {
-        let machine = &self.model.machine;
-        refusable_for(
-            || "the gradients".into(),
-            || {
-                self.sums.into_iter().for_each(|sums| machine.settle(sums));
-                Ok(())
-            },
-        )
+    /// Every adapter's loss over all targets that there were; the gradients are where they were added to.
+    pub fn finish(self) -> LossSums {
+        self.losses
     }
 }
 

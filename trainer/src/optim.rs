@@ -1,21 +1,22 @@
-//! AdamW with a state that can be saved: two moments as flat as the adapter, and the number of updates. Parts of the buffer may
-//! have a learning rate of their own, or no weight decay.
+//! AdamW with a state that can be saved: two moments as flat as the adapter, which lie where it lies, and the number of updates. Parts of the
+//! buffer may have a learning rate of their own, or no weight decay.
 
 use std::ops::Range;
 
-use crate::ops::adamw::{AdamW, adamw};
+use crate::ops::adamw::AdamW;
+use crate::ops::machine::{Clip, Exact, Machine};
 
 /// The optimizer of one adapter.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Optimizer {
     /// Everything but the rate, which each update brings.
     pub settings: AdamWSettings,
     /// Parts of the buffer that are not all treated alike.
     pub parts: Vec<Part>,
     /// First moment, one number per weight.
-    pub m: Vec<f32>,
+    pub m: Exact,
     /// Second moment, one number per weight.
-    pub v: Vec<f32>,
+    pub v: Exact,
 }
 
 /// A part of the buffer.
@@ -50,9 +51,10 @@ pub struct AdamWSettings {
 }
 
 impl Optimizer {
-    /// Moments of zero for `len` weights that are treated alike.
+    /// Moments of zero for `len` weights that are treated alike, on the host.
     pub fn new(len: usize, settings: AdamWSettings) -> Optimizer {
-        Optimizer { settings, parts: vec![(0..len, 1.0).into()], m: vec![0.0; len], v: vec![0.0; len] }
+        let zeros = || Exact::Host(vec![0.0; len]);
+        Optimizer { settings, parts: vec![(0..len, 1.0).into()], m: zeros(), v: zeros() }
     }
 
     /// The same by parts; together they are the whole.
@@ -65,15 +67,13 @@ impl Optimizer {
         Optimizer { parts, ..self }
     }
 
-    /// Update number `step` (from 1) with gradients times `clip`.
-    pub fn update(&mut self, params: &mut [f32], grads: &[f32], step: u64, rate: f64, clip: f64) {
+    /// Update number `step` (from 1) with gradients as far as `clip` lets them through.
+    pub fn update(&mut self, machine: &Machine, params: &mut Exact, passed: (&Exact, &Clip), step: u64, rate: f64) {
         let AdamWSettings { beta1, beta2, epsilon, weight_decay } = self.settings;
         for Part { place, rate: factor, decay } in &self.parts {
             let weight_decay = weight_decay * decay;
             let settings = AdamW { lr: rate * factor, beta1, beta2, eps: epsilon, weight_decay };
-            let place = || place.clone();
-            let (m, v) = (&mut self.m[place()], &mut self.v[place()]);
-            adamw(&mut params[place()], m, v, &grads[place()], settings, step, clip);
+            machine.adamw([params, &mut self.m, &mut self.v], passed, place.clone(), settings, step);
         }
     }
 }

@@ -14,7 +14,7 @@
 //! one process would have summed, in another order: the same step but for rounding, and the same bits again with as many ranks.
 //! The leader alone reads checkpoints, evaluates, saves and tells; a follower leaves when its wire ends. A follower reads the data after
 //! the leader, which has made the token cache by then. The sums go through the leader, which is right for processes of one
-//! machine; NCCL takes their place where the gradients lie on GPUs.
+//! machine; a gradient that lies on a GPU comes over for it, and its sum goes back. NCCL takes their place there.
 
 mod deal;
 mod wire;
@@ -75,6 +75,11 @@ impl Ranks {
         Ok((Ranks::Follower(seat, wire), state))
     }
 
+    /// Whether this process has every micro-batch, and the gradient of a step is its own.
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(self, Ranks::Alone)
+    }
+
     fn seat(&self) -> Seat {
         match self {
             Ranks::Alone => Seat { rank: 0, ranks: 1 },
@@ -85,19 +90,21 @@ impl Ranks {
 
     /// Sends every follower the run as it is.
     pub(crate) fn begin(&mut self, run: &Run, stop: Stop<'_>) -> Result<(), TrainError> {
-        let ranks = self.seat().ranks;
+        if self.is_alone() {
+            return Ok(());
+        }
+        let (ranks, numbers) = (self.seat().ranks, run.everything()?);
         self.tell_each(|rank, wire| {
             wire.send_word(&(Seat { rank, ranks }, &run.state), stop)?;
-            let numbers = [&run.params, &run.optimizer.m, &run.optimizer.v];
-            numbers.into_iter().try_for_each(|numbers| wire.send_numbers(numbers, stop))
+            numbers.iter().try_for_each(|numbers| wire.send_numbers(numbers, stop))
         })
     }
 
-    /// Puts the leader's numbers into a run of the same shape.
+    /// Puts the leader's numbers into a run of the same shape, on the host.
     pub(crate) fn take_up(&mut self, run: &mut Run, stop: Stop<'_>) -> Result<(), TrainError> {
         let Ranks::Follower(_, wire) = self else { return Ok(()) };
         let numbers = [&mut run.params, &mut run.optimizer.m, &mut run.optimizer.v];
-        numbers.into_iter().try_for_each(|numbers| wire.receive_numbers(numbers, stop).map_err(of_leader))
+        numbers.into_iter().try_for_each(|numbers| wire.receive_numbers(numbers.host_mut(), stop).map_err(of_leader))
     }
 
     /// Has every follower take the next step.
@@ -107,11 +114,11 @@ impl Ranks {
         (micro_tokens, recompute): (usize, usize),
         stop: Stop<'_>,
     ) -> Result<(), TrainError> {
-        if let Ranks::Alone = self {
+        if self.is_alone() {
             return Ok(());
         }
         let after = run.state.step;
-        let numbers = after.is_multiple_of(COMPARED_EVERY).then(|| hash(run));
+        let numbers = after.is_multiple_of(COMPARED_EVERY).then(|| hash(run)).transpose()?;
         let order = StepOrder { after, numbers, micro_tokens, recompute };
         self.tell_each(|_, wire| wire.send_word(&order, stop))
     }
@@ -127,7 +134,9 @@ impl Ranks {
         if after != here {
             return Err(TrainError::Internal(format!("stands after step {here}, and the leader after step {after}")));
         }
-        if order.numbers.as_ref().is_some_and(|numbers| *numbers != hash(run)) {
+        if let Some(numbers) = &order.numbers
+            && *numbers != hash(run)?
+        {
             return Err(TrainError::Internal(format!("holds other numbers after step {here} than the leader")));
         }
         Ok(Some(order))
@@ -171,10 +180,10 @@ pub(crate) fn give_up(leader: UnixStream, why: &TrainError) {
 }
 
 /// What holds the numbers that are trained.
-fn hash(run: &Run) -> String {
+fn hash(run: &Run) -> Result<String, TrainError> {
     let mut hasher = blake3::Hasher::new();
-    run.params.iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
-    hasher.finalize().to_hex().to_string()
+    run.params()?.iter().for_each(|number| _ = hasher.update(&number.to_le_bytes()));
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The leader's side: everybody's word first, then the sums to all, or that there are none.

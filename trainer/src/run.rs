@@ -130,7 +130,7 @@ impl Session<'_, '_> {
 
     /// A part of the adapter that learns nothing is told early, not after a night.
     fn look_for_unreached(&self) -> Result<(), TrainError> {
-        let unreached = self.run.unreached();
+        let unreached = self.run.unreached()?;
         match unreached.first() {
             Some(tensor) => {
                 let (step, count) = (self.run.state.step, unreached.len());
@@ -176,7 +176,7 @@ impl Session<'_, '_> {
         state.evals.push(EvalPoint { step, loss });
         let best = state.best().is_some_and(|point| point.step == step);
         if best {
-            self.run.keep_best();
+            self.run.keep_best()?;
         }
         let state = &self.run.state;
         let (epoch, seconds) = (state.cursor.epochs(self.run.numbers.examples), began.elapsed().as_secs_f64());
@@ -235,7 +235,8 @@ impl Session<'_, '_> {
             Taken::Done(step) => {
                 self.tell(Event::Step(step))?;
                 if self.config.telling.grad_norms {
-                    self.tell(Event::GradNorms { step: step.step, norms: self.run.grad_norms() })?;
+                    let norms = self.run.grad_norms()?;
+                    self.tell(Event::GradNorms { step: step.step, norms })?;
                 }
                 Ok(())
             }

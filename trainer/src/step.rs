@@ -1,20 +1,22 @@
 //! One optimizer step of one or several runs over one base: micro-batches, accumulate, clip, update.
 //!
 //! ```text
-//! for every run: the next batch_size examples of its epoch's order
-//! all of them packed, first fit, into micro-batches of micro_tokens, which the ranks share out
-//! g = Σ over micro-batches of ∇ (Σ −ln p) / n        n: the run's targets in this whole step
-//! c = min(1, max_norm / ‖g‖)                          ‖g‖ not finite: nothing is changed
-//! AdamW(c · g)
+//! pass     for every run: the next batch_size examples of its epoch's order
+//!          all of them packed, first fit, into micro-batches of micro_tokens, which the ranks share out
+//!          g = Σ over micro-batches of ∇ (Σ −ln p) / n        n: the run's targets in this whole step
+//!          c = min(1, max_norm / ‖g‖)                          loss or ‖g‖ not finite: nothing is changed
+//! update   AdamW(c · g)
+//! hear     what became of it
 //! ```
-//! A step is taken whole or not at all: weights, moments and cursor move after the last micro-batch, never before.
+//! A step is taken whole or not at all: weights, moments and cursor move after the last micro-batch, never before. On a GPU all but the
+//! hearing is put on the stream and nobody waits; so a step may be heard after the passes of the next (`run.rs`), which change nothing.
 
 use std::time::Instant;
 
 use crate::data::MicroBatch;
 use crate::event::Step;
-use crate::model::{LossSum, Model};
-use crate::ops::adamw::{clip_factor, norm};
+use crate::model::{Model, refusable_for};
+use crate::ops::machine::{Exact, LossSums, Sent};
 use crate::ranks::Ranks;
 use crate::run::Run;
 use crate::{TrainError, Trained};
@@ -52,23 +54,58 @@ pub(crate) fn step_of(
     micro_tokens: usize,
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<Taken>, TrainError> {
+    let passed = pass(ranks, model, runs, micro_tokens, stop)?;
+    let taken = runs.iter_mut().zip(passed);
+    taken.map(|(run, passed)| update(model, run, passed).and_then(|under_way| hear(model, run, under_way))).collect()
+}
+
+/// One run's step whose gradient is where it belongs, and has been judged.
+#[derive(Debug)]
+pub(crate) struct Passed {
+    began: Instant,
+    count: Count,
+    judged: Sent,
+}
+
+/// One run's step whose update was made, or is on its way; nobody has heard of it yet.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    passed: Passed,
+    lr: f64,
+}
+
+/// Does what of a step changes nothing: its passes, and what they come to.
+pub(crate) fn pass(
+    ranks: &mut Ranks,
+    model: &Model,
+    runs: &mut [Run],
+    micro_tokens: usize,
+    stop: &dyn Fn() -> bool,
+) -> Result<Vec<Passed>, TrainError> {
     let began = Instant::now();
+    runs.iter_mut().try_for_each(|run| run.settle(model))?;
     let places = places(runs);
     let counts: Vec<Count> = (0..runs.len()).map(|run| Count::of(runs, &places, run)).collect();
     let scales: Vec<f32> = counts.iter().map(|count| (1.0 / count.supervised as f64) as f32).collect();
     let lengths: Vec<usize> = places.iter().map(|place| runs[place.run].examples.tokens_in(place.index)).collect();
-    let mut sums = vec![0.0; runs.len()];
-    runs.iter_mut().for_each(Run::clear_grads);
     let micro_batches = ranks.deal(&lengths, micro_tokens);
     let micro_batch =
         |runs: &[Run], members: &[usize]| micro_batch(runs, members.iter().map(|member| &places[*member]));
-    let mut grads: Vec<Vec<f32>> = runs.iter_mut().map(|run| std::mem::take(&mut run.grads)).collect();
-    let own = add_up(model, runs, (&micro_batches, &micro_batch), &scales, (&mut grads, &mut sums), stop);
+    let mut grads: Vec<Exact> = runs.iter_mut().map(Run::lend_grads).collect();
+    let own = add_up(model, runs, (&micro_batches, &micro_batch), &scales, &mut grads, stop);
     runs.iter_mut().zip(grads).for_each(|(run, grads)| run.grads = grads);
-    let mut grads: Vec<&mut [f32]> = runs.iter_mut().map(|run| run.grads.as_mut_slice()).collect();
-    ranks.all_reduce(own, &mut grads, &mut sums, stop)?;
-    let taken = runs.iter_mut().zip(counts).zip(sums);
-    Ok(taken.map(|((run, count), sum)| update(run, count, sum, began)).collect())
+    let losses = if ranks.is_alone() { own? } else { reduced(ranks, model, runs, own, stop)? };
+    refusable_for(
+        || "what a step came to".into(),
+        || {
+            let judge = |(at, (run, count)): (usize, (&mut Run, Count))| {
+                let of_run = (&losses, at, count.supervised);
+                let judged = model.machine().judge(&mut run.clip, &run.grads, of_run, run.max_norm);
+                Passed { began, count, judged }
+            };
+            Ok(runs.iter_mut().zip(counts).enumerate().map(judge).collect())
+        },
+    )
 }
 
 /// One example of the step.
@@ -115,55 +152,97 @@ fn micro_batch<'a>(runs: &[Run], places: impl Iterator<Item = &'a Place>) -> Res
     Ok(batch)
 }
 
-/// Adds the gradients and losses of all micro-batches to `grads` and `sums`.
+/// Adds the gradients of all micro-batches up in `grads`, and their losses.
 fn add_up(
     model: &Model,
     runs: &[Run],
     (micro_batches, micro_batch): (&[Vec<usize>], MakeBatch<'_>),
     scales: &[f32],
-    (grads, sums): (&mut [Vec<f32>], &mut [f64]),
+    grads: &mut [Exact],
     stop: &dyn Fn() -> bool,
-) -> Result<(), TrainError> {
-    let mut count = |losses: &[LossSum]| sums.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += loss.sum);
-    if let [Run { trained: Trained::Model(layout), .. }] = runs {
-        return micro_batches.iter().try_for_each(|members| {
-            let batch = micro_batch(runs, members)?;
-            count(&[model.forward_backward_weights(&batch, layout, scales[0], &mut grads[0], stop)?]);
+) -> Result<LossSums, TrainError> {
+    let machine = model.machine();
+    refusable_for(
+        || "the gradients".into(),
+        || {
+            grads.iter_mut().for_each(|grads| machine.clear_exact(grads));
             Ok(())
-        });
+        },
+    )?;
+    if let [Run { trained: Trained::Model(layout), .. }] = runs {
+        let mut sum = 0.0;
+        for members in micro_batches {
+            let batch = micro_batch(runs, members)?;
+            sum += model.forward_backward_weights(&batch, layout, scales[0], grads[0].host_mut(), stop)?.sum;
+        }
+        return Ok(LossSums::Host(vec![sum]));
     }
     let views: Vec<_> = runs.iter().map(|run| run.training_view().expect("a model is trained alone")).collect();
-    let mut work = model.work(&views, grads.iter_mut().map(Vec::as_mut_slice).collect())?;
+    let mut work = model.work(&views, grads.iter_mut().map(Exact::sums).collect())?;
     for members in micro_batches {
-        count(&work.pass(&micro_batch(runs, members)?, scales, stop)?);
+        work.pass(&micro_batch(runs, members)?, scales, stop)?;
     }
-    work.finish()
+    Ok(work.finish())
 }
 
 /// Makes a micro-batch of some of the step's examples.
 type MakeBatch<'a> = &'a dyn Fn(&[Run], &[usize]) -> Result<MicroBatch, TrainError>;
 
-fn update(run: &mut Run, count: Count, sum: f64, began: Instant) -> Taken {
-    let loss = sum / count.supervised as f64;
-    let grad_norm = norm(&run.grads);
-    for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+/// Replaces gradients and losses by the sums of those of all ranks. They pass through the host, for the ranks speak there.
+fn reduced(
+    ranks: &mut Ranks,
+    model: &Model,
+    runs: &mut [Run],
+    own: Result<LossSums, TrainError>,
+    stop: &dyn Fn() -> bool,
+) -> Result<LossSums, TrainError> {
+    let machine = model.machine();
+    refusable_for(
+        || "the sums of all ranks".into(),
+        || {
+            // where this rank has none, there is room for what the others send all the same
+            let mut losses = own.as_ref().map_or_else(|_| vec![0.0; runs.len()], |sums| machine.read_sums(sums));
+            let (own, sums) = own.map_or_else(|why| (Err(why), None), |sums| (Ok(()), Some(sums)));
+            let mut grads: Vec<&mut Exact> = runs.iter_mut().map(|run| &mut run.grads).collect();
+            machine.on_host(&mut grads, |grads| ranks.all_reduce(own, grads, &mut losses, stop))?;
+            let mut sums = sums.expect("nothing is summed where a rank has none");
+            machine.replace_sums(&mut sums, &losses);
+            Ok(sums)
+        },
+    )
+}
+
+/// Makes the update of a run that stands where the step began; none where the step was judged to be not finite.
+pub(crate) fn update(model: &Model, run: &mut Run, passed: Passed) -> Result<UnderWay, TrainError> {
+    let (step, lr) = (run.state.step + 1, run.schedule.rate(run.state.step));
+    refusable_for(
+        || "an update".into(),
+        || {
+            run.optimizer.update(model.machine(), &mut run.params, (&run.grads, &run.clip), step, lr);
+            Ok(UnderWay { passed, lr })
+        },
+    )
+}
+
+/// What became of a step. Waits for it, and for nothing that came behind it.
+pub(crate) fn hear(model: &Model, run: &mut Run, under_way: UnderWay) -> Result<Taken, TrainError> {
+    let UnderWay { passed: Passed { began, count, judged }, lr } = under_way;
+    let judged = refusable_for(|| "what a step came to".into(), || Ok(model.machine().receive(judged)))?;
+    for (what, value) in [("loss", judged.loss), ("gradient norm", judged.norm)] {
         if !value.is_finite() {
-            return Taken::NotFinite { what, value };
+            return Ok(Taken::NotFinite { what, value });
         }
     }
-    let lr = run.schedule.rate(run.state.step);
-    let clip = clip_factor(grad_norm, run.clip);
-    let trained = run.trained.trained();
-    run.optimizer.update(&mut run.params[..trained], &run.grads, run.state.step + 1, lr, clip);
-    run.advance(loss, count.tokens, count.supervised, began.elapsed().as_secs_f64());
-    Taken::Done(Step {
+    let seconds = began.elapsed().as_secs_f64();
+    run.advance(judged.loss, count.tokens, count.supervised, seconds);
+    Ok(Taken::Done(Step {
         step: run.state.step,
         epoch: run.state.cursor.epochs(run.numbers.examples),
-        loss,
+        loss: judged.loss,
         lr,
-        grad_norm,
+        grad_norm: judged.norm,
         tokens: count.tokens,
         supervised_tokens: count.supervised,
         seconds: began.elapsed().as_secs_f64(),
-    })
+    }))
 }

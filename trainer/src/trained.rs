@@ -143,6 +143,7 @@ impl Trained {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::machine::{Exact, LossSums, Machine};
     use crate::optim::Optimizer;
 
     #[test]
@@ -154,13 +155,16 @@ mod tests {
         let settings = Settings { weight_decay: 0.5, learning_rate: 0.1, ..Settings::default() };
         let trained = Trained::Model(layout.clone());
         let mut optimizer = Optimizer::new(trained.trained(), settings.adamw()).with_parts(trained.parts(&settings));
-        let (mut params, grads) = (vec![1.0; layout.len()], vec![0.0; layout.len()]);
-        optimizer.update(&mut params, &grads, 1, settings.learning_rate, 1.0);
+        let (machine, len) = (Machine::default(), layout.len());
+        let (mut params, grads, mut clip) =
+            (Exact::Host(vec![1.0; len]), Exact::Host(vec![0.0; len]), machine.clip(len));
+        machine.judge(&mut clip, &grads, (&LossSums::Host(vec![1.0]), 0, 1), None);
+        optimizer.update(&machine, &mut params, (&grads, &clip), 1, settings.learning_rate);
         let mut spared = 0;
         for (tensor, place) in layout.tensors() {
             let flat = tensor.name.ends_with(".bias") || tensor.name.contains("norm");
             let expected = if flat { 1.0 } else { 0.95 };
-            assert!(params[place].iter().all(|x| *x == expected), "{}", tensor.name);
+            assert!(params.host()[place].iter().all(|x| *x == expected), "{}", tensor.name);
             spared += usize::from(flat);
         }
         assert_eq!(spared, 2 * (2 + 3) + 1, "two norms and three biases a block, and the last norm");

@@ -10,10 +10,10 @@ use crate::TrainError;
 use crate::config::BaseDtype;
 use crate::data::MicroBatch;
 use crate::lora::{self, AdapterView, Dropout, LoraConfig, LoraLayout};
-use crate::model::Model;
-use crate::ops::adamw::{AdamW, adamw, clip_factor, norm};
-use crate::ops::machine::Machine;
+use crate::model::{Model, refusable_for};
+use crate::ops::machine::{Clip, Exact, Machine};
 use crate::ops::profile::Op;
+use crate::optim::{AdamWSettings, Optimizer};
 
 /// Of the adapter on every linear layer.
 const RANK: usize = 16;
@@ -23,8 +23,10 @@ const RANK: usize = 16;
 pub struct Trainee {
     model: Model,
     layout: LoraLayout,
-    params: Vec<f32>,
-    moments: [Vec<f32>; 2],
+    params: Exact,
+    grads: Exact,
+    clip: Clip,
+    optimizer: Optimizer,
     dropout: Option<Dropout>,
     steps: u64,
 }
@@ -49,10 +51,19 @@ impl Trainee {
     pub fn new(machine: Machine, dir: &Path, dtype: BaseDtype, dropout: f64) -> Result<Trainee, TrainError> {
         let model = Model::load_on(machine, dir, dtype, &|| false)?;
         let layout = LoraLayout::new(model.config(), &LoraConfig::plain(RANK, 32.0, dropout))?;
-        let params = lora::init(&layout, 1);
-        let moments = [vec![0.0; params.len()], vec![0.0; params.len()]];
         let dropout = (dropout > 0.0).then_some(Dropout { p: dropout, seed: 1 });
-        Ok(Trainee { model, layout, params, moments, dropout, steps: 0 })
+        let settings = AdamWSettings { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
+        let mut optimizer = Optimizer::new(layout.len(), settings);
+        refusable_for(
+            || "what is trained and its moments".into(),
+            || {
+                let zeros = || model.machine().put_exact(vec![0.0; layout.len()]);
+                (optimizer.m, optimizer.v) = (zeros(), zeros());
+                let (params, clip) =
+                    (model.machine().put_exact(lora::init(&layout, 1)), model.machine().clip(layout.len()));
+                Ok(Trainee { grads: zeros(), params, clip, optimizer, dropout, steps: 0, layout, model })
+            },
+        )
     }
 
     /// Its model.
@@ -64,28 +75,41 @@ impl Trainee {
     pub fn step(&mut self, sequences: &[Vec<u32>], together: usize) -> Result<Measured, TrainError> {
         let (start, before) = (Instant::now(), self.model.profile().spent());
         let targets: usize = sequences.iter().map(|ids| ids.len() - 1).sum();
-        let mut grads = vec![0.0; self.params.len()];
-        let (mut loss, mut example) = (0.0, 0);
-        let views = [AdapterView { layout: &self.layout, params: &self.params, dropout: self.dropout }];
-        let mut work = self.model.work(&views, vec![&mut grads])?;
+        let mut example = 0;
+        let machine = self.model.machine();
+        let views = [AdapterView { layout: &self.layout, params: self.params.params(), dropout: self.dropout }];
+        refusable_for(
+            || "the gradient".into(),
+            || {
+                machine.clear_exact(&mut self.grads);
+                Ok(())
+            },
+        )?;
+        let mut work = self.model.work(&views, vec![self.grads.sums()])?;
         for some in sequences.chunks(together) {
             let mut batch = MicroBatch::default();
             for ids in some {
                 batch.push(ids, &vec![true; ids.len()], 0, example, self.steps as u32);
                 example += 1;
             }
-            loss += work.pass(&batch, &[1.0 / targets as f32], &|| false)?[0].sum;
+            work.pass(&batch, &[1.0 / targets as f32], &|| false)?;
         }
-        work.finish()?;
+        let losses = work.finish();
         self.steps += 1;
-        let settings = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
-        let ([m, v], clip) = (&mut self.moments, clip_factor(norm(&grads), Some(1.0)));
-        adamw(&mut self.params, m, v, &grads, settings, self.steps, clip);
+        let judged = refusable_for(
+            || "an update".into(),
+            || {
+                let of_step = (&losses, 0, targets as u64);
+                let sent = machine.judge(&mut self.clip, &self.grads, of_step, Some(1.0));
+                self.optimizer.update(machine, &mut self.params, (&self.grads, &self.clip), self.steps, 1e-4);
+                Ok(machine.receive(sent))
+            },
+        )?;
         let spent = self.model.profile().spent().into_iter().zip(before);
         Ok(Measured {
             seconds: start.elapsed().as_secs_f64(),
             tokens: sequences.iter().map(Vec::len).sum(),
-            loss: loss / targets as f64,
+            loss: judged.loss,
             flops: sequences.iter().map(|ids| self.flops(ids.len())).sum(),
             spent: spent.map(|((op, after), (_, before))| (op, (after - before).as_secs_f64())).collect(),
         })

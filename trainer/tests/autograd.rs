@@ -31,7 +31,7 @@ fn gradients_equal_autograd_wherever_the_lowest_adapter_sits() {
             lora::init(&layout, 11).iter().enumerate().map(|(i, x)| x + 0.01 * (i % 7) as f32).collect();
         let batch = batch();
         let mut grads = vec![0.0; layout.len()];
-        let view = AdapterView { layout: &layout, params: &params, dropout: None };
+        let view = AdapterView { layout: &layout, params: (&params).into(), dropout: None };
         let sums = model.forward_backward(&batch, &[view], &[0.5], &mut [&mut grads], &|| false).expect("a pass");
         let oracle = Oracle::new(model.config().clone(), &layout, &params).expect("the same weights");
         let (loss, expected) = oracle.run(&batch, &layout).expect("autograd");

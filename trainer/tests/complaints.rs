@@ -56,7 +56,7 @@ fn complaint_2_the_model_never_stops() {
     let (model, layout) = (Model::load(&config.base).expect("a base"), layout(&config));
     let params = lora::load(&config.out.join("adapter"), &layout).expect("an adapter");
     let first = example.supervised.iter().position(|on| *on).expect("a target");
-    let view = AdapterView { layout: &layout, params: &params, dropout: None };
+    let view = AdapterView { layout: &layout, params: (&params).into(), dropout: None };
     let most = 3 * example.tokens.len();
     let answer = greedy(&model, Some(&view), &example.tokens[..first], most, tokenizer.eos_ids(), &|| false);
     assert_eq!(answer.expect("an answer"), example.tokens[first..=first + example.supervised_count() - 1]);
@@ -80,7 +80,7 @@ fn complaint_3_accumulating_gradients_gives_another_loss_than_one_batch() {
     assert!((whole - apart).abs() <= 1e-6 * whole && (norm - norm_apart).abs() <= 1e-5 * norm);
 
     // the mean over the micro-batches' means, as it was elsewhere: these examples would show it
-    let view = AdapterView { layout: &layout, params: &params, dropout: None };
+    let view = AdapterView { layout: &layout, params: (&params).into(), dropout: None };
     let mean = |i| {
         let sum = model.loss(&batch(&data, &[i]), &[view], &|| false).expect("a pass")[0];
         (sum.sum / sum.count as f64, sum.count)
@@ -149,7 +149,7 @@ fn complaint_7_packed_examples_see_each_other() {
     let params = lora::init(&layout, 5).iter().map(|x| x + 0.01).collect::<Vec<_>>();
     let of = |examples: &[usize]| {
         let mut grads = vec![0.0; layout.len()];
-        let view = AdapterView { layout: &layout, params: &params, dropout: None };
+        let view = AdapterView { layout: &layout, params: (&params).into(), dropout: None };
         let pass = model.forward_backward(&batch(&data, examples), &[view], &[1.0], &mut [&mut grads], &|| false);
         (pass.expect("a pass")[0].sum, grads)
     };

@@ -114,7 +114,7 @@ fn a_pissa_start_is_the_base_itself_trains_as_the_reference_and_is_saved_as_a_pl
     let golden = Golden::open("pissa");
     let tokens = &golden.case.sequences[0].tokens;
     let logits = |params: &[f32], layout: &LoraLayout| {
-        let view = AdapterView { layout, params, dropout: None };
+        let view = AdapterView { layout, params: params.into(), dropout: None };
         golden.model.logits(tokens, Some(&view)).expect("a pass")
     };
     let base = golden.model.logits(tokens, None).expect("a pass");
@@ -174,7 +174,7 @@ fn two_adapters_in_one_pass_get_what_each_gets_alone() {
     let layout = LoraLayout::new(golden.model.config(), &config).expect("o_proj is there");
     let params: Vec<f32> = lora::init(&layout, 5).iter().map(|x| x + 0.05).collect();
     let dropout = Some(lora::Dropout { p: 0.3, seed: 4 });
-    let views = [golden.view(), AdapterView { layout: &layout, params: &params, dropout }];
+    let views = [golden.view(), AdapterView { layout: &layout, params: (&params).into(), dropout }];
     let owners = [0, 1, 1, 0, 1, 0];
     let mut mixed = MicroBatch::default();
     let mut own = [MicroBatch::default(), MicroBatch::default()];

@@ -9,22 +9,29 @@ mod case;
 mod golden;
 mod place;
 mod told;
+#[path = "place/work.rs"]
+mod work;
 
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
 use case::{Case, Sequence};
 use golden::{Golden, batch};
 use lorikeet_plan::BaseDtype;
-use lorikeet_trainer::config::{Device, Method};
+use lorikeet_trainer::checkpoint;
+use lorikeet_trainer::config::{Device, Length, Method};
 use lorikeet_trainer::data::MicroBatch;
 use lorikeet_trainer::event::{Outcome, Step};
 use lorikeet_trainer::lora::{self, AdapterView, LoraConfig, LoraLayout, Targets};
 use lorikeet_trainer::model::{Cache, Model};
-use lorikeet_trainer::ops::cuda::Gpu;
+use lorikeet_trainer::ops::cuda::adamw::Clip;
+use lorikeet_trainer::ops::cuda::{Gpu, TRAFFIC};
 use lorikeet_trainer::ops::machine::Machine;
-use lorikeet_trainer::{TrainError, Wish};
+use lorikeet_trainer::{Config, Run, Taken, TrainError, Wish, step};
 use place::Place;
-use told::{run, run_until};
+use safetensors::SafeTensors;
+use told::{run, run_on, run_until};
+use work::Work;
 
 /// Of the length of all gradients: what rounding every activation of these small models to eight bits may move them by. A term that is
 /// missing or has the wrong sign moves them by their whole length; what single operations may be off by is `ops/parity.rs`'s.
@@ -33,6 +40,10 @@ const GRADIENTS: f64 = 0.08;
 const LOSS: f64 = 0.01;
 /// Of the loss of any of twenty steps, each of which begins where rounding has led the ones before.
 const RUN: f64 = 0.06;
+/// Of the length of both moments after twenty steps.
+const MOMENTS: f64 = 0.15;
+/// Of the length of an adapter after as many.
+const PARAMETERS: f64 = 0.02;
 /// Cases of what only the processor trains: row lengths, narrow heads, adapters on embedding and head.
 const REFUSED: [&str; 3] = ["dora", "mistral_pattern_linear_f16", "plus_ends"];
 /// One for what has nothing to do with a family.
@@ -107,7 +118,7 @@ fn dropout_and_two_adapters_in_one_pass_are_those_of_the_processor() {
     let layout = LoraLayout::new(golden.model.config(), &config).expect("they are there");
     let params: Vec<f32> = lora::init(&layout, 5).iter().map(|x| x + 0.05).collect();
     let dropout = Some(lora::Dropout { p: 0.3, seed: 4 });
-    let views = [golden.view(), AdapterView { layout: &layout, params: &params, dropout }];
+    let views = [golden.view(), AdapterView { layout: &layout, params: (&params).into(), dropout }];
     let mut mixed = MicroBatch::default();
     for ((example, sequence), owner) in (0..).zip(&golden.case.sequences).zip([0, 1, 1, 0, 1, 0]) {
         mixed.push(&sequence.tokens, &sequence.supervised, owner, example, 3);
@@ -143,7 +154,7 @@ fn a_base_in_few_bits_is_the_one_that_the_processor_has() {
     )
     .expect("all linear layers");
     let params: Vec<f32> = lora::init(&layout, 5).iter().map(|x| x + 0.02).collect();
-    let view = AdapterView { layout: &layout, params: &params, dropout: None };
+    let view = AdapterView { layout: &layout, params: (&params).into(), dropout: None };
     let mut batch = MicroBatch::default();
     batch.push(&tokens, &[true; 40], 0, 0, 0);
     for dtype in [BaseDtype::Nf4, BaseDtype::Int8] {
@@ -181,13 +192,7 @@ fn memory_that_is_refused_ends_the_pass_and_nothing_else() {
     let golden = on_gpu(ANY);
     let batch = whole(&golden);
     let before = pass(&golden, &batch).expect("a pass");
-    // whatever is there, in ever smaller pieces: what lies at rest in the driver's pool as well
-    let mut hog = Vec::new();
-    for bits in (12..=33).rev() {
-        while let Ok(piece) = gpu().take::<u8>(1 << bits) {
-            hog.push(piece);
-        }
-    }
+    let hog = everything();
     let refused = pass(&golden, &batch);
     assert!(matches!(refused, Err(TrainError::Refused { .. })), "{refused:?}");
     drop(hog);
@@ -195,12 +200,156 @@ fn memory_that_is_refused_ends_the_pass_and_nothing_else() {
 }
 
 #[test]
+fn what_lies_on_the_device_is_after_twenty_steps_what_the_processor_has_and_is_saved_alike() {
+    let place = Place::new(14);
+    let on = |device: Device, name: &str| {
+        let mut config = on(&place, device, name);
+        config.settings.length = Length::Steps(20);
+        // most of the way is made before the end, so that what is left of it is not all rounding
+        config.settings.learning_rate = 1e-3;
+        config
+    };
+    let (here, there) = (on(Device::Cpu, "here"), on(Device::Gpu(0), "there"));
+    let (whole, ours) = (run(&here).expect("trains"), run(&there).expect("trains"));
+    assert!(ours.steps.len() == 20 && ours.checkpoints == whole.checkpoints, "{:?}", ours.checkpoints);
+    let worst = ours.steps.iter().zip(&whole.steps).map(|(a, b)| (a.loss - b.loss).abs() / b.loss).fold(0.0, f64::max);
+    assert!(worst < RUN, "a loss is {worst} off");
+    for (file, tolerance) in [("optimizer.safetensors", MOMENTS), ("adapter_model.safetensors", PARAMETERS)] {
+        let [theirs, ours] = [&here, &there].map(|config| saved(config, 20, file));
+        let [(head, theirs), (our_head, ours)] = [&theirs, &ours].map(|bytes| opened(bytes));
+        assert!(head == our_head, "{file} is laid out alike, byte for byte");
+        let names: Vec<String> = theirs.names().into_iter().map(str::to_owned).collect();
+        let of = |file: &SafeTensors<'_>| names.iter().flat_map(|name| numbers(file, name)).collect::<Vec<_>>();
+        let off = apart(&of(&ours), &of(&theirs));
+        println!("{file:<28} {off:.2e} of its length off the processor's");
+        assert!((1e-6..tolerance).contains(&off), "{file}: {off} of its length off");
+    }
+}
+
+#[test]
+fn a_step_whose_numbers_are_not_finite_changes_nothing_on_the_device_and_spares_its_neighbour() {
+    let work = on_gpu_with_data();
+    let settings = &work.config.settings;
+    let layout = work.layout(settings);
+    let ruined: Vec<f32> = lora::init(&layout, 1).iter().map(|_| 1e30).collect();
+    let mut runs = vec![work.run_from(settings, layout, ruined.clone()), work.run(settings)];
+    let before = params(&runs[1]);
+    let taken = step(&work.model, &mut runs, 200, &|| false).expect("a pass");
+    assert!(matches!(taken[0], Taken::NotFinite { .. }) && matches!(taken[1], Taken::Done(_)), "{taken:?}");
+    assert!(params(&runs[0]) == ruined && runs[0].steps() == 0 && runs[1].steps() == 1);
+    // the first step of a warm-up has no rate; the second moves
+    step(&work.model, &mut runs[1..], 200, &|| false).expect("a pass");
+    assert!(params(&runs[1]) != before);
+}
+
+#[test]
+fn a_run_whose_numbers_run_away_on_the_device_is_saved_as_it_was_before() {
+    let place = Place::new(14);
+    let ruined = |name: &str| {
+        let mut config = on(&place, Device::Gpu(0), name);
+        config.settings.learning_rate = 1e30;
+        config.settings.warmup_ratio = 0.0;
+        config.settings.max_grad_norm = 0.0;
+        config
+    };
+    let config = ruined("to its end");
+    let error = run(&config).expect_err("no model survives that");
+    let TrainError::NotFinite { step, checkpoint: Some(name), .. } = error else { panic!("{error}") };
+    assert_eq!(name, checkpoint::name(step - 1));
+    // told to stop before that step it leaves the same
+    let stopped = ruined("stopped before");
+    run_until(&stopped, step - 1, Wish::SaveAndStop).expect("stops");
+    for file in ["optimizer.safetensors", "adapter_model.safetensors"] {
+        assert!(saved(&config, step - 1, file) == saved(&stopped, step - 1, file), "{file}");
+    }
+}
+
+#[test]
+fn a_step_told_to_stop_inside_changes_nothing_on_the_device() {
+    let work = on_gpu_with_data();
+    let mut runs = vec![work.run(&work.config.settings)];
+    step(&work.model, &mut runs, 1, &|| false).expect("taken");
+    let before = params(&runs[0]);
+    // one example per micro-batch: the sixth question comes inside the second
+    let layers = Cell::new(0);
+    let stop = || {
+        layers.set(layers.get() + 1);
+        layers.get() == 6
+    };
+    assert!(matches!(step(&work.model, &mut runs, 1, &stop), Err(TrainError::Stopped)));
+    assert!(params(&runs[0]) == before && runs[0].steps() == 1);
+    let mut fresh = vec![work.run(&work.config.settings)];
+    step(&work.model, &mut fresh, 1, &|| false).expect("taken");
+    for _ in 0..2 {
+        let [again, fresh] =
+            [&mut runs, &mut fresh].map(|runs| bits(&step(&work.model, runs, 1, &|| false).expect("taken")));
+        assert_eq!(again, fresh, "nothing of the abandoned step is left");
+    }
+    assert!(params(&runs[0]) == params(&fresh[0]));
+}
+
+#[test]
+fn a_step_that_is_refused_memory_leaves_the_device_as_it_was() {
+    let work = on_gpu_with_data();
+    let mut runs = vec![work.run(&work.config.settings)];
+    let one = |runs: &mut [Run]| step(&work.model, runs, 200, &|| false);
+    (0..2).for_each(|_| drop(one(&mut runs).expect("taken")));
+    let before = params(&runs[0]);
+    let hog = everything();
+    let refused = one(&mut runs);
+    assert!(matches!(refused, Err(TrainError::Refused { .. })), "{refused:?}");
+    drop(hog);
+    assert!(params(&runs[0]) == before && runs[0].steps() == 2);
+    let mut fresh = vec![work.run(&work.config.settings)];
+    (0..2).for_each(|_| drop(one(&mut fresh).expect("taken")));
+    assert_eq!(bits(&one(&mut runs).expect("taken")), bits(&one(&mut fresh).expect("taken")));
+    assert!(params(&runs[0]) == params(&fresh[0]), "as if nothing had been");
+}
+
+#[test]
+fn a_step_moves_no_gradient_and_no_parameter_over_the_bus() {
+    let work = on_gpu_with_data();
+    let of_rank = |rank: usize| {
+        let mut settings = work.config.settings.clone();
+        settings.lora.rank = rank;
+        let mut runs = vec![work.run(&settings)];
+        // the first brings the run there
+        step(&work.model, &mut runs, 200, &|| false).expect("taken");
+        let at_first = [TRAFFIC.there(), TRAFFIC.back(), TRAFFIC.waits()];
+        let steps = 4;
+        (0..steps).for_each(|_| drop(step(&work.model, &mut runs, 200, &|| false).expect("taken")));
+        let [there, back, waits] =
+            [TRAFFIC.there() - at_first[0], TRAFFIC.back() - at_first[1], TRAFFIC.waits() - at_first[2]];
+        let numbers = params(&runs[0]).len() as u64;
+        println!("{:<28} {numbers} numbers: {there} bytes there and {back} back in {steps} steps", "a run's steps");
+        assert_eq!(back, steps * size_of::<Clip>() as u64, "loss and norm come back, nothing else");
+        assert_eq!(waits, 0, "nobody waits for an empty stream");
+        (there, steps * 4 * numbers)
+    };
+    let ((there, _), (of_more, adapter)) = (of_rank(4), of_rank(16));
+    assert_eq!(there, of_more, "what goes there is the batch, whatever is trained");
+    assert!(there < adapter, "{there} bytes of batches, {adapter} of adapters");
+}
+
+#[test]
+fn two_ranks_on_devices_take_the_steps_of_one() {
+    let place = Place::new(14);
+    let config = |name: &str| on(&place, Device::Gpu(0), name);
+    let alone = run(&config("alone")).expect("trains");
+    let [told, again] = ["two", "two again"].map(|name| run_on(2, &config(name), u64::MAX, Wish::Run).expect("trains"));
+    assert_eq!(told.checkpoints, alone.checkpoints);
+    for (one, other) in told.steps.iter().zip(&alone.steps) {
+        assert!((one.loss - other.loss).abs() < RUN * other.loss, "{one:?} and {other:?}");
+        assert_eq!((one.step, one.tokens, one.lr), (other.step, other.tokens, other.lr));
+    }
+    assert_eq!(told.adapter_hash(), again.adapter_hash(), "as many ranks make the same bits");
+}
+
+#[test]
 fn a_whole_run_is_that_of_the_processor_and_goes_on_on_either_from_the_others_checkpoint() {
     let place = Place::new(14);
     let on = |device: Device, name: &str| {
-        let mut config = place.config(name);
-        config.device = device;
-        config.settings.base_dtype = BaseDtype::Bf16;
+        let mut config = on(&place, device, name);
         config.settings.early_stopping = Some(3);
         config.telling.sample_prompts = vec!["tell me".into()];
         config
@@ -234,6 +383,57 @@ fn a_whole_run_is_that_of_the_processor_and_goes_on_on_either_from_the_others_ch
     let mut full = on(there, "full");
     full.settings.method = Method::Full;
     assert!(run(&full).is_err_and(|error| error.to_string().contains("training.method")));
+}
+
+/// A run on the base in bf16.
+fn on(place: &Place, device: Device, name: &str) -> Config {
+    let mut config = place.config(name);
+    config.device = device;
+    config.settings.base_dtype = BaseDtype::Bf16;
+    config
+}
+
+/// A file of a run's checkpoint.
+fn saved(config: &Config, step: u64, file: &str) -> Vec<u8> {
+    std::fs::read(config.out.join("checkpoints").join(checkpoint::name(step)).join(file)).expect("saved")
+}
+
+/// What stands before the numbers, and they.
+fn opened(bytes: &[u8]) -> (&[u8], SafeTensors<'_>) {
+    let (head, _) = SafeTensors::read_metadata(bytes).expect("safetensors");
+    (&bytes[..8 + head], SafeTensors::deserialize(bytes).expect("safetensors"))
+}
+
+fn numbers(file: &SafeTensors<'_>, name: &str) -> Vec<f32> {
+    let bytes = file.tensor(name).expect("by that name").data().to_vec();
+    bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()
+}
+
+/// The tiny base of `Place` on the device, with its data.
+fn on_gpu_with_data() -> Work {
+    Work::new(|base| Model::load_on(Machine::Gpu(gpu()), base, BaseDtype::Bf16, &|| false).expect("a base"))
+}
+
+fn params(run: &Run) -> Vec<f32> {
+    run.params().expect("read back").into_owned()
+}
+
+fn bits(taken: &[Taken]) -> (u64, u64) {
+    match taken[0] {
+        Taken::Done(step) => (step.loss.to_bits(), step.grad_norm.to_bits()),
+        Taken::NotFinite { .. } => panic!("{taken:?}"),
+    }
+}
+
+/// All memory that is there, in ever smaller pieces: what lies at rest in the driver's pool as well.
+fn everything() -> Vec<cudarc::driver::CudaSlice<u8>> {
+    let mut hog = Vec::new();
+    for bits in (12..=33).rev() {
+        while let Ok(piece) = gpu().take::<u8>(1 << bits) {
+            hog.push(piece);
+        }
+    }
+    hog
 }
 
 /// The one device, opened once: its kernels are compiled then.

@@ -117,7 +117,7 @@ fn pass(model: &Model, layout: &LoraLayout, p: f64) -> (f64, Vec<f32>) {
     let mut params = init(layout, 5);
     params.iter_mut().enumerate().for_each(|(i, param)| *param += ((i * 31 % 17) as f32 - 8.0) / 400.0);
     let mut grads = vec![0.0; layout.trained()];
-    let view = AdapterView { layout, params: &params, dropout: (p > 0.0).then_some(Dropout { p, seed: 9 }) };
+    let view = AdapterView { layout, params: (&params).into(), dropout: (p > 0.0).then_some(Dropout { p, seed: 9 }) };
     let sums = model.forward_backward(&batch(), &[view], &[0.01], &mut [&mut grads], &|| false).expect("a pass");
     (sums[0].sum, grads)
 }

@@ -22,7 +22,7 @@ fn merged_equals_unmerged_in_every_family() {
         let model = Model::load(&base).expect("a base");
         let (layout, params) = lora::open(&adapter, model.config()).expect("an adapter");
         assert_eq!(whole.changed, layout.entries().len(), "{case}");
-        let view = AdapterView { layout: &layout, params: &params, dropout: None };
+        let view = AdapterView { layout: &layout, params: (&params).into(), dropout: None };
         let tokens: Vec<u32> = (3..40).map(|i| i * 7 % model.config().vocab_size as u32).collect();
         let apart = model.logits(&tokens, Some(&view)).expect("a pass");
         let one = Model::load(&place.path().join("out")).expect("a model").logits(&tokens, None).expect("a pass");

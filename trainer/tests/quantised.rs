@@ -62,7 +62,7 @@ fn a_quantised_base_loses_what_it_loses_with_peft() {
     let config = lora::read_config(&place("adapter")).expect("settings");
     let layout = LoraLayout::new(model.config(), &config).expect("a layout");
     let params = lora::load(&place("adapter"), &layout).expect("an adapter");
-    let view = AdapterView { layout: &layout, params: &params, dropout: None };
+    let view = AdapterView { layout: &layout, params: (&params).into(), dropout: None };
     let case: Value = serde_json::from_slice(&fs::read(place("case.json")).expect("read")).expect("JSON");
     let tokens: Vec<u32> = serde_json::from_value(case["tokens"].clone()).expect("tokens");
     let first = case["first_target"].as_u64().expect("a place") as usize;

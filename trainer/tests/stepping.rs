@@ -1,17 +1,18 @@
 //! Single steps over runs in hand: several adapters at once, and steps that must not be taken.
 
 mod place;
+#[path = "place/work.rs"]
+mod work;
 
-use lorikeet_dataset::{OnFault, PrepareConfig, Prepared, Tokenizer, prepare};
 use lorikeet_trainer::config::Settings;
-use lorikeet_trainer::lora::{self, LoraLayout};
+use lorikeet_trainer::lora;
 use lorikeet_trainer::model::Model;
-use lorikeet_trainer::{Config, Run, Taken, TrainError, step};
-use place::Place;
+use lorikeet_trainer::{Run, Taken, TrainError, step};
+use work::Work;
 
 #[test]
 fn two_adapters_in_one_step_learn_what_each_learns_alone() {
-    let work = Work::new();
+    let work = on_processor();
     let other = Settings { seed: 1, learning_rate: 1e-2, batch_size: 2, ..work.config.settings.clone() };
     let fresh = || vec![work.run(&work.config.settings), work.run(&other)];
     let mut together = fresh();
@@ -29,22 +30,21 @@ fn two_adapters_in_one_step_learn_what_each_learns_alone() {
 
 #[test]
 fn a_step_whose_numbers_are_not_finite_changes_nothing_and_spares_its_neighbour() {
-    let work = Work::new();
+    let work = on_processor();
     let settings = &work.config.settings;
     let layout = work.layout(settings);
     let ruined: Vec<f32> = lora::init(&layout, 1).iter().map(|_| 1e30).collect();
-    let examples = work.data.train.clone();
-    let mut runs = vec![Run::new(settings, layout, ruined.clone(), examples), work.run(settings)];
+    let mut runs = vec![work.run_from(settings, layout, ruined.clone()), work.run(settings)];
     let taken = step(&work.model, &mut runs, 200, &|| false).expect("a pass");
     assert!(matches!(taken[0], Taken::NotFinite { .. }) && matches!(taken[1], Taken::Done(_)), "{taken:?}");
-    assert!(runs[0].params() == ruined && runs[0].steps() == 0 && runs[1].steps() == 1);
+    assert!(params(&runs[0]) == ruined && runs[0].steps() == 0 && runs[1].steps() == 1);
 }
 
 #[test]
 fn a_step_told_to_stop_inside_changes_nothing() {
-    let work = Work::new();
+    let work = on_processor();
     let mut runs = vec![work.run(&work.config.settings)];
-    let before = runs[0].params().to_vec();
+    let before = params(&runs[0]);
     // one example per micro-batch: the sixth question comes inside the second
     let layers = std::cell::Cell::new(0);
     let stop = || {
@@ -52,7 +52,7 @@ fn a_step_told_to_stop_inside_changes_nothing() {
         layers.get() == 6
     };
     assert!(matches!(step(&work.model, &mut runs, 1, &stop), Err(TrainError::Stopped)));
-    assert!(runs[0].params() == before && runs[0].steps() == 0);
+    assert!(params(&runs[0]) == before && runs[0].steps() == 0);
     let again = step(&work.model, &mut runs, 1, &|| false).expect("taken");
     let fresh = step(&work.model, &mut [work.run(&work.config.settings)], 1, &|| false).expect("taken");
     let loss = |taken: &[Taken]| match taken[0] {
@@ -62,41 +62,10 @@ fn a_step_told_to_stop_inside_changes_nothing() {
     assert_eq!(loss(&again), loss(&fresh), "nothing of the abandoned step is left");
 }
 
-/// A model and data, for as many runs as a test wants.
-struct Work {
-    config: Config,
-    model: Model,
-    data: Prepared,
-    _place: Place,
+fn params(run: &Run) -> Vec<f32> {
+    run.params().expect("read back").into_owned()
 }
 
-impl Work {
-    fn new() -> Work {
-        let place = Place::new(14);
-        let config = place.config("attempt");
-        let tokenizer = Tokenizer::load(&config.base).expect("a tokenizer");
-        let wanted = PrepareConfig {
-            file: config.data.file.clone(),
-            validation_file: None,
-            validation_fraction: 0.0,
-            max_seq_length: 256,
-            supervise: config.settings.supervise,
-            seed: 1,
-            filters: config.data.filters.clone(),
-            on_fault: OnFault::Refuse,
-            cache_dir: place.path("cache"),
-        };
-        let data = prepare(&wanted, &tokenizer, &mut |_| {}, &|| false).expect("sound data");
-        Work { model: Model::load(&config.base).expect("a base"), config, data, _place: place }
-    }
-
-    fn layout(&self, settings: &Settings) -> LoraLayout {
-        LoraLayout::new(self.model.config(), &settings.lora).expect("matches")
-    }
-
-    fn run(&self, settings: &Settings) -> Run {
-        let layout = self.layout(settings);
-        let params = lora::init(&layout, settings.seed);
-        Run::new(settings, layout, params, self.data.train.clone())
-    }
+fn on_processor() -> Work {
+    Work::new(|base| Model::load(base).expect("a base"))
 }

@@ -36,7 +36,7 @@ impl Local {
 
     /// The adapter as a pass sees it.
     pub(super) fn view(&self) -> Option<AdapterView<'_>> {
-        self.adapter.as_ref().map(|(layout, params)| AdapterView { layout, params, dropout: None })
+        self.adapter.as_ref().map(|(layout, params)| AdapterView { layout, params: params.into(), dropout: None })
     }
 }
 

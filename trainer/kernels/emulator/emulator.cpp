@@ -5,7 +5,8 @@
 //   libnvrtc.so.13, libcublas.so.13, libcublasLt.so.13
 //
 // "Device memory" is heap memory: filled with NaN when it is handed out, fenced on both sides, looked at when it is given back.
-// "Compiling" is g++ with emulator.h, "a module" the library that comes out, "a launch" runs at once. It proves that kernels
+// "Compiling" is g++ with emulator.h, "a module" the library that comes out, "a launch" runs at once. A copy into page-locked memory arrives
+// only when somebody waits for it, so that who reads too early reads NaN. It proves that kernels
 // and the code that starts them agree and are right; it says nothing about speed, nor about what only hardware does.
 #include <dlfcn.h>
 #include <malloc.h>
@@ -16,8 +17,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <deque>
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -30,6 +33,29 @@ static const size_t FENCE = 256;
 static std::map<Address, size_t> allocations;
 static size_t in_use = 0, most_in_use = 0;
 static const size_t TOTAL = size_t(8) << 30;
+// Several ranks are threads of one process in the tests. Held by whatever touches what stands here; kernels run one at a time.
+static std::mutex ours;
+#define ALONE std::lock_guard<std::mutex> alone(ours)
+
+// Page-locked memory, and the copies into it that nobody has waited for, in the order of the stream.
+struct Late {
+  char* to;
+  std::vector<char> bytes;
+};
+static std::map<char*, size_t> locked;
+static std::deque<Late> late;
+static size_t arrived = 0; // copies before those
+
+static bool is_locked(char* at) {
+  auto next = locked.upper_bound(at);
+  return next != locked.begin() && at < std::prev(next)->first + std::prev(next)->second;
+}
+// Lets copies arrive until there were so many.
+static void arrive(size_t many) {
+  for (; arrived < many && !late.empty(); arrived++, late.pop_front())
+    memcpy(late.front().to, late.front().bytes.data(), late.front().bytes.size());
+}
+static void arrive_all() { arrive(arrived + late.size()); }
 
 API cuInit(unsigned) {
   mallopt(M_MMAP_THRESHOLD, 1 << 30); // what is given back is asked for again at once
@@ -56,7 +82,10 @@ API cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)1, 
 API cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 API cuCtxGetCurrent(void** context) { return *context = (void*)1, 0; }
 API cuCtxSetCurrent(void*) { return 0; }
-API cuCtxSynchronize() { return 0; }
+API cuCtxSynchronize() {
+  ALONE;
+  return arrive_all(), 0;
+}
 API cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = TOTAL - in_use, *total = TOTAL, 0; }
 API cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = (void*)1, 0; }
 static const int USED_HIGH = 8; // CU_MEMPOOL_ATTR_USED_MEM_HIGH
@@ -70,14 +99,28 @@ API cuMemPoolGetAttribute(void*, int attribute, void* value) {
 }
 API cuStreamCreate(void** stream, unsigned) { return *stream = (void*)1, 0; }
 API cuStreamDestroy_v2(void*) { return 0; }
-API cuStreamSynchronize(void*) { return 0; }
+API cuStreamSynchronize(void*) {
+  ALONE;
+  return arrive_all(), 0;
+}
 API cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
-API cuEventCreate(void** event, unsigned) { return *event = new timespec, 0; }
-API cuEventDestroy_v2(void* event) { return delete (timespec*)event, 0; }
-API cuEventRecord(void* event, void*) { return clock_gettime(CLOCK_MONOTONIC, (timespec*)event), 0; }
-API cuEventSynchronize(void*) { return 0; }
+struct Event {
+  timespec at;
+  size_t behind; // how many copies
+};
+API cuEventCreate(void** event, unsigned) { return *event = new Event(), 0; }
+API cuEventDestroy_v2(void* event) { return delete (Event*)event, 0; }
+API cuEventRecord(void* event, void*) {
+  ALONE;
+  ((Event*)event)->behind = arrived + late.size();
+  return clock_gettime(CLOCK_MONOTONIC, &((Event*)event)->at), 0;
+}
+API cuEventSynchronize(void* event) {
+  ALONE;
+  return arrive(((Event*)event)->behind), 0;
+}
 API cuEventElapsedTime_v2(float* milliseconds, void* a, void* b) {
-  timespec *from = (timespec*)a, *to = (timespec*)b;
+  timespec *from = &((Event*)a)->at, *to = &((Event*)b)->at;
   *milliseconds = float(double(to->tv_sec - from->tv_sec) * 1e3 + double(to->tv_nsec - from->tv_nsec) * 1e-6);
   return 0;
 }
@@ -86,6 +129,7 @@ API cuGetErrorName(int, const char** text) { return *text = "an error of the emu
 API cuGetErrorString(int, const char** text) { return *text = "an error of the emulator", 0; }
 
 API cuMemAllocAsync(Address* at, size_t bytes, void*) {
+  ALONE;
   if (bytes > TOTAL - in_use) return 2; // CUDA_ERROR_OUT_OF_MEMORY
   char* memory = (char*)aligned_alloc(256, (bytes + 2 * FENCE + 255) / 256 * 256);
   memset(memory, 0xff, bytes + 2 * FENCE);
@@ -96,6 +140,7 @@ API cuMemAllocAsync(Address* at, size_t bytes, void*) {
   return 0;
 }
 API cuMemFreeAsync(Address at, void*) {
+  ALONE;
   auto found = allocations.find(at);
   if (found == allocations.end()) return 1;
   const unsigned char* memory = (const unsigned char*)at;
@@ -110,7 +155,31 @@ API cuMemFreeAsync(Address at, void*) {
   return 0;
 }
 API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { return memcpy((void*)to, from, bytes), 0; }
-API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) { return memcpy(to, (void*)from, bytes), 0; }
+API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) {
+  ALONE;
+  if (is_locked((char*)to)) {
+    late.push_back({(char*)to, std::vector<char>((char*)from, (char*)from + bytes)});
+    return 0;
+  }
+  arrive_all(); // for any other memory the driver waits
+  return memcpy(to, (void*)from, bytes), 0;
+}
+API cuMemHostAlloc(void** at, size_t bytes, unsigned) {
+  ALONE;
+  *at = aligned_alloc(256, (bytes + 255) / 256 * 256);
+  memset(*at, 0xff, bytes);
+  return locked[(char*)*at] = bytes, 0;
+}
+API cuMemFreeHost(void* at) {
+  ALONE;
+  for (const Late& copy : late)
+    if (copy.to >= (char*)at && copy.to < (char*)at + locked[(char*)at]) {
+      fprintf(stderr, "emulator: page-locked memory was given back with a copy into it on its way\n");
+      abort();
+    }
+  locked.erase((char*)at);
+  return free(at), 0;
+}
 API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
   return memmove((void*)to, (void*)from, bytes), 0;
 }
@@ -136,6 +205,7 @@ API cuFuncSetAttribute(void*, int, int) { return 0; }
 API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void*, void** arguments, void**) {
   if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return 1;
+  ALONE;
   unsigned shape[6] = {gx, gy, gz, bx, by, bz};
   ((Function*)function)->run(((Function*)function)->kernel, shape, shared, arguments);
   return 0;

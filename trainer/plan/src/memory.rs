@@ -141,7 +141,7 @@ impl Settings {
 pub struct MemoryPlan {
     /// Frozen weights.
     pub weights: u64,
-    /// Adapter weights and their gradients; and one moment as bytes, while a checkpoint is written.
+    /// Adapter weights and their gradients; and one moment as bytes, while a checkpoint is written, or on a GPU the copy that products take.
     pub adapters: u64,
     /// AdamW's two moments.
     pub optimizer: u64,
@@ -166,7 +166,7 @@ pub const PROGRAM_BYTES: u64 = 24 << 20;
 /// What a process takes of a GPU before a run has: the driver's context, the kernels, cuBLAS and its room. Not measured yet.
 pub const GPU_PROGRAM_BYTES: u64 = 512 << 20;
 
-/// Predicts the memory of one training run: on a GPU what it takes of the card, where the moments are not.
+/// Predicts the memory of one training run: on a GPU what it takes of the card.
 pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
     let trained: u64 = settings.adapters.iter().map(|adapter| adapter.parameters).sum();
     let constants: u64 = settings.adapters.iter().map(|adapter| adapter.constants).sum();
@@ -175,13 +175,10 @@ pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
         weights: weights::bytes(config, settings),
         adapters: match settings.processor {
             Processor::Cpu => 3 * 4 * trained + 4 * constants,
-            // what products take, the gradient, and all of it once more while it is brought over
-            Processor::Cuda => (2 + 4) * trained + 2 * constants + 4 * (trained + constants),
+            // itself, what products take, and the gradient
+            Processor::Cuda => (4 + 2) * (trained + constants) + 4 * trained,
         },
-        optimizer: match settings.processor {
-            Processor::Cpu => 2 * 4 * trained,
-            Processor::Cuda => 0,
-        },
+        optimizer: 2 * 4 * trained,
         activations: live.kept(),
         token_and_layer: live.token_and_layer(),
         head: live.head(),

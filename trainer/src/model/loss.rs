@@ -7,7 +7,7 @@ use crate::lora::Site;
 use crate::ops::head::{Beside, Wanted};
 use crate::ops::linear::weight_backward;
 use crate::ops::lora::Columns;
-use crate::ops::machine::{Buffer, Head, Losses, Part, PartMut, Sums};
+use crate::ops::machine::{Buffer, Head, LossSums, Losses, Machine, Part, PartMut, Sums};
 use crate::ops::profile::Op;
 
 use super::pass::{Adapted, Pass, Products, Rows};
@@ -94,6 +94,12 @@ impl Pending {
             sums[adapter].count += 1;
         }
         sums
+    }
+
+    /// Adds them up, wherever they are: nobody waits.
+    pub(super) fn add(pending: Option<Pending>, machine: &Machine, sums: &mut LossSums) {
+        let Some(Pending { losses, adapters }) = pending else { return };
+        machine.add_losses(losses, &adapters, sums);
     }
 }
 

@@ -421,7 +421,7 @@ fn input_of<'x>(run: &Run, entry: &LoraEntry, x: &Part<'x>) -> Part<'x> {
 }
 
 fn dora_of<'d>(view: &AdapterView<'d>, entry: &LoraEntry, weight: &'d [f32], norms: &'d [f32]) -> Dora<'d, f32> {
-    Dora { weight, magnitude: &view.params[entry.magnitude.clone()], norms }
+    Dora { weight, magnitude: &view.params.host()[entry.magnitude.clone()], norms }
 }
 
 /// The parts of a flat gradient that are one module's: A and B, and the row lengths behind them.

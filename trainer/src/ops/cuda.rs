@@ -28,7 +28,8 @@ pub mod rows;
 pub mod survey;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::CublasError;
@@ -139,6 +140,45 @@ pub struct Gpu {
     functions: BTreeMap<&'static str, CudaFunction>,
     /// Attention is compiled once for every width of a head.
     attention: Mutex<BTreeMap<usize, Arc<attention::Kernels>>>,
+    /// Where steps' ends arrive, at rest: page-locked memory is slow to have, and no more of it is ever made than is used at once.
+    places: Mutex<Vec<adamw::Place>>,
+}
+
+/// What has passed between this process and its GPUs, for whoever shows that little does.
+#[derive(Debug)]
+pub struct Traffic {
+    there: AtomicU64,
+    back: AtomicU64,
+    waits: AtomicU64,
+}
+
+/// Since the process began.
+pub static TRAFFIC: Traffic = Traffic { there: AtomicU64::new(0), back: AtomicU64::new(0), waits: AtomicU64::new(0) };
+
+impl Traffic {
+    // sums for people and tests: no other memory depends on them
+    fn went(&self, bytes: usize) {
+        self.there.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn came(&self, bytes: usize) {
+        self.back.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes that went to the device.
+    pub fn there(&self) -> u64 {
+        self.there.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came back.
+    pub fn back(&self) -> u64 {
+        self.back.load(Ordering::Relaxed)
+    }
+
+    /// How often the host waited until the stream was empty.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
+    }
 }
 
 impl Gpu {
@@ -164,7 +204,8 @@ impl Gpu {
         let blas =
             CudaBlas::new(Arc::clone(&stream)).map_err(|source| GpuError::Blas { doing: "start cuBLAS", source })?;
         let functions = compile::all(&context, compute)?;
-        Ok(Gpu { context, stream, blas, compute, functions, attention: Mutex::default() })
+        let (attention, places) = (Mutex::default(), Mutex::default());
+        Ok(Gpu { context, stream, blas, compute, functions, attention, places })
     }
 
     /// As the driver calls it.
@@ -213,6 +254,7 @@ impl Gpu {
 
     /// Waits until everything so far is done.
     pub fn wait(&self) -> Done {
+        TRAFFIC.waits.fetch_add(1, Ordering::Relaxed);
         self.stream.synchronize().map_err(GpuError::driver("wait for the GPU"))
     }
 
@@ -252,14 +294,22 @@ impl Gpu {
     pub fn upload<T: DeviceRepr>(&self, numbers: &[T]) -> Result<CudaSlice<T>, GpuError> {
         let mut buffer = self.take(numbers.len())?;
         if !numbers.is_empty() {
-            self.stream.memcpy_htod(numbers, &mut buffer).map_err(GpuError::driver("copy to the GPU"))?;
+            self.replace(&mut buffer.as_view_mut(), numbers)?;
         }
         Ok(buffer)
+    }
+
+    /// Puts numbers of the host in the place of those that are there.
+    pub fn replace<T: DeviceRepr>(&self, view: &mut CudaViewMut<'_, T>, numbers: &[T]) -> Done {
+        assert_eq!(view.len(), numbers.len(), "one number for each");
+        TRAFFIC.went(size_of_val(numbers));
+        self.stream.memcpy_htod(numbers, view).map_err(GpuError::driver("copy to the GPU"))
     }
 
     /// The numbers, on the host; waits for them.
     pub fn download<T: DeviceRepr + Default + Clone>(&self, view: &CudaView<'_, T>) -> Result<Vec<T>, GpuError> {
         let mut numbers = vec![T::default(); view.len()];
+        TRAFFIC.came(size_of_val(&numbers[..]));
         self.stream.memcpy_dtoh(view, &mut numbers).map_err(GpuError::driver("copy from the GPU"))?;
         self.wait()?;
         Ok(numbers)
@@ -269,6 +319,23 @@ impl Gpu {
     pub fn copy<T>(&self, from: &CudaView<'_, T>, to: &mut CudaViewMut<'_, T>) -> Done {
         assert_eq!(from.len(), to.len(), "a copy has the length of what is copied");
         self.stream.memcpy_dtod(from, to).map_err(GpuError::driver("copy on the GPU"))
+    }
+
+    /// Memory of the host that a copy may reach while nobody waits for it.
+    fn place(&self) -> Result<adamw::Place, GpuError> {
+        if let Some(place) = self.lock_places().pop() {
+            return Ok(place);
+        }
+        // SAFETY: what is in it is written by the copy that it is taken for, and read after that.
+        unsafe { self.context.alloc_pinned_with_flags(1, 0) }.map_err(GpuError::driver("lock a page of memory"))
+    }
+
+    fn keep_place(&self, place: adamw::Place) {
+        self.lock_places().push(place);
+    }
+
+    fn lock_places(&self) -> MutexGuard<'_, Vec<adamw::Place>> {
+        self.places.lock().expect("no code that holds the lock can panic")
     }
 
     fn no_memory(&self, bytes: usize, DriverError(code): DriverError) -> GpuError {

@@ -5,19 +5,20 @@
 //!   (one tape)     x: &Buffer, y: &mut Buffer          └─ Machine::Gpu    ops/cuda/norm.rs   bf16 views, one stream
 //! ```
 //! A [`Buffer`] lies on one machine and is used there: one that lies elsewhere is our own bug, and a panic. On a GPU work is put on
-//! the stream and nobody waits for it; what comes back to the host does ([`Machine::get`], [`Machine::read`], [`Machine::settle`]).
+//! the stream and nobody waits for it; what comes back to the host does ([`Machine::get`], [`Machine::read`], [`Machine::receive`]).
 //!
 //! What a machine refuses, memory above all, unwinds out of the pass, for no operation could go on without; the door through which
 //! the pass was begun catches it (`caught`).
 
+mod adamw;
 mod adapter;
 mod block;
 mod buffer;
 mod head;
 mod weight;
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-#[cfg(feature = "cuda")]
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -28,17 +29,18 @@ use super::buffer::{Buffers, Refused};
 use super::cuda::{Gpu, GpuError};
 use crate::TrainError;
 
+pub use adamw::{Clip, Judged, Sent};
 pub use adapter::{Input, Mask, Operand, Pair, Sums};
 pub use block::{HeadNorm, Segments, Turns};
-pub use buffer::{Buffer, Exact, Part, PartMut};
-pub use head::{Head, Losses};
+pub use buffer::{Buffer, Exact, Params, Part, PartMut};
+pub use head::{Head, LossSums, Losses};
 pub use weight::Weight;
 
-/// Where a model computes.
-#[derive(Debug)]
+/// Where a model computes. A copy is the same one.
+#[derive(Debug, Clone)]
 pub enum Machine {
     /// In `f32`, in the surrounding rayon pool.
-    Cpu(Buffers),
+    Cpu(Arc<Buffers>),
     /// In bf16 with `f32` arithmetic, on one stream.
     #[cfg(feature = "cuda")]
     Gpu(Arc<Gpu>),
@@ -46,7 +48,7 @@ pub enum Machine {
 
 impl Default for Machine {
     fn default() -> Machine {
-        Machine::Cpu(Buffers::default())
+        Machine::Cpu(Arc::default())
     }
 }
 
@@ -137,6 +139,17 @@ impl Machine {
         }
     }
 
+    /// Whether what lies on one of them can be used on the other.
+    pub fn is(&self, other: &Machine) -> bool {
+        match (self, other) {
+            (Machine::Cpu(_), Machine::Cpu(_)) => true,
+            #[cfg(feature = "cuda")]
+            (Machine::Gpu(one), Machine::Gpu(other)) => Arc::ptr_eq(one, other),
+            #[cfg(feature = "cuda")]
+            _ => false,
+        }
+    }
+
     /// A pass begins.
     pub fn begin(&self) {
         match self {
@@ -221,6 +234,45 @@ impl Machine {
             Machine::Cpu(_) => Exact::Host(numbers),
             #[cfg(feature = "cuda")]
             Machine::Gpu(gpu) => Exact::Device(done(gpu.upload(&numbers))),
+        }
+    }
+
+    /// Has `change` change numbers on the host: what lies elsewhere comes over for it, and goes back unless that was an error.
+    pub fn on_host<T, E>(
+        &self,
+        numbers: &mut [&mut Exact],
+        change: impl FnOnce(&mut [&mut [f32]]) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self {
+            Machine::Cpu(_) => change(&mut numbers.iter_mut().map(|numbers| numbers.host_mut()).collect::<Vec<_>>()),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => {
+                let mut here: Vec<Vec<f32>> =
+                    numbers.iter().map(|numbers| done(gpu.download(&numbers.device()))).collect();
+                let changed = change(&mut here.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>())?;
+                for (numbers, here) in numbers.iter_mut().zip(&here) {
+                    done(gpu.replace(&mut numbers.device_mut(), here));
+                }
+                Ok(changed)
+            }
+        }
+    }
+
+    /// Fills numbers that stay `f32` with zeros.
+    pub fn clear_exact(&self, numbers: &mut Exact) {
+        match self {
+            Machine::Cpu(_) => numbers.host_mut().fill(0.0),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => done(gpu.clear(&mut numbers.device_mut())),
+        }
+    }
+
+    /// Numbers that stay `f32`, on the host; waits for them.
+    pub fn get_exact<'a>(&self, numbers: &'a Exact) -> Cow<'a, [f32]> {
+        match self {
+            Machine::Cpu(_) => Cow::Borrowed(numbers.host()),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => Cow::Owned(done(gpu.download(&numbers.device()))),
         }
     }
 

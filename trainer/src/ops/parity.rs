@@ -77,6 +77,19 @@ pub struct Update {
     pub norm: f64,
 }
 
+/// What an optimizer step begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun<'a> {
+    /// Parameters, first and second moments.
+    pub state: [&'a [f32]; 3],
+    /// Of the parameters.
+    pub grads: &'a [f32],
+    /// Mean over the targets.
+    pub loss: f64,
+    /// Above which the gradient is clipped.
+    pub max_norm: Option<f64>,
+}
+
 /// One machine's form of every operation. Slices are the host's; a method gives what the operation writes.
 pub trait Forms {
     /// `y`.
@@ -128,8 +141,10 @@ pub trait Forms {
     ) -> Answer<[Vec<f32>; 3]>;
     /// Loss of every row and the gradient of `x`. `weight` is `[vocabulary, width]`.
     fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]>;
+    /// Losses of rows, summed by the adapter that each is of.
+    fn loss_sums(&self, losses: &[f32], adapters: &[u32], count: usize) -> Answer<Vec<f64>>;
     /// One step, the third.
-    fn adamw(&self, state: [&[f32]; 3], grads: &[f32], settings: AdamW, max_norm: Option<f64>) -> Answer<Update>;
+    fn adamw(&self, begun: Begun<'_>, settings: AdamW) -> Answer<Update>;
     /// NF4 codes, two a byte, and a factor per 64 numbers.
     fn nf4(&self, codes: &[u8], factors: &[f32]) -> Answer<Vec<f32>>;
     /// Eight-bit codes, and a factor per row of `width`.

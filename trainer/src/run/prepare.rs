@@ -73,6 +73,7 @@ pub(super) fn session<'a, 'e>(
         return Err(TrainError::Stopped);
     }
     ranks.begin(&run, &|| stop.is_asked())?;
+    run.settle(&model)?;
     let saved = found.map(|found| found.manifest.step);
     let saved_at = Instant::now();
     Ok(Session { config, stop, events, model, data, tokenizer, run, ranks, needs, thrift, identity, saved, saved_at })
@@ -91,6 +92,7 @@ pub(super) fn follower(config: &Config, leader: UnixStream, stop: &Stop) -> Resu
     ranks.take_up(&mut run, &is_stopped)?;
     run.state = state;
     run.put_into(&mut model);
+    run.settle(&model)?;
     Ok((model, run, ranks))
 }
 

@@ -1,5 +1,9 @@
 //! One adapter in training: settings, weights, optimizer, place in the data; and what of it a checkpoint keeps.
+//!
+//! Weights, gradient and moments lie where its steps are taken. What is on a GPU is read back by whoever writes it down, and by nobody in a
+//! step; the best weights are on the host always: evaluations find them, files hold them, no pass sees them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -9,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Numbers, Settings};
 use crate::data::cursor::{Cursor, Order};
 use crate::lora::{AdapterView, Dropout};
-use crate::model::Model;
+use crate::model::{Model, refusable_for};
 use crate::ops::adamw::norm;
+use crate::ops::machine::{Clip, Exact, Machine};
 use crate::optim::Optimizer;
 use crate::schedule::Schedule;
 use crate::{TrainError, Trained};
@@ -25,15 +30,19 @@ const UPDATES_TO_REACH: u64 = 3;
 #[derive(Debug)]
 pub struct Run {
     pub(crate) trained: Trained,
-    pub(crate) params: Vec<f32>,
+    /// Where its numbers lie.
+    machine: Machine,
+    pub(crate) params: Exact,
     /// The weights at the best evaluation, where they are what comes out.
     pub(crate) best: Option<Vec<f32>>,
     /// Scratch: the gradient of the step in progress, never part of the state.
-    pub(crate) grads: Vec<f32>,
+    pub(crate) grads: Exact,
+    /// Scratch: what the step in progress came to.
+    pub(crate) clip: Clip,
     pub(crate) optimizer: Optimizer,
     pub(crate) schedule: Schedule,
     pub(crate) numbers: Numbers,
-    pub(crate) clip: Option<f64>,
+    pub(crate) max_norm: Option<f64>,
     pub(crate) examples: Examples,
     pub(crate) state: State,
     patience: Option<u32>,
@@ -97,25 +106,27 @@ impl State {
 }
 
 impl Run {
-    /// A run at its beginning, with the weights that it starts from.
+    /// A run at its beginning, with the weights that it starts from; on the host.
     pub fn new(settings: &Settings, trained: impl Into<Trained>, params: Vec<f32>, examples: Examples) -> Run {
         let trained = trained.into();
         assert_eq!(params.len(), trained.len(), "weights come with their layout");
         let numbers = Numbers::new(settings, examples.len() as u64);
-        let p = settings.lora.dropout;
+        let (p, machine) = (settings.lora.dropout, Machine::default());
         Run {
             best: None,
             patience: settings.early_stopping,
-            grads: vec![0.0; trained.trained()],
+            grads: Exact::Host(vec![0.0; trained.trained()]),
+            clip: machine.clip(trained.trained()),
+            machine,
             optimizer: Optimizer::new(trained.trained(), settings.adamw()).with_parts(trained.parts(settings)),
             schedule: numbers.schedule(settings),
-            clip: settings.clip(),
+            max_norm: settings.clip(),
             order: Order::new(numbers.examples, settings.shuffle.then_some(settings.seed)),
             dropout: (p > 0.0).then_some(Dropout { p, seed: settings.seed }),
             state: State::default(),
             numbers,
             trained,
-            params,
+            params: Exact::Host(params),
             examples,
         }
     }
@@ -125,9 +136,39 @@ impl Run {
         self.state.step
     }
 
+    /// Brings its numbers to where the model computes; they stay there. Where there is no room for them, they are where they were.
+    pub fn settle(&mut self, model: &Model) -> Result<(), TrainError> {
+        let (from, to) = (&self.machine, model.machine());
+        if to.is(from) {
+            return Ok(());
+        }
+        let trained = self.trained.trained();
+        let moved = |numbers: &Exact| to.put_exact(from.get_exact(numbers).into_owned());
+        let (params, m, v, grads, clip) = refusable_for(
+            || "what is trained and its moments".into(),
+            || {
+                let [m, v, grads] = [&self.optimizer.m, &self.optimizer.v, &self.grads].map(moved);
+                Ok((moved(&self.params), m, v, grads, to.clip(trained)))
+            },
+        )?;
+        (self.params, self.grads, self.clip, self.machine) = (params, grads, clip, to.clone());
+        (self.optimizer.m, self.optimizer.v) = (m, v);
+        Ok(())
+    }
+
     /// The numbers that are trained, in the order of their layout.
-    pub fn params(&self) -> &[f32] {
-        &self.params
+    pub fn params(&self) -> Result<Cow<'_, [f32]>, TrainError> {
+        self.read(&self.params)
+    }
+
+    /// Those and both moments.
+    pub(crate) fn everything(&self) -> Result<[Cow<'_, [f32]>; 3], TrainError> {
+        Ok([self.params()?, self.read(&self.optimizer.m)?, self.read(&self.optimizer.v)?])
+    }
+
+    /// Numbers of its own, on the host; waits for them.
+    fn read<'a>(&self, numbers: &'a Exact) -> Result<Cow<'a, [f32]>, TrainError> {
+        refusable_for(|| "a copy of what is trained".into(), || Ok(self.machine.get_exact(numbers)))
     }
 
     /// Whether every step was taken, or the last evaluations were no better than one before.
@@ -137,15 +178,16 @@ impl Run {
     }
 
     /// Keeps the weights as the best, where the best are what comes out.
-    pub(crate) fn keep_best(&mut self) {
+    pub(crate) fn keep_best(&mut self) -> Result<(), TrainError> {
         if self.patience.is_some() {
-            self.best = Some(self.params.clone());
+            self.best = Some(self.params()?.into_owned());
         }
+        Ok(())
     }
 
     /// The weights that come out.
-    pub(crate) fn result(&self) -> &[f32] {
-        self.best.as_deref().unwrap_or(&self.params)
+    pub(crate) fn result(&self) -> Result<Cow<'_, [f32]>, TrainError> {
+        self.best.as_deref().map_or_else(|| self.params(), |best| Ok(best.into()))
     }
 
     /// The evaluation of the weights that come out.
@@ -154,30 +196,32 @@ impl Run {
     }
 
     /// The norm of the last step's gradient by module.
-    pub(crate) fn grad_norms(&self) -> BTreeMap<String, f64> {
+    pub(crate) fn grad_norms(&self) -> Result<BTreeMap<String, f64>, TrainError> {
+        let grads = self.read(&self.grads)?;
         let mut squares: BTreeMap<String, f64> = BTreeMap::new();
         for (module, place) in self.trained.modules() {
-            let norm = norm(&self.grads[place]);
+            let norm = norm(&grads[place]);
             *squares.entry(module).or_default() += norm * norm;
         }
-        squares.into_iter().map(|(module, square)| (module, square.sqrt())).collect()
+        Ok(squares.into_iter().map(|(module, square)| (module, square.sqrt())).collect())
     }
 
     /// Tensors of an adapter that no gradient has reached though one must have; looked at once, after the last update that may
     /// be the first for some. A first moment that is zero throughout has only ever seen gradients of zero, whatever the rate was.
-    pub(crate) fn unreached(&self) -> Vec<String> {
+    pub(crate) fn unreached(&self) -> Result<Vec<String>, TrainError> {
         let is_adapter = matches!(self.trained, Trained::Adapter(_));
         if self.state.step != UPDATES_TO_REACH || self.schedule.peak == 0.0 || !is_adapter {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let untouched = |place: &Range<usize>| self.optimizer.m[place.clone()].iter().all(|m| *m == 0.0);
-        self.trained.tensors().into_iter().filter(|(_, place)| untouched(place)).map(|(name, _)| name).collect()
+        let m = self.read(&self.optimizer.m)?;
+        let untouched = |place: &Range<usize>| m[place.clone()].iter().all(|m| *m == 0.0);
+        Ok(self.trained.tensors().into_iter().filter(|(_, place)| untouched(place)).map(|(name, _)| name).collect())
     }
 
     /// The adapter as evaluation sees it; none where the model itself is trained.
     pub fn view(&self) -> Option<AdapterView<'_>> {
         match &self.trained {
-            Trained::Adapter(layout) => Some(AdapterView { layout, params: &self.params, dropout: None }),
+            Trained::Adapter(layout) => Some(AdapterView { layout, params: self.params.params(), dropout: None }),
             Trained::Model(_) => None,
         }
     }
@@ -189,7 +233,7 @@ impl Run {
     /// Where the model itself is trained, puts its numbers into it: before the first step and after each.
     pub fn put_into(&self, model: &mut Model) {
         if let Trained::Model(layout) = &self.trained {
-            model.set_weights(layout, &self.params);
+            model.set_weights(layout, self.params.host());
         }
     }
 
@@ -199,10 +243,9 @@ impl Run {
         indices.into_iter().map(|index| index as usize).collect()
     }
 
-    /// All zero, whatever became of the step before.
-    pub(crate) fn clear_grads(&mut self) {
-        self.grads.clear();
-        self.grads.resize(self.trained.trained(), 0.0);
+    /// Takes its gradient out for a step, which puts it back.
+    pub(crate) fn lend_grads(&mut self) -> Exact {
+        std::mem::replace(&mut self.grads, Exact::Host(Vec::new()))
     }
 
     /// Counts a step that was taken.
@@ -233,7 +276,11 @@ impl Run {
                 format!("{} weights, {} and {} moments for an adapter of {len}", params.len(), m.len(), v.len());
             return Err(TrainError::Internal(found));
         }
+        // on the host, from where they settle like a new run's
+        let [params, m, v, grads] = [params, m, v, vec![0.0; trained]].map(Exact::Host);
         (self.params, self.optimizer.m, self.optimizer.v, self.state) = (params, m, v, state);
+        (self.grads, self.machine) = (grads, Machine::default());
+        self.clip = self.machine.clip(trained);
         self.best = best.filter(|best| best.len() == len);
         Ok(())
     }

@@ -43,7 +43,7 @@ impl Golden {
     }
 
     pub fn view(&self) -> AdapterView<'_> {
-        AdapterView { layout: &self.layout, params: &self.params, dropout: None }
+        AdapterView { layout: &self.layout, params: (&self.params).into(), dropout: None }
     }
 
     pub fn expected(&self, key: &str) -> Vec<f32> {
@@ -105,7 +105,7 @@ impl Golden {
             Err(error) => panic!("{}: {error}", self.case.name),
         };
         let steps = (0..self.case.steps).map(|_| one()).collect();
-        (steps, run.params().to_vec())
+        (steps, run.params().expect("read back").into_owned())
     }
 
     pub fn assert_near(&self, what: &str, ours: &[f32], theirs: &[f32]) {

@@ -316,10 +316,11 @@ impl Bench<'_> {
         let settings = AdamW { lr: 1e-4, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
         let (mut p, mut m, mut v) = (gpu.zeros::<f32>(n)?, gpu.zeros::<f32>(n)?, gpu.zeros::<f32>(n)?);
         let grads = gpu.upload(&vec![1e-3f32; n])?;
+        let mut judge = adamw::Judge::new(gpu, n)?;
         let step = self.time("norm, clip and adamw", (32.0 * n as f64, 0.0), || {
-            let clip = adamw::clip(gpu, &grads.as_view(), Some(1.0))?;
+            judge.judge(gpu, &grads.as_view(), None, Some(1.0))?;
             let state = [&mut p.as_view_mut(), &mut m.as_view_mut(), &mut v.as_view_mut()];
-            adamw::adamw(gpu, state, &grads.as_view(), &clip, settings, 1)
+            adamw::adamw(gpu, state, &grads.as_view(), &judge, settings, 1)
         })?;
         Ok(vec![step])
     }

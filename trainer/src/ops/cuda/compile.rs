@@ -33,7 +33,7 @@ const SOURCES: [(Source, &[&str]); 8] = [
     (source!("adamw.cu"), &["square_sums", "clip_from_squares", "adamw"]),
     (source!("dropout.cu"), &["dropout"]),
     (source!("glu.cu"), &["glu_forward", "glu_backward"]),
-    (source!("head.cu"), &["head_loss"]),
+    (source!("head.cu"), &["head_loss", "add_losses"]),
     (source!("norm.cu"), &["norm_forward", "norm_residual_forward", "norm_backward"]),
     (source!("quant.cu"), &["nf4_widen", "int8_widen"]),
     (source!("rope.cu"), &["rope_forward", "rope_backward"]),

@@ -65,3 +65,16 @@ pub fn loss(
     }
     Ok(())
 }
+
+/// Adds the losses of every adapter's rows to its sum. Who knows of one adapter only names none: every row is the first one's.
+pub fn add_losses(
+    gpu: &Gpu,
+    losses: &CudaView<'_, f32>,
+    adapters: Option<&CudaView<'_, u32>>,
+    sums: &mut CudaViewMut<'_, f64>,
+) -> Done {
+    assert!(adapters.is_none_or(|adapters| adapters.len() == losses.len()), "every row is somebody's");
+    assert!(adapters.is_some() || sums.len() == 1, "one sum for one adapter");
+    let (rows, blocks) = (number(losses.len()), shape(sums.len(), super::THREADS));
+    launch!(gpu, "add_losses", blocks, losses, &gpu.address(adapters), &rows, sums)
+}

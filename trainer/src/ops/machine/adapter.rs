@@ -1,5 +1,5 @@
-//! Adapters' products and their gradients, on either machine. A and B are the host's, and so are their gradients: a GPU computes with
-//! bf16 copies of them and sums gradients in `f32` beside its activations.
+//! Adapters' products and their gradients, on either machine. A GPU computes with bf16 copies of A and B and sums their gradients in
+//! `f32`; in `f32` lie A and B themselves as well, which are a run's own or the host's.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use cudarc::driver::CudaSlice;
 #[cfg(feature = "cuda")]
 use half::bf16;
 
-use super::{Machine, Part, PartMut};
+use super::{Machine, Params, Part, PartMut};
 #[cfg(feature = "cuda")]
 use super::{done, elsewhere};
 #[cfg(feature = "cuda")]
@@ -17,7 +17,7 @@ use crate::ops::dropout::Kept;
 use crate::ops::lora::{self, Columns, PairGradient};
 use crate::ops::random::Masks;
 
-/// Numbers of the host as products take them: themselves, or a copy in bf16.
+/// An adapter's numbers as products take them: themselves, or a copy in bf16.
 #[derive(Debug)]
 pub enum Operand<'a> {
     /// On the host.
@@ -27,14 +27,14 @@ pub enum Operand<'a> {
     Device(CudaSlice<bf16>),
 }
 
-/// Gradients that are being added up, to be the host's in the end.
+/// Gradients that are being added up.
 #[derive(Debug)]
 pub enum Sums<'g> {
     /// On the host.
     Host(&'g mut [f32]),
-    /// On the device; and what they are added to when the pass is over.
+    /// On the device.
     #[cfg(feature = "cuda")]
-    Device(CudaSlice<f32>, &'g mut [f32]),
+    Device(&'g mut CudaSlice<f32>),
 }
 
 /// A and B of one module.
@@ -86,7 +86,7 @@ impl Sums<'_> {
         match self {
             Sums::Host(sums) => sums,
             #[cfg(feature = "cuda")]
-            Sums::Device(..) => elsewhere(),
+            Sums::Device(_) => elsewhere(),
         }
     }
 }
@@ -125,41 +125,44 @@ impl<'a> Input<'a> {
 }
 
 impl Machine {
-    /// Numbers of the host, for products.
-    pub fn operand<'a>(&self, numbers: &'a [f32]) -> Operand<'a> {
+    /// An adapter's numbers, for products. What a GPU has already is not brought over.
+    pub fn operand<'a>(&self, numbers: Params<'a>) -> Operand<'a> {
         match self {
-            Machine::Cpu(_) => Operand::Host(numbers),
+            Machine::Cpu(_) => Operand::Host(numbers.host()),
             #[cfg(feature = "cuda")]
             Machine::Gpu(gpu) => {
-                let (wide, mut narrow) = (done(gpu.upload(numbers)), done(gpu.take(numbers.len())));
-                if !numbers.is_empty() {
+                let mut narrow = done(gpu.take(numbers.len()));
+                let mut from = |wide: &CudaSlice<f32>| {
                     done(cuda::rows::narrow(gpu, &wide.as_view(), &mut narrow.as_view_mut()));
+                };
+                match numbers {
+                    Params::Host(numbers) => from(&done(gpu.upload(numbers))),
+                    Params::Device(numbers) => from(numbers),
                 }
                 Operand::Device(narrow)
             }
         }
     }
 
-    /// Room to add up gradients that end in `grads`.
-    pub fn sums<'g>(&self, grads: &'g mut [f32]) -> Sums<'g> {
+    /// Has `add` add to gradients of the host; on a GPU beside them, and what is added comes over in the end.
+    pub fn adding<T, E>(
+        &self,
+        grads: &mut [&mut [f32]],
+        add: impl FnOnce(&mut [Sums<'_>]) -> Result<T, E>,
+    ) -> Result<T, E> {
         match self {
-            Machine::Cpu(_) => Sums::Host(grads),
+            Machine::Cpu(_) => add(&mut grads.iter_mut().map(|grads| Sums::Host(grads)).collect::<Vec<_>>()),
             #[cfg(feature = "cuda")]
-            Machine::Gpu(gpu) => Sums::Device(done(gpu.zeros(grads.len())), grads),
-        }
-    }
-
-    /// What was added up is the host's; waits for it.
-    pub fn settle(&self, sums: Sums<'_>) {
-        match (self, sums) {
-            (Machine::Cpu(_), Sums::Host(_)) => {}
-            #[cfg(feature = "cuda")]
-            (Machine::Gpu(gpu), Sums::Device(sums, grads)) => {
-                let sums = done(gpu.download(&sums.as_view()));
-                grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum);
+            Machine::Gpu(gpu) => {
+                let zeros = |grads: &&mut [f32]| done(gpu.zeros::<f32>(grads.len()));
+                let mut there: Vec<CudaSlice<f32>> = grads.iter().map(zeros).collect();
+                let added = add(&mut there.iter_mut().map(Sums::Device).collect::<Vec<_>>())?;
+                for (grads, there) in grads.iter_mut().zip(there) {
+                    let sums = done(gpu.download(&there.as_view()));
+                    grads.iter_mut().zip(sums).for_each(|(grad, sum)| *grad += sum);
+                }
+                Ok(added)
             }
-            #[cfg(feature = "cuda")]
-            _ => elsewhere(),
         }
     }
 
@@ -201,7 +204,7 @@ impl Machine {
             }
             #[cfg(feature = "cuda")]
             Machine::Gpu(gpu) => {
-                let Sums::Device(sums, _) = sums else { elsewhere() };
+                let Sums::Device(sums) = sums else { elsewhere() };
                 let (mut before, mut behind) = sums.split_at_mut(b.start);
                 let gradients = [&mut before.slice_mut(a), &mut behind.slice_mut(..b.len())];
                 let (passed, dx) = ((u.device(), dy.device(), columns), dx.as_mut().map(PartMut::device));

@@ -7,6 +7,7 @@ use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 #[cfg(feature = "cuda")]
 use half::bf16;
 
+use super::Sums;
 #[cfg(feature = "cuda")]
 use super::elsewhere;
 
@@ -40,7 +41,7 @@ pub enum PartMut<'a> {
     Device(CudaViewMut<'a, bf16>),
 }
 
-/// Numbers that stay `f32` everywhere: gains, log-sum-exp.
+/// Numbers that stay `f32` everywhere: gains, log-sum-exp, and what a run trains with its gradient and moments.
 #[derive(Debug)]
 pub enum Exact {
     /// On the host.
@@ -48,6 +49,49 @@ pub enum Exact {
     /// On the device.
     #[cfg(feature = "cuda")]
     Device(CudaSlice<f32>),
+}
+
+/// The numbers of an adapter, wherever they lie.
+#[derive(Debug, Clone, Copy)]
+pub enum Params<'a> {
+    /// On the host.
+    Host(&'a [f32]),
+    /// On the device.
+    #[cfg(feature = "cuda")]
+    Device(&'a CudaSlice<f32>),
+}
+
+impl<'a> From<&'a [f32]> for Params<'a> {
+    fn from(numbers: &'a [f32]) -> Params<'a> {
+        Params::Host(numbers)
+    }
+}
+
+impl<'a> From<&'a Vec<f32>> for Params<'a> {
+    fn from(numbers: &'a Vec<f32>) -> Params<'a> {
+        Params::Host(numbers)
+    }
+}
+
+#[expect(clippy::len_without_is_empty, reason = "an adapter is never of nothing")]
+impl<'a> Params<'a> {
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        match self {
+            Params::Host(numbers) => numbers.len(),
+            #[cfg(feature = "cuda")]
+            Params::Device(numbers) => numbers.len(),
+        }
+    }
+
+    /// Those of the host.
+    pub fn host(&self) -> &'a [f32] {
+        match self {
+            Params::Host(numbers) => numbers,
+            #[cfg(feature = "cuda")]
+            Params::Device(_) => elsewhere(),
+        }
+    }
 }
 
 #[expect(clippy::len_without_is_empty, reason = "nobody asks whether a buffer is of nothing")]
@@ -179,7 +223,35 @@ impl<'a> PartMut<'a> {
     }
 }
 
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether they are none")]
 impl Exact {
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        match self {
+            Exact::Host(numbers) => numbers.len(),
+            #[cfg(feature = "cuda")]
+            Exact::Device(numbers) => numbers.len(),
+        }
+    }
+
+    /// As a pass sees them.
+    pub fn params(&self) -> Params<'_> {
+        match self {
+            Exact::Host(numbers) => Params::Host(numbers),
+            #[cfg(feature = "cuda")]
+            Exact::Device(numbers) => Params::Device(numbers),
+        }
+    }
+
+    /// As gradients are added to them.
+    pub fn sums(&mut self) -> Sums<'_> {
+        match self {
+            Exact::Host(numbers) => Sums::Host(numbers),
+            #[cfg(feature = "cuda")]
+            Exact::Device(numbers) => Sums::Device(numbers),
+        }
+    }
+
     /// Those of the host.
     pub fn host(&self) -> &[f32] {
         match self {

@@ -33,6 +33,16 @@ pub enum Losses {
     Device(CudaSlice<f32>),
 }
 
+/// Losses by adapter, added up over passes.
+#[derive(Debug)]
+pub enum LossSums {
+    /// On the host.
+    Host(Vec<f64>),
+    /// On the device.
+    #[cfg(feature = "cuda")]
+    Device(CudaSlice<f64>),
+}
+
 impl Head<'_> {
     fn host(&self) -> head::Head<'_> {
         head::Head { weight: self.weight.host(), softcap: self.softcap }
@@ -74,6 +84,60 @@ impl Machine {
             (Machine::Gpu(gpu), Losses::Device(losses)) => {
                 done(gpu.download(&losses.as_view())).into_iter().map(f64::from).collect()
             }
+            #[cfg(feature = "cuda")]
+            _ => elsewhere(),
+        }
+    }
+
+    /// Zeros for so many adapters.
+    pub fn loss_sums(&self, adapters: usize) -> LossSums {
+        match self {
+            Machine::Cpu(_) => LossSums::Host(vec![0.0; adapters]),
+            #[cfg(feature = "cuda")]
+            Machine::Gpu(gpu) => LossSums::Device(done(gpu.zeros(adapters))),
+        }
+    }
+
+    /// Adds the losses of a pass, given whose each of them is.
+    pub fn add_losses(&self, losses: Losses, adapters: &[usize], sums: &mut LossSums) {
+        match (self, losses, sums) {
+            (Machine::Cpu(_), Losses::Host(losses), LossSums::Host(sums)) => {
+                // those of a pass among themselves first, as their mean is taken where there is one pass
+                let mut of_pass = vec![0.0; sums.len()];
+                losses.into_iter().zip(adapters).for_each(|(loss, adapter)| of_pass[*adapter] += loss);
+                sums.iter_mut().zip(of_pass).for_each(|(sum, of_pass)| *sum += of_pass);
+            }
+            #[cfg(feature = "cuda")]
+            (Machine::Gpu(gpu), Losses::Device(losses), LossSums::Device(sums)) => {
+                let of_row = |adapter: &usize| u32::try_from(*adapter).expect("far fewer adapters than rows");
+                let of_rows: Vec<u32> = adapters.iter().map(of_row).collect();
+                let there = (sums.len() > 1).then(|| done(gpu.upload(&of_rows)));
+                let there = there.as_ref().map(CudaSlice::as_view);
+                let (losses, sums) = (losses.slice(..adapters.len()), &mut sums.as_view_mut());
+                done(cuda::head::add_losses(gpu, &losses, there.as_ref(), sums));
+            }
+            #[cfg(feature = "cuda")]
+            _ => elsewhere(),
+        }
+    }
+
+    /// The sums, on the host; waits for them.
+    pub fn read_sums(&self, sums: &LossSums) -> Vec<f64> {
+        match (self, sums) {
+            (Machine::Cpu(_), LossSums::Host(sums)) => sums.clone(),
+            #[cfg(feature = "cuda")]
+            (Machine::Gpu(gpu), LossSums::Device(sums)) => done(gpu.download(&sums.as_view())),
+            #[cfg(feature = "cuda")]
+            _ => elsewhere(),
+        }
+    }
+
+    /// Puts sums of the host in the place of those that are there.
+    pub fn replace_sums(&self, there: &mut LossSums, sums: &[f64]) {
+        match (self, there) {
+            (Machine::Cpu(_), LossSums::Host(there)) => there.copy_from_slice(sums),
+            #[cfg(feature = "cuda")]
+            (Machine::Gpu(gpu), LossSums::Device(there)) => done(gpu.replace(&mut there.as_view_mut(), sums)),
             #[cfg(feature = "cuda")]
             _ => elsewhere(),
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use lorikeet_plan::{Activation, Rope};
 
-use super::{Answer, Case, Forms, Fresh, Norm, Output, Product, Turned};
+use super::{Answer, Begun, Case, Forms, Fresh, Norm, Output, Product, Turned};
 use crate::lora::Dropout;
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::attention::{self, Heads};
@@ -43,8 +43,13 @@ pub(super) fn all() -> Vec<Case> {
         Case { name: "lora + dropout", run: |forms, fresh| lora_both(forms, fresh, 0.3) },
         Case { name: "head + loss", run: |forms, fresh| head_both(forms, fresh, None) },
         Case { name: "head + loss, soft cap", run: |forms, fresh| head_both(forms, fresh, Some(2.0)) },
-        Case { name: "adamw", run: |forms, fresh| adamw_step(forms, fresh, 1.0) },
-        Case { name: "adamw, gradient not finite", run: |forms, fresh| adamw_step(forms, fresh, f32::INFINITY) },
+        Case { name: "losses by adapter", run: loss_sums },
+        Case { name: "adamw", run: |forms, fresh| adamw_step(forms, fresh, (1.0, 0.25)) },
+        Case {
+            name: "adamw, gradient not finite",
+            run: |forms, fresh| adamw_step(forms, fresh, (f32::INFINITY, 0.25)),
+        },
+        Case { name: "adamw, loss not finite", run: |forms, fresh| adamw_step(forms, fresh, (1.0, f64::INFINITY)) },
         Case { name: "nf4", run: nf4 },
         Case { name: "int8", run: int8 },
         Case { name: "attention", run: |forms, fresh| attention_both(forms, fresh, kind(64, None, None)) },
@@ -293,17 +298,37 @@ fn head_both(forms: &dyn Forms, fresh: &mut Fresh, cap: Option<f32>) -> Answer<V
     Ok(vec![output("losses", losses, losses_plain, TWICE), output("dx", dx, dx_plain, SEVERAL)])
 }
 
-fn adamw_step(forms: &dyn Forms, fresh: &mut Fresh, one: f32) -> Answer<Vec<Output>> {
+fn loss_sums(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    // more rows than a block has threads, and an adapter that has none
+    let (rows, adapters) = (1_003, 4);
+    let losses = fresh.numbers(rows, 5.0);
+    let of_row: Vec<u32> = fresh.below(rows, adapters - 1);
+    let sum = |adapter: u32| {
+        let own = losses.iter().zip(&of_row).filter(|(_, of)| **of == adapter);
+        own.map(|(loss, _)| f64::from(*loss)).sum::<f64>()
+    };
+    let by_adapter = forms.loss_sums(&losses, &of_row, adapters as usize)?;
+    let of_one = forms.loss_sums(&losses, &vec![0; rows], 1)?;
+    let whole = losses.iter().map(|loss| f64::from(*loss)).sum();
+    let narrow = |sums: Vec<f64>| sums.into_iter().map(|sum| sum as f32).collect();
+    Ok(vec![
+        output("sums", narrow(by_adapter), (0..adapters).map(sum).collect(), 1e-6),
+        output("sum", narrow(of_one), vec![whole], 1e-6),
+    ])
+}
+
+fn adamw_step(forms: &dyn Forms, fresh: &mut Fresh, (one, loss): (f32, f64)) -> Answer<Vec<Output>> {
     const SETTINGS: AdamW = AdamW { lr: 1e-2, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
     let n = 50_021;
     let state = [fresh.numbers(n, 1.0), fresh.numbers(n, 0.1), fresh.numbers(n, 1.0).iter().map(|v| v * v).collect()];
     let mut grads = fresh.numbers(n, 1.0);
     grads[777] = one;
-    let update = forms.adamw(state.each_ref().map(|x| &x[..]), &grads, SETTINGS, Some(3.0))?;
+    let begun = Begun { state: state.each_ref().map(|x| &x[..]), grads: &grads, loss, max_norm: Some(3.0) };
+    let update = forms.adamw(begun, SETTINGS)?;
     let [mut p, mut m, mut v] = state.each_ref().map(|x| wide(x));
     let grads = wide(&grads);
     let norm = grads.iter().map(|g| g * g).sum::<f64>().sqrt();
-    if norm.is_finite() {
+    if norm.is_finite() && loss.is_finite() {
         let clip = adamw::clip_factor(norm, Some(3.0));
         adamw::adamw_plain(&mut p, &mut m, &mut v, &grads, SETTINGS, 3, clip);
     }

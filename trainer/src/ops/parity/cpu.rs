@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use lorikeet_plan::Activation;
 
-use super::{Answer, Forms, Norm, Product, Turned, Update};
+use super::{Answer, Begun, Forms, Norm, Product, Turned, Update};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::attention::{self, Heads};
 use crate::ops::buffer::Buffers;
@@ -13,6 +13,7 @@ use crate::ops::dropout::Kept;
 use crate::ops::head::{self, Head, Wanted};
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::{self, Input, Pair, PairGradient};
+use crate::ops::machine::{Losses, Machine};
 use crate::ops::qk_norm::{self, Gains};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Turn};
@@ -173,10 +174,19 @@ impl Forms for Cpu {
         Ok([losses.into_iter().map(|loss| loss as f32).collect(), dx])
     }
 
-    fn adamw(&self, state: [&[f32]; 3], grads: &[f32], settings: AdamW, max_norm: Option<f64>) -> Answer<Update> {
+    fn loss_sums(&self, losses: &[f32], adapters: &[u32], count: usize) -> Answer<Vec<f64>> {
+        let machine = Machine::default();
+        let (losses, adapters) = (losses.iter().map(|loss| f64::from(*loss)), adapters.iter().map(|a| *a as usize));
+        let mut sums = machine.loss_sums(count);
+        machine.add_losses(Losses::Host(losses.collect()), &adapters.collect::<Vec<_>>(), &mut sums);
+        Ok(machine.read_sums(&sums))
+    }
+
+    fn adamw(&self, begun: Begun<'_>, settings: AdamW) -> Answer<Update> {
+        let Begun { state, grads, loss, max_norm } = begun;
         let [mut p, mut m, mut v] = state.map(<[f32]>::to_vec);
         let norm = adamw::norm(grads);
-        if norm.is_finite() {
+        if norm.is_finite() && loss.is_finite() {
             adamw::adamw(&mut p, &mut m, &mut v, grads, settings, 3, adamw::clip_factor(norm, max_norm));
         }
         Ok(Update { state: [p, m, v], norm })

@@ -6,9 +6,10 @@ use cudarc::driver::CudaSlice;
 use half::bf16;
 use lorikeet_plan::Activation;
 
-use super::{Answer, Forms, Norm, Product, Turned, Update};
+use super::{Answer, Begun, Forms, Norm, Product, Turned, Update};
 use crate::ops::adamw::AdamW;
 use crate::ops::attention::Heads;
+use crate::ops::cuda::adamw::{Clip, Judge};
 use crate::ops::cuda::attention::Tiles;
 use crate::ops::cuda::dropout::RowMasks;
 use crate::ops::cuda::head::Targets;
@@ -212,13 +213,27 @@ impl Forms for OnGpu<'_> {
         Ok([self.get32(&losses)?, self.get(&dx)?])
     }
 
-    fn adamw(&self, state: [&[f32]; 3], grads: &[f32], settings: AdamW, max_norm: Option<f64>) -> Answer<Update> {
-        let [p, m, v] = state;
-        let (mut p, mut m, mut v, grads) = (self.put32(p)?, self.put32(m)?, self.put32(v)?, self.put32(grads)?);
-        let clip = adamw::clip(self.0, &grads.as_view(), max_norm)?;
+    fn loss_sums(&self, losses: &[f32], adapters: &[u32], count: usize) -> Answer<Vec<f64>> {
+        let (losses, adapters) = (self.put32(losses)?, self.0.upload(adapters)?);
+        let adapters = adapters.as_view();
+        let mut sums = self.0.zeros::<f64>(count)?;
+        let of_several = (count > 1).then_some(&adapters);
+        head::add_losses(self.0, &losses.as_view(), of_several, &mut sums.as_view_mut())?;
+        Ok(self.0.download(&sums.as_view())?)
+    }
+
+    fn adamw(&self, begun: Begun<'_>, settings: AdamW) -> Answer<Update> {
+        const TARGETS: f64 = 8.0;
+        let [p, m, v] = begun.state;
+        let (mut p, mut m, mut v, grads) = (self.put32(p)?, self.put32(m)?, self.put32(v)?, self.put32(begun.grads)?);
+        let loss = self.0.upload(&[TARGETS * begun.loss])?;
+        let mut judge = Judge::new(self.0, grads.len())?;
+        judge.judge(self.0, &grads.as_view(), Some((&loss.as_view(), TARGETS)), begun.max_norm)?;
         let state = [&mut p.as_view_mut(), &mut m.as_view_mut(), &mut v.as_view_mut()];
-        adamw::adamw(self.0, state, &grads.as_view(), &clip, settings, 3)?;
-        let norm = self.0.download(&clip.as_view())?[0].norm;
+        adamw::adamw(self.0, state, &grads.as_view(), &judge, settings, 3)?;
+        let Clip { norm, loss, finite, .. } = judge.read(self.0)?;
+        assert_eq!(loss.to_bits(), begun.loss.to_bits(), "the mean of what was summed");
+        assert_eq!(finite == 1, norm.is_finite() && loss.is_finite());
         Ok(Update { state: [self.get32(&p)?, self.get32(&m)?, self.get32(&v)?], norm })
     }
 
