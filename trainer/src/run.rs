@@ -8,6 +8,16 @@
 //!                                                                                   └─► not finite: undone, saved, failed
 //! ```
 //! *Done* is the last step, or with early stopping so many evaluations without a better one; then the best state comes out.
+//!
+//! On a GPU a step is heard when the passes of the next are on the stream (`step.rs`), so that the device never waits for the host:
+//!
+//! ```text
+//! host     pass 2 ─► hear 1 ─► report 1 ─► update 2 ─► pass 3 ─► hear 2 …
+//! device   … pass 1, update 1, pass 2, update 2, pass 3 …
+//! ```
+//! Passes change nothing. So what is found between report 1 and update 2 is the state after step 1, on the device too: there the run is stopped and saved
+//! and a step that was not finite is found, as on the processor. Where it is known before that something is due, nothing is begun ahead.
+//!
 //! Every event goes into the run's own records first (`record.rs`).
 //!
 //! A pass for which memory is refused is done again with half the micro-batch (`run/memory.rs`).
@@ -31,7 +41,7 @@ use crate::event::{Checkpoint, CheckpointKind, Eval, Event, Outcome, Stage};
 use crate::model::{LossSum, Model};
 use crate::ranks::Ranks;
 use crate::record::Record;
-use crate::step::{Taken, step_of};
+use crate::step::{self, Passed, Taken};
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, eval, export};
 
@@ -107,25 +117,54 @@ impl Session<'_, '_> {
 
     fn course(&mut self) -> Result<Outcome, TrainError> {
         self.tell(Event::Stage(Stage::Training))?;
+        let mut ahead = None;
         loop {
             self.between_steps()?;
             if self.run.is_done() {
                 return self.finish();
             }
-            self.fit()?;
-            let taken = self.in_memory(Self::step)?;
+            let passed = match ahead.take() {
+                Some(passed) => passed,
+                None => {
+                    self.fit()?;
+                    self.in_memory(Self::pass)?
+                }
+            };
+            step::update(&self.model, &mut self.run, passed)?;
+            let next = self.ahead();
+            let taken = step::hear(&self.model, &mut self.run)?;
             self.run.put_into(&mut self.model);
-            self.report(taken[0])?;
+            self.report(taken)?;
             self.look_for_unreached()?;
+            // whatever became of it, the step before it is told first
+            ahead = next?;
         }
     }
 
-    fn step(&mut self) -> Result<Vec<Taken>, TrainError> {
+    fn pass(&mut self) -> Result<Passed, TrainError> {
         let Thrift { micro_tokens, recompute } = self.thrift;
         let stop = self.stop;
         let is_stopped = || stop.is_asked();
         self.ranks.order(&self.run, (micro_tokens, recompute), &is_stopped)?;
-        step_of(&mut self.ranks, &self.model, std::slice::from_mut(&mut self.run), micro_tokens, &is_stopped)
+        let runs = std::slice::from_mut(&mut self.run);
+        let mut passed = step::pass(&mut self.ranks, &self.model, runs, micro_tokens, &is_stopped)?;
+        Ok(passed.pop().expect("one run has one step"))
+    }
+
+    /// The passes of the step behind the one under way, unless something is due between the two.
+    fn ahead(&mut self) -> Result<Option<Passed>, TrainError> {
+        let (step, numbers) = (self.run.state.step + 1, &self.run.numbers);
+        let due = step >= numbers.total_steps || numbers.evaluates_after(step) || numbers.saves_after(step);
+        // on the processor a step is over when its update is; norms by module are read from the gradient; ranks take each step together
+        let waits = !self.model.machine().is_gpu() || self.config.telling.grad_norms || !self.ranks.is_alone();
+        if due || waits {
+            return Ok(None);
+        }
+        match self.pass() {
+            // it is tried again when the step under way has been told, and then with less
+            Err(TrainError::Refused { .. }) => Ok(None),
+            passed => passed.map(Some),
+        }
     }
 
     /// A part of the adapter that learns nothing is told early, not after a night.

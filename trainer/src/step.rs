@@ -56,7 +56,7 @@ pub(crate) fn step_of(
 ) -> Result<Vec<Taken>, TrainError> {
     let passed = pass(ranks, model, runs, micro_tokens, stop)?;
     let taken = runs.iter_mut().zip(passed);
-    taken.map(|(run, passed)| update(model, run, passed).and_then(|under_way| hear(model, run, under_way))).collect()
+    taken.map(|(run, passed)| update(model, run, passed).and_then(|()| hear(model, run))).collect()
 }
 
 /// One run's step whose gradient is where it belongs, and has been judged.
@@ -67,14 +67,14 @@ pub(crate) struct Passed {
     judged: Sent,
 }
 
-/// One run's step whose update was made, or is on its way; nobody has heard of it yet.
+/// One run's step whose update was made, or is on its way; nobody has heard of it yet. The run stands before it till then.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
     passed: Passed,
     lr: f64,
 }
 
-/// Does what of a step changes nothing: its passes, and what they come to.
+/// Does what of a step changes nothing: its passes, and what they come to. Of a run with a step under way it is the step behind that.
 pub(crate) fn pass(
     ranks: &mut Ranks,
     model: &Model,
@@ -147,7 +147,7 @@ fn micro_batch<'a>(runs: &[Run], places: impl Iterator<Item = &'a Place>) -> Res
         let run = &runs[place.run];
         let example = run.examples.get(place.index)?;
         let id = run.examples.id(place.index);
-        batch.push(&example.tokens, &example.supervised, place.run, id, run.state.cursor.epoch);
+        batch.push(&example.tokens, &example.supervised, place.run, id, run.cursor().epoch);
     }
     Ok(batch)
 }
@@ -213,19 +213,22 @@ fn reduced(
 }
 
 /// Makes the update of a run that stands where the step began; none where the step was judged to be not finite.
-pub(crate) fn update(model: &Model, run: &mut Run, passed: Passed) -> Result<UnderWay, TrainError> {
+pub(crate) fn update(model: &Model, run: &mut Run, passed: Passed) -> Result<(), TrainError> {
+    assert!(run.under_way.is_none(), "a step is heard before the next one changes anything");
     let (step, lr) = (run.state.step + 1, run.schedule.rate(run.state.step));
     refusable_for(
         || "an update".into(),
         || {
             run.optimizer.update(model.machine(), &mut run.params, (&run.grads, &run.clip), step, lr);
-            Ok(UnderWay { passed, lr })
+            run.under_way = Some(UnderWay { passed, lr });
+            Ok(())
         },
     )
 }
 
-/// What became of a step. Waits for it, and for nothing that came behind it.
-pub(crate) fn hear(model: &Model, run: &mut Run, under_way: UnderWay) -> Result<Taken, TrainError> {
+/// What became of the step under way. Waits for it, and for nothing that came behind it.
+pub(crate) fn hear(model: &Model, run: &mut Run) -> Result<Taken, TrainError> {
+    let under_way = run.under_way.take().expect("an update was made");
     let UnderWay { passed: Passed { began, count, judged }, lr } = under_way;
     let judged = refusable_for(|| "what a step came to".into(), || Ok(model.machine().receive(judged)))?;
     for (what, value) in [("loss", judged.loss), ("gradient norm", judged.norm)] {
@@ -233,7 +236,9 @@ pub(crate) fn hear(model: &Model, run: &mut Run, under_way: UnderWay) -> Result<
             return Ok(Taken::NotFinite { what, value });
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
+    // of two that overlap, what lies between their ends is the second one's
+    let seconds = run.heard.map_or(began, |heard| began.max(heard)).elapsed().as_secs_f64();
+    run.heard = Some(Instant::now());
     run.advance(judged.loss, count.tokens, count.supervised, seconds);
     Ok(Taken::Done(Step {
         step: run.state.step,
@@ -243,6 +248,6 @@ pub(crate) fn hear(model: &Model, run: &mut Run, under_way: UnderWay) -> Result<
         grad_norm: judged.norm,
         tokens: count.tokens,
         supervised_tokens: count.supervised,
-        seconds: began.elapsed().as_secs_f64(),
+        seconds,
     }))
 }

@@ -19,15 +19,15 @@ use case::{Case, Sequence};
 use golden::{Golden, batch};
 use lorikeet_plan::BaseDtype;
 use lorikeet_trainer::checkpoint;
-use lorikeet_trainer::config::{Device, Length, Method};
+use lorikeet_trainer::config::{Device, Every, Length, Method};
 use lorikeet_trainer::data::MicroBatch;
-use lorikeet_trainer::event::{Outcome, Step};
+use lorikeet_trainer::event::{Event, Outcome, Step};
 use lorikeet_trainer::lora::{self, AdapterView, LoraConfig, LoraLayout, Targets};
 use lorikeet_trainer::model::{Cache, Model};
 use lorikeet_trainer::ops::cuda::adamw::Clip;
 use lorikeet_trainer::ops::cuda::{Gpu, TRAFFIC};
 use lorikeet_trainer::ops::machine::Machine;
-use lorikeet_trainer::{Config, Run, Taken, TrainError, Wish, step};
+use lorikeet_trainer::{Config, Run, Stop, Taken, TrainError, Wish, step, train};
 use place::Place;
 use safetensors::SafeTensors;
 use told::{run, run_on, run_until};
@@ -343,6 +343,98 @@ fn two_ranks_on_devices_take_the_steps_of_one() {
         assert_eq!((one.step, one.tokens, one.lr), (other.step, other.tokens, other.lr));
     }
     assert_eq!(told.adapter_hash(), again.adapter_hash(), "as many ranks make the same bits");
+}
+
+#[test]
+fn a_step_is_told_when_the_next_one_is_on_the_stream_unless_something_is_due_between_them() {
+    let place = Place::new(14);
+    let bytes_when_told = |name: &str, grad_norms: bool| {
+        let mut config = on(&place, Device::Gpu(0), name);
+        config.telling.grad_norms = grad_norms;
+        let (stop, mut there, mut waits) = (Stop::new(), Vec::new(), Vec::new());
+        train(&config, &stop, &mut |event| {
+            if let Event::Step(_) = event {
+                there.push(TRAFFIC.there());
+                waits.push(TRAFFIC.waits());
+            }
+            Ok(())
+        })
+        .expect("trains");
+        let since = |counts: Vec<u64>| counts.iter().map(|count| count - counts[0]).collect::<Vec<_>>();
+        (since(there), since(waits))
+    };
+    // who asks for the norms by module has each step told before the next begins
+    let ((at_once, _), (late, waits)) = (bytes_when_told("at once", true), bytes_when_told("late", false));
+    println!("{:<28} bytes there when told, at once {at_once:?}, late {late:?}", "a step's telling");
+    // of eight steps the fourth ends an epoch and the eighth the run: an evaluation and a checkpoint are due
+    let moved = |from: usize, to: usize| at_once[to] - at_once[from];
+    for step in 1..8 {
+        let [is_due, was_due] = [step, step - 1].map(|step| step == 3 || step == 7);
+        let expected = match (was_due, is_due) {
+            (false, false) => moved(step, step + 1),
+            // its own passes were ahead of the telling before, and nothing is ahead of this one
+            (false, true) => 0,
+            (true, false) => moved(step - 1, step + 1),
+            (true, true) => moved(step - 1, step),
+        };
+        assert_eq!(late[step] - late[step - 1], expected, "step {}", step + 1);
+    }
+    // step three is looked at for tensors that no gradient reaches, step four evaluated and saved
+    for step in [1, 2, 5, 6] {
+        assert_eq!(waits[step], waits[step - 1], "step {}", step + 1);
+    }
+}
+
+#[test]
+fn what_a_run_tells_comes_in_the_order_of_the_processors() {
+    let place = Place::new(14);
+    let words = |device: Device, name: &str| {
+        let mut config = on(&place, device, name);
+        config.settings.early_stopping = Some(3);
+        config.settings.eval_every = Every::Steps(3);
+        config.settings.checkpoint_every = Every::Steps(2);
+        config.telling.sample_prompts = vec!["tell me".into()];
+        let (stop, mut words) = (Stop::new(), Vec::new());
+        train(&config, &stop, &mut |event| {
+            words.push(match event {
+                Event::Step(step) => {
+                    if step.step == 5 {
+                        stop.save_now();
+                    }
+                    format!("step {} of {} tokens at {}", step.step, step.tokens, step.lr)
+                }
+                Event::Eval(eval) => format!("evaluation after {}", eval.step),
+                Event::Checkpoint(saved) => format!("checkpoint {} {:?}", saved.step, saved.kind),
+                Event::Sample(sample) => format!("sample after {}", sample.step),
+                Event::Stage(stage) => format!("{stage:?}"),
+                Event::Log { message, .. } => message,
+                Event::Plan(plan) => format!("{} steps", plan.total_steps),
+                Event::GradNorms { .. } => "norms".into(),
+            });
+            Ok(())
+        })
+        .expect("trains");
+        words
+    };
+    let (theirs, ours) = (words(Device::Cpu, "here"), words(Device::Gpu(0), "there"));
+    // which of the evaluations is the best is the numbers' business, and may be another's by a rounding
+    let same = |words: Vec<String>| words.iter().map(|word| word.replace("Best", "Periodic")).collect::<Vec<_>>();
+    assert_eq!(same(ours), same(theirs));
+}
+
+#[test]
+fn a_run_on_the_device_that_is_stopped_at_any_step_stands_there_and_goes_on_bit_for_bit() {
+    let place = Place::new(14);
+    let whole = run(&on(&place, Device::Gpu(0), "whole")).expect("trains");
+    for at in [1, 2, 3, 4, 6, 7] {
+        let config = on(&place, Device::Gpu(0), &format!("stopped at {at}"));
+        let first = run_until(&config, at, Wish::SaveAndStop).expect("stops");
+        assert_eq!(first.outcome, Outcome::Stopped { step: at, checkpoint: Some(checkpoint::name(at)) });
+        assert_eq!(first.steps.len() as u64, at);
+        let second = run(&config).expect("goes on");
+        assert_eq!(second.plan().from_step, at);
+        assert_eq!(second.adapter_hash(), whole.adapter_hash(), "stopped at {at}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Instant;
 
 use lorikeet_dataset::Examples;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use crate::ops::adamw::norm;
 use crate::ops::machine::{Clip, Exact, Machine};
 use crate::optim::Optimizer;
 use crate::schedule::Schedule;
+use crate::step::UnderWay;
 use crate::{TrainError, Trained};
 
 use super::course::Course;
@@ -44,7 +46,12 @@ pub struct Run {
     pub(crate) numbers: Numbers,
     pub(crate) max_norm: Option<f64>,
     pub(crate) examples: Examples,
+    /// Everything up to the last step that was heard.
     pub(crate) state: State,
+    /// A step whose update is behind that.
+    pub(crate) under_way: Option<UnderWay>,
+    /// When a step was heard last.
+    pub(crate) heard: Option<Instant>,
     patience: Option<u32>,
     dropout: Option<Dropout>,
     order: Order,
@@ -124,6 +131,8 @@ impl Run {
             order: Order::new(numbers.examples, settings.shuffle.then_some(settings.seed)),
             dropout: (p > 0.0).then_some(Dropout { p, seed: settings.seed }),
             state: State::default(),
+            under_way: None,
+            heard: None,
             numbers,
             trained,
             params: Exact::Host(params),
@@ -237,9 +246,15 @@ impl Run {
         }
     }
 
+    /// Where the next step's examples begin: behind those of the step under way, if there is one.
+    pub(crate) fn cursor(&self) -> Cursor {
+        let (batch, examples) = (self.numbers.batch_size, self.numbers.examples);
+        self.under_way.as_ref().map_or(self.state.cursor, |_| self.state.cursor.after_step(batch, examples))
+    }
+
     /// Indices of the next step's examples.
     pub(crate) fn next_examples(&mut self) -> Vec<usize> {
-        let indices = self.order.step(self.state.cursor, self.numbers.batch_size);
+        let indices = self.order.step(self.cursor(), self.numbers.batch_size);
         indices.into_iter().map(|index| index as usize).collect()
     }
 
