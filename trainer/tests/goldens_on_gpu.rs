@@ -340,6 +340,7 @@ fn two_ranks_on_devices_take_the_steps_of_one() {
     assert_eq!(told.checkpoints, alone.checkpoints);
     for (one, other) in told.steps.iter().zip(&alone.steps) {
         assert!((one.loss - other.loss).abs() < RUN * other.loss, "{one:?} and {other:?}");
+        assert!((one.grad_norm - other.grad_norm).abs() < 2.0 * GRADIENTS * other.grad_norm, "{one:?} and {other:?}");
         assert_eq!((one.step, one.tokens, one.lr), (other.step, other.tokens, other.lr));
     }
     assert_eq!(told.adapter_hash(), again.adapter_hash(), "as many ranks make the same bits");
