@@ -297,6 +297,7 @@ fn an_inspection_is_always_one_object() {
 
 #[test]
 fn a_coordinator_that_cannot_start_says_what_is_in_its_way() {
+    const FREE: &str = "[http]\nlisten = \"127.0.0.1:0\"\n[link]\nlisten = \"127.0.0.1:0\"\n";
     let folder = tempfile::tempdir().unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let start = |config: &str| {
@@ -316,7 +317,7 @@ fn a_coordinator_that_cannot_start_says_what_is_in_its_way() {
     let file = file(folder.path(), "file", "");
     // Nobody may make a folder in either, the administrator of the machine included.
     for place in [file.join("data"), PathBuf::from("/proc/lorikeet")] {
-        let (code, _, complaint) = start(&format!("data = {place:?}\n"));
+        let (code, _, complaint) = start(&format!("data = {place:?}\n{FREE}"));
         assert!(code == 2 && complaint.contains(&*place.to_string_lossy()), "{complaint}");
     }
     let (code, _, complaint) = start("dta = \"x\"\n");
