@@ -128,6 +128,8 @@ impl Attempt {
                 let word = Word::cause(self.asked().map_or(cause, |(_, cause)| cause), step);
                 self.last_word(word, Adapter::None, now, out);
             }
+            // Its device failed under it: that is what it fails of, whatever it takes it for.
+            WorkerEvent::Failed { .. } if self.innocent => {}
             WorkerEvent::Failed { class, message, hint } => {
                 let message = hint.map_or(message.clone(), |hint| format!("{message} ({hint})"));
                 let step = self.meter.step();

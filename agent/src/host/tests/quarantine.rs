@@ -140,6 +140,8 @@ fn a_device_that_fails_by_its_drivers_word_ends_its_attempt_blames_nobody_and_is
     let out = scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
     assert!(out.contains(&Action::Kill(id(1))), "{out:?}");
     assert_eq!(devices_out(&scene), ["cpu"], "the others go on working");
+    let said = WorkerEvent::Failed { class: FailureClass::NonFinite, message: "the loss is NaN".into(), hint: None };
+    scene.line(2, said);
     let out = scene.gone(1);
     let end = ended(&out);
     assert_eq!((end.outcome, end.held), (Outcome::Hardware, Duration::ZERO), "nobody is charged or blamed");
