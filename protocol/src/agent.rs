@@ -41,7 +41,7 @@ pub enum FromAgent {
     Events(EventLines),
     /// A certificate for the next seven days, please: PKCS #10 request, DER.
     Renew(Vec<u8>),
-    /// What is trusted there, durably: after the welcome, and whenever it has changed. Only under `lorikeet-control/2`.
+    /// What is trusted there, durably: after the welcome, and whenever it has changed. Only from `lorikeet-control/2` on.
     Trusts(Trusts),
 }
 
