@@ -262,7 +262,9 @@ impl Host {
     /// seconds of the test would stay there for days.
     fn spare_the_processor(&mut self) {
         let is_gpu = |device: &Device| matches!(device.kind, DeviceKind::Cuda { .. });
-        let hopeful = |device: &Device| device.usable.is_ok() || self.quarantine.may_pass(&device.id);
+        let hopeful = |device: &Device| {
+            device.usable.is_ok() || self.quarantine.may_pass(&device.id) || self.roll.may_return(&device.id)
+        };
         if self.rules.spares_cpu
             && self.devices.iter().any(|device| is_gpu(device) && hopeful(device))
             && !self.attempts.values().any(|attempt| attempt.holds(&DeviceId::cpu()))

@@ -177,7 +177,12 @@ impl Quarantine {
     /// The devices as they may be offered.
     pub(super) fn judge(&mut self, seen: &Seen, grace: Duration, now: Duration) -> Vec<Device> {
         let (mut devices, holders) = (seen.devices.clone(), &seen.holders);
-        self.dead.retain(|dead| holders.get(&dead.device).is_some_and(|pids| pids.contains_key(&dead.pid)));
+        // Of a device that is missing, or whose driver says nothing, nobody knows who holds it.
+        let is_silent = |id: &DeviceId| seen.devices.iter().any(|device| device.id == *id && device.usable.is_err());
+        self.dead.retain(|dead| match holders.get(&dead.device) {
+            Some(pids) => pids.contains_key(&dead.pid),
+            None => is_silent(&dead.device),
+        });
         let late = self.dead.iter().filter(|dead| now.saturating_sub(dead.since) >= grace);
         for (device, reason) in late.map(|dead| (dead.device.clone(), dead.words())).collect::<Vec<_>>() {
             self.take_out(&device, reason, now);

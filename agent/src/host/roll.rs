@@ -44,6 +44,11 @@ impl Roll {
         self.known.iter().filter(|(_, (_, missed))| *missed > 0).map(|(id, _)| id)
     }
 
+    /// Whether a GPU was missed so few times that its driver may only have been busy.
+    pub(super) fn may_return(&self, device: &DeviceId) -> bool {
+        self.known.get(device).is_some_and(|(_, missed)| (1..LOOKS).contains(missed))
+    }
+
     fn forget_the_longest_missing(&mut self) {
         while self.missing().count() > MISSING {
             let longest = self.known.iter().max_by_key(|(_, (_, missed))| *missed).map(|(id, _)| id.clone());

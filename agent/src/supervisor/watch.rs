@@ -170,7 +170,6 @@ impl Watch {
                 return Some(Gone { how: "its lock is free".into(), exit: None, _lock: Some(lock) });
             }
             self.measure().await;
-            self.bound_log();
             self.look_for_life().await;
         }
     }
@@ -270,10 +269,14 @@ impl Watch {
         }
     }
 
+    /// How much it takes of memory, and of the disk for what it prints.
     async fn measure(&mut self) {
-        let due = self.measured.is_none_or(|last| last.elapsed() >= self.setting.config.memory_poll);
-        let Some(group) = self.group().filter(|_| due) else { return };
+        if self.measured.is_some_and(|last| last.elapsed() < self.setting.config.memory_poll) {
+            return;
+        }
         self.measured = Some(Instant::now());
+        self.bound_log();
+        let Some(group) = self.group() else { return };
         let resident = group.resident_bytes();
         if resident > self.memory_limit {
             self.tell(News::TooLarge { resident, limit: self.memory_limit }).await;

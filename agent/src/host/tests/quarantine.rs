@@ -25,6 +25,46 @@ fn a_device_held_by_a_dead_worker_is_out_after_the_grace_and_back_when_it_lets_g
 }
 
 #[test]
+fn a_look_at_which_the_driver_says_nothing_takes_no_dead_worker_off_its_device() {
+    let mut scene = Scene::running();
+    scene.gone(1);
+    assert_eq!(usable_after(&mut scene, 10, &[42]), Ok(()));
+    let mut silent = Seen { holders: BTreeMap::new(), ..seen(&[]) };
+    silent.devices[0].usable = Err("the driver does not answer".into());
+    scene.event(Event::Looked(silent));
+    let quarantined = usable_after(&mut scene, 20, &[42]).unwrap_err();
+    assert!(quarantined.contains("process 42"), "{quarantined}");
+}
+
+#[test]
+fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss() {
+    let mut scene = Scene::new();
+    scene.host.rules.spares_cpu = true;
+    let mut offered = |gpus: usize| {
+        let mut seen = seen(&[]);
+        seen.devices.truncate(1);
+        let gpu = Device {
+            id: DeviceId("GPU-0".into()),
+            kind: DeviceKind::Cuda { compute: (9, 0), driver: None },
+            ..seen.devices[0].clone()
+        };
+        seen.devices.extend(std::iter::repeat_n(gpu, gpus));
+        scene.event(Event::Looked(seen));
+        scene
+            .host
+            .devices()
+            .iter()
+            .filter(|device| device.usable.is_ok())
+            .map(|device| device.id.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(offered(1), ["GPU-0"]);
+    assert_eq!([offered(0), offered(0)], [const { Vec::<String>::new() }; 2], "a driver may be busy");
+    assert_eq!(offered(0), ["cpu"], "it has vanished");
+    assert_eq!(offered(1), const { Vec::<String>::new() }, "the GPU is out until it has passed its test, and may");
+}
+
+#[test]
 fn a_device_that_failed_a_worker_is_out_at_once_and_stays_so_until_it_passes_its_test() {
     let mut scene = Scene::running();
     let out = scene.fails(1, FailureClass::Hardware);
