@@ -347,8 +347,10 @@ impl Config {
             faults.extend(refuse_unless(holds, key, expected, found));
         };
         let worker = &self.worker;
-        require(worker.memory_slack >= 1.0, "worker.memory_slack", "at least 1", &worker.memory_slack);
-        require(worker.threads != Some(0), "worker.threads", "at least 1", &0);
+        let slack = worker.memory_slack;
+        require((1.0..=1_000.0).contains(&slack), "worker.memory_slack", "from 1 to 1000", &slack);
+        let threads = worker.threads.unwrap_or(1);
+        require((1..=4_096).contains(&threads), "worker.threads", "from 1 to 4096", &threads);
         let (log, events) = (worker.log_limit, worker.events_limit);
         require(log >= 64 << 10, "worker.log_limit", "at least 64 KiB", &log);
         require(events >= 1 << 20, "worker.events_limit", "at least 1 MiB", &events);
@@ -497,6 +499,18 @@ mod tests {
         ] {
             let error = toml::from_str::<Config>(text).unwrap().check().unwrap_err().to_string();
             assert!(error.contains(key), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn numbers_with_which_no_worker_runs_are_refused_by_name() {
+        for (worker, expected) in [
+            (Worker { memory_slack: 1e300, ..Worker::default() }, "worker.memory_slack"),
+            (Worker { memory_slack: f64::NAN, ..Worker::default() }, "worker.memory_slack"),
+            (Worker { threads: Some(99_999_999), ..Worker::default() }, "worker.threads"),
+        ] {
+            let error = Config { worker, ..Config::default() }.check().unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 

@@ -16,6 +16,9 @@ use std::{
     time::Duration,
 };
 
+/// A machine that is stolen should not be believed for long.
+const LONGEST_VALIDITY: Duration = Duration::from_secs(366 * 86_400);
+
 /// Who is silent for longer than a day is not merely late.
 const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
@@ -321,6 +324,7 @@ impl Config {
         refuse(!url.starts_with("https://") && !url.starts_with("http://"), "http.public_url", &url, "a URL");
         let validity = self.link.certificate_ttl;
         refuse(validity < Duration::from_secs(1), "link.certificate_ttl", &show(validity), "at least 1s");
+        refuse(validity > LONGEST_VALIDITY, "link.certificate_ttl", &show(validity), "a year at most");
         let slow = self.link.bandwidth.filter(|bytes| *bytes < 1 << 20);
         refuse(slow.is_some(), "link.bandwidth", &slow.unwrap_or(0), "1MiB a second at least");
         let advertise = self.link.advertise.as_deref().unwrap_or("host:1");
@@ -331,11 +335,20 @@ impl Config {
         refuse(timers.lease > LONGEST_LEASE, "timers.lease", &show(timers.lease), "a day at most");
         refuse(timers.lease < 3 * beat, "timers.lease", &show(timers.lease), "three heartbeats at least");
         refuse(timers.offer.is_zero(), "timers.offer", &show(timers.offer), "more than nothing");
+        refuse(timers.offer > LONGEST_LEASE, "timers.offer", &show(timers.offer), "a day at most");
         let (first, limit) = (timers.back_off, timers.back_off_limit);
         refuse(first.is_zero() || limit < first, "timers.back_off_limit", &show(limit), "timers.back_off at least");
         // With a margin of nothing two jobs of one priority would put each other out for ever.
         let margin = self.scheduler.preemption_margin.unwrap_or(1);
         refuse(!(1..=100).contains(&margin), "scheduler.preemption_margin", &margin, "1 to 100");
+        // With a limit of none nothing would ever run.
+        for (field, most) in
+            [("jobs_per_user", self.scheduler.jobs_per_user), ("gpus_per_user", self.scheduler.gpus_per_user)]
+        {
+            refuse(most == Some(0), &format!("scheduler.{field}"), &0, "1 or more, or no limit");
+        }
+        let staged = self.storage.attempt_limit;
+        refuse(staged < 1 << 20, "storage.attempt_limit", &staged, "1MiB at least: an adapter has to fit");
         for (user, weight) in &self.scheduler.weights {
             let field = format!("scheduler.weights.{user}");
             refuse(!user.contains('@'), &field, user, "the e-mail address of a user, in quotes");
@@ -410,6 +423,21 @@ mod tests {
     fn an_unknown_key_is_refused_by_name() {
         let error = list(&Config::parse("[http]\nlisten = \"127.0.0.1:1\"\nport = 3\n").unwrap_err());
         assert!(error.contains("line 3: http.port"), "{error}");
+    }
+
+    #[test]
+    fn values_with_which_nothing_would_ever_run_are_refused() {
+        for (text, expected) in [
+            ("[link]\ncertificate_ttl = \"99999y\"\n", "link.certificate_ttl"),
+            ("[timers]\noffer = \"99999y\"\n", "timers.offer"),
+            ("[scheduler]\njobs_per_user = 0\n", "scheduler.jobs_per_user is 0"),
+            ("[scheduler]\ngpus_per_user = 0\n", "scheduler.gpus_per_user is 0"),
+            ("[storage]\nattempt_limit = \"0\"\n", "storage.attempt_limit is 0"),
+            ("[storage]\nkeep_free = \"99999999999999999999GiB\"\n", "99999999999999999999GiB"),
+        ] {
+            let error = list(&Config::parse(text).unwrap_err());
+            assert!(error.contains(expected) && error.contains("line 2"), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -131,8 +131,14 @@ pub mod bytes {
 
     /// A size with its unit.
     pub fn parse(text: &str) -> Result<u64, String> {
-        let size = text.parse::<bytesize::ByteSize>();
-        size.map(|size| size.0).map_err(|error| format!("expected a size like \"512MiB\", found \"{text}\": {error}"))
+        let expected =
+            |why: &dyn std::fmt::Display| format!("expected a size like \"512MiB\", found \"{text}\": {why}");
+        match text.parse::<bytesize::ByteSize>() {
+            // What it cannot hold it takes for the largest.
+            Ok(size) if size.0 == u64::MAX => Err(expected(&"more than 64 bits of bytes")),
+            Ok(size) => Ok(size.0),
+            Err(error) => Err(expected(&error)),
+        }
     }
 }
 

@@ -56,8 +56,9 @@ impl Meter {
         let step = self.last.filter(|_| self.news)?;
         self.news = false;
         self.reported = Some(now);
-        let (tokens, seconds) = self.window.iter().fold((0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        Some(Progress {
+        let sum = |sum: (u64, f64), one: &(u64, f64)| (sum.0.saturating_add(one.0), sum.1 + one.1);
+        let (tokens, seconds) = self.window.iter().fold((0, 0.0), sum);
+        let progress = Progress {
             step: step.step,
             total_steps: self.total_steps,
             epoch: step.epoch,
@@ -65,6 +66,34 @@ impl Meter {
             learning_rate: step.lr,
             tokens_per_second: if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
             validation_loss: self.validation_loss,
-        })
+        };
+        can_be(&progress).then_some(progress)
+    }
+}
+
+/// A coordinator ends the session of who says what cannot be, and so did those of before for a step beyond the last. A line that says so was damaged, or its
+/// plan was: it is passed over, for the other work of this node's sake.
+fn can_be(said: &Progress) -> bool {
+    let numbers = [said.epoch, said.loss, said.learning_rate, said.tokens_per_second];
+    said.step <= said.total_steps && numbers.into_iter().chain(said.validation_loss).all(f64::is_finite)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_that_cannot_be_is_passed_over_and_the_next_that_can_is_said() {
+        let mut meter = Meter::default();
+        meter.planned(10);
+        let mut say = |step, lr, at| {
+            let (epoch, loss, grad_norm, tokens, supervised_tokens, seconds) = (0.1, 2.0, 1.0, u64::MAX, 1, 0.5);
+            meter.stepped(Step { step, epoch, loss, lr, grad_norm, tokens, supervised_tokens, seconds });
+            meter.take(Duration::from_secs(at)).map(|progress| progress.step)
+        };
+        assert_eq!(say(1_000_000_000, 0.1, 1), None, "a line that a disk has damaged");
+        assert_eq!(say(2, f64::INFINITY, 2), None);
+        assert_eq!(say(3, 0.1, 3), Some(3));
+        assert_eq!(Meter::default().take(Duration::ZERO), None);
     }
 }

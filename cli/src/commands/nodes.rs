@@ -49,13 +49,18 @@ async fn drained(client: &Client, output: Output, mut node: Node, within: Durati
         node = client.get(&with_id(route::NODE, node.id), &[]).await?;
     }
     output.answer(&node)?;
-    let left = node.drain.iter().flat_map(|drain| &drain.attempts).filter(|attempt| attempt.left_at.is_none());
-    match left.count() {
-        0 => Ok(()),
-        left => Err(Failure::refused(format!(
-            "{left} of its attempts were told to stop and have not said that they did; the node may be away"
-        ))),
-    }
+    what_is_left(&node).map_or(Ok(()), |why| Err(Failure::refused(why)))
+}
+
+/// Why a person may not switch the machine off yet.
+fn what_is_left(node: &Node) -> Option<String> {
+    let Some(drain) = &node.drain else {
+        return Some("the drain was withdrawn: somebody opened the node, and work may run there".into());
+    };
+    let left = drain.attempts.iter().filter(|attempt| attempt.left_at.is_none()).count();
+    let silent =
+        || format!("{left} of its attempts were told to stop and have not said that they did; the node may be away");
+    (left > 0).then(silent)
 }
 
 /// The node as it is afterwards, as a list of one.
@@ -67,4 +72,20 @@ async fn invite(client: &Client, output: Output, ttl: Option<Duration>) -> Resul
     let body = CreateJoinToken { ttl_seconds: ttl.map(|ttl| ttl.as_secs()) };
     let token: JoinToken = client.post(route::JOIN_TOKENS, &[], &body).await?;
     output.answer(&token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorikeet_api::node::NodeDrain;
+
+    #[test]
+    fn a_drain_that_somebody_withdrew_does_not_look_like_one_that_is_done() {
+        let nodes: Vec<Node> = serde_json::from_str(include_str!("../../tests/pins/answers/nodes.json.txt")).unwrap();
+        let mut node = nodes.into_iter().next().unwrap();
+        assert!(what_is_left(&node).unwrap().contains("opened the node"));
+        let (started_at, until, ended_at) = (node.joined_at, node.joined_at, Some(node.joined_at));
+        node.drain = Some(NodeDrain { started_at, until, ended_at, attempts: vec![] });
+        assert_eq!(what_is_left(&node), None);
+    }
 }

@@ -34,7 +34,8 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         let (until, here) = (later(now.wall, patience), self.placed_on(id));
         let node = self.changed_node(actor, id)?;
-        let before = node.record.drain.take().filter(|drain| drain.ended.is_none());
+        // Opening the node ends the report: what left it before that belongs to it, however often a drain is ordered.
+        let before = node.record.drain.take();
         let started = before.as_ref().map_or(now.wall, |drain| drain.started);
         let mut attempts: Vec<_> = before.into_iter().flat_map(|drain| drain.attempts).collect();
         // Those that have left are reported; none comes while it is closed, so there are never more than were placed.

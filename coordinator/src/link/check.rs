@@ -3,6 +3,7 @@
 //! Texts for people are cut, because an agent says them again for ever and a long one is no reason to be deaf to it. Everything
 //! else that is out of bounds no agent of ours says, and ends the session ([`Farewell::Misbehaved`](lorikeet_protocol::agent::Farewell)):
 //! numbers that are none (JSON has no word for them, so a row that holds one never reads back), paths that lead out, lists without end.
+//! What comes from a worker's lines and is merely wrong is brought to the nearest that can be.
 
 use lorikeet_protocol::{
     agent::{AUTHORITIES, FromAgent, Hello, LABELS, Report, ReportBody, Telemetry, WORD},
@@ -89,10 +90,9 @@ fn devices(devices: &mut [Device]) -> Result<(), Fault> {
 fn report(report: &mut Report) -> Result<(), Fault> {
     match &mut report.body {
         ReportBody::Progress(progress) => {
-            hold(
-                progress.total_steps <= STEPS && progress.step <= progress.total_steps,
-                "its steps are more than there are",
-            )?;
+            // They come from a worker's own lines, which a disk may have damaged: the agent would say them again for ever, for all its other work too.
+            progress.total_steps = progress.total_steps.min(STEPS);
+            progress.step = progress.step.min(progress.total_steps);
             let numbers = [progress.epoch, progress.loss, progress.learning_rate, progress.tokens_per_second];
             finite(numbers.into_iter().chain(progress.validation_loss))
         }
@@ -176,10 +176,18 @@ mod tests {
             checkpoint(2.0, "../a.bin"),
             checkpoint(2.0, "ä.bin"),
             progress(Some(f64::INFINITY)),
-            progress_of((3, 2), None),
-            progress_of((1, u64::MAX), None),
         ] {
             assert!(message(&mut said(bad.clone())).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn steps_that_cannot_be_are_brought_to_some_that_can_and_cost_no_session() {
+        for (steps, believed) in [((3, 2), (2, 2)), ((1, u64::MAX), (1, STEPS)), ((1, 2), (1, 2))] {
+            let mut said = said(progress_of(steps, None));
+            assert_eq!(message(&mut said), Ok(()));
+            let FromAgent::Report(Report { body: ReportBody::Progress(found), .. }) = said else { panic!("{said:?}") };
+            assert_eq!((found.step, found.total_steps), believed);
         }
     }
 

@@ -41,7 +41,7 @@ pub struct Node {
     /// When a person sent it away for ever; rows of before do not say so.
     #[serde(default)]
     pub gone_at: Option<UnixMillis>,
-    /// The last drain, until the node is opened or drained again.
+    /// The last drain, until the node is opened.
     #[serde(default)]
     pub drain: Option<Drain>,
 }

@@ -111,6 +111,9 @@ fn what_a_drain_had_to_stop_is_told_apart_and_an_empty_node_is_drained_at_once()
     world.report(attempt, ended(Outcome::Preempted));
     assert_eq!(drained(&world), (vec![(Became::Stopped, Some(2))], true));
     assert!(world.cluster.nodes[&NODE].record.drain.as_ref().unwrap().attempts[0].left.is_some());
+    // Ordered once more when nothing is there: the report stays.
+    world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
+    assert_eq!(drained(&world), (vec![(Became::Stopped, Some(2))], true));
     let mut world = World::ready();
     world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
     assert_eq!(drained(&world), (vec![], true));
