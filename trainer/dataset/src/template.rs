@@ -10,7 +10,7 @@ mod python;
 use std::collections::BTreeMap;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
+use minijinja::value::{Kwargs, StringInput, Value};
 use minijinja::{Environment, Error, ErrorKind};
 use time::macros::datetime;
 use time::{PrimitiveDateTime, format_description};
@@ -56,6 +56,7 @@ impl Template {
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.set_fuel(Some(FUEL));
         env.set_formatter(python::format);
+        env.add_filter("indent", indent);
         env.add_filter("tojson", python::tojson);
         env.add_filter("string", python::string);
         env.add_function("raise_exception", raise_exception);
@@ -162,6 +163,25 @@ fn without_generation_tags(source: &str) -> String {
     out
 }
 
+/// More than this no template that people read asks for; the library makes the blanks of one line before it counts them as steps.
+const WIDEST: usize = 256;
+
+/// The library's filter, within [`WIDEST`].
+fn indent(
+    text: StringInput<'_>,
+    width: Option<usize>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    named: Kwargs,
+) -> Result<Value, Error> {
+    let asked = width.or(named.peek::<Option<usize>>("width")?).unwrap_or_default();
+    if asked > WIDEST {
+        let why = format!("indent({asked}): expected {WIDEST} at most");
+        return Err(Error::new(ErrorKind::InvalidOperation, why));
+    }
+    minijinja::filters::indent(text, width, first, blank, named)
+}
+
 fn raise_exception(message: String) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, message))
 }
@@ -206,6 +226,19 @@ mod tests {
         assert!(error.starts_with("it takes more than 10000000 steps"), "{error}");
         let refusing = Template::compile("{{ raise_exception('no') }}", BTreeMap::new()).expect("compiles");
         refusing.check_end(&[]).expect("another conversation may do");
+    }
+
+    #[test]
+    fn an_indent_is_no_way_to_any_amount_of_memory() {
+        assert_eq!(
+            rendered("{{ 'a\nb' | indent(2) }} {{ 'a\nb' | indent(width=3, first=true) }}"),
+            "a\n  b    a\n   b"
+        );
+        for wide in ["indent(99999999)", "indent(width=99999999)"] {
+            let template = Template::compile(&format!("{{{{ 'a' | {wide} }}}}"), BTreeMap::new()).expect("compiles");
+            let error = template.render(&[], &[], false).expect_err("refused");
+            assert!(error.contains("expected 256 at most"), "{error}");
+        }
     }
 
     #[test]
