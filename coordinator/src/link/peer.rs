@@ -23,7 +23,11 @@ use lorikeet_protocol::{
     id::{AttemptId, NodeId},
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep, timeout},
@@ -109,13 +113,14 @@ async fn session(
     let (own, own_messages) = mpsc::channel(OWN_MESSAGES);
     let (renewed, certificates) = watch::channel(certificate.ends);
     let announcing = announce(shared, connection, own.clone(), words);
+    let own_attempts = OwnAttempts::default();
     let mut peer = Peer {
         shared,
         certificate: certificate.clone(),
         words,
         session: number,
         own,
-        own_attempts: HashSet::new(),
+        own_attempts: &own_attempts,
         refused: HashSet::new(),
         renewed,
     };
@@ -127,7 +132,7 @@ async fn session(
     let ended = tokio::select! {
         biased;
         () = shared.cancel.cancelled() => Ok(Ending::ShuttingDown),
-        ended = write(shared, &mut send, opened.outbox, own_messages, words) => ended,
+        ended = write(shared, &mut send, (opened.outbox, own_messages), words, &own_attempts) => ended,
         // An agent that takes nothing does not keep its session by that.
         () = async { opened.ended.cancelled().await; sleep(LAST_WORDS).await } => Ok(Ending::Cut),
         ended = peer.read(receive) => ended,
@@ -208,9 +213,9 @@ enum Ending {
 async fn write(
     shared: &Shared,
     send: &mut SendStream,
-    mut outbox: mpsc::Receiver<ToAgent>,
-    mut own: mpsc::Receiver<ToAgent>,
+    (mut outbox, mut own): (mpsc::Receiver<ToAgent>, mpsc::Receiver<ToAgent>),
     words: Words,
+    own_attempts: &OwnAttempts,
 ) -> Result<Ending, LinkError> {
     let mut welcomed = false;
     loop {
@@ -225,6 +230,11 @@ async fn write(
                 welcomed = true;
             }
             Some(ToAgent::Expelled(_)) if !words.expelled => {}
+            Some(ToAgent::Offer(offer)) => {
+                // It was placed there, durably, before this was said: no report of it need be looked up.
+                own_attempts.add(offer.attempt);
+                wire::write(send, &ToAgent::Offer(offer)).await?;
+            }
             Some(message) => wire::write(send, &message).await?,
             None => return Ok(Ending::Dismissed),
         }
@@ -261,6 +271,20 @@ async fn listen(shared: &Shared, connection: &Connection, node: NodeId) -> Resul
     }
 }
 
+/// Attempts of which this session knows that they were placed on its node.
+#[derive(Default)]
+struct OwnAttempts(Mutex<HashSet<AttemptId>>);
+
+impl OwnAttempts {
+    fn add(&self, attempt: AttemptId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
+    }
+
+    fn has(&self, attempt: AttemptId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&attempt)
+    }
+}
+
 /// What the reading half needs.
 struct Peer<'a> {
     shared: &'a Shared,
@@ -270,7 +294,7 @@ struct Peer<'a> {
     own: mpsc::Sender<ToAgent>,
     /// Until when the newest certificate of this session is valid, since 1970.
     renewed: watch::Sender<Duration>,
-    own_attempts: HashSet<AttemptId>,
+    own_attempts: &'a OwnAttempts,
     /// Attempts whose lines were refused last time: it is said once.
     refused: HashSet<AttemptId>,
 }
@@ -385,12 +409,12 @@ impl Peer<'_> {
 
     /// Asked once per attempt and session: a placement is never taken back.
     async fn judge(&mut self, attempt: AttemptId) -> Lines {
-        if self.own_attempts.contains(&attempt) {
+        if self.own_attempts.has(attempt) {
             return Lines::Wanted;
         }
         let judged = self.shared.services.judge_lines(self.certificate.node, attempt).await;
         if judged == Lines::Wanted {
-            self.own_attempts.insert(attempt);
+            self.own_attempts.add(attempt);
         }
         judged
     }
