@@ -35,6 +35,16 @@ pub mod settings;
 pub mod share;
 pub mod worker;
 
+use std::time::Duration;
+
+/// A time for people: in days where there are several, for nobody sets a clock by the seconds of a year.
+pub fn days(time: Duration) -> String {
+    match time.as_secs() / 86_400 {
+        0 | 1 => humantime::format_duration(Duration::from_secs(time.as_secs())).to_string(),
+        days => format!("{days} days"),
+    }
+}
+
 /// What every cause of an error says, joined by colons: `dial 127.0.0.1:7170: connection refused`.
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate, X509Error};
 
 const CA: &str = "ca.crt";
 const NEXT_CA: &str = "ca.next.crt";
@@ -255,9 +255,7 @@ impl Identity {
 
     /// From when and until when it is valid, since 1970.
     pub(crate) fn validity(&self) -> Result<(Duration, Duration), IdentityError> {
-        let (_, parsed) = X509Certificate::from_der(&self.certificate).map_err(|error| self.broken(&error))?;
-        let seconds = |time: x509_parser::time::ASN1Time| Duration::from_secs(time.timestamp().try_into().unwrap_or(0));
-        Ok((seconds(parsed.validity().not_before), seconds(parsed.validity().not_after)))
+        validity(&self.certificate).map_err(|error| self.broken(&error))
     }
 
     pub(super) fn chain_and_key(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
@@ -277,6 +275,13 @@ impl Identity {
     fn broken(&self, found: &dyn std::fmt::Display) -> IdentityError {
         IdentityError::Broken { path: self.folder.join("node.crt"), found: found.to_string() }
     }
+}
+
+/// From when and until when a certificate is valid, since 1970.
+pub(super) fn validity(certificate: &[u8]) -> Result<(Duration, Duration), x509_parser::nom::Err<X509Error>> {
+    let (_, parsed) = X509Certificate::from_der(certificate)?;
+    let seconds = |time: x509_parser::time::ASN1Time| Duration::from_secs(time.timestamp().try_into().unwrap_or(0));
+    Ok((seconds(parsed.validity().not_before), seconds(parsed.validity().not_after)))
 }
 
 /// The one that signs first.

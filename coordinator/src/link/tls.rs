@@ -411,10 +411,7 @@ pub(super) fn untimely(certificate: &CertificateDer<'_>, now: UnixTime) -> Optio
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).ok();
     let (from, to) = (seconds(parsed.validity().not_before)?, seconds(parsed.validity().not_after)?);
     let node = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or("a node");
-    let days = |seconds: u64| match seconds / 86_400 {
-        0 | 1 => humantime::format_duration(Duration::from_secs(seconds)).to_string(),
-        days => format!("{days} days"),
-    };
+    let days = |seconds| lorikeet_protocol::days(Duration::from_secs(seconds));
     let at = |then| UnixTime::since_unix_epoch(Duration::from_secs(then));
     match now.as_secs() {
         now if now < from => Some((

@@ -1,6 +1,8 @@
 //! A certificate that is right in everything but its time says that a clock is wrong, and by how much at least: the coordinator makes its own
 //! anew at each start, a day back and five years ahead.
 
+use crate::link::identity::validity;
+use lorikeet_protocol::days;
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -10,7 +12,6 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// How this machine's clock stands to the coordinator's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -19,24 +20,16 @@ pub enum ClockOff {
     #[error(
         "the clock of this machine is off by {} or more: by it, the coordinator's certificate begins in the future; set the clock and run a time \
          service",
-        words(*.0)
+        days(*.0)
     )]
     Behind(Duration),
     /// The certificate is over.
     #[error(
         "the clock of this machine is off by {} or more: by it, the coordinator's certificate is over; set the clock and run a time service (only \
          a coordinator that was not started for five years would show such a one)",
-        words(*.0)
+        days(*.0)
     )]
     Ahead(Duration),
-}
-
-/// Days, where there are several: nobody sets a clock by the seconds of a year.
-fn words(off: Duration) -> String {
-    match off.as_secs() / 86_400 {
-        0 | 1 => humantime::format_duration(Duration::from_secs(off.as_secs())).to_string(),
-        days => format!("{days} days"),
-    }
 }
 
 /// Verifies as `inner` does, and remembers what a failure says of the clock.
@@ -111,16 +104,11 @@ impl ServerCertVerifier for Dated {
 
 /// A moment at which the certificate was valid, and how far the clock is from it.
 fn judge(certificate: &CertificateDer<'_>, now: UnixTime) -> Option<(UnixTime, ClockOff)> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).ok();
-    let (from, to) = (seconds(parsed.validity().not_before)?, seconds(parsed.validity().not_after)?);
-    let now = now.as_secs();
-    let (then, off) = if now < from {
-        (from, ClockOff::Behind(Duration::from_secs(from - now)))
-    } else {
-        (to, ClockOff::Ahead(Duration::from_secs(now.saturating_sub(to))))
-    };
-    Some((UnixTime::since_unix_epoch(Duration::from_secs(then)), off))
+    let (from, to) = validity(certificate).ok()?;
+    let now = Duration::from_secs(now.as_secs());
+    let (then, off) =
+        if now < from { (from, ClockOff::Behind(from - now)) } else { (to, ClockOff::Ahead(now.saturating_sub(to))) };
+    Some((UnixTime::since_unix_epoch(then), off))
 }
 
 #[cfg(test)]
