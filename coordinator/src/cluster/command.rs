@@ -184,6 +184,33 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it names what may be over, of which only the store knows: whoever runs turns gives it those [`Rows`], in a batch of its own.
+    pub fn names_finished(&self) -> bool {
+        let waits = self.conditions().is_some_and(|start| !start.after.is_empty());
+        waits
+            || self.begins_with().is_some_and(|spec| spec.init_adapter.is_some())
+            || matches!(
+                self,
+                Self::RetryJob { .. } | Self::PatchModel { .. } | Self::DeleteModel { .. } | Self::ForgetJobs { .. }
+            )
+    }
+
+    /// When what is submitted may start.
+    pub(crate) fn conditions(&self) -> Option<&Start> {
+        if let Self::SubmitSweep(sweep) = self {
+            return Some(&sweep.start);
+        }
+        if let Self::SubmitJob { start, .. } = self { Some(start) } else { None }
+    }
+
+    /// What is submitted; the jobs of a sweep begin with the same adapter.
+    pub(crate) fn begins_with(&self) -> Option<&JobSpec> {
+        if let Self::SubmitSweep(sweep) = self {
+            return sweep.children.first().map(|(_, _, spec)| spec);
+        }
+        if let Self::SubmitJob { spec, .. } = self { Some(spec) } else { None }
+    }
+
     /// What the audit record calls it.
     pub fn name(&self) -> &'static str {
         match self {

@@ -9,11 +9,9 @@ use crate::{
     store::{Store, StoreError},
     turn::Turn,
 };
-use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::{
     agent::{Farewell, ToAgent},
     id::{JobId, NodeId},
-    job::JobSpec,
 };
 use std::{
     collections::BTreeMap,
@@ -121,7 +119,7 @@ impl Loop {
         let mut batch = Vec::new();
         for input in waiting.drain(..) {
             if let Input::Command { command, .. } = &input
-                && names_finished(command)
+                && command.names_finished()
             {
                 self.turn(std::mem::take(&mut batch)).await?;
             }
@@ -130,7 +128,7 @@ impl Loop {
                 continue;
             }
             let rows = match &input {
-                Input::Command { command, .. } if names_finished(command) => Some(self.rows(command)),
+                Input::Command { command, .. } if command.names_finished() => Some(self.rows(command)),
                 Input::Command { .. }
                 | Input::Query { .. }
                 | Input::Session { .. }
@@ -159,10 +157,10 @@ impl Loop {
                 .transpose()?
                 .unwrap_or_default();
         }
-        if let Some(name) = begins_with(command).and_then(|spec| spec.init_adapter.as_deref()) {
+        if let Some(name) = command.begins_with().and_then(|spec| spec.init_adapter.as_deref()) {
             rows.adapters = self.store.adapters(name)?;
         }
-        if let Some(start) = conditions(command) {
+        if let Some(start) = command.conditions() {
             let ids = start.after.iter().filter_map(|after| after.job.parse::<JobId>().ok());
             let found = ids.map(|id| self.store.get(&id.bytes())).collect::<Result<Vec<_>, _>>()?;
             rows.named = found.into_iter().flatten().collect();
@@ -345,33 +343,4 @@ impl Loop {
             let _ = outbox.messages.try_send(ToAgent::Goodbye(Farewell::ShuttingDown));
         }
     }
-}
-
-fn names_finished(command: &Command) -> bool {
-    let waits = conditions(command).is_some_and(|start| !start.after.is_empty());
-    waits
-        || begins_with(command).is_some_and(|spec| spec.init_adapter.is_some())
-        || matches!(
-            command,
-            Command::RetryJob { .. }
-                | Command::PatchModel { .. }
-                | Command::DeleteModel { .. }
-                | Command::ForgetJobs { .. }
-        )
-}
-
-/// When what is submitted may start.
-fn conditions(command: &Command) -> Option<&Start> {
-    if let Command::SubmitSweep(sweep) = command {
-        return Some(&sweep.start);
-    }
-    if let Command::SubmitJob { start, .. } = command { Some(start) } else { None }
-}
-
-/// What is submitted; the jobs of a sweep begin with the same adapter.
-fn begins_with(command: &Command) -> Option<&JobSpec> {
-    if let Command::SubmitSweep(sweep) = command {
-        return sweep.children.first().map(|(_, _, spec)| spec);
-    }
-    if let Command::SubmitJob { spec, .. } = command { Some(spec) } else { None }
 }

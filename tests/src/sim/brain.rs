@@ -2,7 +2,7 @@
 
 use super::store::Store;
 use lorikeet_coordinator::{
-    cluster::{Action, Cluster, Event, Now, Settings, Timers, command::Command, schedule::Rules},
+    cluster::{Action, Cluster, Event, Now, Settings, Timers, schedule::Rules},
     guard::Guards,
     record::Record,
     turn::Turn,
@@ -143,7 +143,7 @@ impl Brain {
     /// What waits, as far as it goes into one batch: a command that names finished things has one of its own, as in the driver, so that
     /// what it reads is what everything before it left.
     pub(super) fn batch(&mut self) -> Vec<Event> {
-        let alone = self.inbox.iter().position(names_finished);
+        let alone = self.inbox.iter().position(reads_rows);
         let through = match alone {
             Some(0) => 1,
             Some(before) => before,
@@ -171,13 +171,7 @@ impl Brain {
     }
 }
 
-/// Whether the driver would read rows for it (`coordinator/src/driver/run.rs`).
-fn names_finished(event: &Event) -> bool {
-    let Event::Requested { command, .. } = event else { return false };
-    match command {
-        Command::SubmitJob { start, .. } => !start.after.is_empty(),
-        Command::SubmitSweep(sweep) => !sweep.start.after.is_empty(),
-        Command::ForgetJobs { .. } => true,
-        _ => false,
-    }
+/// Whether the driver would read rows for it.
+fn reads_rows(event: &Event) -> bool {
+    matches!(event, Event::Requested { command, .. } if command.names_finished())
 }
