@@ -89,6 +89,9 @@ fn a_certificate_issued_since_the_backup_is_known_again_and_an_older_one_is_not(
     assert!(comes(NODE, drawn(1_000)), "it was renewed since");
     assert!(comes(OTHER, drawn(2_000)), "a node that joined since");
     assert!(!comes(OTHER, drawn(10 * 86_400_000)), "not even issued when the backup was restored");
+    let told = audits(&world.history).filter(|audit| audit.action == "node.readmit");
+    let told: Vec<_> = told.map(|audit| audit.subject.clone()).collect();
+    assert_eq!(told, [NODE, NODE, OTHER].map(|node| node.to_string()), "each time it is written down");
     world.ask(Command::RevokeNode { id: OTHER }).0.unwrap();
     let hello = world.hello_message(boot(1), boot(1), vec![]);
     let out = world.handle(Event::SessionOpened {
