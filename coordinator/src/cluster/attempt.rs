@@ -134,13 +134,13 @@ impl Cluster {
             }
             // Somebody else than the coordinator ended it, and may do so again: elsewhere if there is another place.
             (Intent::Run, Outcome::Preempted) if row.leave.is_none() => {
-                job.refused_by.extend(node);
+                job.shunned.extend(node);
                 requeue(job, now, timers.back_off)
             }
             (_, Outcome::Preempted | Outcome::Superseded | Outcome::Cancelled) => requeue(job, now, Duration::ZERO),
             (_, Outcome::Withdrawn) => {
                 job.refusals += 1;
-                job.refused_by.extend(node);
+                job.shunned.extend(node);
                 let wait = timers.wait(job.refusals);
                 requeue(job, now, wait)
             }
@@ -149,6 +149,7 @@ impl Cluster {
                     return JobState::Failed(Failure { class: FailureClass::Internal, message });
                 }
                 let wait = timers.wait(record.infrastructure_failures);
+                job.shunned.extend(node);
                 requeue(job, now, wait)
             }
         }

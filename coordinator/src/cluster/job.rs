@@ -140,8 +140,8 @@ pub struct LiveJob {
     pub(super) checkpoints: Vec<StoredCheckpoint>,
     /// Offers that were declined or not answered, since the last that was taken.
     pub(super) refusals: u32,
-    /// By whom.
-    pub(super) refused_by: BTreeSet<NodeId>,
+    /// By whom, and where it ended for its machine's sake since then: it is tried elsewhere first.
+    pub(super) shunned: BTreeSet<NodeId>,
     /// What was said at the end of its last attempt, if this process heard of that.
     pub(super) last_word: Option<String>,
     /// When the offer went out.
@@ -159,7 +159,7 @@ impl LiveJob {
             attempt,
             checkpoints,
             refusals: 0,
-            refused_by: BTreeSet::new(),
+            shunned: BTreeSet::new(),
             last_word: None,
             offered: now.mono,
             retry_at: Duration::ZERO,

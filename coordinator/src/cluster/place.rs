@@ -71,7 +71,7 @@ impl Cluster {
             cuda_bytes: findings.cuda_bytes,
             cpu_only: cpu_only(&job.record.spec),
             files: self.inputs(&job.record)?,
-            avoid: job.record.blamed.keys().chain(&job.refused_by).copied().collect(),
+            avoid: job.record.blamed.keys().chain(&job.shunned).copied().collect(),
             lasts: job.time_left(),
             sweep: job.record.sweep.and_then(|sweep| Some((sweep, self.sweeps.get(&sweep)?.max_parallel?))),
         })

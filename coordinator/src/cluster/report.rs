@@ -47,7 +47,7 @@ impl Cluster {
     fn accepted(&mut self, node: NodeId, attempt: AttemptId, now: Now, out: &mut Vec<Action>) {
         if self.current(node, attempt).is_some() {
             if let Some(job) = self.jobs.get_mut(&attempt.job) {
-                (job.refusals, job.refused_by) = (0, Default::default());
+                (job.refusals, job.shunned) = (0, Default::default());
             }
             self.advance(attempt, AttemptPhase::Accepted, now, out);
         } else {

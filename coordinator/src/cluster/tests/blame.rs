@@ -126,6 +126,26 @@ fn nodes_are_cleared_of_a_job_that_ends_badly_everywhere() {
 }
 
 #[test]
+fn a_job_whose_device_failed_under_it_is_tried_elsewhere_first_though_nobody_is_to_blame() {
+    let mut world = World::with_nodes(2);
+    let job = world.submit(1);
+    let fails = |world: &mut World| {
+        let attempt = world.until_offered(job).expect("there is always a node");
+        let node = world.cluster.jobs[&job].node().unwrap();
+        world.hear_from(node, FromAgent::Accepted(attempt));
+        let ended = Ended { held: Duration::ZERO, ..fallen(Outcome::Hardware) };
+        world.report_from(node, attempt, ReportBody::Ended(ended));
+        assert!(world.cluster.jobs[&job].record.blamed.is_empty());
+        node
+    };
+    let (first, second, third) = (fails(&mut world), fails(&mut world), fails(&mut world));
+    assert_ne!(first, second);
+    assert_eq!(first, third, "where it was shunned before, it is taken now");
+    world.ask(Command::CordonNode { id: second }).0.unwrap();
+    assert_eq!(fails(&mut world), first, "there is no other place");
+}
+
+#[test]
 fn machines_that_are_off_do_not_make_the_others_few() {
     let mut world = World::with_nodes(2);
     for n in 0..10 {

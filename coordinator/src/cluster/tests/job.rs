@@ -57,7 +57,7 @@ fn a_worker_that_somebody_else_ended_is_not_placed_again_at_once() {
     let (job, attempt) = world.running(1);
     world.report(attempt, ended(Outcome::Preempted));
     assert!(!world.is_placed(job) && world.why(job).backs_off_until.is_some());
-    assert!(world.cluster.jobs[&job].refused_by.contains(&NODE), "another node is tried first");
+    assert!(world.cluster.jobs[&job].shunned.contains(&NODE), "another node is tried first");
     assert!(world.until_offered(job).is_some());
 }
 
