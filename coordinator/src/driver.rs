@@ -1,7 +1,7 @@
 //! The task that owns the cluster: receive, turn, commit, then send.
 //!
 //! Everybody else holds a [`Handle`] and waits for an answer, which leaves only after the batch it belongs to is durable. Events that
-//! arrive while a batch commits form the next one.
+//! arrive while a batch commits form the next ones, in the order of [`Inbox`](crate::inbox::Inbox).
 //!
 //! ```text
 //!              commit failed for lack of space: the store is opened anew, memory is rebuilt from it
@@ -34,7 +34,7 @@ use lorikeet_protocol::{
     id::{JobId, NodeId, RequestId},
     inspect::Inspection,
 };
-use run::{Clock, Loop};
+use run::{Clock, Door, Loop};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -50,7 +50,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use writer::Writer;
 
-/// Inputs that may wait: a burst of that many agents speaking at once; senders beyond it wait.
+/// Inputs of a kind that may wait: a burst of that many agents speaking at once; senders beyond it wait.
 const QUEUE: usize = 4_096;
 
 /// Read transactions at once: each pins pages of the store.
@@ -69,6 +69,12 @@ enum Input {
     Inspected { subject: Subject, result: Box<Result<Inspection, Trouble>>, files: Vec<NamedFile> },
 }
 
+impl Input {
+    fn reads_rows(&self) -> bool {
+        matches!(self, Self::Command { command, .. } if command.names_finished())
+    }
+}
+
 /// An agent that was let in.
 #[derive(Debug)]
 pub struct Session {
@@ -83,7 +89,8 @@ pub struct Session {
 /// The only door to the cluster; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    inputs: mpsc::Sender<Input>,
+    words: mpsc::Sender<Input>,
+    requests: mpsc::Sender<Input>,
     store: Store,
     readers: Arc<Semaphore>,
     changes: broadcast::Sender<JobId>,
@@ -120,7 +127,7 @@ impl Handle {
     }
 
     async fn ask(&self, input: Input, answered: oneshot::Receiver<Result<Answer, Refusal>>) -> Result<Answer, Refusal> {
-        self.inputs.send(input).await.map_err(|_| Refusal::Unavailable)?;
+        self.requests.send(input).await.map_err(|_| Refusal::Unavailable)?;
         answered.await.map_err(|_| Refusal::Unavailable)?
     }
 
@@ -143,33 +150,33 @@ impl Handle {
     pub async fn open_session(&self, node: NodeId, shown: Shown, hello: Hello) -> Result<Session, Farewell> {
         let (admitted, answer) = oneshot::channel();
         let input = Input::Session { node, shown, hello: Box::new(hello), admitted };
-        self.inputs.send(input).await.map_err(|_| Farewell::ShuttingDown)?;
+        self.words.send(input).await.map_err(|_| Farewell::ShuttingDown)?;
         answer.await.map_err(|_| Farewell::ShuttingDown)?
     }
 
     /// What an agent said in its session.
     pub async fn heard(&self, node: NodeId, session: u64, message: FromAgent) {
-        let _ = self.inputs.send(Input::Heard { node, session, message: Box::new(message) }).await;
+        let _ = self.words.send(Input::Heard { node, session, message: Box::new(message) }).await;
     }
 
     /// What an agent reported in its session of an attempt that was never placed on it.
     pub async fn stray(&self, node: NodeId, session: u64, report: Report) {
-        let _ = self.inputs.send(Input::Stray { node, session, report: Box::new(report) }).await;
+        let _ = self.words.send(Input::Stray { node, session, report: Box::new(report) }).await;
     }
 
     /// What an agent said of its cache in its session.
     pub async fn announced(&self, node: NodeId, session: u64, said: Announced) {
-        let _ = self.inputs.send(Input::Announced { node, session, said: Box::new(said) }).await;
+        let _ = self.words.send(Input::Announced { node, session, said: Box::new(said) }).await;
     }
 
     /// An agent's connection ended.
     pub async fn close_session(&self, node: NodeId, session: u64) {
-        let _ = self.inputs.send(Input::Closed { node, session }).await;
+        let _ = self.words.send(Input::Closed { node, session }).await;
     }
 
     /// What `lorikeet inspect` printed, or why it printed nothing.
     pub async fn inspected(&self, subject: Subject, result: Result<Inspection, Trouble>, files: Vec<NamedFile>) {
-        let _ = self.inputs.send(Input::Inspected { subject, result: Box::new(result), files }).await;
+        let _ = self.requests.send(Input::Inspected { subject, result: Box::new(result), files }).await;
     }
 
     /// Whether nothing new is taken, because the store's disk is full.
@@ -217,11 +224,12 @@ impl Driver {
             Err(error) => return Err(error),
         };
         let cluster = Cluster::new(load::load(&store)?, settings.clone(), clock.now());
-        let (inputs, received) = mpsc::channel(QUEUE);
+        let ((words, said), (requests, asked)) = (mpsc::channel(QUEUE), mpsc::channel(QUEUE));
         let (inspect, inspections) = mpsc::unbounded_channel();
         let (changes, _) = broadcast::channel(1_024);
         let handle = Handle {
-            inputs,
+            words,
+            requests,
             store: store.clone(),
             readers: Arc::new(Semaphore::new(READERS)),
             changes: changes.clone(),
@@ -243,7 +251,7 @@ impl Driver {
             inspect,
             changes,
         };
-        let task = tokio::spawn(worker.run(received, stop));
+        let task = tokio::spawn(worker.run(Door { words: said, requests: asked }, stop));
         Ok(Self { handle, inspections, task })
     }
 }

@@ -24,6 +24,7 @@ pub mod guard;
 pub mod health;
 pub mod history;
 pub mod http;
+pub mod inbox;
 pub mod inspector;
 pub mod link;
 mod model;

@@ -5,6 +5,7 @@ use crate::{
     access::Refusal,
     clock,
     cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, command::Command, model_of},
+    inbox::{BATCH, Inbox},
     record::{Job, Model},
     store::{Store, StoreError},
     turn::Turn,
@@ -23,9 +24,6 @@ use std::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
-
-/// Events of one transaction: more would only lengthen the wait of the first.
-const BATCH: usize = 256;
 
 /// Messages that may wait for one agent; one that takes none for so long is cut off, and hears everything again when it returns.
 const OUTBOX: usize = 1_024;
@@ -48,6 +46,30 @@ impl Clock {
 
     pub(super) fn now(&self) -> Now {
         Now { mono: self.started.elapsed(), wall: clock::now() }
+    }
+}
+
+/// Where inputs come in.
+pub(super) struct Door {
+    /// Of agents.
+    pub(super) words: mpsc::Receiver<Input>,
+    /// Of everybody else.
+    pub(super) requests: mpsc::Receiver<Input>,
+}
+
+impl Door {
+    /// What is here already comes along.
+    fn fill(&mut self, inbox: &mut Inbox<Input>) {
+        while inbox.len().0 < BATCH
+            && let Ok(word) = self.words.try_recv()
+        {
+            inbox.word(word);
+        }
+        while inbox.len().1 < BATCH
+            && let Ok(request) = self.requests.try_recv()
+        {
+            inbox.request(request);
+        }
     }
 }
 
@@ -79,24 +101,29 @@ pub(super) struct Outbox {
 }
 
 impl Loop {
-    pub(super) async fn run(
-        mut self,
-        mut inputs: mpsc::Receiver<Input>,
-        stop: CancellationToken,
-    ) -> Result<(), DriverError> {
+    pub(super) async fn run(mut self, mut door: Door, stop: CancellationToken) -> Result<(), DriverError> {
         self.turn(vec![Event::Booted]).await?;
-        let mut waiting = Vec::new();
+        let mut inbox = Inbox::default();
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                received = inputs.recv_many(&mut waiting, BATCH) => if received == 0 { break },
+                () = std::future::ready(()), if !inbox.is_empty() => {}
+                word = door.words.recv() => match word {
+                    Some(word) => inbox.word(word),
+                    None => break,
+                },
+                request = door.requests.recv() => match request {
+                    Some(request) => inbox.request(request),
+                    None => break,
+                },
                 () = tokio::time::sleep(self.wait()) => {}
             }
+            door.fill(&mut inbox);
             if self.is_reading_only() {
                 self.look_for_room().await?;
             }
-            self.batches(&mut waiting).await?;
+            self.batch(inbox.next(Input::reads_rows)).await?;
             self.expire().await?;
         }
         self.say_goodbye();
@@ -114,39 +141,29 @@ impl Loop {
         self.reading_only.load(Ordering::Relaxed)
     }
 
-    /// A command that names a finished thing reads its row from the store; so it starts a batch of its own, after everything before it.
-    async fn batches(&mut self, waiting: &mut Vec<Input>) -> Result<(), DriverError> {
-        let mut batch = Vec::new();
-        for input in waiting.drain(..) {
-            if let Input::Command { command, .. } = &input
-                && command.names_finished()
-            {
-                self.turn(std::mem::take(&mut batch)).await?;
-            }
-            if self.is_reading_only() {
-                self.answer_only(input);
-                continue;
-            }
+    async fn batch(&mut self, inputs: Vec<Input>) -> Result<(), DriverError> {
+        if self.is_reading_only() {
+            inputs.into_iter().for_each(|input| self.answer_only(input));
+            return Ok(());
+        }
+        let mut batch = Vec::with_capacity(inputs.len());
+        for input in inputs {
             let rows = match &input {
-                Input::Command { command, .. } if command.names_finished() => Some(self.rows(command)),
-                Input::Command { .. }
-                | Input::Query { .. }
+                Input::Command { command, .. } => self.rows(command).map_err(DriverError::Commit)?,
+                Input::Query { .. }
                 | Input::Session { .. }
                 | Input::Closed { .. }
                 | Input::Heard { .. }
                 | Input::Stray { .. }
                 | Input::Announced { .. }
-                | Input::Inspected { .. } => None,
+                | Input::Inspected { .. } => Rows::default(),
             };
-            let (alone, rows) = (rows.is_some(), rows.transpose().map_err(DriverError::Commit)?.unwrap_or_default());
             batch.push(self.event(input, rows));
-            if alone {
-                self.turn(std::mem::take(&mut batch)).await?;
-            }
         }
-        if self.is_reading_only() { Ok(()) } else { self.turn(batch).await }
+        self.turn(batch).await
     }
 
+    /// Of what is over, as everything before has left it.
     fn rows(&self, command: &Command) -> Result<Rows, StoreError> {
         let mut rows = Rows::default();
         if let Command::RetryJob { old, .. } = command {

@@ -1,4 +1,4 @@
-//! The driver on a disk that is full and then is not.
+//! The driver on a disk that is full and then is not, and in which order it takes what comes.
 
 use super::*;
 use crate::{
@@ -7,9 +7,10 @@ use crate::{
     record::{DatasetState, Record},
     store::tests::full::Full,
 };
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use lorikeet_protocol::{
     file::FileManifest,
-    id::{DatasetId, Hash, RequestId, TokenId, UserId},
+    id::{BootId, DatasetId, Hash, RequestId, TokenId, UnixMillis, UserId},
 };
 use std::time::Instant;
 use uuid::Uuid;
@@ -97,10 +98,41 @@ async fn a_full_disk_leaves_the_answers_and_stops_the_changes_until_there_is_roo
 async fn a_row_that_does_not_read_stops_the_start_and_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(&folder.path().join("state.redb")).unwrap();
-    let joined = lorikeet_protocol::id::UnixMillis(1);
+    let joined = UnixMillis(1);
     let node = crate::record::Node::new(NodeId(Uuid::from_u128(5)), "machine".into(), joined);
     store.commit(&[Record::Node(node.clone())]).unwrap();
     store.damage::<crate::record::Node>(&node.id.bytes());
     let error = Driver::start(store, Timers::default(), CancellationToken::new()).unwrap_err().to_string();
     assert!(error.contains("nodes_1") && error.contains(&node.id.0.simple().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn words_of_agents_do_not_wait_behind_commands_that_read_rows() {
+    let world = World::new().await;
+    let forget = || async {
+        world.command(Actor::System, Command::ForgetJobs { ids: vec![], before: UnixMillis(0) }).await.unwrap();
+        false
+    };
+    let said = async {
+        let shown = Shown { serial: "s".into(), key: Hash([0; 32]), is_newest: true };
+        let hello = Hello {
+            boot: BootId(Uuid::from_u128(1)),
+            instance: BootId(Uuid::from_u128(1)),
+            version: "test".into(),
+            name: "machine".into(),
+            labels: BTreeMap::new(),
+            devices: vec![],
+            attempts: vec![],
+            cached: vec![],
+            acknowledged: 0,
+        };
+        let admitted = world.driver.handle.open_session(NodeId(Uuid::from_u128(5)), shown, hello).await;
+        assert!(admitted.is_err(), "nobody knows it");
+        true
+    };
+    // All of them are in the driver's queues before it looks.
+    let waits: FuturesUnordered<_> = (0..200).map(|_| forget().boxed_local()).collect();
+    waits.push(said.boxed_local());
+    let order: Vec<_> = waits.collect().await;
+    assert!(order.iter().position(|is_word| *is_word).is_some_and(|place| place < 5), "{order:?}");
 }

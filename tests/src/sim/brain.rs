@@ -4,6 +4,7 @@ use super::store::Store;
 use lorikeet_coordinator::{
     cluster::{Action, Cluster, Event, Now, Settings, Timers, schedule::Rules},
     guard::Guards,
+    inbox::Inbox,
     record::Record,
     turn::Turn,
 };
@@ -46,7 +47,7 @@ pub(super) struct Brain {
     /// Counts processes.
     pub(super) life: u64,
     started: u64,
-    pub(super) inbox: Vec<Event>,
+    pub(super) inbox: Inbox<Event>,
     /// What its one writer is busy with.
     pub(super) commit: Option<Commit>,
     pub(super) death: Option<Death>,
@@ -91,7 +92,7 @@ impl Brain {
             turn: None,
             life: 0,
             started: 0,
-            inbox: vec![],
+            inbox: Inbox::default(),
             commit: None,
             death: None,
             wakes: None,
@@ -121,7 +122,8 @@ impl Brain {
     /// Memory is made anew from the store; who waited hears nothing.
     pub(super) fn rebuild(&mut self, now: u64) {
         self.turn = Some(Turn::new(Cluster::new(self.store.load(), self.settings.clone(), self.now(now))));
-        self.inbox = vec![Event::Booted];
+        self.inbox = Inbox::default();
+        self.inbox.word(Event::Booted);
         self.sessions.clear();
         self.waiting.clear();
         self.commit = None;
@@ -132,7 +134,7 @@ impl Brain {
     pub(super) fn die(&mut self) -> Option<Commit> {
         self.turn = None;
         self.life += 1;
-        self.inbox.clear();
+        self.inbox = Inbox::default();
         self.sessions.clear();
         self.waiting.clear();
         self.death = None;
@@ -140,16 +142,23 @@ impl Brain {
         self.commit.take()
     }
 
-    /// What waits, as far as it goes into one batch: a command that names finished things has one of its own, as in the driver, so that
-    /// what it reads is what everything before it left.
+    /// Something came: the words of agents by one way, all else by the other, as in the driver.
+    pub(super) fn take(&mut self, event: Event) {
+        match event {
+            Event::Booted
+            | Event::SessionOpened { .. }
+            | Event::SessionClosed { .. }
+            | Event::Heard { .. }
+            | Event::Stray { .. }
+            | Event::Announced { .. } => self.inbox.word(event),
+            Event::Requested { .. } | Event::Asked { .. } | Event::Inspected { .. } | Event::Ticked => {
+                self.inbox.request(event)
+            }
+        }
+    }
+
     pub(super) fn batch(&mut self) -> Vec<Event> {
-        let alone = self.inbox.iter().position(reads_rows);
-        let through = match alone {
-            Some(0) => 1,
-            Some(before) => before,
-            None => self.inbox.len(),
-        };
-        self.inbox.drain(..through).collect()
+        self.inbox.next(reads_rows)
     }
 
     /// The key under which somebody waits.
@@ -171,7 +180,7 @@ impl Brain {
     }
 }
 
-/// Whether the driver would read rows for it.
+/// As in the driver.
 fn reads_rows(event: &Event) -> bool {
     matches!(event, Event::Requested { command, .. } if command.names_finished())
 }

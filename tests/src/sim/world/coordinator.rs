@@ -15,7 +15,7 @@ impl World {
     /// Something came: it is looked at as soon as the last batch is durable.
     pub(super) fn post(&mut self, event: Event) {
         if self.brain.turn.is_some() {
-            self.brain.inbox.push(event);
+            self.brain.take(event);
             self.wake_brain(1);
         }
     }
