@@ -267,7 +267,9 @@ impl Cluster {
             Event::SessionOpened { reply, node, shown, hello } => {
                 self.open_session(reply, node, &shown, *hello, now, &mut out)
             }
-            Event::SessionClosed { node, session } => self.close_session(node, session),
+            Event::SessionClosed { node, session, nonsense } => {
+                self.close_session(node, session, nonsense, now, &mut out)
+            }
             Event::Heard { node, session, message } => self.hear(node, session, message, now, &mut out),
             Event::Stray { node, session, report } => self.hear_stray(node, session, report, now, &mut out),
             Event::Announced { node, session, said } => self.announced(node, session, said),

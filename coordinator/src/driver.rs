@@ -62,7 +62,7 @@ enum Input {
     Command { context: Context, command: Box<Command>, answer: Answering },
     Query { actor: Actor, query: Query, answer: Answering },
     Session { node: NodeId, shown: Shown, hello: Box<Hello>, admitted: oneshot::Sender<Result<Session, Farewell>> },
-    Closed { node: NodeId, session: u64 },
+    Closed { node: NodeId, session: u64, nonsense: Option<&'static str> },
     Heard { node: NodeId, session: u64, message: Box<FromAgent> },
     Stray { node: NodeId, session: u64, report: Box<Report> },
     Announced { node: NodeId, session: u64, said: Box<Announced> },
@@ -169,9 +169,9 @@ impl Handle {
         let _ = self.words.send(Input::Announced { node, session, said: Box::new(said) }).await;
     }
 
-    /// An agent's connection ended.
-    pub async fn close_session(&self, node: NodeId, session: u64) {
-        let _ = self.words.send(Input::Closed { node, session }).await;
+    /// An agent's connection ended, and by what nonsense of the agent, if it was by that.
+    pub async fn close_session(&self, node: NodeId, session: u64, nonsense: Option<&'static str>) {
+        let _ = self.words.send(Input::Closed { node, session, nonsense }).await;
     }
 
     /// What `lorikeet inspect` printed, or why it printed nothing.

@@ -61,6 +61,8 @@ pub enum Event {
         node: NodeId,
         /// Which session.
         session: u64,
+        /// What no agent says, if the node said that and the session ended by it.
+        nonsense: Option<&'static str>,
     },
     /// An agent said something else.
     Heard {

@@ -1,7 +1,7 @@
 //! What a person decides about a node: cordon, retire, revoke, and taking it back.
 //!
 //! ```text
-//! open ⇄ cordoned (nothing new)      quarantined (two machines) ─ open ─► open      closed for bad ends: `blame`
+//! open ⇄ cordoned (nothing new)      quarantined (`node`) ─ open ─► open            closed for bad ends: `blame`
 //!   └─► draining (`drain.rs`) ─► cordoned
 //! cordoned, empty ─► retired: its certificates are worth nothing any more           any ─ revoke ─► the same, at once
 //! ```
@@ -32,7 +32,7 @@ impl Cluster {
         node.record.suspected_by.clear();
         node.record.closed = None;
         node.record.drain = None;
-        node.forget_instances();
+        node.trust_again();
         self.node_changed(id, now, out)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! joined ─► connected ⇄ silent (unreachable is a condition of its attempts, never of the node's right to come back)
-//!               └► quarantined (a person, or two machines under one identity)
+//!               └► quarantined (two machines under one identity, or nonsense again and again) ─ a person ─► joined
 //! ```
 //! Every hello is reconciled with desired state: per attempt adopt, stop, report or forget; offers and stops that may have been lost are said again.
 
@@ -45,7 +45,17 @@ pub struct LiveNode {
     pub(super) ledger: Ledger,
     /// Starts of the agent seen lately, newest last: two that alternate are two machines.
     instances: Vec<BootId>,
+    /// When sessions ended by what no agent says, as far as it is still held against the node.
+    nonsense: Vec<Duration>,
 }
+
+const TWO_MACHINES: &str =
+    "two machines use this node's key; stop one of them, then `lorikeet node open` lets the other in";
+
+/// A node with this many sessions that ended by what no agent says, within this time, is kept out: it would go on like that, and each of
+/// its hellos is a sign of life by which what it holds is never lost.
+const NONSENSE_SESSIONS: usize = 5;
+const NONSENSE_WITHIN: Duration = Duration::from_secs(600);
 
 /// One connection of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +81,7 @@ impl LiveNode {
             sharing: None,
             ledger: Ledger::default(),
             instances: vec![],
+            nonsense: vec![],
         }
     }
 
@@ -104,9 +115,10 @@ impl LiveNode {
         now.mono.saturating_sub(self.heard)
     }
 
-    /// Whoever speaks next is the one machine.
-    pub(super) fn forget_instances(&mut self) {
+    /// Whoever speaks next is the one machine, and makes sense.
+    pub(super) fn trust_again(&mut self) {
         self.instances.clear();
+        self.nonsense.clear();
     }
 
     /// An instance that comes back after another one spoke: the key is on two machines.
@@ -141,17 +153,15 @@ impl Cluster {
         self.know_again(id, shown, &hello.name, now, out);
         let known = self.nodes.get_mut(&id).filter(|node| node.record.knows(shown));
         let Some(node) = known else { return out.push(Action::TurnAway { reply, farewell: Farewell::Revoked }) };
-        if node.record.quarantine.is_some() {
-            return out.push(Action::TurnAway { reply, farewell: Farewell::TwoMachines });
+        if let Some(why) = &node.record.quarantine {
+            let farewell = if why == TWO_MACHINES { Farewell::TwoMachines } else { Farewell::Misbehaved };
+            return out.push(Action::TurnAway { reply, farewell });
         }
         if node.alternates(hello.instance) {
-            let why = "two machines use this node's key; stop one of them, then `lorikeet node open` lets the other in";
-            node.record.quarantine = Some(why.into());
-            out.push(put(Record::Node(node.record.clone())));
             if let Some(session) = node.session.take() {
                 out.push(Action::Close { node: id, session: session.number, farewell: Farewell::TwoMachines });
             }
-            self.audit(&Cause::node(id), "node.quarantine", id.to_string(), (None, Some(why.into())), now, out);
+            self.keep_out(id, TWO_MACHINES.into(), now, out);
             return out.push(Action::TurnAway { reply, farewell: Farewell::TwoMachines });
         }
         let number = node.record.sessions + 1;
@@ -233,12 +243,39 @@ impl Cluster {
         self.clear_unreachable(node, now, out);
     }
 
-    pub(super) fn close_session(&mut self, node: NodeId, session: u64) {
-        if let Some(node) = self.nodes.get_mut(&node)
-            && node.session.as_ref().is_some_and(|live| live.number == session)
-        {
-            node.session = None;
-            node.sharing = None;
+    pub(super) fn close_session(
+        &mut self,
+        id: NodeId,
+        session: u64,
+        nonsense: Option<&'static str>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        let live =
+            self.nodes.get_mut(&id).filter(|node| node.session.as_ref().is_some_and(|live| live.number == session));
+        let Some(node) = live else { return };
+        node.session = None;
+        node.sharing = None;
+        let Some(nonsense) = nonsense else { return };
+        node.nonsense.retain(|then| now.mono.saturating_sub(*then) < NONSENSE_WITHIN);
+        node.nonsense.push(now.mono);
+        if node.nonsense.len() >= NONSENSE_SESSIONS {
+            let why = format!(
+                "{NONSENSE_SESSIONS} of its sessions within {} ended by what no agent says, the last one: {nonsense}; see to it, then `lorikeet \
+                 node open` lets it in again",
+                humantime::format_duration(NONSENSE_WITHIN)
+            );
+            self.keep_out(id, why, now, out);
         }
+    }
+
+    /// Nobody is let in under this identity until a person has seen to it.
+    fn keep_out(&mut self, id: NodeId, why: String, now: Now, out: &mut Vec<Action>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        node.record.quarantine = Some(why.clone());
+        out.push(put(Record::Node(node.record.clone())));
+        self.wake_node(id, now);
+        self.unsettled = true;
+        self.audit(&Cause::node(id), "node.quarantine", id.to_string(), (None, Some(why)), now, out);
     }
 }

@@ -210,11 +210,11 @@ impl Loop {
                 self.arrivals.insert(reply, admitted);
                 Event::SessionOpened { reply, node, shown, hello }
             }
-            Input::Closed { node, session } => {
+            Input::Closed { node, session, nonsense } => {
                 if self.outboxes.get(&node).is_some_and(|live| live.session == session) {
                     self.outboxes.remove(&node);
                 }
-                Event::SessionClosed { node, session }
+                Event::SessionClosed { node, session, nonsense }
             }
             Input::Heard { node, session, message } => Event::Heard { node, session, message: *message },
             Input::Stray { node, session, report } => Event::Stray { node, session, report: *report },

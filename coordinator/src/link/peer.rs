@@ -143,7 +143,7 @@ async fn session(
     if shared.admitted.leave(node, number) {
         shared.services.telemetry.forget(node);
     }
-    driver.close_session(node, number).await;
+    driver.close_session(node, number, nonsense(&ended)).await;
     tracing::info!(%node, session = number, "an agent is gone");
     match ended? {
         Ending::Misbehaved(why) => misbehaved(&mut send, &certificate, why).await,
@@ -207,6 +207,15 @@ enum Ending {
     ShuttingDown,
     /// The agent said what no agent says.
     Misbehaved(&'static str),
+}
+
+/// What no agent says, if a session ended by that.
+fn nonsense(ended: &Result<Ending, LinkError>) -> Option<&'static str> {
+    match ended {
+        Ok(Ending::Misbehaved(why)) | Err(LinkError::Misbehaved(why)) => Some(why),
+        Err(LinkError::Codec(_)) => Some("bytes that are no message"),
+        Ok(_) | Err(_) => None,
+    }
 }
 
 /// Puts what the driver and this file have to say on the wire.

@@ -14,12 +14,15 @@ use super::{
 };
 use crate::{
     access::{Actor, Context},
-    cluster::{Timers, command::Command},
+    cluster::{
+        Timers,
+        command::{Answer, Command, Query},
+    },
     driver::Driver,
     store::Store,
 };
 use lorikeet_protocol::{
-    agent::{Farewell, FromAgent, Hello, ToAgent},
+    agent::{Farewell, FromAgent, Hello, ToAgent, Trusts},
     blob::{BlobAnswer, BlobRequest, Refusal},
     file::FileManifest,
     id::{AttemptId, AttemptToken, BootId, Hash, JobId, NodeId, RequestId, UnixMillis},
@@ -409,6 +412,28 @@ async fn a_peer_that_talks_nonsense_is_closed() {
     let mut control = world.control((&identity, &key)).await;
     control.send.write_all(&[0xff; 64]).await.unwrap();
     close_code(&control.connection).await;
+}
+
+#[tokio::test]
+async fn a_node_that_talks_nonsense_in_every_session_is_kept_out() {
+    let world = World::new();
+    let (identity, key) = world.node(12).await;
+    for session in 0..5 {
+        let mut control = world.control((&identity, &key)).await;
+        assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)), "session {session}");
+        match session % 3 {
+            0 => control.say(FromAgent::Hello(Box::new(hello(1)))).await,
+            1 => control.send.write_all(&[0xff; 64]).await.unwrap(),
+            _ => control.say(FromAgent::Trusts(Trusts { authorities: vec![], issuer: None })).await,
+        }
+        close_code(&control.connection).await;
+    }
+    let mut control = world.control((&identity, &key)).await;
+    assert_eq!(control.hello(1).await, ToAgent::Goodbye(Farewell::Misbehaved));
+    let node = world.services.driver.query(Actor::System, Query::Nodes).await.unwrap();
+    let Answer::Nodes(nodes) = node else { panic!("{node:?}") };
+    let why = nodes.into_iter().find(|node| node.record.id == identity.node).unwrap().record.quarantine;
+    assert!(why.as_deref().is_some_and(|why| why.starts_with("5 of its sessions")), "{why:?}");
 }
 
 #[tokio::test]

@@ -330,7 +330,7 @@ impl Model {
         machine.offered.clear();
         if std::mem::take(&mut machine.connected) {
             let session = self.world.cluster.nodes[&id].record.sessions;
-            self.world.handle(Event::SessionClosed { node: id, session });
+            self.world.handle(Event::SessionClosed { node: id, session, nonsense: None });
         }
     }
 

@@ -28,6 +28,41 @@ fn a_newer_session_supersedes_and_two_machines_with_one_key_stay_out() {
 }
 
 #[test]
+fn a_node_that_talks_nonsense_again_and_again_is_kept_out_and_loses_what_it_holds() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    let known = [KnownAttempt { id: attempt, phase: AttemptPhase::Running }];
+    let session = |world: &mut World, nonsense| {
+        let out = world.hello_as(NODE, boot(1), boot(1), known.to_vec());
+        let session = world.cluster.nodes[&NODE].record.sessions;
+        world.handle(Event::SessionClosed { node: NODE, session, nonsense });
+        out.iter().any(|action| matches!(action, Action::Admit { .. }))
+    };
+    let nonsense = Some("it said hello twice");
+    for _ in 0..3 {
+        for _ in 0..4 {
+            assert!(session(&mut world, nonsense));
+            assert!(session(&mut world, None), "one that is cut is not held against it");
+        }
+        world.pass_talking(Duration::from_secs(601));
+    }
+    for _ in 0..5 {
+        assert!(session(&mut world, nonsense));
+    }
+    let why = world.cluster.nodes[&NODE].record.quarantine.clone().expect("it is kept out");
+    assert!(why.starts_with("5 of its sessions within 10m") && why.contains("it said hello twice"), "{why}");
+    assert_eq!(story(&world.history, NODE), [("node.quarantine", "", why.as_str())]);
+    for _ in 0..400 {
+        world.pass(Duration::from_secs(1));
+        let out = world.hello_as(NODE, boot(1), boot(1), known.to_vec());
+        assert!(out.iter().any(|action| matches!(action, Action::TurnAway { farewell: Farewell::Misbehaved, .. })));
+    }
+    assert_eq!(world.phase(job), Some(Phase::Queued), "no hello of it is a sign of life any more");
+    world.ask(Command::OpenNode { id: NODE }).0.unwrap();
+    assert!(session(&mut world, nonsense) && session(&mut world, None), "it begins anew");
+}
+
+#[test]
 fn a_device_that_goes_out_and_one_that_comes_back_are_written_down_once() {
     let mut world = World::with_gpus(2, Rules::default());
     let first = gpu(0).id;

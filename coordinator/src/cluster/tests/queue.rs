@@ -326,7 +326,7 @@ fn each_way_for_a_node_to_be_out_has_its_reason_and_is_not_never() {
     assert_eq!(out(&world, job), WhyNot::Quarantined("two machines".into()));
     world.cluster.nodes.get_mut(&NODE).unwrap().record.quarantine = None;
     let session = world.cluster.nodes[&NODE].record.sessions;
-    world.handle(Event::SessionClosed { node: NODE, session });
+    world.handle(Event::SessionClosed { node: NODE, session, nonsense: None });
     world.ask(Command::OpenNode { id: NODE }).0.unwrap();
     assert_eq!(out(&world, job), WhyNot::Unreachable);
     let hello = Hello {

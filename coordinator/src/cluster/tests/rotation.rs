@@ -37,7 +37,7 @@ fn a_node_that_is_here_and_keeps_nothing_is_told_apart_from_one_that_is_away() {
     let here = refused(&mut world).to_string();
     assert!(here.contains("its disk does not keep it"), "{here}");
     let session = world.cluster.nodes[&NODE].session.as_ref().unwrap().number;
-    world.handle(Event::SessionClosed { node: NODE, session });
+    world.handle(Event::SessionClosed { node: NODE, session, nonsense: None });
     let away = refused(&mut world).to_string();
     assert!(away.contains("as soon as it is here") && !away.contains("disk"), "{away}");
 }

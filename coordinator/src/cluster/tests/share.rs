@@ -72,7 +72,7 @@ fn only_who_said_that_it_has_the_file_and_gives_it_is_named() {
 fn a_giver_that_is_silent_gone_set_aside_or_revoked_is_not_named() {
     let (mut world, attempt) = beside_a_giver();
     let session = session(&world, OTHER);
-    world.handle(Event::SessionClosed { node: OTHER, session });
+    world.handle(Event::SessionClosed { node: OTHER, session, nonsense: None });
     assert_eq!(givers(&world, NODE, attempt, 30), Some(vec![]), "gone");
 
     let (mut world, attempt) = beside_a_giver();

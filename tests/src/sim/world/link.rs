@@ -13,7 +13,7 @@ impl World {
         let session = self.brain.sessions.iter().find(|(_, (_, live))| *live == connection);
         if let Some((node, session)) = session.map(|(node, (session, _))| (*node, *session)) {
             self.brain.sessions.remove(&node);
-            self.post(Event::SessionClosed { node, session });
+            self.post(Event::SessionClosed { node, session, nonsense: None });
         }
         let ended = self.nodes.iter().position(|node| node.talk.is_some_and(|talk| talk.connection == connection));
         if let Some(node) = ended {
