@@ -234,7 +234,7 @@ pub(crate) struct Submit {
     /// Override a key of the file, like lora.rank=8; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) set: Vec<(String, String)>,
-    /// Only say what it would come to and whether it would be placed
+    /// Only say what it would come to and whether it would be placed; exit with 2 if it would be rejected, with 3 if it could never start
     #[arg(long, conflicts_with = "follow")]
     pub(crate) dry_run: bool,
     /// Stay and watch; exit with 5 if the job fails

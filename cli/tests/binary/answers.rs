@@ -115,6 +115,30 @@ fn a_dry_run_that_would_be_rejected_is_the_persons_mistake() {
 }
 
 #[test]
+fn a_dry_run_of_a_job_that_could_never_start_is_the_servers_refusal_and_is_printed_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n");
+    let sweep = file(folder.path(), "sweep.toml", "base = \"b\"\ndataset = \"d\"\n[sweep]\nlora.rank = [8, 16]\n");
+    let why = |never: bool| {
+        format!(
+            "{{\"phase\":\"queued\",\"summary\":\"never, as the machines are\",\"never\":{never},\"position\":1,\"nodes\":[]}}"
+        )
+    };
+    let dry = |never| format!("{{\"spec\":{SPEC},\"findings\":{FINDINGS},\"faults\":[],\"why\":{}}}", why(never));
+    let of_sweep = |never| format!("{{\"jobs\":2,\"values\":[],\"first\":{}}}", dry(never));
+    for (path, data, code) in
+        [(&job, dry(false), 0), (&job, dry(true), 3), (&sweep, of_sweep(false), 0), (&sweep, of_sweep(true), 3)]
+    {
+        let server = FakeServer::new([Scripted::data(&data)]);
+        let mut submit = server.client();
+        let (ended, answer, complaint) = run(submit.arg("submit").arg(path).args(["--dry-run", "--output", "json"]));
+        assert_eq!(ended, code, "{complaint}");
+        assert!(answer.contains("\"never\"") && answer.contains("\"spec\""), "{answer}");
+        assert_eq!(complaint.contains("would not start: never, as the machines are"), code == 3, "{complaint}");
+    }
+}
+
+#[test]
 fn following_survives_a_broken_stream_and_ends_with_the_job() {
     let first = format!(
         "id: 1\nevent: progress\ndata: {{\"type\":\"progress\",{}\n\nid: 2\n{}",
