@@ -387,6 +387,9 @@ impl Config {
     fn check_words(&self, faults: &mut Vec<Fault>) {
         let count = self.labels.len();
         faults.extend(refuse_unless(count <= LABELS, "labels", &format!("at most {LABELS}"), &count));
+        // A job cannot ask for it.
+        let without_key = self.labels.get("").map(|value| format!("\"\" = {value:?}")).unwrap_or_default();
+        faults.extend(refuse_unless(without_key.is_empty(), "labels", "labels with a key each", &without_key));
         let expected = format!("at most {WORD} bytes, as its key");
         for (key, value) in &self.labels {
             let (short, bytes) = (&key[..key.floor_char_boundary(WORD)], key.len().max(value.len()));
@@ -525,6 +528,8 @@ mod tests {
         assert!(error.contains("labels: must be at most 64, found 65"), "{error}");
         let error = long(WORD + 1).check().unwrap_err().to_string();
         assert!(error.contains("labels.rack: must be at most 256 bytes"), "{error}");
+        let error = with(vec![(String::new(), "b4".into())]).check().unwrap_err().to_string();
+        assert!(error.contains("labels: must be labels with a key each, found \"\" = \"b4\""), "{error}");
     }
 
     #[test]

@@ -8,11 +8,15 @@ mod quantise;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use job::{CancelReason, Job, OneJob, Sweep};
+use lorikeet_api::{
+    node::DRAIN_WITHIN,
+    token::{JOIN_TTL, TOKEN_TTL},
+};
 use lorikeet_protocol::id::{Hash, TokenId};
 pub(crate) use operate::{Agent, AgentCommand, Backup, Ca, Coordinator, CoordinatorCommand, Dev, Doctor, Restore};
 pub(crate) use plan::Plan;
 pub(crate) use quantise::{Bits, Quantise};
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 pub(crate) use local::{Eval, Export, Generate, LocalModel, Merge, Stored, Supervised};
 
@@ -230,7 +234,7 @@ pub(crate) struct Submit {
     /// Override a key of the file, like lora.rank=8; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) set: Vec<(String, String)>,
-    /// Only say what it would come to and whether it would be placed
+    /// Only say what it would come to and whether it would be placed; exit with 2 if it would be rejected, with 3 if it could never start
     #[arg(long, conflicts_with = "follow")]
     pub(crate) dry_run: bool,
     /// Stay and watch; exit with 5 if the job fails
@@ -390,8 +394,8 @@ pub(crate) enum Node {
     )]
     Token {
         /// How long it works, like 30m; an hour when not given
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-        ttl: Option<std::time::Duration>,
+        #[arg(long, value_name = "TIME", value_parser = time_in(JOIN_TTL))]
+        ttl: Option<Duration>,
     },
     /// One machine: why it takes nothing, and every device
     #[command(after_help = "Example:\n  lorikeet node show node_0192…")]
@@ -410,8 +414,8 @@ pub(crate) enum Node {
         #[arg(long)]
         wait: bool,
         /// What has not left by then is stopped
-        #[arg(long, default_value = "10m", value_name = "TIME", value_parser = humantime::parse_duration)]
-        within: std::time::Duration,
+        #[arg(long, default_value = "10m", value_name = "TIME", value_parser = time_in(DRAIN_WITHIN))]
+        within: Duration,
     },
     /// It takes work again; a quarantine ends as well
     #[command(after_help = "Example:\n  lorikeet node open node_0192…")]
@@ -442,8 +446,8 @@ pub(crate) enum Token {
         /// What it is for
         name: String,
         /// How long it works, like 12h; ninety days when not given
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-        ttl: Option<std::time::Duration>,
+        #[arg(long, value_name = "TIME", value_parser = time_in(TOKEN_TTL))]
+        ttl: Option<Duration>,
     },
     /// List them, without their secrets
     #[command(after_help = "Example:\n  lorikeet token list")]
@@ -530,6 +534,15 @@ pub(crate) enum Inspect {
         #[arg(long, value_name = "FILE")]
         validation: Option<PathBuf>,
     },
+}
+
+/// A time, like 30m, of which the server is told the seconds; those that it takes.
+fn time_in(seconds: RangeInclusive<u64>) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+        let fits = seconds.contains(&time.as_secs()).then_some(time);
+        fits.ok_or_else(|| format!("expected {}s to {}d", seconds.start(), seconds.end() / 86_400))
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

@@ -11,7 +11,7 @@ use crate::{
     failure::{Failure, chain},
     profile::Connection,
 };
-use lorikeet_api::{Envelope, ErrorEnvelope, Pagination};
+use lorikeet_api::{Envelope, ErrorEnvelope, Pagination, job::MissingLines};
 use lorikeet_protocol::{backoff::Backoff, id::Hash};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::{Serialize, de::DeserializeOwned};
@@ -68,8 +68,12 @@ impl Client {
 
     /// One thing.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
+        Ok(self.ask(path, query).await?.data)
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<Envelope<T>, Failure> {
         let answer = self.send(|| self.request(Method::GET, path).query(query)).await?;
-        Ok(self.envelope::<T>(answer).await?.data)
+        self.envelope(answer).await
     }
 
     /// One page of a list.
@@ -78,8 +82,7 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<(Vec<T>, Option<Pagination>), Failure> {
-        let answer = self.send(|| self.request(Method::GET, path).query(query)).await?;
-        let envelope = self.envelope::<Vec<T>>(answer).await?;
+        let envelope = self.ask::<Vec<T>>(path, query).await?;
         Ok((envelope.data, envelope.meta.map(|meta| meta.pagination)))
     }
 
@@ -89,17 +92,33 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<Vec<T>, Failure> {
-        let mut rows = Vec::new();
+        Ok(self.all_said(path, query).await?.0)
+    }
+
+    /// The same of what was made of an attempt's lines, with the lines that are missing.
+    pub(crate) async fn all_said<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<(Vec<T>, Vec<MissingLines>), Failure> {
+        let (mut rows, mut missing) = (Vec::new(), Vec::new());
         for page in 1_u32.. {
             let mut query = query.to_vec();
             query.extend([("page", page.to_string()), ("pageSize", "100".to_owned())]);
-            let (mut more, pagination) = self.page(path, &query).await?;
-            rows.append(&mut more);
-            if !pagination.is_some_and(|pagination| pagination.has_more) {
+            let mut answer = self.ask::<Vec<T>>(path, &query).await?;
+            rows.append(&mut answer.data);
+            missing = answer.missing;
+            if !answer.meta.is_some_and(|meta| meta.pagination.has_more) {
                 break;
             }
         }
-        Ok(rows)
+        Ok((rows, missing))
+    }
+
+    /// What was made of an attempt's lines in one piece, with the lines that are missing.
+    pub(crate) async fn said<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Vec<MissingLines>), Failure> {
+        let Envelope { data, missing, .. } = self.ask(path, &[]).await?;
+        Ok((data, missing))
     }
 
     /// Asks for a change.

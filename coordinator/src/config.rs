@@ -3,6 +3,12 @@
 //! The defaults suit one machine on its own: loopback for HTTP, so that no certificate is needed to begin. Tests change the
 //! addresses to port 0 and the timers to fractions of a second. The file is judged as a whole, so that a person sees every
 //! fault at once; `configs/coordinator.toml` is the commented example, and a test parses it.
+//!
+//! ```text
+//! config/check.rs    which values cannot be
+//! ```
+
+mod check;
 
 use lorikeet_api::FieldError;
 use lorikeet_protocol::settings as unit;
@@ -11,19 +17,9 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
 };
-
-/// A machine that is stolen should not be believed for long.
-const LONGEST_VALIDITY: Duration = Duration::from_secs(366 * 86_400);
-
-/// Who is silent for longer than a day is not merely late.
-const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
-
-/// Between the weights of two users; beyond a thousand the lighter one would in truth get nothing.
-const WEIGHTS: RangeInclusive<f64> = 0.001..=1_000.0;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -137,7 +133,7 @@ pub struct Scheduler {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Inspect {
-    /// The `lorikeet` binary; without it, the one that runs.
+    /// The `lorikeet` binary, an absolute path; without it, the one that runs.
     pub program: Option<PathBuf>,
     /// Memory one inspection may use.
     #[serde(with = "unit::bytes")]
@@ -292,86 +288,6 @@ impl Config {
         faults.extend(values.map(|fault| FieldError { line: unit::line(text, &fault.field), ..fault }));
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
-
-    /// Whether the values can stand together; names every one that cannot.
-    pub fn check(&self) -> Result<(), ConfigError> {
-        let faults = self.faults();
-        if faults.is_empty() { Ok(()) } else { Err(ConfigError::Values(faults)) }
-    }
-
-    fn faults(&self) -> Vec<FieldError> {
-        let mut faults = Vec::new();
-        let mut refuse = |wrong: bool, field: &str, value: &dyn std::fmt::Display, expected: &str| {
-            if wrong {
-                faults.push(FieldError::new(field, value, expected));
-            }
-        };
-        let (timers, show) = (&self.timers, |duration| humantime::format_duration(duration).to_string());
-        refuse(self.data.as_os_str().is_empty(), "data", &"\"\"", "a directory");
-        for root in &self.base_roots {
-            refuse(!root.is_absolute(), "base_roots", &root.display(), "absolute paths");
-        }
-        refuse(!self.admin_email.contains('@'), "admin_email", &self.admin_email, "an e-mail address");
-        refuse(self.http.certificate.is_some() != self.http.key.is_some(), "http.key", &"alone", "certificate and key");
-        refuse(self.http.timeout < Duration::from_secs(1), "http.timeout", &show(self.http.timeout), "at least 1s");
-        let (all, each) = (self.http.connections, self.http.connections_per_address);
-        refuse(all == 0, "http.connections", &0, "1 or more");
-        refuse(each == 0, "http.connections_per_address", &0, "1 or more");
-        refuse(self.http.idle < Duration::from_secs(1), "http.idle", &show(self.http.idle), "at least 1s");
-        let ttl = self.http.upload_ttl;
-        refuse(ttl < Duration::from_secs(60), "http.upload_ttl", &show(ttl), "at least 1m");
-        let url = self.http.public_url.as_deref().unwrap_or("https://");
-        refuse(!url.starts_with("https://") && !url.starts_with("http://"), "http.public_url", &url, "a URL");
-        let validity = self.link.certificate_ttl;
-        refuse(validity < Duration::from_secs(1), "link.certificate_ttl", &show(validity), "at least 1s");
-        refuse(validity > LONGEST_VALIDITY, "link.certificate_ttl", &show(validity), "a year at most");
-        let slow = self.link.bandwidth.filter(|bytes| *bytes < 1 << 20);
-        refuse(slow.is_some(), "link.bandwidth", &slow.unwrap_or(0), "1MiB a second at least");
-        let advertise = self.link.advertise.as_deref().unwrap_or("host:1");
-        refuse(!advertise.contains(':'), "link.advertise", &advertise, "host:port");
-        let beat = timers.heartbeat;
-        refuse(beat < Duration::from_millis(10), "timers.heartbeat", &show(beat), "at least 10ms");
-        // Two beats may be lost without a word about it.
-        refuse(timers.lease > LONGEST_LEASE, "timers.lease", &show(timers.lease), "a day at most");
-        refuse(timers.lease < 3 * beat, "timers.lease", &show(timers.lease), "three heartbeats at least");
-        refuse(timers.offer.is_zero(), "timers.offer", &show(timers.offer), "more than nothing");
-        refuse(timers.offer > LONGEST_LEASE, "timers.offer", &show(timers.offer), "a day at most");
-        let (first, limit) = (timers.back_off, timers.back_off_limit);
-        refuse(first.is_zero() || limit < first, "timers.back_off_limit", &show(limit), "timers.back_off at least");
-        // With a margin of nothing two jobs of one priority would put each other out for ever.
-        let margin = self.scheduler.preemption_margin.unwrap_or(1);
-        refuse(!(1..=100).contains(&margin), "scheduler.preemption_margin", &margin, "1 to 100");
-        // With a limit of none nothing would ever run.
-        for (field, most) in
-            [("jobs_per_user", self.scheduler.jobs_per_user), ("gpus_per_user", self.scheduler.gpus_per_user)]
-        {
-            refuse(most == Some(0), &format!("scheduler.{field}"), &0, "1 or more, or no limit");
-        }
-        let staged = self.storage.attempt_limit;
-        refuse(staged < 1 << 20, "storage.attempt_limit", &staged, "1MiB at least: an adapter has to fit");
-        for (user, weight) in &self.scheduler.weights {
-            let field = format!("scheduler.weights.{user}");
-            refuse(!user.contains('@'), &field, user, "the e-mail address of a user, in quotes");
-            // No number is in no range.
-            refuse(!WEIGHTS.contains(weight), &field, weight, "0.001 to 1000");
-        }
-        let (job, all) = (self.storage.series_limit, self.storage.series_total);
-        refuse(job < 1 << 20, "storage.series_limit", &job, "1MiB at least");
-        refuse(all < job, "storage.series_total", &all, "storage.series_limit at least");
-        let kept = self.storage.keep_series.unwrap_or(Duration::MAX);
-        refuse(kept < Duration::from_secs(3_600), "storage.keep_series", &show(kept.min(LONGEST_LEASE)), "1h at least");
-        // A repeated request is answered with what it made for a day.
-        for (field, kept) in
-            [("storage.keep_jobs", self.storage.keep_jobs), ("storage.keep_audit", self.storage.keep_audit)]
-        {
-            let kept = kept.unwrap_or(Duration::MAX);
-            refuse(kept < Duration::from_secs(86_400), field, &show(kept.min(LONGEST_LEASE)), "1day at least");
-        }
-        refuse(self.inspect.at_once == 0, "inspect.at_once", &0, "1 or more");
-        refuse(self.inspect.memory < 64 << 20, "inspect.memory", &self.inspect.memory, "64MiB at least");
-        refuse(self.inspect.timeout.is_zero(), "inspect.timeout", &"0s", "more than nothing");
-        faults
-    }
 }
 
 fn some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
@@ -423,21 +339,6 @@ mod tests {
     fn an_unknown_key_is_refused_by_name() {
         let error = list(&Config::parse("[http]\nlisten = \"127.0.0.1:1\"\nport = 3\n").unwrap_err());
         assert!(error.contains("line 3: http.port"), "{error}");
-    }
-
-    #[test]
-    fn values_with_which_nothing_would_ever_run_are_refused() {
-        for (text, expected) in [
-            ("[link]\ncertificate_ttl = \"99999y\"\n", "link.certificate_ttl"),
-            ("[timers]\noffer = \"99999y\"\n", "timers.offer"),
-            ("[scheduler]\njobs_per_user = 0\n", "scheduler.jobs_per_user is 0"),
-            ("[scheduler]\ngpus_per_user = 0\n", "scheduler.gpus_per_user is 0"),
-            ("[storage]\nattempt_limit = \"0\"\n", "storage.attempt_limit is 0"),
-            ("[storage]\nkeep_free = \"99999999999999999999GiB\"\n", "99999999999999999999GiB"),
-        ] {
-            let error = list(&Config::parse(text).unwrap_err());
-            assert!(error.contains(expected) && error.contains("line 2"), "{text}: {error}");
-        }
     }
 
     #[test]

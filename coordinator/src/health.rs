@@ -3,7 +3,7 @@
 
 use crate::{
     clock::now,
-    config::Config,
+    config::{Config, Inspect},
     link::trust::Authorities,
     space::free_bytes,
     start::Folders,
@@ -30,6 +30,7 @@ pub fn look(config: &Config) -> Vec<Finding> {
     let (store, runs) = store(&folders);
     let mut found = vec![data(&config.data), store, authority(&folders), disk(config), clock(&folders)];
     found.extend(config.base_roots.iter().map(|root| base_root(root)));
+    found.extend(config.inspect.program.as_ref().map(|program| inspect_program(program, &config.inspect)));
     found.push(port("http.listen", runs, TcpListener::bind(config.http.listen).map(drop), config.http.listen));
     found.push(port("link.listen", runs, UdpSocket::bind(config.link.listen).map(drop), config.link.listen));
     found
@@ -173,6 +174,14 @@ fn base_root(root: &Path) -> Finding {
     }
 }
 
+fn inspect_program(program: &Path, config: &Inspect) -> Finding {
+    let what = "inspect.program";
+    match config.check_program() {
+        Ok(()) => Finding::ok(what, program.display()),
+        Err(fault) => Finding::bad(what, fault, "name the `lorikeet` binary, or leave the key out"),
+    }
+}
+
 fn port(what: &str, runs: bool, bound: io::Result<()>, address: impl std::fmt::Display) -> Finding {
     match bound {
         Ok(()) if runs => Finding::bad(
@@ -262,12 +271,14 @@ mod tests {
         let mut config = config(data);
         config.http.listen = taken.local_addr().unwrap();
         config.storage.keep_free = u64::MAX;
+        config.inspect.program = Some(data.join("lorikeet"));
         let found = look(&config);
         for (what, words) in [
             ("store", "certificate authority"),
             ("certificate authority", "open to others"),
             ("disk", "storage.keep_free"),
             ("http.listen", "in use"),
+            ("inspect.program", "No such file"),
         ] {
             let finding = of(&found, what);
             assert!(finding.state == State::Bad && finding.advice.is_some(), "{finding:#?}");

@@ -42,7 +42,7 @@ pub mod turn;
 pub use start::StartError;
 
 use blob::Blobs;
-use config::Config;
+use config::{Config, ConfigError};
 use driver::{Driver, DriverError, Handle};
 use http::{App, Curves, Http, HttpError, LogPlaces, Signer};
 use inspector::Inspector;
@@ -111,6 +111,7 @@ impl Coordinator {
     /// Opens or makes everything under `config.data`, binds both addresses, and begins.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
+        config.inspect.check_program().map_err(|fault| ConfigError::Values(vec![fault]))?;
         start::refuse_taken(&config)?;
         let folders = Folders::make(&config.data)?;
         folders.refuse_without_store()?;

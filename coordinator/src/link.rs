@@ -13,6 +13,7 @@ mod admitted;
 mod ask;
 mod blob;
 mod check;
+mod complaints;
 mod doormat;
 mod guest;
 mod join;

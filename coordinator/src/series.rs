@@ -3,10 +3,12 @@
 //! One thread owns all writing. It takes the waiting requests as a batch, writes them, syncs each touched file once and only
 //! then answers, so what is acknowledged is on disk. Lines carry their sequence numbers: a line that is here already is
 //! skipped, a gap is not filled, and the answer says up to where everything is here, so an agent that resends after a lost
-//! answer does no harm. A torn tail is cut when a segment is next opened.
+//! answer does no harm. What cannot be read is never taken for what was never there: a torn or damaged tail is left as it lies, a new
+//! segment begins behind the last whole line, and who reads is told which lines are [`Missing`].
 //!
 //! ```text
 //! series/<job>/<attempt token>/<first seq, 20 digits>.seg      format: series/segment.rs and docs/store.md
+//!                              <first seq, 20 digits>.torn     one of which no line can be read
 //! ```
 //!
 //! What a job, and all jobs together, may take is bounded (`series/shed.rs`): beyond that words, then numbers are acknowledged and not kept.
@@ -20,6 +22,7 @@ mod shed;
 mod writer;
 
 use crate::space::Short;
+use lorikeet_api::job::MissingLines;
 use lorikeet_protocol::{
     agent::EventLines,
     id::{AttemptId, AttemptToken, JobId},
@@ -35,7 +38,7 @@ use std::{
     thread::JoinHandle,
 };
 use tokio::sync::{mpsc, oneshot, watch};
-use writer::{Request, Writer};
+use writer::{Held, Request, Writer};
 
 /// Requests that may wait for the thread: each holds at most one frame (1 MiB), and senders wait beyond that.
 const WAITING_REQUESTS: usize = 64;
@@ -78,6 +81,31 @@ pub struct Line {
     pub text: String,
 }
 
+/// Lines that were here and cannot be read: the disk has not kept them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missing {
+    /// The first of them.
+    pub from: u64,
+    /// The last; `None`: nobody knows how many there were.
+    pub through: Option<u64>,
+}
+
+impl Missing {
+    /// As others see it.
+    pub(crate) fn of(self, attempt: AttemptId) -> MissingLines {
+        MissingLines { attempt, from: self.from, through: self.through }
+    }
+}
+
+/// What was read of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part<T> {
+    /// Lines in order, each as it was made.
+    pub lines: Vec<T>,
+    /// What is missing before the last of them; of a part without lines, everything that is missing behind where it was to begin.
+    pub missing: Vec<Missing>,
+}
+
 /// The handle that everybody holds.
 #[derive(Debug, Clone)]
 pub struct Series {
@@ -106,12 +134,16 @@ impl Series {
 
     /// Keeps lines; answers, once they are on disk, up to which `seq` everything is here.
     pub async fn append(&self, lines: EventLines) -> Result<u64, SeriesError> {
-        self.ask(|reply| Request::Append { lines, reply }).await
+        Ok(self.ask(|reply| Request::Append { lines, reply }).await?.through)
     }
 
     /// Up to which `seq` everything of an attempt is here; 0: nothing.
     pub async fn through(&self, attempt: AttemptId) -> Result<u64, SeriesError> {
-        self.ask(|reply| Request::Through { attempt, reply }).await
+        Ok(self.held(attempt).await?.through)
+    }
+
+    async fn held(&self, attempt: AttemptId) -> Result<Held, SeriesError> {
+        self.ask(|reply| Request::Look { attempt, reply }).await
     }
 
     /// Everything of a job goes: what is asked for afterwards is empty.
@@ -130,7 +162,7 @@ impl Series {
         listing.await.map_err(|_| SeriesError::Closed)?
     }
 
-    async fn ask(&self, request: impl FnOnce(writer::Reply) -> Request) -> Result<u64, SeriesError> {
+    async fn ask(&self, request: impl FnOnce(writer::Reply) -> Request) -> Result<Held, SeriesError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(request(reply)).await.map_err(|_| SeriesError::Closed)?;
         answer.await.map_err(|_| SeriesError::Closed)?
@@ -138,23 +170,24 @@ impl Series {
 
     /// At most `limit` lines behind `after`, in order.
     pub async fn read(&self, attempt: AttemptId, after: u64, limit: usize) -> Result<Vec<Line>, SeriesError> {
-        self.read_as(attempt, after, limit, |line| line).await
+        Ok(self.read_as(attempt, after, limit, |line| line).await?.lines)
     }
 
-    /// The same, each line as what `make` makes of it on the thread that reads.
+    /// The same, each line as what `make` makes of it on the thread that reads, and what is missing.
     pub async fn read_as<T: Send + 'static>(
         &self,
         attempt: AttemptId,
         after: u64,
         limit: usize,
         make: impl Fn(Line) -> T + Send + 'static,
-    ) -> Result<Vec<T>, SeriesError> {
-        let through = self.through(attempt).await?;
+    ) -> Result<Part<T>, SeriesError> {
+        let Held { through, is_torn } = self.held(attempt).await?;
         if through <= after {
-            return Ok(Vec::new());
+            let missing = is_torn.then_some(Missing { from: through + 1, through: None });
+            return Ok(Part { lines: Vec::new(), missing: missing.into_iter().collect() });
         }
         let (folder, marks) = (folder(&self.root, attempt), Arc::clone(&self.marks));
-        let wanted = Wanted { after, through, limit };
+        let wanted = Wanted { after, through, is_torn, limit };
         let reading = tokio::task::spawn_blocking(move || segment::read_folder(&folder, wanted, &marks, make));
         reading.await.map_err(|_| SeriesError::Closed)?
     }

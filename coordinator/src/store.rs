@@ -33,9 +33,6 @@ use std::{
 use tables::{Definition, Index, LIVE_JOBS, META, SCHEMA, Writing};
 pub use tables::{Listed, Row};
 
-/// A join secret that has expired is named in its refusals for a day more.
-const SECRET_KEPT_MILLIS: u64 = 86_400_000;
-
 /// A late result without a job is kept for as long as its files are: somebody may look for it after a restore.
 const ORPHAN_KEPT_MILLIS: u64 = 30 * 86_400_000;
 
@@ -216,7 +213,7 @@ impl Store {
     /// and audit records from before `old_audit`; so many at a time.
     pub fn expire(&self, now: UnixMillis, old_audit: UnixMillis) -> Result<Expired, StoreError> {
         let replays = self.scan(&[], |row: &Replay| row.expires <= now)?;
-        let secrets = self.scan(&[], |row: &JoinSecret| row.expires.0.saturating_add(SECRET_KEPT_MILLIS) <= now.0)?;
+        let secrets = self.scan(&[], |row: &JoinSecret| row.is_over(now))?;
         let old = |row: &Orphan| row.at.0.saturating_add(ORPHAN_KEPT_MILLIS) <= now.0;
         let orphans = self.scan(&[], old)?;
         let keys = replays.iter().map(|row| (Replay::TABLE, row.key()));

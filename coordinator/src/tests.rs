@@ -35,6 +35,30 @@ async fn it_is_ready_within_a_second_and_leaves_nothing_open() {
 }
 
 #[tokio::test]
+async fn a_program_that_cannot_be_started_is_named_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, program) = (folder.path().join("data"), folder.path().join("lorikeet"));
+    let mut config = config(&data);
+    config.inspect.program = Some(program.clone());
+    let refused = async || {
+        let error = Coordinator::bind(config.clone()).await.err().expect("a program that cannot be started");
+        assert!(!error.is_ours() && !data.exists());
+        lorikeet_protocol::chain(&error)
+    };
+    let error = refused().await;
+    assert!(error.contains(&format!("inspect.program is {}, expected", program.display())), "{error}");
+    assert!(error.contains("No such file"), "{error}");
+    std::fs::write(&program, "").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o644)).unwrap();
+    // Whoever may do everything may not start this either: nobody may.
+    let error = refused().await;
+    assert!(error.contains("Permission denied"), "{error}");
+    std::fs::remove_file(&program).unwrap();
+    std::fs::create_dir(&program).unwrap();
+    assert!(refused().await.contains("it is no file"));
+}
+
+#[tokio::test]
 async fn a_second_start_keeps_identity_and_administrator() {
     let folder = tempfile::tempdir().unwrap();
     let first = Coordinator::bind(config(folder.path())).await.unwrap();

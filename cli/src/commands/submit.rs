@@ -45,11 +45,13 @@ async fn sweep(client: &Client, output: Output, args: &Submit, file: &JobFile) -
     Ok(())
 }
 
-/// A dry run whose files do not fit together is a job that would be rejected.
+/// A dry run whose files do not fit together is a job that would be rejected; one that no machine or limit lets start would wait for ever.
 fn judge(answer: &DryRun) -> Result<(), Failure> {
-    match answer.faults.first() {
-        Some(_) => Err(Failure::mistake(format!("the job would be rejected: {}", answer.why.summary))),
-        None => Ok(()),
+    let summary = &answer.why.summary;
+    match (answer.faults.is_empty(), answer.why.never) {
+        (false, _) => Err(Failure::mistake(format!("the job would be rejected: {summary}"))),
+        (true, true) => Err(Failure::refused(format!("the job would not start: {summary}"))),
+        (true, false) => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::support::{FakeServer, Scripted, file, pin, run};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use std::{fs, process::Stdio};
 
 const JOB: &str = "job_01920000000070008000000000000001";
@@ -111,6 +112,30 @@ fn a_dry_run_that_would_be_rejected_is_the_persons_mistake() {
     let bad = format!("{{\"spec\":{SPEC},\"findings\":null,\"faults\":[{fault}],\"why\":{WHY}}}");
     let server = FakeServer::new([Scripted::data(&bad)]);
     assert_eq!(run(server.client().arg("submit").arg(&path).arg("--dry-run")).0, 2);
+}
+
+#[test]
+fn a_dry_run_of_a_job_that_could_never_start_is_the_servers_refusal_and_is_printed_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n");
+    let sweep = file(folder.path(), "sweep.toml", "base = \"b\"\ndataset = \"d\"\n[sweep]\nlora.rank = [8, 16]\n");
+    let why = |never: bool| {
+        format!(
+            "{{\"phase\":\"queued\",\"summary\":\"never, as the machines are\",\"never\":{never},\"position\":1,\"nodes\":[]}}"
+        )
+    };
+    let dry = |never| format!("{{\"spec\":{SPEC},\"findings\":{FINDINGS},\"faults\":[],\"why\":{}}}", why(never));
+    let of_sweep = |never| format!("{{\"jobs\":2,\"values\":[],\"first\":{}}}", dry(never));
+    for (path, data, code) in
+        [(&job, dry(false), 0), (&job, dry(true), 3), (&sweep, of_sweep(false), 0), (&sweep, of_sweep(true), 3)]
+    {
+        let server = FakeServer::new([Scripted::data(&data)]);
+        let mut submit = server.client();
+        let (ended, answer, complaint) = run(submit.arg("submit").arg(path).args(["--dry-run", "--output", "json"]));
+        assert_eq!(ended, code, "{complaint}");
+        assert!(answer.contains("\"never\"") && answer.contains("\"spec\""), "{answer}");
+        assert_eq!(complaint.contains("would not start: never, as the machines are"), code == 3, "{complaint}");
+    }
 }
 
 #[test]
@@ -242,6 +267,35 @@ fn an_upload_whose_link_expires_goes_on_with_a_fresh_one() {
         asked[5].starts_with("POST /api/datasets/") && asked[6] == "PATCH /api/uploads/1?signature=new",
         "{asked:?}"
     );
+}
+
+#[test]
+fn what_is_missing_is_said_and_stands_in_the_json() {
+    let missing = format!(
+        r#"[{{"attempt":"{JOB}-1.1","from":5,"through":9}},{{"attempt":"{JOB}-1.2","from":7,"through":null}}]"#
+    );
+    for (name, data, item) in [("metrics", METRICS, "trainingLoss"), ("logs", LOGS, "message")] {
+        let body = format!(r#"{{"success":true,"data":{data},"missing":{missing}}}"#);
+        for form in ["table", "json"] {
+            let server = FakeServer::new([Scripted::json("200 OK", body.clone())]);
+            let (code, answer, note) = run(server.client().args(["job", name, JOB, "--output", form]));
+            assert_eq!(code, 0, "{note}");
+            let first =
+                format!("something is missing here: lines 5 to 9 of {JOB}-1.1 were not kept by the coordinator's disk");
+            assert!(note.contains(&first) && note.contains(&format!("lines from 7 on of {JOB}-1.2")), "{note}");
+            assert_eq!(answer.contains("missing"), form == "json", "{answer}");
+            if form == "json" {
+                // A list, or one after the other.
+                let read = |text: &str| serde_json::from_str::<Vec<Value>>(text);
+                let items =
+                    read(&answer).or_else(|_| read(&format!("[{}]", answer.trim().replace('\n', ",")))).unwrap();
+                assert!(items[0][item].is_string() || items[0]["step"] == 0, "{answer}");
+                let gaps = items.iter().filter(|item| !item["missing"].is_null()).collect::<Vec<_>>();
+                assert_eq!((&gaps[0]["missing"]["through"], &gaps[1]["missing"]["from"]), (&json!(9), &json!(7)));
+                assert_eq!((gaps.len(), items.last()), (2, Some(gaps[1])), "behind the others");
+            }
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,23 @@ fn a_wrong_argument_is_the_persons_mistake() {
 }
 
 #[test]
+fn a_time_that_the_server_would_not_take_is_told_by_its_flag() {
+    let node = "node_01920000000070008000000000000002";
+    for (args, flag, expected) in [
+        (&["node", "drain", node, "--within", "0s"][..], "--within <TIME>", "expected 1s to 1d"),
+        (&["node", "drain", node, "--within", "999ms"], "--within <TIME>", "expected 1s to 1d"),
+        (&["node", "token", "--ttl", "0s"], "--ttl <TIME>", "expected 1s to 1d"),
+        (&["node", "token", "--ttl", "25h"], "--ttl <TIME>", "expected 1s to 1d"),
+        (&["token", "add", "laptop", "--ttl", "0s"], "--ttl <TIME>", "expected 1s to 3650d"),
+        (&["token", "add", "laptop", "--ttl", "11years"], "--ttl <TIME>", "expected 1s to 3650d"),
+    ] {
+        let (code, answer, complaint) = run(lorikeet().args(["--server", "http://127.0.0.1:9"]).args(args));
+        assert_eq!((code, answer.as_str()), (2, ""), "{args:?}: {complaint}");
+        assert!(complaint.contains(flag) && complaint.contains(expected), "{args:?}: {complaint}");
+    }
+}
+
+#[test]
 fn a_job_file_is_judged_before_any_server_is_asked() {
     let folder = tempfile::tempdir().unwrap();
     let job = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n[training]\nbatch = 8\n");

@@ -346,7 +346,7 @@ impl Cluster {
             }
             Command::RevokeToken { id } => self.revoke_token(actor, id, now, out),
             Command::CreateJoinSecret { hash, expires } => {
-                self.invite(actor, JoinSecret { hash, expires, used: None }, out)
+                self.invite(actor, JoinSecret { hash, expires, used: None }, now, out)
             }
             Command::Join { secret, key, name, node } => self.join(actor, secret, key, name, node, now, out),
             Command::RecordCertificate { node, serial, joined } => self.certify(actor, node, serial, joined, out),

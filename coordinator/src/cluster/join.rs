@@ -34,9 +34,12 @@ impl Cluster {
         &mut self,
         actor: Actor,
         secret: JoinSecret,
+        now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         actor.require_admin("invite nodes")?;
+        // Their rows go by themselves; here they would stay until the next start.
+        self.secrets.retain(|_, secret| !secret.is_over(now.wall));
         out.push(put(Record::JoinSecret(secret.clone())));
         self.secrets.insert(secret.hash, secret);
         Ok(Receipt::Done)

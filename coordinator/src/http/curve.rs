@@ -15,10 +15,10 @@ use super::{
     failure::Failure,
     learnt::{Known, Learnt},
 };
-use crate::series::Series;
+use crate::series::{Line, Missing, Series};
 pub(super) use answer::answer;
 use line::Said;
-use lorikeet_api::job::MetricsPoint;
+use lorikeet_api::job::{MetricsPoint, MissingLines};
 use lorikeet_protocol::{
     id::{AttemptId, JobId},
     worker::EventLine,
@@ -43,31 +43,36 @@ impl Default for Curves {
 }
 
 impl Curves {
-    /// A job's points. Of two for one step the later counts, and what an attempt did beyond the step from which the next one went on
-    /// does not count at all.
-    pub(super) async fn of(&self, series: &Series, job: JobId) -> Result<Arc<Points>, Failure> {
-        let mut whole = Arc::default();
+    /// A job's points, and the lines that cannot be read. Of two points for one step the later counts, and what an attempt did beyond the
+    /// step from which the next one went on does not count at all.
+    pub(super) async fn of(&self, series: &Series, job: JobId) -> Result<(Arc<Points>, Vec<MissingLines>), Failure> {
+        let (mut whole, mut missing) = (Arc::default(), Vec::new());
         for attempt in series.attempts(job).await? {
-            let next = self.read(series, attempt).await?;
+            let (next, gaps) = self.read(series, attempt).await?;
             whole = Points::join(whole, next);
+            missing.extend(gaps.into_iter().map(|gap| gap.of(attempt)));
         }
-        Ok(whole)
+        Ok((whole, missing))
     }
 
     /// Reads only what came since the last time.
-    async fn read(&self, series: &Series, attempt: AttemptId) -> Result<Arc<Points>, Failure> {
-        let Known { mut through, what: mut points, .. } = self.0.of(attempt);
+    async fn read(&self, series: &Series, attempt: AttemptId) -> Result<(Arc<Points>, Vec<Missing>), Failure> {
+        let Known { mut through, what: mut points, mut missing, .. } = self.0.of(attempt);
         let before = through;
-        loop {
-            let said = series.read_as(attempt, through, READ_LINES, |line| (line.seq, line::read(&line.text))).await?;
-            let Some((last, _)) = said.last() else { break };
+        let behind = loop {
+            let read = |line: Line| (line.seq, line::read(&line.text));
+            let part = series.read_as(attempt, through, READ_LINES, read).await?;
+            let Some((last, _)) = part.lines.last() else { break part.missing };
             through = *last;
-            Arc::make_mut(&mut points).extend(attempt, said.into_iter().filter_map(|(_, said)| said));
-        }
+            missing.extend(part.missing);
+            Arc::make_mut(&mut points).extend(attempt, part.lines.into_iter().filter_map(|(_, said)| said));
+        };
         if through > before {
-            self.0.keep(attempt, Known { through, what: Arc::clone(&points), size: points.len() });
+            let known = Known { through, what: Arc::clone(&points), missing: missing.clone(), size: points.len() };
+            self.0.keep(attempt, known);
         }
-        Ok(points)
+        missing.extend(behind);
+        Ok((points, missing))
     }
 }
 
@@ -102,7 +107,8 @@ mod tests {
         };
         let curves = Curves::default();
         let steps = async || {
-            let curve = curves.of(&series, attempt(1).job).await.unwrap();
+            let (curve, missing) = curves.of(&series, attempt(1).job).await.unwrap();
+            assert_eq!(missing, []);
             curve.from(0).iter().map(|point| (point.step, point.token.number)).collect::<Vec<_>>()
         };
         append(1, 1, vec![line(1, 1), line(2, 2)]).await;

@@ -8,7 +8,7 @@ use super::{
     failure::Failure,
     page::{Answered, Paging},
 };
-use axum::{extract::State, response::Response};
+use axum::{Json, extract::State, response::Response};
 use lorikeet_api::{
     Envelope, FieldError, Timestamp,
     job::{LogLine, MetricsPoint},
@@ -66,18 +66,18 @@ pub(super) async fn metrics(
 ) -> Result<Response, Failure> {
     part.check()?;
     app.driver.job(caller.actor, id).await?;
-    let curve = app.curves.of(&app.series, id).await?;
+    let (curve, missing) = app.curves.of(&app.series, id).await?;
     let points = curve.from(part.from);
     let points = match part.max_points {
         Some(most) => curve::thin(points, most),
         None => points.iter().take(part.limit).copied().collect(),
     };
-    Ok(curve::answer(id, points))
+    Ok(curve::answer(id, points, &missing))
 }
 
 /// The loss of every evaluation that counts, by the step it followed.
 pub(super) async fn evaluations(app: &App, id: JobId) -> Result<BTreeMap<u64, f64>, Failure> {
-    let curve = app.curves.of(&app.series, id).await?;
+    let (curve, _) = app.curves.of(&app.series, id).await?;
     Ok(curve.from(0).iter().filter_map(|point| Some((point.step, point.validation_loss()?))).collect())
 }
 
@@ -92,8 +92,10 @@ pub(super) async fn logs(
     paging: Paging,
 ) -> Answered<Vec<LogLine>> {
     app.driver.job(caller.actor, id).await?;
-    let (rows, total) = app.log_places.page(&app.series, id, paging.rows()).await?;
-    Ok(paging.answer(rows, total))
+    let (rows, total, missing) = app.log_places.page(&app.series, id, paging.rows()).await?;
+    let Json(mut page) = paging.answer(rows, total);
+    page.missing = missing;
+    Ok(Json(page))
 }
 
 /// A line as an event; one of a later version is skipped.

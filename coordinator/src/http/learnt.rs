@@ -1,6 +1,7 @@
 //! What was made of each attempt's lines so far, kept in memory, so that whoever asks again reads only what came since: lines do not
 //! change, so what was learnt of them is only ever added to.
 
+use crate::series::Missing;
 use lorikeet_protocol::id::AttemptId;
 use std::{
     collections::HashMap,
@@ -22,6 +23,8 @@ pub(super) struct Known<T> {
     pub(super) through: u64,
     /// What was made of them.
     pub(super) what: T,
+    /// Lines before `through` that cannot be read.
+    pub(super) missing: Vec<Missing>,
     /// How much room that takes.
     pub(super) size: usize,
 }
@@ -64,7 +67,7 @@ mod tests {
     }
 
     fn known(through: u64, size: usize) -> Known<u64> {
-        Known { through, what: through, size }
+        Known { through, what: through, missing: vec![], size }
     }
 
     #[test]

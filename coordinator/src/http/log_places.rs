@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     history::Page,
-    series::{Line, Series},
+    series::{Line, Missing, Series},
 };
-use lorikeet_api::job::LogLine;
+use lorikeet_api::job::{LogLine, MissingLines};
 use lorikeet_protocol::id::{AttemptId, JobId};
 use std::sync::Arc;
 
@@ -30,11 +30,17 @@ impl Default for LogPlaces {
 }
 
 impl LogPlaces {
-    /// A page of a job's words, oldest first, and how many there are.
-    pub(super) async fn page(&self, series: &Series, job: JobId, page: Page) -> Result<(Vec<LogLine>, usize), Failure> {
-        let (mut rows, mut total) = (Vec::new(), 0);
+    /// A page of a job's words, oldest first, how many there are, and the lines that cannot be read.
+    pub(super) async fn page(
+        &self,
+        series: &Series,
+        job: JobId,
+        page: Page,
+    ) -> Result<(Vec<LogLine>, usize, Vec<MissingLines>), Failure> {
+        let (mut rows, mut total, mut missing) = (Vec::new(), 0, Vec::new());
         for attempt in series.attempts(job).await? {
-            let seqs = self.words(series, attempt).await?;
+            let (seqs, gaps) = self.words(series, attempt).await?;
+            missing.extend(gaps.into_iter().map(|gap| gap.of(attempt)));
             let skipped = page.offset.saturating_sub(total);
             for seq in seqs.iter().skip(skipped).take(page.limit - rows.len()) {
                 let lines = series.read(attempt, seq - 1, 1).await?;
@@ -44,26 +50,28 @@ impl LogPlaces {
             }
             total += seqs.len();
         }
-        Ok((rows, total))
+        Ok((rows, total, missing))
     }
 
     /// Reads only what came since the last time.
-    async fn words(&self, series: &Series, attempt: AttemptId) -> Result<Arc<Vec<u64>>, Failure> {
-        let known = self.0.of(attempt);
-        let (mut through, mut fresh) = (known.through, Vec::new());
-        loop {
+    async fn words(&self, series: &Series, attempt: AttemptId) -> Result<(Arc<Vec<u64>>, Vec<Missing>), Failure> {
+        let Known { mut through, what: mut seqs, mut missing, .. } = self.0.of(attempt);
+        let (before, mut fresh) = (through, Vec::new());
+        let behind = loop {
             let said = move |line: Line| (line.seq, is_word(attempt, &line));
-            let lines = series.read_as(attempt, through, READ_LINES, said).await?;
-            let Some((last, _)) = lines.last() else { break };
+            let part = series.read_as(attempt, through, READ_LINES, said).await?;
+            let Some((last, _)) = part.lines.last() else { break part.missing };
             through = *last;
-            fresh.extend(lines.iter().filter(|(_, is_word)| *is_word).map(|(seq, _)| *seq));
+            missing.extend(part.missing);
+            fresh.extend(part.lines.iter().filter(|(_, is_word)| *is_word).map(|(seq, _)| *seq));
+        };
+        if through > before {
+            seqs = Arc::new([seqs.as_slice(), &fresh].concat());
+            let known = Known { through, what: Arc::clone(&seqs), missing: missing.clone(), size: seqs.len() };
+            self.0.keep(attempt, known);
         }
-        if through == known.through {
-            return Ok(known.what);
-        }
-        let seqs = Arc::new([known.what.as_slice(), &fresh].concat());
-        self.0.keep(attempt, Known { through, what: Arc::clone(&seqs), size: seqs.len() });
-        Ok(seqs)
+        missing.extend(behind);
+        Ok((seqs, missing))
     }
 }
 
@@ -101,7 +109,8 @@ mod tests {
         append(2, 1, vec![word(1)]).await;
         let places = LogPlaces::default();
         let page = async |offset, limit| {
-            let (rows, total) = places.page(&series, attempt(1).job, Page { offset, limit }).await.unwrap();
+            let (rows, total, missing) = places.page(&series, attempt(1).job, Page { offset, limit }).await.unwrap();
+            assert_eq!(missing, []);
             let found: Vec<_> = rows.iter().map(|row| (row.attempt.token.number, row.seq)).collect();
             (found, total)
         };

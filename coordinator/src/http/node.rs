@@ -20,9 +20,9 @@ use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lorikeet_api::{
     Envelope, FieldError, Timestamp,
-    node::{DeviceView, DrainNode, DrainResult, DrainedAttempt, Node, NodeCache, NodeDrain, NodeStatus},
+    node::{DRAIN_WITHIN, DeviceView, DrainNode, DrainResult, DrainedAttempt, Node, NodeCache, NodeDrain, NodeStatus},
     route,
-    token::{CreateJoinToken, JoinToken},
+    token::{CreateJoinToken, JOIN_TTL, JoinToken},
 };
 use lorikeet_protocol::{
     agent::Telemetry,
@@ -41,8 +41,6 @@ use std::{
 const DEFAULT_TTL: u64 = 3_600;
 /// Ten minutes: a checkpoint and its upload.
 const DRAIN: u64 = 600;
-/// A day.
-const MAX_TTL: u64 = 86_400;
 
 /// The machines of the cluster, as they are now.
 #[utoipa::path(get, path = route::NODES, tag = "nodes", params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
@@ -194,8 +192,9 @@ pub(super) async fn drain(
     Ask { context, caller, body }: Ask<DrainNode>,
 ) -> Answered<Node> {
     let seconds = body.within_seconds.unwrap_or(DRAIN);
-    if !(1..=MAX_TTL).contains(&seconds) {
-        return Err(Failure::fields(vec![FieldError::new("withinSeconds", seconds, format!("1 to {MAX_TTL}"))]));
+    if !DRAIN_WITHIN.contains(&seconds) {
+        let expected = format!("1 to {}", DRAIN_WITHIN.end());
+        return Err(Failure::fields(vec![FieldError::new("withinSeconds", seconds, expected)]));
     }
     let patience = Duration::from_secs(seconds);
     ordered(&app, caller.actor, context, id, Command::DrainNode { id, patience }).await
@@ -257,8 +256,8 @@ pub(super) async fn invite(
     Ask { context, body, .. }: Ask<CreateJoinToken>,
 ) -> Result<(StatusCode, Json<Envelope<JoinToken>>), Failure> {
     let ttl = body.ttl_seconds.unwrap_or(DEFAULT_TTL);
-    if !(1..=MAX_TTL).contains(&ttl) {
-        return Err(Failure::fields(vec![FieldError::new("ttlSeconds", ttl, format!("1 to {MAX_TTL}"))]));
+    if !JOIN_TTL.contains(&ttl) {
+        return Err(Failure::fields(vec![FieldError::new("ttlSeconds", ttl, format!("1 to {}", JOIN_TTL.end()))]));
     }
     let mut secret = [0; 32];
     getrandom::fill(&mut secret)?;

@@ -16,7 +16,7 @@ use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use lorikeet_api::{
     Envelope, ErrorCode, FieldError, Timestamp, name, route,
-    token::{CreateToken, Token},
+    token::{CreateToken, TOKEN_TTL, Token},
 };
 use lorikeet_protocol::id::{TokenId, UnixMillis};
 use std::sync::Arc;
@@ -24,8 +24,6 @@ use uuid::Uuid;
 
 /// Ninety days.
 const DEFAULT_TTL: u64 = 90 * 86_400;
-/// Ten years: what never ends is never looked after.
-const MAX_TTL: u64 = 3_650 * 86_400;
 
 /// A new secret in its printed form.
 pub(crate) fn new_secret() -> Result<String, getrandom::Error> {
@@ -46,8 +44,8 @@ pub(super) async fn create(
     if !name::is_name(&body.name) {
         faults.push(FieldError::new("name", format!("{:?}", body.name), name::NAME));
     }
-    if !(1..=MAX_TTL).contains(&ttl) {
-        faults.push(FieldError::new("ttlSeconds", ttl, format!("1 to {MAX_TTL}")));
+    if !TOKEN_TTL.contains(&ttl) {
+        faults.push(FieldError::new("ttlSeconds", ttl, format!("1 to {}", TOKEN_TTL.end())));
     }
     if !faults.is_empty() {
         return Err(Failure::fields(faults));

@@ -89,8 +89,8 @@ impl Services {
         self.allowed(Query::MayUpload { node, attempt }).await
     }
 
-    /// What is to be done with lines of an attempt.
-    pub(super) async fn judge_lines(&self, node: NodeId, id: AttemptId) -> Lines {
+    /// Whose the attempt is that a node brings lines or a report of.
+    pub(super) async fn standing(&self, node: NodeId, id: AttemptId) -> Standing {
         let placed =
             move |attempt: &Attempt| attempt.id == id && attempt.members.iter().any(|member| member.node == node);
         let found = self.driver.read(move |store| {
@@ -100,12 +100,12 @@ impl Services {
             Ok((attempts, forgotten))
         });
         let long_ago = UnixMillis(now().0.saturating_sub(LINES_TAKEN_MILLIS));
-        let Ok((mut found, forgotten)) = found.await else { return Lines::Unknown };
+        let Ok((mut found, forgotten)) = found.await else { return Standing::Unknown };
         match found.pop() {
-            None if forgotten => Lines::Forgotten,
-            None => Lines::Foreign,
-            Some(attempt) if attempt.end.as_ref().is_some_and(|end| end.at < long_ago) => Lines::Late,
-            Some(_) => Lines::Wanted,
+            None if forgotten => Standing::Forgotten,
+            None => Standing::Foreign,
+            Some(attempt) if attempt.end.as_ref().is_some_and(|end| end.at < long_ago) => Standing::Late,
+            Some(_) => Standing::Own,
         }
     }
 
@@ -114,17 +114,17 @@ impl Services {
     }
 }
 
-/// Lines that an agent brings.
+/// What an attempt is to the node that says something of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lines {
-    /// The store cannot be read now: nothing is said, and the agent sends them again.
+pub(super) enum Standing {
+    /// The store cannot be read now: nothing is answered, and the agent says it again.
     Unknown,
-    /// The attempt was placed on this node, now or before: they are kept even when its word no longer counts.
-    Wanted,
-    /// It has been over for so long that nobody asks for them: they may go.
+    /// It was placed on this node, now or before: its lines are kept even when its word no longer counts.
+    Own,
+    /// It has been over for so long that nobody asks for its lines: they may go.
     Late,
-    /// Its job is not here, and nobody asks for anything of it: they may go.
+    /// Its job is not here, and nobody asks for anything of it: its lines may go.
     Forgotten,
-    /// It is not this node's.
+    /// It was never this node's.
     Foreign,
 }

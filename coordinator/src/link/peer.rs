@@ -9,8 +9,9 @@
 
 use super::{
     CloseCode, LinkError, PATIENCE, Shared,
-    ask::Lines,
+    ask::Standing,
     check,
+    complaints::Complaints,
     rate::Rate,
     tls::{self, NodeCertificate},
     wire,
@@ -26,7 +27,7 @@ use quinn::{Connection, RecvStream, SendStream, VarInt};
 use std::{
     collections::HashSet,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -122,6 +123,7 @@ async fn session(
         own,
         own_attempts: &own_attempts,
         refused: HashSet::new(),
+        complaints: Complaints::default(),
         renewed,
     };
     if !words.trust {
@@ -140,6 +142,9 @@ async fn session(
         () = announcing => Ok(Ending::Cut),
         () = run_out(certificates) => Ok(Ending::Cut),
     };
+    for (what, unsaid) in peer.complaints.unsaid() {
+        tracing::warn!(%node, session = number, unsaid, what);
+    }
     if shared.admitted.leave(node, number) {
         shared.services.telemetry.forget(node);
     }
@@ -306,6 +311,7 @@ struct Peer<'a> {
     own_attempts: &'a OwnAttempts,
     /// Attempts whose lines were refused last time: it is said once.
     refused: HashSet<AttemptId>,
+    complaints: Complaints,
 }
 
 impl Peer<'_> {
@@ -365,18 +371,17 @@ impl Peer<'_> {
 
     async fn report(&mut self, mut report: Report) {
         // Anybody can name a job that is not here: nothing is kept of it, unless it is of before a restore.
-        let is_stray = match self.judge(report.attempt).await {
-            Lines::Wanted | Lines::Late => false,
-            Lines::Foreign | Lines::Forgotten => true,
+        let is_stray = match self.standing(report.attempt).await {
+            Standing::Own | Standing::Late => false,
+            Standing::Foreign | Standing::Forgotten => true,
             // Not answered: it is said again.
-            Lines::Unknown => return,
+            Standing::Unknown => return,
         };
         if !self.files_are_here(&report).await {
-            let (node, attempt, number) = (self.certificate.node, report.attempt, report.number);
-            if self.shared.services.may_upload(node, attempt).await {
-                return tracing::warn!(%node, %attempt, number, "a report names files that are not here; it is not taken");
+            if self.shared.services.may_upload(self.certificate.node, report.attempt).await {
+                return self.complain(report.attempt, "a report names files that are not here; it is not taken");
             }
-            tracing::warn!(%node, %attempt, number, "files of an attempt that is no longer current are not here");
+            self.complain(report.attempt, "files of an attempt that is no longer current are not here");
             forget_files(&mut report.body);
         }
         if is_stray {
@@ -389,16 +394,14 @@ impl Peer<'_> {
     async fn keep(&mut self, lines: EventLines) {
         let attempt = lines.attempt;
         self.shared.beat(self.certificate.node).await;
-        match self.judge(attempt).await {
-            Lines::Wanted => {}
-            Lines::Unknown => return self.lines_wait(attempt, "the store cannot be read"),
-            Lines::Late | Lines::Forgotten => {
+        match self.standing(attempt).await {
+            Standing::Own => {}
+            Standing::Unknown => return self.lines_wait(attempt, "the store cannot be read"),
+            Standing::Late | Standing::Forgotten => {
                 let through = (lines.first + lines.lines.len() as u64).saturating_sub(1);
                 return self.say(ToAgent::EventsAcknowledged { attempt, through }).await;
             }
-            Lines::Foreign => {
-                return tracing::warn!(node = %self.certificate.node, %attempt, "lines of an attempt of another node");
-            }
+            Standing::Foreign => return self.complain(attempt, "lines of an attempt of another node"),
         }
         match self.shared.services.series.append(lines).await {
             Ok(through) => {
@@ -406,6 +409,13 @@ impl Peer<'_> {
                 self.say(ToAgent::EventsAcknowledged { attempt, through }).await;
             }
             Err(error) => self.lines_wait(attempt, &error.to_string()),
+        }
+    }
+
+    /// What an agent does as often as it pleases is not logged as often.
+    fn complain(&mut self, attempt: AttemptId, what: &'static str) {
+        if let Some(unsaid) = self.complaints.note(what, Instant::now()) {
+            tracing::warn!(node = %self.certificate.node, %attempt, unsaid, what);
         }
     }
 
@@ -417,15 +427,15 @@ impl Peer<'_> {
     }
 
     /// Asked once per attempt and session: a placement is never taken back.
-    async fn judge(&mut self, attempt: AttemptId) -> Lines {
+    async fn standing(&mut self, attempt: AttemptId) -> Standing {
         if self.own_attempts.has(attempt) {
-            return Lines::Wanted;
+            return Standing::Own;
         }
-        let judged = self.shared.services.judge_lines(self.certificate.node, attempt).await;
-        if judged == Lines::Wanted {
+        let standing = self.shared.services.standing(self.certificate.node, attempt).await;
+        if standing == Standing::Own {
             self.own_attempts.add(attempt);
         }
-        judged
+        standing
     }
 
     async fn files_are_here(&self, report: &Report) -> bool {

@@ -150,3 +150,13 @@ pub struct JoinSecret {
     /// The first public key that used it, and the node it became.
     pub used: Option<(Hash, NodeId)>,
 }
+
+impl JoinSecret {
+    /// So long after its end it is named in its refusals, and the key that used it may ask again.
+    pub(crate) const KEPT_MILLIS: u64 = 86_400_000;
+
+    /// Whether nobody asks for it any more.
+    pub(crate) fn is_over(&self, now: UnixMillis) -> bool {
+        self.expires.0.saturating_add(Self::KEPT_MILLIS) <= now.0
+    }
+}

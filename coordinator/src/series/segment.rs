@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A record that is short, longer than an honest one, or does not match its checksum ends the segment: what follows was
-//! never acknowledged, or is damaged, and cannot be told apart from noise.
+//! never acknowledged, or is damaged, and cannot be told apart from noise. That something follows is told to who reads.
 
-use super::{Line, SeriesError, marks::Marks};
+use super::{Line, Missing, Part, SeriesError, marks::Marks};
 use std::{
     fs::File,
     io::{self, BufReader, Read, Seek, SeekFrom},
@@ -18,6 +18,8 @@ use std::{
 
 /// What every segment begins with.
 pub(super) const MAGIC: &[u8; 8] = b"LKSEG\0\0\x01";
+/// How the name of a segment ends of which no line can be read.
+pub(super) const TORN: &str = ".torn";
 /// Length and checksum in front of a payload.
 const RECORD_HEADER: usize = 12;
 /// One record holds one message of the link, which is at most 1 MiB; its lengths add a little.
@@ -30,6 +32,15 @@ pub(super) fn name(seq: u64) -> String {
 
 /// A folder's segments with their first `seq`, in order.
 pub(super) fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, SeriesError> {
+    numbered(folder, ".seg")
+}
+
+/// Segments of which no line can be read, put aside so that others may begin with the same line.
+pub(super) fn list_torn(folder: &Path) -> Result<Vec<(u64, PathBuf)>, SeriesError> {
+    numbered(folder, TORN)
+}
+
+fn numbered(folder: &Path, ending: &str) -> Result<Vec<(u64, PathBuf)>, SeriesError> {
     let entries = match std::fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(SeriesError::disk("list", folder))?,
@@ -37,7 +48,7 @@ pub(super) fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, SeriesError> {
     let mut segments: Vec<(u64, PathBuf)> = entries
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            let first = path.file_name()?.to_str()?.strip_suffix(".seg")?.parse().ok()?;
+            let first = path.file_name()?.to_str()?.strip_suffix(ending)?.parse().ok()?;
             Some((first, path))
         })
         .collect();
@@ -89,6 +100,8 @@ pub(super) fn extent(path: &Path) -> Result<Extent, SeriesError> {
 pub(super) struct Wanted {
     pub(super) after: u64,
     pub(super) through: u64,
+    /// Whether there was something behind `through`.
+    pub(super) is_torn: bool,
     pub(super) limit: usize,
 }
 
@@ -98,24 +111,52 @@ pub(super) fn read_folder<T>(
     wanted: Wanted,
     marks: &Marks,
     make: impl Fn(Line) -> T,
-) -> Result<Vec<T>, SeriesError> {
+) -> Result<Part<T>, SeriesError> {
     let segments = list(folder)?;
     // The last segment that begins at or before the line behind `after`.
     let start = segments.partition_point(|(first, _)| *first <= wanted.after + 1).saturating_sub(1);
-    let mut lines = Vec::new();
-    for (_, path) in &segments[start.min(segments.len())..] {
-        if lines.len() < wanted.limit {
-            read_segment(path, wanted, marks, &make, &mut lines).map_err(SeriesError::disk("read", path))?;
+    let segments = &segments[start.min(segments.len())..];
+    let (mut lines, mut missing) = (Vec::new(), Vec::new());
+    // The last line that was read, and up to where lines were read or are missing.
+    let (mut last, mut passed) = (wanted.after, wanted.after);
+    for (number, (first, path)) in segments.iter().enumerate() {
+        let seen = read_segment(path, wanted, marks, &make, &mut lines).map_err(SeriesError::disk("read", path))?;
+        last = last.max(seen.last);
+        passed = passed.max(seen.last);
+        if lines.len() == wanted.limit {
+            return Ok(Part { lines, missing });
+        }
+        // Numbers that are left out without a tear were not to be kept (`shed`).
+        let next = segments.get(number + 1).filter(|_| !seen.is_whole);
+        let from = passed.max(first.saturating_sub(1)) + 1;
+        if let Some((next, _)) = next.filter(|(next, _)| from < *next) {
+            missing.push(Missing { from, through: Some(next - 1) });
+            passed = next - 1;
         }
     }
-    Ok(lines)
+    // The last line always leaves something. Without any segment the job was removed a moment ago.
+    if !segments.is_empty() && (passed < wanted.through || wanted.is_torn) {
+        missing.push(Missing { from: passed + 1, through: (!wanted.is_torn).then_some(wanted.through) });
+    }
+    // What is missing behind them the next reading tells, if nothing has come in its place.
+    missing.retain(|missing| lines.is_empty() || missing.from < last);
+    Ok(Part { lines, missing })
 }
 
 /// All lines of one segment.
 pub(super) fn read_one(path: &Path) -> Result<Vec<Line>, SeriesError> {
-    let (wanted, mut lines) = (Wanted { after: 0, through: u64::MAX, limit: usize::MAX }, Vec::new());
+    let wanted = Wanted { after: 0, through: u64::MAX, is_torn: false, limit: usize::MAX };
+    let mut lines = Vec::new();
     read_segment(path, wanted, &Marks::default(), &|line| line, &mut lines).map_err(SeriesError::disk("read", path))?;
     Ok(lines)
+}
+
+/// What came of reading a segment.
+struct Seen {
+    /// The last wanted line; 0: none.
+    last: u64,
+    /// Whether it was read to the end of the file.
+    is_whole: bool,
 }
 
 fn read_segment<T>(
@@ -124,8 +165,9 @@ fn read_segment<T>(
     marks: &Marks,
     make: &impl Fn(Line) -> T,
     lines: &mut Vec<T>,
-) -> io::Result<()> {
-    let Some(mut records) = Records::open(path)? else { return Ok(()) };
+) -> io::Result<Seen> {
+    let mut seen = Seen { last: 0, is_whole: false };
+    let Some(mut records) = Records::open(path)? else { return Ok(seen) };
     if let Some(offset) = marks.before(path, wanted.after + 1) {
         records.skip_to(offset)?;
     }
@@ -138,12 +180,16 @@ fn read_segment<T>(
         offset = records.offset;
         let numbered = (record.first..).zip(record.lines).map(|(seq, text)| Line { seq, text });
         let fitting = numbered.filter(|line| line.seq > wanted.after && line.seq <= wanted.through);
-        lines.extend(fitting.take(wanted.limit - lines.len()).map(make));
+        for line in fitting.take(wanted.limit - lines.len()) {
+            seen.last = line.seq;
+            lines.push(make(line));
+        }
         if lines.len() == wanted.limit {
-            break;
+            return Ok(seen);
         }
     }
-    Ok(())
+    seen.is_whole = path.metadata()?.len() == offset;
+    Ok(seen)
 }
 
 /// A record as it was read.

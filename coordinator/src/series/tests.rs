@@ -42,7 +42,7 @@ async fn a_gap_is_not_filled_and_the_answer_says_where_to_go_on() {
 }
 
 #[tokio::test]
-async fn a_torn_tail_is_cut_and_writing_goes_on() {
+async fn a_torn_tail_is_left_as_it_lies_and_writing_goes_on_behind_it() {
     let folder = tempfile::tempdir().unwrap();
     let (series, thread) = Series::open(folder.path(), Limits::default()).unwrap();
     series.append(lines(1, 1, &["a", "b"])).await.unwrap();
@@ -58,6 +58,88 @@ async fn a_torn_tail_is_cut_and_writing_goes_on() {
     assert_eq!(series.through(attempt(1)).await.unwrap(), 2);
     assert_eq!(series.append(lines(1, 3, &["c", "d"])).await.unwrap(), 4);
     assert_eq!(all(&series, 1).await, numbered(&["a", "b", "c", "d"]));
+    assert_eq!(missing(&series, 0).await, [], "the node has sent them again");
+}
+
+/// What whoever reads on from there is told to be missing, as long as there are lines and behind them.
+async fn missing(series: &Series, mut after: u64) -> Vec<(u64, Option<u64>)> {
+    let mut missing = Vec::new();
+    loop {
+        let part = series.read_as(attempt(1), after, 1, |line| line.seq).await.unwrap();
+        missing.extend(part.missing.iter().map(|missing| (missing.from, missing.through)));
+        let Some(last) = part.lines.last() else { return missing };
+        after = *last;
+    }
+}
+
+/// Turns a bit of the line's first letter.
+fn damage(segment: &Path, text: &str) {
+    let mut bytes = std::fs::read(segment).unwrap();
+    let place = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+    bytes[place] ^= 1;
+    std::fs::write(segment, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn lines_that_the_disk_has_not_kept_are_told_to_who_reads() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = super::folder(root.path(), attempt(1));
+    std::fs::create_dir_all(&folder).unwrap();
+    let segment = |first: u64, texts: &[&str]| {
+        let records = (first..).zip(texts).flat_map(|(seq, text)| segment::record(seq, &[(*text).to_owned()]));
+        let path = folder.join(segment::name(first));
+        std::fs::write(&path, segment::MAGIC.iter().copied().chain(records).collect::<Vec<_>>()).unwrap();
+        path
+    };
+    let first = segment(1, &["one", "two", "three"]);
+    // Four and five were not to be kept.
+    let last = segment(6, &["six", "seven"]);
+    let (series, thread) = Series::open(root.path(), Limits::default()).unwrap();
+    assert_eq!(missing(&series, 0).await, [], "of what is whole nothing is missing");
+    damage(&first, "two");
+    let part = series.read_as(attempt(1), 0, usize::MAX, |line| line.seq).await.unwrap();
+    assert_eq!((part.lines, part.missing), (vec![1, 6, 7], vec![Missing { from: 2, through: Some(5) }]));
+    assert_eq!(missing(&series, 0).await, [(2, Some(5))], "line by line as well, and once");
+    assert_eq!(missing(&series, 6).await, []);
+    damage(&last, "seven");
+    assert_eq!(missing(&series, 0).await, [(2, Some(5)), (7, Some(7))]);
+    drop(series);
+    thread.join().unwrap();
+    // Nobody knows any more how many there were.
+    let damaged = std::fs::read(&last).unwrap();
+    let (series, thread) = Series::open(root.path(), Limits::default()).unwrap();
+    assert_eq!(missing(&series, 0).await, [(2, Some(5)), (7, None)]);
+    assert_eq!(missing(&series, 6).await, [(7, None)]);
+    assert_eq!(series.append(lines(1, 7, &["seven", "eight"])).await.unwrap(), 8);
+    assert_eq!(missing(&series, 0).await, [(2, Some(5))]);
+    assert_eq!(std::fs::read(&last).unwrap(), damaged, "what may be wanted yet is left as it lies");
+    drop(series);
+    thread.join().unwrap();
+    let (series, _thread) = Series::open(root.path(), Limits::default()).unwrap();
+    assert_eq!(missing(&series, 0).await, [(2, Some(5))]);
+    series.remove(attempt(1).job).await.unwrap();
+    assert_eq!(missing(&series, 0).await, [], "what nobody keeps is not missing");
+}
+
+#[tokio::test]
+async fn a_segment_of_which_no_line_can_be_read_is_kept_aside_and_missed_until_its_lines_come_again() {
+    let root = tempfile::tempdir().unwrap();
+    let (series, thread) = Series::open(root.path(), Limits::default()).unwrap();
+    series.append(lines(1, 1, &["one"])).await.unwrap();
+    drop(series);
+    thread.join().unwrap();
+    let segment = super::folder(root.path(), attempt(1)).join(segment::name(1));
+    damage(&segment, "one");
+    for start in 1..=2 {
+        let (series, thread) = Series::open(root.path(), Limits::default()).unwrap();
+        assert_eq!(missing(&series, 0).await, [(1, None)], "start {start}");
+        drop(series);
+        thread.join().unwrap();
+    }
+    let (series, _thread) = Series::open(root.path(), Limits::default()).unwrap();
+    assert_eq!(series.append(lines(1, 1, &["one"])).await.unwrap(), 1);
+    assert_eq!((all(&series, 1).await, missing(&series, 0).await), (numbered(&["one"]), vec![]));
+    assert!(segment.with_extension("torn").exists());
 }
 
 #[tokio::test]

@@ -26,8 +26,17 @@ const BATCH: usize = 64;
 /// Files held open between batches; beyond that all are closed and opened again when needed.
 const OPEN_FILES: usize = 256;
 
-/// Where an answer goes: the `seq` up to which everything is on disk.
-pub(super) type Reply = oneshot::Sender<Result<u64, SeriesError>>;
+/// Where an answer goes.
+pub(super) type Reply = oneshot::Sender<Result<Held, SeriesError>>;
+
+/// What is here of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Held {
+    /// The `seq` up to which everything is on disk.
+    pub(super) through: u64,
+    /// Whether there was something behind it that cannot be read, and nothing has come in its place.
+    pub(super) is_torn: bool,
+}
 
 /// What is asked of the thread.
 #[derive(Debug)]
@@ -36,11 +45,11 @@ pub(super) enum Request {
         lines: EventLines,
         reply: Reply,
     },
-    Through {
+    Look {
         attempt: AttemptId,
         reply: Reply,
     },
-    /// Everything of a job goes; answered with 0.
+    /// Everything of a job goes; answered with nothing.
     Remove {
         job: JobId,
         reply: Reply,
@@ -80,18 +89,18 @@ impl Writer {
         for request in batch {
             let (attempt, reply, written) = match request {
                 Request::Remove { job, reply } => {
-                    let _ = reply.send(self.remove(job).map(|()| 0));
+                    let _ = reply.send(self.remove(job).map(|()| Held::default()));
                     continue;
                 }
                 Request::Append { lines, reply } => (lines.attempt, reply, self.append(&lines)),
-                Request::Through { attempt, reply } => (attempt, reply, self.log(attempt).map(|_| ())),
+                Request::Look { attempt, reply } => (attempt, reply, self.log(attempt).map(|_| ())),
             };
             waiting.push((attempt, reply, written));
         }
         let failures = self.sync();
         for (attempt, reply, written) in waiting {
             let failed = failures.get(&attempt).cloned();
-            let answer = failed.map_or(written, Err).and_then(|()| Ok(self.log(attempt)?.synced.through));
+            let answer = failed.map_or(written, Err).and_then(|()| Ok(self.log(attempt)?.held()));
             // Whoever asked may have gone; the lines stay.
             let _ = reply.send(answer);
         }
@@ -106,7 +115,7 @@ impl Writer {
         let kept = self.shed.judge(lines.attempt.job)?;
         let written = self.log(lines.attempt)?.append(lines.first, &lines.lines, kept);
         if written.is_err() {
-            // What the file holds now is not known: it is read again, and cut, before the next write.
+            // What the file holds now is not known: it is read again before the next write.
             self.open.remove(&lines.attempt);
         }
         self.shed.took(lines.attempt.job, written?);
@@ -167,23 +176,37 @@ struct Log {
     synced: Mark,
     /// Whether it was said that lines are missing.
     told: bool,
+    /// Whether something behind the last line cannot be read, and nothing has come in its place.
+    is_torn: bool,
 }
 
 impl Log {
-    /// Cuts a torn tail; segments without a whole line go.
+    /// Behind the last whole line. What is torn there, or damaged, is left as it lies: a new segment begins behind it.
     fn open(folder: PathBuf) -> Result<Self, SeriesError> {
+        let (mut mark, mut segment, mut is_torn) = (Mark { through: 0, bytes: 0 }, None, false);
         for (_, path) in segment::list(&folder)?.into_iter().rev() {
-            let extent = segment::extent(&path)?;
+            let (extent, length) = (segment::extent(&path)?, length(&path)?);
             let Some(through) = extent.last else {
-                std::fs::remove_file(&path).map_err(SeriesError::disk("remove", &path))?;
+                put_aside(&path, length)?;
                 continue;
             };
-            let file = cut(&path, extent.bytes)?;
-            let mark = Mark { through, bytes: extent.bytes };
-            return Ok(Self { folder, segment: Some((path, file)), written: mark, synced: mark, told: false });
+            mark = Mark { through, bytes: extent.bytes };
+            is_torn = length > extent.bytes;
+            let file = synced(&path)?;
+            if is_torn {
+                tracing::warn!(path = %path.display(), bytes = length - extent.bytes, "lines at its end cannot be read");
+            } else {
+                segment = Some((path, file));
+            }
+            break;
         }
-        let nothing = Mark { through: 0, bytes: 0 };
-        Ok(Self { folder, segment: None, written: nothing, synced: nothing, told: false })
+        let aside = segment::list_torn(&folder)?;
+        is_torn |= aside.last().is_some_and(|(first, _)| *first > mark.through);
+        Ok(Self { folder, segment, written: mark, synced: mark, told: false, is_torn })
+    }
+
+    fn held(&self) -> Held {
+        Held { through: self.synced.through, is_torn: self.is_torn }
     }
 
     /// Writes what is new and kept, and says how many bytes that took; lines behind a gap are left for the sender to repeat.
@@ -198,11 +221,17 @@ impl Log {
         for (first, run) in shed::sift(next, fresh, kept, &mut self.told) {
             let record = segment::record(first, &run);
             let (path, file) = self.segment_for(first)?;
-            file.write_all(&record).map_err(SeriesError::disk("write", path))?;
+            let written = file.write_all(&record).map_err(SeriesError::disk("write", path));
+            if let (Err(_), Some((_, file))) = (&written, &self.segment) {
+                // Half a record is ours to take back; a disk that is full has no room for it.
+                let _ = file.set_len(self.written.bytes);
+            }
+            written?;
             self.written.bytes += record.len() as u64;
             bytes += record.len() as u64;
         }
         self.written.through += fresh.len() as u64;
+        self.is_torn = false;
         Ok(bytes)
     }
 
@@ -231,14 +260,23 @@ impl Log {
     }
 }
 
-fn cut(path: &Path, bytes: u64) -> Result<File, SeriesError> {
-    let mut file = OpenOptions::new().write(true).open(path).map_err(SeriesError::disk("open", path))?;
-    let length = file.metadata().map_err(SeriesError::disk("look at", path))?.len();
-    if length > bytes {
-        tracing::warn!(path = %path.display(), cut = length - bytes, "a torn tail was cut");
-        file.set_len(bytes).map_err(SeriesError::disk("cut", path))?;
+fn length(path: &Path) -> Result<u64, SeriesError> {
+    Ok(path.metadata().map_err(SeriesError::disk("look at", path))?.len())
+}
+
+/// A segment without a whole line makes room for another of its name. One that never had any goes.
+fn put_aside(path: &Path, length: u64) -> Result<(), SeriesError> {
+    if length <= MAGIC.len() as u64 {
+        return std::fs::remove_file(path).map_err(SeriesError::disk("remove", path));
     }
-    // Whoever wrote it may not have come to sync it, and what is read here is vouched for.
+    let aside = path.with_extension(segment::TORN.trim_start_matches('.'));
+    tracing::warn!(path = %aside.display(), bytes = length, "none of its lines can be read");
+    std::fs::rename(path, &aside).map_err(SeriesError::disk("rename", path))
+}
+
+/// A segment to write on. Whoever wrote it may not have come to sync it, and what is read here is vouched for.
+fn synced(path: &Path) -> Result<File, SeriesError> {
+    let mut file = OpenOptions::new().write(true).open(path).map_err(SeriesError::disk("open", path))?;
     file.sync_all().map_err(SeriesError::disk("sync", path))?;
     sync_names(path)?;
     file.seek(SeekFrom::End(0)).map_err(SeriesError::disk("seek", path))?;

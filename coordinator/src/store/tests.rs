@@ -203,9 +203,9 @@ fn answers_and_secrets_that_have_expired_go_and_others_stay() {
         expires: UnixMillis(expires),
     };
     let secret = |byte, expires| JoinSecret { hash: Hash([byte; 32]), expires: UnixMillis(expires), used: None };
-    let now = 2 * SECRET_KEPT_MILLIS;
+    let now = 2 * JoinSecret::KEPT_MILLIS;
     let rows = [replay("old", now), replay("new", now + 1)].map(Record::Replay);
-    let secrets = [secret(1, now - SECRET_KEPT_MILLIS), secret(2, now)].map(Record::JoinSecret);
+    let secrets = [secret(1, now - JoinSecret::KEPT_MILLIS), secret(2, now)].map(Record::JoinSecret);
     store.commit(&[&rows[..], &secrets].concat()).unwrap();
     let expire =
         |rows| assert_eq!(store.expire(UnixMillis(now), UnixMillis(0)).unwrap(), Expired { rows, is_all: true });

@@ -1,6 +1,6 @@
 //! What every answer is wrapped in, how lists are paged, and the codes of errors.
 
-use crate::jobfile::FieldError;
+use crate::{job::MissingLines, jobfile::FieldError};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -20,17 +20,20 @@ pub struct Envelope<T> {
     /// Of a list: where in it this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meta: Option<Meta>,
+    /// Of metrics and logs: lines that they would be made of, and that the coordinator's disk has not kept.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingLines>,
 }
 
 impl<T> Envelope<T> {
     /// An answer that is no list.
     pub fn one(data: T) -> Self {
-        Self { success: true, data, meta: None }
+        Self { success: true, data, meta: None, missing: Vec::new() }
     }
 
     /// One page of a list.
     pub fn page(data: T, pagination: Pagination) -> Self {
-        Self { success: true, data, meta: Some(Meta { pagination }) }
+        Self { success: true, data, meta: Some(Meta { pagination }), missing: Vec::new() }
     }
 }
 

@@ -407,6 +407,19 @@ pub struct LogLine {
     pub message: String,
 }
 
+/// Lines of a placement's events that were with the coordinator and cannot be read there any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MissingLines {
+    /// Of which placement.
+    #[schema(value_type = String)]
+    pub attempt: AttemptId,
+    /// The first of them, as `seq` of a log's lines.
+    pub from: u64,
+    /// The last; null: nobody knows how many there were.
+    pub through: Option<u64>,
+}
+
 /// A verified checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]

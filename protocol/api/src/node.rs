@@ -7,7 +7,7 @@ use lorikeet_protocol::{
     job::DeviceKind,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 use utoipa::ToSchema;
 
 /// A machine with an agent.
@@ -129,6 +129,9 @@ pub enum NodeStatus {
     /// Its key is on two machines, or jobs end badly on it: it takes nothing until a person has seen to it.
     Quarantined,
 }
+
+/// Seconds that a drain may take.
+pub const DRAIN_WITHIN: RangeInclusive<u64> = 1..=86_400;
 
 /// `POST /api/nodes/{id}/drain`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

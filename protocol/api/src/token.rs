@@ -3,7 +3,13 @@
 use crate::timestamp::Timestamp;
 use lorikeet_protocol::id::{TokenId, UserId};
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 use utoipa::ToSchema;
+
+/// Seconds that a join string may work: a day at most.
+pub const JOIN_TTL: RangeInclusive<u64> = 1..=86_400;
+/// Seconds that a token may work: ten years at most, for what never ends is never looked after.
+pub const TOKEN_TTL: RangeInclusive<u64> = 1..=3_650 * 86_400;
 
 /// `POST /api/nodes/join-tokens`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

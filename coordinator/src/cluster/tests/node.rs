@@ -152,6 +152,25 @@ fn a_join_secret_works_for_one_key_and_again_for_that_key_only() {
 }
 
 #[test]
+fn join_secrets_leave_memory_a_day_after_their_end() {
+    let mut world = World::new();
+    let invite = |world: &mut World, secret: u8| {
+        let expires = UnixMillis(world.now.wall.0 + 1_000);
+        world.ask(Command::CreateJoinSecret { hash: hash(secret), expires }).0.unwrap();
+    };
+    let join = |secret, key| Command::Join { secret, key, name: "n".into(), node: NodeId(uuid(50)) };
+    (1..=100).for_each(|secret| invite(&mut world, secret));
+    let first = world.ask_as(Actor::System, None, join(hash(1), hash(2))).0.unwrap();
+    world.now.wall.0 += JoinSecret::KEPT_MILLIS;
+    invite(&mut world, 101);
+    assert_eq!(world.cluster.secrets.len(), 101, "their day is not over");
+    assert_eq!(world.ask_as(Actor::System, None, join(hash(1), hash(2))).0, Ok(first), "its answer may have been lost");
+    world.now.wall.0 += 1_000;
+    invite(&mut world, 102);
+    assert_eq!(world.cluster.secrets.into_keys().collect::<Vec<_>>(), [hash(101), hash(102)]);
+}
+
+#[test]
 fn a_coordinator_from_an_older_copy_does_not_wait_for_reports_that_are_gone() {
     let mut world = World::ready();
     let (job, attempt) = world.running(1);

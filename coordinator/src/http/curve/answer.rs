@@ -7,7 +7,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use lorikeet_api::{Timestamp, job::MetricsPoint};
+use lorikeet_api::{
+    Timestamp,
+    job::{MetricsPoint, MissingLines},
+};
 use lorikeet_protocol::id::{AttemptId, AttemptToken, JobId};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use std::{convert::Infallible, ops::Range};
@@ -16,13 +19,26 @@ use std::{convert::Infallible, ops::Range};
 const PIECE: usize = 1_000;
 
 /// The envelope of a list of [`MetricsPoint`], as if it had been made whole.
-pub(in super::super) fn answer(job: JobId, points: impl AsRef<[Point]> + Send + 'static) -> Response {
+pub(in super::super) fn answer(
+    job: JobId,
+    points: impl AsRef<[Point]> + Send + 'static,
+    missing: &[MissingLines],
+) -> Response {
     let many = points.as_ref().len();
     let pieces = (0..many).step_by(PIECE).map(move |start| piece(job, points.as_ref(), start..many.min(start + PIECE)));
     let words = |text: &'static [u8]| std::iter::once(Bytes::from_static(text));
-    let whole = words(br#"{"success":true,"data":["#).chain(pieces).chain(words(b"]}"));
+    let whole = words(br#"{"success":true,"data":["#).chain(pieces).chain([end(missing)]);
     let body = Body::from_stream(futures_util::stream::iter(whole.map(Ok::<_, Infallible>)));
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+/// What stands behind the points.
+fn end(missing: &[MissingLines]) -> Bytes {
+    if missing.is_empty() {
+        return Bytes::from_static(b"]}");
+    }
+    let missing = serde_json::to_string(missing).expect("numbers and ids, into memory");
+    format!(r#"],"missing":{missing}}}"#).into()
 }
 
 fn piece(job: JobId, points: &[Point], range: Range<usize>) -> Bytes {

@@ -112,6 +112,35 @@ async fn metrics_and_logs_come_from_the_lines() {
 }
 
 #[tokio::test]
+async fn metrics_and_logs_say_what_the_disk_has_not_kept() {
+    let world = World::new().await;
+    let sound = told(&world).await;
+    let job = told_with(&world, LINES[..3].iter().map(|line| (*line).to_owned()).collect()).await;
+    let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
+    let root = world.data().join("series");
+    let (series, thread) = Series::open(&root, crate::series::Limits::default()).unwrap();
+    let lines = LINES[3..].iter().map(|line| (*line).to_owned()).collect();
+    series.append(EventLines { attempt, first: 4, lines }).await.unwrap();
+    drop(series);
+    thread.join().unwrap();
+    let segment = root.join(format!("{job}/{}/00000000000000000001.seg", attempt.token));
+    let mut bytes = fs::read(&segment).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let missing = json!([{ "attempt": attempt, "from": 4, "through": null }]);
+    for path in [route::JOB_METRICS, route::JOB_LOGS] {
+        let ask = async |job| world.call(Method::GET, &route::with_id(path, job), json!({})).await;
+        for _ in 0..2 {
+            let (status, body) = ask(job).await;
+            assert_eq!((status, &body["missing"]), (StatusCode::OK, &missing), "{body}");
+            assert_eq!(body["data"].as_array().unwrap().len(), 1, "what is whole is told: {body}");
+        }
+        let (_, body) = ask(sound).await;
+        assert!(body.get("missing").is_none() && body["data"] != json!([]), "{body}");
+    }
+}
+
+#[tokio::test]
 async fn a_long_curve_is_told_whole_or_in_as_many_points_as_are_asked_for() {
     let world = World::new().await;
     let line = |step: u64| {

@@ -10,6 +10,8 @@ use lorikeet_protocol::{
     inspect::{BaseFindings, DatasetFindings, Inspection, JobFindings},
     job::{Device, DeviceKind},
 };
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tracing::{Metadata, Subscriber, span};
 
 async fn command(world: &World, actor: Actor, command: Command) {
     let request = RequestId(Uuid::now_v7());
@@ -155,6 +157,52 @@ async fn lines_of_another_nodes_attempt_are_not_kept() {
     stranger.say(FromAgent::Renew(request(&key))).await;
     assert!(matches!(stranger.hear().await, ToAgent::Renewed(_)));
     assert_eq!(world.services.series.through(attempt).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_flood_of_lines_of_another_nodes_attempt_is_no_flood_in_the_log() {
+    let world = World::new();
+    queued(&world).await;
+    let (_control, _blob, offer) = offered(&world, 3).await;
+    let (identity, key) = world.node(4).await;
+    let mut stranger = world.control((&identity, &key)).await;
+    stranger.hello(2).await;
+    let warnings = Warnings::default();
+    let _logging = tracing::subscriber::set_default(warnings.clone());
+    for first in 1..=100 {
+        let lines = vec!["forged".to_owned()];
+        stranger.say(FromAgent::Events(EventLines { attempt: offer.attempt, first, lines })).await;
+    }
+    // Something that is answered, behind them.
+    stranger.say(FromAgent::Renew(request(&key))).await;
+    assert!(matches!(stranger.hear().await, ToAgent::Renewed(_)));
+    assert_eq!(warnings.0.load(Ordering::Relaxed), 8);
+}
+
+/// Counts what is warned of on this thread.
+#[derive(Debug, Clone, Default)]
+struct Warnings(Arc<AtomicUsize>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }
 
 #[tokio::test]
