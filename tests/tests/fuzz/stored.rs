@@ -132,6 +132,7 @@ fn valid_records(boot: BootId) -> Vec<Vec<u8>> {
         running,
         spawned,
         stop: None,
+        device_fault: None,
         checkpoints_through: 3,
         last_event: 9,
         events_through: 4,

@@ -192,6 +192,47 @@ fn a_device_that_fails_by_its_drivers_word_ends_its_attempt_blames_nobody_and_is
 }
 
 #[test]
+fn a_worker_that_failed_before_its_driver_said_so_failed_of_its_device() {
+    let failed = |class| WorkerEvent::Failed { class, message: "the loss is NaN".into(), hint: None };
+    for class in [FailureClass::NonFinite, FailureClass::Internal, FailureClass::OutOfMemory, FailureClass::Hardware] {
+        let mut scene = Scene::running();
+        scene.line(1, failed(class));
+        scene.now.mono += Duration::from_secs(5);
+        scene.event(Event::Looked(fails("cpu", "the driver reported error XID 48")));
+        let out = scene.gone(1);
+        let end = ended(&out);
+        assert_eq!((end.outcome, end.class, end.held), (Outcome::Hardware, None, Duration::ZERO), "{class:?}");
+        assert_eq!(end.message.as_deref(), Some("its device cpu failed: the driver reported error XID 48"));
+        assert_eq!(scene.event(Event::InputsRead(id(1), vec!["model".into()])), [], "it is over");
+    }
+    let mut scene = Scene::running();
+    scene.news(1, News::Stalled { quiet: Duration::from_secs(1800) });
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::Hardware, "it hung for its device's sake");
+    let mut scene = Scene::running();
+    scene.line(1, failed(FailureClass::DiskFull));
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 48")));
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::DiskFull, "that has a reason of its own");
+}
+
+#[test]
+fn a_job_stays_innocent_of_its_devices_failure_over_a_restart_of_the_agent() {
+    let mut scene = Scene::running();
+    scene.line(1, step(3));
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
+    scene.now.mono += Duration::from_secs(60);
+    let out = scene.restart();
+    assert!(out.contains(&Action::Kill(id(1))), "the agent may have died before it gave the order: {out:?}");
+    scene.news(1, News::Holds { pid: 42 });
+    let said = WorkerEvent::Failed { class: FailureClass::NonFinite, message: "the loss is NaN".into(), hint: None };
+    scene.line(2, said);
+    let out = scene.gone(1);
+    let end = ended(&out);
+    assert_eq!((end.outcome, end.held), (Outcome::Hardware, Duration::ZERO), "nobody is charged or blamed");
+    assert_eq!(end.message.as_deref(), Some("its device cpu failed: the driver reported error XID 79"));
+}
+
+#[test]
 fn an_attempt_that_is_being_prepared_ends_with_its_device_and_one_that_said_its_last_word_does_not() {
     let mut scene = Scene::new();
     scene.heard(offer(1));
