@@ -155,7 +155,7 @@ impl Writer {
 struct Mark {
     /// The last line's `seq`.
     through: u64,
-    /// Length of the last segment.
+    /// Length of the last segment, as far as nothing of it is written anew.
     bytes: u64,
 }
 
@@ -167,6 +167,8 @@ struct Log {
     synced: Mark,
     /// Whether it was said that lines are missing.
     told: bool,
+    /// Where the last record begins, if it is nothing but a number.
+    bare: Option<u64>,
 }
 
 impl Log {
@@ -180,13 +182,15 @@ impl Log {
             };
             let file = cut(&path, extent.bytes)?;
             let mark = Mark { through, bytes: extent.bytes };
-            return Ok(Self { folder, segment: Some((path, file)), written: mark, synced: mark, told: false });
+            let told = extent.last_lines.last().is_some_and(|line| shed::is_told(line));
+            let bare = shed::is_bare(&extent.last_lines).then_some(extent.last_record);
+            return Ok(Self { folder, segment: Some((path, file)), written: mark, synced: mark, told, bare });
         }
         let nothing = Mark { through: 0, bytes: 0 };
-        Ok(Self { folder, segment: None, written: nothing, synced: nothing, told: false })
+        Ok(Self { folder, segment: None, written: nothing, synced: nothing, told: false, bare: None })
     }
 
-    /// Writes what is new and kept, and says how many bytes that took; lines behind a gap are left for the sender to repeat.
+    /// Writes what is new and kept, and says by how many bytes it grew; lines behind a gap are left for the sender to repeat.
     fn append(&mut self, first: u64, lines: &[String], kept: Kept) -> Result<u64, SeriesError> {
         let next = self.written.through + 1;
         let known = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
@@ -196,14 +200,26 @@ impl Log {
         }
         let mut bytes = 0;
         for (first, run) in shed::sift(next, fresh, kept, &mut self.told) {
-            let record = segment::record(first, &run);
-            let (path, file) = self.segment_for(first)?;
-            file.write_all(&record).map_err(SeriesError::disk("write", path))?;
-            self.written.bytes += record.len() as u64;
-            bytes += record.len() as u64;
+            bytes += self.write(first, &run)?;
         }
         self.written.through += fresh.len() as u64;
         Ok(bytes)
+    }
+
+    /// A number alone takes the place of the one before it, or whoever writes on without end would fill the disk with numbers. Torn by a crash it
+    /// leaves the last line that was kept, and the next session of its sender begins behind that.
+    fn write(&mut self, first: u64, run: &[String]) -> Result<u64, SeriesError> {
+        let (record, is_bare) = (segment::record(first, run), shed::is_bare(run));
+        if let (Some(place), Some((path, file)), true) = (self.bare, &mut self.segment, is_bare) {
+            self.synced.bytes = self.synced.bytes.min(place);
+            let written = file.seek(SeekFrom::Start(place)).and_then(|_| file.write_all(&record));
+            return written.map(|()| 0).map_err(SeriesError::disk("write", path));
+        }
+        let (path, file) = self.segment_for(first)?;
+        file.write_all(&record).map_err(SeriesError::disk("write", path))?;
+        self.bare = is_bare.then_some(self.written.bytes);
+        self.written.bytes += record.len() as u64;
+        Ok(record.len() as u64)
     }
 
     /// The segment to write to; a new one when the last is full.
