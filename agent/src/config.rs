@@ -2,8 +2,11 @@
 //!
 //! Every timer stands here, so that a test can run a whole life in a second. `configs/agent.toml` is the commented example.
 
+mod program;
+
 use lorikeet_protocol::{
     agent::{LABELS, WORD},
+    file::CHUNK_BYTES,
     settings::{self, Fault, duration::deserialize as duration},
 };
 use serde::{Deserialize, Deserializer};
@@ -343,6 +346,7 @@ impl Config {
         let mut faults = Vec::new();
         self.check_timers(&mut faults);
         self.check_words(&mut faults);
+        self.check_environment(&mut faults);
         let mut require = |holds, key, expected, found: &dyn std::fmt::Display| {
             faults.extend(refuse_unless(holds, key, expected, found));
         };
@@ -351,9 +355,18 @@ impl Config {
         require((1.0..=1_000.0).contains(&slack), "worker.memory_slack", "from 1 to 1000", &slack);
         let threads = worker.threads.unwrap_or(1);
         require((1..=4_096).contains(&threads), "worker.threads", "from 1 to 4096", &threads);
+        let limit = worker.memory_limit.unwrap_or(u64::MAX);
+        require(limit >= 64 << 20, "worker.memory_limit", "at least 64 MiB: no worker runs in less", &limit);
         let (log, events) = (worker.log_limit, worker.events_limit);
         require(log >= 64 << 10, "worker.log_limit", "at least 64 KiB", &log);
         require(events >= 1 << 20, "worker.events_limit", "at least 1 MiB", &events);
+        let budget = self.cache.budget;
+        require(
+            budget >= CHUNK_BYTES,
+            "cache.budget",
+            "at least 16 MiB, a chunk: every job fetches its files into it",
+            &budget,
+        );
         let parallel = self.cache.parallel;
         require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", &parallel);
         let slow = self.cache.bandwidth.filter(|bytes| *bytes < 1 << 20);
@@ -375,8 +388,12 @@ impl Config {
         let (first, longest) = (self.link.backoff_first, self.link.backoff_longest);
         let found = humantime::format_duration(longest);
         require(first <= longest, "link.backoff_longest", "no shorter than link.backoff_first", &found);
+        let burn_in = self.devices.burn_in.as_ref();
+        let expected = "a program and its arguments, or left out for the worker's own test";
+        require(burn_in.is_none_or(|words| !words.is_empty()), "devices.burn_in", expected, &"an empty list");
         let mut ids = std::collections::BTreeSet::new();
         for fake in &self.devices.fake {
+            require(fake.memory > 0, "devices.fake", "devices with memory", &format!("{} with none", fake.id));
             require(!fake.id.is_empty(), "devices.fake", "devices with an id", &"one without");
             require(ids.insert(&fake.id), "devices.fake", "devices with an id each", &fake.id);
         }
@@ -396,6 +413,41 @@ impl Config {
         let longest = ids.max().unwrap_or(0);
         let expected = format!("devices with an id of at most {WORD} bytes");
         faults.extend(refuse_unless(longest <= WORD, "devices.fake", &expected, &longest));
+    }
+
+    /// What no process can be started with, or nobody be reached at.
+    fn check_environment(&self, faults: &mut Vec<Fault>) {
+        let data = &self.data_dir;
+        // It is told to workers, which start elsewhere.
+        faults.extend(refuse_unless(
+            data.is_absolute(),
+            "data_dir",
+            "an absolute path",
+            &format!("`{}`", data.display()),
+        ));
+        for (key, value) in &self.worker.env {
+            let is_name = !key.is_empty() && !key.contains(['=', '\0']);
+            faults.extend(refuse_unless(is_name, "worker.env", "variables with a name", &format!("{key:?}")));
+            let is_value = !value.contains('\0');
+            faults.extend(refuse_unless(is_value, "worker.env", "values without a zero byte", &format!("{value:?}")));
+        }
+        if let Some(address) = &self.coordinator {
+            let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port != 0);
+            let is_one = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && is_port(port));
+            faults.extend(refuse_unless(
+                is_one,
+                "coordinator",
+                "host:port, `lorikeet.example:7171`",
+                &format!("`{address}`"),
+            ));
+        }
+        let name = self.name.as_deref().unwrap_or("absent");
+        faults.extend(refuse_unless(
+            !name.trim().is_empty(),
+            "name",
+            "what people call this node, or left out",
+            &format!("{name:?}"),
+        ));
     }
 
     fn check_timers(&self, faults: &mut Vec<Fault>) {
@@ -486,6 +538,17 @@ mod tests {
         for (text, key) in [
             ("[worker]\nmemory_slack = 0.5", "worker.memory_slack"),
             ("[worker]\npoll = \"0s\"", "worker.poll"),
+            ("[worker]\nmemory_limit = \"0\"", "worker.memory_limit: must be at least 64 MiB"),
+            ("[worker]\nmemory_limit = 4096", "worker.memory_limit: must be at least 64 MiB"),
+            ("[worker.env]\n\"A=B\" = \"1\"", "worker.env: must be variables with a name, found \"A=B\""),
+            ("[worker.env]\nA = \"\\u0000\"", "worker.env: must be values without a zero byte"),
+            ("[cache]\nbudget = 0", "cache.budget: must be at least 16 MiB"),
+            ("[devices]\nburn_in = []", "devices.burn_in: must be a program and its arguments"),
+            ("[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 0", "devices.fake: must be devices with memory"),
+            ("data_dir = \"agent\"", "data_dir: must be an absolute path, found `agent`"),
+            ("coordinator = \"lorikeet.example\"", "coordinator: must be host:port"),
+            ("coordinator = \"lorikeet.example:0\"", "coordinator: must be host:port"),
+            ("name = \" \"", "name: must be what people call this node"),
             ("[link]\nidle_timeout = \"1s\"", "link.idle_timeout"),
             ("[cache]\nparallel = 0", "cache.parallel"),
             ("[share]\nbandwidth = \"1 MiB\"", "share.bandwidth"),

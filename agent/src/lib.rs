@@ -206,6 +206,7 @@ impl Agent {
     /// Takes up what an earlier agent left and connects. It returns before there is a connection: see [`link`](Self::link).
     pub async fn start(config: Config) -> Result<Self, AgentError> {
         config.check()?;
+        config.check_programs()?;
         let places = Places::new(&config.data_dir);
         let identity = Identity::load(&places.identity())?;
         let lock = lock(&places)?;
