@@ -37,10 +37,10 @@ fn a_look_at_which_the_driver_says_nothing_takes_no_dead_worker_off_its_device()
 }
 
 #[test]
-fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss() {
+fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss_and_offered_once_it_has_vanished() {
     let mut scene = Scene::new();
     (scene.host.rules.spares_cpu, scene.host.rules.proves_gpus) = (true, false);
-    let mut offered = |gpus: usize| {
+    let offered = |scene: &mut Scene, gpus: usize| {
         let mut seen = seen(&[]);
         seen.devices.truncate(1);
         let gpu = Device {
@@ -58,9 +58,15 @@ fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss() {
             .map(|device| device.id.to_string())
             .collect::<Vec<_>>()
     };
-    assert_eq!(offered(1), ["GPU-0"]);
-    assert_eq!([offered(0), offered(0)], [const { Vec::<String>::new() }; 2], "a driver may be busy");
-    assert_eq!(offered(1), ["GPU-0"]);
+    let nothing = Vec::<String>::new();
+    assert_eq!(offered(&mut scene, 1), ["GPU-0"]);
+    assert_eq!([(); 2].map(|()| offered(&mut scene, 0)), [const { Vec::<String>::new() }; 2], "a driver may be busy");
+    assert_eq!(offered(&mut scene, 1), ["GPU-0"]);
+    let gone = [(); 4].map(|()| offered(&mut scene, 0));
+    assert_eq!(gone, [nothing.clone(), nothing.clone(), vec!["cpu".into()], vec!["cpu".into()]]);
+    assert_eq!(offered(&mut scene, 1), nothing, "it is back, and has to pass its test");
+    scene.event(Event::Tested(DeviceId("GPU-0".into()), Ok(())));
+    assert_eq!(offered(&mut scene, 1), ["GPU-0"]);
 }
 
 #[test]
