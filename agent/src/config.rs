@@ -64,7 +64,8 @@ pub struct Devices {
     #[serde(deserialize_with = "duration")]
     pub release_grace: Duration,
     /// Program and arguments of the test that a device has to pass before it is offered again after a fault, and a GPU before it is offered
-    /// at all; the device's name follows, and an exit code of 0 is a pass. The worker's own test when not given.
+    /// at all; the device's name follows (`cpu` for the slot, and for a device that is only declared), and an exit code of 0 is a pass. The
+    /// worker's own test when not given.
     pub burn_in: Option<Vec<String>>,
     /// Why the program that workers are made of cannot train on GPUs: not an operator's to say, but that of whoever starts the agent.
     /// `None`: it can.
