@@ -1,6 +1,6 @@
 //! Programs that the config names: whether this machine can start them, which is asked before it offers anything.
 
-use super::{Config, ConfigError, refuse_unless};
+use super::{Config, ConfigError, check::refuse_unless};
 use lorikeet_protocol::settings::Fault;
 use rustix::fs::{Access, access};
 use std::{
