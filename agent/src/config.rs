@@ -2,10 +2,10 @@
 //!
 //! Every timer stands here, so that a test can run a whole life in a second. `configs/agent.toml` is the commented example.
 
-use lorikeet_protocol::{
-    agent::{LABELS, WORD},
-    settings::{self, Fault, duration::deserialize as duration},
-};
+mod check;
+mod program;
+
+use lorikeet_protocol::settings::{self, Fault, duration::deserialize as duration};
 use serde::{Deserialize, Deserializer};
 use std::{
     collections::BTreeMap,
@@ -61,7 +61,8 @@ pub struct Devices {
     #[serde(deserialize_with = "duration")]
     pub release_grace: Duration,
     /// Program and arguments of the test that a device has to pass before it is offered again after a fault, and a GPU before it is offered
-    /// at all; the device's name follows, and an exit code of 0 is a pass. The worker's own test when not given.
+    /// at all; the device's name follows (`cpu` for the slot, and for a device that is only declared), and an exit code of 0 is a pass. The
+    /// worker's own test when not given.
     pub burn_in: Option<Vec<String>>,
     /// Why the program that workers are made of cannot train on GPUs: not an operator's to say, but that of whoever starts the agent.
     /// `None`: it can.
@@ -337,99 +338,6 @@ impl Config {
         let faults = self.faults();
         if faults.is_empty() { Ok(()) } else { Err(ConfigError::Values(faults)) }
     }
-
-    /// Every value that makes none.
-    fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        self.check_timers(&mut faults);
-        self.check_words(&mut faults);
-        let mut require = |holds, key, expected, found: &dyn std::fmt::Display| {
-            faults.extend(refuse_unless(holds, key, expected, found));
-        };
-        let worker = &self.worker;
-        let slack = worker.memory_slack;
-        require((1.0..=1_000.0).contains(&slack), "worker.memory_slack", "from 1 to 1000", &slack);
-        let threads = worker.threads.unwrap_or(1);
-        require((1..=4_096).contains(&threads), "worker.threads", "from 1 to 4096", &threads);
-        let (log, events) = (worker.log_limit, worker.events_limit);
-        require(log >= 64 << 10, "worker.log_limit", "at least 64 KiB", &log);
-        require(events >= 1 << 20, "worker.events_limit", "at least 1 MiB", &events);
-        let parallel = self.cache.parallel;
-        require((1..=16).contains(&parallel), "cache.parallel", "from 1 to 16", &parallel);
-        let slow = self.cache.bandwidth.filter(|bytes| *bytes < 1 << 20);
-        require(slow.is_none(), "cache.bandwidth", "at least 1 MiB", &slow.unwrap_or(0));
-        let scrub = self.cache.scrub;
-        require(scrub == 0 || scrub >= 1 << 20, "cache.scrub", "0, or at least 1 MiB", &scrub);
-        let share = &self.share;
-        let (given, least) = (share.bandwidth, "at least 8 MiB: with less a chunk comes too late to be of use");
-        require(given >= 8 << 20, "share.bandwidth", least, &given);
-        if let Some(address) = share.address {
-            require(share.listen.is_some(), "share.address", "beside share.listen", &address);
-            let ip = address.ip().to_canonical();
-            let several = ip.is_multicast() || ip == std::net::IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
-            let is_one = address.port() != 0 && !ip.is_unspecified() && !several;
-            require(is_one, "share.address", "an address that others can reach", &address);
-        }
-        let (keep, idle) = (self.link.keep_alive, self.link.idle_timeout);
-        require(keep < idle, "link.idle_timeout", "longer than link.keep_alive", &humantime::format_duration(idle));
-        let (first, longest) = (self.link.backoff_first, self.link.backoff_longest);
-        let found = humantime::format_duration(longest);
-        require(first <= longest, "link.backoff_longest", "no shorter than link.backoff_first", &found);
-        let mut ids = std::collections::BTreeSet::new();
-        for fake in &self.devices.fake {
-            require(!fake.id.is_empty(), "devices.fake", "devices with an id", &"one without");
-            require(ids.insert(&fake.id), "devices.fake", "devices with an id each", &fake.id);
-        }
-        faults
-    }
-
-    /// What a coordinator would not listen to.
-    fn check_words(&self, faults: &mut Vec<Fault>) {
-        let count = self.labels.len();
-        faults.extend(refuse_unless(count <= LABELS, "labels", &format!("at most {LABELS}"), &count));
-        // A job cannot ask for it.
-        let without_key = self.labels.get("").map(|value| format!("\"\" = {value:?}")).unwrap_or_default();
-        faults.extend(refuse_unless(without_key.is_empty(), "labels", "labels with a key each", &without_key));
-        let expected = format!("at most {WORD} bytes, as its key");
-        for (key, value) in &self.labels {
-            let (short, bytes) = (&key[..key.floor_char_boundary(WORD)], key.len().max(value.len()));
-            faults.extend(refuse_unless(bytes <= WORD, &format!("labels.{short}"), &expected, &bytes));
-        }
-        let ids = self.devices.fake.iter().map(|fake| fake.id.len());
-        let longest = ids.max().unwrap_or(0);
-        let expected = format!("devices with an id of at most {WORD} bytes");
-        faults.extend(refuse_unless(longest <= WORD, "devices.fake", &expected, &longest));
-    }
-
-    fn check_timers(&self, faults: &mut Vec<Fault>) {
-        let timers = [
-            ("devices.probe", self.devices.probe),
-            ("devices.report", self.devices.report),
-            ("devices.release_grace", self.devices.release_grace),
-            ("worker.save_grace", self.worker.save_grace),
-            ("worker.discard_grace", self.worker.discard_grace),
-            ("worker.start_grace", self.worker.start_grace),
-            ("worker.stall_after", self.worker.stall_after),
-            ("worker.poll", self.worker.poll),
-            ("worker.memory_poll", self.worker.memory_poll),
-            ("worker.progress", self.worker.progress),
-            ("link.connect_timeout", self.link.connect_timeout),
-            ("link.keep_alive", self.link.keep_alive),
-            ("link.idle_timeout", self.link.idle_timeout),
-            ("link.backoff_first", self.link.backoff_first),
-            ("link.backoff_longest", self.link.backoff_longest),
-            ("link.report_retry", self.link.report_retry),
-        ];
-        for (key, timer) in timers {
-            let fits = Duration::from_millis(1) <= timer && timer <= Duration::from_secs(86_400);
-            faults.extend(refuse_unless(fits, key, "from 1ms to 1day", &humantime::format_duration(timer)));
-        }
-    }
-}
-
-fn refuse_unless(holds: bool, key: &str, expected: &str, found: &dyn std::fmt::Display) -> Option<Fault> {
-    let message = || format!("must be {expected}, found {found}");
-    (!holds).then(|| Fault { line: None, key: key.to_owned(), message: message() })
 }
 
 /// `200 GiB`, or a number of bytes.
@@ -482,54 +390,6 @@ mod tests {
         {
             assert!(error.contains(fault), "{fault}: {error}");
         }
-    }
-
-    #[test]
-    fn a_value_out_of_range_is_named_with_what_would_do() {
-        for (text, key) in [
-            ("[worker]\nmemory_slack = 0.5", "worker.memory_slack"),
-            ("[worker]\npoll = \"0s\"", "worker.poll"),
-            ("[link]\nidle_timeout = \"1s\"", "link.idle_timeout"),
-            ("[cache]\nparallel = 0", "cache.parallel"),
-            ("[share]\nbandwidth = \"1 MiB\"", "share.bandwidth"),
-            ("[share]\naddress = \"192.0.2.7:7172\"", "share.address"),
-            ("[share]\nlisten = \"0.0.0.0:7172\"\naddress = \"0.0.0.0:7172\"", "share.address"),
-            ("[share]\nlisten = \"0.0.0.0:7172\"\naddress = \"224.0.0.1:7172\"", "share.address"),
-            (
-                "[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1\n[[devices.fake]]\nid = \"a\"\nname = \"x\"\nmemory = 1",
-                "devices.fake",
-            ),
-        ] {
-            let error = toml::from_str::<Config>(text).unwrap().check().unwrap_err().to_string();
-            assert!(error.contains(key), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn numbers_with_which_no_worker_runs_are_refused_by_name() {
-        for (worker, expected) in [
-            (Worker { memory_slack: 1e300, ..Worker::default() }, "worker.memory_slack"),
-            (Worker { memory_slack: f64::NAN, ..Worker::default() }, "worker.memory_slack"),
-            (Worker { threads: Some(99_999_999), ..Worker::default() }, "worker.threads"),
-        ] {
-            let error = Config { worker, ..Config::default() }.check().unwrap_err();
-            assert!(error.to_string().contains(expected), "{error}");
-        }
-    }
-
-    #[test]
-    fn labels_that_no_coordinator_listens_to_are_refused_by_name() {
-        let with = |labels: Vec<(String, String)>| Config { labels: labels.into_iter().collect(), ..Config::default() };
-        let many = |count: usize| with((0..count).map(|number| (number.to_string(), String::new())).collect());
-        let long = |bytes: usize| with(vec![("rack".into(), "b".repeat(bytes))]);
-        many(LABELS).check().unwrap();
-        long(WORD).check().unwrap();
-        let error = many(LABELS + 1).check().unwrap_err().to_string();
-        assert!(error.contains("labels: must be at most 64, found 65"), "{error}");
-        let error = long(WORD + 1).check().unwrap_err().to_string();
-        assert!(error.contains("labels.rack: must be at most 256 bytes"), "{error}");
-        let error = with(vec![(String::new(), "b4".into())]).check().unwrap_err().to_string();
-        assert!(error.contains("labels: must be labels with a key each, found \"\" = \"b4\""), "{error}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::{
     places::Places,
     room,
 };
-use lorikeet_protocol::{ALPN_CONTROL, health::Finding};
+use lorikeet_protocol::{ALPN_CONTROL, health::Finding, settings::Fault};
 use std::{
     fs::File,
     os::unix::fs::PermissionsExt,
@@ -23,7 +23,9 @@ const RENEWABLE: Duration = Duration::from_secs(90 * 86_400);
 /// Looks at everything that the config names.
 pub async fn look(config: &Config) -> Vec<Finding> {
     let places = Places::new(&config.data_dir);
-    let mut found = vec![data(&config.data_dir), running(&places), worker(config), room(config, &places)];
+    let mut found = vec![data(&config.data_dir), running(&places)];
+    found.extend(worker(config));
+    found.push(room(config, &places));
     found.extend(devices(config));
     match Identity::load(&places.identity()) {
         Ok(identity) => {
@@ -65,21 +67,18 @@ fn running(places: &Places) -> Finding {
     Finding::ok("agent", if runs { "it runs" } else { "it does not run" })
 }
 
-fn worker(config: &Config) -> Finding {
-    let program = match config.worker.command.first() {
-        Some(program) => Some(PathBuf::from(program)),
-        None => std::env::current_exe().ok(),
-    };
-    match program {
-        // A bare name is looked for in PATH when it is started.
-        Some(program) if program.is_file() || program.components().count() == 1 => {
-            Finding::ok("worker", program.display())
-        }
-        Some(program) => {
-            Finding::bad("worker", format!("{} is not there", program.display()), "put worker.command right")
-        }
-        None => Finding::bad("worker", "this program does not find itself", "name it in worker.command"),
+fn worker(config: &Config) -> Vec<Finding> {
+    let faults = config.program_faults();
+    if !faults.is_empty() {
+        let bad =
+            |fault: Fault| Finding::bad("worker", fault, "the agent does not start before the config is put right");
+        return faults.into_iter().map(bad).collect();
     }
+    let program = config.worker.command.first().map(PathBuf::from).map_or_else(std::env::current_exe, Ok);
+    vec![match program {
+        Ok(program) => Finding::ok("worker", program.display()),
+        Err(_) => Finding::bad("worker", "this program does not find itself", "name it in worker.command"),
+    }]
 }
 
 fn room(config: &Config, places: &Places) -> Finding {

@@ -259,11 +259,12 @@ impl Host {
     }
 
     /// Where a GPU can be trained on, or may yet prove that it can, the processor is left to it: a job that was placed on the slot in the
-    /// seconds of the test would stay there for days.
+    /// seconds of the test would stay there for days. One that vanished proves nothing before it is back.
     fn spare_the_processor(&mut self) {
         let is_gpu = |device: &Device| matches!(device.kind, DeviceKind::Cuda { .. });
         let hopeful = |device: &Device| {
-            device.usable.is_ok() || self.quarantine.may_pass(&device.id) || self.roll.may_return(&device.id)
+            let may_pass = self.quarantine.may_pass(&device.id) && !self.roll.has_vanished(&device.id);
+            device.usable.is_ok() || may_pass || self.roll.may_return(&device.id)
         };
         if self.rules.spares_cpu
             && self.devices.iter().any(|device| is_gpu(device) && hopeful(device))

@@ -6,7 +6,8 @@
 //! entry*: report (a protocol frame)  check: first 8 bytes of the frame's BLAKE3
 //! ```
 //! A report gets its number when it is pushed and leaves only after [`Outbox::commit`] synced it, so a number never means two
-//! things: an entry torn by a crash was never sent, and its number is free. A [`Progress`](ReportBody::Progress) that never left
+//! things: an entry torn by a crash was never sent, and its number is free. One that the disk has damaged looks the same and takes those behind
+//! it along; the next welcome says how far the coordinator is, and of which attempts it waits for an end that is nowhere. A [`Progress`](ReportBody::Progress) that never left
 //! in this session is replaced in memory by a newer one under the same number; if a crash brings the older one back, that is
 //! harmless, for the coordinator applies each number once.
 
@@ -73,8 +74,9 @@ impl Outbox {
         }
         let length = length.max(HEADER_BYTES as u64);
         let mut file = OpenOptions::new().read(true).write(true).open(&path).at("open", &path)?;
-        if file.metadata().at("read", &path)?.len() > length {
-            tracing::warn!(path = %path.display(), "the outbox ends in a torn entry, which was never sent; it is cut off");
+        let cut = file.metadata().at("read", &path)?.len().saturating_sub(length);
+        if cut > 0 {
+            tracing::warn!(path = %path.display(), cut, "the outbox ends in bytes that are no whole report, and they are cut off: a crash tore the last report before it was sent, or the disk has damaged some, which are lost");
             file.set_len(length).and_then(|()| file.sync_all()).at("cut", &path)?;
         }
         file.seek(SeekFrom::Start(length)).at("seek in", &path)?;

@@ -42,8 +42,12 @@ impl Places {
         self.data.join("records")
     }
 
+    pub(crate) fn attempts(&self) -> PathBuf {
+        self.data.join("attempts")
+    }
+
     pub(crate) fn attempt(&self, id: AttemptId) -> PathBuf {
-        self.data.join("attempts").join(id.to_string())
+        self.attempts().join(id.to_string())
     }
 
     pub(crate) fn inputs(&self, id: AttemptId) -> PathBuf {

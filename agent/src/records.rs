@@ -23,8 +23,8 @@ impl Records {
         Ok(Self { folder })
     }
 
-    /// Every record that can be read. One that cannot is set aside and named: an attempt without a record is unknown here, and
-    /// the coordinator learns it from the next hello.
+    /// Every record that can be read. One that cannot is set aside and named: an attempt without a record is unknown here, its worker
+    /// is ended ([`stray`](crate::supervisor::stray)), and the coordinator learns it from the next hello.
     pub(crate) fn load(&self) -> Result<Vec<Record>, DiskError> {
         let mut records = Vec::new();
         for entry in std::fs::read_dir(&self.folder).at("list", &self.folder)? {
@@ -36,7 +36,7 @@ impl Records {
             match serde_json::from_slice::<Record>(&bytes) {
                 Ok(record) => records.push(record),
                 Err(error) => {
-                    tracing::error!(path = %path.display(), %error, "the record of an attempt cannot be read and is set aside");
+                    tracing::error!(path = %path.display(), %error, "the record of an attempt cannot be read and is set aside; its worker is stopped if it runs");
                     std::fs::rename(&path, path.with_extension("unreadable")).at("set aside", &path)?;
                 }
             }

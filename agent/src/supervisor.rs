@@ -10,6 +10,7 @@ pub(crate) mod group;
 pub(crate) mod spawn;
 pub(crate) mod spool;
 mod stall;
+pub(crate) mod stray;
 pub(crate) mod tail;
 mod watch;
 

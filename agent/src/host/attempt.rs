@@ -100,6 +100,7 @@ impl Attempt {
             running: None,
             spawned: false,
             stop: None,
+            device_fault: None,
             checkpoints_through: 0,
             events_through: 0,
             last_event: 0,
@@ -125,10 +126,15 @@ impl Attempt {
         } else if record.spawned {
             out.push(Action::Adopt(offer));
             // The agent may have died between writing the order down and giving it.
-            let leave = record.stop.map(|(how, cause)| {
-                out.push(Action::Ask(record.id(), Ask::Stop(how, cause)));
-                Leave::Asked { how, cause, kill_at: now.mono + rules.grace(how) }
-            });
+            let leave = if let Some(message) = &record.device_fault {
+                out.push(Action::Kill(record.id()));
+                Some(Leave::killed(Fault::new(Outcome::Hardware, message), now))
+            } else {
+                record.stop.map(|(how, cause)| {
+                    out.push(Action::Ask(record.id(), Ask::Stop(how, cause)));
+                    Leave::Asked { how, cause, kill_at: now.mono + rules.grace(how) }
+                })
+            };
             State::Starting { lock_by: now.mono + rules.start_grace, leave }
         } else {
             out.push(Action::Prepare(offer));
@@ -140,6 +146,7 @@ impl Attempt {
     fn new(record: Record, state: State, rules: &Rules) -> Self {
         Self {
             same_boot: record.boot == rules.boot,
+            innocent: record.device_fault.is_some(),
             record,
             state,
             meter: Meter::default(),
@@ -147,7 +154,6 @@ impl Attempt {
             last_event_wall: None,
             pid: None,
             exit: None,
-            innocent: false,
             wanted: Wanted::Yes,
         }
     }
@@ -258,19 +264,51 @@ impl Attempt {
         }
     }
 
-    /// A device of its failed: nobody waits for a worker that may compute anything, or that may not even be able to end.
+    /// A device of its failed: nobody waits for a worker that may compute anything, or that may not even be able to end. What went wrong
+    /// before its driver said so went wrong on that device.
     pub(super) fn device_failed(&mut self, device: &DeviceId, fault: &str, now: Now, out: &mut Vec<Action>) {
-        let fault = Fault::new(Outcome::Hardware, format!("its device {device} failed: {fault}"));
-        match self.state {
-            State::Preparing => {
-                self.innocent = true;
-                self.end(Word::fault(fault, 0), Adapter::None, Process::Gone, now, out);
+        if self.record.device_fault.is_some() || !self.may_end_of_its_device() {
+            return;
+        }
+        let message = format!("its device {device} failed: {fault}");
+        self.innocent = true;
+        self.record.device_fault = Some(message.clone());
+        self.keep(out);
+        let fault = Fault::new(Outcome::Hardware, message);
+        match &mut self.state {
+            State::Preparing => self.end(Word::fault(fault, 0), Adapter::None, Process::Gone, now, out),
+            State::Starting { leave: Some(Leave::Killed { fault: earlier, .. }), .. }
+            | State::Running { leave: Some(Leave::Killed { fault: earlier, .. }), .. } => *earlier = fault,
+            State::Starting { .. } | State::Running { .. } => self.condemn(fault, now, out),
+            State::Finalizing { word, adapter, .. } => {
+                *word = Word::fault(fault, word.step);
+                *adapter = Adapter::None;
+                self.finish_if_through(now, out);
             }
-            State::Starting { .. } | State::Running { .. } => {
-                self.innocent = true;
-                self.condemn(fault, now, out);
-            }
-            State::Finalizing { .. } | State::Done { .. } => {}
+            State::Done { .. } => {}
+        }
+    }
+
+    /// Whether it has not ended yet for another reason that stands.
+    fn may_end_of_its_device(&self) -> bool {
+        let outcome = match &self.state {
+            State::Starting { leave: Some(Leave::Killed { fault, .. }), .. }
+            | State::Running { leave: Some(Leave::Killed { fault, .. }), .. } => fault.outcome,
+            State::Finalizing { word, .. } => word.outcome,
+            State::Preparing | State::Starting { .. } | State::Running { .. } => return true,
+            State::Done { .. } => return false,
+        };
+        match outcome {
+            Outcome::Lost | Outcome::Hardware | Outcome::Oom | Outcome::UserError => true,
+            // It came through, or was asked to end, or it is the machine's fault already.
+            Outcome::Ok
+            | Outcome::Preempted
+            | Outcome::PrepareFailed
+            | Outcome::DiskFull
+            | Outcome::TimedOut
+            | Outcome::Cancelled
+            | Outcome::Superseded
+            | Outcome::Withdrawn => false,
         }
     }
 

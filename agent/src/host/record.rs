@@ -28,6 +28,8 @@ pub struct Record {
     pub spawned: bool,
     /// Whether it was asked to stop.
     pub stop: Option<(StopHow, StopCause)>,
+    /// Which of its devices failed by its driver's own word, and how: that is what the attempt ends of, whatever its worker says.
+    pub device_fault: Option<String>,
     /// The `seq` of the last checkpoint event that was dealt with.
     pub checkpoints_through: u64,
     /// The `seq` of the last event seen.

@@ -49,6 +49,11 @@ impl Roll {
         self.known.get(device).is_some_and(|(_, missed)| (1..LOOKS).contains(missed))
     }
 
+    /// Whether a GPU has been missed so often that it is not expected back.
+    pub(super) fn has_vanished(&self, device: &DeviceId) -> bool {
+        self.known.get(device).is_some_and(|(_, missed)| *missed >= LOOKS)
+    }
+
     fn forget_the_longest_missing(&mut self) {
         while self.missing().count() > MISSING {
             let longest = self.known.iter().max_by_key(|(_, (_, missed))| *missed).map(|(id, _)| id.clone());

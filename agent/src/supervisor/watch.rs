@@ -223,8 +223,11 @@ impl Watch {
         self.tell(News::Overgrown { what }).await;
     }
 
-    fn bound_log(&self) {
-        if let Err(error) = bound::cut_log(&self.directory.join(LOG), self.setting.config.log_limit) {
+    /// A cut is megabytes read and written: not on a thread that others wait for.
+    async fn bound_log(&self) {
+        let (path, limit) = (self.directory.join(LOG), self.setting.config.log_limit);
+        let cut = tokio::task::spawn_blocking(move || bound::cut_log(&path, limit)).await;
+        if let Err(error) = cut.unwrap_or_else(|error| Err(error.into())) {
             tracing::debug!(attempt = %self.id, %error, "its log cannot be cut");
         }
     }
@@ -275,7 +278,7 @@ impl Watch {
             return;
         }
         self.measured = Some(Instant::now());
-        self.bound_log();
+        self.bound_log().await;
         let Some(group) = self.group() else { return };
         let resident = group.resident_bytes();
         if resident > self.memory_limit {

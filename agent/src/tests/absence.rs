@@ -134,3 +134,24 @@ async fn an_end_that_nobody_has_any_more_is_said_to_be_lost() {
     scene.until_gone(1).await;
     scene.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_record_is_damaged_is_gone_before_its_device_is_offered() {
+    for deaf in [false, true] {
+        let mut scene = Scene::new(&Script { deaf, ..Script::new(100_000, 5) }).await;
+        scene.config.worker.discard_grace = Duration::from_millis(300);
+        let mut talk = scene.start().await;
+        talk.offer(&scene, 1, None).await;
+        talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+        scene.shutdown().await;
+        let record = scene.places().records().join(format!("{}.json", attempt(1)));
+        std::fs::write(&record, &std::fs::read(&record).unwrap()[1..]).unwrap();
+
+        let talk = scene.start().await;
+        assert_eq!(talk.known, [], "nobody knows of it");
+        let Holder { pid, start_ticks, .. } = scene.holder(1);
+        let name = supervisor::group::Name { pid, start_ticks };
+        assert!(supervisor::group::Group::led_by(name).members().is_empty(), "two of them would be on one device");
+        scene.shutdown().await;
+    }
+}

@@ -38,3 +38,12 @@ async fn an_address_for_giving_that_is_taken_keeps_no_agent_from_its_work() {
     let _talk = scene.start().await;
     scene.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_worker_that_cannot_be_started_is_named_before_anything_is_offered() {
+    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    scene.config.worker.command = vec!["/nowhere/train".into()];
+    let error = Agent::start(scene.config.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("worker.command") && error.to_string().contains("/nowhere/train"), "{error}");
+    assert_eq!(error.blame(), Blame::Person);
+}

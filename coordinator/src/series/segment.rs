@@ -75,22 +75,28 @@ pub(super) fn record(first: u64, lines: &[String]) -> Vec<u8> {
 }
 
 /// What a segment holds whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Extent {
     /// Bytes up to the end of the last good record; less than 8: not even a beginning.
     pub(super) bytes: u64,
     /// The last line's `seq`; `None`: no line.
     pub(super) last: Option<u64>,
+    /// Where the last record begins.
+    pub(super) last_record: u64,
+    /// And what it holds.
+    pub(super) last_lines: Vec<String>,
 }
 
 /// How far a segment is good.
 pub(super) fn extent(path: &Path) -> Result<Extent, SeriesError> {
-    let mut extent = Extent { bytes: 0, last: None };
+    let mut extent = Extent { bytes: 0, last: None, last_record: 0, last_lines: Vec::new() };
     let Some(mut records) = Records::open(path).map_err(SeriesError::disk("read", path))? else { return Ok(extent) };
     extent.bytes = MAGIC.len() as u64;
     while let Some(record) = records.next().map_err(SeriesError::disk("read", path))? {
+        extent.last_record = extent.bytes;
         extent.bytes += record.bytes;
         extent.last = Some(record.first + record.lines.len() as u64 - 1);
+        extent.last_lines = record.lines;
     }
     Ok(extent)
 }

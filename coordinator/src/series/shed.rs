@@ -153,7 +153,7 @@ fn is_number(line: &str) -> bool {
 }
 
 /// Runs of consecutive lines that are kept, each with its first `seq`. In the place of the first one that is missing a word says so, unless that was
-/// `told` before. The last line always leaves something, if nothing but its number, or a restart would not know how far the attempt is.
+/// `told` before. The last line always leaves something, if nothing but its number ([`is_bare`]), or a restart would not know how far the attempt is.
 pub(super) fn sift(first: u64, lines: &[String], kept: Kept, told: &mut bool) -> Vec<(u64, Vec<String>)> {
     let mut runs: Vec<(u64, Vec<String>)> = Vec::new();
     let last = first + lines.len() as u64 - 1;
@@ -173,11 +173,22 @@ pub(super) fn sift(first: u64, lines: &[String], kept: Kept, told: &mut bool) ->
     runs
 }
 
+/// Whether a run is one line of which only the number was kept.
+pub(super) fn is_bare(run: &[String]) -> bool {
+    matches!(run, [line] if line.is_empty())
+}
+
+/// Whether an attempt that ends in this line was told that lines are missing.
+pub(super) fn is_told(line: &str) -> bool {
+    line.is_empty() || line.contains(MISSING)
+}
+
+const MISSING: &str = "lines are missing from here on: metrics and logs have come to what the coordinator keeps of them (`storage.series_limit`, \
+                       `storage.series_total`); they stand in events.jsonl on the node";
+
 fn note(seq: u64, line: &str) -> String {
     let time = serde_json::from_str::<Head<'_>>(line).map_or(0, |head| head.time);
-    let message = "lines are missing from here on: metrics and logs have come to what the coordinator keeps of them (`storage.series_limit`, \
-                   `storage.series_total`); they stand in events.jsonl on the node";
-    let event = WorkerEvent::Log { level: Level::Warning, message: message.into() };
+    let event = WorkerEvent::Log { level: Level::Warning, message: MISSING.into() };
     serde_json::to_string(&EventLine { seq, time: UnixMillis(time), event }).expect("a log line is JSON")
 }
 

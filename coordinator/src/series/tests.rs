@@ -287,6 +287,39 @@ async fn a_job_that_writes_without_end_loses_its_words_first_then_its_numbers_an
 }
 
 #[tokio::test]
+async fn a_job_that_writes_on_beyond_its_limit_takes_no_more_of_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = || {
+        let segments = segment::list(&super::folder(folder.path(), attempt(1))).unwrap();
+        segments.iter().map(|(_, path)| path.metadata().unwrap().len()).sum::<u64>()
+    };
+    let limits = Limits { job: 4 << 10, ..Limits::default() };
+    let (mut first, mut sizes) = (1, Vec::new());
+    for _ in 0..3 {
+        let (series, thread) = Series::open(folder.path(), limits).unwrap();
+        for _ in 0..100 {
+            let both = vec![event("step", 500), event("log", 500)];
+            let through = series.append(EventLines { attempt: attempt(1), first, lines: both }).await.unwrap();
+            first += 2;
+            assert_eq!(through, first - 1);
+        }
+        sizes.push(size());
+        drop(series);
+        thread.join().unwrap();
+    }
+    assert!(sizes.iter().all(|size| *size == sizes[0] && *size < 6 << 10), "{sizes:?}");
+    // Where there is room again, lines follow the number.
+    let (series, _thread) = Series::open(folder.path(), Limits::default()).unwrap();
+    assert_eq!(series.through(attempt(1)).await.unwrap(), 600);
+    assert_eq!(series.append(lines(1, 601, &["a", "b"])).await.unwrap(), 602);
+    let kept = all(&series, 1).await;
+    assert!(kept.is_sorted_by_key(|(seq, _)| *seq), "{kept:?}");
+    assert_eq!(kept[kept.len() - 3..], [(600, String::new()), (601, "a".into()), (602, "b".into())]);
+    let behind = series.read(attempt(1), 300, usize::MAX).await.unwrap();
+    assert_eq!(behind.iter().map(|line| line.seq).collect::<Vec<_>>(), [600, 601, 602]);
+}
+
+#[tokio::test]
 async fn what_all_jobs_have_together_is_bounded_and_a_job_that_goes_makes_room() {
     let folder = tempfile::tempdir().unwrap();
     let (series, _thread) = Series::open(folder.path(), Limits { all: 20 << 10, ..Limits::default() }).unwrap();

@@ -164,7 +164,7 @@ impl Writer {
 struct Mark {
     /// The last line's `seq`.
     through: u64,
-    /// Length of the last segment.
+    /// Length of the last segment, as far as nothing of it is written anew.
     bytes: u64,
 }
 
@@ -178,12 +178,15 @@ struct Log {
     told: bool,
     /// Whether something behind the last line cannot be read, and nothing has come in its place.
     is_torn: bool,
+    /// Where the last record begins, if it is nothing but a number.
+    bare: Option<u64>,
 }
 
 impl Log {
     /// Behind the last whole line. What is torn there, or damaged, is left as it lies: a new segment begins behind it.
     fn open(folder: PathBuf) -> Result<Self, SeriesError> {
-        let (mut mark, mut segment, mut is_torn) = (Mark { through: 0, bytes: 0 }, None, false);
+        let (mut mark, mut segment) = (Mark { through: 0, bytes: 0 }, None);
+        let (mut told, mut is_torn, mut bare) = (false, false, None);
         for (_, path) in segment::list(&folder)?.into_iter().rev() {
             let (extent, length) = (segment::extent(&path)?, length(&path)?);
             let Some(through) = extent.last else {
@@ -192,24 +195,26 @@ impl Log {
             };
             mark = Mark { through, bytes: extent.bytes };
             is_torn = length > extent.bytes;
+            told = extent.last_lines.last().is_some_and(|line| shed::is_told(line));
             let file = synced(&path)?;
             if is_torn {
                 tracing::warn!(path = %path.display(), bytes = length - extent.bytes, "lines at its end cannot be read");
             } else {
+                bare = shed::is_bare(&extent.last_lines).then_some(extent.last_record);
                 segment = Some((path, file));
             }
             break;
         }
         let aside = segment::list_torn(&folder)?;
         is_torn |= aside.last().is_some_and(|(first, _)| *first > mark.through);
-        Ok(Self { folder, segment, written: mark, synced: mark, told: false, is_torn })
+        Ok(Self { folder, segment, written: mark, synced: mark, told, is_torn, bare })
     }
 
     fn held(&self) -> Held {
         Held { through: self.synced.through, is_torn: self.is_torn }
     }
 
-    /// Writes what is new and kept, and says how many bytes that took; lines behind a gap are left for the sender to repeat.
+    /// Writes what is new and kept, and says by how many bytes it grew; lines behind a gap are left for the sender to repeat.
     fn append(&mut self, first: u64, lines: &[String], kept: Kept) -> Result<u64, SeriesError> {
         let next = self.written.through + 1;
         let known = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
@@ -219,20 +224,32 @@ impl Log {
         }
         let mut bytes = 0;
         for (first, run) in shed::sift(next, fresh, kept, &mut self.told) {
-            let record = segment::record(first, &run);
-            let (path, file) = self.segment_for(first)?;
-            let written = file.write_all(&record).map_err(SeriesError::disk("write", path));
-            if let (Err(_), Some((_, file))) = (&written, &self.segment) {
-                // Half a record is ours to take back; a disk that is full has no room for it.
-                let _ = file.set_len(self.written.bytes);
-            }
-            written?;
-            self.written.bytes += record.len() as u64;
-            bytes += record.len() as u64;
+            bytes += self.write(first, &run)?;
         }
         self.written.through += fresh.len() as u64;
         self.is_torn = false;
         Ok(bytes)
+    }
+
+    /// A number alone takes the place of the one before it, or whoever writes on without end would fill the disk with numbers. Torn by a crash it
+    /// leaves the last line that was kept, and the next session of its sender begins behind that.
+    fn write(&mut self, first: u64, run: &[String]) -> Result<u64, SeriesError> {
+        let (record, is_bare) = (segment::record(first, run), shed::is_bare(run));
+        if let (Some(place), Some((path, file)), true) = (self.bare, &mut self.segment, is_bare) {
+            self.synced.bytes = self.synced.bytes.min(place);
+            let written = file.seek(SeekFrom::Start(place)).and_then(|_| file.write_all(&record));
+            return written.map(|()| 0).map_err(SeriesError::disk("write", path));
+        }
+        let (path, file) = self.segment_for(first)?;
+        let written = file.write_all(&record).map_err(SeriesError::disk("write", path));
+        if let (Err(_), Some((_, file))) = (&written, &self.segment) {
+            // Half a record is ours to take back; a disk that is full has no room for it.
+            let _ = file.set_len(self.written.bytes);
+        }
+        written?;
+        self.bare = is_bare.then_some(self.written.bytes);
+        self.written.bytes += record.len() as u64;
+        Ok(record.len() as u64)
     }
 
     /// The segment to write to; a new one when the last is full.

@@ -27,7 +27,8 @@ fn segments_of_series() {
     let file = folder.path().join("00000000000000000001.seg");
     let read = |bytes: &[u8]| {
         fs::write(&file, bytes).expect("the folder is ours");
-        let lines = series::read_segment(&file).expect("a file in memory can be read");
+        let (last, lines) = series::read_segment(&file).expect("a file in memory can be read");
+        assert_eq!(last, lines.last().map(|line| line.seq), "who writes on and who reads see the same end");
         some(lines.len())
     };
     let two = payload(1, &["{}", r#"{"seq":2}"#]);
@@ -132,6 +133,7 @@ fn valid_records(boot: BootId) -> Vec<Vec<u8>> {
         running,
         spawned,
         stop: None,
+        device_fault: None,
         checkpoints_through: 3,
         last_event: 9,
         events_through: 4,

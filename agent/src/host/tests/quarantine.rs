@@ -37,10 +37,10 @@ fn a_look_at_which_the_driver_says_nothing_takes_no_dead_worker_off_its_device()
 }
 
 #[test]
-fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss() {
+fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss_and_offered_once_it_has_vanished() {
     let mut scene = Scene::new();
     (scene.host.rules.spares_cpu, scene.host.rules.proves_gpus) = (true, false);
-    let mut offered = |gpus: usize| {
+    let offered = |scene: &mut Scene, gpus: usize| {
         let mut seen = seen(&[]);
         seen.devices.truncate(1);
         let gpu = Device {
@@ -58,9 +58,15 @@ fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss() {
             .map(|device| device.id.to_string())
             .collect::<Vec<_>>()
     };
-    assert_eq!(offered(1), ["GPU-0"]);
-    assert_eq!([offered(0), offered(0)], [const { Vec::<String>::new() }; 2], "a driver may be busy");
-    assert_eq!(offered(1), ["GPU-0"]);
+    let nothing = Vec::<String>::new();
+    assert_eq!(offered(&mut scene, 1), ["GPU-0"]);
+    assert_eq!([(); 2].map(|()| offered(&mut scene, 0)), [const { Vec::<String>::new() }; 2], "a driver may be busy");
+    assert_eq!(offered(&mut scene, 1), ["GPU-0"]);
+    let gone = [(); 4].map(|()| offered(&mut scene, 0));
+    assert_eq!(gone, [nothing.clone(), nothing.clone(), vec!["cpu".into()], vec!["cpu".into()]]);
+    assert_eq!(offered(&mut scene, 1), nothing, "it is back, and has to pass its test");
+    scene.event(Event::Tested(DeviceId("GPU-0".into()), Ok(())));
+    assert_eq!(offered(&mut scene, 1), ["GPU-0"]);
 }
 
 #[test]
@@ -189,6 +195,47 @@ fn a_device_that_fails_by_its_drivers_word_ends_its_attempt_blames_nobody_and_is
     assert!(out.contains(&Action::Test(DeviceId::cpu())), "{out:?}");
     scene.event(Event::Tested(DeviceId::cpu(), Ok(())));
     assert_eq!(usable_after(&mut scene, 1, &[]), Ok(()));
+}
+
+#[test]
+fn a_worker_that_failed_before_its_driver_said_so_failed_of_its_device() {
+    let failed = |class| WorkerEvent::Failed { class, message: "the loss is NaN".into(), hint: None };
+    for class in [FailureClass::NonFinite, FailureClass::Internal, FailureClass::OutOfMemory, FailureClass::Hardware] {
+        let mut scene = Scene::running();
+        scene.line(1, failed(class));
+        scene.now.mono += Duration::from_secs(5);
+        scene.event(Event::Looked(fails("cpu", "the driver reported error XID 48")));
+        let out = scene.gone(1);
+        let end = ended(&out);
+        assert_eq!((end.outcome, end.class, end.held), (Outcome::Hardware, None, Duration::ZERO), "{class:?}");
+        assert_eq!(end.message.as_deref(), Some("its device cpu failed: the driver reported error XID 48"));
+        assert_eq!(scene.event(Event::InputsRead(id(1), vec!["model".into()])), [], "it is over");
+    }
+    let mut scene = Scene::running();
+    scene.news(1, News::Stalled { quiet: Duration::from_secs(1800) });
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::Hardware, "it hung for its device's sake");
+    let mut scene = Scene::running();
+    scene.line(1, failed(FailureClass::DiskFull));
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 48")));
+    assert_eq!(ended(&scene.gone(1)).outcome, Outcome::DiskFull, "that has a reason of its own");
+}
+
+#[test]
+fn a_job_stays_innocent_of_its_devices_failure_over_a_restart_of_the_agent() {
+    let mut scene = Scene::running();
+    scene.line(1, step(3));
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")));
+    scene.now.mono += Duration::from_secs(60);
+    let out = scene.restart();
+    assert!(out.contains(&Action::Kill(id(1))), "the agent may have died before it gave the order: {out:?}");
+    scene.news(1, News::Holds { pid: 42 });
+    let said = WorkerEvent::Failed { class: FailureClass::NonFinite, message: "the loss is NaN".into(), hint: None };
+    scene.line(2, said);
+    let out = scene.gone(1);
+    let end = ended(&out);
+    assert_eq!((end.outcome, end.held), (Outcome::Hardware, Duration::ZERO), "nobody is charged or blamed");
+    assert_eq!(end.message.as_deref(), Some("its device cpu failed: the driver reported error XID 79"));
 }
 
 #[test]
