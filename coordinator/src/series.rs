@@ -9,6 +9,7 @@
 //! ```text
 //! series/<job>/<attempt token>/<first seq, 20 digits>.seg      format: series/segment.rs and docs/store.md
 //!                              <first seq, 20 digits>.torn     one of which no line can be read
+//!                              through                         how far the attempt is, where its last lines are not kept
 //! ```
 //!
 //! What a job, and all jobs together, may take is bounded (`series/shed.rs`): beyond that words, then numbers are acknowledged and not kept.
@@ -125,11 +126,12 @@ impl Series {
         std::fs::create_dir_all(root).map_err(SeriesError::disk("make", root))?;
         let (sender, receiver) = mpsc::channel(WAITING_REQUESTS);
         let followers = Arc::new(Followers::default());
-        let writer = Writer::new(root.to_owned(), limits, Arc::clone(&followers));
+        let marks = Arc::<Marks>::default();
+        let writer = Writer::new(root.to_owned(), limits, Arc::clone(&followers), Arc::clone(&marks));
         let thread = std::thread::Builder::new().name("series".into()).spawn(move || writer.run(receiver));
         let thread = thread.map_err(SeriesError::disk("start the thread of", root))?;
         let root = Arc::new(root.to_owned());
-        Ok((Self { root, requests: sender, followers, marks: Arc::default() }, thread))
+        Ok((Self { root, requests: sender, followers, marks }, thread))
     }
 
     /// Keeps lines; answers, once they are on disk, up to which `seq` everything is here.
@@ -181,13 +183,13 @@ impl Series {
         limit: usize,
         make: impl Fn(Line) -> T + Send + 'static,
     ) -> Result<Part<T>, SeriesError> {
-        let Held { through, is_torn } = self.held(attempt).await?;
-        if through <= after {
-            let missing = is_torn.then_some(Missing { from: through + 1, through: None });
+        let Held { through: _, kept, is_torn } = self.held(attempt).await?;
+        if kept <= after {
+            let missing = is_torn.then_some(Missing { from: kept + 1, through: None });
             return Ok(Part { lines: Vec::new(), missing: missing.into_iter().collect() });
         }
         let (folder, marks) = (folder(&self.root, attempt), Arc::clone(&self.marks));
-        let wanted = Wanted { after, through, is_torn, limit };
+        let wanted = Wanted { after, through: kept, is_torn, limit };
         let reading = tokio::task::spawn_blocking(move || segment::read_folder(&folder, wanted, &marks, make));
         reading.await.map_err(|_| SeriesError::Closed)?
     }

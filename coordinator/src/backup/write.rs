@@ -64,7 +64,10 @@ pub fn write(
         writer.blob(data, file, is_ours, head.full)?;
     }
     if head.full {
-        for path in below(&data.join("series"))? {
+        // What is being written may have its name no more when it is looked for.
+        for path in
+            below(&data.join("series"))?.into_iter().filter(|path| path.extension().is_none_or(|end| end != "new"))
+        {
             writer.file(data, &path)?;
         }
     }

@@ -38,6 +38,11 @@ impl Marks {
         last.max(segment.sparse.range(..=seq).next_back().map(|(_, offset)| *offset))
     }
 
+    /// Another segment may come to have this name.
+    pub(super) fn forget(&self, path: &Path) {
+        self.lock().remove(path);
+    }
+
     /// A good record, synced, begins here.
     pub(super) fn put(&self, path: &Path, first: u64, offset: u64) {
         let mut segments = self.lock();
@@ -72,5 +77,7 @@ mod tests {
         // Somebody read at the beginning again: what is known of the rest stays.
         marks.put(path, 1, 8);
         assert_eq!(marks.before(path, 35), Some(200_000));
+        marks.forget(path);
+        assert_eq!(marks.before(path, 35), None);
     }
 }

@@ -75,30 +75,29 @@ pub(super) fn record(first: u64, lines: &[String]) -> Vec<u8> {
 }
 
 /// What a segment holds whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
     /// Bytes up to the end of the last good record; less than 8: not even a beginning.
     pub(super) bytes: u64,
     /// The last line's `seq`; `None`: no line.
     pub(super) last: Option<u64>,
-    /// Where the last record begins.
-    pub(super) last_record: u64,
-    /// And what it holds.
-    pub(super) last_lines: Vec<String>,
 }
 
 /// How far a segment is good.
 pub(super) fn extent(path: &Path) -> Result<Extent, SeriesError> {
-    let mut extent = Extent { bytes: 0, last: None, last_record: 0, last_lines: Vec::new() };
+    let mut extent = Extent { bytes: 0, last: None };
     let Some(mut records) = Records::open(path).map_err(SeriesError::disk("read", path))? else { return Ok(extent) };
     extent.bytes = MAGIC.len() as u64;
     while let Some(record) = records.next().map_err(SeriesError::disk("read", path))? {
-        extent.last_record = extent.bytes;
         extent.bytes += record.bytes;
         extent.last = Some(record.first + record.lines.len() as u64 - 1);
-        extent.last_lines = record.lines;
     }
     Ok(extent)
+}
+
+/// What says how far an attempt is whose last lines are not kept: a segment of one empty line, the last that was here.
+pub(super) fn number(through: u64) -> Vec<u8> {
+    [MAGIC.as_slice(), &record(through, &[String::new()])].concat()
 }
 
 /// Which lines of an attempt: those with `after < seq <= through`, at most `limit` of them.
@@ -126,7 +125,11 @@ pub(super) fn read_folder<T>(
     // The last line that was read, and up to where lines were read or are missing.
     let (mut last, mut passed) = (wanted.after, wanted.after);
     for (number, (first, path)) in segments.iter().enumerate() {
-        let seen = read_segment(path, wanted, marks, &make, &mut lines).map_err(SeriesError::disk("read", path))?;
+        let seen = read_segment(path, wanted, marks, &make, &mut lines).unwrap_or_else(|error| {
+            // What the disk does not give is missing, and the rest is not.
+            tracing::warn!(path = %path.display(), %error, "lines cannot be read");
+            Seen { last: 0, is_whole: false }
+        });
         last = last.max(seen.last);
         passed = passed.max(seen.last);
         if lines.len() == wanted.limit {
@@ -140,7 +143,7 @@ pub(super) fn read_folder<T>(
             passed = next - 1;
         }
     }
-    // The last line always leaves something. Without any segment the job was removed a moment ago.
+    // Without any segment the job was removed a moment ago.
     if !segments.is_empty() && (passed < wanted.through || wanted.is_torn) {
         missing.push(Missing { from: passed + 1, through: (!wanted.is_torn).then_some(wanted.through) });
     }

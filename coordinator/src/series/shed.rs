@@ -120,12 +120,12 @@ impl Shed {
     }
 }
 
-/// Bytes of a job's segments.
+/// Bytes of a job's segments, those that cannot be read too.
 fn size(job: &Path) -> Result<u64, SeriesError> {
     let mut size = 0;
     for attempt in folders(job)? {
-        let lengths = segment::list(&attempt)?.into_iter().filter_map(|(_, path)| Some(path.metadata().ok()?.len()));
-        size += lengths.sum::<u64>();
+        let segments = segment::list(&attempt)?.into_iter().chain(segment::list_torn(&attempt)?);
+        size += segments.filter_map(|(_, path)| Some(path.metadata().ok()?.len())).sum::<u64>();
     }
     Ok(size)
 }
@@ -153,17 +153,15 @@ fn is_number(line: &str) -> bool {
 }
 
 /// Runs of consecutive lines that are kept, each with its first `seq`. In the place of the first one that is missing a word says so, unless that was
-/// `told` before. The last line always leaves something, if nothing but its number ([`is_bare`]), or a restart would not know how far the attempt is.
+/// `told` before.
 pub(super) fn sift(first: u64, lines: &[String], kept: Kept, told: &mut bool) -> Vec<(u64, Vec<String>)> {
     let mut runs: Vec<(u64, Vec<String>)> = Vec::new();
-    let last = first + lines.len() as u64 - 1;
     for (seq, line) in (first..).zip(lines) {
         let stays = kept == Kept::All || (kept == Kept::Numbers && is_number(line));
-        let text = match (stays, seq == last) {
-            (true, _) => line.clone(),
-            (false, _) if !std::mem::replace(told, true) => note(seq, line),
-            (false, true) => String::new(),
-            (false, false) => continue,
+        let text = match stays {
+            true => line.clone(),
+            false if !std::mem::replace(told, true) => note(seq, line),
+            false => continue,
         };
         match runs.last_mut().filter(|(begin, run)| begin + run.len() as u64 == seq) {
             Some((_, run)) => run.push(text),
@@ -173,22 +171,11 @@ pub(super) fn sift(first: u64, lines: &[String], kept: Kept, told: &mut bool) ->
     runs
 }
 
-/// Whether a run is one line of which only the number was kept.
-pub(super) fn is_bare(run: &[String]) -> bool {
-    matches!(run, [line] if line.is_empty())
-}
-
-/// Whether an attempt that ends in this line was told that lines are missing.
-pub(super) fn is_told(line: &str) -> bool {
-    line.is_empty() || line.contains(MISSING)
-}
-
-const MISSING: &str = "lines are missing from here on: metrics and logs have come to what the coordinator keeps of them (`storage.series_limit`, \
-                       `storage.series_total`); they stand in events.jsonl on the node";
-
 fn note(seq: u64, line: &str) -> String {
     let time = serde_json::from_str::<Head<'_>>(line).map_or(0, |head| head.time);
-    let event = WorkerEvent::Log { level: Level::Warning, message: MISSING.into() };
+    let message = "lines are missing from here on: metrics and logs have come to what the coordinator keeps of them (`storage.series_limit`, \
+                   `storage.series_total`); they stand in events.jsonl on the node";
+    let event = WorkerEvent::Log { level: Level::Warning, message: message.into() };
     serde_json::to_string(&EventLine { seq, time: UnixMillis(time), event }).expect("a log line is JSON")
 }
 
@@ -197,16 +184,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_go_before_numbers_and_the_last_line_always_leaves_its_number() {
+    fn words_go_before_numbers() {
         let line = |kind: &str| format!(r#"{{"seq":1,"time":7,"type":"{kind}"}}"#);
         let lines = ["step", "log", "eval", "step", "log", "sample"].map(line);
         let places = |kept, mut told| -> Vec<(u64, usize)> {
             sift(10, &lines, kept, &mut told).into_iter().map(|(first, run)| (first, run.len())).collect()
         };
         assert_eq!(places(Kept::All, false), [(10, 6)]);
-        assert_eq!(places(Kept::Numbers, true), [(10, 1), (12, 2), (15, 1)]);
-        assert_eq!(places(Kept::Nothing, true), [(15, 1)]);
-        assert_eq!(sift(10, &lines, Kept::Nothing, &mut true), [(15, vec![String::new()])]);
+        assert_eq!(places(Kept::Numbers, true), [(10, 1), (12, 2)]);
+        assert_eq!(places(Kept::Nothing, true), []);
     }
 
     #[test]

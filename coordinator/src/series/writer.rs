@@ -2,7 +2,8 @@
 
 use super::{
     Followers, Limits, SeriesError, folder,
-    segment::{self, MAGIC},
+    marks::Marks,
+    segment::{self, Extent, MAGIC},
     shed::{self, Kept, Shed},
 };
 use crate::space::Space;
@@ -23,6 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Requests written before a sync: the first of them waits for the last.
 const BATCH: usize = 64;
+/// How far an attempt is whose last lines are not kept.
+const THROUGH: &str = "through";
 /// Files held open between batches; beyond that all are closed and opened again when needed.
 const OPEN_FILES: usize = 256;
 
@@ -32,8 +35,10 @@ pub(super) type Reply = oneshot::Sender<Result<Held, SeriesError>>;
 /// What is here of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Held {
-    /// The `seq` up to which everything is on disk.
+    /// The `seq` up to which everything is here, on disk or not to be kept.
     pub(super) through: u64,
+    /// The last line that is kept.
+    pub(super) kept: u64,
     /// Whether there was something behind it that cannot be read, and nothing has come in its place.
     pub(super) is_torn: bool,
 }
@@ -62,13 +67,14 @@ pub(super) struct Writer {
     space: Space,
     shed: Shed,
     followers: Arc<Followers>,
+    marks: Arc<Marks>,
     open: HashMap<AttemptId, Log>,
 }
 
 impl Writer {
-    pub(super) fn new(root: PathBuf, limits: Limits, followers: Arc<Followers>) -> Self {
+    pub(super) fn new(root: PathBuf, limits: Limits, followers: Arc<Followers>, marks: Arc<Marks>) -> Self {
         let (space, shed) = (Space::new(&root, limits.keep_free), Shed::new(root.clone(), limits));
-        Self { root, space, shed, followers, open: HashMap::new() }
+        Self { root, space, shed, followers, marks, open: HashMap::new() }
     }
 
     /// Until the last handle is gone.
@@ -139,7 +145,7 @@ impl Writer {
         use std::collections::hash_map::Entry;
         match self.open.entry(attempt) {
             Entry::Occupied(open) => Ok(open.into_mut()),
-            Entry::Vacant(place) => Ok(place.insert(Log::open(folder(&self.root, attempt))?)),
+            Entry::Vacant(place) => Ok(place.insert(Log::open(folder(&self.root, attempt), &self.marks)?)),
         }
     }
 
@@ -160,11 +166,13 @@ impl Writer {
 }
 
 /// How far a log is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Mark {
     /// The last line's `seq`.
     through: u64,
-    /// Length of the last segment, as far as nothing of it is written anew.
+    /// That of the last one that is kept.
+    kept: u64,
+    /// Length of the last segment.
     bytes: u64,
 }
 
@@ -178,43 +186,46 @@ struct Log {
     told: bool,
     /// Whether something behind the last line cannot be read, and nothing has come in its place.
     is_torn: bool,
-    /// Where the last record begins, if it is nothing but a number.
-    bare: Option<u64>,
 }
 
 impl Log {
     /// Behind the last whole line. What is torn there, or damaged, is left as it lies: a new segment begins behind it.
-    fn open(folder: PathBuf) -> Result<Self, SeriesError> {
-        let (mut mark, mut segment) = (Mark { through: 0, bytes: 0 }, None);
-        let (mut told, mut is_torn, mut bare) = (false, false, None);
+    fn open(folder: PathBuf, marks: &Marks) -> Result<Self, SeriesError> {
+        let (mut mark, mut segment, mut is_torn) = (Mark::default(), None, false);
         for (_, path) in segment::list(&folder)?.into_iter().rev() {
-            let (extent, length) = (segment::extent(&path)?, length(&path)?);
-            let Some(through) = extent.last else {
-                put_aside(&path, length)?;
+            let length = length(&path)?;
+            let (extent, unread) = match segment::extent(&path) {
+                Ok(extent) => (extent, None),
+                // The disk does not give it: what it held is as lost as if it were damaged, and the rest of the attempt is not.
+                Err(error) => (Extent { bytes: 0, last: None }, Some(error)),
+            };
+            let Some(kept) = extent.last else {
+                put_aside(&path, length, unread)?;
+                marks.forget(&path);
                 continue;
             };
-            mark = Mark { through, bytes: extent.bytes };
+            mark = Mark { through: kept, kept, bytes: extent.bytes };
             is_torn = length > extent.bytes;
-            told = extent.last_lines.last().is_some_and(|line| shed::is_told(line));
             let file = synced(&path)?;
             if is_torn {
                 tracing::warn!(path = %path.display(), bytes = length - extent.bytes, "lines at its end cannot be read");
             } else {
-                bare = shed::is_bare(&extent.last_lines).then_some(extent.last_record);
                 segment = Some((path, file));
             }
             break;
         }
         let aside = segment::list_torn(&folder)?;
         is_torn |= aside.last().is_some_and(|(first, _)| *first > mark.through);
-        Ok(Self { folder, segment, written: mark, synced: mark, told, is_torn, bare })
+        let number = number(&folder.join(THROUGH));
+        mark.through = mark.through.max(number.unwrap_or(0));
+        Ok(Self { folder, segment, written: mark, synced: mark, told: number.is_some(), is_torn })
     }
 
     fn held(&self) -> Held {
-        Held { through: self.synced.through, is_torn: self.is_torn }
+        Held { through: self.synced.through, kept: self.synced.kept, is_torn: self.is_torn }
     }
 
-    /// Writes what is new and kept, and says by how many bytes it grew; lines behind a gap are left for the sender to repeat.
+    /// Writes what is new and kept, and says how many bytes that took; lines behind a gap are left for the sender to repeat.
     fn append(&mut self, first: u64, lines: &[String], kept: Kept) -> Result<u64, SeriesError> {
         let next = self.written.through + 1;
         let known = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
@@ -224,32 +235,21 @@ impl Log {
         }
         let mut bytes = 0;
         for (first, run) in shed::sift(next, fresh, kept, &mut self.told) {
-            bytes += self.write(first, &run)?;
+            let record = segment::record(first, &run);
+            let (path, file) = self.segment_for(first)?;
+            let written = file.write_all(&record).map_err(SeriesError::disk("write", path));
+            if let (Err(_), Some((_, file))) = (&written, &self.segment) {
+                // Half a record is ours to take back; a disk that is full has no room for it.
+                let _ = file.set_len(self.written.bytes);
+            }
+            written?;
+            self.written.kept = first + run.len() as u64 - 1;
+            self.written.bytes += record.len() as u64;
+            bytes += record.len() as u64;
         }
         self.written.through += fresh.len() as u64;
         self.is_torn = false;
         Ok(bytes)
-    }
-
-    /// A number alone takes the place of the one before it, or whoever writes on without end would fill the disk with numbers. Torn by a crash it
-    /// leaves the last line that was kept, and the next session of its sender begins behind that.
-    fn write(&mut self, first: u64, run: &[String]) -> Result<u64, SeriesError> {
-        let (record, is_bare) = (segment::record(first, run), shed::is_bare(run));
-        if let (Some(place), Some((path, file)), true) = (self.bare, &mut self.segment, is_bare) {
-            self.synced.bytes = self.synced.bytes.min(place);
-            let written = file.seek(SeekFrom::Start(place)).and_then(|_| file.write_all(&record));
-            return written.map(|()| 0).map_err(SeriesError::disk("write", path));
-        }
-        let (path, file) = self.segment_for(first)?;
-        let written = file.write_all(&record).map_err(SeriesError::disk("write", path));
-        if let (Err(_), Some((_, file))) = (&written, &self.segment) {
-            // Half a record is ours to take back; a disk that is full has no room for it.
-            let _ = file.set_len(self.written.bytes);
-        }
-        written?;
-        self.bare = is_bare.then_some(self.written.bytes);
-        self.written.bytes += record.len() as u64;
-        Ok(record.len() as u64)
     }
 
     /// The segment to write to; a new one when the last is full.
@@ -260,34 +260,62 @@ impl Log {
         }
         if self.segment.is_none() {
             self.segment = Some(create(&self.folder, next)?);
-            self.written.bytes = MAGIC.len() as u64;
+            (self.written.bytes, self.synced.bytes) = (MAGIC.len() as u64, MAGIC.len() as u64);
         }
         Ok(self.segment.as_mut().expect("made above"))
     }
 
     fn sync(&mut self) -> Result<(), SeriesError> {
-        let Some((path, file)) = &self.segment else { return Ok(()) };
-        if let Err(error) = file.sync_data() {
+        if self.written.kept != self.synced.kept
+            && let Some((path, file)) = &self.segment
+            && let Err(error) = file.sync_data()
+        {
             // The kernel forgets a failed write-back: without the cut, a later sync would vouch for pages that never reached the disk.
             let _ = file.set_len(self.synced.bytes);
             return Err(SeriesError::disk("sync", path)(error));
+        }
+        if self.written.through > self.written.kept {
+            keep_number(&self.folder, self.written.through)?;
         }
         self.synced = self.written;
         Ok(())
     }
 }
 
+/// One that cannot be read is as good as none: its lines come again.
+fn number(path: &Path) -> Option<u64> {
+    let extent = segment::extent(path).inspect_err(|error| {
+        if path.exists() {
+            tracing::warn!(path = %path.display(), error = error as &dyn std::error::Error, "how far an attempt is cannot be read");
+        }
+    });
+    extent.ok().and_then(|extent| extent.last)
+}
+
+/// How far the attempt is, of which no line says it. The number before it stays until this one is durable.
+fn keep_number(folder: &Path, through: u64) -> Result<(), SeriesError> {
+    let (path, new) = (folder.join(THROUGH), folder.join(format!("{THROUGH}.new")));
+    let written = File::create(&new).and_then(|mut file| {
+        file.write_all(&segment::number(through))?;
+        file.sync_data()
+    });
+    written.map_err(SeriesError::disk("write", &new))?;
+    std::fs::rename(&new, &path).map_err(SeriesError::disk("rename", &new))?;
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(SeriesError::disk("sync", folder))
+}
+
 fn length(path: &Path) -> Result<u64, SeriesError> {
     Ok(path.metadata().map_err(SeriesError::disk("look at", path))?.len())
 }
 
-/// A segment without a whole line makes room for another of its name. One that never had any goes.
-fn put_aside(path: &Path, length: u64) -> Result<(), SeriesError> {
-    if length <= MAGIC.len() as u64 {
+/// A segment without a whole line makes room for another of its name; of several such the newest stays. One that never had any goes.
+fn put_aside(path: &Path, length: u64, unread: Option<SeriesError>) -> Result<(), SeriesError> {
+    if length <= MAGIC.len() as u64 && unread.is_none() {
         return std::fs::remove_file(path).map_err(SeriesError::disk("remove", path));
     }
     let aside = path.with_extension(segment::TORN.trim_start_matches('.'));
-    tracing::warn!(path = %aside.display(), bytes = length, "none of its lines can be read");
+    let error = unread.as_ref().map(|error| error as &dyn std::error::Error);
+    tracing::warn!(path = %aside.display(), bytes = length, error, "none of its lines can be read");
     std::fs::rename(path, &aside).map_err(SeriesError::disk("rename", path))
 }
 
