@@ -16,6 +16,7 @@ use crate::{
     clock,
     config::{Choice, Devices},
     host::Seen,
+    supervisor::stray::Strays,
 };
 use lorikeet_protocol::{
     agent::Telemetry,
@@ -41,6 +42,7 @@ pub(crate) struct Probe {
     nvml: Option<nvml::Gpus>,
     declared: fake::Declared,
     cpu: cpu::Slot,
+    strays: Strays,
 }
 
 impl std::fmt::Debug for Probe {
@@ -58,11 +60,23 @@ impl Probe {
         if nvml.is_none() && config.fake.is_empty() && config.kind == Choice::Gpu {
             tracing::warn!("devices.kind is \"gpu\" and no NVIDIA driver answers: this machine offers nothing");
         }
-        Self { config: config.clone(), nvml, declared: fake::Declared::default(), cpu: cpu::Slot::default() }
+        let (declared, cpu, strays) = Default::default();
+        Self { config: config.clone(), nvml, declared, cpu, strays }
+    }
+
+    /// On a machine where workers are that nobody knows.
+    pub(crate) fn beside(self, strays: Strays) -> Self {
+        Self { strays, ..self }
     }
 
     /// The devices at this moment.
     pub(crate) fn look(&mut self, time: UnixMillis) -> Look {
+        let mut look = self.look_at_devices(time);
+        self.strays.keep_out(&mut look.seen.devices);
+        look
+    }
+
+    fn look_at_devices(&mut self, time: UnixMillis) -> Look {
         if !self.config.fake.is_empty() {
             return self.declared.look(&self.config.fake, time);
         }

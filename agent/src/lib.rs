@@ -57,8 +57,7 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     path::PathBuf,
 };
-pub use supervisor::stray::StrayError;
-use supervisor::{Setting, Supervisor, stray};
+use supervisor::{Setting, Supervisor, stray::Strays};
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinError as TaskError, JoinSet},
@@ -93,9 +92,6 @@ pub enum AgentError {
     /// No socket for other nodes.
     #[error(transparent)]
     Give(#[from] GiveError),
-    /// A worker of which nothing is recorded stays.
-    #[error(transparent)]
-    Stray(#[from] StrayError),
     /// A task of ours died.
     #[error("keep the agent running: one of its tasks died: {0}")]
     Task(#[from] TaskError),
@@ -127,7 +123,7 @@ impl AgentError {
                 | JoinError::Identity(_)
                 | JoinError::Tls(_) => Blame::Machine,
             },
-            Self::Identity(_) | Self::Disk(_) | Self::Dial(_) | Self::Give(_) | Self::Stray(_) => Blame::Machine,
+            Self::Identity(_) | Self::Disk(_) | Self::Dial(_) | Self::Give(_) => Blame::Machine,
             Self::Task(_) => Blame::Bug,
         }
     }
@@ -146,17 +142,13 @@ impl AgentError {
                 "a join string works once, for an hour: make a new one with `lorikeet node token`; `lorikeet node retire NODE` removes the \
                  node of a machine that was joined by mistake",
             ),
-            Self::Stray(StrayError::Stays { .. }) => Some(
-                "`lslocks` names the process that holds a lock: end it, or restart the machine if it cannot be ended",
-            ),
             Self::Config(_)
             | Self::Disk(_)
             | Self::Busy(_)
             | Self::Identity(_)
             | Self::Join(_)
             | Self::Dial(_)
-            | Self::Give(_)
-            | Self::Stray(StrayError::Disk(_)) => None,
+            | Self::Give(_) => None,
             Self::Task(_) => Some("this is a bug of ours; the log has the details"),
         }
     }
@@ -218,14 +210,16 @@ impl Agent {
         let (looks, received_looks) = mpsc::channel(4);
         let (driver, rest) = (CancellationToken::new(), CancellationToken::new());
 
-        let mut probe = gpu::Probe::new(&config.devices);
+        let probe = gpu::Probe::new(&config.devices);
         let every = config.devices.probe;
         let blobs = Blobs::new(caller.clone(), state.clone()).bounded(config.cache.bandwidth);
         let blobs = if config.share.fetch { blobs.with_nodes() } else { blobs };
         let share = config.share.clone();
         let (mut host, mut first, parts) = assemble(config, places, blobs)?;
         let known = host.known().into_iter().map(|known| known.id).collect();
-        stray::end_all(&parts.places.attempts(), &known, &parts.config.worker, parts.boot).await?;
+        let mut strays = Strays::find(&parts.places.attempts(), &known, parts.boot)?;
+        strays.end(parts.config.worker.discard_grace).await;
+        let mut probe = probe.beside(strays);
         let pulse = parts.pulse.clone();
         let (cache, scrub) = (parts.preparer.cache.clone(), parts.config.cache.scrub);
         let sharing = Sharing::bind(&share, &caller, parts.preparer.source.clone(), cache.clone(), state.clone())?;

@@ -32,8 +32,8 @@ impl Records {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let bytes = std::fs::read(&path).at("read", &path)?;
-            match serde_json::from_slice::<Record>(&bytes) {
+            let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Record>(&bytes)?));
+            match read {
                 Ok(record) => records.push(record),
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "the record of an attempt cannot be read and is set aside; its worker is stopped if it runs");
@@ -75,5 +75,23 @@ impl Records {
 
     fn path(&self, id: AttemptId) -> PathBuf {
         self.folder.join(format!("{id}.json"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_set_aside_whatever_stands_in_its_way() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.json"), "{").unwrap();
+        std::fs::create_dir(folder.path().join("b.json")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", folder.path().join("c.json")).unwrap();
+        let records = Records::open(folder.path().to_owned()).unwrap();
+        assert_eq!(records.load().unwrap(), []);
+        for name in ["a", "b", "c"] {
+            assert!(folder.path().join(name).with_extension("unreadable").symlink_metadata().is_ok(), "{name}");
+        }
     }
 }
