@@ -11,6 +11,7 @@ use crate::{
     places::Places,
 };
 use lorikeet_protocol::{
+    agent::REPORT_FILES,
     blob::Refusal,
     file::{CHUNK_BYTES, FileManifest, NamedFile, is_plain_path},
     id::{AttemptId, Hash},
@@ -59,6 +60,12 @@ pub(crate) enum UploadError {
         /// Why.
         refusal: Refusal,
     },
+    /// More files than a report may name.
+    #[error("upload what the worker wrote: {found} files, {REPORT_FILES} at most are taken")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+    },
     /// A task of ours died.
     #[error("upload: a helper thread failed: {0}")]
     Thread(#[from] tokio::task::JoinError),
@@ -70,10 +77,10 @@ impl UploadError {
         let outcome = match self {
             Self::Disk(error) if error.is_full() => Outcome::DiskFull,
             Self::Refused { refusal: Refusal::NotYours, .. } => Outcome::Superseded,
-            Self::Refused { refusal: Refusal::TooLarge, .. } => Outcome::UserError,
+            Self::Refused { refusal: Refusal::TooLarge, .. } | Self::TooMany { .. } => Outcome::UserError,
             Self::Disk(_) | Self::Unverified { .. } | Self::Refused { .. } | Self::Thread(_) => Outcome::Lost,
         };
-        // All that is judged here is the size of what comes out, and the settings decide that.
+        // All that is judged here is how much comes out, and the settings decide that.
         let class = (outcome == Outcome::UserError).then_some(FailureClass::Settings);
         Fault { class, ..Fault::new(outcome, chain(self)) }
     }
@@ -185,6 +192,8 @@ fn stage_checkpoint(folder: &Path, staging: &Path) -> Result<Vec<NamedFile>, Upl
     let json = std::fs::read(&path).at("read", &path)?;
     let manifest: Manifest = serde_json::from_slice(&json)
         .map_err(|error| UploadError::Unverified { path: path.clone(), found: error.to_string() })?;
+    // The manifest itself is one of them.
+    bound(manifest.files.len() + 1)?;
     let mut files = Vec::with_capacity(manifest.files.len() + 1);
     for listed in &manifest.files {
         let file = stage(folder, &listed.path, staging)?;
@@ -200,6 +209,7 @@ fn stage_adapter(
     staging: &Path,
     written: &[WrittenFile],
 ) -> Result<(Vec<NamedFile>, Option<String>), UploadError> {
+    bound(written.len())?;
     let mut files = Vec::with_capacity(written.len());
     let mut summary = None;
     for listed in written {
@@ -212,6 +222,11 @@ fn stage_adapter(
         files.push(file);
     }
     Ok((files, summary))
+}
+
+/// A report beyond it would end session after session.
+fn bound(found: usize) -> Result<(), UploadError> {
+    if found > REPORT_FILES { Err(UploadError::TooMany { found }) } else { Ok(()) }
 }
 
 fn verify(folder: &Path, file: &NamedFile, size: u64, hash: Hash) -> Result<(), UploadError> {

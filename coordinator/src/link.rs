@@ -148,6 +148,9 @@ pub enum LinkError {
     /// Bytes that are no message.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// What we have to say fits no message: a bug of ours.
+    #[error("send a message")]
+    Unsayable(#[source] CodecError),
     /// A message that has no place here.
     #[error("talk with a peer: {0}")]
     Misbehaved(&'static str),

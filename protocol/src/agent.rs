@@ -90,6 +90,9 @@ pub struct KnownAttempt {
     pub phase: AttemptPhase,
 }
 
+/// Files that one report may name.
+pub const REPORT_FILES: usize = 256;
+
 /// A numbered message that changes state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {

@@ -6,7 +6,7 @@
 //! What comes from a worker's lines and is merely wrong is brought to the nearest that can be.
 
 use lorikeet_protocol::{
-    agent::{AUTHORITIES, FromAgent, Hello, LABELS, Report, ReportBody, Telemetry, WORD},
+    agent::{AUTHORITIES, FromAgent, Hello, LABELS, REPORT_FILES, Report, ReportBody, Telemetry, WORD},
     file::{NamedFile, is_plain_path},
     job::Device,
 };
@@ -24,8 +24,6 @@ const DEVICES: usize = 64;
 const ATTEMPTS: usize = 4_096;
 /// As `Hello::cached` promises.
 const CACHED: usize = 4_096;
-/// Files of a checkpoint or an adapter are about a dozen.
-const FILES: usize = 256;
 /// No device or machine has more memory.
 const MEMORY: u64 = 64 << 40;
 /// No run takes more steps.
@@ -114,7 +112,7 @@ fn finite(numbers: impl IntoIterator<Item = f64>) -> Result<(), Fault> {
 }
 
 fn files(files: &[NamedFile]) -> Result<(), Fault> {
-    hold(files.len() <= FILES, "its report names too many files")?;
+    hold(files.len() <= REPORT_FILES, "its report names too many files")?;
     hold(files.iter().all(|file| is_plain_path(&file.path)), "a file of its report has no plain relative path")?;
     hold(files.iter().all(|file| file.manifest.is_consistent()), "a file of its report has a manifest that cannot be")
 }

@@ -143,7 +143,7 @@ async fn session(
         () = run_out(certificates) => Ok(Ending::Cut),
     };
     for (what, unsaid) in peer.complaints.unsaid() {
-        tracing::warn!(%node, session = number, unsaid, what);
+        tracing::warn!(%node, session = number, unsaid, "{what}");
     }
     if shared.admitted.leave(node, number) {
         shared.services.telemetry.forget(node);
@@ -415,7 +415,7 @@ impl Peer<'_> {
     /// What an agent does as often as it pleases is not logged as often.
     fn complain(&mut self, attempt: AttemptId, what: &'static str) {
         if let Some(unsaid) = self.complaints.note(what, Instant::now()) {
-            tracing::warn!(node = %self.certificate.node, %attempt, unsaid, what);
+            tracing::warn!(node = %self.certificate.node, %attempt, unsaid, "{what}");
         }
     }
 

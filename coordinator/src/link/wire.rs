@@ -21,6 +21,7 @@ pub(super) async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result
 pub(super) async fn write<T: Serialize>(stream: &mut SendStream, message: &T) -> Result<(), LinkError> {
     // Ours, so this is a bug: said here, because the peer only sees a connection that ends.
     let frame = codec::encode(message)
-        .inspect_err(|error| tracing::error!(error = error as &dyn std::error::Error, "a message cannot be sent"))?;
+        .inspect_err(|error| tracing::error!(error = error as &dyn std::error::Error, "a message cannot be sent"))
+        .map_err(LinkError::Unsayable)?;
     stream.write_all(&frame).await.map_err(LinkError::Write)
 }
