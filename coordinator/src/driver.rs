@@ -70,6 +70,20 @@ enum Input {
 }
 
 impl Input {
+    /// Whether it goes before what is to be changed: what agents say, what is asked for them, and every question.
+    fn is_word(&self) -> bool {
+        match self {
+            Self::Command { command, .. } => matches!(**command, Command::RecordCertificate { .. }),
+            Self::Inspected { .. } => false,
+            Self::Query { .. }
+            | Self::Session { .. }
+            | Self::Closed { .. }
+            | Self::Heard { .. }
+            | Self::Stray { .. }
+            | Self::Announced { .. } => true,
+        }
+    }
+
     fn reads_rows(&self) -> bool {
         matches!(self, Self::Command { command, .. } if command.names_finished())
     }
@@ -127,11 +141,17 @@ impl Handle {
     }
 
     async fn ask(&self, input: Input, answered: oneshot::Receiver<Result<Answer, Refusal>>) -> Result<Answer, Refusal> {
-        self.requests.send(input).await.map_err(|_| Refusal::Unavailable)?;
+        self.send(input).await.ok_or(Refusal::Unavailable)?;
         answered.await.map_err(|_| Refusal::Unavailable)?
     }
 
-    /// Reads the store as it is after everything asked before. The closure runs on a thread of its own, a bounded number at a time.
+    /// `None`: the driver is gone.
+    async fn send(&self, input: Input) -> Option<()> {
+        let door = if input.is_word() { &self.words } else { &self.requests };
+        door.send(input).await.ok()
+    }
+
+    /// Reads the store as it is after everything answered before. The closure runs on a thread of its own, a bounded number at a time.
     pub async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
@@ -150,33 +170,33 @@ impl Handle {
     pub async fn open_session(&self, node: NodeId, shown: Shown, hello: Hello) -> Result<Session, Farewell> {
         let (admitted, answer) = oneshot::channel();
         let input = Input::Session { node, shown, hello: Box::new(hello), admitted };
-        self.words.send(input).await.map_err(|_| Farewell::ShuttingDown)?;
+        self.send(input).await.ok_or(Farewell::ShuttingDown)?;
         answer.await.map_err(|_| Farewell::ShuttingDown)?
     }
 
     /// What an agent said in its session.
     pub async fn heard(&self, node: NodeId, session: u64, message: FromAgent) {
-        let _ = self.words.send(Input::Heard { node, session, message: Box::new(message) }).await;
+        let _ = self.send(Input::Heard { node, session, message: Box::new(message) }).await;
     }
 
     /// What an agent reported in its session of an attempt that was never placed on it.
     pub async fn stray(&self, node: NodeId, session: u64, report: Report) {
-        let _ = self.words.send(Input::Stray { node, session, report: Box::new(report) }).await;
+        let _ = self.send(Input::Stray { node, session, report: Box::new(report) }).await;
     }
 
     /// What an agent said of its cache in its session.
     pub async fn announced(&self, node: NodeId, session: u64, said: Announced) {
-        let _ = self.words.send(Input::Announced { node, session, said: Box::new(said) }).await;
+        let _ = self.send(Input::Announced { node, session, said: Box::new(said) }).await;
     }
 
     /// An agent's connection ended, and by what nonsense of the agent, if it was by that.
     pub async fn close_session(&self, node: NodeId, session: u64, nonsense: Option<&'static str>) {
-        let _ = self.words.send(Input::Closed { node, session, nonsense }).await;
+        let _ = self.send(Input::Closed { node, session, nonsense }).await;
     }
 
     /// What `lorikeet inspect` printed, or why it printed nothing.
     pub async fn inspected(&self, subject: Subject, result: Result<Inspection, Trouble>, files: Vec<NamedFile>) {
-        let _ = self.requests.send(Input::Inspected { subject, result: Box::new(result), files }).await;
+        let _ = self.send(Input::Inspected { subject, result: Box::new(result), files }).await;
     }
 
     /// Whether nothing new is taken, because the store's disk is full.

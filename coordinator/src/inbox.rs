@@ -1,6 +1,6 @@
-//! What waits for a turn. Words of agents go before what people ask for, and a request that reads rows of the store has a batch of its
-//! own, between one that is durable and the next words. So however many of those wait, and however slow the disk is, no agent seems
-//! silent whose word is here already.
+//! What waits for a turn. Words of agents, and questions, go before what is to be changed, and a request that reads rows of the store has
+//! a batch of its own, between one that is durable and the next words. So however many of those wait, and however slow the disk is, no
+//! agent seems silent whose word is here already.
 
 use std::collections::VecDeque;
 
@@ -23,12 +23,12 @@ impl<T> Default for Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// Something that an agent said.
+    /// Something that an agent said, or a question.
     pub fn word(&mut self, word: T) {
         self.words.push_back(word);
     }
 
-    /// Something that is asked for.
+    /// Something that is to be changed.
     pub fn request(&mut self, request: T) {
         self.requests.push_back(request);
     }

@@ -51,9 +51,7 @@ impl Clock {
 
 /// Where inputs come in.
 pub(super) struct Door {
-    /// Of agents.
     pub(super) words: mpsc::Receiver<Input>,
-    /// Of everybody else.
     pub(super) requests: mpsc::Receiver<Input>,
 }
 

@@ -142,7 +142,7 @@ impl Brain {
         self.commit.take()
     }
 
-    /// Something came: the words of agents by one way, all else by the other, as in the driver.
+    /// Something came, by the way that it takes in the driver.
     pub(super) fn take(&mut self, event: Event) {
         match event {
             Event::Booted
@@ -150,10 +150,9 @@ impl Brain {
             | Event::SessionClosed { .. }
             | Event::Heard { .. }
             | Event::Stray { .. }
-            | Event::Announced { .. } => self.inbox.word(event),
-            Event::Requested { .. } | Event::Asked { .. } | Event::Inspected { .. } | Event::Ticked => {
-                self.inbox.request(event)
-            }
+            | Event::Announced { .. }
+            | Event::Asked { .. } => self.inbox.word(event),
+            Event::Requested { .. } | Event::Inspected { .. } | Event::Ticked => self.inbox.request(event),
         }
     }
 
