@@ -142,6 +142,16 @@ pub mod bytes {
     }
 }
 
+/// Whether it is `host:port`: any name that a resolver may know, or an address, in brackets where that has colons.
+pub fn is_address(text: &str) -> bool {
+    let is_port = |port: &str| port.parse().is_ok_and(|port: u16| port != 0);
+    let is_name = |name: &str| !name.is_empty() && !name.contains([':', '/', '[', ']']);
+    let in_brackets =
+        |name: &str| name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).is_some_and(|v6| v6.contains(':'));
+    let parts = text.rsplit_once(':').filter(|_| !text.contains(char::is_whitespace));
+    parts.is_some_and(|(name, port)| is_port(port) && (is_name(name) || in_brackets(name)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

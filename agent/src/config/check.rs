@@ -4,7 +4,7 @@ use super::Config;
 use lorikeet_protocol::{
     agent::{LABELS, WORD},
     file::CHUNK_BYTES,
-    settings::Fault,
+    settings::{Fault, is_address},
 };
 use std::time::Duration;
 
@@ -103,10 +103,8 @@ impl Config {
             faults.extend(refuse_unless(is_value, "worker.env", "values without a zero byte", &format!("{value:?}")));
         }
         if let Some(address) = &self.coordinator {
-            let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port != 0);
-            let is_one = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && is_port(port));
             faults.extend(refuse_unless(
-                is_one,
+                is_address(address),
                 "coordinator",
                 "host:port, `lorikeet.example:7171`",
                 &format!("`{address}`"),
@@ -172,6 +170,7 @@ mod tests {
             ("data_dir = \"agent\"", "data_dir: must be an absolute path, found `agent`"),
             ("coordinator = \"lorikeet.example\"", "coordinator: must be host:port"),
             ("coordinator = \"lorikeet.example:0\"", "coordinator: must be host:port"),
+            ("coordinator = \"fd00::7:7171\"", "coordinator: must be host:port"),
             ("name = \" \"", "name: must be what people call this node"),
             ("[link]\nidle_timeout = \"1s\"", "link.idle_timeout"),
             ("[cache]\nparallel = 0", "cache.parallel"),

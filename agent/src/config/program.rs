@@ -24,7 +24,7 @@ impl Config {
 
     fn fault_of(&self, key: &str, program: &str) -> Option<Fault> {
         let path = Path::new(program);
-        // A worker starts in its attempt directory: what is relative to the agent's own would be found by one and not by the other.
+        // A worker starts in its attempt directory, a test in the agent's: what is relative would be found by one and not by the other.
         let is_bare = path.components().count() == 1 && !path.has_root() && !program.contains('/');
         let expected = "an absolute path of a program, or the name of one in PATH";
         if !path.is_absolute() && !is_bare {
@@ -46,7 +46,9 @@ impl Config {
     /// Where a worker's environment has it.
     fn in_path(&self, name: &str) -> Vec<PathBuf> {
         let path = self.worker.env.get("PATH").map(OsString::from).or_else(|| std::env::var_os("PATH"));
-        path.iter().flat_map(std::env::split_paths).map(|folder| folder.join(name)).collect()
+        // Without one the C library looks there.
+        let path = path.unwrap_or_else(|| "/bin:/usr/bin".into());
+        std::env::split_paths(&path).map(|folder| folder.join(name)).collect()
     }
 }
 

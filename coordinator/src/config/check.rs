@@ -3,6 +3,7 @@
 use super::{Config, ConfigError, Inspect};
 use axum::http::Uri;
 use lorikeet_api::FieldError;
+use lorikeet_protocol::settings;
 use rustls_pki_types::ServerName;
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -59,7 +60,7 @@ impl Config {
         let slow = self.link.bandwidth.filter(|bytes| *bytes < 1 << 20);
         refuse(slow.is_some(), "link.bandwidth", &slow.unwrap_or(0), "1MiB a second at least");
         if let Some(address) = &self.link.advertise {
-            refuse(!is_address(address), "link.advertise", address, "host:port");
+            refuse(!settings::is_address(address), "link.advertise", address, "host:port");
         }
         let beat = timers.heartbeat;
         refuse(beat < Duration::from_millis(10), "timers.heartbeat", &show(beat), "at least 10ms");
@@ -145,19 +146,13 @@ fn is_host(text: &str) -> bool {
     ServerName::try_from(text.strip_prefix("*.").unwrap_or(text)).is_ok()
 }
 
-fn is_address(text: &str) -> bool {
-    let is_port = |port: &str| port.parse().is_ok_and(|port: u16| port != 0);
-    let host = |host: &str| host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
-    text.rsplit_once(':').is_some_and(|(name, port)| ServerName::try_from(host(name)).is_ok() && is_port(port))
-}
-
-/// Without a question: paths are put behind it.
+/// Without question or fragment: paths are put behind it.
 fn is_url(text: &str) -> bool {
     let is_ours = |url: Uri| {
         let host = url.host().is_some_and(|host| !host.is_empty());
         host && matches!(url.scheme_str(), Some("http" | "https")) && url.query().is_none()
     };
-    text.parse().is_ok_and(is_ours)
+    !text.contains('#') && text.parse().is_ok_and(is_ours)
 }
 
 #[cfg(test)]
@@ -199,6 +194,7 @@ mod tests {
                     r#""ftp://lorikeet.example""#,
                     r#""https://a b""#,
                     r#""https://a/?b""#,
+                    r#""https://a/#b""#,
                 ],
             ),
             (
@@ -211,6 +207,7 @@ mod tests {
                     r#""lorikeet.example:0""#,
                     r#"":7171""#,
                     r#""a b:7171""#,
+                    r#""fd00::7:7171""#,
                 ],
             ),
             ("inspect", "program", r#""/usr/bin/lorikeet""#, &[r#""lorikeet""#, r#""./lorikeet""#, r#""""#]),
