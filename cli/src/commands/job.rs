@@ -8,14 +8,14 @@ use crate::{
     args::{self, CancelReason, Job as Args},
     client::{Client, events::Told},
     failure::Failure,
-    output::{Output, View, table::job::log_line},
+    output::{Output, table::job::log_line},
 };
 use lorikeet_api::{
     job::{self, CancelJob, CheckpointView, Job, JobEvent, LogLine, MetricsPoint, MissingLines, PatchJob, Why},
     route::{self, with_id},
 };
 use lorikeet_protocol::id::JobId;
-use serde::{Serialize, Serializer, ser::SerializeSeq};
+use serde::Serialize;
 
 /// Does what was asked of one job.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
@@ -42,14 +42,13 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
             if lines.is_empty() && missing.is_empty() {
                 output.note(&format!("no log lines: a worker that has nothing to warn of says nothing. Its steps: `lorikeet job metrics {}`", job.id));
             }
-            lines.iter().try_for_each(|line| output.item(line, log_line))?;
-            missing.iter().filter(|_| output.is_json()).try_for_each(|missing| output.object(&Gap { missing }))
+            lines.iter().try_for_each(|line| output.item(line, log_line))
         }
         Args::Logs { job, follow: true } => logs(client, output, job.id).await,
         Args::Metrics(args::OneJob { id }) => {
             let (points, missing) = client.said::<Vec<MetricsPoint>>(&with_id(route::JOB_METRICS, id)).await?;
             note_missing(output, &missing);
-            output.answer(&Curve { points, missing })
+            output.answer(&points)
         }
         Args::Checkpoints(args::OneJob { id }) => {
             output.answer(&client.get::<Vec<CheckpointView>>(&with_id(route::JOB_CHECKPOINTS, id), &[]).await?)
@@ -61,33 +60,7 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
     }
 }
 
-/// In the JSON of metrics and logs an item of its own, behind the others.
-#[derive(Serialize)]
-struct Gap<'a> {
-    missing: &'a MissingLines,
-}
-
-/// A job's points, and what is missing among them.
-struct Curve {
-    points: Vec<MetricsPoint>,
-    missing: Vec<MissingLines>,
-}
-
-impl Serialize for Curve {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut items = serializer.serialize_seq(Some(self.points.len() + self.missing.len()))?;
-        self.points.iter().try_for_each(|point| items.serialize_element(point))?;
-        self.missing.iter().try_for_each(|missing| items.serialize_element(&Gap { missing }))?;
-        items.end()
-    }
-}
-
-impl View for Curve {
-    fn table(&self) -> String {
-        self.points.table()
-    }
-}
-
+/// On standard error: a list of points has only points.
 fn note_missing(output: Output, missing: &[MissingLines]) {
     for MissingLines { attempt, from, through } in missing {
         let lines = match through {

@@ -2,7 +2,6 @@
 
 use crate::support::{FakeServer, Scripted, file, pin, run};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
 use std::{fs, process::Stdio};
 
 const JOB: &str = "job_01920000000070008000000000000001";
@@ -270,11 +269,11 @@ fn an_upload_whose_link_expires_goes_on_with_a_fresh_one() {
 }
 
 #[test]
-fn what_is_missing_is_said_and_stands_in_the_json() {
+fn what_is_missing_is_said_beside_the_list() {
     let missing = format!(
         r#"[{{"attempt":"{JOB}-1.1","from":5,"through":9}},{{"attempt":"{JOB}-1.2","from":7,"through":null}}]"#
     );
-    for (name, data, item) in [("metrics", METRICS, "trainingLoss"), ("logs", LOGS, "message")] {
+    for (name, data) in [("metrics", METRICS), ("logs", LOGS)] {
         let body = format!(r#"{{"success":true,"data":{data},"missing":{missing}}}"#);
         for form in ["table", "json"] {
             let server = FakeServer::new([Scripted::json("200 OK", body.clone())]);
@@ -283,17 +282,7 @@ fn what_is_missing_is_said_and_stands_in_the_json() {
             let first =
                 format!("something is missing here: lines 5 to 9 of {JOB}-1.1 were not kept by the coordinator's disk");
             assert!(note.contains(&first) && note.contains(&format!("lines from 7 on of {JOB}-1.2")), "{note}");
-            assert_eq!(answer.contains("missing"), form == "json", "{answer}");
-            if form == "json" {
-                // A list, or one after the other.
-                let read = |text: &str| serde_json::from_str::<Vec<Value>>(text);
-                let items =
-                    read(&answer).or_else(|_| read(&format!("[{}]", answer.trim().replace('\n', ",")))).unwrap();
-                assert!(items[0][item].is_string() || items[0]["step"] == 0, "{answer}");
-                let gaps = items.iter().filter(|item| !item["missing"].is_null()).collect::<Vec<_>>();
-                assert_eq!((&gaps[0]["missing"]["through"], &gaps[1]["missing"]["from"]), (&json!(9), &json!(7)));
-                assert_eq!((gaps.len(), items.last()), (2, Some(gaps[1])), "behind the others");
-            }
+            assert!(!answer.contains("missing"), "the list has nothing but its items: {answer}");
         }
     }
 }
