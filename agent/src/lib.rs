@@ -45,6 +45,7 @@ use host::{Event, Host, Rules};
 use link::{Caller, Link, Timers, announce::Announcer, blob::Blobs, give::Giving, identity::Identity};
 use lorikeet_protocol::{
     id::{BootId, NodeId},
+    job::AttemptPhase,
     share::Listens,
 };
 use outbox::Outbox;
@@ -216,7 +217,9 @@ impl Agent {
         let blobs = if config.share.fetch { blobs.with_nodes() } else { blobs };
         let share = config.share.clone();
         let (mut host, mut first, parts) = assemble(config, places, blobs)?;
-        let known = host.known().into_iter().map(|known| known.id).collect();
+        // One that is over has nobody that should be there.
+        let live = host.known().into_iter().filter(|known| known.phase != AttemptPhase::Done);
+        let known = live.map(|known| known.id).collect();
         let mut strays = Strays::find(&parts.places.attempts(), &known, parts.boot)?;
         strays.end(parts.config.worker.discard_grace).await;
         let mut probe = probe.beside(strays);

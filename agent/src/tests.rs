@@ -24,7 +24,7 @@ use lorikeet_protocol::{
     blob::Refusal,
     id::{AttemptId, Hash},
     job::{AttemptPhase, FailureClass, Outcome, StopCause},
-    worker::{EventLine, HOLDER, Holder, WorkerEvent},
+    worker::{EventLine, HOLDER, Holder, LOCK, WorkerEvent},
 };
 use scene::*;
 use std::{path::Path, time::Duration};

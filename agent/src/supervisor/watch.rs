@@ -335,11 +335,7 @@ impl Watch {
     async fn kill_rest(&mut self) {
         self.tell_events().await;
         if let Some(group) = self.group() {
-            let stuck = async |name: Name| {
-                tracing::error!(attempt = %self.id, pid = name.pid, "a worker cannot be killed; its devices stay out until it is gone");
-                self.tell(News::Stuck { pid: name.pid }).await;
-            };
-            kill_all(|| group.kill(), STUCK_AFTER, stuck).await;
+            kill_all(|| group.kill(), STUCK_AFTER, async |name| self.tell(News::Stuck { pid: name.pid }).await).await;
         }
         self.tell_events().await;
     }

@@ -155,3 +155,23 @@ async fn a_worker_whose_record_is_damaged_is_gone_before_its_device_is_offered()
         scene.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stays_behind_its_end_keeps_its_device_out_over_a_restart_too() {
+    let mut scene = Scene::new(&Script::new(12, 5)).await;
+    scene.config.worker.discard_grace = Duration::from_millis(1);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until_ended().await;
+    scene.shutdown().await;
+    // As a process that cannot be killed does.
+    let lock = std::fs::File::open(scene.places().attempt(attempt(1)).join(LOCK)).unwrap();
+    lock.lock().unwrap();
+    let mut talk = scene.start().await;
+    assert_eq!(talk.known, [(attempt(1), AttemptPhase::Done)]);
+    talk.offer(&scene, 2, None).await;
+    assert!(talk.until_declined().await.contains("lslocks"));
+    drop(lock);
+    talk.until_device("cpu", Result::is_ok).await;
+    scene.shutdown().await;
+}

@@ -10,7 +10,7 @@ use lorikeet_protocol::{
     agent::{Checkpoint, ReportBody, StopHow},
     file::NamedFile,
     job::{AttemptPhase, FailureClass, Outcome, StopCause},
-    worker::{EventLine, Exit, WorkerEvent, WrittenFile},
+    worker::{EventLine, Exit, LOCK, WorkerEvent, WrittenFile},
 };
 use std::time::Duration;
 
@@ -263,6 +263,10 @@ impl Attempt {
 
     /// Its process cannot be killed. What the worker made and said before still counts.
     pub(super) fn give_up(&mut self, now: Now, out: &mut Vec<Action>) {
+        if self.has_worker() {
+            let who = self.process();
+            tracing::error!(attempt = %self.id(), "{who} cannot be killed; its devices stay out until it is gone (`lslocks` names who holds `{LOCK}`)");
+        }
         match &mut self.state {
             State::Starting { .. } | State::Running { .. } => {
                 let message = format!("{} cannot be killed", self.process());
