@@ -147,7 +147,7 @@ impl crate::record::Node {
     /// Whether nothing new is placed on it, and why, as far as its row says.
     pub fn closed_because(&self) -> Option<String> {
         let closed = self.closed.map(|closed| match closed {
-            Closed::Cordoned => "a person has closed it".to_owned(),
+            Closed::Cordoned => "a person has closed it; `lorikeet node open` opens it".to_owned(),
             Closed::Draining { .. } => "it is drained".to_owned(),
             Closed::Retired => "it is retired".to_owned(),
         });

@@ -41,7 +41,8 @@ impl Cluster {
         let silent =
             self.nodes.get_mut(&id).filter(|node| node.unreachable_since.is_none() && node.silence(now) >= lease);
         if let Some(node) = silent {
-            node.unreachable_since = Some(now.wall);
+            let silence = u64::try_from(node.silence(now).as_millis()).unwrap_or(u64::MAX);
+            node.unreachable_since = Some(UnixMillis(now.wall.0.saturating_sub(silence)));
             self.tell_watchers(id, out);
         }
     }

@@ -128,7 +128,9 @@ pub(super) fn reason(job: &Job) -> Option<String> {
         // Who gave no reason is told none.
         JobState::Cancelled => {
             let given = job.cancel_reason.as_deref().filter(|reason| *reason != job::word(CancelReason::Other));
-            given.map(|reason| format!("cancelled: {}", reason.replace('_', " ")))
+            // A reason that is chosen from a list is one word; a sentence may have ids in it.
+            let said = |reason: &str| if reason.contains(' ') { reason.into() } else { reason.replace('_', " ") };
+            given.map(|reason| format!("cancelled: {}", said(reason)))
         }
         JobState::Validating
         | JobState::Queued

@@ -108,7 +108,7 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
     match why {
         WhyNot::Unreachable => ("unreachable", "is not connected".into()),
         WhyNot::Quarantined(reason) => ("quarantined", format!("is closed: {reason}")),
-        WhyNot::Cordoned => ("cordoned", "takes nothing new, as a person wants it".into()),
+        WhyNot::Cordoned => ("cordoned", "takes nothing new until `lorikeet node open`, as a person wants it".into()),
         WhyNot::Draining => ("draining", "is being drained and takes nothing new".into()),
         WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
         WhyNot::NoSuchDevice(lack) => lacking(lack),

@@ -9,7 +9,8 @@ fn silence_makes_unreachable_and_changes_nothing_else() {
     world.pass(Duration::from_secs(6));
     world.pass(Duration::from_secs(40));
     world.pass(Duration::from_secs(6));
-    assert!(world.cluster.unreachable_since(&world.cluster.jobs[&job]).is_some());
+    let heard = UnixMillis(world.now.wall.0 - 52_000);
+    assert_eq!(world.cluster.unreachable_since(&world.cluster.jobs[&job]), Some(heard), "since its last word");
     assert_eq!(world.phase(job), Some(Phase::Running));
     world.heartbeat();
     assert!(world.cluster.unreachable_since(&world.cluster.jobs[&job]).is_none());

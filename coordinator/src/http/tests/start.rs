@@ -21,8 +21,13 @@ async fn a_job_says_what_it_waits_for_and_goes_when_that_is_over() {
     assert_eq!((&told["code"], &told["waitsFor"]), (&json!("after"), &json!([format!("{first}:any")])));
     let row = world.get(&route::with_id(route::JOB, &id)).await;
     assert_eq!((&row["spec"]["after"][0], &row["spec"]["hold"]), (&json!(format!("{first}:any")), &json!(true)));
+    let missed = file(json!({ "after": [format!("{first}:ok")] }));
+    let (_, missed) = world.call(Method::POST, route::JOBS, missed).await;
     let (status, body) = world.call(Method::POST, &route::with_id(route::JOB_CANCEL, first), json!({})).await;
     assert_eq!(status, StatusCode::OK, "{body}");
+    let missed = world.get(&route::with_id(route::JOB, missed["data"]["id"].as_str().unwrap())).await;
+    let reason = format!("cancelled: it was to start after {first}:ok, which was cancelled");
+    assert_eq!(missed["reason"], reason.as_str(), "with an id that can be asked for");
     assert_eq!(world.get(&why).await["code"], "held");
     let (status, body) = world.call(Method::POST, &route::with_id(route::JOB_RELEASE, &id), json!({})).await;
     assert_eq!((status, &body["data"]["phase"]), (StatusCode::OK, &json!("queued")), "{body}");
