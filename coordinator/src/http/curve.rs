@@ -11,11 +11,8 @@ mod line;
 mod points;
 mod thin;
 
-use super::{
-    failure::Failure,
-    learnt::{Known, Learnt},
-};
-use crate::series::{Line, Missing, Series};
+use super::{failure::Failure, learnt::Learnt};
+use crate::series::Series;
 pub(super) use answer::answer;
 use line::Said;
 use lorikeet_api::job::{MetricsPoint, MissingLines};
@@ -29,8 +26,6 @@ pub(super) use thin::thin;
 
 /// Points that are remembered over all attempts: some 40 MiB. Beyond that all are forgotten.
 const POINTS: usize = 1 << 19;
-/// Lines that are read at once: a megabyte or two.
-const READ_LINES: usize = 8_192;
 
 /// Of each attempt its points.
 #[derive(Debug)]
@@ -48,31 +43,16 @@ impl Curves {
     pub(super) async fn of(&self, series: &Series, job: JobId) -> Result<(Arc<Points>, Vec<MissingLines>), Failure> {
         let (mut whole, mut missing) = (Arc::default(), Vec::new());
         for attempt in series.attempts(job).await? {
-            let (next, gaps) = self.read(series, attempt).await?;
+            let add = |points: &mut Arc<Points>, said: Vec<Said>| {
+                let points = Arc::make_mut(points);
+                points.extend(attempt, said);
+                points.len()
+            };
+            let (next, gaps) = self.0.read(series, attempt, |_, line| line::read(&line.text), add).await?;
             whole = Points::join(whole, next);
-            missing.extend(gaps.into_iter().map(|gap| gap.of(attempt)));
+            missing.extend(gaps);
         }
         Ok((whole, missing))
-    }
-
-    /// Reads only what came since the last time.
-    async fn read(&self, series: &Series, attempt: AttemptId) -> Result<(Arc<Points>, Vec<Missing>), Failure> {
-        let Known { mut through, what: mut points, mut missing, .. } = self.0.of(attempt);
-        let before = through;
-        let behind = loop {
-            let read = |line: Line| (line.seq, line::read(&line.text));
-            let part = series.read_as(attempt, through, READ_LINES, read).await?;
-            let Some((last, _)) = part.lines.last() else { break part.missing };
-            through = *last;
-            missing.extend(part.missing);
-            Arc::make_mut(&mut points).extend(attempt, part.lines.into_iter().filter_map(|(_, said)| said));
-        };
-        if through > before {
-            let known = Known { through, what: Arc::clone(&points), missing: missing.clone(), size: points.len() };
-            self.0.keep(attempt, known);
-        }
-        missing.extend(behind);
-        Ok((points, missing))
     }
 }
 

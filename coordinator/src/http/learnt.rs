@@ -1,12 +1,17 @@
 //! What was made of each attempt's lines so far, kept in memory, so that whoever asks again reads only what came since: lines do not
 //! change, so what was learnt of them is only ever added to.
 
-use crate::series::Missing;
+use super::failure::Failure;
+use crate::series::{Line, Missing, Series};
+use lorikeet_api::job::MissingLines;
 use lorikeet_protocol::id::AttemptId;
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
+
+/// Lines that are read at once, on a thread of their own: a megabyte or two.
+const READ_LINES: usize = 8_192;
 
 /// Of every attempt whose lines somebody asked for; `T` is cheap to clone, and its size is told by who makes it.
 #[derive(Debug)]
@@ -22,16 +27,42 @@ pub(super) struct Known<T> {
     /// The last line that was read.
     pub(super) through: u64,
     /// What was made of them.
-    pub(super) what: T,
+    what: T,
     /// Lines before `through` that cannot be read.
-    pub(super) missing: Vec<Missing>,
+    missing: Vec<Missing>,
     /// How much room that takes.
-    pub(super) size: usize,
+    size: usize,
 }
 
 impl<T: Clone + Default> Learnt<T> {
     pub(super) fn new(most: usize) -> Self {
         Self { known: Mutex::default(), most }
+    }
+
+    /// What an attempt's lines come to, and those that cannot be read; only what came since the last time is read. `make` says on the thread that
+    /// reads what is of use in a line, and `add` adds that and answers how much room all of it takes.
+    pub(super) async fn read<S: Send + 'static>(
+        &self,
+        series: &Series,
+        attempt: AttemptId,
+        make: fn(AttemptId, &Line) -> Option<S>,
+        add: impl Fn(&mut T, Vec<S>) -> usize,
+    ) -> Result<(T, Vec<MissingLines>), Failure> {
+        let mut known = self.of(attempt);
+        let before = known.through;
+        let behind = loop {
+            let made = move |line: Line| (line.seq, make(attempt, &line));
+            let part = series.read_as(attempt, known.through, READ_LINES, made).await?;
+            let Some((last, _)) = part.lines.last() else { break part.missing };
+            known.through = *last;
+            known.missing.extend(part.missing);
+            known.size = add(&mut known.what, part.lines.into_iter().filter_map(|(_, made)| made).collect());
+        };
+        if known.through > before {
+            self.keep(attempt, known.clone());
+        }
+        let missing = known.missing.into_iter().chain(behind).map(|missing| missing.of(attempt));
+        Ok((known.what, missing.collect()))
     }
 
     /// What is known of an attempt; nothing at first.
@@ -40,7 +71,7 @@ impl<T: Clone + Default> Learnt<T> {
     }
 
     /// Keeps what was learnt, unless somebody else has come further meanwhile.
-    pub(super) fn keep(&self, attempt: AttemptId, learnt: Known<T>) {
+    fn keep(&self, attempt: AttemptId, learnt: Known<T>) {
         let mut known = self.lock();
         if known.get(&attempt).is_some_and(|known| known.through >= learnt.through) {
             return;

@@ -3,11 +3,11 @@
 use super::{
     failure::Failure,
     job_series::{log_line, parse},
-    learnt::{Known, Learnt},
+    learnt::Learnt,
 };
 use crate::{
     history::Page,
-    series::{Line, Missing, Series},
+    series::{Line, Series},
 };
 use lorikeet_api::job::{LogLine, MissingLines};
 use lorikeet_protocol::id::{AttemptId, JobId};
@@ -15,9 +15,6 @@ use std::sync::Arc;
 
 /// Words whose places are remembered, over all attempts: 32 MiB. Beyond that all are forgotten.
 const WORDS: usize = 4 << 20;
-
-/// Lines that are looked through at once, on a thread of their own.
-const READ_LINES: usize = 8_192;
 
 /// Of each attempt the lines that are words.
 #[derive(Debug)]
@@ -39,8 +36,8 @@ impl LogPlaces {
     ) -> Result<(Vec<LogLine>, usize, Vec<MissingLines>), Failure> {
         let (mut rows, mut total, mut missing) = (Vec::new(), 0, Vec::new());
         for attempt in series.attempts(job).await? {
-            let (seqs, gaps) = self.words(series, attempt).await?;
-            missing.extend(gaps.into_iter().map(|gap| gap.of(attempt)));
+            let (seqs, gaps) = self.0.read(series, attempt, word, add).await?;
+            missing.extend(gaps);
             let skipped = page.offset.saturating_sub(total);
             for seq in seqs.iter().skip(skipped).take(page.limit - rows.len()) {
                 let lines = series.read(attempt, seq - 1, 1).await?;
@@ -52,27 +49,17 @@ impl LogPlaces {
         }
         Ok((rows, total, missing))
     }
+}
 
-    /// Reads only what came since the last time.
-    async fn words(&self, series: &Series, attempt: AttemptId) -> Result<(Arc<Vec<u64>>, Vec<Missing>), Failure> {
-        let Known { mut through, what: mut seqs, mut missing, .. } = self.0.of(attempt);
-        let (before, mut fresh) = (through, Vec::new());
-        let behind = loop {
-            let said = move |line: Line| (line.seq, is_word(attempt, &line));
-            let part = series.read_as(attempt, through, READ_LINES, said).await?;
-            let Some((last, _)) = part.lines.last() else { break part.missing };
-            through = *last;
-            missing.extend(part.missing);
-            fresh.extend(part.lines.iter().filter(|(_, is_word)| *is_word).map(|(seq, _)| *seq));
-        };
-        if through > before {
-            seqs = Arc::new([seqs.as_slice(), &fresh].concat());
-            let known = Known { through, what: Arc::clone(&seqs), missing: missing.clone(), size: seqs.len() };
-            self.0.keep(attempt, known);
-        }
-        missing.extend(behind);
-        Ok((seqs, missing))
-    }
+/// Where a word is.
+fn word(attempt: AttemptId, line: &Line) -> Option<u64> {
+    is_word(attempt, line).then_some(line.seq)
+}
+
+fn add(seqs: &mut Arc<Vec<u64>>, fresh: Vec<u64>) -> usize {
+    let seqs = Arc::make_mut(seqs);
+    seqs.extend(fresh);
+    seqs.len()
 }
 
 fn is_word(attempt: AttemptId, line: &Line) -> bool {

@@ -74,7 +74,7 @@ impl Points {
     }
 
     /// What an attempt says next.
-    pub(super) fn extend(&mut self, attempt: AttemptId, said: impl Iterator<Item = Said>) {
+    pub(super) fn extend(&mut self, attempt: AttemptId, said: impl IntoIterator<Item = Said>) {
         for said in said {
             match said {
                 Said::Begins(step) => {
