@@ -143,14 +143,20 @@ async fn a_report_counts_only_when_its_files_are_here() {
     assert_eq!(row.checkpoint.map(|checkpoint| checkpoint.step), Some(1));
 }
 
-#[tokio::test]
-async fn lines_of_another_nodes_attempt_are_not_kept() {
-    let world = World::new();
-    queued(&world).await;
-    let (_control, _blob, offer) = offered(&world, 3).await;
+/// An attempt of one node, whose connections last as long as they are held, and another node with its key.
+async fn offered_to_another(world: &World) -> (Offer, (Control, Connection), Control, KeyPair) {
+    queued(world).await;
+    let (control, blob, offer) = offered(world, 3).await;
     let (identity, key) = world.node(4).await;
     let mut stranger = world.control((&identity, &key)).await;
     stranger.hello(2).await;
+    (offer, (control, blob), stranger, key)
+}
+
+#[tokio::test]
+async fn lines_of_another_nodes_attempt_are_not_kept() {
+    let world = World::new();
+    let (offer, _to_another, mut stranger, key) = offered_to_another(&world).await;
     let (attempt, lines) = (offer.attempt, vec!["forged".to_owned()]);
     stranger.say(FromAgent::Events(EventLines { attempt, first: 1, lines })).await;
     // Something that is answered, behind it.
@@ -162,11 +168,7 @@ async fn lines_of_another_nodes_attempt_are_not_kept() {
 #[tokio::test]
 async fn a_flood_of_lines_of_another_nodes_attempt_is_no_flood_in_the_log() {
     let world = World::new();
-    queued(&world).await;
-    let (_control, _blob, offer) = offered(&world, 3).await;
-    let (identity, key) = world.node(4).await;
-    let mut stranger = world.control((&identity, &key)).await;
-    stranger.hello(2).await;
+    let (offer, _to_another, mut stranger, key) = offered_to_another(&world).await;
     let warnings = Warnings::default();
     let _logging = tracing::subscriber::set_default(warnings.clone());
     for first in 1..=100 {
