@@ -14,6 +14,7 @@ mod error;
 mod fault;
 mod filter;
 mod format;
+mod guard;
 mod job;
 mod json;
 mod memo;

@@ -15,6 +15,7 @@ use minijinja::{Environment, Error, ErrorKind};
 use time::macros::datetime;
 use time::{PrimitiveDateTime, format_description};
 
+use crate::guard::guarded;
 use crate::{Json, Message};
 
 /// Used when a base has no template: roles by name, the end-of-text token after each answer where there is one.
@@ -31,6 +32,9 @@ pub(crate) const BUILT_IN: &str = "\
 const TODAY: PrimitiveDateTime = datetime!(2024-07-26 0:00);
 
 const NAME: &str = "chat";
+
+/// Said of a template at which the library ends its thread.
+const UNREADABLE: &str = "it is not sound Jinja: the engine that reads templates breaks at it";
 
 /// The beginning of what is said of a template that takes too many steps.
 const ENDLESS: &str = "it takes more than";
@@ -61,7 +65,9 @@ impl Template {
         env.add_filter("string", python::string);
         env.add_function("raise_exception", raise_exception);
         env.add_function("strftime_now", strftime_now);
-        env.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| in_words(&error))?;
+        guarded(UNREADABLE, || {
+            env.add_template_owned(NAME, without_generation_tags(source)).map_err(|error| in_words(&error))
+        })?;
         Ok(Template { env, source: source.to_owned(), tokens })
     }
 
@@ -95,7 +101,7 @@ impl Template {
         context.insert("tools", tools);
         context.insert("documents", Value::from(()));
         let template = self.env.get_template(NAME).map_err(|error| in_words(&error))?;
-        template.render(Value::from_pairs(context)).map_err(|error| in_words(&error))
+        guarded(UNREADABLE, || template.render(Value::from_pairs(context)).map_err(|error| in_words(&error)))
     }
 
     /// Whether a short conversation is rendered at all: a template that refuses it may take another, one that never ends takes none.
@@ -216,6 +222,12 @@ mod tests {
         let template = Template::compile("{{ raise_exception('no system role') }}", BTreeMap::new()).expect("compiles");
         let error = template.render(&[], &[], false).expect_err("raises");
         assert!(error.starts_with("no system role"), "{error}");
+    }
+
+    #[test]
+    fn a_template_that_the_library_cannot_bear_is_refused() {
+        let error = Template::compile("{% import 'chat' as 'name' %}", BTreeMap::new()).expect_err("refused");
+        assert_eq!(error, UNREADABLE);
     }
 
     #[test]

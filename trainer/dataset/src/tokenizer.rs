@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -20,8 +19,12 @@ use tokenizers::PostProcessorWrapper;
 
 pub use train::{train_tokenizer, write_byte_tokenizer};
 
+use crate::guard::guarded;
 use crate::template::{BUILT_IN, Template};
 use crate::{Json, Message, Role};
+
+/// Said of a `tokenizer.json` at which the library ends its thread.
+const CONTRADICTS: &str = "it is not a sound one: what it holds contradicts itself";
 
 /// The largest `tokenizer.json` known has some thirty megabytes.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -139,13 +142,13 @@ impl Tokenizer {
 
     /// Tokens of a text, nothing added; special tokens written in it are recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = guarded(|| self.inner.encode_fast(text, false));
+        let encoding = guarded(CONTRADICTS, || self.inner.encode_fast(text, false));
         Ok(encoding.map_err(|reason| TokenizerError::Encode { reason })?.get_ids().to_vec())
     }
 
     /// The same with the bytes of the text that each token stands for.
     pub fn encode_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), TokenizerError> {
-        let encoding = guarded(|| self.inner.encode(text, false));
+        let encoding = guarded(CONTRADICTS, || self.inner.encode(text, false));
         let encoding = encoding.map_err(|reason| TokenizerError::Encode { reason })?;
         let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
         Ok((encoding.get_ids().to_vec(), offsets))
@@ -153,7 +156,7 @@ impl Tokenizer {
 
     /// The text of tokens, special ones left out.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TokenizerError> {
-        guarded(|| self.inner.decode(tokens, true)).map_err(|reason| TokenizerError::Encode { reason })
+        guarded(CONTRADICTS, || self.inner.decode(tokens, true)).map_err(|reason| TokenizerError::Encode { reason })
     }
 
     /// A conversation through the chat template, with the opening of an answer behind it if asked for.
@@ -236,21 +239,13 @@ fn load_inner(dir: &Path) -> Result<(tokenizers::Tokenizer, Vec<u8>, String), To
             if old { "; tokenizer.model alone is not read, save the tokenizer again as tokenizer.json" } else { "" };
         fail(format!("{error}{hint}"))
     })?;
-    let read = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes));
+    let read = guarded(CONTRADICTS, || tokenizers::Tokenizer::from_bytes(&bytes));
     let mut inner = read.map_err(|reason| fail(plain(&reason)))?;
     inner.with_truncation(None).map_err(|error| fail(error.to_string()))?;
     inner.with_padding(None);
     let before_text = before_text(&inner).map_err(fail)?;
     inner.with_post_processor(None::<PostProcessorWrapper>);
     Ok((inner, bytes, before_text))
-}
-
-/// The library ends its thread at some files that are no tokenizer: that is a fault of the file, not of this program.
-fn guarded<T>(act: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(act)) {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err("it is not a sound one: what it holds contradicts itself".into()),
-    }
 }
 
 /// The library names its own types where a model is of a kind that it does not know.
@@ -261,7 +256,8 @@ fn plain(error: &str) -> String {
 
 /// The special tokens that the post-processor puts before every text.
 fn before_text(inner: &tokenizers::Tokenizer) -> Result<String, String> {
-    let ids = |special: bool| Ok::<_, String>(guarded(|| inner.encode_fast("a", special))?.get_ids().to_vec());
+    let ids =
+        |special: bool| Ok::<_, String>(guarded(CONTRADICTS, || inner.encode_fast("a", special))?.get_ids().to_vec());
     let (bare, whole) = (ids(false)?, ids(true)?);
     let start = whole.windows(bare.len().max(1)).position(|window| window == bare).unwrap_or(0);
     Ok(whole[..start].iter().filter_map(|id| inner.id_to_token(*id)).collect())

@@ -9,7 +9,6 @@ mod page;
 use std::collections::BTreeSet;
 use std::io::{Read as _, Seek, SeekFrom};
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use parquet::basic::Compression;
@@ -23,7 +22,11 @@ use serde_json::Number;
 use self::page::Checked;
 use super::{ItemOf, Sink, open};
 use crate::format::{EXPECTED, Shape};
+use crate::guard::guarded;
 use crate::{DatasetError, Fault, Json};
+
+/// Said of pages at which the library ends its thread.
+const CONTRADICTS: &str = "its pages do not hold what its headers say";
 
 /// Rows whose columns are read ahead together.
 const BATCH_ROWS: usize = 64;
@@ -90,13 +93,13 @@ pub(crate) fn read(path: &Path, sink: &mut Sink<'_>, item_of: ItemOf<'_>) -> Res
         return ended(fault, sink);
     }
     let checked = Checked(&reader);
-    let mut iter = match guarded(|| wanted_rows(&checked)) {
+    let mut iter = match guarded(CONTRADICTS, || wanted_rows(&checked)) {
         Ok(iter) => iter,
         Err(words) => return ended(broken(1, &words), sink),
     };
     loop {
         number += 1;
-        let row = match guarded(|| iter.next().transpose()) {
+        let row = match guarded(CONTRADICTS, || iter.next().transpose()) {
             Ok(Some(row)) => row,
             Ok(None) if number <= rows => {
                 let words = format!("its footer counts {rows} rows, the data ends before row {number}");
@@ -119,20 +122,11 @@ fn broken(row: u64, words: &str) -> Fault {
 
 fn reader(path: &Path) -> Result<SerializedFileReader<std::fs::File>, DatasetError> {
     let file = open(path)?;
-    guarded(|| SerializedFileReader::new(file)).map_err(|words| DatasetError::UnknownFormat {
+    guarded(CONTRADICTS, || SerializedFileReader::new(file)).map_err(|words| DatasetError::UnknownFormat {
         path: path.to_owned(),
         found: format!("it begins as parquet, and its footer is broken: {words}"),
         expected: EXPECTED,
     })
-}
-
-/// A result, or the words of whatever went wrong.
-fn guarded<T>(act: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(act)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("its pages do not hold what its headers say".into()),
-    }
 }
 
 /// Where the footer begins, by the length that stands in front of the last four bytes.
