@@ -5,7 +5,7 @@ use lorikeet_tests::{Lab, api::steps_of_directory, chance, lab::hash_of, seed};
 #[test]
 fn a_job_whose_machine_is_lost_ends_bit_for_bit_as_if_nothing_had_happened() {
     let mut seed = seed();
-    let (steps, every) = (40, 8);
+    let (steps, every) = (56, 8);
     let lab = Lab::start();
     let reference = lab.reference(steps, every);
     let mut agents = [lab.agent("first"), lab.agent("second")];
