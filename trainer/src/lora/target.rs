@@ -12,10 +12,13 @@
 use std::collections::BTreeMap;
 
 use lorikeet_plan::{ModelConfig, Module};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::{Init, LoraConfig, LoraError, Site};
+
+/// What a pattern may become. Names of a model's modules take some kilobytes; `a{99999}` would take all that there is.
+const PATTERN_BYTES: usize = 1 << 20;
 
 /// The setting `target_modules`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,7 +241,7 @@ impl<'a, T: PartialEq> Patterns<'a, T> {
 }
 
 fn expression(key: &'static str, text: &str, whole: &str) -> Result<Regex, LoraError> {
-    Regex::new(whole).map_err(|error| LoraError::Pattern {
+    RegexBuilder::new(whole).size_limit(PATTERN_BYTES).build().map_err(|error| LoraError::Pattern {
         key,
         pattern: text.to_owned(),
         reason: error.to_string().replace('\n', " "),
@@ -382,7 +385,9 @@ mod tests {
             matched(&model(false), &LoraConfig { rank_pattern, ..of(names(&["q_proj"])) })
         };
         assert!(matches!(with(&[("v_proj", 2)]), Err(LoraError::Unmatched { key: "rank_pattern", .. })));
-        assert!(matches!(with(&[("(", 2)]), Err(LoraError::Pattern { key: "rank_pattern", .. })));
+        for unsound in ["(", "(q_proj|.){99999}"] {
+            assert!(matches!(with(&[(unsound, 2)]), Err(LoraError::Pattern { key: "rank_pattern", .. })), "{unsound}");
+        }
         with(&[("q_proj", 2), ("self_attn.q_proj", 2)]).expect("both say the same");
         match with(&[("q_proj", 2), (r"1\.self_attn\.q_proj", 3)]) {
             Err(LoraError::Ambiguous { module, .. }) => assert_eq!(module, "model.layers.1.self_attn.q_proj"),
