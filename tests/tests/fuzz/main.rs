@@ -14,8 +14,9 @@ use lorikeet_tests::seed;
 use mutate::Mutator;
 use std::{
     collections::BTreeSet,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -27,9 +28,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const POOL: usize = 4_096;
 /// Longer ones tell nothing new and take longer.
 const LONGEST: usize = 64 << 10;
+/// Inputs of one thread: tokenizers keeps a row for every tokenizer that a thread has loaded, which in two hundred thousand is more than a
+/// decoder may ask for.
+const A_THREAD: usize = 20_000;
 
 /// A decoder under test: what it made of the bytes, in a few words. Different words, different ways through it.
-pub(crate) type Decoder<'a> = &'a dyn Fn(&[u8]) -> String;
+pub(crate) type Decoder<'a> = &'a (dyn Fn(&[u8]) -> String + Sync);
 
 /// Looks at one decoder for its time.
 pub(crate) fn fuzz(target: &str, valid: Vec<Vec<u8>>, words: &[&str], decode: Decoder<'_>) {
@@ -46,17 +50,28 @@ pub(crate) fn fuzz(target: &str, valid: Vec<Vec<u8>>, words: &[&str], decode: De
     }
     let (deadline, mut looked) = (Instant::now() + Duration::from_secs_f64(seconds), 0_u64);
     while Instant::now() < deadline {
-        let mut input = mutator.next(&pool);
-        input.truncate(LONGEST);
-        let answer = look(target, &folder, &input, decode);
-        refused += u64::from(!answer.starts_with("ok"));
-        looked += 1;
-        if pool.len() < POOL && ways.insert(way(&answer)) {
-            pool.push(input);
-        }
+        in_a_thread(|| {
+            for _ in (0..A_THREAD).take_while(|_| Instant::now() < deadline) {
+                let mut input = mutator.next(&pool);
+                input.truncate(LONGEST);
+                let answer = look(target, &folder, &input, decode);
+                refused += u64::from(!answer.starts_with("ok"));
+                looked += 1;
+                if pool.len() < POOL && ways.insert(way(&answer)) {
+                    pool.push(input);
+                }
+            }
+        });
     }
     eprintln!("{target}: {looked} inputs, {refused} refused, {} ways through it", ways.len());
     assert!(looked > 50, "{target}: only {looked} inputs in {seconds} s");
+}
+
+/// Does the work in a thread of its own and fails as it does.
+fn in_a_thread(work: impl FnOnce() + Send) {
+    if let Err(panic) = thread::scope(|scope| scope.spawn(work).join()) {
+        resume_unwind(panic);
+    }
 }
 
 /// One input; a decoder that breaks leaves it in the corpus.
