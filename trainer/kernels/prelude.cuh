@@ -50,20 +50,56 @@ __device__ __forceinline__ float2 wide2(const bf16* pair) {
 }
 
 // Two numbers as they lie beside each other, the first at the lower address.
-__device__ __forceinline__ u32 both(float x, float y) { return (u32)narrow(x).bits | (u32)narrow(y).bits << 16; }
+__device__ __forceinline__ u32 both(float x, float y) {
+#ifdef __CUDA_ARCH__
+  u32 pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+  return pair;
+#else
+  return (u32)narrow(x).bits | (u32)narrow(y).bits << 16;
+#endif
+}
 
-// ---- tensor cores: what a whole warp does together (PTX ISA, "Matrix fragments for mma.m16n8k16") -------------------------------
+// 2^x by the processor's own table, to 2^-22 of itself; what is too small for a normal number is zero.
+__device__ __forceinline__ float power_of_two(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return exp2f(x);
+#endif
+}
+
+// ---- copies and tensor cores (PTX ISA, "cp.async", "Matrix fragments for mma.m16n8k16") ----------------------------------------
 #ifdef LORIKEET_EMULATOR
 // emulator.h has them
 #else
+__device__ __forceinline__ u32 shared_address(const void* at) { return (u32)__cvta_generic_to_shared(at); }
+
+// Begins to copy 4 or 16 bytes to shared memory, zeros unless `there`; both places are aligned to as many. Nobody touches `to` before
+// `arrived`.
+template <u32 BYTES>
+__device__ __forceinline__ void copy(void* to, const void* from, bool there) {
+  u32 bytes = there ? BYTES : 0;
+  if constexpr (BYTES == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes) : "memory");
+}
+
+// Waits until whatever the threads of this block copied is there, and until all of them have come so far.
+__device__ __forceinline__ void arrived() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  __syncthreads();
+}
+
 // c += a b: 16 x 8 from 16 x 16 and 16 x 8, bf16 with f32 sums.
 __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-
-__device__ __forceinline__ u32 shared_address(const void* at) { return (u32)__cvta_generic_to_shared(at); }
 
 // Four matrices of 8 x 8 from shared memory: lane 8 m + r names where row r of matrix m begins; a thread gets, of each matrix, the two
 // numbers at row lane / 4, columns 2 (lane % 4) and the next.

@@ -1,8 +1,9 @@
 // What a kernel sees of CUDA when it is compiled as ordinary C++: one block after another, and inside a block every thread
 // a fiber that runs until it waits for the others. Included by prelude.cuh; a library made of one kernel file holds all of it.
 //
-// One system thread does everything, so shared memory is a static variable, and a kernel that forgets a barrier sees what the
-// order of its threads makes of it: fibers take turns backwards every other round, so that relying on an order shows.
+// One system thread does everything, so shared memory is a static variable. A warp runs until it waits for the others before they run at
+// all, the first warp first and at the next barrier the last one; in a warp, threads take turns forwards and backwards. So what relies on an
+// order shows, and a kernel that forgets a barrier has one warp read what another has already replaced.
 #pragma once
 #undef _FORTIFY_SOURCE // it forbids a jump from one stack to another
 #include <setjmp.h>
@@ -49,11 +50,19 @@ struct Index {
 };
 // Made once and used for thread after thread. What begins one is a context of the system's, which costs calls into it; from then on it
 // is entered and left by jumps, which cost none.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+  bool there;
+};
 struct Fiber {
+  std::vector<Copy> copies;
   jmp_buf left;
   ucontext_t context;
   bool made;
   Index thread;
+  unsigned met; // how often with its warp
   enum { Ready, AtBlock, AtWarp, Done } state;
 };
 inline Index grid, block, at_block, at_thread;
@@ -64,7 +73,6 @@ inline jmp_buf scheduler;
 inline Fiber* now;
 inline void (*kernel)(void**);
 inline void** arguments;
-inline float lanes[32][32];
 
 inline void wait(decltype(Fiber::state) state) {
   now->state = state;
@@ -73,7 +81,10 @@ inline void wait(decltype(Fiber::state) state) {
 }
 
 inline void body() {
-  for (;; wait(Fiber::Done)) kernel(arguments);
+  for (;; wait(Fiber::Done)) {
+    kernel(arguments);
+    if (!now->copies.empty()) fprintf(stderr, "emulator: a kernel ends with copies on their way\n"), abort();
+  }
 }
 
 inline void enter(Fiber& fiber) {
@@ -98,30 +109,36 @@ inline void release(size_t from, size_t to, decltype(Fiber::state) state) {
     if (fibers[i].state == state) fibers[i].state = Fiber::Ready;
 }
 
-inline void run_block() {
-  for (size_t i = 0; i < count; i++) {
-    fibers[i].thread = {unsigned(i % block.x), unsigned(i / block.x % block.y), unsigned(i / (block.x * block.y))};
-    fibers[i].state = Fiber::Ready;
-  }
-  for (size_t round = 0;; round++) {
-    bool any = false;
-    for (size_t i = 0; i < count; i++) {
-      Fiber& fiber = fibers[round % 2 ? count - 1 - i : i];
+// As far as it gets without the other warps.
+inline void run_warp(size_t from, size_t to, size_t turn) {
+  for (bool any = true; any; turn++) {
+    any = false;
+    for (size_t i = 0; i < to - from; i++) {
+      Fiber& fiber = fibers[turn % 2 ? to - 1 - i : from + i];
       if (fiber.state != Fiber::Ready) continue;
       any = true;
       enter(fiber);
     }
-    for (size_t warp = 0; warp < count; warp += 32) release(warp, std::min(warp + 32, count), Fiber::AtWarp);
+    release(from, to, Fiber::AtWarp);
+  }
+}
+
+inline void run_block() {
+  for (size_t i = 0; i < count; i++) {
+    fibers[i].thread = {unsigned(i % block.x), unsigned(i / block.x % block.y), unsigned(i / (block.x * block.y))};
+    fibers[i].state = Fiber::Ready;
+    fibers[i].met = 0;
+  }
+  for (size_t round = 0;; round++) {
+    for (size_t i = 0; i < count; i += 32) {
+      size_t from = round % 2 ? (count - 1) / 32 * 32 - i : i;
+      run_warp(from, std::min(from + 32, count), round);
+    }
     release(0, count, Fiber::AtBlock);
-    if (any) continue;
-    for (size_t i = 0; i < count; i++)
-      if (fibers[i].state != Fiber::Done && fibers[i].state != Fiber::Ready) {
-        fprintf(stderr, "emulator: threads of one block wait at different barriers\n");
-        abort();
-      }
-    bool ready = false;
-    for (size_t i = 0; i < count; i++) ready |= fibers[i].state == Fiber::Ready;
-    if (!ready) return;
+    size_t ready = 0, done = 0;
+    for (size_t i = 0; i < count; i++) ready += fibers[i].state == Fiber::Ready, done += fibers[i].state == Fiber::Done;
+    if (done == count) return;
+    if (!ready) fprintf(stderr, "emulator: threads of one block wait at different barriers\n"), abort();
   }
 }
 
@@ -134,49 +151,66 @@ void call(void (*f)(A...), void** p) {
   spread(f, p, std::index_sequence_for<A...>());
 }
 
-inline float shuffle_xor(float x, int apart) {
-  size_t thread = size_t(now - fibers);
-  float* warp = lanes[thread / 32];
-  warp[thread % 32] = x;
-  wait(Fiber::AtWarp);
-  float got = warp[(thread % 32) ^ apart];
-  wait(Fiber::AtWarp); // nobody writes before everybody has read
-  return got;
-}
-
-// What the lanes of a warp lay out for each other before one of its common operations.
+// What the lanes of a warp lay out for each other before one of its common operations. There are two tables, taken in turns: a lane that lays
+// out for the next operation does so beside what others may still read of this one.
 struct Laid {
+  float x;
   unsigned a[4], b[2];
   const unsigned short* row;
 };
-inline Laid laid[32][32];
+inline Laid tables[2][32][32];
+
+// The table of the thread's warp for this operation.
+inline Laid* table() { return tables[now->met++ % 2][size_t(now - fibers) / 32]; }
+
+inline float shuffle_xor(float x, int apart) {
+  size_t lane = size_t(now - fibers) % 32;
+  Laid* warp = table();
+  warp[lane].x = x;
+  wait(Fiber::AtWarp);
+  return warp[lane ^ apart].x;
+}
 
 inline float wide_half(unsigned pair, unsigned upper) { return __uint_as_float(upper ? pair & 0xffff0000u : pair << 16); }
 } // namespace emulator
 
-// prelude.cuh says what these do.
+// prelude.cuh says what these do. A copy arrives as late as it may; until then its place is no number, from the moment that it may arrive.
+template <unsigned BYTES>
+void copy(void* to, const void* from, bool there) {
+  if ((size_t)to % BYTES || (size_t)from % BYTES) fprintf(stderr, "emulator: a copy is not aligned\n"), abort();
+  memset(to, 0xff, BYTES);
+  emulator::now->copies.push_back({to, from, BYTES, there});
+}
+inline void arrived() {
+  using namespace emulator;
+  for (const Copy& copy : now->copies)
+    copy.there ? memcpy(copy.to, copy.from, copy.bytes) : memset(copy.to, 0, copy.bytes);
+  now->copies.clear();
+  wait(Fiber::AtBlock);
+}
 inline void mma(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
   using namespace emulator;
-  size_t thread = size_t(now - fibers), lane = thread % 32;
-  Laid* warp = laid[thread / 32];
+  size_t lane = size_t(now - fibers) % 32;
+  Laid* warp = table();
   for (int i = 0; i < 4; i++) warp[lane].a[i] = a[i];
   warp[lane].b[0] = b0, warp[lane].b[1] = b1;
   wait(Fiber::AtWarp);
-  for (size_t e = 0; e < 4; e++) {
-    size_t row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
-    for (size_t k = 0; k < 16; k++) {
-      unsigned of_a = warp[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2], of_b = warp[column * 4 + k % 8 / 2].b[k / 8];
-      c[e] += wide_half(of_a, k % 2) * wide_half(of_b, k % 2);
+  // rows g and g + 8 of the left factor, columns 2t and 2t + 1 of the right one
+  float rows[2][16], columns[2][16];
+  for (size_t k = 0; k < 16; k++)
+    for (size_t i = 0; i < 2; i++) {
+      rows[i][k] = wide_half(warp[lane / 4 * 4 + k % 8 / 2].a[i + k / 8 * 2], k % 2);
+      columns[i][k] = wide_half(warp[(lane % 4 * 2 + i) * 4 + k % 8 / 2].b[k / 8], k % 2);
     }
-  }
-  wait(Fiber::AtWarp);
+  for (size_t k = 0; k < 16; k++)
+    for (size_t e = 0; e < 4; e++) c[e] += rows[e / 2][k] * columns[e % 2][k];
 }
 
 template <class B>
 void emulated_load(unsigned (&to)[4], const B* row, bool turned) {
   using namespace emulator;
-  size_t thread = size_t(now - fibers), lane = thread % 32;
-  Laid* warp = laid[thread / 32];
+  size_t lane = size_t(now - fibers) % 32;
+  Laid* warp = table();
   if ((size_t)row % 16) fprintf(stderr, "emulator: a row of a matrix is not aligned\n"), abort();
   warp[lane].row = reinterpret_cast<const unsigned short*>(row);
   wait(Fiber::AtWarp);
@@ -186,7 +220,7 @@ void emulated_load(unsigned (&to)[4], const B* row, bool turned) {
     unsigned second = turned ? warp[8 * m + t + 1].row[g] : warp[8 * m + g].row[t + 1];
     to[m] = first | second << 16;
   }
-  wait(Fiber::AtWarp);
+  wait(Fiber::AtWarp); // the hardware reads for all lanes at once: none goes on to write before the others have read
 }
 template <class B>
 void load_matrices(unsigned (&to)[4], const B* row) { emulated_load(to, row, false); }

@@ -1,4 +1,4 @@
-//! [`crate::ops::attention`] on the device: tiles of 64 rows, compiled for the width of a head.
+//! [`crate::ops::attention`] on the device: tiles of 64 or 128 rows, compiled for the width of a head.
 
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
@@ -10,26 +10,39 @@ use half::bf16;
 use super::{Done, Gpu, GpuError, compile, launch, number, per_warp};
 use crate::ops::attention::Heads;
 
-/// Rows of a tile, and threads that work on one: as in `attention.cu`.
-const TILE: usize = 64;
+/// Threads that work on a tile; they own 64 rows or twice as many, as in `attention.cu`.
 const THREADS: u32 = 128;
+const TILE: usize = 64;
 
-/// What a block shares, in rows: its own of one or two kinds, and those of two kinds that it walks over.
+/// A kernel that walks over tiles.
 #[derive(Debug, Clone, Copy)]
-enum Shared {
+enum Walk {
     Forward,
     Queries,
     Keys,
 }
 
-impl Shared {
-    fn bytes(self, width: usize) -> u32 {
-        let wide = width > 128;
-        let rows = match self {
-            Shared::Forward => TILE + 2 * if wide { 32 } else { 64 },
-            Shared::Queries => 2 * TILE + 2 * if wide { 16 } else { 64 },
-            Shared::Keys => 2 * TILE + 2 * if wide { 16 } else { 32 },
+impl Walk {
+    /// Rows that a block owns, for heads of this width.
+    fn tile(self, width: usize) -> usize {
+        match self {
+            Walk::Forward | Walk::Queries if width <= 128 => 2 * TILE,
+            Walk::Forward | Walk::Queries | Walk::Keys => TILE,
+        }
+    }
+
+    /// What a block shares: its own rows, of one kind or two, and those of two kinds that it walks over.
+    fn shared_bytes(self, width: usize) -> u32 {
+        let kinds = match self {
+            Walk::Forward => 1,
+            Walk::Queries | Walk::Keys => 2,
         };
+        let other = match (self, width > 128) {
+            (Walk::Forward, false) => 64,
+            (Walk::Queries | Walk::Keys, true) => 16,
+            (Walk::Forward, true) | (Walk::Queries | Walk::Keys, false) => 32,
+        };
+        let rows = kinds * self.tile(width) + 2 * other;
         number(rows * (width.next_multiple_of(16) + 8) * size_of::<bf16>())
     }
 }
@@ -72,22 +85,32 @@ impl Passed {
 /// The segments of a micro-batch cut into tiles, on the device; made once per micro-batch.
 #[derive(Debug)]
 pub struct Tiles {
-    /// Three words a tile: the segment's first row, the one behind its last, the tile's first.
+    /// Three words a tile: the segment's first row, the one behind its last, the tile's first. Those of [`TILE`] rows, then the others.
     words: CudaSlice<u32>,
-    count: usize,
+    narrow: usize,
     rows: usize,
 }
 
 impl Tiles {
     /// Segments cover all rows in order.
     pub fn upload(gpu: &Gpu, segments: &[Range<usize>]) -> Result<Tiles, GpuError> {
-        let of = |segment: &Range<usize>| {
-            let (first, end) = (segment.start, segment.end);
-            (first..end).step_by(TILE).flat_map(move |row| [first, end, row].map(number))
+        let cut = |tile: usize| {
+            segments.iter().flat_map(move |segment| {
+                let (first, end) = (segment.start, segment.end);
+                (first..end).step_by(tile).flat_map(move |row| [first, end, row].map(number))
+            })
         };
-        let words: Vec<u32> = segments.iter().flat_map(of).collect();
+        let words: Vec<u32> = cut(TILE).chain(cut(2 * TILE)).collect();
         let rows = segments.last().map_or(0, |segment| segment.end);
-        Ok(Tiles { count: words.len() / 3, words: gpu.upload(&words)?, rows })
+        Ok(Tiles { narrow: cut(TILE).count(), words: gpu.upload(&words)?, rows })
+    }
+
+    /// Those that a kernel walks over, and the shape of its blocks: one for each tile and head.
+    fn of(&self, walk: Walk, width: usize, heads: usize) -> (CudaView<'_, u32>, LaunchConfig) {
+        let words = if walk.tile(width) == TILE { 0..self.narrow } else { self.narrow..self.words.len() };
+        let grid_dim = (number(words.len() / 3), number(heads), 1);
+        let shared_mem_bytes = walk.shared_bytes(width);
+        (self.words.slice(words), LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes })
     }
 }
 
@@ -103,17 +126,8 @@ pub fn forward(
     check(heads, tiles, [qkv.len(), out.len(), lse.len()]);
     let kernels = gpu.attention(heads.width)?;
     let passed = Passed::new(heads);
-    launch!(
-        gpu,
-        &kernels.forward,
-        "attention_forward",
-        shape(tiles, heads.queries, Shared::Forward.bytes(heads.width)),
-        qkv,
-        &tiles.words,
-        out,
-        lse,
-        &passed
-    )
+    let (tiles, shape) = tiles.of(Walk::Forward, heads.width, heads.queries);
+    launch!(gpu, &kernels.forward, "attention_forward", shape, qkv, &tiles, out, lse, &passed)
 }
 
 /// Overwrites `dqkv` with the gradient.
@@ -132,32 +146,22 @@ pub fn backward(
     let (passed, pairs) = (Passed::new(heads), tiles.rows * heads.queries);
     let mut delta = gpu.take::<f32>(pairs)?;
     launch!(gpu, &kernels.delta, "attention_delta", per_warp(pairs), out, dout, &mut delta, &number(pairs))?;
+    let (queries, shape) = tiles.of(Walk::Queries, heads.width, heads.queries);
     launch!(
         gpu,
         &kernels.queries,
         "attention_backward_queries",
-        shape(tiles, heads.queries, Shared::Queries.bytes(heads.width)),
+        shape,
         qkv,
         dout,
         lse,
         &delta,
-        &tiles.words,
+        &queries,
         &mut *dqkv,
         &passed
     )?;
-    launch!(
-        gpu,
-        &kernels.keys,
-        "attention_backward_keys",
-        shape(tiles, heads.keys, Shared::Keys.bytes(heads.width)),
-        qkv,
-        dout,
-        lse,
-        &delta,
-        &tiles.words,
-        dqkv,
-        &passed
-    )
+    let (keys, shape) = tiles.of(Walk::Keys, heads.width, heads.keys);
+    launch!(gpu, &kernels.keys, "attention_backward_keys", shape, qkv, dout, lse, &delta, &keys, dqkv, &passed)
 }
 
 impl Gpu {
@@ -180,20 +184,15 @@ impl Gpu {
             queries: compile::find(&module, "attention_backward_queries")?,
             keys: compile::find(&module, "attention_backward_keys")?,
         });
-        let all =
-            [(&kernels.forward, Shared::Forward), (&kernels.queries, Shared::Queries), (&kernels.keys, Shared::Keys)];
-        for (function, shared) in all {
+        let walks = [(&kernels.forward, Walk::Forward), (&kernels.queries, Walk::Queries), (&kernels.keys, Walk::Keys)];
+        for (function, walk) in walks {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let bytes = shared.bytes(width) as i32;
+            let bytes = walk.shared_bytes(width) as i32;
             function.set_attribute(most, bytes).map_err(GpuError::driver("take shared memory for attention"))?;
         }
         known.insert(width, Arc::clone(&kernels));
         Ok(kernels)
     }
-}
-
-fn shape(tiles: &Tiles, heads: usize, shared_mem_bytes: u32) -> LaunchConfig {
-    LaunchConfig { grid_dim: (number(tiles.count), number(heads), 1), block_dim: (THREADS, 1, 1), shared_mem_bytes }
 }
 
 fn check(heads: Heads, tiles: &Tiles, lengths: [usize; 3]) {

@@ -362,9 +362,9 @@ fn int8(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
 }
 
 fn attention_both(forms: &dyn Forms, fresh: &mut Fresh, heads: Heads) -> Answer<Vec<Output>> {
-    // one token, less than a tile, tiles exactly, and several with a rest
-    let segments: [Range<usize>; 4] = [0..1, 1..30, 30..94, 94..165];
-    let rows = 165;
+    // one token, less than a tile, a tile exactly, and several of either height with a rest
+    let segments: [Range<usize>; 4] = [0..1, 1..30, 30..94, 94..300];
+    let rows = 300;
     let (qkv, dout) = (fresh.numbers(rows * heads.stride(), 1.0), fresh.numbers(rows * heads.out_stride(), 1.0));
     let [out, lse] = forms.attention_forward(heads, &segments, &qkv)?;
     let (wide_qkv, wide_dout) = (wide(&qkv), wide(&dout));
