@@ -1,5 +1,5 @@
-// NVIDIA's libraries in the smallest form that runs our kernels on a machine without a GPU: the driver, NVRTC and cuBLAS in one
-// file, loaded under their names from a folder that CUDA_LIB_DIR points at.
+// NVIDIA's libraries in the smallest form that runs our kernels on a machine without a GPU: the driver, NVRTC, cuBLAS and cuBLASLt in
+// one file, loaded under their names from a folder that CUDA_LIB_DIR points at.
 //
 //   g++ -std=c++17 -O2 -shared -fPIC -DKERNELS='"…/kernels/emulator"' emulator.cpp -o libcuda.so.1      and links to it named
 //   libnvrtc.so.13, libcublas.so.13, libcublasLt.so.13
@@ -270,19 +270,127 @@ static void put(void* at, int type, size_t i, float x) {
   bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fff0000 : bits + 0x7fff + ((bits >> 16) & 1);
   ((uint16_t*)at)[i] = uint16_t(bits >> 16);
 }
+// One product in their order of columns first.
+struct Factors {
+  int m, n, k;
+  bool turned[2];
+  size_t stride[3];
+  int type[3];
+};
+static void multiply(const Factors& f, float scale, const void* a, const void* b, float keep, void* c) {
+  for (int j = 0; j < f.n; j++)
+    for (int i = 0; i < f.m; i++) {
+      float sum = 0;
+      for (int l = 0; l < f.k; l++)
+        sum += get(a, f.type[0], f.turned[0] ? i * f.stride[0] + l : l * f.stride[0] + i) *
+               get(b, f.type[1], f.turned[1] ? l * f.stride[1] + j : j * f.stride[1] + l);
+      size_t at = j * f.stride[2] + i;
+      put(c, f.type[2], at, scale * sum + (keep == 0 ? 0 : keep * get(c, f.type[2], at)));
+    }
+}
 API cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
                  const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int, int) {
   if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7; // CUBLAS_STATUS_INVALID_VALUE
   if (a_type != b_type || (c_type != F32 && c_type != a_type)) return 15; // CUBLAS_STATUS_NOT_SUPPORTED
-  float scale = *(const float*)alpha, keep = *(const float*)beta;
-  for (int j = 0; j < n; j++)
-    for (int i = 0; i < m; i++) {
-      float sum = 0;
-      for (int l = 0; l < k; l++)
-        sum += get(a, a_type, ta ? size_t(i) * lda + l : size_t(l) * lda + i) *
-               get(b, b_type, tb ? size_t(l) * ldb + j : size_t(j) * ldb + l);
-      size_t at = size_t(j) * ldc + i;
-      put(c, c_type, at, scale * sum + (keep == 0 ? 0 : keep * get(c, c_type, at)));
-    }
+  Factors factors = {m, n, k, {ta != 0, tb != 0}, {size_t(lda), size_t(ldb), size_t(ldc)}, {a_type, b_type, c_type}};
+  multiply(factors, *(const float*)alpha, a, b, *(const float*)beta, c);
+  return 0;
+}
+
+// ---- cuBLASLt ----------------------------------------------------------------------------------------------------------
+// It has an algorithm only where everything is aligned to 16 bytes, so that the other way is gone as well. An algorithm is the shape that it
+// was asked for, and refuses any other; what it is given to work in is no number when it is done.
+struct Layout {
+  int type;
+  uint64_t rows, cols;
+  int64_t stride;
+};
+struct Described {
+  int turned[2];
+};
+struct Preference {
+  uint64_t workspace;
+  uint32_t aligned[4];
+};
+struct Algorithm {
+  uint64_t shape, workspace;
+  uint32_t aligned[4];
+  uint64_t rest[4];
+};
+struct Answer {
+  Algorithm algorithm;
+  size_t workspace;
+  int state;
+  float waves;
+  int reserved[4];
+};
+static_assert(sizeof(Algorithm) == 64, "cublasLtMatmulAlgo_t");
+
+API cublasLtCreate(void** handle) { return *handle = (void*)1, 0; }
+API cublasLtDestroy(void*) { return 0; }
+API cublasLtMatrixLayoutCreate(Layout** layout, int type, uint64_t rows, uint64_t cols, int64_t stride) {
+  return *layout = new Layout{type, rows, cols, stride}, 0;
+}
+API cublasLtMatrixLayoutDestroy(Layout* layout) { return delete layout, 0; }
+API cublasLtMatmulDescCreate(Described** product, int sums, int scale) {
+  if (sums != 68 || scale != F32) return 15; // CUBLAS_COMPUTE_32F alone
+  return *product = new Described{}, 0;
+}
+API cublasLtMatmulDescSetAttribute(Described* product, int attribute, const void* value, size_t bytes) {
+  if (attribute < 3 || attribute > 4 || bytes != 4) return 7; // TRANSA, TRANSB
+  return memcpy(&product->turned[attribute - 3], value, bytes), 0;
+}
+API cublasLtMatmulDescDestroy(Described* product) { return delete product, 0; }
+API cublasLtMatmulPreferenceCreate(Preference** preference) { return *preference = new Preference{0, {256, 256, 256, 256}}, 0; }
+API cublasLtMatmulPreferenceSetAttribute(Preference* preference, int attribute, const void* value, size_t bytes) {
+  if (attribute == 1 && bytes == 8) return memcpy(&preference->workspace, value, bytes), 0; // MAX_WORKSPACE_BYTES
+  if (attribute < 5 || attribute > 8 || bytes != 4) return 7;                               // MIN_ALIGNMENT_A_BYTES to _D_
+  return memcpy(&preference->aligned[attribute - 5], value, bytes), 0;
+}
+API cublasLtMatmulPreferenceDestroy(Preference* preference) { return delete preference, 0; }
+
+static bool factors_of(Factors& f, const Described* product, const Layout* a, const Layout* b, const Layout* c) {
+  const Layout* all[3] = {a, b, c};
+  for (int i = 0; i < 3; i++) {
+    if (all[i]->stride < int64_t(all[i]->rows)) return false;
+    f.stride[i] = all[i]->stride, f.type[i] = all[i]->type;
+  }
+  f.turned[0] = product->turned[0], f.turned[1] = product->turned[1];
+  f.m = int(c->rows), f.n = int(c->cols), f.k = int(f.turned[0] ? a->rows : a->cols);
+  return f.m == int(f.turned[0] ? a->cols : a->rows) && f.n == int(f.turned[1] ? b->rows : b->cols) &&
+         f.k == int(f.turned[1] ? b->cols : b->rows) && f.type[0] == f.type[1] && (f.type[2] == F32 || f.type[2] == f.type[0]);
+}
+static uint64_t stamp(const Factors& f) {
+  uint64_t all[] = {uint64_t(f.m), uint64_t(f.n), uint64_t(f.k), f.turned[0], f.turned[1],
+                    f.stride[0],   f.stride[1],   f.stride[2],   uint64_t(f.type[0]), uint64_t(f.type[2])};
+  uint64_t hash = 14695981039346656037u; // FNV-1a
+  for (uint64_t x : all) hash = (hash ^ x) * 1099511628211u;
+  return hash;
+}
+API cublasLtMatmulAlgoGetHeuristic(void*, const Described* product, const Layout* a, const Layout* b, const Layout* c,
+                                   const Layout*, const Preference* preference, int wanted, Answer* answer, int* found) {
+  Factors f;
+  *found = 0;
+  if (wanted < 1 || !factors_of(f, product, a, b, c)) return 7;
+  Algorithm algorithm = {stamp(f), preference->workspace, {}, {}};
+  for (int i = 0; i < 4; i++) {
+    if (preference->aligned[i] < 16) return 0;
+    algorithm.aligned[i] = preference->aligned[i];
+  }
+  *answer = {algorithm, preference->workspace, 0, 1.0f, {}};
+  return *found = 1, 0;
+}
+API cublasLtMatmul(void*, const Described* product, const void* alpha, const void* a, const Layout* of_a, const void* b,
+                   const Layout* of_b, const void* beta, const void* c, const Layout* of_c, void* d, const Layout* of_d,
+                   const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void*) {
+  Factors f;
+  const void* places[4] = {a, b, c, d};
+  if (!factors_of(f, product, of_a, of_b, of_c) || c != d || of_c != of_d) return 7;
+  if (algorithm->shape != stamp(f) || workspace_bytes < algorithm->workspace) return 7;
+  for (int i = 0; i < 4; i++)
+    if (Address(places[i]) % algorithm->aligned[i]) return 7;
+  ALONE;
+  memset(workspace, 0xff, std::min(workspace_bytes, size_t(4096)));
+  multiply(f, *(const float*)alpha, a, b, *(const float*)beta, d);
   return 0;
 }

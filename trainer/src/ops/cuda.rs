@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::CublasError;
 use cudarc::cublas::sys::cublasStatus_t;
+use cudarc::cublaslt;
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUmemoryPool, CUresult};
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr,
@@ -102,15 +103,24 @@ pub enum GpuError {
         /// Its answer.
         source: CublasError,
     },
+    /// cuBLASLt refused.
+    #[error("{doing}: cuBLASLt says {source:?}")]
+    BlasLt {
+        /// What was tried.
+        doing: &'static str,
+        /// Its answer.
+        source: cublaslt::result::CublasError,
+    },
 }
 
 impl GpuError {
-    /// Whether all that is wrong is too little memory, whoever of the driver and cuBLAS says so.
+    /// Whether all that is wrong is too little memory, whoever of the driver and NVIDIA's libraries says so.
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             GpuError::OutOfMemory { .. } => true,
             GpuError::Driver { code, .. } => *code == CUresult::CUDA_ERROR_OUT_OF_MEMORY,
             GpuError::Blas { source, .. } => source.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
+            GpuError::BlasLt { source, .. } => source.0 == cublaslt::sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
             GpuError::Missing(_) | GpuError::NoDevice { .. } | GpuError::TooOld { .. } | GpuError::Compile { .. } => {
                 false
             }
@@ -136,6 +146,7 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     blas: CudaBlas,
+    heuristic: matmul::Heuristic,
     compute: (i32, i32),
     functions: BTreeMap<&'static str, CudaFunction>,
     /// Attention is compiled once for every width of a head.
@@ -203,9 +214,13 @@ impl Gpu {
         let stream = context.new_stream().map_err(GpuError::driver("make a stream"))?;
         let blas =
             CudaBlas::new(Arc::clone(&stream)).map_err(|source| GpuError::Blas { doing: "start cuBLAS", source })?;
+        // SAFETY: nobody reads it but who wrote it.
+        let workspace = unsafe { stream.alloc::<u8>(matmul::WORKSPACE_BYTES) };
+        let heuristic = matmul::Heuristic::new(workspace.map_err(GpuError::driver("take memory for cuBLASLt"))?)
+            .map_err(|source| GpuError::BlasLt { doing: "start cuBLASLt", source })?;
         let functions = compile::all(&context, compute)?;
         let (attention, places) = (Mutex::default(), Mutex::default());
-        Ok(Gpu { context, stream, blas, compute, functions, attention, places })
+        Ok(Gpu { context, stream, blas, heuristic, compute, functions, attention, places })
     }
 
     /// As the driver calls it.

@@ -176,7 +176,11 @@ impl Bench<'_> {
         let [a, b] = [&a, &b].map(|x| matmul::Matrix::new(gpu, &x.as_view(), side, side));
         let flops = 2.0 * (side as f64).powi(3);
         let gemm = self.time("bf16 product", (0.0, flops), || matmul::set(gpu, a, b.t(), &mut c.as_view_mut()))?;
-        Ok(vec![copy, gemm])
+        let into = matmul::Into { stride: side, scale: 1.0, keep: 0.0 };
+        let other = self.time("bf16 product, cuBLAS", (0.0, flops), || {
+            matmul::by_cublas(gpu, a, b.t(), into, &mut c.as_view_mut())
+        })?;
+        Ok(vec![copy, gemm, other])
     }
 
     fn streams(&mut self) -> Result<Vec<Rate>, GpuError> {

@@ -1,30 +1,44 @@
-//! Matrix products on the device: `c = s · a b + k · c`, by cuBLAS, bf16 in, `f32` sums, bf16 or `f32` out.
+//! Matrix products on the device: `c = s · a b + k · c`, by cuBLASLt, bf16 in, `f32` sums, bf16 or `f32` out; by cuBLAS where cuBLASLt has
+//! no algorithm.
 //!
 //! k is what candle's product lacks: with k = 1 an adapter's product lands on what the frozen layer wrote, and a gradient on
 //! what earlier micro-batches left. cuBLAS counts columns first; a matrix stored row by row is its transpose there, so that the
 //! product is asked for with its factors exchanged.
 
+mod heuristic;
+
 use std::ffi::c_void;
 
 use cudarc::cublas::result::gemm_ex;
 use cudarc::cublas::sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
+use cudarc::cublaslt::sys::cudaDataType_t as LtDataType;
 use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 use half::bf16;
 
+use self::heuristic::Lie;
 use super::{Done, Gpu, GpuError};
+
+pub(super) use self::heuristic::{Heuristic, WORKSPACE_BYTES};
+
+/// Said of whatever goes wrong here.
+const DOING: &str = "multiply matrices";
 
 /// Numbers that a product can end in.
 pub trait Stored {
     /// As cuBLAS calls them.
     const KIND: cudaDataType_t;
+    /// As cuBLASLt does.
+    const LT_KIND: LtDataType;
 }
 
 impl Stored for bf16 {
     const KIND: cudaDataType_t = cudaDataType_t::CUDA_R_16BF;
+    const LT_KIND: LtDataType = LtDataType::CUDA_R_16BF;
 }
 
 impl Stored for f32 {
     const KIND: cudaDataType_t = cudaDataType_t::CUDA_R_32F;
+    const LT_KIND: LtDataType = LtDataType::CUDA_R_32F;
 }
 
 /// A matrix somewhere on the device: rows that begin `stride` apart, or its transpose.
@@ -58,6 +72,11 @@ impl Matrix {
         if self.turned { (self.cols, self.rows) } else { (self.rows, self.cols) }
     }
 
+    fn lie(self) -> Lie {
+        let Matrix { address, rows, cols, stride, turned } = self;
+        Lie { rows, cols, stride, turned, kind: bf16::LT_KIND, aligned: alignment(address) }
+    }
+
     fn operation(self) -> cublasOperation_t {
         if self.turned { cublasOperation_t::CUBLAS_OP_T } else { cublasOperation_t::CUBLAS_OP_N }
     }
@@ -82,11 +101,24 @@ pub fn product<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, into: Into, c: &mut C
     if rows == 0 || cols == 0 {
         return Ok(());
     }
+    let (to, order) = c.device_ptr_mut(gpu.stream());
+    let of_c = Lie { rows, cols, stride: into.stride, turned: false, kind: T::LT_KIND, aligned: alignment(to) };
+    let failed = |source| GpuError::BlasLt { doing: DOING, source };
+    let Some(choice) = gpu.heuristic.choice([b.lie(), a.lie(), of_c]).map_err(failed)? else {
+        drop(order);
+        return by_cublas(gpu, a, b, into, c);
+    };
+    // SAFETY: all three lie within live buffers of this device, as was checked when they were made and above.
+    unsafe { gpu.heuristic.multiply(gpu.stream(), &choice, into, [b.address, a.address, to]) }.map_err(failed)
+}
+
+/// The same by cuBLAS, which has a way for every shape.
+pub(super) fn by_cublas<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, into: Into, c: &mut CudaViewMut<'_, T>) -> Done {
+    let ((rows, inner), (_, cols)) = (a.shape(), b.shape());
     let size = |n: usize| i32::try_from(n).expect("matrices have fewer than 2^31 rows and columns");
     let (to, _order) = c.device_ptr_mut(gpu.stream());
     let pointer = |address: u64| address as *const c_void;
-    // SAFETY: all three lie within live buffers of this device, as was checked when they were made and above; the factors
-    // are read during the call.
+    // SAFETY: as in `product`, whose matrices these are; the factors are read during the call.
     let done = unsafe {
         gemm_ex(
             *gpu.blas.handle(),
@@ -110,13 +142,18 @@ pub fn product<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, into: Into, c: &mut C
             cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
         )
     };
-    done.map_err(|source| GpuError::Blas { doing: "multiply matrices", source })
+    done.map_err(|source| GpuError::Blas { doing: DOING, source })
 }
 
 /// Overwrites consecutive rows.
 pub fn set<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, c: &mut CudaViewMut<'_, T>) -> Done {
     let stride = b.shape().1;
     product(gpu, a, b, Into { stride, scale: 1.0, keep: 0.0 }, c)
+}
+
+/// The largest power of two that divides an address, as far as cuBLASLt cares.
+fn alignment(address: u64) -> u32 {
+    1 << address.trailing_zeros().min(8)
 }
 
 fn fits(len: usize, rows: usize, cols: usize, stride: usize) -> bool {

@@ -39,8 +39,9 @@ pub(super) fn all() -> Vec<Case> {
         Case { name: "swiglu", run: |forms, fresh| glu_both(forms, fresh, Activation::Silu) },
         Case { name: "geglu", run: |forms, fresh| glu_both(forms, fresh, Activation::GeluTanh) },
         Case { name: "linear", run: linear_both },
-        Case { name: "lora", run: |forms, fresh| lora_both(forms, fresh, 0.0) },
-        Case { name: "lora + dropout", run: |forms, fresh| lora_both(forms, fresh, 0.3) },
+        Case { name: "lora", run: |forms, fresh| lora_both(forms, fresh, (8, 16), 0.0) },
+        Case { name: "lora, odd", run: |forms, fresh| lora_both(forms, fresh, (5, 17), 0.0) },
+        Case { name: "lora + dropout", run: |forms, fresh| lora_both(forms, fresh, (8, 16), 0.3) },
         Case { name: "head + loss", run: |forms, fresh| head_both(forms, fresh, None) },
         Case { name: "head + loss, soft cap", run: |forms, fresh| head_both(forms, fresh, Some(2.0)) },
         Case { name: "losses by adapter", run: loss_sums },
@@ -236,9 +237,9 @@ fn linear_both(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     ])
 }
 
-fn lora_both(forms: &dyn Forms, fresh: &mut Fresh, p: f64) -> Answer<Vec<Output>> {
-    let (tokens, inputs, rank, scale) = (21, 72, 8, 0.5);
-    let columns = Columns { first: 16, count: 24, stride: 56 };
+fn lora_both(forms: &dyn Forms, fresh: &mut Fresh, (rank, first): (usize, usize), p: f64) -> Answer<Vec<Output>> {
+    let (tokens, inputs, scale) = (21, 72, 0.5);
+    let columns = Columns { first, count: 24, stride: 56 };
     let (x, a, b) =
         (fresh.numbers(tokens * inputs, 1.0), fresh.numbers(rank * inputs, 0.2), fresh.numbers(24 * rank, 0.5));
     let (y, dy) = (fresh.numbers(tokens * 56, 1.0), fresh.numbers(tokens * 56, 1.0));
