@@ -18,6 +18,7 @@
 #include <cstring>
 #include <ctime>
 #include <deque>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -225,21 +226,45 @@ API nvrtcCreateProgram(Program** program, const char* source, const char*, int c
   for (int i = 0; i < count; i++) (*program)->files[names[i]] = headers[i];
   return 0;
 }
+// Where libraries are made, until this process ends; and those that are, by all that went into them.
+struct Made {
+  std::string place;
+  std::map<std::string, std::string> images;
+  Made() {
+    char folder[] = "/tmp/lorikeet-emulator-XXXXXX";
+    if (mkdtemp(folder)) place = folder;
+  }
+  ~Made() {
+    std::error_code nothing_to_be_done;
+    if (!place.empty()) std::filesystem::remove_all(place, nothing_to_be_done);
+  }
+};
+static Made made;
+
 API nvrtcCompileProgram(Program* program, int count, const char* const* options) {
-  char folder[] = "/tmp/lorikeet-emulator-XXXXXX";
-  if (!mkdtemp(folder)) return 6;
-  std::string place = folder;
-  for (auto& file : program->files) std::ofstream(place + "/" + file.first) << file.second;
-  program->image = place + "/kernel.so";
-  std::string line = "g++ -std=c++17 -O2 -shared -fPIC -Wno-unknown-pragmas -DLORIKEET_EMULATOR -I" KERNELS " -I" + place;
+  std::string line = "g++ -std=c++17 -O2 -shared -fPIC -Wno-unknown-pragmas -DLORIKEET_EMULATOR -I" KERNELS;
   for (int i = 0; i < count; i++)
     if (!strncmp(options[i], "-D", 2)) line += std::string(" ") + options[i];
-  line += " -o " + program->image + " " + place + "/kernel.cpp 2> " + place + "/log";
+  std::string known = line, place;
+  for (auto& file : program->files) known += '\0' + file.first + '\0' + file.second;
+  {
+    ALONE;
+    auto found = made.images.find(known);
+    if (found != made.images.end()) return program->image = found->second, 0;
+    static int next = 0;
+    place = made.place + "/" + std::to_string(next++);
+  }
+  if (!std::filesystem::create_directory(place)) return 6;
+  for (auto& file : program->files) std::ofstream(place + "/" + file.first) << file.second;
+  program->image = place + "/kernel.so";
+  line += " -I" + place + " -o " + program->image + " " + place + "/kernel.cpp 2> " + place + "/log";
   int failed = system(line.c_str());
   std::stringstream log;
   log << std::ifstream(place + "/log").rdbuf();
   program->log = log.str();
-  return failed ? 6 : 0; // NVRTC_ERROR_COMPILATION
+  if (failed) return 6; // NVRTC_ERROR_COMPILATION
+  ALONE;
+  return made.images[known] = program->image, 0;
 }
 API nvrtcGetCUBINSize(Program* program, size_t* size) { return *size = program->image.size() + 1, 0; }
 API nvrtcGetCUBIN(Program* program, char* image) { return memcpy(image, program->image.c_str(), program->image.size() + 1), 0; }
