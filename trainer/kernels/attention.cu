@@ -13,19 +13,20 @@
 // The backward has two kernels: one block owns queries and walks over keys, another owns keys and walks over the queries
 // (and heads) that see them. Each result is summed by one thread in one order.
 //
-// A row behind the segment's end is read as zeros. Whatever it gives is never stored, and adds nothing to what is: no test for it is needed.
+// A row behind the segment's end is read as zeros. What comes of it as a query is never stored and adds nothing, for its gradient is zero; as a
+// key it comes behind every query that is stored, so that it is hidden like any other that is not seen. No test for the end is needed.
 #include "prelude.cuh"
 
 constexpr u32 WARPS = 4, THREADS = 32 * WARPS;
-// Products take 16 columns at a time; what is behind HEAD is zero. Eight more set the rows of shared memory four banks apart.
-constexpr u32 COLUMNS = (HEAD + 15) / 16 * 16, LONG = COLUMNS + 8;
+// Products take 16 columns at a time, of each half where there are halves; what is behind HEAD is zero. With eight more a row is an odd number of
+// eights long, so that no two of the eight rows that `ldmatrix` reads at once share a bank.
+constexpr u32 HALVES = HEAD > 128 ? 2 : 1, COLUMNS = (HEAD + 16 * HALVES - 1) / (16 * HALVES) * (16 * HALVES), LONG = COLUMNS + 8;
 // A warp that owns queries has two strips where their sums fit into registers: what it reads of the keys serves both.
 constexpr u32 STRIPS = HEAD > 128 ? 1 : 2, STRIP_ROWS = 16 * STRIPS, ROWS = WARPS * STRIP_ROWS, KEY_ROWS = 16 * WARPS;
 // Rows of the other side's tiles: so many that what a block shares stays below 99 KiB on every card, and what a thread holds in registers.
 constexpr u32 KEYS = HEAD > 128 ? 32 : 64, KEYS_BACK = HEAD > 128 ? 16 : 32, QUERIES_BACK = HEAD > 128 ? 16 : 32;
 // Gradients of keys and values are made in halves where they would not fit into registers together.
-constexpr u32 HALVES = HEAD > 128 ? 2 : 1, PART = COLUMNS / HALVES;
-static_assert(PART % 16 == 0, "two tiles of eight columns at a time");
+constexpr u32 PART = COLUMNS / HALVES;
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 // Below every score, and a number: a query that has seen no key yet measures from it.
 constexpr float LEAST = -1e30f;
@@ -79,6 +80,15 @@ __device__ __forceinline__ void each(const F& f) {
       for (u32 e = 0; e < 4; e++) f(m, n, e);
 }
 
+// The rows of M strips of which a thread holds numbers: strip, and which half of it.
+template <u32 M, class F>
+__device__ __forceinline__ void each_row(const F& f) {
+#pragma unroll
+  for (u32 m = 0; m < M; m++)
+#pragma unroll
+    for (u32 half = 0; half < 2; half++) f(m, half);
+}
+
 // c[m][n] = strip m of x times rows 8 n to 8 n + 7 of y.
 template <u32 M, u32 N>
 __device__ __forceinline__ void score(float (&c)[M][N][4], const bf16* x, const bf16* y) {
@@ -130,6 +140,9 @@ __device__ __forceinline__ bool all_seen(Heads heads, u32 i0, u32 i1, u32 j0, u3
   return j1 <= i0 + 1 && (heads.window == 0 || i1 - j0 <= heads.window);
 }
 
+// Whether any query of the warp's strips, from row i0 on, may see a key from row j0 on.
+__device__ __forceinline__ bool sees_any(u32 i0, u32 j0, u32 end) { return i0 < end && j0 < i0 + STRIP_ROWS; }
+
 // `value` wherever a query does not see a key; the thread's first number is of query i and key j, KEYS_DOWN says which of them a row is.
 template <bool KEYS_DOWN, u32 M, u32 N>
 __device__ __forceinline__ void hide(Heads heads, float (&c)[M][N][4], u32 i, u32 j, float value) {
@@ -143,14 +156,14 @@ __device__ __forceinline__ void hide(Heads heads, float (&c)[M][N][4], u32 i, u3
 
 // Products of queries and keys to those whose `scale`-fold is the capped score.
 template <u32 M, u32 N>
-__device__ __forceinline__ void bend(Heads heads, float (&c)[M][N][4]) {
+__device__ __forceinline__ void soft_cap(Heads heads, float (&c)[M][N][4]) {
   if (heads.cap == 0.0f) return;
   each<M, N>([&](u32 m, u32 n, u32 e) { c[m][n][e] = heads.cap / heads.scale * tanhf(heads.scale / heads.cap * c[m][n][e]); });
 }
 
-// From the gradient of a score to that of its product but for `scale`; c is what `bend` left.
+// From the gradient of a score to that of its product but for `scale`; c is what `soft_cap` left.
 template <u32 M, u32 N>
-__device__ __forceinline__ void unbend(Heads heads, float (&gradient)[M][N][4], const float (&c)[M][N][4]) {
+__device__ __forceinline__ void soft_cap_backward(Heads heads, float (&gradient)[M][N][4], const float (&c)[M][N][4]) {
   if (heads.cap == 0.0f) return;
   each<M, N>([&](u32 m, u32 n, u32 e) {
     float part = heads.scale / heads.cap * c[m][n][e];
@@ -186,49 +199,45 @@ KERNEL(attention_forward, const bf16* qkv, const u32* tiles, bf16* out, float* l
   const u32 behind = row + ROWS < end ? row + ROWS : end;
   const float factor = heads.scale * LOG2E;
   float most[STRIPS][2], sum[STRIPS][2] = {}, o[STRIPS][COLUMNS / 8][4] = {};
-  each<STRIPS, 1>([&](u32 m, u32, u32 e) { most[m][e / 2] = LEAST; });
+  each_row<STRIPS>([&](u32 m, u32 half) { most[m][half] = LEAST; });
   u32 j0 = first_seen(heads, first, row);
   load<ROWS>(q, qkv + head * HEAD, stride, row, end);
   load<KEYS>(k, keys, stride, j0, end);
   for (; j0 < behind; j0 += KEYS) {
-    arrived(); // the keys; and nobody reads the values before these any more
+    wait_for_copies(); // the keys; and nobody reads the values before these any more
     load<KEYS>(v, values, stride, j0, end);
+    const bool any = sees_any(row + own, j0, end);
     float s[STRIPS][KEYS / 8][4];
-    score(s, q + own * LONG, k);
-    arrived(); // the values; and nobody reads these keys any more
+    if (any) score(s, q + own * LONG, k);
+    wait_for_copies(); // the values; and nobody reads these keys any more
     if (j0 + KEYS < behind) load<KEYS>(k, keys, stride, j0 + KEYS, end);
-    bend(heads, s);
-    if (!all_seen(heads, row, row + ROWS, j0, j0 + KEYS)) hide<false>(heads, s, i, j0 + 2 * t, -INFINITY);
+    if (!any) continue;
+    soft_cap(heads, s);
+    if (!all_seen(heads, row + own, row + own + STRIP_ROWS, j0, j0 + KEYS)) hide<false>(heads, s, i, j0 + 2 * t, -INFINITY);
     float now[STRIPS][2];
-    each<STRIPS, 1>([&](u32 m, u32, u32 e) { now[m][e / 2] = -INFINITY; });
+    each_row<STRIPS>([&](u32 m, u32 half) { now[m][half] = -INFINITY; });
     each<STRIPS, KEYS / 8>([&](u32 m, u32 n, u32 e) { now[m][e / 2] = fmaxf(now[m][e / 2], s[m][n][e]); });
+    each_row<STRIPS>([&](u32 m, u32 half) {
+      float before = most[m][half];
+      most[m][half] = fmaxf(before, quad_max(now[m][half]) * factor);
+      float rescale = power_of_two(before - most[m][half]);
+      sum[m][half] *= rescale;
 #pragma unroll
-    for (u32 m = 0; m < STRIPS; m++)
-#pragma unroll
-      for (u32 half = 0; half < 2; half++) {
-        float before = most[m][half];
-        most[m][half] = fmaxf(before, quad_max(now[m][half]) * factor);
-        float rescale = power_of_two(before - most[m][half]);
-        sum[m][half] *= rescale;
-#pragma unroll
-        for (u32 c = 0; c < COLUMNS / 8; c++) o[m][c][2 * half] *= rescale, o[m][c][2 * half + 1] *= rescale;
-      }
+      for (u32 c = 0; c < COLUMNS / 8; c++) o[m][c][2 * half] *= rescale, o[m][c][2 * half + 1] *= rescale;
+    });
     each<STRIPS, KEYS / 8>([&](u32 m, u32 n, u32 e) {
       s[m][n][e] = power_of_two(fmaf(s[m][n][e], factor, -most[m][e / 2]));
       sum[m][e / 2] += s[m][n][e];
     });
     add(o, s, v);
   }
-#pragma unroll
-  for (u32 m = 0; m < STRIPS; m++)
-#pragma unroll
-    for (u32 half = 0; half < 2; half++) {
-      float whole = quad_sum(sum[m][half]);
-      u32 at = i + 16 * m + 8 * half;
-      if (at >= end) continue;
-      store(out + ((u64)at * heads.queries + head) * HEAD, o[m], half, 1.0f / whole, 0);
-      if (t == 0) lse[(u64)at * heads.queries + head] = most[m][half] * LN2 + logf(whole);
-    }
+  each_row<STRIPS>([&](u32 m, u32 half) {
+    float whole = quad_sum(sum[m][half]);
+    u32 at = i + 16 * m + 8 * half;
+    if (at >= end) return;
+    store(out + ((u64)at * heads.queries + head) * HEAD, o[m], half, 1.0f / whole, 0);
+    if (t == 0) lse[(u64)at * heads.queries + head] = most[m][half] * LN2 + logf(whole);
+  });
 }
 
 // delta = sum of out dout, one warp per row and query head.
@@ -257,39 +266,35 @@ KERNEL(attention_backward_queries, const bf16* qkv, const bf16* dout, const floa
   load<ROWS>(d, dout + head * HEAD, heads.queries * HEAD, row, end);
   load<KEYS_BACK>(v, values, stride, j0, end);
   float own_lse[STRIPS][2], own_delta[STRIPS][2], dq[STRIPS][COLUMNS / 8][4] = {};
-#pragma unroll
-  for (u32 m = 0; m < STRIPS; m++)
-#pragma unroll
-    for (u32 half = 0; half < 2; half++) {
-      u32 of = i + 16 * m + 8 * half;
-      u64 at = (u64)of * heads.queries + head;
-      own_lse[m][half] = of < end ? lse[at] * LOG2E : 0.0f;
-      own_delta[m][half] = of < end ? delta[at] : 0.0f;
-    }
+  each_row<STRIPS>([&](u32 m, u32 half) {
+    u32 of = i + 16 * m + 8 * half;
+    u64 at = (u64)of * heads.queries + head;
+    own_lse[m][half] = of < end ? lse[at] * LOG2E : 0.0f;
+    own_delta[m][half] = of < end ? delta[at] : 0.0f;
+  });
   for (; j0 < behind; j0 += KEYS_BACK) {
-    arrived(); // the values; and nobody reads the keys before these any more
+    wait_for_copies(); // the values; and nobody reads the keys before these any more
     load<KEYS_BACK>(k, keys, stride, j0, end);
+    const bool any = sees_any(row + own, j0, end);
     float s[STRIPS][KEYS_BACK / 8][4], dp[STRIPS][KEYS_BACK / 8][4];
-    score(dp, d + own * LONG, v);
-    arrived(); // the keys; and nobody reads these values any more
+    if (any) score(dp, d + own * LONG, v);
+    wait_for_copies(); // the keys; and nobody reads these values any more
     if (j0 + KEYS_BACK < behind) load<KEYS_BACK>(v, values, stride, j0 + KEYS_BACK, end);
+    if (!any) continue;
     score(s, q + own * LONG, k);
-    bend(heads, s);
+    soft_cap(heads, s);
     each<STRIPS, KEYS_BACK / 8>([&](u32 m, u32 n, u32 e) {
       float p = power_of_two(fmaf(s[m][n][e], factor, -own_lse[m][e / 2]));
       dp[m][n][e] = p * (dp[m][n][e] - own_delta[m][e / 2]);
     });
-    unbend(heads, dp, s);
-    if (!all_seen(heads, row, row + ROWS, j0, j0 + KEYS_BACK)) hide<false>(heads, dp, i, j0 + 2 * t, 0.0f);
+    soft_cap_backward(heads, dp, s);
+    if (!all_seen(heads, row + own, row + own + STRIP_ROWS, j0, j0 + KEYS_BACK)) hide<false>(heads, dp, i, j0 + 2 * t, 0.0f);
     add(dq, dp, k);
   }
-#pragma unroll
-  for (u32 m = 0; m < STRIPS; m++)
-#pragma unroll
-    for (u32 half = 0; half < 2; half++) {
-      u32 at = i + 16 * m + 8 * half;
-      if (at < end) store(dqkv + (u64)at * stride + head * HEAD, dq[m], half, heads.scale, 0);
-    }
+  each_row<STRIPS>([&](u32 m, u32 half) {
+    u32 at = i + 16 * m + 8 * half;
+    if (at < end) store(dqkv + (u64)at * stride + head * HEAD, dq[m], half, heads.scale, 0);
+  });
 }
 
 // Grid: tiles of KEY_ROWS keys x key heads. Shared: 2 KEY_ROWS + 2 QUERIES_BACK rows. Overwrites the key and value columns of dqkv.
@@ -319,7 +324,7 @@ KERNEL(attention_backward_keys, const bf16* qkv, const bf16* dout, const float* 
     load_gradient(0);
     for (u32 step = 0; step < steps; step++) {
       const u32 head = head_of(step), i0 = row_of(step);
-      arrived(); // what comes in for the queries; and nobody reads the queries before these any more
+      wait_for_copies(); // what comes in for the queries; and nobody reads the queries before these any more
       load<QUERIES_BACK>(q, qkv + head * HEAD, stride, i0, end);
       if (threadIdx.x < QUERIES_BACK) {
         bool there = i0 + threadIdx.x < end;
@@ -329,9 +334,9 @@ KERNEL(attention_backward_keys, const bf16* qkv, const bf16* dout, const float* 
       }
       float p[1][QUERIES_BACK / 8][4], s[1][QUERIES_BACK / 8][4], dp[1][QUERIES_BACK / 8][4];
       score(dp, v + own * LONG, d);
-      arrived(); // the queries
+      wait_for_copies(); // the queries
       score(s, k + own * LONG, q);
-      bend(heads, s);
+      soft_cap(heads, s);
       each<1, QUERIES_BACK / 8>([&](u32 m, u32 n, u32 e) {
         u32 at = 8 * n + 2 * t + e % 2;
         p[m][n][e] = power_of_two(fmaf(s[m][n][e], factor, -of_lse[at] * LOG2E));
@@ -339,18 +344,17 @@ KERNEL(attention_backward_keys, const bf16* qkv, const bf16* dout, const float* 
       });
       if (!all_seen(heads, i0, i0 + QUERIES_BACK, row, row + KEY_ROWS)) hide<true>(heads, p, i0 + 2 * t, j, 0.0f);
       each<1, QUERIES_BACK / 8>([&](u32 m, u32 n, u32 e) { dp[m][n][e] *= p[m][n][e]; });
-      unbend(heads, dp, s);
+      soft_cap_backward(heads, dp, s);
       add(dv, p, d + column);
       __syncthreads(); // nobody reads what came in any more
       if (step + 1 < steps) load_gradient(step + 1);
       add(dk, dp, q + column);
     }
-#pragma unroll
-    for (u32 half = 0; half < 2; half++) {
-      if (j + 8 * half >= end) continue;
+    each_row<1>([&](u32 m, u32 half) {
+      if (j + 8 * half >= end) return;
       bf16* of_row = dqkv + (u64)(j + 8 * half) * stride;
-      store(of_row + key_column, dk[0], half, heads.scale, column);
-      store(of_row + value_column, dv[0], half, 1.0f, column);
-    }
+      store(of_row + key_column, dk[m], half, heads.scale, column);
+      store(of_row + value_column, dv[m], half, 1.0f, column);
+    });
   }
 }

@@ -78,7 +78,7 @@ __device__ __forceinline__ float power_of_two(float x) {
 __device__ __forceinline__ u32 shared_address(const void* at) { return (u32)__cvta_generic_to_shared(at); }
 
 // Begins to copy 4 or 16 bytes to shared memory, zeros unless `there`; both places are aligned to as many. Nobody touches `to` before
-// `arrived`.
+// `wait_for_copies`.
 template <u32 BYTES>
 __device__ __forceinline__ void copy(void* to, const void* from, bool there) {
   u32 bytes = there ? BYTES : 0;
@@ -89,7 +89,7 @@ __device__ __forceinline__ void copy(void* to, const void* from, bool there) {
 }
 
 // Waits until whatever the threads of this block copied is there, and until all of them have come so far.
-__device__ __forceinline__ void arrived() {
+__device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_all;" ::: "memory");
   __syncthreads();
 }

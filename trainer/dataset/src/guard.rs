@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a library answers, its error in words; `broken` where it panicked instead. `act` owns what it leaves half done.
+/// What a library answers, its error in words; `broken` where it panicked instead. Nobody uses again what `act` may have left half done.
 pub(crate) fn guarded<T, E: Display>(broken: &str, act: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(answer) => answer.map_err(|error| error.to_string()),

@@ -276,6 +276,7 @@ API nvrtcDestroyProgram(Program** program) { return delete *program, *program = 
 API cublasCreate_v2(void** handle) { return *handle = (void*)1, 0; }
 API cublasDestroy_v2(void*) { return 0; }
 API cublasSetStream_v2(void*, void*) { return 0; }
+API cublasSetMathMode(void*, int mode) { return mode == 16 ? 0 : 7; } // CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
 static const int BF16 = 14, F32 = 0; // cudaDataType
 static float get(const void* at, int type, size_t i) {
@@ -324,7 +325,7 @@ API cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, 
 
 // ---- cuBLASLt ----------------------------------------------------------------------------------------------------------
 // It has an algorithm only where everything is aligned to 16 bytes, so that the other way is gone as well. An algorithm is the shape that it
-// was asked for, and refuses any other; what it is given to work in is no number when it is done.
+// was asked for, and dies of any other; what it is given to work in is no number when it is done.
 struct Layout {
   int type;
   uint64_t rows, cols;
@@ -335,7 +336,7 @@ struct Described {
 };
 struct Preference {
   uint64_t workspace;
-  uint32_t aligned[4];
+  uint32_t sums, aligned[4];
 };
 struct Algorithm {
   uint64_t shape, workspace;
@@ -366,9 +367,10 @@ API cublasLtMatmulDescSetAttribute(Described* product, int attribute, const void
   return memcpy(&product->turned[attribute - 3], value, bytes), 0;
 }
 API cublasLtMatmulDescDestroy(Described* product) { return delete product, 0; }
-API cublasLtMatmulPreferenceCreate(Preference** preference) { return *preference = new Preference{0, {256, 256, 256, 256}}, 0; }
+API cublasLtMatmulPreferenceCreate(Preference** preference) { return *preference = new Preference{0, ~0u, {256, 256, 256, 256}}, 0; }
 API cublasLtMatmulPreferenceSetAttribute(Preference* preference, int attribute, const void* value, size_t bytes) {
   if (attribute == 1 && bytes == 8) return memcpy(&preference->workspace, value, bytes), 0; // MAX_WORKSPACE_BYTES
+  if (attribute == 3 && bytes == 4) return memcpy(&preference->sums, value, bytes), 0;      // REDUCTION_SCHEME_MASK
   if (attribute < 5 || attribute > 8 || bytes != 4) return 7;                               // MIN_ALIGNMENT_A_BYTES to _D_
   return memcpy(&preference->aligned[attribute - 5], value, bytes), 0;
 }
@@ -397,6 +399,7 @@ API cublasLtMatmulAlgoGetHeuristic(void*, const Described* product, const Layout
   Factors f;
   *found = 0;
   if (wanted < 1 || !factors_of(f, product, a, b, c)) return 7;
+  if (preference->sums != 2) return 14; // COMPUTE_TYPE: sums of nothing less than f32
   Algorithm algorithm = {stamp(f), preference->workspace, {}, {}};
   for (int i = 0; i < 4; i++) {
     if (preference->aligned[i] < 16) return 0;
@@ -411,9 +414,9 @@ API cublasLtMatmul(void*, const Described* product, const void* alpha, const voi
   Factors f;
   const void* places[4] = {a, b, c, d};
   if (!factors_of(f, product, of_a, of_b, of_c) || c != d || of_c != of_d) return 7;
-  if (algorithm->shape != stamp(f) || workspace_bytes < algorithm->workspace) return 7;
-  for (int i = 0; i < 4; i++)
-    if (Address(places[i]) % algorithm->aligned[i]) return 7;
+  bool fits = algorithm->shape == stamp(f) && workspace_bytes >= algorithm->workspace;
+  for (int i = 0; i < 4; i++) fits &= Address(places[i]) % algorithm->aligned[i] == 0;
+  if (!fits) fprintf(stderr, "emulator: an algorithm is given what it was not chosen for\n"), abort();
   ALONE;
   memset(workspace, 0xff, std::min(workspace_bytes, size_t(4096)));
   multiply(f, *(const float*)alpha, a, b, *(const float*)beta, d);

@@ -48,14 +48,15 @@ namespace emulator {
 struct Index {
   unsigned x, y, z;
 };
-// Made once and used for thread after thread. What begins one is a context of the system's, which costs calls into it; from then on it
-// is entered and left by jumps, which cost none.
+// One that has begun and may arrive at any moment.
 struct Copy {
   void* to;
   const void* from;
   size_t bytes;
   bool there;
 };
+// Made once and used for thread after thread. What begins one is a context of the system's, which costs calls into it; from then on it
+// is entered and left by jumps, which cost none.
 struct Fiber {
   std::vector<Copy> copies;
   jmp_buf left;
@@ -181,7 +182,7 @@ void copy(void* to, const void* from, bool there) {
   memset(to, 0xff, BYTES);
   emulator::now->copies.push_back({to, from, BYTES, there});
 }
-inline void arrived() {
+inline void wait_for_copies() {
   using namespace emulator;
   for (const Copy& copy : now->copies)
     copy.there ? memcpy(copy.to, copy.from, copy.bytes) : memset(copy.to, 0, copy.bytes);
@@ -250,8 +251,12 @@ extern "C" inline __attribute__((used)) void emulator_run(void (*kernel)(void**)
   emulator::kernel = kernel;
   emulator::arguments = arguments;
   count = size_t(block.x) * block.y * block.z;
-  dynamic_shared.assign((shared + 15) / 16, make_uint4(~0u, ~0u, ~0u, ~0u));
+  const size_t fence = 16;
+  dynamic_shared.assign((shared + 15) / 16 + fence, make_uint4(~0u, ~0u, ~0u, ~0u));
   for (at_block.z = 0; at_block.z < grid.z; at_block.z++)
     for (at_block.y = 0; at_block.y < grid.y; at_block.y++)
       for (at_block.x = 0; at_block.x < grid.x; at_block.x++) run_block();
+  for (size_t i = dynamic_shared.size() - fence; i < dynamic_shared.size(); i++)
+    if (~dynamic_shared[i].x | ~dynamic_shared[i].y | ~dynamic_shared[i].z | ~dynamic_shared[i].w)
+      fprintf(stderr, "emulator: a block shares more than the %u bytes it was given\n", shared), abort();
 }

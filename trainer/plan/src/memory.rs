@@ -163,7 +163,7 @@ pub struct MemoryPlan {
 /// for each of a few threads. Measured on Linux: `docs/memory.md`.
 pub const PROGRAM_BYTES: u64 = 24 << 20;
 
-/// What a process takes of a GPU before a run has: the driver's context, the kernels, cuBLAS and its room. Not measured yet.
+/// What a process takes of a GPU before a run has: the driver's context, the kernels, cuBLAS and cuBLASLt with their room. Not measured yet.
 pub const GPU_PROGRAM_BYTES: u64 = 512 << 20;
 
 /// Predicts the memory of one training run: on a GPU what it takes of the card.

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Init, LoraConfig, LoraError, Site};
 
-/// What a pattern may become. Names of a model's modules take some kilobytes; `a{99999}` would take all that there is.
+/// What a pattern may become, in bytes. Names of a model's modules take some thousands; the library's own limit is ten times as much, and on the way
+/// there it takes five times that.
 const PATTERN_BYTES: usize = 1 << 20;
 
 /// The setting `target_modules`.

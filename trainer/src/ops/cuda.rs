@@ -1,6 +1,6 @@
 //! The CUDA form of every operation, one per file: bf16 numbers in memory, `f32` arithmetic, `f32` adapters and moments.
 //!
-//! [`Gpu`] is one device as one run uses it: one context, one stream, cuBLAS on that stream, and the kernels of
+//! [`Gpu`] is one device as one run uses it: one context, one stream, cuBLASLt and cuBLAS on that stream, and the kernels of
 //! `trainer/kernels`, compiled for this very device when it is opened (`compile.rs`; docs/design/0011 says why then). Work is put
 //! on the stream and nobody waits for it; the host waits where it reads a result, which inside a step nobody does.
 //!
@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use cudarc::cublas::CudaBlas;
 use cudarc::cublas::result::CublasError;
-use cudarc::cublas::sys::cublasStatus_t;
+use cudarc::cublas::sys::{cublasMath_t, cublasSetMathMode, cublasStatus_t};
 use cudarc::cublaslt;
 use cudarc::driver::sys::{CUdevice_attribute, CUmemPool_attribute, CUmemoryPool, CUresult};
 use cudarc::driver::{
@@ -146,7 +146,7 @@ pub struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     blas: CudaBlas,
-    heuristic: matmul::Heuristic,
+    blas_lt: matmul::BlasLt,
     compute: (i32, i32),
     functions: BTreeMap<&'static str, CudaFunction>,
     /// Attention is compiled once for every width of a head.
@@ -212,15 +212,14 @@ impl Gpu {
         unsafe { context.disable_event_tracking() };
         keep_memory(&context)?;
         let stream = context.new_stream().map_err(GpuError::driver("make a stream"))?;
-        let blas =
-            CudaBlas::new(Arc::clone(&stream)).map_err(|source| GpuError::Blas { doing: "start cuBLAS", source })?;
+        let blas = start_cublas(&stream).map_err(|source| GpuError::Blas { doing: "start cuBLAS", source })?;
         // SAFETY: nobody reads it but who wrote it.
         let workspace = unsafe { stream.alloc::<u8>(matmul::WORKSPACE_BYTES) };
-        let heuristic = matmul::Heuristic::new(workspace.map_err(GpuError::driver("take memory for cuBLASLt"))?)
+        let blas_lt = matmul::BlasLt::new(workspace.map_err(GpuError::driver("take memory for cuBLASLt"))?)
             .map_err(|source| GpuError::BlasLt { doing: "start cuBLASLt", source })?;
         let functions = compile::all(&context, compute)?;
         let (attention, places) = (Mutex::default(), Mutex::default());
-        Ok(Gpu { context, stream, blas, heuristic, compute, functions, attention, places })
+        Ok(Gpu { context, stream, blas, blas_lt, compute, functions, attention, places })
     }
 
     /// As the driver calls it.
@@ -369,6 +368,15 @@ impl Gpu {
     fn address<T>(&self, view: Option<&CudaView<'_, T>>) -> u64 {
         view.map_or(0, |view| view.device_ptr(&self.stream).0)
     }
+}
+
+/// With sums in `f32` to the end.
+fn start_cublas(stream: &Arc<CudaStream>) -> Result<CudaBlas, CublasError> {
+    let blas = CudaBlas::new(Arc::clone(stream))?;
+    let mode = cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+    // SAFETY: the handle is open.
+    unsafe { cublasSetMathMode(*blas.handle(), mode) }.result()?;
+    Ok(blas)
 }
 
 /// What is given back stays with us: the default gives it to the system whenever the host waits.

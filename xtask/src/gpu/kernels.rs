@@ -1,7 +1,7 @@
 //! Every kernel through nvcc, warnings as errors, down to machine code for Ampere and Hopper and to PTX for Blackwell.
 //!
 //! What users run is compiled by NVRTC from the same text when a GPU is opened; this step is how a fault in it is found where
-//! there is no GPU. Attention is compiled for the widths of a head that models have.
+//! there is no GPU. Attention is compiled for several widths of a head.
 
 use anyhow::Result;
 
@@ -14,8 +14,8 @@ use crate::tree::Tree;
 const ARCHITECTURES: &str = "-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
                              -gencode arch=compute_120,code=compute_120";
 
-/// Widths of heads that attention is compiled for.
-const WIDTHS: [&str; 3] = ["-DHEAD=64", "-DHEAD=128", "-DHEAD=256"];
+/// Widths of heads that attention is compiled for: those that models have, and those that fill no tile.
+const WIDTHS: [&str; 5] = ["-DHEAD=64", "-DHEAD=72", "-DHEAD=128", "-DHEAD=144", "-DHEAD=256"];
 
 /// Compiles all of them.
 pub(super) fn compile(tree: &Tree) -> Result<Done> {

@@ -43,7 +43,8 @@ impl Walk {
             (Walk::Forward, true) | (Walk::Queries | Walk::Keys, false) => 32,
         };
         let rows = kinds * self.tile(width) + 2 * other;
-        number(rows * (width.next_multiple_of(16) + 8) * size_of::<bf16>())
+        let columns = width.next_multiple_of(if width > 128 { 32 } else { 16 });
+        number(rows * (columns + 8) * size_of::<bf16>())
     }
 }
 
@@ -87,7 +88,8 @@ impl Passed {
 pub struct Tiles {
     /// Three words a tile: the segment's first row, the one behind its last, the tile's first. Those of [`TILE`] rows, then the others.
     words: CudaSlice<u32>,
-    narrow: usize,
+    /// Words of the first kind.
+    single: usize,
     rows: usize,
 }
 
@@ -102,12 +104,12 @@ impl Tiles {
         };
         let words: Vec<u32> = cut(TILE).chain(cut(2 * TILE)).collect();
         let rows = segments.last().map_or(0, |segment| segment.end);
-        Ok(Tiles { narrow: cut(TILE).count(), words: gpu.upload(&words)?, rows })
+        Ok(Tiles { single: cut(TILE).count(), words: gpu.upload(&words)?, rows })
     }
 
     /// Those that a kernel walks over, and the shape of its blocks: one for each tile and head.
     fn of(&self, walk: Walk, width: usize, heads: usize) -> (CudaView<'_, u32>, LaunchConfig) {
-        let words = if walk.tile(width) == TILE { 0..self.narrow } else { self.narrow..self.words.len() };
+        let words = if walk.tile(width) == TILE { 0..self.single } else { self.single..self.words.len() };
         let grid_dim = (number(words.len() / 3), number(heads), 1);
         let shared_mem_bytes = walk.shared_bytes(width);
         (self.words.slice(words), LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes })

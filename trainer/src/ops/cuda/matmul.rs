@@ -5,7 +5,7 @@
 //! what earlier micro-batches left. cuBLAS counts columns first; a matrix stored row by row is its transpose there, so that the
 //! product is asked for with its factors exchanged.
 
-mod heuristic;
+mod blas_lt;
 
 use std::ffi::c_void;
 
@@ -15,10 +15,10 @@ use cudarc::cublaslt::sys::cudaDataType_t as LtDataType;
 use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 use half::bf16;
 
-use self::heuristic::Lie;
+use self::blas_lt::Placement;
 use super::{Done, Gpu, GpuError};
 
-pub(super) use self::heuristic::{Heuristic, WORKSPACE_BYTES};
+pub(super) use self::blas_lt::{BlasLt, WORKSPACE_BYTES};
 
 /// Said of whatever goes wrong here.
 const DOING: &str = "multiply matrices";
@@ -72,9 +72,9 @@ impl Matrix {
         if self.turned { (self.cols, self.rows) } else { (self.rows, self.cols) }
     }
 
-    fn lie(self) -> Lie {
+    fn placement(self) -> Placement {
         let Matrix { address, rows, cols, stride, turned } = self;
-        Lie { rows, cols, stride, turned, kind: bf16::LT_KIND, aligned: alignment(address) }
+        Placement { rows, cols, stride, turned, kind: bf16::LT_KIND, aligned: alignment(address) }
     }
 
     fn operation(self) -> cublasOperation_t {
@@ -101,15 +101,17 @@ pub fn product<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, into: Into, c: &mut C
     if rows == 0 || cols == 0 {
         return Ok(());
     }
-    let (to, order) = c.device_ptr_mut(gpu.stream());
-    let of_c = Lie { rows, cols, stride: into.stride, turned: false, kind: T::LT_KIND, aligned: alignment(to) };
-    let failed = |source| GpuError::BlasLt { doing: DOING, source };
-    let Some(choice) = gpu.heuristic.choice([b.lie(), a.lie(), of_c]).map_err(failed)? else {
-        drop(order);
-        return by_cublas(gpu, a, b, into, c);
-    };
-    // SAFETY: all three lie within live buffers of this device, as was checked when they were made and above.
-    unsafe { gpu.heuristic.multiply(gpu.stream(), &choice, into, [b.address, a.address, to]) }.map_err(failed)
+    gpu.context.bind_to_thread().map_err(GpuError::driver("use a GPU"))?;
+    let to = c.device_ptr_mut(gpu.stream()).0;
+    let of_c = Placement { rows, cols, stride: into.stride, turned: false, kind: T::LT_KIND, aligned: alignment(to) };
+    let (shape, addresses) = ([b.placement(), a.placement(), of_c], [b.address, a.address, to]);
+    // SAFETY: all three lie within live buffers of this device, as was checked when they were made and above; its one stream uses them.
+    let done = unsafe { gpu.blas_lt.multiply(shape, into, addresses) };
+    if done.map_err(|source| GpuError::BlasLt { doing: DOING, source })? {
+        Ok(())
+    } else {
+        by_cublas(gpu, a, b, into, c)
+    }
 }
 
 /// The same by cuBLAS, which has a way for every shape.

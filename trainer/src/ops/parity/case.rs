@@ -55,6 +55,11 @@ pub(super) fn all() -> Vec<Case> {
         Case { name: "int8", run: int8 },
         Case { name: "attention", run: |forms, fresh| attention_both(forms, fresh, kind(64, None, None)) },
         Case { name: "attention, width 128", run: |forms, fresh| attention_both(forms, fresh, kind(128, None, None)) },
+        Case {
+            name: "attention, width 72, window",
+            run: |forms, fresh| attention_both(forms, fresh, kind(72, None, Some(90))),
+        },
+        Case { name: "attention, width 144", run: |forms, fresh| attention_both(forms, fresh, kind(144, None, None)) },
         Case { name: "attention, window", run: |forms, fresh| attention_both(forms, fresh, kind(64, None, Some(37))) },
         Case {
             name: "attention, soft cap",

@@ -1,21 +1,21 @@
-//! Which of cuBLASLt's algorithms makes a product: the first that its heuristic names, asked once for every shape.
+//! cuBLASLt: which of its algorithms makes a product is the first that its heuristic names, asked once for a shape and kept.
 //!
 //! The first, and not the fastest of several that were tried: trials end otherwise from run to run, and two runs would not have
-//! the same bits. The heuristic takes addresses for aligned to 256 bytes unless it is told what they are. Where it names none, cuBLAS makes
-//! the product ([`super::product`]).
+//! the same bits. The heuristic takes addresses for aligned to 256 bytes unless it is told what they are. Sums are `f32` to the end: without
+//! being told so it may choose an algorithm that adds parts of a sum in the numbers of the result.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::cublas::sys::cublasOperation_t;
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     cublasComputeType_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t,
-    cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, cublasLtMatrixLayout_t, cublasStatus_t,
-    cudaDataType_t,
+    cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, cublasLtMatrixLayout_t,
+    cublasLtReductionScheme_t, cublasStatus_t, cudaDataType_t,
 };
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use cudarc::driver::{CudaSlice, DevicePtr};
 
 use super::Into;
 
@@ -25,9 +25,9 @@ pub(in crate::ops::cuda) const WORKSPACE_BYTES: usize = 32 << 20;
 /// Shapes that are remembered: packed micro-batches differ in length, so that a long run meets any number of them.
 const REMEMBERED: usize = 4096;
 
-/// A matrix as it lies there: consecutive numbers are `cols` of a row.
+/// A matrix as it lies in memory: consecutive numbers are `cols` of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Lie {
+pub(super) struct Placement {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) stride: usize,
@@ -37,7 +37,7 @@ pub(super) struct Lie {
     pub(super) aligned: u32,
 }
 
-impl Lie {
+impl Placement {
     fn layout(self) -> Result<Layout, CublasError> {
         let made = result::create_matrix_layout(self.kind, self.cols as u64, self.rows as u64, self.stride as i64);
         made.map(Layout)
@@ -49,55 +49,36 @@ impl Lie {
 }
 
 /// What a choice depends on: both factors in the order of cuBLAS, and the product.
-pub(super) type Shape = [Lie; 3];
+type Shape = [Placement; 3];
 
 /// cuBLASLt on one stream, and what it has chosen.
 #[derive(Debug)]
-pub(in crate::ops::cuda) struct Heuristic {
+pub(in crate::ops::cuda) struct BlasLt {
     handle: Handle,
-    workspace: CudaSlice<u8>,
+    /// Held while a product is put on the stream: it may be two kernels, the second of which reads what the first left here.
+    workspace: Mutex<CudaSlice<u8>>,
     known: Mutex<HashMap<Shape, Option<Arc<Choice>>>>,
 }
 
-impl Heuristic {
+impl BlasLt {
     /// All work is put on the stream of the workspace, which has [`WORKSPACE_BYTES`].
-    pub(in crate::ops::cuda) fn new(workspace: CudaSlice<u8>) -> Result<Heuristic, CublasError> {
-        Ok(Heuristic { handle: Handle(result::create_handle()?), workspace, known: Mutex::default() })
+    pub(in crate::ops::cuda) fn new(workspace: CudaSlice<u8>) -> Result<BlasLt, CublasError> {
+        let handle = Handle(result::create_handle()?);
+        Ok(BlasLt { handle, workspace: Mutex::new(workspace), known: Mutex::default() })
     }
 
-    /// What is chosen for this shape; none where cuBLASLt has nothing for it.
-    pub(super) fn choice(&self, shape: Shape) -> Result<Option<Arc<Choice>>, CublasError> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(choice) = known.get(&shape) {
-            return Ok(choice.clone());
-        }
-        let choice = match Choice::new(&self.handle, shape) {
-            Ok(choice) => Some(Arc::new(choice)),
-            Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
-            Err(error) => return Err(error),
-        };
-        if known.len() == REMEMBERED {
-            known.clear();
-        }
-        known.insert(shape, choice.clone());
-        Ok(choice)
-    }
-
-    /// `c = s · a b + k · c` as chosen.
+    /// `c = s · a b + k · c`, factors in the order of cuBLAS; false, and nothing done, where it has no algorithm for that.
     ///
     /// # Safety
-    /// The addresses are those of live matrices of the shape that was chosen for; only this stream writes to them.
-    pub(super) unsafe fn multiply(
-        &self,
-        stream: &CudaStream,
-        choice: &Choice,
-        into: Into,
-        [a, b, c]: [u64; 3],
-    ) -> Result<(), CublasError> {
+    /// The addresses are those of live matrices that lie so on the device of the workspace; only its stream uses them.
+    pub(super) unsafe fn multiply(&self, shape: Shape, into: Into, [a, b, c]: [u64; 3]) -> Result<bool, CublasError> {
+        let Some(choice) = self.choice(shape)? else { return Ok(false) };
         let [of_a, of_b, of_c] = &choice.layouts;
-        let (workspace, _order) = self.workspace.device_ptr(stream);
-        // SAFETY: descriptions and handle are open; the matrices are the caller's, the workspace is ours, and one stream uses it.
-        unsafe {
+        let workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = workspace.stream();
+        let (place, _order) = workspace.device_ptr(stream);
+        // SAFETY: descriptions and handle are open; the matrices are the caller's, the workspace is ours.
+        let done = unsafe {
             result::matmul(
                 self.handle.0,
                 choice.product.0,
@@ -112,17 +93,57 @@ impl Heuristic {
                 c as *mut c_void,
                 of_c.0,
                 &raw const choice.algorithm,
-                workspace as *mut c_void,
+                place as *mut c_void,
                 WORKSPACE_BYTES,
                 stream.cu_stream().cast(),
             )
+        };
+        match done {
+            Ok(()) => Ok(true),
+            // said before anything is on the stream
+            Err(error) if is_refusal(error) => {
+                self.known().insert(shape, None);
+                Ok(false)
+            }
+            Err(error) => Err(error),
         }
     }
+
+    fn choice(&self, shape: Shape) -> Result<Option<Arc<Choice>>, CublasError> {
+        let mut known = self.known();
+        if let Some(choice) = known.get(&shape) {
+            return Ok(choice.clone());
+        }
+        let choice = match Choice::new(&self.handle, shape) {
+            Ok(choice) => Some(Arc::new(choice)),
+            Err(error) if is_refusal(error) => None,
+            Err(error) => return Err(error),
+        };
+        if known.len() == REMEMBERED {
+            known.clear();
+        }
+        known.insert(shape, choice.clone());
+        Ok(choice)
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Shape, Option<Arc<Choice>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether it is only this shape that it has nothing for.
+fn is_refusal(CublasError(status): CublasError) -> bool {
+    matches!(
+        status,
+        cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED
+            | cublasStatus_t::CUBLAS_STATUS_INVALID_VALUE
+            | cublasStatus_t::CUBLAS_STATUS_ARCH_MISMATCH
+    )
 }
 
 /// An algorithm and the product that it was chosen for.
 #[derive(Debug)]
-pub(super) struct Choice {
+struct Choice {
     product: Product,
     layouts: [Layout; 3],
     algorithm: cublasLtMatmulAlgo_t,
@@ -192,7 +213,7 @@ impl Product {
 }
 
 impl Preference {
-    /// The workspace, and how both factors and the product are aligned, in bytes.
+    /// The workspace, sums in `f32`, and how both factors and the product are aligned, in bytes.
     fn new([a, b, c]: [u32; 3]) -> Result<Preference, CublasError> {
         use cublasLtMatmulPreferenceAttributes_t as Name;
         let preference = Preference(result::create_matmul_pref()?);
@@ -202,6 +223,8 @@ impl Preference {
         };
         let most = WORKSPACE_BYTES;
         set(Name::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, (&raw const most).cast(), size_of_val(&most))?;
+        let sums = cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+        set(Name::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, (&raw const sums).cast(), size_of_val(&sums))?;
         for (name, bytes) in [
             (Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, a),
             (Name::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, b),
