@@ -11,7 +11,7 @@ use crate::{
     failure::{Failure, chain},
     profile::Connection,
 };
-use lorikeet_api::{Envelope, ErrorEnvelope, Pagination, job::MissingLines};
+use lorikeet_api::{Envelope, ErrorEnvelope, LinesEnvelope, Pagination, job::MissingLines};
 use lorikeet_protocol::{backoff::Backoff, id::Hash};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::{Serialize, de::DeserializeOwned};
@@ -68,10 +68,10 @@ impl Client {
 
     /// One thing.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, Failure> {
-        Ok(self.ask(path, query).await?.data)
+        Ok(self.ask::<Envelope<T>>(path, query).await?.data)
     }
 
-    async fn ask<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<Envelope<T>, Failure> {
+    async fn ask<E: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<E, Failure> {
         let answer = self.send(|| self.request(Method::GET, path).query(query)).await?;
         self.envelope(answer).await
     }
@@ -82,7 +82,7 @@ impl Client {
         path: &str,
         query: &[(&str, String)],
     ) -> Result<(Vec<T>, Option<Pagination>), Failure> {
-        let envelope = self.ask::<Vec<T>>(path, query).await?;
+        let envelope = self.ask::<Envelope<Vec<T>>>(path, query).await?;
         Ok((envelope.data, envelope.meta.map(|meta| meta.pagination)))
     }
 
@@ -105,7 +105,7 @@ impl Client {
         for page in 1_u32.. {
             let mut query = query.to_vec();
             query.extend([("page", page.to_string()), ("pageSize", "100".to_owned())]);
-            let mut answer = self.ask::<Vec<T>>(path, &query).await?;
+            let mut answer = self.ask::<LinesEnvelope<Vec<T>>>(path, &query).await?;
             rows.append(&mut answer.data);
             missing = answer.missing;
             if !answer.meta.is_some_and(|meta| meta.pagination.has_more) {
@@ -117,7 +117,7 @@ impl Client {
 
     /// What was made of an attempt's lines in one piece, with the lines that are missing.
     pub(crate) async fn said<T: DeserializeOwned>(&self, path: &str) -> Result<(T, Vec<MissingLines>), Failure> {
-        let Envelope { data, missing, .. } = self.ask(path, &[]).await?;
+        let LinesEnvelope { data, missing, .. } = self.ask(path, &[]).await?;
         Ok((data, missing))
     }
 
@@ -133,7 +133,7 @@ impl Client {
         let request =
             || self.request_by(http, Method::POST, path).query(query).header("idempotency-key", &key).json(body);
         let answer = self.send(request).await?;
-        Ok(self.envelope::<T>(answer).await?.data)
+        Ok(self.envelope::<Envelope<T>>(answer).await?.data)
     }
 
     /// Asks for a change of what is there.
@@ -143,7 +143,7 @@ impl Client {
         body: &B,
     ) -> Result<T, Failure> {
         let answer = self.send(|| self.request(Method::PATCH, path).json(body)).await?;
-        Ok(self.envelope::<T>(answer).await?.data)
+        Ok(self.envelope::<Envelope<T>>(answer).await?.data)
     }
 
     /// Asks for a change that has no answer but that it was done.
@@ -200,7 +200,7 @@ impl Client {
         self.server.join(path).expect("our own paths and the server's URLs join; what does not parse is a path")
     }
 
-    async fn envelope<T: DeserializeOwned>(&self, answer: Response) -> Result<Envelope<T>, Failure> {
+    async fn envelope<E: DeserializeOwned>(&self, answer: Response) -> Result<E, Failure> {
         let bytes = answer.bytes().await.map_err(|error| self.unreachable(&error))?;
         serde_json::from_slice(&bytes).map_err(|error| {
             Failure::unreachable(format!("{} does not answer like a coordinator: {error}", self.server))

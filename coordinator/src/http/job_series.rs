@@ -6,11 +6,11 @@ use super::{
     caller::Caller,
     curve,
     failure::Failure,
-    page::{Answered, Paging},
+    page::Paging,
 };
 use axum::{Json, extract::State, response::Response};
 use lorikeet_api::{
-    Envelope, FieldError, Timestamp,
+    FieldError, LinesEnvelope, Timestamp,
     job::{LogLine, MetricsPoint},
     route,
 };
@@ -57,7 +57,7 @@ impl Part {
 #[utoipa::path(get, path = route::JOB_METRICS, tag = "jobs", params(("id" = String, Path), ("from" = Option<u64>, Query, description = "the first step"),
         ("limit" = Option<usize>, Query, description = "points at most, 1 to 100000; go on from the step behind the last"),
         ("maxPoints" = Option<usize>, Query, description = "for a chart: the whole curve from `from` on in so many points, 10 to 100000; of each stretch of steps the lowest and the highest loss stay")),
-    responses((status = 200, body = Envelope<Vec<MetricsPoint>>)))]
+    responses((status = 200, body = LinesEnvelope<Vec<MetricsPoint>>)))]
 pub(super) async fn metrics(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -84,18 +84,16 @@ pub(super) async fn evaluations(app: &App, id: JobId) -> Result<BTreeMap<u64, f6
 /// What the workers said, oldest first.
 #[utoipa::path(get, path = route::JOB_LOGS, tag = "jobs",
     params(("id" = String, Path), ("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
-    responses((status = 200, body = Envelope<Vec<LogLine>>)))]
+    responses((status = 200, body = LinesEnvelope<Vec<LogLine>>)))]
 pub(super) async fn logs(
     State(app): State<Arc<App>>,
     caller: Caller,
     Id(id): Id<JobId>,
     paging: Paging,
-) -> Answered<Vec<LogLine>> {
+) -> Result<Json<LinesEnvelope<Vec<LogLine>>>, Failure> {
     app.driver.job(caller.actor, id).await?;
     let (rows, total, missing) = app.log_places.page(&app.series, id, paging.rows()).await?;
-    let Json(mut page) = paging.answer(rows, total);
-    page.missing = missing;
-    Ok(Json(page))
+    Ok(Json(LinesEnvelope::page(rows, paging.place(total), missing)))
 }
 
 /// A line as an event; one of a later version is skipped.

@@ -69,6 +69,11 @@ impl Paging {
 
     /// A page that the store has cut.
     pub(super) fn answer<T>(self, rows: Vec<T>, total: usize) -> Json<Envelope<Vec<T>>> {
-        Json(Envelope::page(rows, Pagination::new(self.page, self.size, total as u64)))
+        Json(Envelope::page(rows, self.place(total)))
+    }
+
+    /// Where it stands in a list of so many.
+    pub(super) fn place(self, total: usize) -> Pagination {
+        Pagination::new(self.page, self.size, total as u64)
     }
 }

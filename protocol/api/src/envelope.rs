@@ -20,20 +20,40 @@ pub struct Envelope<T> {
     /// Of a list: where in it this is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub meta: Option<Meta>,
-    /// Of metrics and logs: lines that they would be made of, and that the coordinator's disk has not kept.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub missing: Vec<MissingLines>,
 }
 
 impl<T> Envelope<T> {
     /// An answer that is no list.
     pub fn one(data: T) -> Self {
-        Self { success: true, data, meta: None, missing: Vec::new() }
+        Self { success: true, data, meta: None }
     }
 
     /// One page of a list.
     pub fn page(data: T, pagination: Pagination) -> Self {
-        Self { success: true, data, meta: Some(Meta { pagination }), missing: Vec::new() }
+        Self { success: true, data, meta: Some(Meta { pagination }) }
+    }
+}
+
+/// A good answer that is made of the lines of attempts' events: metrics and logs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LinesEnvelope<T> {
+    /// Always true.
+    success: bool,
+    /// What was asked for.
+    pub data: T,
+    /// Of a list: where in it this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub meta: Option<Meta>,
+    /// Lines that it would be made of too, and that are not here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingLines>,
+}
+
+impl<T> LinesEnvelope<T> {
+    /// One page of a list.
+    pub fn page(data: T, pagination: Pagination, missing: Vec<MissingLines>) -> Self {
+        Self { success: true, data, meta: Some(Meta { pagination }), missing }
     }
 }
 

@@ -19,6 +19,6 @@ pub mod sweep;
 pub mod timestamp;
 pub mod token;
 
-pub use envelope::{Envelope, ErrorBody, ErrorCode, ErrorEnvelope, Meta, Pagination};
+pub use envelope::{Envelope, ErrorBody, ErrorCode, ErrorEnvelope, LinesEnvelope, Meta, Pagination};
 pub use jobfile::{FieldError, JobFile, Presets};
 pub use timestamp::Timestamp;

@@ -141,6 +141,20 @@ async fn metrics_and_logs_say_what_the_disk_has_not_kept() {
 }
 
 #[tokio::test]
+async fn nothing_but_metrics_and_logs_is_documented_to_miss_lines() {
+    let world = World::new().await;
+    let (_, document) = answer(world.ask(Method::GET, route::OPENAPI, &world.admin)).await;
+    let schemas = document["components"]["schemas"].as_object().unwrap().iter();
+    let with = schemas.filter(|(_, schema)| schema["properties"].get("missing").is_some()).map(|(name, _)| name);
+    let with: Vec<_> = with.map(|name| format!("#/components/schemas/{name}")).collect();
+    let answered = |path: &str| {
+        let content = &document["paths"][path]["get"]["responses"]["200"]["content"]["application/json"];
+        content["schema"]["$ref"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(with, [answered(route::JOB_LOGS), answered(route::JOB_METRICS)]);
+}
+
+#[tokio::test]
 async fn a_long_curve_is_told_whole_or_in_as_many_points_as_are_asked_for() {
     let world = World::new().await;
     let line = |step: u64| {
