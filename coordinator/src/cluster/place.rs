@@ -258,11 +258,16 @@ impl LiveNode {
             Closed::Draining { .. } => Some(WhyNot::Draining),
             Closed::Cordoned | Closed::Retired => Some(WhyNot::Cordoned),
         };
-        let silent = || (self.session.is_none() || self.silence(now) >= lease).then_some(WhyNot::Unreachable);
+        let is_away = self.session.is_none() || self.silence(now) >= lease;
+        let closed = match (quarantined().or_else(closed), is_away) {
+            (Some(why), true) => Some(WhyNot::ClosedAndAway(Box::new(why))),
+            (None, true) => Some(WhyNot::Unreachable),
+            (closed, false) => closed,
+        };
         NodeView {
             id: self.record.id,
             name: &self.record.name,
-            closed: quarantined().or_else(closed).or_else(silent),
+            closed,
             labels: &self.labels,
             devices: &self.devices,
             is_known: self.seen.is_some(),

@@ -110,6 +110,10 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
         WhyNot::Quarantined(reason) => ("quarantined", format!("is closed: {reason}")),
         WhyNot::Cordoned => ("cordoned", "takes nothing new until `lorikeet node open`, as a person wants it".into()),
         WhyNot::Draining => ("draining", "is being drained and takes nothing new".into()),
+        WhyNot::ClosedAndAway(closed) => {
+            let (code, message) = explain(closed);
+            (code, format!("{message}; nor is it connected"))
+        }
         WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
         WhyNot::NoSuchDevice(lack) => lacking(lack),
         WhyNot::TooSmall { needed_bytes, memory_bytes } => {
@@ -321,5 +325,8 @@ mod tests {
         ];
         let words: BTreeSet<_> = out.iter().map(|why| explain(why).0).collect();
         assert_eq!(words.len(), out.len(), "{words:?}");
+        let both = WhyNot::ClosedAndAway(Box::new(WhyNot::Cordoned));
+        let expected = "takes nothing new until `lorikeet node open`, as a person wants it; nor is it connected";
+        assert_eq!(explain(&both), ("cordoned", expected.into()));
     }
 }

@@ -20,6 +20,8 @@ pub enum WhyNot {
     Cordoned,
     /// What is on it is to leave, and nothing new comes.
     Draining,
+    /// It is closed, as this says, and its agent is not connected either: opening it is not enough.
+    ClosedAndAway(Box<WhyNot>),
     /// It lacks a label.
     Label {
         /// Which.
@@ -115,6 +117,7 @@ impl WhyNot {
             | Self::Quarantined(_)
             | Self::Cordoned
             | Self::Draining
+            | Self::ClosedAndAway(_)
             | Self::Unusable(_)
             | Self::Busy
             | Self::Memory { .. }

@@ -324,9 +324,12 @@ fn each_way_for_a_node_to_be_out_has_its_reason_and_is_not_never() {
     assert_eq!(out(&world, job), WhyNot::Draining);
     world.cluster.nodes.get_mut(&NODE).unwrap().record.quarantine = Some("two machines".into());
     assert_eq!(out(&world, job), WhyNot::Quarantined("two machines".into()));
-    world.cluster.nodes.get_mut(&NODE).unwrap().record.quarantine = None;
     let session = world.cluster.nodes[&NODE].record.sessions;
     world.handle(Event::SessionClosed { node: NODE, session, nonsense: None });
+    let both = |why| WhyNot::ClosedAndAway(Box::new(why));
+    assert_eq!(out(&world, job), both(WhyNot::Quarantined("two machines".into())));
+    world.cluster.nodes.get_mut(&NODE).unwrap().record.quarantine = None;
+    assert_eq!(out(&world, job), both(WhyNot::Draining));
     world.ask(Command::OpenNode { id: NODE }).0.unwrap();
     assert_eq!(out(&world, job), WhyNot::Unreachable);
     let hello = Hello {
