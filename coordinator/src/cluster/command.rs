@@ -412,7 +412,7 @@ impl Cluster {
             }
             Query::DryRun { spec, findings } => Answer::Why(self.dry_run(actor, &spec, &findings, now)?),
             Query::Conditions { start, named } => Answer::Conditions(self.dependencies(actor, &start, &named)?),
-            Query::Unreachable(id) => Answer::Unreachable(self.unreachable_since(self.visible(actor, id)?)),
+            Query::Unreachable(id) => Answer::Unreachable(self.unreachable_since(self.visible(actor, id)?, now)),
             Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
             Query::Givers { node, attempt, file } => Answer::Givers(self.givers(node, attempt, file, now)),
             Query::KnowsCertificate { node, shown } => Answer::Allowed(self.knows_certificate(node, &shown)),

@@ -115,6 +115,12 @@ impl LiveNode {
         now.mono.saturating_sub(self.heard)
     }
 
+    /// When it spoke last, for people; of one that has not since this process started, when that was.
+    pub(super) fn last_word(&self, now: Now) -> UnixMillis {
+        let silence = u64::try_from(self.silence(now).as_millis()).unwrap_or(u64::MAX);
+        UnixMillis(now.wall.0.saturating_sub(silence))
+    }
+
     /// Whoever speaks next is the one machine, and makes sense.
     pub(super) fn trust_again(&mut self) {
         self.instances.clear();

@@ -41,8 +41,7 @@ impl Cluster {
         let silent =
             self.nodes.get_mut(&id).filter(|node| node.unreachable_since.is_none() && node.silence(now) >= lease);
         if let Some(node) = silent {
-            let silence = u64::try_from(node.silence(now).as_millis()).unwrap_or(u64::MAX);
-            node.unreachable_since = Some(UnixMillis(now.wall.0.saturating_sub(silence)));
+            node.unreachable_since = Some(node.last_word(now));
             self.tell_watchers(id, out);
         }
     }
@@ -57,9 +56,10 @@ impl Cluster {
         }
     }
 
-    /// Since when the node that holds a job has been silent longer than a lease.
-    pub(super) fn unreachable_since(&self, job: &LiveJob) -> Option<UnixMillis> {
-        job.node().and_then(|node| self.nodes.get(&node)).and_then(|node| node.unreachable_since)
+    /// Since when the node that holds a job has been silent, longer than a lease or without a session in which it could speak.
+    pub(super) fn unreachable_since(&self, job: &LiveJob, now: Now) -> Option<UnixMillis> {
+        let node = self.nodes.get(&job.node()?)?;
+        node.unreachable_since.or_else(|| node.session.is_none().then(|| node.last_word(now)))
     }
 
     fn tell_watchers(&self, node: NodeId, out: &mut Vec<Action>) {

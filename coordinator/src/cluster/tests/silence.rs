@@ -10,11 +10,29 @@ fn silence_makes_unreachable_and_changes_nothing_else() {
     world.pass(Duration::from_secs(40));
     world.pass(Duration::from_secs(6));
     let heard = UnixMillis(world.now.wall.0 - 52_000);
-    assert_eq!(world.cluster.unreachable_since(&world.cluster.jobs[&job]), Some(heard), "since its last word");
+    assert_eq!(world.unreachable_since(job), Some(heard), "since its last word");
     assert_eq!(world.phase(job), Some(Phase::Running));
     world.heartbeat();
-    assert!(world.cluster.unreachable_since(&world.cluster.jobs[&job]).is_none());
+    assert_eq!(world.unreachable_since(job), None);
     assert_eq!(world.cluster.jobs[&job].record.current_attempt(), Some(attempt));
+}
+
+#[test]
+fn who_has_closed_its_session_is_not_said_to_train_until_its_lease_is_over() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    let heard = world.now.wall;
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.unreachable_since(job), None);
+    let session = world.cluster.nodes[&NODE].record.sessions;
+    world.handle(Event::SessionClosed { node: NODE, session, nonsense: None });
+    assert_eq!(world.unreachable_since(job), Some(heard));
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.unreachable_since(job), Some(heard), "it was the same moment all the time");
+    assert_eq!(world.cluster.nodes[&NODE].unreachable_since, None, "its lease is not over");
+    world.hello(NODE, boot(1), vec![KnownAttempt { id: attempt, phase: AttemptPhase::Running }]);
+    assert_eq!(world.unreachable_since(job), None);
+    assert_eq!(world.phase(job), Some(Phase::Running));
 }
 
 #[test]
@@ -103,6 +121,14 @@ fn a_coordinator_that_was_paused_listens_before_it_loses_anybody() {
     world.heartbeat();
     world.pass(Duration::from_secs(6));
     assert_eq!(world.cluster.jobs[&job].record.current_attempt(), Some(attempt));
+}
+
+impl World {
+    fn unreachable_since(&self, job: JobId) -> Option<UnixMillis> {
+        let answer = self.cluster.answer(admin(), Query::Unreachable(job), self.now).unwrap();
+        let Answer::Unreachable(since) = answer else { panic!("{answer:?}") };
+        since
+    }
 }
 
 fn last_state(world: &World, id: JobId) -> JobState {
