@@ -91,9 +91,12 @@ impl Cluster {
         let left = job.retry_at.saturating_sub(now.mono);
         let until = (waits && left > Duration::ZERO).then(|| later(now.wall, left));
         // One that would start now if it were not backing off waits for that alone.
-        let why = why.or_else(|| until.map(|_| Why { position: 1, ..Why::default() }));
+        let why = why.or_else(|| until.map(|until| Why { position: 1, expected: Some(until), ..Why::default() }));
         let last_word = job.last_word.clone().filter(|_| until.is_some());
-        why.map(|why| Why { expected: why.expected.max(until), backs_off_until: until, last_word, ..why })
+        why.map(|why| {
+            let expected = why.expected.map(|at| until.map_or(at, |until| at.max(until)));
+            Why { expected, backs_off_until: until, last_word, ..why }
+        })
     }
 
     pub(super) fn dry_run(

@@ -144,7 +144,7 @@ pub struct Why {
     pub never: Option<(NodeId, String, WhyNot)>,
     /// One reason per node.
     pub nodes: Vec<(NodeId, String, WhyNot)>,
-    /// When devices are free for it, if nobody else takes them and attempts last as long as they say.
+    /// When devices are free for it that nobody ahead of it in line will take, if attempts last as long as they say; `None`: nobody knows.
     pub expected: Option<UnixMillis>,
     /// Until when it is not placed, because its last attempt ended badly.
     pub backs_off_until: Option<UnixMillis>,
@@ -211,12 +211,12 @@ pub fn schedule(
                 order.charge(candidate.owner, candidate.lasts * u32::from(candidate.resources.gpus));
                 schedule.placements.push(placement);
             }
+            Verdict::Waits if about.is_some() => pass.goes_first(&candidate),
             Verdict::Waits => {}
             Verdict::Explained(limit, reasons) => {
                 let never = fit::never(&candidate, &pass.places);
-                let starts = room::earliest(&candidate, &pass.places, lookup, mono).map(|room| room.starts);
-                let expected = starts.filter(|_| limit.is_none());
-                let expected = expected.map(|at| later(wall, at.saturating_sub(mono)));
+                let starts = pass.starts(&candidate).filter(|_| limit.is_none());
+                let expected = starts.map(|at| later(wall, at.saturating_sub(mono)));
                 let Account { used, weight, load: _ } = lookup.user(candidate.owner);
                 let owner = Some((Duration::from_millis(used), weight));
                 schedule.why = Some(Why {
@@ -254,7 +254,14 @@ struct Pass<'a, L> {
     /// Somebody has a reservation, or makes others leave: only the first who waits.
     head: bool,
     victims: Vec<AttemptId>,
+    /// Devices for which others wait who go before the job that was asked about.
+    spoken_for: BTreeSet<room::Spot>,
+    /// How many devices were looked at for them.
+    looked: usize,
 }
+
+/// Looks at devices to say when a job starts: some milliseconds. Who has more jobs and devices ahead than that is told no moment.
+const LOOKS: usize = 1 << 14;
 
 enum Verdict {
     Placed(Placement),
@@ -278,6 +285,8 @@ impl<'a, L: Lookup> Pass<'a, L> {
             hopeless: BTreeSet::new(),
             head: false,
             victims: Vec::new(),
+            spoken_for: BTreeSet::new(),
+            looked: 0,
         }
     }
 
@@ -343,12 +352,32 @@ impl<'a, L: Lookup> Pass<'a, L> {
         judged.filter_map(|(place, fit)| Some((place.node.id, place.node.name.to_owned(), fit.err()?))).collect()
     }
 
+    /// It waits before the job that was asked about, and takes the devices that are free soonest; for how long nobody knows. One that a limit
+    /// holds back does so as well: its owner's next end may be what frees them.
+    fn goes_first(&mut self, candidate: &Candidate<'_>) {
+        self.looked += self.places.iter().map(|place| place.slots.len()).sum::<usize>();
+        if self.looked > LOOKS || matches!(self.limit(candidate), Some(Limit::TooLarge { .. })) {
+            return;
+        }
+        let room = room::earliest(candidate, &self.places, &self.spoken_for, self.lookup, self.mono);
+        let spots = room.into_iter().flat_map(|room| room.devices.into_iter().map(move |index| (room.place, index)));
+        self.spoken_for.extend(spots);
+    }
+
+    /// When devices are free for the job that was asked about, as far as that can be known.
+    fn starts(&self, candidate: &Candidate<'_>) -> Option<Duration> {
+        let room = room::earliest(candidate, &self.places, &self.spoken_for, self.lookup, self.mono);
+        room.filter(|_| self.looked <= LOOKS).map(|room| room.starts)
+    }
+
     /// For the first that waits: a reservation, or attempts that leave for it.
     fn make_room(&mut self, candidate: &Candidate<'_>) {
         if self.head {
             return;
         }
-        let Some(soonest) = room::earliest(candidate, &self.places, self.lookup, self.mono) else { return };
+        let nobodys = BTreeSet::new();
+        let soonest = room::earliest(candidate, &self.places, &nobodys, self.lookup, self.mono);
+        let Some(soonest) = soonest else { return };
         self.head = true;
         let margin = self.rules.preemption_margin;
         let forced = margin.and_then(|margin| room::victims(candidate, &self.places, self.lookup, margin));

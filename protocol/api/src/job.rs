@@ -219,7 +219,8 @@ pub struct Why {
     pub waits_for: Vec<String>,
     /// Its place in line, from 1, where it waits.
     pub position: Option<u64>,
-    /// When devices will be free for it, if attempts last as long as they say and nobody goes before it.
+    /// When devices will be free for it, if attempts last as long as they say. Null where nobody knows: how long the jobs ahead of it will
+    /// have theirs is known of none that has not begun.
     pub expected_start: Option<Timestamp>,
     /// What its owner has had, which decides among jobs of one priority.
     #[serde(default)]

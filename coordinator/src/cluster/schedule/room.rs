@@ -16,16 +16,21 @@ pub(super) struct Room {
     pub(super) starts: Duration,
 }
 
-/// Where and when the job's devices are free soonest, if attempts last as long as they say. `None`: on no node, ever, as they are.
+/// A device, by its node and its number there.
+pub(super) type Spot = (usize, usize);
+
+/// Where and when the job's devices are free soonest, if attempts last as long as they say and those that are spoken for are somebody
+/// else's for good. `None`: on no node, ever, as they are.
 pub(super) fn earliest(
     candidate: &Candidate<'_>,
     places: &[Place<'_>],
+    spoken_for: &BTreeSet<Spot>,
     lookup: &impl Lookup,
     now: Duration,
 ) -> Option<Room> {
     let rooms = places.iter().enumerate().filter_map(|(place, node)| {
-        let mut devices: Vec<_> =
-            usable(candidate, node).map(|index| (free_at(node, index, lookup, now), index)).collect();
+        let open = usable(candidate, node).filter(|index| !spoken_for.contains(&(place, *index)));
+        let mut devices: Vec<_> = open.map(|index| (free_at(node, index, lookup, now), index)).collect();
         devices.sort_unstable();
         let wanted = usize::from(candidate.resources.gpus);
         let starts = devices.get(wanted.checked_sub(1)?)?.0;

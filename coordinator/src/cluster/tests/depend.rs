@@ -205,7 +205,10 @@ fn a_job_that_backs_off_says_until_when() {
     world.report(attempt, ended(Outcome::Lost));
     let why = world.why(job);
     let until = why.backs_off_until.expect("it backs off");
-    assert!(until > world.now.wall && why.expected >= Some(until), "{why:?}");
+    assert!(until > world.now.wall && why.expected == Some(until), "{why:?}");
+    world.ask(Command::CordonNode { id: NODE }).0.unwrap();
+    let why = world.why(job);
+    assert_eq!((why.backs_off_until, why.expected), (Some(until), None), "then there is no device for it");
 }
 
 impl World {

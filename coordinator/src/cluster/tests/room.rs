@@ -30,6 +30,43 @@ fn a_large_job_is_not_starved_by_small_ones_behind_it() {
 }
 
 #[test]
+fn the_expected_start_counts_the_jobs_ahead_in_line() {
+    let mut world = World::with_gpus(2, Rules::default());
+    let hours = |hours: u64| move |spec: &mut JobSpec| spec.resources.max_runtime = Duration::from_secs(hours * 3_600);
+    let (one, two) = (world.submit_with(1, hours(1)), world.submit_with(2, hours(2)));
+    assert!(world.is_placed(one) && world.is_placed(two));
+    let waits: Vec<_> = (3..=5).map(|n| world.submit_with(n, hours(1))).collect();
+    assert_eq!(waits.iter().map(|job| starts_in(&world, *job)).collect::<Vec<_>>(), [Some(1), Some(2), None]);
+    assert_eq!(world.why(waits[2]).position, 3);
+    // One that no device here would do for takes none.
+    world.findings.cuda_bytes = 90 << 30;
+    let large = world.submit_with(6, |spec| spec.priority = 90);
+    assert_eq!((world.why(large).position, world.why(waits[0]).position), (1, 2));
+    assert_eq!((starts_in(&world, large), starts_in(&world, waits[0])), (None, Some(1)));
+}
+
+#[test]
+fn a_job_that_a_limit_holds_back_is_ahead_in_line_and_one_that_can_never_start_is_not() {
+    let mut world = World::with_gpus(3, Rules { devices_per_user: Some(2), ..Rules::default() });
+    world.shares_everything();
+    let wants = |gpus, priority, hours: u64| {
+        move |spec: &mut JobSpec| {
+            (spec.resources.gpus, spec.priority) = (gpus, priority);
+            spec.resources.max_runtime = Duration::from_secs(hours * 3_600);
+        }
+    };
+    let (first, second) = (world.submit_with(1, wants(2, 50, 1)), world.submit_as(user(), 2, wants(1, 50, 3)));
+    assert!(world.is_placed(first) && world.is_placed(second));
+    let last = world.submit_as(user(), 3, wants(1, 50, 1));
+    let never = world.submit_with(4, wants(3, 90, 1));
+    assert_eq!(world.why(never).limit, Some(Limit::TooLarge { wanted: 3, most: 2 }));
+    assert_eq!(starts_in(&world, last), Some(1));
+    let held_back = world.submit_with(5, wants(2, 60, 1));
+    assert_eq!(world.why(held_back).limit, Some(Limit::Devices(2)));
+    assert_eq!(starts_in(&world, last), Some(3));
+}
+
+#[test]
 fn a_job_that_foreign_memory_keeps_out_keeps_nobody_else_out() {
     let mut world = World::with_gpus(1, Rules::default());
     world.hear(FromAgent::Devices(vec![Device { free_bytes: 10 << 30, ..gpu(0) }]));
@@ -220,4 +257,9 @@ impl World {
         });
         asked.collect()
     }
+}
+
+/// In how many hours a job is said to start.
+fn starts_in(world: &World, job: JobId) -> Option<u64> {
+    world.why(job).expected.map(|at| (at.0 - world.now.wall.0) / 3_600_000)
 }
