@@ -269,6 +269,27 @@ fn an_upload_whose_link_expires_goes_on_with_a_fresh_one() {
 }
 
 #[test]
+fn of_a_job_that_waits_again_the_attempt_and_the_node_are_the_last_ones() {
+    let shown = |status: &str, phase: &str| {
+        let server = FakeServer::new([Scripted::data(&job(status, phase))]);
+        let (code, answer, complaint) = run(server.client().args(["job", "show", JOB]));
+        assert_eq!(code, 0, "{complaint}");
+        let row = |value: &str| {
+            let line = answer.lines().find(|line| line.trim_end().ends_with(value)).unwrap();
+            line[..line.len() - value.len()].trim_end().to_owned()
+        };
+        (row(&format!("{JOB}-1.1")), row("gpu-a"))
+    };
+    assert_eq!(shown("RUNNING", "running"), ("attempt".into(), "node".into()));
+    assert_eq!(shown("QUEUED", "queued"), ("last attempt".into(), "last node".into()));
+    let listed = |status: &str, phase: &str| {
+        let server = FakeServer::new([Scripted::data(&format!("[{}]", job(status, phase)))]);
+        run(server.client().arg("jobs")).1
+    };
+    assert!(listed("RUNNING", "running").contains("gpu-a") && !listed("QUEUED", "queued").contains("gpu-a"));
+}
+
+#[test]
 fn what_is_missing_is_said_beside_the_list() {
     let missing = format!(
         r#"[{{"attempt":"{JOB}-1.1","from":5,"through":9}},{{"attempt":"{JOB}-1.2","from":7,"through":null}}]"#

@@ -55,7 +55,7 @@ pub struct Job {
     pub estimated_cost_micros: Option<u64>,
     /// What it has cost, in micro-dollars.
     pub current_cost_micros: u64,
-    /// The placement that runs, or ran last.
+    /// The placement that runs, or ran last: that of a job that waits, or is over, is over.
     #[schema(value_type = Option<String>)]
     pub attempt: Option<AttemptId>,
     /// Where that is.

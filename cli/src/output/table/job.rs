@@ -2,7 +2,9 @@
 
 use super::{count, dollars, fields, grid, moment, short, size, span, with_below, word};
 use crate::output::View;
-use lorikeet_api::job::{CheckpointView, DryRun, FairShare, Findings, Job, LogLine, MetricsPoint, NodeReason, Why};
+use lorikeet_api::job::{
+    CheckpointView, DryRun, FairShare, Findings, Job, JobStatus, LogLine, MetricsPoint, NodeReason, Why,
+};
 use lorikeet_protocol::job::{Intent, Phase};
 
 impl View for Vec<Job> {
@@ -15,7 +17,7 @@ impl View for Vec<Job> {
                 format!("{:.0} %", job.progress),
                 steps(job),
                 job.loss.map(|loss| format!("{loss:.4}")).unwrap_or_default(),
-                job.node_name.clone().unwrap_or_default(),
+                job.node_name.clone().filter(|_| job.status != JobStatus::Queued).unwrap_or_default(),
                 moment(job.created_at),
             ]
         };
@@ -46,6 +48,9 @@ fn steps(job: &Job) -> String {
 impl View for Job {
     fn table(&self) -> String {
         let error = self.error.as_ref();
+        // One that waits is on no node, whatever it was on before.
+        let waits = self.status == JobStatus::Queued;
+        let (attempt, node) = if waits { ("last attempt", "last node") } else { ("attempt", "node") };
         fields([
             ("id", Some(self.id.to_string())),
             ("name", Some(self.name.clone())),
@@ -69,8 +74,8 @@ impl View for Job {
             ("tokens/s", self.tokens_per_second.map(|speed| count(speed.round() as u64))),
             ("time left", self.seconds_left.map(span)),
             ("cost", Some(dollars(self.current_cost_micros)).filter(|_| self.current_cost_micros > 0)),
-            ("attempt", self.attempt.map(|attempt| attempt.to_string())),
-            ("node", self.node_name.clone().or(self.node.map(|node| node.to_string()))),
+            (attempt, self.attempt.map(|attempt| attempt.to_string())),
+            (node, self.node_name.clone().or(self.node.map(|node| node.to_string()))),
             ("model", self.model.map(|model| model.to_string())),
             ("created", Some(moment(self.created_at))),
             ("started", self.started_at.map(moment)),
