@@ -17,6 +17,7 @@ mod curve;
 mod dataset;
 mod door;
 mod download;
+mod ends;
 mod failure;
 mod frame;
 mod job;

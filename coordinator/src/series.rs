@@ -191,7 +191,12 @@ impl Series {
         let (folder, marks) = (folder(&self.root, attempt), Arc::clone(&self.marks));
         let wanted = Wanted { after, through: kept, is_torn, limit };
         let reading = tokio::task::spawn_blocking(move || segment::read_folder(&folder, wanted, &marks, make));
-        reading.await.map_err(|_| SeriesError::Closed)?
+        let mut part = reading.await.map_err(|_| SeriesError::Closed)??;
+        // No file at all: everything of the job went a moment ago, or somebody took the files.
+        if part.lines.is_empty() && part.missing.is_empty() && self.held(attempt).await?.kept >= kept {
+            part.missing.push(Missing { from: after + 1, through: (!is_torn).then_some(kept) });
+        }
+        Ok(part)
     }
 
     /// The attempts of a job that left lines, oldest first.

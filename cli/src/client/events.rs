@@ -176,7 +176,7 @@ fn is_event_stream(answer: &Response) -> bool {
 }
 
 const EVENT_STREAM: &str = "text/event-stream";
-const KNOWN: [&str; 8] = ["progress", "metrics", "stage", "log", "cost", "checkpoint", "complete", "error"];
+const KNOWN: [&str; 9] = ["progress", "metrics", "stage", "log", "missing", "cost", "checkpoint", "complete", "error"];
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 use lorikeet_api::{
-    job::{Job, JobEvent, JobStatus, LogLine, MetricsPoint, Why},
+    job::{Job, JobEvent, JobStatus, LogLine, MetricsPoint, MissingLines, Why},
     route::{self, with_id},
 };
 use lorikeet_protocol::{id::JobId, job::Phase, worker::Level};
@@ -89,6 +89,19 @@ pub(super) fn broken(why: &str) -> String {
 
 /// Said when it is back.
 pub(super) const BACK: &str = "the coordinator is back; nothing was missed";
+
+/// Lines that should stand here, where they were to stand.
+pub(super) fn missing(MissingLines { attempt, from, through }: &MissingLines) -> String {
+    let lines = match through {
+        Some(through) if through == from => format!("line {from}"),
+        Some(through) => format!("lines {from} to {through}"),
+        None => format!("lines from {from} on"),
+    };
+    format!(
+        "something is missing here: {lines} of {attempt}, which the coordinator's disk has not kept or which never came to it; they may stand in \
+         events.jsonl on the node"
+    )
+}
 
 /// A job as it ended, and what to do next.
 pub(super) fn tell(output: Output, done: &Job) -> Result<(), Failure> {
@@ -175,6 +188,7 @@ impl Display {
             JobEvent::Metrics(point) => self.metrics(&point),
             JobEvent::Stage { stage } => self.progress.stage(&word(&stage).to_lowercase()),
             JobEvent::Log(line) => self.log(&line),
+            JobEvent::Missing(lines) => self.progress.note(&missing(&lines)),
             JobEvent::Checkpoint(checkpoint) => {
                 self.progress.stage(&format!("checkpoint after step {}", checkpoint.step))
             }

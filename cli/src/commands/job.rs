@@ -62,16 +62,7 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
 
 /// On standard error: a list of points has only points.
 fn note_missing(output: Output, missing: &[MissingLines]) {
-    for MissingLines { attempt, from, through } in missing {
-        let lines = match through {
-            Some(through) if through == from => format!("line {from}"),
-            Some(through) => format!("lines {from} to {through}"),
-            None => format!("lines from {from} on"),
-        };
-        output.note(&format!(
-            "something is missing here: {lines} of {attempt} were not kept by the coordinator's disk; they may stand in events.jsonl on the node"
-        ));
-    }
+    missing.iter().for_each(|missing| output.note(&follow::missing(missing)));
 }
 
 /// The body of a request that needs none.
@@ -123,6 +114,7 @@ async fn logs(client: &Client, output: Output, id: JobId) -> Result<(), Failure>
         };
         match event {
             JobEvent::Log(line) => output.item(&line, log_line)?,
+            JobEvent::Missing(missing) => output.note(&follow::missing(&missing)),
             JobEvent::Complete(_) => return Ok(()),
             JobEvent::Progress(job) => _ = waits.record(&job),
             JobEvent::Metrics(_)

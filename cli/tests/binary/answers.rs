@@ -300,11 +300,29 @@ fn what_is_missing_is_said_beside_the_list() {
             let server = FakeServer::new([Scripted::json("200 OK", body.clone())]);
             let (code, answer, note) = run(server.client().args(["job", name, JOB, "--output", form]));
             assert_eq!(code, 0, "{note}");
-            let first =
-                format!("something is missing here: lines 5 to 9 of {JOB}-1.1 were not kept by the coordinator's disk");
+            let first = format!(
+                "something is missing here: lines 5 to 9 of {JOB}-1.1, which the coordinator's disk has not kept"
+            );
             assert!(note.contains(&first) && note.contains(&format!("lines from 7 on of {JOB}-1.2")), "{note}");
             assert!(!answer.contains("missing"), "the list has nothing but its items: {answer}");
         }
+    }
+}
+
+#[test]
+fn what_is_missing_is_said_where_a_job_is_followed() {
+    let missing = format!(
+        "id: 1\nevent: missing\ndata: {{\"type\":\"missing\",\"attempt\":\"{JOB}-1.1\",\"from\":7,\"through\":7}}\n\n"
+    );
+    let complete =
+        format!("event: complete\ndata: {{\"type\":\"complete\",{}\n\n", &job("COMPLETED", "succeeded")[1..]);
+    let events = metrics(1, 5.5) + &missing + &complete;
+    for command in [&["job", "follow", JOB][..], &["job", "logs", JOB, "-f"]] {
+        let server = FakeServer::new([Scripted::events(&events)]);
+        let (code, answer, notes) = run(server.client().args(command));
+        assert_eq!(code, 0, "{notes}");
+        assert!(notes.contains(&format!("something is missing here: line 7 of {JOB}-1.1")), "{notes}");
+        assert!(!answer.contains("missing"), "{answer}");
     }
 }
 

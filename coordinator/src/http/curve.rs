@@ -11,7 +11,7 @@ mod line;
 mod points;
 mod thin;
 
-use super::{failure::Failure, learnt::Learnt};
+use super::{ends::Ends, failure::Failure, learnt::Learnt};
 use crate::series::Series;
 pub(super) use answer::answer;
 use line::Said;
@@ -40,15 +40,19 @@ impl Default for Curves {
 impl Curves {
     /// A job's points, and the lines that cannot be read. Of two points for one step the later counts, and what an attempt did beyond the
     /// step from which the next one went on does not count at all.
-    pub(super) async fn of(&self, series: &Series, job: JobId) -> Result<(Arc<Points>, Vec<MissingLines>), Failure> {
+    pub(super) async fn of(
+        &self,
+        (series, ends): (&Series, &Ends),
+        job: JobId,
+    ) -> Result<(Arc<Points>, Vec<MissingLines>), Failure> {
         let (mut whole, mut missing) = (Arc::default(), Vec::new());
-        for attempt in series.attempts(job).await? {
+        for attempt in ends.attempts(series, job).await? {
             let add = |points: &mut Arc<Points>, said: Vec<Said>| {
                 let points = Arc::make_mut(points);
                 points.extend(attempt, said);
                 points.len()
             };
-            let (next, gaps) = self.0.read(series, attempt, |_, line| line::read(&line.text), add).await?;
+            let (next, gaps) = self.0.read((series, ends), attempt, |_, line| line::read(&line.text), add).await?;
             whole = Points::join(whole, next);
             missing.extend(gaps);
         }
@@ -87,7 +91,7 @@ mod tests {
         };
         let curves = Curves::default();
         let steps = async || {
-            let (curve, missing) = curves.of(&series, attempt(1).job).await.unwrap();
+            let (curve, missing) = curves.of((&series, &Ends::default()), attempt(1).job).await.unwrap();
             assert_eq!(missing, []);
             curve.from(0).iter().map(|point| (point.step, point.token.number)).collect::<Vec<_>>()
         };

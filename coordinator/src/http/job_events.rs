@@ -9,6 +9,7 @@ use super::{
     ask::Id,
     caller::{Caller, actor_of},
     curve,
+    ends::{Ends, LAST_LINES, is_long_over},
     failure::Failure,
     job::checkpoint_view,
     job_series::{log_line, parse},
@@ -35,6 +36,7 @@ use lorikeet_protocol::{
     worker::{EventLine, Stage, WorkerEvent},
 };
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
@@ -48,12 +50,10 @@ const WAITING: usize = 64;
 const READ_LINES: usize = 500;
 /// Even without news the row is looked at: a change whose announcement was missed is seen then.
 const LOOK: Duration = Duration::from_secs(1);
-/// The last lines of an attempt come behind its end; those of an agent that is gone never do.
-const LAST_LINES: Duration = Duration::from_secs(10);
 /// A comment line, so that proxies and clients know the stream is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// A job as it happens: progress, metrics, stage, log, checkpoint; ends after `complete`.
+/// A job as it happens: progress, metrics, stage, log, missing, checkpoint; ends after `complete`.
 #[utoipa::path(get, path = route::JOB_EVENTS, tag = "jobs", params(("id" = String, Path), ("Last-Event-ID" = Option<String>, Header)),
     responses((status = 200, content_type = "text/event-stream", body = JobEvent)))]
 pub(super) async fn follow(
@@ -73,6 +73,7 @@ pub(super) async fn follow(
         token: caller.token,
         id,
         cursor: cursor.unwrap_or_default(),
+        missed: BTreeSet::new(),
         shown: None,
         checkpoints: None,
         over_since: None,
@@ -115,6 +116,8 @@ struct Follower {
     lines: watch::Receiver<u64>,
     changes: broadcast::Receiver<JobId>,
     cursor: Cursor,
+    /// What the client was told to miss, by its first line.
+    missed: BTreeSet<(AttemptId, u64)>,
     /// The row as the client knows it.
     shown: Option<Job>,
     /// Checkpoints that the client knows, or that were there before it came.
@@ -154,6 +157,9 @@ impl Follower {
         if !complete {
             return Ok(false);
         }
+        if over {
+            self.say_what_is_missing(actor).await?;
+        }
         if self.shown.as_ref() != Some(&job) {
             self.say_checkpoints(actor).await?;
             let view = Box::new(job_view::view(&self.app.driver, job.clone()).await?);
@@ -169,10 +175,10 @@ impl Follower {
     async fn has_every_line(&mut self, actor: Actor) -> Result<bool, Ended> {
         let patience_ends = *self.over_since.get_or_insert_with(Instant::now) + LAST_LINES;
         let attempts = self.app.driver.attempts(actor, self.id).await.map_err(Failure::from)?;
-        let ended = attempts.last().and_then(|attempt| Some((attempt.id, attempt.end.as_ref()?.last_event)));
-        let Some((attempt, last)) = ended else { return Ok(true) };
+        let ended = attempts.last().and_then(|attempt| Some((attempt.id, attempt.end.as_ref()?)));
+        let Some((attempt, end)) = ended else { return Ok(true) };
         let through = self.app.series.through(attempt).await.map_err(Failure::from)?;
-        Ok(through >= last || Instant::now() >= patience_ends)
+        Ok(through >= end.last_event || is_long_over(end) || Instant::now() >= patience_ends)
     }
 
     async fn say_lines(&mut self) -> Result<(), Ended> {
@@ -183,16 +189,36 @@ impl Follower {
                 _ => self.cursor = Cursor { token: Some(attempt.token), seq: 0 },
             }
             loop {
-                let lines = self.app.series.read(attempt, self.cursor.seq, READ_LINES).await.map_err(Failure::from)?;
-                if lines.is_empty() {
+                let read = self.app.series.read_as(attempt, self.cursor.seq, READ_LINES, |line| line);
+                let part = read.await.map_err(Failure::from)?;
+                // What has no end may be torn alone, and come again.
+                for missing in part.missing.into_iter().filter(|missing| missing.through.is_some()) {
+                    if self.missed.insert((attempt, missing.from)) {
+                        self.send(&JobEvent::Missing(missing.of(attempt)), None).await?;
+                    }
+                }
+                if part.lines.is_empty() {
                     break;
                 }
-                for line in lines {
+                for line in part.lines {
                     if let Some(event) = parse(&line.text).and_then(|line| said(attempt, line)) {
                         self.send(&event, Some(format!("{}:{}", attempt.token, line.seq))).await?;
                     }
                     self.cursor.seq = line.seq;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Behind the last line of each attempt: until the job is over, lines may come in the place of what is torn.
+    async fn say_what_is_missing(&self, actor: Actor) -> Result<(), Ended> {
+        let attempts = self.app.driver.attempts(actor, self.id).await.map_err(Failure::from)?;
+        let ends = Ends::among(&attempts, |_| true);
+        for attempt in ends.attempts(&self.app.series, self.id).await? {
+            let behind = self.app.series.read_as(attempt, u64::MAX, 1, drop).await.map_err(Failure::from)?;
+            if let Some(missing) = ends.missing(&self.app.series, attempt, behind.missing.first().copied()).await? {
+                self.send(&JobEvent::Missing(missing), None).await?;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use super::{
     ask::{Id, Params},
     caller::Caller,
     curve,
+    ends::Ends,
     failure::Failure,
     page::Paging,
 };
@@ -66,7 +67,8 @@ pub(super) async fn metrics(
 ) -> Result<Response, Failure> {
     part.check()?;
     app.driver.job(caller.actor, id).await?;
-    let (curve, missing) = app.curves.of(&app.series, id).await?;
+    let ends = Ends::of(&app, caller.actor, id).await?;
+    let (curve, missing) = app.curves.of((&app.series, &ends), id).await?;
     let points = curve.from(part.from);
     let points = match part.max_points {
         Some(most) => curve::thin(points, most),
@@ -77,7 +79,7 @@ pub(super) async fn metrics(
 
 /// The loss of every evaluation that counts, by the step it followed.
 pub(super) async fn evaluations(app: &App, id: JobId) -> Result<BTreeMap<u64, f64>, Failure> {
-    let (curve, _) = app.curves.of(&app.series, id).await?;
+    let (curve, _) = app.curves.of((&app.series, &Ends::default()), id).await?;
     Ok(curve.from(0).iter().filter_map(|point| Some((point.step, point.validation_loss()?))).collect())
 }
 
@@ -92,7 +94,8 @@ pub(super) async fn logs(
     paging: Paging,
 ) -> Result<Json<LinesEnvelope<Vec<LogLine>>>, Failure> {
     app.driver.job(caller.actor, id).await?;
-    let (rows, total, missing) = app.log_places.page(&app.series, id, paging.rows()).await?;
+    let ends = Ends::of(&app, caller.actor, id).await?;
+    let (rows, total, missing) = app.log_places.page((&app.series, &ends), id, paging.rows()).await?;
     Ok(Json(LinesEnvelope::page(rows, paging.place(total), missing)))
 }
 

@@ -1,7 +1,7 @@
 //! What was made of each attempt's lines so far, kept in memory, so that whoever asks again reads only what came since: lines do not
 //! change, so what was learnt of them is only ever added to.
 
-use super::failure::Failure;
+use super::{ends::Ends, failure::Failure};
 use crate::series::{Line, Missing, Series};
 use lorikeet_api::job::MissingLines;
 use lorikeet_protocol::id::AttemptId;
@@ -43,7 +43,7 @@ impl<T: Clone + Default> Learnt<T> {
     /// reads what is of use in a line, and `add` adds that and answers how much room all of it takes.
     pub(super) async fn read<S: Send + 'static>(
         &self,
-        series: &Series,
+        (series, ends): (&Series, &Ends),
         attempt: AttemptId,
         make: fn(AttemptId, &Line) -> Option<S>,
         add: impl Fn(&mut T, Vec<S>) -> usize,
@@ -61,8 +61,11 @@ impl<T: Clone + Default> Learnt<T> {
         if known.through > before {
             self.keep(attempt, known.clone());
         }
-        let missing = known.missing.into_iter().chain(behind).map(|missing| missing.of(attempt));
-        Ok((known.what, missing.collect()))
+        // How far what is missing at the end goes the files do not tell.
+        let (open, closed): (Vec<_>, Vec<_>) = behind.into_iter().partition(|missing| missing.through.is_none());
+        let mut missing: Vec<_> = known.missing.into_iter().chain(closed).map(|missing| missing.of(attempt)).collect();
+        missing.extend(ends.missing(series, attempt, open.first().copied()).await?);
+        Ok((known.what, missing))
     }
 
     /// What is known of an attempt; nothing at first.

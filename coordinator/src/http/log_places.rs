@@ -1,6 +1,7 @@
 //! Where the words among an attempt's lines are, so that a page of them is read without the lines around it.
 
 use super::{
+    ends::Ends,
     failure::Failure,
     job_series::{log_line, parse},
     learnt::Learnt,
@@ -30,13 +31,13 @@ impl LogPlaces {
     /// A page of a job's words, oldest first, how many there are, and the lines that cannot be read.
     pub(super) async fn page(
         &self,
-        series: &Series,
+        (series, ends): (&Series, &Ends),
         job: JobId,
         page: Page,
     ) -> Result<(Vec<LogLine>, usize, Vec<MissingLines>), Failure> {
         let (mut rows, mut total, mut missing) = (Vec::new(), 0, Vec::new());
-        for attempt in series.attempts(job).await? {
-            let (seqs, gaps) = self.0.read(series, attempt, word, add).await?;
+        for attempt in ends.attempts(series, job).await? {
+            let (seqs, gaps) = self.0.read((series, ends), attempt, word, add).await?;
             missing.extend(gaps);
             let skipped = page.offset.saturating_sub(total);
             for seq in seqs.iter().skip(skipped).take(page.limit - rows.len()) {
@@ -96,7 +97,8 @@ mod tests {
         append(2, 1, vec![word(1)]).await;
         let places = LogPlaces::default();
         let page = async |offset, limit| {
-            let (rows, total, missing) = places.page(&series, attempt(1).job, Page { offset, limit }).await.unwrap();
+            let of = (&series, &Ends::default());
+            let (rows, total, missing) = places.page(of, attempt(1).job, Page { offset, limit }).await.unwrap();
             assert_eq!(missing, []);
             let found: Vec<_> = rows.iter().map(|row| (row.attempt.token.number, row.seq)).collect();
             (found, total)

@@ -122,6 +122,10 @@ pub(super) fn read_folder<T>(
     let start = segments.partition_point(|(first, _)| *first <= wanted.after + 1).saturating_sub(1);
     let segments = &segments[start.min(segments.len())..];
     let (mut lines, mut missing) = (Vec::new(), Vec::new());
+    // The first line of an attempt is kept, or a word in its place.
+    if let Some((first, _)) = segments.first().filter(|(first, _)| start == 0 && *first > wanted.after + 1) {
+        missing.push(Missing { from: wanted.after + 1, through: Some(first - 1) });
+    }
     // The last line that was read, and up to where lines were read or are missing.
     let (mut last, mut passed) = (wanted.after, wanted.after);
     for (number, (first, path)) in segments.iter().enumerate() {

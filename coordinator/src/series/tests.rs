@@ -122,6 +122,31 @@ async fn lines_that_the_disk_has_not_kept_are_told_to_who_reads() {
 }
 
 #[tokio::test]
+async fn a_file_that_somebody_took_is_missed() {
+    let root = tempfile::tempdir().unwrap();
+    let (series, thread) = Series::open(root.path(), Limits::default()).unwrap();
+    series.append(lines(1, 1, &["one", "two"])).await.unwrap();
+    let folder = super::folder(root.path(), attempt(1));
+    let first = folder.join(segment::name(1));
+    let kept = std::fs::read(&first).unwrap();
+    std::fs::remove_file(&first).unwrap();
+    assert_eq!(missing(&series, 0).await, [(1, Some(2))], "nobody asked for it to go");
+    assert_eq!(missing(&series, 1).await, [(2, Some(2))]);
+    drop(series);
+    thread.join().unwrap();
+    std::fs::write(&first, kept).unwrap();
+    let third = [segment::MAGIC.as_slice(), &segment::record(3, &["three".to_owned()])].concat();
+    std::fs::write(folder.join(segment::name(3)), third).unwrap();
+    let (series, _thread) = Series::open(root.path(), Limits::default()).unwrap();
+    assert_eq!(missing(&series, 0).await, []);
+    std::fs::remove_file(&first).unwrap();
+    assert_eq!(missing(&series, 0).await, [(1, Some(2))]);
+    assert_eq!(missing(&series, 2).await, []);
+    series.remove(attempt(1).job).await.unwrap();
+    assert_eq!(missing(&series, 0).await, []);
+}
+
+#[tokio::test]
 async fn a_segment_of_which_no_line_can_be_read_is_kept_aside_and_missed_until_its_lines_come_again() {
     let root = tempfile::tempdir().unwrap();
     let (series, thread) = Series::open(root.path(), Limits::default()).unwrap();

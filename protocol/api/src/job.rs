@@ -408,7 +408,7 @@ pub struct LogLine {
     pub message: String,
 }
 
-/// Lines of a placement's events that were with the coordinator and cannot be read there any more.
+/// Lines of a placement's events that cannot be read here: the coordinator's disk has not kept them, or, at the end, they never came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MissingLines {
@@ -461,6 +461,8 @@ pub enum JobEvent {
     },
     /// A word of the worker.
     Log(LogLine),
+    /// Lines that should stand here; what is missing at an attempt's end comes just before `complete`.
+    Missing(MissingLines),
     /// What it has cost.
     Cost {
         /// So far, in micro-dollars.
@@ -486,6 +488,7 @@ impl JobEvent {
             Self::Metrics(_) => "metrics",
             Self::Stage { .. } => "stage",
             Self::Log(_) => "log",
+            Self::Missing(_) => "missing",
             Self::Cost { .. } => "cost",
             Self::Checkpoint(_) => "checkpoint",
             Self::Complete(_) => "complete",

@@ -1,9 +1,13 @@
 //! Streams, metrics and logs of a job that left lines behind.
 
 use super::*;
-use crate::series::Series;
+use crate::{record::AttemptEnd, series::Series};
 use lorikeet_api::job::MetricsPoint;
-use lorikeet_protocol::{agent::EventLines, id::AttemptId};
+use lorikeet_protocol::{
+    agent::EventLines,
+    id::AttemptId,
+    job::{AttemptPhase, Outcome},
+};
 
 const LINES: [&str; 5] = [
     r#"{"seq":1,"time":1000,"type":"stage","stage":"training"}"#,
@@ -21,13 +25,23 @@ async fn told(world: &World) -> JobId {
 async fn told_with(world: &World, lines: Vec<String>) -> JobId {
     let queued = world.job().await;
     let (job, _) = world.finished(queued).await;
+    tell(world, job, 1, lines).await;
+    job
+}
+
+/// More lines of its attempt.
+async fn tell(world: &World, job: JobId, first: u64, lines: Vec<String>) {
     let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
     let (series, thread) = Series::open(&world.data().join("series"), crate::series::Limits::default()).unwrap();
-    let many = lines.len() as u64;
-    assert_eq!(series.append(EventLines { attempt, first: 1, lines }).await.unwrap(), many);
+    let through = first + lines.len() as u64 - 1;
+    assert_eq!(series.append(EventLines { attempt, first, lines }).await.unwrap(), through);
     drop(series);
     thread.join().unwrap();
-    job
+}
+
+/// Where the lines of an attempt lie.
+fn segment(world: &World, attempt: AttemptId) -> PathBuf {
+    world.data().join(format!("series/{}/{}/00000000000000000001.seg", attempt.job, attempt.token))
 }
 
 /// Names and ids of a stream's events, and the data of the last.
@@ -117,13 +131,8 @@ async fn metrics_and_logs_say_what_the_disk_has_not_kept() {
     let sound = told(&world).await;
     let job = told_with(&world, LINES[..3].iter().map(|line| (*line).to_owned()).collect()).await;
     let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
-    let root = world.data().join("series");
-    let (series, thread) = Series::open(&root, crate::series::Limits::default()).unwrap();
-    let lines = LINES[3..].iter().map(|line| (*line).to_owned()).collect();
-    series.append(EventLines { attempt, first: 4, lines }).await.unwrap();
-    drop(series);
-    thread.join().unwrap();
-    let segment = root.join(format!("{job}/{}/00000000000000000001.seg", attempt.token));
+    tell(&world, job, 4, LINES[3..].iter().map(|line| (*line).to_owned()).collect()).await;
+    let segment = segment(&world, attempt);
     let mut bytes = fs::read(&segment).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&segment, bytes).unwrap();
@@ -152,6 +161,90 @@ async fn nothing_but_metrics_and_logs_is_documented_to_miss_lines() {
         content["schema"]["$ref"].as_str().unwrap().to_owned()
     };
     assert_eq!(with, [answered(route::JOB_LOGS), answered(route::JOB_METRICS)]);
+}
+
+/// What becomes of the file of an attempt's lines.
+type Way<'a> = &'a dyn Fn(AttemptId);
+
+#[tokio::test]
+async fn lines_that_went_with_their_whole_file_are_missed_in_lists_and_streams() {
+    let world = World::new().await;
+    let emptied = |attempt| fs::write(segment(&world, attempt), b"").unwrap();
+    let deleted = |attempt| fs::remove_file(segment(&world, attempt)).unwrap();
+    let torn = |attempt| tear(&segment(&world, attempt));
+    let sound = |_: AttemptId| {};
+    // Of which attempt lines are missing then. Of a second one there is not even a folder.
+    let ways: [(Way<'_>, Option<u32>); 5] =
+        [(&emptied, Some(1)), (&deleted, Some(1)), (&torn, Some(1)), (&sound, Some(2)), (&sound, None)];
+    for (way, number) in ways {
+        let job = told(&world).await;
+        let attempt = |number| AttemptId { job, token: AttemptToken { generation: 1, number } };
+        world.insert((1..=number.unwrap_or(1)).map(|number| over(attempt(number))).collect()).await;
+        way(attempt(1));
+        let expected = number.map(|number| json!([{ "attempt": attempt(number), "from": 1, "through": 5 }]));
+        let expected = expected.unwrap_or_default();
+        for path in [route::JOB_METRICS, route::JOB_LOGS] {
+            let (status, body) = world.call(Method::GET, &route::with_id(path, job), json!({})).await;
+            assert_eq!((status, &body["missing"]), (StatusCode::OK, &expected), "{body}");
+        }
+        let (names, last) = stream(&world, job, None).await;
+        let told = names.iter().filter(|(name, _)| name == "missing").count();
+        assert_eq!(told, expected.as_array().map_or(0, Vec::len), "{names:?}");
+        assert_eq!(last["type"], "complete");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_says_what_is_missing_where_it_should_stand() {
+    let world = World::new().await;
+    let part = |range: std::ops::Range<usize>| LINES[range].iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+    let job = told_with(&world, part(0..3)).await;
+    let first = segment(&world, AttemptId { job, token: AttemptToken { generation: 1, number: 1 } });
+    tell(&world, job, 4, part(3..5)).await;
+    tear(&first);
+    // They come again, in a segment of their own.
+    tell(&world, job, 4, part(3..5)).await;
+    fs::remove_file(&first).unwrap();
+    let (names, _) = stream(&world, job, None).await;
+    assert_eq!(names, pairs(&[("missing", ""), ("metrics", "1.1:5"), ("complete", "")]));
+    let (names, _) = stream(&world, job, Some("1.1:3")).await;
+    assert_eq!(names, pairs(&[("metrics", "1.1:5"), ("complete", "")]), "who has them misses nothing");
+    let known = told(&world).await;
+    assert_eq!(stream(&world, known, None).await.0.len(), 5);
+    let taken = AttemptId { job: known, token: AttemptToken { generation: 1, number: 1 } };
+    fs::remove_file(segment(&world, taken)).unwrap();
+    let (names, _) = stream(&world, known, None).await;
+    assert_eq!(names, pairs(&[("missing", ""), ("complete", "")]), "though the file was taken from under it");
+}
+
+/// Its last record is not whole any more.
+fn tear(segment: &Path) {
+    let bytes = fs::read(segment).unwrap();
+    fs::write(segment, &bytes[..bytes.len() - 1]).unwrap();
+}
+
+/// An attempt that ended long ago with its fifth line.
+fn over(id: AttemptId) -> Record {
+    let end = AttemptEnd {
+        outcome: Outcome::Ok,
+        class: None,
+        message: None,
+        at: UnixMillis(1_000),
+        held: Duration::ZERO,
+        last_event: 5,
+    };
+    Record::Attempt(record::Attempt {
+        id,
+        owner: UserId(Uuid::nil()),
+        members: vec![],
+        planned_bytes: 0,
+        phase: AttemptPhase::Done,
+        from_step: None,
+        offered_at: UnixMillis(1_000),
+        running_at: None,
+        leave: None,
+        end: Some(end),
+    })
 }
 
 #[tokio::test]
