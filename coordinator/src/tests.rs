@@ -56,6 +56,16 @@ async fn a_program_that_cannot_be_started_is_named_before_anything_is_made() {
     std::fs::remove_file(&program).unwrap();
     std::fs::create_dir(&program).unwrap();
     assert!(refused().await.contains("it is no file"));
+    std::fs::remove_dir(&program).unwrap();
+    // Anything that may be started is not one of ours.
+    for (says, told) in
+        [("true", "its version is ``, not lorikeet's"), ("echo other 1.0", "its version is `other 1.0`")]
+    {
+        std::fs::write(&program, format!("#!/bin/sh\n{says}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let error = refused().await;
+        assert!(error.contains(told), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,16 @@ use axum::http::Uri;
 use lorikeet_api::FieldError;
 use lorikeet_protocol::settings;
 use rustls_pki_types::ServerName;
-use std::{ops::RangeInclusive, time::Duration};
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::Path,
+    process::{Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
 /// A machine that is stolen should not be believed for long.
 const LONGEST_VALIDITY: Duration = Duration::from_secs(366 * 86_400);
@@ -15,6 +24,11 @@ const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
 /// Nobody can take an upload URL back, and an upload that broke off is kept no longer.
 const LONGEST_UPLOAD: Duration = Duration::from_secs(7 * 86_400);
+
+/// A program's name and version.
+const LONGEST_VERSION: u64 = 256;
+/// Ours says it in some 50 ms; a machine that has just started is slow.
+const VERSION_WITHIN: Duration = Duration::from_secs(10);
 
 /// Between the weights of two users; beyond a thousand the lighter one would in truth get nothing.
 const WEIGHTS: RangeInclusive<f64> = 0.001..=1_000.0;
@@ -39,7 +53,9 @@ impl Config {
             refuse(!root.is_absolute(), "base_roots", &root.display(), "absolute paths");
         }
         refuse(!is_email(&self.admin_email), "admin_email", &self.admin_email, "an e-mail address");
-        refuse(self.http.certificate.is_some() != self.http.key.is_some(), "http.key", &"alone", "certificate and key");
+        let (chain, key) = (self.http.certificate.is_some(), self.http.key.is_some());
+        refuse(chain && !key, "http.key", &"missing", "the key of http.certificate");
+        refuse(key && !chain, "http.certificate", &"missing", "the certificate of http.key");
         refuse(self.http.timeout < Duration::from_secs(1), "http.timeout", &show(self.http.timeout), "at least 1s");
         let (all, each) = (self.http.connections, self.http.connections_per_address);
         refuse(all == 0, "http.connections", &0, "1 or more");
@@ -55,12 +71,16 @@ impl Config {
             refuse(!is_host(name), "http.names", name, "DNS names and IP addresses");
         }
         let validity = self.link.certificate_ttl;
-        refuse(validity < Duration::from_secs(1), "link.certificate_ttl", &show(validity), "at least 1s");
+        // Renewed at half of it, by an agent that may be silent for a lease and is not away: each half has room for that twice.
+        let short = validity < timers.lease.saturating_mul(4).max(Duration::from_secs(1));
+        refuse(short, "link.certificate_ttl", &show(validity), "four times timers.lease and 1s at least");
         refuse(validity > LONGEST_VALIDITY, "link.certificate_ttl", &show(validity), "a year at most");
         let slow = self.link.bandwidth.filter(|bytes| *bytes < 1 << 20);
         refuse(slow.is_some(), "link.bandwidth", &slow.unwrap_or(0), "1MiB a second at least");
         if let Some(address) = &self.link.advertise {
             refuse(!settings::is_address(address), "link.advertise", address, "host:port");
+            let nowhere = address.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified());
+            refuse(nowhere, "link.advertise", address, "an address that agents can dial");
         }
         let beat = timers.heartbeat;
         refuse(beat < Duration::from_millis(10), "timers.heartbeat", &show(beat), "at least 10ms");
@@ -120,7 +140,7 @@ impl Config {
 }
 
 impl Inspect {
-    /// Whether the program can be started, as far as its file tells: found out now, not by the first person whose file nobody can read.
+    /// Whether the program can be started and is ours: found out now, not by the first person whose file nobody can read.
     pub(crate) fn check_program(&self) -> Result<(), FieldError> {
         let Some(program) = &self.program else { return Ok(()) };
         let refused = |why: &dyn std::fmt::Display| {
@@ -131,9 +151,34 @@ impl Inspect {
             (Err(error), _) => refused(&error),
             (Ok(file), _) if !file.is_file() => refused(&"it is no file"),
             (Ok(_), Err(error)) => refused(&error),
-            (Ok(_), Ok(())) => Ok(()),
+            (Ok(_), Ok(())) => match version(program) {
+                Ok(text) if text.starts_with("lorikeet ") => Ok(()),
+                Ok(text) => refused(&format!("its version is `{}`, not lorikeet's", text.escape_debug())),
+                Err(error) => refused(&error),
+            },
         }
     }
+}
+
+/// What a program says when it is asked for its version, as far as that is short and soon.
+fn version(program: &Path) -> io::Result<String> {
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let out = child.stdout.take().expect("it was asked for");
+    let (said, hears) = mpsc::channel();
+    let reading = thread::spawn(move || {
+        let mut text = Vec::new();
+        let read = BufReader::new(out.take(LONGEST_VERSION)).read_until(b'\n', &mut text);
+        // Nobody waits any longer for who is late.
+        let _ = said.send(read.map(|_| String::from_utf8_lossy(&text).trim().to_owned()));
+    });
+    let late = io::Error::new(io::ErrorKind::TimedOut, format!("it did not say its version within {VERSION_WITHIN:?}"));
+    let text = hears.recv_timeout(VERSION_WITHIN).unwrap_or(Err(late));
+    let _ = child.kill();
+    child.wait()?;
+    drop(reading);
+    text
 }
 
 fn is_email(text: &str) -> bool {
@@ -208,8 +253,13 @@ mod tests {
                     r#"":7171""#,
                     r#""a b:7171""#,
                     r#""fd00::7:7171""#,
+                    // It is listened on and cannot be dialled.
+                    r#""0.0.0.0:7171""#,
+                    r#""[::]:7171""#,
                 ],
             ),
+            // An agent that is silent for a lease is not away: it must find its certificate good.
+            ("link", "certificate_ttl", r#""2m""#, &[r#""1s""#, r#""119s""#, r#""0s""#]),
             ("inspect", "program", r#""/usr/bin/lorikeet""#, &[r#""lorikeet""#, r#""./lorikeet""#, r#""""#]),
             ("inspect", "timeout", r#""1s""#, &[r#""0s""#, r#""1ms""#]),
             // What was uploaded and is in no record yet would go with the next sweep.
@@ -235,6 +285,16 @@ mod tests {
         for email in ["admin", "@", "admin@", "@localhost", "ad min@localhost"] {
             let error = list(&Config::parse(&format!("admin_email = {email:?}\n")).unwrap_err());
             assert!(error.contains("line 1: admin_email"), "{email}: {error}");
+        }
+    }
+    #[test]
+    fn of_a_certificate_and_its_key_the_one_that_is_missing_is_named() {
+        for (there, absent) in [("certificate", "key"), ("key", "certificate")] {
+            let error = list(&Config::parse(&format!("[http]\n{there} = \"/etc/lorikeet/it.pem\"\n")).unwrap_err());
+            assert!(
+                error.contains(&format!("http.{absent} is missing, expected the {absent} of http.{there}")),
+                "{error}"
+            );
         }
     }
 }

@@ -32,6 +32,9 @@ use uuid::Uuid;
 
 /// Answers every question with yes. The file's path is looked at, so that a dataset can be told to be bad.
 const SCRIPT: &str = r#"#!/bin/sh
+case "$1" in
+--version) echo "lorikeet 1.0.0"; exit ;;
+esac
 case "$2" in
 dataset) if grep -q broken "$3"; then
   echo '{"kind":"refused","faults":[{"line":3,"path":"$.messages","message":"is not a list"}]}'

@@ -57,7 +57,11 @@ async fn a_file_of_the_authority_that_is_in_the_way_is_named_and_asking_again_go
 
 #[tokio::test]
 async fn a_rotation_finishes_by_itself_when_its_time_is_over_and_nobody_is_cut_off() {
-    let world = World::with(|config| config.link.certificate_ttl = Duration::from_secs(1)).await;
+    let world = World::with(|config| {
+        config.link.certificate_ttl = Duration::from_secs(1);
+        (config.timers.heartbeat, config.timers.lease) = (Duration::from_millis(50), Duration::from_millis(250));
+    });
+    let world = world.await;
     let secret = Hash([3; 32]);
     world.command(Command::CreateJoinSecret { hash: secret, expires: UnixMillis(u64::MAX) }).await;
     let node = NodeId(Uuid::now_v7());
