@@ -41,15 +41,21 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
     }
 }
 
-/// Until nothing that was there runs any more. A machine that is not heard stops nothing: that is said, and not waited for.
+/// Until nothing that was there runs any more. A machine that is not heard stops nothing: that is said, and its word is not waited for.
 async fn drained(client: &Client, output: Output, mut node: Node, within: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + within + STOPPED_WITHIN;
-    while node.drain.as_ref().is_some_and(|drain| !drain.is_done()) && Instant::now() < deadline {
+    while goes_on(&node) && Instant::now() < deadline {
         tokio::time::sleep(POLL).await;
         node = client.get(&with_id(route::NODE, node.id), &[]).await?;
     }
     output.answer(&node)?;
     what_is_left(&node).map_or(Ok(()), |why| Err(Failure::refused(why)))
+}
+
+/// Whether more may become of what was there: until the drain's time is up, and then as long as somebody is here to say so.
+fn goes_on(node: &Node) -> bool {
+    let is_here = node.version.is_some() && node.unreachable_since.is_none();
+    node.drain.as_ref().is_some_and(|drain| !drain.is_done() && (drain.ended_at.is_none() || is_here))
 }
 
 /// Why a person may not switch the machine off yet.
@@ -77,7 +83,7 @@ async fn invite(client: &Client, output: Output, ttl: Option<Duration>) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lorikeet_api::node::NodeDrain;
+    use lorikeet_api::node::{DrainResult, DrainedAttempt, NodeDrain};
 
     #[test]
     fn a_drain_that_somebody_withdrew_does_not_look_like_one_that_is_done() {
@@ -87,5 +93,23 @@ mod tests {
         let (started_at, until, ended_at) = (node.joined_at, node.joined_at, Some(node.joined_at));
         node.drain = Some(NodeDrain { started_at, until, ended_at, attempts: vec![] });
         assert_eq!(what_is_left(&node), None);
+    }
+
+    #[test]
+    fn the_word_of_a_machine_that_is_away_is_not_waited_for_when_the_time_is_up() {
+        let nodes: Vec<Node> = serde_json::from_str(include_str!("../../tests/pins/answers/nodes.json.txt")).unwrap();
+        let mut node = nodes.into_iter().next().unwrap();
+        let (started_at, until) = (node.joined_at, node.joined_at);
+        let attempt = "job_01920000000070008000000000000001-1.1".parse().unwrap();
+        let stopped = DrainedAttempt { attempt, result: DrainResult::Stopped, checkpoint_step: None, left_at: None };
+        let drain = |ended_at| Some(NodeDrain { started_at, until, ended_at, attempts: vec![stopped.clone()] });
+        node.drain = drain(Some(node.joined_at));
+        assert!(goes_on(&node), "its worker is being stopped");
+        node.unreachable_since = Some(node.joined_at);
+        assert!(!goes_on(&node));
+        (node.unreachable_since, node.version) = (None, None);
+        assert!(!goes_on(&node), "it has left");
+        node.drain = drain(None);
+        assert!(goes_on(&node), "it may come back in time");
     }
 }

@@ -24,7 +24,7 @@ pub struct Node {
     /// Why it takes nothing new, if it does not.
     #[serde(default)]
     pub reason: Option<String>,
-    /// Of its agent.
+    /// Of its agent, while it is connected.
     pub version: Option<String>,
     /// From its config.
     pub labels: BTreeMap<String, String>,
