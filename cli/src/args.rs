@@ -88,14 +88,17 @@ pub(crate) enum Command {
     Quantise(Quantise),
     /// Submit a job file, or a sweep of many
     #[command(
-        after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow\n  lorikeet submit job.toml --set 'sweep.training.seed=[1,2,3]'    # an array: one job for each"
+        after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow\n  lorikeet submit job.toml --set 'sweep.training.seed=[1,2,3]'    # an array: one job for each\n  lorikeet submit job.toml --set 'after=[\"support tone:ok\"]'      # once that job has its adapter\n\nWhat a job waits for stands in its file, or behind --set:\n  after = [\"job_0192…:ok\", \"support tone:any\"]   until these jobs have ended so: ok, fail or any\n  hold = true                                    until `lorikeet job release`\n  not_before = 2026-12-01T08:00:00Z              until that moment\n\nOther jobs are named by id or, while they are not over, by name; without a word ok is meant.\nok: with an adapter; fail: failed, rejected or out of time; any: however they like."
     )]
     Submit(Submit),
     /// List jobs, newest first
     #[command(after_help = "Example:\n  lorikeet jobs --status running")]
     Jobs(Jobs),
     /// One job: how it is, why it waits, what it said
-    #[command(subcommand, after_help = "Example:\n  lorikeet job why job_0192…")]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  lorikeet job why job_0192…\n\nA job may wait for other jobs (`after`), a hand (`hold`) or a moment: `lorikeet submit --help`."
+    )]
     Job(Job),
     /// Many jobs of one file, and the best of them
     #[command(subcommand, after_help = "Example:\n  lorikeet submit sweep.toml\n  lorikeet sweep show sweep_0192…")]

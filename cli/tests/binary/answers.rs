@@ -98,6 +98,23 @@ fn what_is_submitted_is_the_file_with_what_was_set_and_may_be_sent_twice() {
 }
 
 #[test]
+fn the_help_of_submit_tells_what_a_job_may_wait_for_by_an_example_that_works() {
+    let (_, help, _) = run(crate::support::lorikeet().args(["submit", "--help"]));
+    let example = help.lines().find_map(|line| line.split_once("--set 'after=")?.1.split_once('\'')).unwrap().0;
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n");
+    let server = FakeServer::new([Scripted::data(&job("QUEUED", "blocked"))]);
+    let (code, _, complaint) =
+        run(server.client().arg("submit").arg(&path).args(["--set", &format!("after={example}")]));
+    assert_eq!(code, 0, "{complaint}");
+    let body = format!("{{\"base\":\"b\",\"dataset\":\"d\",\"after\":{example}}}");
+    assert_eq!(String::from_utf8_lossy(&server.asked()[0].body), body);
+    for form in [":ok", ":any", "fail", "hold = true", "not_before"] {
+        assert!(help.contains(form), "{form} in {help}");
+    }
+}
+
+#[test]
 fn a_dry_run_that_would_be_rejected_is_the_persons_mistake() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\n");
