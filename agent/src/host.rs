@@ -158,7 +158,9 @@ impl Host {
                 self.with(id, |attempt, _| attempt.checkpoint_uploaded(seq, *checkpoint, now, &mut out));
             }
             Event::CheckpointGivenUp(id, seq, reason) => {
-                tracing::warn!(attempt = %id, seq, reason, "a checkpoint is not uploaded");
+                if let Some(reason) = reason {
+                    tracing::warn!(attempt = %id, seq, reason, "a checkpoint is not uploaded");
+                }
                 self.with(id, |attempt, _| attempt.checkpoint_given_up(seq, now, &mut out));
             }
             Event::AdapterUploaded(id, files, summary) => {

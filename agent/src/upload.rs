@@ -44,6 +44,9 @@ pub(crate) enum UploadError {
     /// The disk.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// Its worker has removed it: a newer one is there, or comes.
+    #[error("read {}: its worker has removed it", .0.display())]
+    Removed(PathBuf),
     /// A file is not what its list says.
     #[error("verify {}: {found}", path.display())]
     Unverified {
@@ -78,7 +81,9 @@ impl UploadError {
             Self::Disk(error) if error.is_full() => Outcome::DiskFull,
             Self::Refused { refusal: Refusal::NotYours, .. } => Outcome::Superseded,
             Self::Refused { refusal: Refusal::TooLarge, .. } | Self::TooMany { .. } => Outcome::UserError,
-            Self::Disk(_) | Self::Unverified { .. } | Self::Refused { .. } | Self::Thread(_) => Outcome::Lost,
+            Self::Disk(_) | Self::Removed(_) | Self::Unverified { .. } | Self::Refused { .. } | Self::Thread(_) => {
+                Outcome::Lost
+            }
         };
         // All that is judged here is how much comes out, and the settings decide that.
         let class = (outcome == Outcome::UserError).then_some(FailureClass::Settings);
@@ -188,6 +193,13 @@ struct Manifest {
 }
 
 fn stage_checkpoint(folder: &Path, staging: &Path) -> Result<Vec<NamedFile>, UploadError> {
+    stage_listed(folder, staging).map_err(|error| {
+        let is_removed = !folder.exists() && folder.parent().is_some_and(Path::exists);
+        if is_removed { UploadError::Removed(folder.to_owned()) } else { error }
+    })
+}
+
+fn stage_listed(folder: &Path, staging: &Path) -> Result<Vec<NamedFile>, UploadError> {
     let path = folder.join(MANIFEST);
     let json = std::fs::read(&path).at("read", &path)?;
     let manifest: Manifest = serde_json::from_slice(&json)
@@ -293,6 +305,18 @@ mod tests {
             assert_eq!(*blake3::hash(&bytes).as_bytes(), file.manifest.hash.0);
         }
         assert_eq!(std::fs::read_dir(staging.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_checkpoint_that_its_worker_has_removed_is_told_from_one_that_cannot_be_read() {
+        let (folder, staging) = checkpoint(None);
+        let gone = stage_checkpoint(&folder.path().join("step-1"), staging.path()).unwrap_err();
+        assert!(matches!(gone, UploadError::Removed(_)), "{gone}");
+        let lost = stage_checkpoint(&folder.path().join("checkpoints/step-1"), staging.path()).unwrap_err();
+        assert!(matches!(lost, UploadError::Disk(_)), "{lost}");
+        std::fs::remove_file(folder.path().join(MANIFEST)).unwrap();
+        let torn = stage_checkpoint(folder.path(), staging.path()).unwrap_err();
+        assert!(matches!(torn, UploadError::Disk(_)), "{torn}");
     }
 
     #[test]

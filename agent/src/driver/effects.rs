@@ -6,6 +6,7 @@ use crate::{
     host::{Action, CheckpointMade, Event, Unfit},
     link::chain,
     supervisor::{spawn::Launch, spool::Spool},
+    upload::UploadError,
 };
 use lorikeet_protocol::{
     agent::{Checkpoint, Offer},
@@ -139,7 +140,8 @@ impl Driver {
             let CheckpointMade { seq, step, loss, kind, path } = made;
             let event = match uploader.checkpoint(id, path).await {
                 Ok(files) => Event::CheckpointUploaded(id, seq, Box::new(Checkpoint { step, loss, kind, files })),
-                Err(error) => Event::CheckpointGivenUp(id, seq, chain(&error)),
+                Err(UploadError::Removed(_)) => Event::CheckpointGivenUp(id, seq, None),
+                Err(error) => Event::CheckpointGivenUp(id, seq, Some(chain(&error))),
             };
             let _ = events.send(event).await;
         });

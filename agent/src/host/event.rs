@@ -40,8 +40,8 @@ pub enum Event {
     InputsRead(AttemptId, Vec<String>),
     /// The checkpoint of the event with this `seq` is uploaded whole.
     CheckpointUploaded(AttemptId, u64, Box<Checkpoint>),
-    /// It never will be, and why.
-    CheckpointGivenUp(AttemptId, u64, String),
+    /// It never will be, and why; without a reason: its worker has removed it, as it does when there are newer ones.
+    CheckpointGivenUp(AttemptId, u64, Option<String>),
     /// The adapter is uploaded whole; with its training summary.
     AdapterUploaded(AttemptId, Vec<NamedFile>, Option<String>),
     /// It never will be.

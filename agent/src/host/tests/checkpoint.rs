@@ -61,6 +61,6 @@ fn a_worker_that_vanishes_in_mid_upload_still_leaves_its_checkpoint() {
     let mut scene = Scene::running();
     scene.line(4, checkpoint_event(12, CheckpointKind::Periodic));
     assert_eq!(bodies(&scene.gone(1)), [&ReportBody::Finalizing]);
-    let out = scene.event(Event::CheckpointGivenUp(id(1), 4, "its files are gone".into()));
+    let out = scene.event(Event::CheckpointGivenUp(id(1), 4, Some("its files are gone".into())));
     assert_eq!(ended(&out).outcome, Outcome::Lost);
 }

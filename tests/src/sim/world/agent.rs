@@ -357,7 +357,7 @@ impl World {
         let refused = !self.brain.store.is_current(attempt);
         let event = match what {
             Upload::Checkpoint(made) if refused => {
-                HostEvent::CheckpointGivenUp(attempt, made.seq, "it is not yours any more".into())
+                HostEvent::CheckpointGivenUp(attempt, made.seq, Some("it is not yours any more".into()))
             }
             Upload::Checkpoint(made) => {
                 let files = vec![self.arrives("manifest.json", attempt, made.step)];
