@@ -245,7 +245,7 @@ impl Http {
         listener.set_nonblocking(true).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let handle = axum_server::Handle::new();
-        let (door, idle) = (Door::new(&app.config.http), app.config.http.idle);
+        let (door, idle) = (Door::new(&app.config.http, app.leaving.clone()), app.config.http.idle);
         let make = service(app).into_make_service_with_connect_info::<SocketAddr>();
         let complaining = door.clone();
         let server = axum_server::from_tcp(listener).map_err(failed)?.handle(handle.clone());

@@ -20,11 +20,14 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::Sleep,
+    time::sleep,
 };
+use tokio_util::sync::CancellationToken;
 
 /// A client that takes no byte of an answer for so long has gone, whatever TCP still believes.
 const STALL: Duration = Duration::from_secs(60);
+/// The same while the coordinator leaves: who has stopped looking at a stream would hold that up to its last moment.
+const STALL_AT_THE_END: Duration = Duration::from_secs(1);
 /// Between two complaints about connections that were not taken: a flood must not fill the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -32,14 +35,16 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Door {
     places: Arc<Places<IpAddr>>,
+    leaving: CancellationToken,
     complained: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Door {
-    pub(super) fn new(config: &config::Http) -> Self {
+    pub(super) fn new(config: &config::Http, leaving: CancellationToken) -> Self {
         let descriptors = getrlimit(Resource::Nofile).current.and_then(|most| usize::try_from(most).ok());
         let all = config.connections.min(descriptors.unwrap_or(usize::MAX) / 2);
-        Self { places: Places::new(all, config.connections_per_address), complained: Arc::default() }
+        let places = Places::new(all, config.connections_per_address);
+        Self { places, leaving, complained: Arc::default() }
     }
 
     /// Says, not too often, that connections are not taken.
@@ -58,7 +63,7 @@ impl Door {
             self.complain(&error);
             error
         })?;
-        Ok(Visitor { stream, stalled: None, _place: place })
+        Ok(Visitor { stream, stalled: None, leaving: self.leaving.clone(), _place: place })
     }
 }
 
@@ -81,11 +86,11 @@ impl<S> Accept<TcpStream, S> for Door {
 }
 
 /// A connection with its place.
-#[derive(Debug)]
 pub(super) struct Visitor {
     stream: TcpStream,
     /// Runs while the client takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    leaving: CancellationToken,
     _place: Place<IpAddr>,
 }
 
@@ -95,8 +100,17 @@ impl Visitor {
             self.stalled = None;
             return written;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL)));
+        let leaving = &self.leaving;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(patience(leaving.clone())));
         stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// Until a client that takes nothing was waited for long enough.
+async fn patience(leaving: CancellationToken) {
+    tokio::select! {
+        () = sleep(STALL) => {}
+        () = async { leaving.cancelled().await; sleep(STALL_AT_THE_END).await } => {}
     }
 }
 

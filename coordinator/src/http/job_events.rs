@@ -238,7 +238,12 @@ impl Follower {
         let data = serde_json::to_string(event).expect("an event is plain data");
         let block = Event::default().event(event.name()).data(data);
         let block = id.into_iter().fold(block, Event::id);
-        self.events.send(Ok(block)).await.map_err(|_| Ended::Gone)
+        // A client that takes nothing holds up nobody's leaving.
+        tokio::select! {
+            biased;
+            () = self.app.leaving.cancelled() => Err(Ended::Gone),
+            sent = self.events.send(Ok(block)) => sent.map_err(|_| Ended::Gone),
+        }
     }
 
     /// Until there may be something new.

@@ -281,3 +281,25 @@ async fn open_streams_do_not_hold_up_a_shutdown() {
     world.coordinator.shutdown().await;
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
+
+#[tokio::test]
+async fn a_stream_that_its_client_has_stopped_reading_does_not_hold_up_a_shutdown() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::new().await;
+    // More than both ends of a connection take in by themselves.
+    let word =
+        |seq| format!(r#"{{"seq":{seq},"time":1,"type":"log","level":"INFO","message":"{}"}}"#, "x".repeat(60_000));
+    let job = told_with(&world, (1..=50).map(word).collect()).await;
+    for first in (51..=500).step_by(50) {
+        tell(&world, job, first, (first..first + 50).map(word).collect()).await;
+    }
+    let mut stream = tokio::net::TcpStream::connect(world.coordinator.http_address()).await.unwrap();
+    let path = route::with_id(route::JOB_EVENTS, job);
+    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", world.admin);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut first = [0; 100_000];
+    stream.read_exact(&mut first).await.unwrap();
+    let begun = Instant::now();
+    world.coordinator.shutdown().await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
