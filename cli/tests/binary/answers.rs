@@ -307,6 +307,22 @@ fn of_a_job_that_waits_again_the_attempt_and_the_node_are_the_last_ones() {
 }
 
 #[test]
+fn a_closed_node_that_is_not_connected_is_said_to_be_away() {
+    let away = NODE.replace(r#""0.1.0""#, "null");
+    let cordoned = |node: &str| node.replace("ONLINE", "CORDONED");
+    let cases = [
+        (cordoned(&away), "CORDONED, away"),
+        (cordoned(NODE), "CORDONED "),
+        (away.replace("ONLINE", "OFFLINE"), "OFFLINE "),
+    ];
+    for (node, status) in cases {
+        let server = FakeServer::new([Scripted::data(&format!("[{node}]"))]);
+        let (code, answer, complaint) = run(server.client().arg("nodes"));
+        assert!(code == 0 && answer.contains(status), "{status}: {answer}{complaint}");
+    }
+}
+
+#[test]
 fn what_is_missing_is_said_beside_the_list() {
     let missing = format!(
         r#"[{{"attempt":"{JOB}-1.1","from":5,"through":9}},{{"attempt":"{JOB}-1.2","from":7,"through":null}}]"#

@@ -3,7 +3,7 @@
 use super::{fields, grid, moment, short, size, with_below, word};
 use crate::output::View;
 use lorikeet_api::{
-    node::{DeviceView, DrainedAttempt, Node, NodeCache, NodeDrain},
+    node::{DeviceView, DrainedAttempt, Node, NodeCache, NodeDrain, NodeStatus},
     token::JoinToken,
 };
 
@@ -25,7 +25,7 @@ impl View for Node {
         let table = fields([
             ("id", Some(self.id.to_string())),
             ("name", Some(self.name.clone())),
-            ("status", Some(word(&self.status))),
+            ("status", Some(status(self))),
             ("reason", self.reason.clone()),
             ("version", self.version.clone()),
             ("labels", Some(labels.join(", ")).filter(|labels| !labels.is_empty())),
@@ -86,6 +86,13 @@ fn drain(drain: &NodeDrain) -> String {
     format!("{head}\n{}", grid(["attempt", "became", "goes on from step", "left"], drain.attempts.iter().map(row)))
 }
 
+/// Its word; of one that is closed also whether it is not connected, so that opening it is not enough.
+fn status(node: &Node) -> String {
+    let is_closed = matches!(node.status, NodeStatus::Cordoned | NodeStatus::Draining | NodeStatus::Quarantined);
+    let away = if is_closed && node.version.is_none() { ", away" } else { "" };
+    format!("{}{away}", word(&node.status))
+}
+
 fn row(node: &Node, device: Option<&DeviceView>) -> [String; 8] {
     let runs = device.map(|device| match (&device.unusable, device.attempts.as_slice()) {
         (Some(why), _) => format!("unusable: {}", short(why, 40)),
@@ -97,7 +104,7 @@ fn row(node: &Node, device: Option<&DeviceView>) -> [String; 8] {
     [
         node.id.to_string(),
         short(&node.name, 24),
-        word(&node.status),
+        status(node),
         device.map(|device| short(&device.name, 32)).unwrap_or_default(),
         device.map(|device| size(device.memory_bytes)).unwrap_or_default(),
         device.map(|device| size(device.free_bytes)).unwrap_or_default(),
