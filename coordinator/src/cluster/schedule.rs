@@ -6,6 +6,7 @@
 //! attempts are asked to make room: those of least priority, then of least work lost.
 //! A dry run and `job why` ask this same function.
 
+mod ahead;
 mod best;
 mod fit;
 mod order;
@@ -17,6 +18,7 @@ use super::{
     ledger::Ledger,
     place::later,
 };
+use ahead::Ahead;
 use best::Best;
 use fit::{Fit, Place};
 pub use fit::{Lack, WhyNot};
@@ -211,11 +213,16 @@ pub fn schedule(
                 order.charge(candidate.owner, candidate.lasts * u32::from(candidate.resources.gpus));
                 schedule.placements.push(placement);
             }
-            Verdict::Waits if about.is_some() => pass.goes_first(&candidate),
+            // Whoever is ahead of the job that was asked about will be placed first, and be charged for it.
+            Verdict::Waits if about.is_some() => {
+                if pass.ahead.join(&candidate, &pass.places, rules, lookup, mono) {
+                    order.charge(candidate.owner, candidate.lasts * u32::from(candidate.resources.gpus));
+                }
+            }
             Verdict::Waits => {}
             Verdict::Explained(limit, reasons) => {
                 let never = fit::never(&candidate, &pass.places);
-                let starts = pass.starts(&candidate).filter(|_| limit.is_none());
+                let starts = pass.ahead.starts(&candidate, &pass.places, lookup, mono).filter(|_| limit.is_none());
                 let expected = starts.map(|at| later(wall, at.saturating_sub(mono)));
                 let Account { used, weight, load: _ } = lookup.user(candidate.owner);
                 let owner = Some((Duration::from_millis(used), weight));
@@ -254,14 +261,9 @@ struct Pass<'a, L> {
     /// Somebody has a reservation, or makes others leave: only the first who waits.
     head: bool,
     victims: Vec<AttemptId>,
-    /// Devices for which others wait who go before the job that was asked about.
-    spoken_for: BTreeSet<room::Spot>,
-    /// How many devices were looked at for them.
-    looked: usize,
+    /// Who waits and goes before the job that was asked about.
+    ahead: Ahead,
 }
-
-/// Looks at devices to say when a job starts: some milliseconds. Who has more jobs and devices ahead than that is told no moment.
-const LOOKS: usize = 1 << 14;
 
 enum Verdict {
     Placed(Placement),
@@ -285,8 +287,7 @@ impl<'a, L: Lookup> Pass<'a, L> {
             hopeless: BTreeSet::new(),
             head: false,
             victims: Vec::new(),
-            spoken_for: BTreeSet::new(),
-            looked: 0,
+            ahead: Ahead::default(),
         }
     }
 
@@ -350,24 +351,6 @@ impl<'a, L: Lookup> Pass<'a, L> {
     fn reasons(&self, candidate: &Candidate<'_>) -> Vec<(NodeId, String, WhyNot)> {
         let judged = self.places.iter().map(|place| (place, place.fit(candidate, self.mono)));
         judged.filter_map(|(place, fit)| Some((place.node.id, place.node.name.to_owned(), fit.err()?))).collect()
-    }
-
-    /// It waits before the job that was asked about, and takes the devices that are free soonest; for how long nobody knows. One that a limit
-    /// holds back does so as well: its owner's next end may be what frees them.
-    fn goes_first(&mut self, candidate: &Candidate<'_>) {
-        self.looked += self.places.iter().map(|place| place.slots.len()).sum::<usize>();
-        if self.looked > LOOKS || matches!(self.limit(candidate), Some(Limit::TooLarge { .. })) {
-            return;
-        }
-        let room = room::earliest(candidate, &self.places, &self.spoken_for, self.lookup, self.mono);
-        let spots = room.into_iter().flat_map(|room| room.devices.into_iter().map(move |index| (room.place, index)));
-        self.spoken_for.extend(spots);
-    }
-
-    /// When devices are free for the job that was asked about, as far as that can be known.
-    fn starts(&self, candidate: &Candidate<'_>) -> Option<Duration> {
-        let room = room::earliest(candidate, &self.places, &self.spoken_for, self.lookup, self.mono);
-        room.filter(|_| self.looked <= LOOKS).map(|room| room.starts)
     }
 
     /// For the first that waits: a reservation, or attempts that leave for it.

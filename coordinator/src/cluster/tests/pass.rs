@@ -156,7 +156,7 @@ proptest! {
 fn a_start_is_not_guessed_over_a_line_that_is_too_long_to_look_along() {
     let lasts = Duration::from_secs(60);
     let wish = Wish { owner: 0, priority: 50, gpus: 3, gib: 1, alone: true, lasts };
-    let mut wishes = vec![wish; 5_500];
+    let mut wishes = vec![wish; 3_500];
     let starts = |wishes: &[Wish], about: usize| {
         let mut stage = Stage::new(&[2, 1], &[0; 6]);
         for (node, wide) in [(0, true), (1, false)] {
@@ -167,9 +167,9 @@ fn a_start_is_not_guessed_over_a_line_that_is_too_long_to_look_along() {
         stage.ask(wishes, &waits, &Rules::default(), Some(about)).why.unwrap().expected
     };
     // All of them are too wide for these nodes; the one that is asked about is not.
-    (wishes[5_000].gpus, wishes[5_499].gpus) = (1, 1);
+    (wishes[3_000].gpus, wishes[3_499].gpus) = (1, 1);
     let soon = UnixMillis((NOW + lasts).as_millis() as u64);
-    assert_eq!((starts(&wishes, 5_000), starts(&wishes, 5_499)), (Some(soon), None));
+    assert_eq!((starts(&wishes, 3_000), starts(&wishes, 3_499)), (Some(soon), None));
 }
 
 fn owner(n: u128) -> UserId {

@@ -67,6 +67,42 @@ fn a_job_that_a_limit_holds_back_is_ahead_in_line_and_one_that_can_never_start_i
 }
 
 #[test]
+fn who_is_charged_for_a_first_job_lets_others_go_before_a_second() {
+    let mut world = World::with_gpus(2, Rules::default());
+    world.shares_everything();
+    let lasts = |hours: u64| move |spec: &mut JobSpec| spec.resources.max_runtime = Duration::from_secs(hours * 3_600);
+    let (first, second) = (world.submit_with(1, lasts(1)), world.submit_with(2, lasts(2)));
+    assert!(world.is_placed(first) && world.is_placed(second));
+    let ours: Vec<_> = (3..=4).map(|n| world.submit_with(n, lasts(9))).collect();
+    let theirs = world.submit_as(user(), 5, lasts(1));
+    let positions = [ours[0], theirs, ours[1]].map(|job| world.why(job).position);
+    assert_eq!((positions, starts_in(&world, theirs)), ([1, 2, 3], Some(2)));
+}
+
+#[test]
+fn a_limit_lets_no_more_jobs_be_ahead_than_it_lets_run() {
+    let mut world = World::with_gpus(4, Rules { jobs_per_user: Some(1), ..Rules::default() });
+    world.shares_everything();
+    let lasts = |hours: u64| {
+        move |spec: &mut JobSpec| {
+            (spec.resources.gpus, spec.resources.max_runtime) = (2, Duration::from_secs(hours * 3_600));
+        }
+    };
+    let (first, second) = (world.submit_with(1, lasts(1)), world.submit_as(user(), 2, lasts(2)));
+    assert!(world.is_placed(first) && world.is_placed(second));
+    for n in 3..=20 {
+        world.submit_with(n, |spec| (spec.resources.gpus, spec.priority) = (2, 90));
+    }
+    let third = Actor::User { id: UserId(uuid(77)), role: Role::Admin, token: TokenId(uuid(78)) };
+    let last = world.submit_as(third, 21, lasts(1));
+    assert_eq!(
+        starts_in(&world, last),
+        Some(2),
+        "the end of the second is for whoever comes behind one more of the first's jobs"
+    );
+}
+
+#[test]
 fn a_job_that_foreign_memory_keeps_out_keeps_nobody_else_out() {
     let mut world = World::with_gpus(1, Rules::default());
     world.hear(FromAgent::Devices(vec![Device { free_bytes: 10 << 30, ..gpu(0) }]));
