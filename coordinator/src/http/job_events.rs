@@ -16,7 +16,7 @@ use super::{
     job_view,
     place::{Full, Place},
 };
-use crate::{access::Actor, record::Job};
+use crate::{access::Actor, record::Job, series::Missing};
 use axum::{
     extract::State,
     http::HeaderMap,
@@ -175,10 +175,14 @@ impl Follower {
     async fn has_every_line(&mut self, actor: Actor) -> Result<bool, Ended> {
         let patience_ends = *self.over_since.get_or_insert_with(Instant::now) + LAST_LINES;
         let attempts = self.app.driver.attempts(actor, self.id).await.map_err(Failure::from)?;
-        let ended = attempts.last().and_then(|attempt| Some((attempt.id, attempt.end.as_ref()?)));
-        let Some((attempt, end)) = ended else { return Ok(true) };
-        let through = self.app.series.through(attempt).await.map_err(Failure::from)?;
-        Ok(through >= end.last_event || is_long_over(end) || Instant::now() >= patience_ends)
+        for attempt in attempts {
+            let Some(end) = attempt.end.filter(|end| !is_long_over(end)) else { continue };
+            let through = self.app.series.through(attempt.id).await.map_err(Failure::from)?;
+            if through < end.last_event && Instant::now() < patience_ends {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     async fn say_lines(&mut self) -> Result<(), Ended> {
@@ -192,21 +196,32 @@ impl Follower {
                 let read = self.app.series.read_as(attempt, self.cursor.seq, READ_LINES, |line| line);
                 let part = read.await.map_err(Failure::from)?;
                 // What has no end may be torn alone, and come again.
-                for missing in part.missing.into_iter().filter(|missing| missing.through.is_some()) {
-                    if self.missed.insert((attempt, missing.from)) {
-                        self.send(&JobEvent::Missing(missing.of(attempt)), None).await?;
-                    }
-                }
-                if part.lines.is_empty() {
-                    break;
-                }
+                let mut gaps = part.missing.into_iter().filter(|missing| missing.through.is_some()).peekable();
+                let is_empty = part.lines.is_empty();
                 for line in part.lines {
+                    while let Some(missing) = gaps.next_if(|missing| missing.from < line.seq) {
+                        self.say_missing(attempt, missing).await?;
+                    }
                     if let Some(event) = parse(&line.text).and_then(|line| said(attempt, line)) {
                         self.send(&event, Some(format!("{}:{}", attempt.token, line.seq))).await?;
                     }
                     self.cursor.seq = line.seq;
                 }
+                for missing in gaps {
+                    self.say_missing(attempt, missing).await?;
+                }
+                if is_empty {
+                    break;
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Once to a client.
+    async fn say_missing(&mut self, attempt: AttemptId, missing: Missing) -> Result<(), Ended> {
+        if self.missed.insert((attempt, missing.from)) {
+            self.send(&JobEvent::Missing(missing.of(attempt)), None).await?;
         }
         Ok(())
     }

@@ -217,6 +217,29 @@ async fn a_stream_says_what_is_missing_where_it_should_stand() {
     assert_eq!(names, pairs(&[("missing", ""), ("complete", "")]), "though the file was taken from under it");
 }
 
+#[tokio::test]
+async fn what_is_missing_between_lines_is_said_between_them() {
+    let world = World::new().await;
+    let part = |range: std::ops::Range<usize>| LINES[range].iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+    let job = told_with(&world, part(0..2)).await;
+    let first = segment(&world, AttemptId { job, token: AttemptToken { generation: 1, number: 1 } });
+    let third = first.with_file_name("00000000000000000003.seg");
+    // Three segments, the second of the third line alone; then nothing of that can be read.
+    tell(&world, job, 3, part(2..3)).await;
+    tear(&first);
+    tell(&world, job, 3, part(2..3)).await;
+    tell(&world, job, 4, part(3..4)).await;
+    tear(&third);
+    tell(&world, job, 4, part(3..5)).await;
+    fs::write(&third, &fs::read(&third).unwrap()[..12]).unwrap();
+    let (names, _) = stream(&world, job, None).await;
+    let whole = stream(&world, told(&world).await, None).await.0;
+    let mut expected: Vec<_> = whole.into_iter().filter(|(_, id)| id != "1.1:3").collect();
+    let behind = expected.iter().position(|(_, id)| id == "1.1:2").unwrap() + 1;
+    expected.insert(behind, ("missing".to_owned(), String::new()));
+    assert_eq!(names, expected);
+}
+
 /// Its last record is not whole any more.
 fn tear(segment: &Path) {
     let bytes = fs::read(segment).unwrap();
