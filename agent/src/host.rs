@@ -158,8 +158,9 @@ impl Host {
                 self.with(id, |attempt, _| attempt.checkpoint_uploaded(seq, *checkpoint, now, &mut out));
             }
             Event::CheckpointGivenUp(id, seq, reason) => {
-                if let Some(reason) = reason {
-                    tracing::warn!(attempt = %id, seq, reason, "a checkpoint is not uploaded");
+                match reason {
+                    Some(reason) => tracing::warn!(attempt = %id, seq, reason, "a checkpoint is not uploaded"),
+                    None => tracing::debug!(attempt = %id, seq, "a checkpoint was removed before it was uploaded"),
                 }
                 self.with(id, |attempt, _| attempt.checkpoint_given_up(seq, now, &mut out));
             }

@@ -194,7 +194,8 @@ struct Manifest {
 
 fn stage_checkpoint(folder: &Path, staging: &Path) -> Result<Vec<NamedFile>, UploadError> {
     stage_listed(folder, staging).map_err(|error| {
-        let is_removed = !folder.exists() && folder.parent().is_some_and(Path::exists);
+        let is_there = |path: &Path| path.try_exists().ok();
+        let is_removed = is_there(folder) == Some(false) && folder.parent().and_then(is_there) == Some(true);
         if is_removed { UploadError::Removed(folder.to_owned()) } else { error }
     })
 }

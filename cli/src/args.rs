@@ -413,7 +413,7 @@ pub(crate) enum Node {
     Drain {
         #[command(flatten)]
         node: OneNode,
-        /// Wait until nothing runs there any more, and report what became of it; what is stopped has half a minute more to say so
+        /// Wait until nothing runs there any more, and report what became of it; what is stopped has half a minute more to say so, while its machine is heard
         #[arg(long)]
         wait: bool,
         /// What has not left by then is stopped

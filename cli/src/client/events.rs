@@ -28,7 +28,7 @@ pub(crate) enum Told {
     Event(Box<JobEvent>),
     /// The connection broke, and why; told once until it is back.
     Broken(String),
-    /// It is back; nothing was missed.
+    /// It is back.
     Back,
 }
 

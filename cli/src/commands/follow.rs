@@ -88,7 +88,7 @@ pub(super) fn broken(why: &str) -> String {
 }
 
 /// Said when it is back.
-pub(super) const BACK: &str = "the coordinator is back; nothing was missed";
+pub(super) const BACK: &str = "the coordinator is back, and the stream goes on where it broke";
 
 /// Lines that should stand here, where they were to stand.
 pub(super) fn missing(MissingLines { attempt, from, through }: &MissingLines) -> String {
@@ -98,7 +98,7 @@ pub(super) fn missing(MissingLines { attempt, from, through }: &MissingLines) ->
         None => format!("lines from {from} on"),
     };
     format!(
-        "something is missing here: {lines} of {attempt}, which the coordinator's disk has not kept or which never came to it; they may stand in \
+        "something is missing here: {lines} of {attempt}, which the coordinator's disk has not kept or which have not come to it; they may stand in \
          events.jsonl on the node"
     )
 }

@@ -54,8 +54,8 @@ async fn drained(client: &Client, output: Output, mut node: Node, within: Durati
 
 /// Whether more may become of what was there: until the drain's time is up, and then as long as somebody is here to say so.
 fn goes_on(node: &Node) -> bool {
-    let is_here = node.version.is_some() && node.unreachable_since.is_none();
-    node.drain.as_ref().is_some_and(|drain| !drain.is_done() && (drain.ended_at.is_none() || is_here))
+    let is_heard = node.unreachable_since.is_none();
+    node.drain.as_ref().is_some_and(|drain| !drain.is_done() && (drain.ended_at.is_none() || is_heard))
 }
 
 /// Why a person may not switch the machine off yet.
@@ -108,7 +108,8 @@ mod tests {
         node.unreachable_since = Some(node.joined_at);
         assert!(!goes_on(&node));
         (node.unreachable_since, node.version) = (None, None);
-        assert!(!goes_on(&node), "it has left");
+        assert!(goes_on(&node), "an agent that starts anew is soon back");
+        node.unreachable_since = Some(node.joined_at);
         node.drain = drain(None);
         assert!(goes_on(&node), "it may come back in time");
     }

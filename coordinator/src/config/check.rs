@@ -79,7 +79,7 @@ impl Config {
         refuse(slow.is_some(), "link.bandwidth", &slow.unwrap_or(0), "1MiB a second at least");
         if let Some(address) = &self.link.advertise {
             refuse(!settings::is_address(address), "link.advertise", address, "host:port");
-            let nowhere = address.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified());
+            let nowhere = address.parse().is_ok_and(|address: SocketAddr| address.ip().to_canonical().is_unspecified());
             refuse(nowhere, "link.advertise", address, "an address that agents can dial");
         }
         let beat = timers.heartbeat;
@@ -160,10 +160,16 @@ impl Inspect {
     }
 }
 
-/// What a program says when it is asked for its version, as far as that is short and soon.
+/// What a program says when it is asked for its version, as far as that is short and soon; started as for an inspection.
 fn version(program: &Path) -> io::Result<String> {
     let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command
+        .arg("--version")
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut child = command.spawn()?;
     let out = child.stdout.take().expect("it was asked for");
     let (said, hears) = mpsc::channel();
@@ -256,6 +262,7 @@ mod tests {
                     // It is listened on and cannot be dialled.
                     r#""0.0.0.0:7171""#,
                     r#""[::]:7171""#,
+                    r#""[::ffff:0.0.0.0]:7171""#,
                 ],
             ),
             // An agent that is silent for a lease is not away: it must find its certificate good.
@@ -287,6 +294,7 @@ mod tests {
             assert!(error.contains("line 1: admin_email"), "{email}: {error}");
         }
     }
+
     #[test]
     fn of_a_certificate_and_its_key_the_one_that_is_missing_is_named() {
         for (there, absent) in [("certificate", "key"), ("key", "certificate")] {

@@ -102,7 +102,11 @@ impl Visitor {
         }
         let leaving = &self.leaving;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(patience(leaving.clone())));
-        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let over = stalled.as_mut().poll(cx);
+        if over.is_ready() {
+            self.stalled = None;
+        }
+        over.map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

@@ -408,7 +408,7 @@ pub struct LogLine {
     pub message: String,
 }
 
-/// Lines of a placement's events that cannot be read here: the coordinator's disk has not kept them, or, at the end, they never came.
+/// Lines of a placement's events that cannot be read here: the coordinator's disk has not kept them, or, at the end, they have not come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MissingLines {
