@@ -4,6 +4,7 @@
 use crate::{
     clock::now,
     config::{Config, Inspect},
+    inspector,
     link::trust::Authorities,
     space::free_bytes,
     start::Folders,
@@ -25,12 +26,14 @@ const BEHIND: Duration = Duration::from_secs(60);
 const NEAR_ITS_END: u64 = 365;
 
 /// Looks at everything that the config names.
-pub fn look(config: &Config) -> Vec<Finding> {
+pub async fn look(config: &Config) -> Vec<Finding> {
     let folders = Folders::at(&config.data);
     let (store, runs) = store(&folders);
     let mut found = vec![data(&config.data), store, authority(&folders), disk(config), clock(&folders)];
     found.extend(config.base_roots.iter().map(|root| base_root(root)));
-    found.extend(config.inspect.program.as_ref().map(|program| inspect_program(program, &config.inspect)));
+    if let Some(program) = &config.inspect.program {
+        found.push(inspect_program(program, &config.inspect).await);
+    }
     found.push(port("http.listen", runs, TcpListener::bind(config.http.listen).map(drop), config.http.listen));
     found.push(port("link.listen", runs, UdpSocket::bind(config.link.listen).map(drop), config.link.listen));
     found
@@ -174,9 +177,9 @@ fn base_root(root: &Path) -> Finding {
     }
 }
 
-fn inspect_program(program: &Path, config: &Inspect) -> Finding {
+async fn inspect_program(program: &Path, config: &Inspect) -> Finding {
     let what = "inspect.program";
-    match config.check_program() {
+    match inspector::program::check(config).await {
         Ok(()) => Finding::ok(what, program.display()),
         Err(fault) => Finding::bad(what, fault, "name the `lorikeet` binary, or leave the key out"),
     }
@@ -215,17 +218,17 @@ mod tests {
         found.iter().find(|finding| finding.what == what).unwrap().clone()
     }
 
-    #[test]
-    fn a_machine_that_is_fit_has_nothing_bad_and_looking_makes_nothing() {
+    #[tokio::test]
+    async fn a_machine_that_is_fit_has_nothing_bad_and_looking_makes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let found = look(&config(&data));
+        let found = look(&config(&data)).await;
         assert!(found.iter().all(|finding| finding.state < State::Bad), "{found:#?}");
         assert!(!data.exists());
     }
 
-    #[test]
-    fn an_authority_that_nears_its_end_is_told_a_year_ahead_and_so_is_a_rotation() {
+    #[tokio::test]
+    async fn an_authority_that_nears_its_end_is_told_a_year_ahead_and_so_is_a_rotation() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path());
         let ca = folder.path().join("ca");
@@ -238,30 +241,30 @@ mod tests {
             std::fs::write(ca.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
             std::fs::write(ca.join("ca.key"), key.serialize_pem()).unwrap();
             std::fs::set_permissions(ca.join("ca.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
-            let finding = of(&look(&config), "certificate authority");
+            let finding = of(&look(&config).await, "certificate authority");
             assert_eq!(finding.state, state, "{finding:#?}");
             assert!(finding.found.contains(&format!("for {days} more days")), "{finding:#?}");
             let advice = finding.advice.is_some_and(|advice| advice.contains("`lorikeet ca rotate`"));
             assert_eq!(advice, state == State::Warning);
         }
         crate::link::trust::Trust::open(&ca).unwrap().begin().unwrap();
-        let finding = of(&look(&config), "certificate authority");
+        let finding = of(&look(&config).await, "certificate authority");
         assert!(finding.state == State::Ok && finding.found.contains("a rotation is under way"), "{finding:#?}");
         std::fs::set_permissions(ca.join("next.key"), std::fs::Permissions::from_mode(0o640)).unwrap();
-        let finding = of(&look(&config), "certificate authority");
+        let finding = of(&look(&config).await, "certificate authority");
         assert!(finding.state == State::Bad && finding.found.contains("next.key is open to others"), "{finding:#?}");
     }
 
-    #[test]
-    fn a_missing_authority_beside_a_store_is_no_new_installation() {
+    #[tokio::test]
+    async fn a_missing_authority_beside_a_store_is_no_new_installation() {
         let folder = tempfile::tempdir().unwrap();
         drop(crate::store::Store::open(&folder.path().join("state.redb")).unwrap());
-        let finding = of(&look(&config(folder.path())), "certificate authority");
+        let finding = of(&look(&config(folder.path())).await, "certificate authority");
         assert!(finding.state == State::Bad && finding.found.contains("beside a store"), "{finding:#?}");
     }
 
-    #[test]
-    fn everything_that_is_wrong_is_named_with_what_to_do() {
+    #[tokio::test]
+    async fn everything_that_is_wrong_is_named_with_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path();
         std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -272,7 +275,7 @@ mod tests {
         config.http.listen = taken.local_addr().unwrap();
         config.storage.keep_free = u64::MAX;
         config.inspect.program = Some(data.join("lorikeet"));
-        let found = look(&config);
+        let found = look(&config).await;
         for (what, words) in [
             ("store", "certificate authority"),
             ("certificate authority", "open to others"),
@@ -287,12 +290,12 @@ mod tests {
         assert_eq!(of(&found, "data directory").state, State::Warning);
         // A file of tomorrow.
         let store = Store::open(&data.join("state.redb")).unwrap();
-        assert_eq!(of(&look(&config), "store").found, "a coordinator runs on it");
+        assert_eq!(of(&look(&config).await, "store").found, "a coordinator runs on it");
         drop(store);
         let tomorrow = std::time::SystemTime::now() + Duration::from_secs(86_400);
         File::options().append(true).open(data.join("state.redb")).unwrap().set_modified(tomorrow).unwrap();
-        assert_eq!(of(&look(&config), "clock").state, State::Bad);
+        assert_eq!(of(&look(&config).await, "clock").state, State::Bad);
         std::fs::write(data.join("state.redb"), [1; 9_000]).unwrap();
-        assert!(of(&look(&config), "store").advice.unwrap().contains("lorikeet restore"));
+        assert!(of(&look(&config).await, "store").advice.unwrap().contains("lorikeet restore"));
     }
 }

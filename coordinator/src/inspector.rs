@@ -7,6 +7,7 @@
 //! models and dry runs in lines of their own, so that a slow directory or a curious person holds up no dataset and no job.
 
 mod answers;
+pub(crate) mod program;
 
 use crate::{
     blob::{BlobError, Blobs},
@@ -328,9 +329,8 @@ impl Inspector {
     }
 
     fn command(&self, what: &str) -> Command {
-        let mut command = Command::new(self.program.as_path());
-        command.args(["inspect", what]).env_clear().current_dir("/");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut command = program::command(&self.program);
+        command.args(["inspect", what]).stdin(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 

@@ -111,7 +111,7 @@ impl Coordinator {
     /// Opens or makes everything under `config.data`, binds both addresses, and begins.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         config.check()?;
-        config.inspect.check_program().map_err(|fault| ConfigError::Values(vec![fault]))?;
+        inspector::program::check(&config.inspect).await.map_err(|fault| ConfigError::Values(vec![fault]))?;
         start::refuse_taken(&config)?;
         let folders = Folders::make(&config.data)?;
         folders.refuse_without_store()?;

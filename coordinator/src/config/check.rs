@@ -1,20 +1,11 @@
 //! Which values of the config cannot be, alone or together; each is named with what would do.
 
-use super::{Config, ConfigError, Inspect};
+use super::{Config, ConfigError};
 use axum::http::Uri;
 use lorikeet_api::FieldError;
 use lorikeet_protocol::settings;
 use rustls_pki_types::ServerName;
-use std::{
-    io::{self, BufRead, BufReader, Read},
-    net::SocketAddr,
-    ops::RangeInclusive,
-    path::Path,
-    process::{Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 /// A machine that is stolen should not be believed for long.
 const LONGEST_VALIDITY: Duration = Duration::from_secs(366 * 86_400);
@@ -24,11 +15,6 @@ const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
 /// Nobody can take an upload URL back, and an upload that broke off is kept no longer.
 const LONGEST_UPLOAD: Duration = Duration::from_secs(7 * 86_400);
-
-/// A program's name and version.
-const LONGEST_VERSION: u64 = 256;
-/// Ours says it in some 50 ms; a machine that has just started is slow.
-const VERSION_WITHIN: Duration = Duration::from_secs(10);
 
 /// Between the weights of two users; beyond a thousand the lighter one would in truth get nothing.
 const WEIGHTS: RangeInclusive<f64> = 0.001..=1_000.0;
@@ -137,54 +123,6 @@ impl Config {
         }
         faults
     }
-}
-
-impl Inspect {
-    /// Whether the program can be started and is ours: found out now, not by the first person whose file nobody can read.
-    pub(crate) fn check_program(&self) -> Result<(), FieldError> {
-        let Some(program) = &self.program else { return Ok(()) };
-        let refused = |why: &dyn std::fmt::Display| {
-            let expected = format!("a program that may be started here ({why})");
-            Err(FieldError::new("inspect.program", program.display(), expected))
-        };
-        match (program.metadata(), rustix::fs::access(program, rustix::fs::Access::EXEC_OK)) {
-            (Err(error), _) => refused(&error),
-            (Ok(file), _) if !file.is_file() => refused(&"it is no file"),
-            (Ok(_), Err(error)) => refused(&error),
-            (Ok(_), Ok(())) => match version(program) {
-                Ok(text) if text.starts_with("lorikeet ") => Ok(()),
-                Ok(text) => refused(&format!("its version is `{}`, not lorikeet's", text.escape_debug())),
-                Err(error) => refused(&error),
-            },
-        }
-    }
-}
-
-/// What a program says when it is asked for its version, as far as that is short and soon; started as for an inspection.
-fn version(program: &Path) -> io::Result<String> {
-    let mut command = Command::new(program);
-    command
-        .arg("--version")
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    let out = child.stdout.take().expect("it was asked for");
-    let (said, hears) = mpsc::channel();
-    let reading = thread::spawn(move || {
-        let mut text = Vec::new();
-        let read = BufReader::new(out.take(LONGEST_VERSION)).read_until(b'\n', &mut text);
-        // Nobody waits any longer for who is late.
-        let _ = said.send(read.map(|_| String::from_utf8_lossy(&text).trim().to_owned()));
-    });
-    let late = io::Error::new(io::ErrorKind::TimedOut, format!("it did not say its version within {VERSION_WITHIN:?}"));
-    let text = hears.recv_timeout(VERSION_WITHIN).unwrap_or(Err(late));
-    let _ = child.kill();
-    child.wait()?;
-    drop(reading);
-    text
 }
 
 fn is_email(text: &str) -> bool {

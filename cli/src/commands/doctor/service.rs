@@ -28,7 +28,7 @@ impl View for Vec<Finding> {
 pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     let mut found = vec![landlock()];
     if let Some(path) = &args.coordinator {
-        found.extend(coordinator(path));
+        found.extend(coordinator(path)?);
     }
     if let Some(path) = &args.agent {
         found.extend(agent(path)?);
@@ -41,14 +41,14 @@ pub(super) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn coordinator(path: &Path) -> Vec<Finding> {
+fn coordinator(path: &Path) -> Result<Vec<Finding>, Failure> {
     match lorikeet_coordinator::config::Config::load(path) {
         Ok(config) => {
             let mut found = vec![Finding::ok("coordinator's config", path.display())];
-            found.extend(lorikeet_coordinator::health::look(&config));
-            found
+            found.extend(crate::commands::runtime()?.block_on(lorikeet_coordinator::health::look(&config)));
+            Ok(found)
         }
-        Err(error) => vec![wrong("coordinator's config", &error)],
+        Err(error) => Ok(vec![wrong("coordinator's config", &error)]),
     }
 }
 

@@ -8,6 +8,7 @@ use lorikeet_protocol::{
     id::AttemptId,
     job::{AttemptPhase, Outcome},
 };
+use std::ops::Range;
 
 const LINES: [&str; 5] = [
     r#"{"seq":1,"time":1000,"type":"stage","stage":"training"}"#,
@@ -20,6 +21,10 @@ const LINES: [&str; 5] = [
 /// A finished job with lines; the series folder has one writer more for a moment, on an attempt of its own.
 async fn told(world: &World) -> JobId {
     told_with(world, LINES.map(str::to_owned).to_vec()).await
+}
+
+fn part(range: Range<usize>) -> Vec<String> {
+    LINES[range].iter().map(|line| (*line).to_owned()).collect()
 }
 
 async fn told_with(world: &World, lines: Vec<String>) -> JobId {
@@ -129,9 +134,9 @@ async fn metrics_and_logs_come_from_the_lines() {
 async fn metrics_and_logs_say_what_the_disk_has_not_kept() {
     let world = World::new().await;
     let sound = told(&world).await;
-    let job = told_with(&world, LINES[..3].iter().map(|line| (*line).to_owned()).collect()).await;
+    let job = told_with(&world, part(0..3)).await;
     let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
-    tell(&world, job, 4, LINES[3..].iter().map(|line| (*line).to_owned()).collect()).await;
+    tell(&world, job, 4, part(3..5)).await;
     let segment = segment(&world, attempt);
     let mut bytes = fs::read(&segment).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -197,7 +202,6 @@ async fn lines_that_went_with_their_whole_file_are_missed_in_lists_and_streams()
 #[tokio::test]
 async fn a_stream_says_what_is_missing_where_it_should_stand() {
     let world = World::new().await;
-    let part = |range: std::ops::Range<usize>| LINES[range].iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
     let job = told_with(&world, part(0..3)).await;
     let first = segment(&world, AttemptId { job, token: AttemptToken { generation: 1, number: 1 } });
     tell(&world, job, 4, part(3..5)).await;
@@ -220,7 +224,6 @@ async fn a_stream_says_what_is_missing_where_it_should_stand() {
 #[tokio::test]
 async fn what_is_missing_between_lines_is_said_between_them() {
     let world = World::new().await;
-    let part = |range: std::ops::Range<usize>| LINES[range].iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
     let job = told_with(&world, part(0..2)).await;
     let first = segment(&world, AttemptId { job, token: AttemptToken { generation: 1, number: 1 } });
     let third = first.with_file_name("00000000000000000003.seg");
