@@ -19,7 +19,7 @@
 
 constexpr u32 WARPS = 4, THREADS = 32 * WARPS;
 // Products take 16 columns at a time, of each half where there are halves; what is behind HEAD is zero. With eight more a row is an odd number of
-// eights long, so that no two of the eight rows that `ldmatrix` reads at once share a bank.
+// eights long.
 constexpr u32 HALVES = HEAD > 128 ? 2 : 1, COLUMNS = (HEAD + 16 * HALVES - 1) / (16 * HALVES) * (16 * HALVES), LONG = COLUMNS + 8;
 // A warp that owns queries has two strips where their sums fit into registers: what it reads of the keys serves both.
 constexpr u32 STRIPS = HEAD > 128 ? 1 : 2, STRIP_ROWS = 16 * STRIPS, ROWS = WARPS * STRIP_ROWS, KEY_ROWS = 16 * WARPS;
@@ -51,24 +51,6 @@ __device__ __forceinline__ void load(bf16* to, const bf16* from, u32 stride, u32
   }
 }
 
-// A left factor: 16 rows by 16 columns.
-__device__ __forceinline__ void left(u32 (&a)[4], const bf16* at) {
-  u32 lane = threadIdx.x % 32;
-  load_matrices(a, at + (lane / 8 % 2 * 8 + lane % 8) * LONG + lane / 16 * 8);
-}
-
-// Two right factors whose columns are the 16 rows at hand; 16 columns of them are summed over.
-__device__ __forceinline__ void right(u32 (&b)[4], const bf16* at) {
-  u32 lane = threadIdx.x % 32;
-  load_matrices(b, at + (lane / 16 * 8 + lane % 8) * LONG + lane / 8 % 2 * 8);
-}
-
-// Two right factors of 8 columns each; the 16 rows at hand are summed over.
-__device__ __forceinline__ void right_turned(u32 (&b)[4], const bf16* at) {
-  u32 lane = threadIdx.x % 32;
-  load_matrices_turned(b, at + (lane / 8 % 2 * 8 + lane % 8) * LONG + lane / 16 * 8);
-}
-
 // Every number that a thread holds of M strips by N tiles of eight columns: strip, tile, and e, whose row is e / 2 and column e % 2.
 template <u32 M, u32 N, class F>
 __device__ __forceinline__ void each(const F& f) {
@@ -97,11 +79,11 @@ __device__ __forceinline__ void score(float (&c)[M][N][4], const bf16* x, const 
   for (u32 k = 0; k < COLUMNS; k += 16) {
     u32 a[M][4];
 #pragma unroll
-    for (u32 m = 0; m < M; m++) left(a[m], x + 16 * m * LONG + k);
+    for (u32 m = 0; m < M; m++) left<LONG>(a[m], x + 16 * m * LONG + k);
 #pragma unroll
     for (u32 n = 0; n < N; n += 2) {
       u32 b[4];
-      right(b, y + 8 * n * LONG + k);
+      right<LONG>(b, y + 8 * n * LONG + k);
 #pragma unroll
       for (u32 m = 0; m < M; m++) {
         mma(c[m][n], a[m], b[0], b[1]);
@@ -125,7 +107,7 @@ __device__ __forceinline__ void add(float (&sum)[M][C][4], const float (&p)[M][N
 #pragma unroll
     for (u32 c = 0; c < C; c += 2) {
       u32 b[4];
-      right_turned(b, y + 8 * n * LONG + 8 * c);
+      right_turned<LONG>(b, y + 8 * n * LONG + 8 * c);
 #pragma unroll
       for (u32 m = 0; m < M; m++) {
         mma(sum[m][c], a[m], b[0], b[1]);

@@ -1,8 +1,9 @@
 // Dropout from the counter-based generator of src/ops/random.rs: the same masks as on the CPU, bit for bit.
 //
-// Channel c takes word (c / 16) mod 4 of the Philox block with the counter (c / 64, c mod 16, token, domain). A thread makes one
-// block: four channels, sixteen apart.
+// Channel c takes word (c / 16) mod 4 of the Philox block with the counter (c / 64, c mod 16, token, domain).
 #include "prelude.cuh"
+
+constexpr u32 DROPOUT = 2; // the domain
 
 struct Words {
   u32 w[4];
@@ -19,21 +20,23 @@ __device__ __forceinline__ Words philox(u32 k0, u32 k1, u32 c0, u32 c1, u32 c2, 
   return words;
 }
 
-// y = x m, or y += x m where `add` is not 0 (the backward). `keys` holds the key of every row's masks and its token:
-// three words a row.
-KERNEL(dropout, const bf16* x, bf16* y, const u32* keys, u32 rows, u32 width, u32 threshold, float keep, u32 add) {
-  u32 groups = (width + 63) / 64;
-  u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-  u64 row = i / (groups * 16);
+// What one module keeps of every row: bit c % 64 of word c / 64 of a row is channel c. `names` has five words a row, the key of its example's
+// masks and its token. A warp owns a row; half of it makes the 16 blocks of a word.
+KERNEL(dropout_draw, const u32* names, u64* kept, u32 rows, u32 width, u32 module, u32 threshold) {
+  u32 row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
   if (row >= rows) return;
-  u32 group = (u32)(i / 16 % groups), lane = (u32)(i % 16);
-  const u32* key = keys + 3 * row;
-  Words words = philox(key[0], key[1], group, lane, key[2], 2u);
-  for (u32 j = 0; j < 4; j++) {
-    u32 c = 64 * group + 16 * j + lane;
-    if (c >= width) break;
-    u64 at = row * width + c;
-    float kept = words.w[j] < threshold ? 0.0f : keep * wide(x[at]);
-    y[at] = narrow(add ? wide(y[at]) + kept : kept);
+  const u32* name = names + 5 * row;
+  Words key = philox(name[0], name[1], name[2], name[3], module, DROPOUT);
+  u32 groups = (width + 63) / 64;
+  for (u32 first = 0; first < groups; first += 2) {
+    u32 group = first + lane / 16;
+    Words words = philox(key.w[0], key.w[1], group, lane % 16, name[4], DROPOUT);
+    u64 bits = 0;
+#pragma unroll
+    for (u32 j = 0; j < 4; j++) {
+      u32 of_warp = __ballot_sync(0xffffffffu, words.w[j] >= threshold);
+      bits |= (u64)(of_warp >> lane / 16 * 16 & 0xffffu) << 16 * j;
+    }
+    if (lane % 16 == 0 && group < groups) kept[(u64)row * groups + group] = bits;
   }
 }

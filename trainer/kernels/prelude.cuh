@@ -119,6 +119,37 @@ __device__ __forceinline__ void load_matrices_turned(u32 (&to)[4], const bf16* r
 }
 #endif
 
+// Factors of `mma` from shared memory, whose rows begin LONG numbers apart. LONG is an odd number of eights, so that no two of the eight rows
+// that `ldmatrix` reads at once share a bank.
+
+// A left factor: 16 rows by 16 columns.
+template <u32 LONG>
+__device__ __forceinline__ void left(u32 (&a)[4], const bf16* at) {
+  u32 lane = threadIdx.x % 32;
+  load_matrices(a, at + (lane / 8 % 2 * 8 + lane % 8) * LONG + lane / 16 * 8);
+}
+
+// The same, of the transpose: the 16 rows at hand are summed over.
+template <u32 LONG>
+__device__ __forceinline__ void left_turned(u32 (&a)[4], const bf16* at) {
+  u32 lane = threadIdx.x % 32;
+  load_matrices_turned(a, at + (lane / 16 * 8 + lane % 8) * LONG + lane / 8 % 2 * 8);
+}
+
+// Two right factors whose columns are the 16 rows at hand; 16 columns of them are summed over.
+template <u32 LONG>
+__device__ __forceinline__ void right(u32 (&b)[4], const bf16* at) {
+  u32 lane = threadIdx.x % 32;
+  load_matrices(b, at + (lane / 16 * 8 + lane % 8) * LONG + lane / 8 % 2 * 8);
+}
+
+// Two right factors of 8 columns each; the 16 rows at hand are summed over.
+template <u32 LONG>
+__device__ __forceinline__ void right_turned(u32 (&b)[4], const bf16* at) {
+  u32 lane = threadIdx.x % 32;
+  load_matrices_turned(b, at + (lane / 8 % 2 * 8 + lane % 8) * LONG + lane / 16 * 8);
+}
+
 // Over the four lanes that hold one row of a product; each gets the result.
 __device__ __forceinline__ float quad_sum(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);

@@ -21,12 +21,15 @@
 #define __constant__
 #define __forceinline__ inline
 #define __shared__ static
-#define __align__(n) alignas(n)
 
 struct float2 {
   float x, y;
 };
 inline float2 make_float2(float x, float y) { return {x, y}; }
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -172,6 +175,16 @@ inline float shuffle_xor(float x, int apart) {
   return warp[lane ^ apart].x;
 }
 
+inline unsigned ballot(bool vote) {
+  size_t lane = size_t(now - fibers) % 32;
+  Laid* warp = table();
+  warp[lane].a[0] = vote;
+  wait(Fiber::AtWarp);
+  unsigned votes = 0;
+  for (size_t i = 0; i < 32; i++) votes |= (warp[i].a[0] & 1) << i;
+  return votes;
+}
+
 inline float wide_half(unsigned pair, unsigned upper) { return __uint_as_float(upper ? pair & 0xffff0000u : pair << 16); }
 } // namespace emulator
 
@@ -234,6 +247,7 @@ void load_matrices_turned(unsigned (&to)[4], const B* row) { emulated_load(to, r
 #define threadIdx emulator::at_thread
 inline void __syncthreads() { emulator::wait(emulator::Fiber::AtBlock); }
 inline void __syncwarp() { emulator::wait(emulator::Fiber::AtWarp); }
+inline unsigned __ballot_sync(unsigned, bool vote) { return emulator::ballot(vote); }
 inline float __shfl_xor_sync(unsigned, float x, int apart) { return emulator::shuffle_xor(x, apart); }
 
 #define KERNEL(name, ...)                                                                                              \

@@ -26,6 +26,9 @@ pub const HEAD_CHUNK_ROWS: usize = 256;
 /// Logits that exist at a time on a GPU, in numbers: 512 MiB of brain floats.
 pub const GPU_LOGITS: usize = 1 << 28;
 
+/// Columns of A that the parts of its gradient have on a GPU together at most, where there is dropout.
+pub const GPU_PART_COLUMNS: usize = 528 * 64;
+
 /// How the frozen weights lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,8 +86,8 @@ pub struct AdapterShape {
     pub rank: usize,
     /// The lowest block that it, or a gradient on the way to it, reaches; blocks below keep nothing.
     pub lowest: usize,
-    /// Its inputs are masked.
-    pub dropout: bool,
+    /// Bytes of one bit per input that dropout may mask, per token and over all blocks; 0 without dropout.
+    pub masks: usize,
     /// It trains row lengths (DoRA).
     pub lengths: bool,
     /// Multiplications per token of its forward pass.

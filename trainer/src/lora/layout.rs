@@ -155,6 +155,7 @@ impl LoraLayout {
         let doubled = if self.config.init == Init::Pissa { 2 } else { 1 };
         let in_block = |entry: &&LoraEntry| matches!(entry.site, Site::Block(..));
         let kept = |entry: &LoraEntry| entry.rank + entry.magnitude.len();
+        let masks = |entry: &LoraEntry| entry.in_features.div_ceil(64) * size_of::<u64>();
         AdapterShape {
             parameters: self.trained as u64,
             constants: (self.len - self.trained) as u64,
@@ -165,7 +166,7 @@ impl LoraLayout {
                 Site::Block(layer, _) => layer,
                 Site::Head => usize::MAX,
             },
-            dropout: self.config.dropout > 0.0,
+            masks: if self.config.dropout > 0.0 { self.entries.iter().filter(in_block).map(masks).sum() } else { 0 },
             lengths: self.config.dora,
             operations: doubled * self.entries.iter().map(|entry| (entry.a.len() + entry.b.len()) as u64).sum::<u64>(),
         }

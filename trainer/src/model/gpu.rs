@@ -6,8 +6,9 @@ use crate::TrainError;
 use crate::config::{BaseDtype, Method, Settings};
 use crate::lora::{LoraLayout, Site};
 
-/// Attention's tiles are read so many numbers at a time, and what a block of threads shares holds no wider ones.
-const HEAD_MULTIPLE: usize = 8;
+/// Attention's tiles, and rows under an adapter, are read so many numbers at a time.
+const MULTIPLE: usize = 8;
+/// What a block of threads shares holds no wider ones.
 const WIDEST_HEAD: usize = 256;
 
 /// Whether that is asked for which it does.
@@ -22,14 +23,17 @@ pub(crate) fn takes_settings(settings: &Settings) -> Result<(), TrainError> {
 /// Whether all operations of that model have a form for the device.
 pub(crate) fn takes_model(config: &ModelConfig) -> Result<(), TrainError> {
     let width = config.head_dim;
-    if width.is_multiple_of(HEAD_MULTIPLE) && width <= WIDEST_HEAD {
+    let mut rows = [("hidden_size", config.hidden_size), ("intermediate_size", config.intermediate_size)].into_iter();
+    let reason = if !width.is_multiple_of(MULTIPLE) || width > WIDEST_HEAD {
+        format!(
+            "its heads are {width} wide and are not trained on a GPU yet, expected a multiple of {MULTIPLE} up to {WIDEST_HEAD}"
+        )
+    } else if let Some((key, found)) = rows.find(|(_, numbers)| !numbers.is_multiple_of(MULTIPLE)) {
+        format!("its {key} is {found}, which is not trained on a GPU yet, expected a multiple of {MULTIPLE}")
+    } else {
         return Ok(());
-    }
-    let reason = format!(
-        "its heads are {width} wide and are not trained on a GPU yet, expected a multiple of {HEAD_MULTIPLE} up to {WIDEST_HEAD}, or a CPU \
-         device"
-    );
-    Err(TrainError::Config { key: "base", reason })
+    };
+    Err(TrainError::Config { key: "base", reason: format!("{reason}, or a CPU device") })
 }
 
 /// Whether all operations of an adapter of that model have one.

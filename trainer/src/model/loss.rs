@@ -126,7 +126,7 @@ pub(super) struct BesideHead<'a, 'g> {
 
 impl Beside for BesideHead<'_, '_> {
     fn forward(&mut self, rows: Range<usize>, x: &[f32], logits: &mut [f32]) {
-        let rows = self.pass.some(self.rows[rows].to_vec());
+        let rows = self.pass.some(&self.rows[rows]);
         let (x, logits) = (Part::Host(x), PartMut::Host(logits));
         let products = self.pass.lora_forward(self.model.adapted_head(), &rows, &x, logits);
         match self.grads {

@@ -8,12 +8,14 @@ use lorikeet_plan::{ModelConfig, Module};
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
-use crate::lora::{AdapterView, Dropout, LoraEntry, Site};
+use crate::lora::{AdapterView, LoraEntry, Site};
 use crate::ops::buffer::reserve;
 use crate::ops::dora::{self, Dora, DoraGradient};
 use crate::ops::lookup;
 use crate::ops::lora::{self, Columns, PairGradient};
-use crate::ops::machine::{Buffer, Input, Machine, Mask, Operand, Pair, Part, PartMut, Segments, Sums, Turns, Weight};
+use crate::ops::machine::{
+    Buffer, Input, Machine, Mask, Operand, Pair, Part, PartMut, RowMasks, Segments, Sums, Turns, Weight,
+};
 use crate::ops::profile::{Op, Profile};
 use crate::ops::random::Masks;
 use crate::ops::rope::Rotations;
@@ -41,8 +43,6 @@ pub(super) struct Pass<'a> {
 /// Rows of the batch that lie one below the other in a buffer.
 #[derive(Debug)]
 pub(super) struct Rows {
-    /// Which they are in the batch; `None`: all of them, in order.
-    of_batch: Option<Vec<usize>>,
     len: usize,
     runs: Vec<Run>,
 }
@@ -52,6 +52,8 @@ pub(super) struct Rows {
 struct Run {
     adapter: usize,
     rows: Range<usize>,
+    /// Dropout of its rows; none without.
+    masks: Option<RowMasks>,
 }
 
 /// What one module's adapters keep of every row for the backward. Empty where no adapter has the module.
@@ -116,9 +118,7 @@ impl<'a> Pass<'a> {
             adapters.iter().try_for_each(|view| gpu::takes(config, view.layout))?;
         }
         let lengths: Vec<usize> = batch.segments.iter().map(|segment| segment.len).collect();
-        let adapter_of_row =
-            batch.segments.iter().flat_map(|segment| std::iter::repeat_n(segment.adapter, segment.len));
-        let runs = if adapters.is_empty() { Vec::new() } else { runs(adapter_of_row) };
+        let all = Rows { len: end, runs: runs(machine, batch, adapters, 0..end) };
         Ok(Pass {
             config,
             machine,
@@ -134,7 +134,7 @@ impl<'a> Pass<'a> {
             operands,
             adapters,
             weights: None,
-            all: Rows { of_batch: None, len: end, runs },
+            all,
         })
     }
 
@@ -151,13 +151,9 @@ impl<'a> Pass<'a> {
     }
 
     /// Some rows of the batch, gathered.
-    pub(super) fn some(&self, of_batch: Vec<usize>) -> Rows {
-        let runs = if self.adapters.is_empty() {
-            Vec::new()
-        } else {
-            runs(of_batch.iter().map(|row| self.segment_of(*row).adapter))
-        };
-        Rows { len: of_batch.len(), of_batch: Some(of_batch), runs }
+    pub(super) fn some(&self, of_batch: &[usize]) -> Rows {
+        let runs = runs(self.machine, self.batch, self.adapters, of_batch.iter().copied());
+        Rows { len: of_batch.len(), runs }
     }
 
     /// Runs `f` and counts its time; on a GPU that of putting it on the stream, unless the profile waits for what is done there.
@@ -191,8 +187,7 @@ impl<'a> Pass<'a> {
 
     /// The segment that holds a row.
     pub(super) fn segment_of(&self, row: usize) -> &Segment {
-        let after = self.batch.segments.partition_point(|segment| segment.start <= row);
-        &self.batch.segments[after - 1]
+        segment_of(self.batch, row)
     }
 
     /// The lowest layer whose backward is needed; past the last when none is.
@@ -230,7 +225,7 @@ impl<'a> Pass<'a> {
         let norms = if v.is_some() { self.dora_norms(adapted) } else { Vec::new() };
         let mut products = Products { norms, ..Products::default() };
         for (run, view, entry) in self.adapted(rows, site) {
-            let mask = self.mask(rows, run, view, entry);
+            let mask = run.masks.as_ref().map(|masks| machine.mask(masks, site.key(), entry.in_features));
             let input = Input { x: input_of(run, entry, x), mask: mask.as_ref() };
             let pair = self.pair(run, entry);
             let of_u = run.rows.start * most..run.rows.start * most + run.rows.len() * entry.rank;
@@ -388,31 +383,6 @@ impl<'a> Pass<'a> {
             Some((run, view, view.layout.entry(site)?))
         })
     }
-
-    /// What is kept of the input of a run, where there is dropout.
-    fn mask(&self, rows: &Rows, run: &Run, view: &AdapterView<'_>, entry: &LoraEntry) -> Option<Mask> {
-        let dropout = view.dropout.filter(|dropout| dropout.p > 0.0)?;
-        Some(self.machine.mask(&self.masks(rows, run, dropout, entry.site), entry.in_features))
-    }
-
-    /// The masks of every row of a run, and the row's place in its example.
-    fn masks(&self, rows: &Rows, run: &Run, dropout: Dropout, site: Site) -> Vec<(Masks, u32)> {
-        let mut here: Option<(&Segment, Masks)> = None;
-        let of_row = |row: usize| {
-            let row = rows.of_batch.as_ref().map_or(row, |of_batch| of_batch[row]);
-            let known = here.filter(|(segment, _)| (segment.start..segment.start + segment.len).contains(&row));
-            let (segment, masks) = known.unwrap_or_else(|| {
-                let segment = self.segment_of(row);
-                (segment, Masks::new(dropout, segment.epoch, segment.example, site.key()))
-            });
-            here = Some((segment, masks));
-            (masks, (row - segment.start) as u32)
-        };
-        let mut masks = Vec::new();
-        reserve(&mut masks, run.rows.len());
-        masks.extend(run.rows.clone().map(of_row));
-        masks
-    }
 }
 
 /// The rows of a run.
@@ -431,16 +401,51 @@ fn gradients<'g>(entry: &LoraEntry, grads: &'g mut [f32]) -> (PairGradient<'g, f
     (PairGradient { a: &mut a[entry.a.clone()], b }, magnitude)
 }
 
-/// Neighbours of one adapter together.
-fn runs(adapter_of_row: impl Iterator<Item = usize>) -> Vec<Run> {
+fn segment_of(batch: &MicroBatch, row: usize) -> &Segment {
+    let after = batch.segments.partition_point(|segment| segment.start <= row);
+    &batch.segments[after - 1]
+}
+
+/// Neighbours of one adapter together, of rows of the batch; nobody's without adapters.
+fn runs(
+    machine: &Machine,
+    batch: &MicroBatch,
+    adapters: &[AdapterView<'_>],
+    rows: impl ExactSizeIterator<Item = usize> + Clone,
+) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (row, adapter) in adapter_of_row.enumerate() {
+    if adapters.is_empty() {
+        return runs;
+    }
+    for (at, row) in rows.clone().enumerate() {
+        let adapter = segment_of(batch, row).adapter;
         match runs.last_mut().filter(|run| run.adapter == adapter) {
-            Some(run) => run.rows.end = row + 1,
-            None => runs.push(Run { adapter, rows: row..row + 1 }),
+            Some(run) => run.rows.end = at + 1,
+            None => runs.push(Run { adapter, rows: at..at + 1, masks: None }),
         }
     }
+    for run in &mut runs {
+        let of_run = rows.clone().skip(run.rows.start).take(run.rows.len());
+        run.masks = row_masks(machine, batch, &adapters[run.adapter], of_run);
+    }
     runs
+}
+
+/// Dropout of some rows of the batch, which are one adapter's; none without.
+fn row_masks(
+    machine: &Machine,
+    batch: &MicroBatch,
+    adapter: &AdapterView<'_>,
+    rows: impl ExactSizeIterator<Item = usize>,
+) -> Option<RowMasks> {
+    let dropout = adapter.dropout.filter(|dropout| dropout.p > 0.0)?;
+    let mut masks = Vec::new();
+    reserve(&mut masks, rows.len());
+    masks.extend(rows.map(|row| {
+        let segment = segment_of(batch, row);
+        (Masks::new(dropout, segment.epoch, segment.example), (row - segment.start) as u32)
+    }));
+    Some(machine.row_masks(masks))
 }
 
 fn check_tokens(batch: &MicroBatch, vocabulary: usize) -> Result<(), TrainError> {

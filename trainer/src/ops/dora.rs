@@ -237,11 +237,11 @@ mod tests {
         assert_close("norms", &of_rows, &plain, 1e-6);
         let dora = Dora { weight: &weight, magnitude: &magnitude, norms: &of_rows };
         for p in [0.0, 0.3] {
-            let masks = Masks::new(Dropout { p, seed: 1 }, 2, 3, 4);
+            let masks = Masks::new(Dropout { p, seed: 1 }, 2, 3);
             let masks: Vec<_> = (0..if p > 0.0 { tokens as u32 } else { 0 }).map(|token| (masks, token)).collect();
             let mut mask = vec![1.0; tokens * inputs];
-            mask.chunks_mut(inputs).zip(&masks).for_each(|(row, (masks, token))| masks.factors(*token, row));
-            let kept = (p > 0.0).then(|| Kept::draw(&masks, inputs));
+            mask.chunks_mut(inputs).zip(&masks).for_each(|(row, (masks, token))| masks.factors(4, *token, row));
+            let kept = (p > 0.0).then(|| Kept::draw(&masks, 4, inputs));
             let input = Input { x: &x, kept: kept.as_ref() };
 
             let (mut u, mut v, mut y) = (vec![0.0; tokens * rank], vec![0.0; tokens * outputs], wide.clone());

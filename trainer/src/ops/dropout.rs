@@ -27,13 +27,13 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Draws for rows of `width` numbers, given each row's masks and place in its example.
-    pub fn draw(rows: &[(Masks, u32)], width: usize) -> Kept {
+    /// Draws for one module's rows of `width` numbers, given each row's masks and place in its example.
+    pub fn draw(rows: &[(Masks, u32)], module: u32, width: usize) -> Kept {
         let per_row = width.div_ceil(LANES);
         let mut words = Vec::new();
         lengthen(&mut words, rows.len() * per_row);
         words.par_chunks_mut(per_row).zip(rows).with_min_len(ROWS).for_each(|(words, (masks, token))| {
-            masks.kept(*token, words);
+            masks.kept(module, *token, words);
         });
         Kept { words, width, factor: rows.first().map_or(1.0, |(masks, _)| masks.keep()) }
     }
@@ -102,10 +102,10 @@ mod tests {
     #[test]
     fn a_mask_drops_its_share_scales_the_rest_and_adds_what_it_applies() {
         for width in [16, 33, 577] {
-            let masks = Masks::new(Dropout { p: 0.1, seed: 3 }, 1, 5, 9);
+            let masks = Masks::new(Dropout { p: 0.1, seed: 3 }, 1, 5);
             let rows: Vec<_> = (0..200).map(|token| (masks, token)).collect();
-            let kept = Kept::draw(&rows, width);
-            assert_eq!(kept, Kept::draw(&rows, width));
+            let kept = Kept::draw(&rows, 9, width);
+            assert_eq!(kept, Kept::draw(&rows, 9, width));
             let (x, start) = (numbers32(1, 200 * width), numbers32(2, 200 * width));
             let (mut y, mut sum) = (vec![f32::NAN; x.len()], start.clone());
             kept.apply(&x, &mut y);
@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn every_processor_masks_alike() {
-        let masks = Masks::new(Dropout { p: 0.3, seed: 3 }, 1, 5, 9);
+        let masks = Masks::new(Dropout { p: 0.3, seed: 3 }, 1, 5);
         let rows: Vec<_> = (0..9).map(|token| (masks, token)).collect();
         let (width, factor) = (96, 1.0 / 0.7);
-        let (kept, x) = (Kept::draw(&rows, width), numbers32(1, 9 * width));
+        let (kept, x) = (Kept::draw(&rows, 9, width), numbers32(1, 9 * width));
         for add in [false, true] {
             let (mut here, mut anywhere) = (numbers32(2, x.len()), numbers32(2, x.len()));
             kept.each_row(0, &x, &mut here, add);
@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_a_row_depends_on_its_token_alone() {
-        let masks = Masks::new(Dropout { p: 0.5, seed: 3 }, 1, 5, 9);
+        let masks = Masks::new(Dropout { p: 0.5, seed: 3 }, 1, 5);
         let of =
-            |tokens: std::ops::Range<u32>| Kept::draw(&tokens.map(|token| (masks, token)).collect::<Vec<_>>(), 100);
+            |tokens: std::ops::Range<u32>| Kept::draw(&tokens.map(|token| (masks, token)).collect::<Vec<_>>(), 9, 100);
         let (all, tail) = (of(0..50), of(20..50));
         assert_eq!(all.words[20 * 7..], tail.words);
     }

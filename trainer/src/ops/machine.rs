@@ -30,7 +30,7 @@ use super::cuda::{Gpu, GpuError};
 use crate::TrainError;
 
 pub use adamw::{Clip, Judged, Sent};
-pub use adapter::{Input, Mask, Operand, Pair, Sums};
+pub use adapter::{Input, Mask, Operand, Pair, RowMasks, Sums};
 pub use block::{HeadNorm, Segments, Turns};
 pub use buffer::{Buffer, Exact, Params, Part, PartMut};
 pub use head::{Head, LossSums, Losses};

@@ -64,6 +64,8 @@ pub struct Product<'a> {
     pub x: &'a [f32],
     /// Per row, or empty.
     pub masks: &'a [(Masks, u32)],
+    /// Whose they are.
+    pub module: u32,
     /// The module's columns in a row of output.
     pub columns: Columns,
 }
@@ -123,8 +125,8 @@ pub trait Forms {
     fn gather(&self, table: &[f32], rows: &[u32], width: usize, scale: f32) -> Answer<Vec<f32>>;
     /// `y` with rows of `x` in their places.
     fn scatter(&self, x: &[f32], rows: &[u32], width: usize, y: &[f32]) -> Answer<Vec<f32>>;
-    /// `x∘m`.
-    fn dropout(&self, x: &[f32], masks: &[(Masks, u32)]) -> Answer<Vec<f32>>;
+    /// The factors of rows of `width` numbers of one module, 0 or 1 / (1 − p).
+    fn dropout(&self, masks: &[(Masks, u32)], module: u32, width: usize) -> Answer<Vec<f32>>;
     /// `x Wᵀ + b`, W `[b, inputs]`.
     fn linear_forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Answer<Vec<f32>>;
     /// `dy W`, W `[outputs, ..]`.

@@ -49,10 +49,11 @@ pub fn fill_uniform(out: &mut [f32], seed: u64, tensor: u32, bound: f64) {
     }
 }
 
-/// The dropout masks of one module in one example: PEFT's inverted dropout, kept inputs are multiplied by 1 / (1 − p).
+/// The dropout masks of one example in one epoch: PEFT's inverted dropout, kept inputs are multiplied by 1 / (1 − p). Every module
+/// has its own.
 #[derive(Debug, Clone, Copy)]
 pub struct Masks {
-    key: [u32; 2],
+    key: [u32; 4],
     /// A word below it falls out.
     threshold: u32,
     keep: f32,
@@ -62,19 +63,25 @@ pub struct Masks {
 const LANES: usize = 16;
 
 impl Masks {
-    /// The masks of `module` (any number that names layer and projection) for one example in one epoch.
-    pub fn new(dropout: Dropout, epoch: u32, example: u64, module: u32) -> Masks {
+    /// Those of one example in one epoch.
+    pub fn new(dropout: Dropout, epoch: u32, example: u64) -> Masks {
         let [low, high] = halves(example);
-        // 160 bits of name do not fit one counter: the first block turns them into the key of the others
-        let outer = philox(halves(dropout.seed), [low, high, epoch, DROPOUT]);
-        let inner = philox([outer[0], outer[1]], [outer[2], outer[3], module, DROPOUT]);
+        // 160 bits of name do not fit one counter: the first block turns most of them into the key of the others
+        let key = philox(halves(dropout.seed), [low, high, epoch, DROPOUT]);
         let threshold = (dropout.p * 2f64.powi(32)).round() as u32;
-        Masks { key: [inner[0], inner[1]], threshold, keep: (1.0 / (1.0 - dropout.p)) as f32 }
+        Masks { key, threshold, keep: (1.0 / (1.0 - dropout.p)) as f32 }
     }
 
-    /// The key of their generator; with the two numbers below all that a device needs to make them.
-    pub fn key(&self) -> [u32; 2] {
+    /// What tells them from all others; with the two numbers below all that a device needs to make them.
+    pub fn key(&self) -> [u32; 4] {
         self.key
+    }
+
+    /// The key of one module's generator.
+    fn of(&self, module: u32) -> [u32; 2] {
+        let [k0, k1, c0, c1] = self.key;
+        let [k0, k1, ..] = philox([k0, k1], [c0, c1, module, DROPOUT]);
+        [k0, k1]
     }
 
     /// A word below it falls out.
@@ -87,24 +94,25 @@ impl Masks {
         self.keep
     }
 
-    /// Which channels of one token are kept, 16 to a word. Channel c takes word (c / 16) mod 4 of the block with number
-    /// (c / 64, c mod 16): sixteen neighbours are computed side by side.
-    pub fn kept(&self, token: u32, out: &mut [u16]) {
+    /// Which channels of one token `module` (any number that names layer and projection) keeps, 16 to a word. Channel c takes word
+    /// (c / 16) mod 4 of the block with number (c / 64, c mod 16): sixteen neighbours are computed side by side.
+    pub fn kept(&self, module: u32, token: u32, out: &mut [u16]) {
+        let key = self.of(module);
         #[cfg(target_arch = "x86_64")]
         if simd::has_avx512() {
             // SAFETY: the feature was just found
-            return unsafe { super::dropout::avx512::kept(self.key, [token, DROPOUT], self.threshold, out) };
+            return unsafe { super::dropout::avx512::kept(key, [token, DROPOUT], self.threshold, out) };
         }
         simd::wide(
             #[inline(always)]
-            || self.fill(token, out),
+            || self.fill(key, token, out),
         );
     }
 
     #[inline(always)]
-    fn fill(&self, token: u32, out: &mut [u16]) {
+    fn fill(&self, key: [u32; 2], token: u32, out: &mut [u16]) {
         for (group, kept) in out.chunks_mut(4).enumerate() {
-            let words = philox_lanes(self.key, [group as u32, token]);
+            let words = philox_lanes(key, [group as u32, token]);
             for (kept, words) in kept.iter_mut().zip(&words) {
                 *kept = (0..LANES).fold(0, |bits, lane| bits | u16::from(words[lane] >= self.threshold) << lane);
             }
@@ -113,9 +121,9 @@ impl Masks {
 
     /// The factors (0 or 1 / (1 − p)) of every channel of one token.
     #[cfg(any(test, feature = "cuda"))]
-    pub(crate) fn factors(&self, token: u32, out: &mut [f32]) {
+    pub(crate) fn factors(&self, module: u32, token: u32, out: &mut [f32]) {
         let mut kept = vec![0; out.len().div_ceil(LANES)];
-        self.kept(token, &mut kept);
+        self.kept(module, token, &mut kept);
         for (c, out) in out.iter_mut().enumerate() {
             *out = if kept[c / LANES] & (1 << (c % LANES)) != 0 { self.keep } else { 0.0 };
         }
@@ -162,23 +170,23 @@ mod tests {
 
     #[test]
     fn every_processor_draws_the_same() {
-        let masks = Masks::new(Dropout { p: 0.4, seed: 3 }, 1, 5, 9);
+        let masks = Masks::new(Dropout { p: 0.4, seed: 3 }, 1, 5);
         for token in [0, 1, 77] {
             let (mut here, mut anywhere) = ([0; 37], [0; 37]);
-            masks.kept(token, &mut here);
-            masks.fill(token, &mut anywhere);
+            masks.kept(9, token, &mut here);
+            masks.fill(masks.of(9), token, &mut anywhere);
             assert_eq!(here, anywhere);
         }
     }
 
     #[test]
     fn a_mask_drops_its_share_and_keeps_the_mean() {
-        let masks = Masks::new(Dropout { p: 0.1, seed: 3 }, 1, 5, 9);
+        let masks = Masks::new(Dropout { p: 0.1, seed: 3 }, 1, 5);
         let mut sum = 0.0;
         let mut dropped = 0;
         let mut row = vec![0.0; 577];
         for token in 0..200 {
-            masks.factors(token, &mut row);
+            masks.factors(9, token, &mut row);
             sum += row.iter().sum::<f32>();
             dropped += row.iter().filter(|x| **x == 0.0).count();
         }
@@ -206,7 +214,7 @@ mod tests {
 
     fn mask(p: f64, seed: u64, epoch: u32, example: u64, module: u32, token: u32) -> Vec<f32> {
         let mut row = vec![0.0; 256];
-        Masks::new(Dropout { p, seed }, epoch, example, module).factors(token, &mut row);
+        Masks::new(Dropout { p, seed }, epoch, example).factors(module, token, &mut row);
         row
     }
 }

@@ -1,7 +1,7 @@
 //! What a step has in use at once: a walk over the passes of the trainer's `model/`, buffer by buffer.
 //!
 //! ```text
-//! kept per block    x, qkv, out, lse, mid, gate|up, u of every adapter; q|k before their norm, what goes into norms behind
+//! kept per block    x, qkv, out, lse, mid, gate|up, u of every adapter, on a GPU its masks; q|k before their norm, what goes into norms behind
 //! between passes    the last output, its gradient, its supervised rows thrice, one chunk of logits
 //! block, backward   MLP exit:  dx, act, dact                        attention exit:   dx, dout
 //!                   MLP entry: dx, dact, h, dh                      attention:        dx, dout, dqkv, the heads' gradients
@@ -11,7 +11,7 @@
 //! Every buffer has a row per token. What is given back is taken again before anything new is asked for, so that the most in use
 //! is the most held. A test of the trainer counts the buffers of real passes on a CPU against this page.
 
-use super::{ADAPTER_BLOCK_ROWS, BaseDtype, GPU_LOGITS, HEAD_CHUNK_ROWS, Processor, Settings};
+use super::{ADAPTER_BLOCK_ROWS, BaseDtype, GPU_LOGITS, GPU_PART_COLUMNS, HEAD_CHUNK_ROWS, Processor, Settings};
 use crate::{ModelConfig, Module};
 
 /// The widths of a model as a step sees them; all in numbers per token unless they say otherwise.
@@ -51,8 +51,10 @@ impl<'a> Live<'a> {
         let plain = 2 * self.hidden + self.qkv + unnormed + self.queries + 2 * self.mlp + behind;
         let products = self.settings.adapters.iter().map(|adapter| adapter.products).max().unwrap_or(0);
         let blocks = self.blocks().max(1) as usize;
+        // what dropout keeps, bit by bit; a CPU has it beside its buffers
+        let masks = if self.settings.processor == Processor::Cuda { self.masks().div_ceil(blocks) } else { 0 };
         // log-sum-exp stays in f32 whatever the rest is
-        self.activation(plain + products.div_ceil(blocks)) + 4 * self.config.num_attention_heads as u64
+        self.activation(plain + products.div_ceil(blocks)) + (masks + 4 * self.config.num_attention_heads) as u64
     }
 
     /// Bytes in use between the passes, beside what is kept.
@@ -81,9 +83,7 @@ impl<'a> Live<'a> {
             (queries + qkv + 3 * queries, 0, 0),
             (queries + qkv + 2 * hidden, hidden, of_qkv),
         ];
-        // a GPU masks the whole input of a product, a CPU a block of rows
-        let masks_all = self.any_lengths() || self.settings.processor == Processor::Cuda;
-        let masked = |input: usize| if self.any_dropout() && masks_all { input } else { 0 };
+        let masked = |input: usize| if self.masks() > 0 && self.any_lengths() { input } else { 0 };
         let lengths = |output: usize| if self.any_lengths() { output } else { 0 };
         let of = |(plain, input, output): (usize, usize, usize)| plain + masked(input) + lengths(output);
         let widest = moments.into_iter().map(of).max().unwrap_or(0) + hidden;
@@ -117,8 +117,9 @@ impl<'a> Live<'a> {
         numbers as u64 * self.settings.activation_bytes()
     }
 
-    fn any_dropout(&self) -> bool {
-        self.settings.adapters.iter().any(|adapter| adapter.dropout)
+    /// Bytes per token of what dropout keeps, over all blocks.
+    fn masks(&self) -> usize {
+        self.settings.adapters.iter().map(|adapter| adapter.masks).max().unwrap_or(0)
     }
 
     fn rank(&self) -> usize {
@@ -134,8 +135,9 @@ impl<'a> Live<'a> {
         let both = |module: &Module| module.in_features(self.config) + module.out_features(self.config);
         let widest = Module::of(self.config).iter().map(both).max().unwrap_or(0);
         if self.settings.processor == Processor::Cuda {
-            // they are added up where they belong; attention has a number per row and head
-            return 4 * self.tokens() * self.config.num_attention_heads as u64;
+            // they are added up where they belong, with dropout beside it in parts; attention has a number per row and head
+            let parts = if self.masks() > 0 { GPU_PART_COLUMNS * self.rank() } else { 0 };
+            return 4 * (self.tokens() * self.config.num_attention_heads as u64).max(parts as u64);
         }
         4 * self.tokens().div_ceil(ADAPTER_BLOCK_ROWS as u64) * (self.rank() * widest) as u64
     }

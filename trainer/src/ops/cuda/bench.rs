@@ -9,7 +9,6 @@ use half::bf16;
 use lorikeet_plan::{Activation, Rope};
 
 use super::attention::Tiles;
-use super::dropout::RowMasks;
 use super::head::Targets;
 use super::linear::Weight;
 use super::lora::{Input, Pair};
@@ -125,6 +124,9 @@ pub fn measure(gpu: &Gpu, shape: Shape) -> Result<Vec<Rate>, GpuError> {
     Ok(rates)
 }
 
+/// An adapter's products where there is dropout.
+const MASKED: [&str; 2] = ["lora + dropout", "lora + dropout, backward"];
+
 struct Bench<'a> {
     gpu: &'a Gpu,
     shape: Shape,
@@ -205,8 +207,6 @@ impl Bench<'_> {
         rates.push(self.time("gather rows", pass(2), || {
             rows::gather(gpu, &x, &rows.as_view(), width, 1.0, &mut y.as_view_mut())
         })?);
-        let masks = self.masks()?;
-        rates.push(self.time("dropout", pass(2), || masks.apply(gpu, &x, &mut y.as_view_mut()))?);
         let width = self.shape.intermediate;
         let n = self.tokens() * width;
         let (mut gate_up, mut act) = (self.numbers(2 * n)?, gpu.take::<bf16>(n)?);
@@ -218,12 +218,6 @@ impl Bench<'_> {
             glu::backward(gpu, silu, &mut gate_up.as_view_mut(), width, &act.as_view())
         })?);
         Ok(rates)
-    }
-
-    fn masks(&self) -> Result<RowMasks, GpuError> {
-        let masks = Masks::new(Dropout { p: 0.1, seed: 1 }, 0, 0, 0);
-        let rows: Vec<(Masks, u32)> = (0..self.tokens() as u32).map(|token| (masks, token)).collect();
-        dropout::RowMasks::upload(self.gpu, &rows)
     }
 
     fn heads(&mut self) -> Result<Vec<Rate>, GpuError> {
@@ -266,16 +260,23 @@ impl Bench<'_> {
         let pair = Pair { a: &a, b: &b, rank, scale: 0.01 };
         let columns = Columns { first: 0, count: width, stride: width };
         let bytes = 2.0 * (tokens * width) as f64;
-        let forward = self.time("lora", (3.0 * bytes, 0.0), || {
-            let input = Input { x: &x, masks: None };
-            lora::forward(gpu, pair, input, &mut u.as_view_mut(), &mut y.as_view_mut(), columns)
-        })?;
-        let backward = self.time("lora backward", (5.0 * bytes, 0.0), || {
-            let (input, kept) = (Input { x: &x, masks: None }, (&u.as_view(), &dy.as_view(), columns));
-            let gradients = [&mut da.as_view_mut(), &mut db.as_view_mut()];
-            lora::backward(gpu, pair, input, kept, gradients, Some(&mut y.as_view_mut()))
-        })?;
-        Ok(vec![forward, backward])
+        let masks = Masks::new(Dropout { p: 0.1, seed: 1 }, 0, 0);
+        let masks: Vec<(Masks, u32)> = (0..tokens as u32).map(|token| (masks, token)).collect();
+        let masks = dropout::RowMasks::upload(gpu, &masks)?;
+        let kept = masks.draw(gpu, 0, width)?;
+        let mut rates = vec![self.time("dropout", (bytes / 16.0, 0.0), || masks.draw(gpu, 0, width).map(drop))?];
+        for (kept, [forth, back]) in [(None, ["lora", "lora backward"]), (Some(&kept), MASKED)] {
+            let input = Input { x: &x, kept };
+            rates.push(self.time(forth, (3.0 * bytes, 0.0), || {
+                lora::forward(gpu, pair, input, &mut u.as_view_mut(), &mut y.as_view_mut(), columns)
+            })?);
+            rates.push(self.time(back, (5.0 * bytes, 0.0), || {
+                let kept = (&u.as_view(), &dy.as_view(), columns);
+                let gradients = [&mut da.as_view_mut(), &mut db.as_view_mut()];
+                lora::backward(gpu, pair, input, kept, gradients, Some(&mut y.as_view_mut()))
+            })?);
+        }
+        Ok(rates)
     }
 
     fn products(&mut self) -> Result<Vec<Rate>, GpuError> {

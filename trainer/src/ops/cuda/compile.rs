@@ -29,11 +29,12 @@ const PRELUDE: Source = source!("prelude.cuh");
 pub(super) const ATTENTION: Source = source!("attention.cu");
 
 /// The others, and the kernels that are taken from them.
-const SOURCES: [(Source, &[&str]); 8] = [
+const SOURCES: [(Source, &[&str]); 9] = [
     (source!("adamw.cu"), &["square_sums", "clip_from_squares", "adamw"]),
-    (source!("dropout.cu"), &["dropout"]),
+    (source!("dropout.cu"), &["dropout_draw"]),
     (source!("glu.cu"), &["glu_forward", "glu_backward"]),
     (source!("head.cu"), &["head_loss", "add_losses"]),
+    (source!("lora.cu"), &["lora_down", "lora_parts", "lora_add_parts", "lora_up"]),
     (source!("norm.cu"), &["norm_forward", "norm_residual_forward", "norm_backward"]),
     (source!("quant.cu"), &["nf4_widen", "int8_widen"]),
     (source!("rope.cu"), &["rope_forward", "rope_backward"]),

@@ -1,11 +1,15 @@
 //! [`crate::ops::lora`] on the device: every product lands on what is there already (k = 1 in `matmul.rs`).
 //!
-//! A and B are trained in `f32`; the products take bf16 copies, made once per step. Gradients are summed in `f32`.
+//! A and B are trained in `f32`; the products take bf16 copies, made once per step. Gradients are summed in `f32`. Where there is
+//! dropout, the products that it is part of are our own (`lora.cu`): a masked copy of the input, made for cuBLASLt, would be written and
+//! read three times in a step, and the input itself is what such a product takes its time for.
+
+mod masked;
 
 use cudarc::driver::{CudaView, CudaViewMut};
 use half::bf16;
 
-use super::dropout::RowMasks;
+use super::dropout::Kept;
 use super::matmul::{self, Into, Matrix};
 use super::{Done, Gpu};
 use crate::ops::lora::Columns;
@@ -42,31 +46,24 @@ impl Pair<'_> {
 pub struct Input<'a> {
     /// `[tokens, inputs]`.
     pub x: &'a CudaView<'a, bf16>,
-    /// Of every row.
-    pub masks: Option<&'a RowMasks>,
-}
-
-impl Input<'_> {
-    /// Hands `x∘m` to `use_it`.
-    fn with_masked(&self, gpu: &Gpu, use_it: impl FnOnce(&CudaView<'_, bf16>) -> Done) -> Done {
-        let Some(masks) = self.masks else { return use_it(self.x) };
-        let mut masked = gpu.take(self.x.len())?;
-        masks.apply(gpu, self.x, &mut masked.as_view_mut())?;
-        use_it(&masked.as_view())
-    }
+    /// What is kept of it.
+    pub kept: Option<&'a Kept>,
 }
 
 /// `u`, and the module's columns of `y` added to.
 pub fn forward(
     gpu: &Gpu,
     pair: Pair<'_>,
-    input: Input<'_>,
+    Input { x, kept }: Input<'_>,
     u: &mut CudaViewMut<'_, bf16>,
     y: &mut CudaViewMut<'_, bf16>,
     columns: Columns,
 ) -> Done {
-    let tokens = input.x.len() / pair.inputs();
-    input.with_masked(gpu, |x| matmul::set(gpu, Matrix::new(gpu, x, tokens, pair.inputs()), pair.a(gpu).t(), u))?;
+    let tokens = x.len() / pair.inputs();
+    match kept {
+        None => matmul::set(gpu, Matrix::new(gpu, x, tokens, pair.inputs()), pair.a(gpu).t(), u)?,
+        Some(kept) => masked::down(gpu, pair, (x, kept), u)?,
+    }
     let u = Matrix::new(gpu, &u.as_view(), tokens, pair.rank);
     let into = Into { stride: columns.stride, scale: pair.scale, keep: 1.0 };
     matmul::product(gpu, u, pair.b(gpu).t(), into, &mut y.slice_mut(columns.first..))
@@ -76,32 +73,26 @@ pub fn forward(
 pub fn backward(
     gpu: &Gpu,
     pair: Pair<'_>,
-    input: Input<'_>,
+    Input { x, kept }: Input<'_>,
     (u, dy, columns): (&CudaView<'_, bf16>, &CudaView<'_, bf16>, Columns),
     [da, db]: [&mut CudaViewMut<'_, f32>; 2],
     dx: Option<&mut CudaViewMut<'_, bf16>>,
 ) -> Done {
     let (rank, inputs) = (pair.rank, pair.inputs());
-    let tokens = input.x.len() / inputs;
+    let tokens = x.len() / inputs;
     let dy = Matrix::strided(gpu, &dy.slice(columns.first..), tokens, columns.count, columns.stride);
     let mut t = gpu.take::<bf16>(tokens * rank)?;
     matmul::product(gpu, dy, pair.b(gpu), Into { stride: rank, scale: pair.scale, keep: 0.0 }, &mut t.as_view_mut())?;
-    let small = Matrix::new(gpu, &t.as_view(), tokens, rank);
+    let t = t.slice(..tokens * rank);
     let u = Matrix::new(gpu, u, tokens, rank);
     matmul::product(gpu, dy.t(), u, Into { stride: rank, scale: pair.scale, keep: 1.0 }, db)?;
-    input.with_masked(gpu, |x| {
-        let x = Matrix::new(gpu, x, tokens, inputs);
-        matmul::product(gpu, small.t(), x, Into { stride: inputs, scale: 1.0, keep: 1.0 }, da)
-    })?;
-    let Some(dx) = dx else { return Ok(()) };
-    match input.masks {
-        None => matmul::product(gpu, small, pair.a(gpu), Into { stride: inputs, scale: 1.0, keep: 1.0 }, dx),
-        Some(masks) => {
-            let mut unmasked = gpu.take::<bf16>(dx.len())?;
-            matmul::set(gpu, small, pair.a(gpu), &mut unmasked.as_view_mut())?;
-            masks.add(gpu, &unmasked.as_view(), dx)
-        }
+    if let Some(kept) = kept {
+        masked::add_grad_a(gpu, &t, (x, kept), da)?;
+        return dx.map_or(Ok(()), |dx| masked::add_up(gpu, pair, &t, kept, dx));
     }
+    let (small, into) = (Matrix::new(gpu, &t, tokens, rank), Into { stride: inputs, scale: 1.0, keep: 1.0 });
+    matmul::product(gpu, small.t(), Matrix::new(gpu, x, tokens, inputs), into, da)?;
+    dx.map_or(Ok(()), |dx| matmul::product(gpu, small, pair.a(gpu), into, dx))
 }
 
 /// Adds to the gradient of x alone: A and B are constants and x came without dropout.

@@ -50,14 +50,24 @@ pub struct Pair<'a> {
     pub scale: f32,
 }
 
-/// Dropout of a run of rows.
+/// Dropout of a run of rows, of whatever module.
+#[derive(Debug)]
+pub enum RowMasks {
+    /// On the host: each row's masks and its place in its example.
+    Host(Vec<(Masks, u32)>),
+    /// On the device.
+    #[cfg(feature = "cuda")]
+    Device(cuda::dropout::RowMasks),
+}
+
+/// What one module keeps of a run of rows.
 #[derive(Debug)]
 pub enum Mask {
     /// On the host.
     Host(Kept),
     /// On the device.
     #[cfg(feature = "cuda")]
-    Device(cuda::dropout::RowMasks),
+    Device(cuda::dropout::Kept),
 }
 
 /// A run of rows, and its dropout if there is any.
@@ -116,11 +126,11 @@ impl<'a> Input<'a> {
 
     #[cfg(feature = "cuda")]
     fn device(&self) -> cuda::lora::Input<'_> {
-        let masks = self.mask.map(|mask| match mask {
-            Mask::Device(masks) => masks,
+        let kept = self.mask.map(|mask| match mask {
+            Mask::Device(kept) => kept,
             Mask::Host(_) => elsewhere(),
         });
-        cuda::lora::Input { x: self.x.device(), masks }
+        cuda::lora::Input { x: self.x.device(), kept }
     }
 }
 
@@ -166,12 +176,23 @@ impl Machine {
         }
     }
 
-    /// Draws what is kept of rows of `width` numbers, given each row's masks and place in its example.
-    pub fn mask(&self, rows: &[(Masks, u32)], width: usize) -> Mask {
+    /// The masks of a run of rows, given each row's and its place in its example; there once for all modules.
+    pub fn row_masks(&self, rows: Vec<(Masks, u32)>) -> RowMasks {
         match self {
-            Machine::Cpu(_) => Mask::Host(Kept::draw(rows, width)),
+            Machine::Cpu(_) => RowMasks::Host(rows),
             #[cfg(feature = "cuda")]
-            Machine::Gpu(gpu) => Mask::Device(done(cuda::dropout::RowMasks::upload(gpu, rows))),
+            Machine::Gpu(gpu) => RowMasks::Device(done(cuda::dropout::RowMasks::upload(gpu, &rows))),
+        }
+    }
+
+    /// Draws what one module keeps of rows of `width` numbers.
+    pub fn mask(&self, rows: &RowMasks, module: u32, width: usize) -> Mask {
+        match (self, rows) {
+            (Machine::Cpu(_), RowMasks::Host(rows)) => Mask::Host(Kept::draw(rows, module, width)),
+            #[cfg(feature = "cuda")]
+            (Machine::Gpu(gpu), RowMasks::Device(rows)) => Mask::Device(done(rows.draw(gpu, module, width))),
+            #[cfg(feature = "cuda")]
+            _ => elsewhere(),
         }
     }
 

@@ -39,9 +39,21 @@ pub(super) fn all() -> Vec<Case> {
         Case { name: "swiglu", run: |forms, fresh| glu_both(forms, fresh, Activation::Silu) },
         Case { name: "geglu", run: |forms, fresh| glu_both(forms, fresh, Activation::GeluTanh) },
         Case { name: "linear", run: linear_both },
-        Case { name: "lora", run: |forms, fresh| lora_both(forms, fresh, (8, 16), 0.0) },
-        Case { name: "lora, odd", run: |forms, fresh| lora_both(forms, fresh, (5, 17), 0.0) },
-        Case { name: "lora + dropout", run: |forms, fresh| lora_both(forms, fresh, (8, 16), 0.3) },
+        Case { name: "lora", run: |forms, fresh| lora_both(forms, fresh, SMALL, 0.0) },
+        Case {
+            name: "lora, odd",
+            run: |forms, fresh| lora_both(forms, fresh, Adapter { rank: 5, first: 17, ..SMALL }, 0.0),
+        },
+        Case { name: "lora + dropout", run: |forms, fresh| lora_both(forms, fresh, SMALL, 0.3) },
+        Case {
+            name: "lora + dropout, odd",
+            run: |forms, fresh| lora_both(forms, fresh, Adapter { rank: 5, ..SMALL }, 0.3),
+        },
+        // several parts of rows, of channels and of ranks, none of them whole
+        Case {
+            name: "lora + dropout, large",
+            run: |forms, fresh| lora_both(forms, fresh, Adapter { tokens: 600, inputs: 136, rank: 40, first: 16 }, 0.3),
+        },
         Case { name: "head + loss", run: |forms, fresh| head_both(forms, fresh, None) },
         Case { name: "head + loss, soft cap", run: |forms, fresh| head_both(forms, fresh, Some(2.0)) },
         Case { name: "losses by adapter", run: loss_sums },
@@ -116,28 +128,26 @@ fn rows(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     ])
 }
 
+/// Whose masks are drawn.
+const MODULE: u32 = 5;
+
 fn masks(rows: usize, p: f64) -> Vec<(Masks, u32)> {
-    let of = |example| Masks::new(Dropout { p, seed: 11 }, 2, example, 5);
+    let of = |example| Masks::new(Dropout { p, seed: 11 }, 2, example);
     (0..rows as u32).map(|row| if row < 9 { (of(3), row) } else { (of(4), row - 9) }).collect()
 }
 
 fn factors(masks: &[(Masks, u32)], width: usize) -> Vec<f32> {
     let mut factors = vec![1.0; masks.len() * width];
-    factors.chunks_mut(width).zip(masks).for_each(|(row, (masks, token))| masks.factors(*token, row));
+    factors.chunks_mut(width).zip(masks).for_each(|(row, (masks, token))| masks.factors(MODULE, *token, row));
     factors
 }
 
-fn dropout(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
-    // nothing is 0 by itself, so a channel falls out here exactly where it does there
-    let (rows, width) = (23, 203);
-    let x: Vec<f32> = fresh.numbers(rows * width, 1.0).iter().map(|x| if *x == 0.0 { 1.0 } else { *x }).collect();
-    let masks = masks(rows, 0.25);
-    let factors = factors(&masks, width);
-    let ours = forms.dropout(&x, &masks)?;
-    let zeros = ours.iter().map(|y| f32::from(u8::from(*y == 0.0))).collect();
-    let expected = factors.iter().map(|factor| f64::from(u8::from(*factor == 0.0))).collect();
-    let plain = x.iter().zip(&factors).map(|(x, m)| f64::from(*x) * f64::from(*m)).collect();
-    Ok(vec![output("y", ours, plain, ONCE), output("the mask", zeros, expected, 0.0)])
+fn dropout(forms: &dyn Forms, _: &mut Fresh) -> Answer<Vec<Output>> {
+    let of_width = |width: usize| -> Answer<Output> {
+        let masks = masks(23, 0.25);
+        Ok(output("m", forms.dropout(&masks, MODULE, width)?, wide(&factors(&masks, width)), 0.0))
+    };
+    [203, 64, 3].into_iter().map(of_width).collect()
 }
 
 fn norm_forward(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
@@ -242,8 +252,20 @@ fn linear_both(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     ])
 }
 
-fn lora_both(forms: &dyn Forms, fresh: &mut Fresh, (rank, first): (usize, usize), p: f64) -> Answer<Vec<Output>> {
-    let (tokens, inputs, scale) = (21, 72, 0.5);
+/// One adapter's product, and the first of its columns in a row of output.
+#[derive(Clone, Copy)]
+struct Adapter {
+    tokens: usize,
+    inputs: usize,
+    rank: usize,
+    first: usize,
+}
+
+const SMALL: Adapter = Adapter { tokens: 21, inputs: 72, rank: 8, first: 16 };
+
+fn lora_both(forms: &dyn Forms, fresh: &mut Fresh, adapter: Adapter, p: f64) -> Answer<Vec<Output>> {
+    let Adapter { tokens, inputs, rank, first } = adapter;
+    let scale = 0.5;
     let columns = Columns { first, count: 24, stride: 56 };
     let (x, a, b) =
         (fresh.numbers(tokens * inputs, 1.0), fresh.numbers(rank * inputs, 0.2), fresh.numbers(24 * rank, 0.5));
@@ -251,7 +273,7 @@ fn lora_both(forms: &dyn Forms, fresh: &mut Fresh, (rank, first): (usize, usize)
     let before = [fresh.numbers(a.len(), 1.0), fresh.numbers(b.len(), 1.0), fresh.numbers(x.len(), 1.0)];
     let masks = if p > 0.0 { masks(tokens, p) } else { Vec::new() };
     let mask = if p > 0.0 { wide(&factors(&masks, inputs)) } else { vec![1.0; x.len()] };
-    let product = Product { a: &a, b: &b, rank, scale, x: &x, masks: &masks, columns };
+    let product = Product { a: &a, b: &b, rank, scale, x: &x, masks: &masks, module: MODULE, columns };
     let [u, sum] = forms.lora_forward(product, &y)?;
     let kept = u.clone();
     let [da, db, dx] = forms.lora_backward(product, &kept, &dy, before.each_ref().map(|x| &x[..]))?;

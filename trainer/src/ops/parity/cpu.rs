@@ -122,10 +122,10 @@ impl Forms for Cpu {
         Ok(y)
     }
 
-    fn dropout(&self, x: &[f32], masks: &[(Masks, u32)]) -> Answer<Vec<f32>> {
-        let mut y = poison(x.len());
-        Kept::draw(masks, x.len() / masks.len()).apply(x, &mut y);
-        Ok(y)
+    fn dropout(&self, masks: &[(Masks, u32)], module: u32, width: usize) -> Answer<Vec<f32>> {
+        let mut factors = poison(masks.len() * width);
+        Kept::draw(masks, module, width).apply(&vec![1.0; factors.len()], &mut factors);
+        Ok(factors)
     }
 
     fn linear_forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Answer<Vec<f32>> {
@@ -223,5 +223,5 @@ fn input<'a>(product: Product<'a>, kept: Option<&'a Kept>) -> Input<'a> {
 
 fn kept(product: Product<'_>) -> Option<Kept> {
     let inputs = product.a.len() / product.rank;
-    (!product.masks.is_empty()).then(|| Kept::draw(product.masks, inputs))
+    (!product.masks.is_empty()).then(|| Kept::draw(product.masks, product.module, inputs))
 }

@@ -156,11 +156,8 @@ impl Forms for OnGpu<'_> {
         Ok(self.get(&y)?)
     }
 
-    fn dropout(&self, x: &[f32], masks: &[(Masks, u32)]) -> Answer<Vec<f32>> {
-        let masks = RowMasks::upload(self.0, masks)?;
-        let (mut y, x) = (self.room(x.len())?, self.put(x)?);
-        masks.apply(self.0, &x.as_view(), &mut y.as_view_mut())?;
-        Ok(self.get(&y)?)
+    fn dropout(&self, masks: &[(Masks, u32)], module: u32, width: usize) -> Answer<Vec<f32>> {
+        Ok(RowMasks::upload(self.0, masks)?.draw(self.0, module, width)?.factors(self.0)?)
     }
 
     fn linear_forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Answer<Vec<f32>> {
@@ -273,9 +270,11 @@ impl OnGpu<'_> {
         use_them: impl FnOnce(Pair<'_>, Input<'_>) -> Result<(), GpuError>,
     ) -> Result<(), GpuError> {
         let (a, b, x) = (self.put(product.a)?, self.put(product.b)?, self.put(product.x)?);
-        let masks = if product.masks.is_empty() { None } else { Some(RowMasks::upload(self.0, product.masks)?) };
+        let draw =
+            || RowMasks::upload(self.0, product.masks)?.draw(self.0, product.module, product.a.len() / product.rank);
+        let kept = if product.masks.is_empty() { None } else { Some(draw()?) };
         let (a, b, x) = (a.as_view(), b.as_view(), x.as_view());
         let pair = Pair { a: &a, b: &b, rank: product.rank, scale: product.scale };
-        use_them(pair, Input { x: &x, masks: masks.as_ref() })
+        use_them(pair, Input { x: &x, kept: kept.as_ref() })
     }
 }
