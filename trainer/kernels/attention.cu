@@ -27,7 +27,7 @@ constexpr u32 STRIPS = HEAD > 128 ? 1 : 2, STRIP_ROWS = 16 * STRIPS, ROWS = WARP
 constexpr u32 KEYS = HEAD > 128 ? 32 : 64, KEYS_BACK = HEAD > 128 ? 16 : 32, QUERIES_BACK = HEAD > 128 ? 16 : 32;
 // Gradients of keys and values are made in halves where they would not fit into registers together.
 constexpr u32 PART = COLUMNS / HALVES;
-constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+constexpr float LN2 = 0.6931471805599453f;
 // Below every score, and a number: a query that has seen no key yet measures from it.
 constexpr float LEAST = -1e30f;
 

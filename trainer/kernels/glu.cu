@@ -9,7 +9,7 @@ struct Point {
 __device__ __forceinline__ Point activation(u32 kind, float x) {
   Point at;
   if (kind == 0) {
-    float s = 1.0f / (1.0f + expf(-x));
+    float s = 1.0f / (1.0f + power_of_two(-LOG2E * x));
     at.value = x * s;
     at.slope = s + x * s * (1.0f - s);
   } else {
@@ -21,20 +21,34 @@ __device__ __forceinline__ Point activation(u32 kind, float x) {
   return at;
 }
 
-KERNEL(glu_forward, const bf16* gate_up, bf16* y, u32 width, u64 count, u32 kind) {
-  for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) {
-    u64 gate = i / width * 2 * width + i % width;
-    y[i] = narrow(activation(kind, wide(gate_up[gate])).value * wide(gate_up[gate + width]));
-  }
+// Hands each eight of y to `f`, with the place of its gate; `eights` are those of a row.
+template <class F>
+__device__ __forceinline__ void each_eight(u32 eights, u32 count, const F& f) {
+  for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+    f(8 * (u64)i, 8 * (u64)(i / eights * 2 * eights + i % eights));
+}
+
+// `count` eights of y, `eights` of them a row.
+KERNEL(glu_forward, const bf16* gate_up, bf16* y, u32 eights, u32 count, u32 kind) {
+  each_eight(eights, count, [&](u64 at, u64 place) {
+    Eight gate = eight(gate_up + place), up = eight(gate_up + place + 8 * eights);
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) up.x[i] *= activation(kind, gate.x[i]).value;
+    put(y + at, up);
+  });
 }
 
 // Overwrites gate and up with their gradients.
-KERNEL(glu_backward, bf16* gate_up, const bf16* dy, u32 width, u64 count, u32 kind) {
-  for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) {
-    u64 gate = i / width * 2 * width + i % width;
-    Point at = activation(kind, wide(gate_up[gate]));
-    float up = wide(gate_up[gate + width]), d = wide(dy[i]);
-    gate_up[gate] = narrow(d * up * at.slope);
-    gate_up[gate + width] = narrow(d * at.value);
-  }
+KERNEL(glu_backward, bf16* gate_up, const bf16* dy, u32 eights, u32 count, u32 kind) {
+  each_eight(eights, count, [&](u64 at, u64 place) {
+    Eight gate = eight(gate_up + place), up = eight(gate_up + place + 8 * eights), d = eight(dy + at);
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) {
+      Point point = activation(kind, gate.x[i]);
+      gate.x[i] = d.x[i] * up.x[i] * point.slope;
+      up.x[i] = d.x[i] * point.value;
+    }
+    put(gate_up + place, gate);
+    put(gate_up + place + 8 * eights, up);
+  });
 }

@@ -49,6 +49,28 @@ __device__ __forceinline__ float2 wide2(const bf16* pair) {
   return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
 }
 
+// Eight neighbours, which lie at a multiple of eight: memory is read and written 16 bytes a thread at a time.
+struct Eight {
+  float x[8];
+};
+
+__device__ __forceinline__ Eight eight(const bf16* at) {
+  uint4 pairs = *reinterpret_cast<const uint4*>(at);
+  const u32 of[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+  Eight numbers;
+#pragma unroll
+  for (u32 i = 0; i < 4; i++) {
+    numbers.x[2 * i] = __uint_as_float(of[i] << 16);
+    numbers.x[2 * i + 1] = __uint_as_float(of[i] & 0xffff0000u);
+  }
+  return numbers;
+}
+
+__device__ __forceinline__ Eight eight(const float* at) {
+  float4 lower = reinterpret_cast<const float4*>(at)[0], upper = reinterpret_cast<const float4*>(at)[1];
+  return {{lower.x, lower.y, lower.z, lower.w, upper.x, upper.y, upper.z, upper.w}};
+}
+
 // Two numbers as they lie beside each other, the first at the lower address.
 __device__ __forceinline__ u32 both(float x, float y) {
 #ifdef __CUDA_ARCH__
@@ -58,6 +80,11 @@ __device__ __forceinline__ u32 both(float x, float y) {
 #else
   return (u32)narrow(x).bits | (u32)narrow(y).bits << 16;
 #endif
+}
+
+__device__ __forceinline__ void put(bf16* at, const Eight& numbers) {
+  const float* x = numbers.x;
+  *reinterpret_cast<uint4*>(at) = make_uint4(both(x[0], x[1]), both(x[2], x[3]), both(x[4], x[5]), both(x[6], x[7]));
 }
 
 // 2^x by the processor's own table, to 2^-22 of itself; what is too small for a normal number is zero.
@@ -70,6 +97,8 @@ __device__ __forceinline__ float power_of_two(float x) {
   return exp2f(x);
 #endif
 }
+
+constexpr float LOG2E = 1.4426950408889634f;
 
 // ---- copies and tensor cores (PTX ISA, "cp.async", "Matrix fragments for mma.m16n8k16") ----------------------------------------
 #ifdef LORIKEET_EMULATOR

@@ -37,6 +37,7 @@ use crate::lora::{self, AdapterView, Init, LoraLayout, Site};
 use crate::ops::buffer::Refused;
 use crate::ops::machine::{Broken, Buffer, LossSums, Machine, Operand, Sums, Weight, caught};
 use crate::ops::profile::Profile;
+use crate::ops::rope::Known;
 
 pub(crate) use weights::Files;
 
@@ -57,6 +58,8 @@ pub struct Model {
     /// None when the head is the embedding.
     head: Option<Weight>,
     machine: Machine,
+    /// Of every rope.
+    turns: Vec<Known>,
     profile: Profile,
     recompute: usize,
 }

@@ -32,11 +32,24 @@ typedef unsigned long long Address;
 // ---- driver ------------------------------------------------------------------------------------------------------------
 static const size_t FENCE = 256;
 static std::map<Address, size_t> allocations;
-static size_t in_use = 0, most_in_use = 0;
+// What was given back lies at rest until the pool is trimmed, and is never found again before that: nothing is more torn to pieces.
+static size_t in_use = 0, most_in_use = 0, at_rest = 0;
 static const size_t TOTAL = size_t(8) << 30;
 // Several ranks are threads of one process in the tests. Held by whatever touches what stands here; kernels run one at a time.
 static std::mutex ours;
 #define ALONE std::lock_guard<std::mutex> alone(ours)
+
+// Copies out of page-locked memory that are on the stream with nothing behind them yet: the memory may still be read, and what is written there
+// meanwhile is what arrives.
+struct Leaving {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+static std::deque<Leaving> leaving;
+static void catch_up() {
+  for (; !leaving.empty(); leaving.pop_front()) memcpy(leaving.front().to, leaving.front().from, leaving.front().bytes);
+}
 
 // Page-locked memory, and the copies into it that nobody has waited for, in the order of the stream.
 struct Late {
@@ -56,7 +69,10 @@ static void arrive(size_t many) {
   for (; arrived < many && !late.empty(); arrived++, late.pop_front())
     memcpy(late.front().to, late.front().bytes.data(), late.front().bytes.size());
 }
-static void arrive_all() { arrive(arrived + late.size()); }
+static void arrive_all() {
+  catch_up();
+  arrive(arrived + late.size());
+}
 
 API cuInit(unsigned) {
   mallopt(M_MMAP_THRESHOLD, 1 << 30); // what is given back is asked for again at once
@@ -87,16 +103,20 @@ API cuCtxSynchronize() {
   ALONE;
   return arrive_all(), 0;
 }
-API cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = TOTAL - in_use, *total = TOTAL, 0; }
+API cuMemGetInfo_v2(size_t* free, size_t* total) { return *free = TOTAL - in_use - at_rest, *total = TOTAL, 0; }
 API cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = (void*)1, 0; }
-static const int USED_HIGH = 8; // CU_MEMPOOL_ATTR_USED_MEM_HIGH
+static const int RESERVED = 5, USED_HIGH = 8; // CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, _USED_MEM_HIGH
+API cuMemPoolTrimTo(void*, size_t) {
+  ALONE;
+  return at_rest = 0, 0;
+}
 API cuMemPoolSetAttribute(void*, int attribute, void*) {
   if (attribute == USED_HIGH) most_in_use = in_use;
   return 0;
 }
 API cuMemPoolGetAttribute(void*, int attribute, void* value) {
-  if (attribute != USED_HIGH) return 1;
-  return *(uint64_t*)value = most_in_use, 0;
+  if (attribute != RESERVED && attribute != USED_HIGH) return 1;
+  return *(uint64_t*)value = attribute == RESERVED ? in_use + at_rest : most_in_use, 0;
 }
 API cuStreamCreate(void** stream, unsigned) { return *stream = (void*)1, 0; }
 API cuStreamDestroy_v2(void*) { return 0; }
@@ -108,16 +128,27 @@ API cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
 struct Event {
   timespec at;
   size_t behind; // how many copies
+  bool recorded, asked; // asked for since
 };
 API cuEventCreate(void** event, unsigned) { return *event = new Event(), 0; }
 API cuEventDestroy_v2(void* event) { return delete (Event*)event, 0; }
 API cuEventRecord(void* event, void*) {
   ALONE;
-  ((Event*)event)->behind = arrived + late.size();
+  ((Event*)event)->behind = arrived + late.size(), ((Event*)event)->recorded = true, ((Event*)event)->asked = false;
   return clock_gettime(CLOCK_MONOTONIC, &((Event*)event)->at), 0;
 }
 API cuEventSynchronize(void* event) {
   ALONE;
+  if (!((Event*)event)->recorded) return 0;
+  catch_up();
+  return arrive(((Event*)event)->behind), 0;
+}
+// It has come to pass when somebody asks for the second time.
+API cuEventQuery(void* event) {
+  ALONE;
+  if (!((Event*)event)->recorded) return 0;
+  if (!((Event*)event)->asked) return ((Event*)event)->asked = true, 600; // CUDA_ERROR_NOT_READY
+  catch_up();
   return arrive(((Event*)event)->behind), 0;
 }
 API cuEventElapsedTime_v2(float* milliseconds, void* a, void* b) {
@@ -131,7 +162,7 @@ API cuGetErrorString(int, const char** text) { return *text = "an error of the e
 
 API cuMemAllocAsync(Address* at, size_t bytes, void*) {
   ALONE;
-  if (bytes > TOTAL - in_use) return 2; // CUDA_ERROR_OUT_OF_MEMORY
+  if (bytes > TOTAL - in_use - at_rest) return 2; // CUDA_ERROR_OUT_OF_MEMORY
   char* memory = (char*)aligned_alloc(256, (bytes + 2 * FENCE + 255) / 256 * 256);
   memset(memory, 0xff, bytes + 2 * FENCE);
   *at = Address(memory + FENCE);
@@ -142,6 +173,7 @@ API cuMemAllocAsync(Address* at, size_t bytes, void*) {
 }
 API cuMemFreeAsync(Address at, void*) {
   ALONE;
+  catch_up();
   auto found = allocations.find(at);
   if (found == allocations.end()) return 1;
   const unsigned char* memory = (const unsigned char*)at;
@@ -150,14 +182,20 @@ API cuMemFreeAsync(Address at, void*) {
       fprintf(stderr, "emulator: a kernel wrote outside a buffer of %zu bytes\n", found->second);
       abort();
     }
-  in_use -= found->second;
+  in_use -= found->second, at_rest += found->second;
   free((void*)(at - FENCE));
   allocations.erase(found);
   return 0;
 }
-API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { return memcpy((void*)to, from, bytes), 0; }
+API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) {
+  ALONE;
+  if (is_locked((char*)from)) return leaving.push_back({(void*)to, from, bytes}), 0;
+  catch_up();
+  return memcpy((void*)to, from, bytes), 0;
+}
 API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) {
   ALONE;
+  catch_up();
   if (is_locked((char*)to)) {
     late.push_back({(char*)to, std::vector<char>((char*)from, (char*)from + bytes)});
     return 0;
@@ -173,6 +211,11 @@ API cuMemHostAlloc(void** at, size_t bytes, unsigned) {
 }
 API cuMemFreeHost(void* at) {
   ALONE;
+  for (const Leaving& copy : leaving)
+    if (copy.from >= at && copy.from < (char*)at + locked[(char*)at]) {
+      fprintf(stderr, "emulator: page-locked memory was given back with a copy out of it on its way\n");
+      abort();
+    }
   for (const Late& copy : late)
     if (copy.to >= (char*)at && copy.to < (char*)at + locked[(char*)at]) {
       fprintf(stderr, "emulator: page-locked memory was given back with a copy into it on its way\n");
@@ -182,9 +225,15 @@ API cuMemFreeHost(void* at) {
   return free(at), 0;
 }
 API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
+  ALONE;
+  catch_up();
   return memmove((void*)to, (void*)from, bytes), 0;
 }
-API cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void*) { return memset((void*)at, value, bytes), 0; }
+API cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void*) {
+  ALONE;
+  catch_up();
+  return memset((void*)at, value, bytes), 0;
+}
 
 struct Function {
   void (*kernel)(void**);
@@ -207,6 +256,7 @@ API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
                    unsigned shared, void*, void** arguments, void**) {
   if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return 1;
   ALONE;
+  catch_up();
   unsigned shape[6] = {gx, gy, gz, bx, by, bz};
   ((Function*)function)->run(((Function*)function)->kernel, shape, shared, arguments);
   return 0;
@@ -303,7 +353,7 @@ struct Factors {
   size_t stride[3];
   int type[3];
 };
-static void multiply(const Factors& f, float scale, const void* a, const void* b, float keep, void* c) {
+static void multiply(const Factors& f, float scale, const void* a, const void* b, float keep, const void* c, void* d) {
   for (int j = 0; j < f.n; j++)
     for (int i = 0; i < f.m; i++) {
       float sum = 0;
@@ -311,7 +361,7 @@ static void multiply(const Factors& f, float scale, const void* a, const void* b
         sum += get(a, f.type[0], f.turned[0] ? i * f.stride[0] + l : l * f.stride[0] + i) *
                get(b, f.type[1], f.turned[1] ? l * f.stride[1] + j : j * f.stride[1] + l);
       size_t at = j * f.stride[2] + i;
-      put(c, f.type[2], at, scale * sum + (keep == 0 ? 0 : keep * get(c, f.type[2], at)));
+      put(d, f.type[2], at, scale * sum + (keep == 0 ? 0 : keep * get(c, f.type[2], at)));
     }
 }
 API cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
@@ -319,7 +369,9 @@ API cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, 
   if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7; // CUBLAS_STATUS_INVALID_VALUE
   if (a_type != b_type || (c_type != F32 && c_type != a_type)) return 15; // CUBLAS_STATUS_NOT_SUPPORTED
   Factors factors = {m, n, k, {ta != 0, tb != 0}, {size_t(lda), size_t(ldb), size_t(ldc)}, {a_type, b_type, c_type}};
-  multiply(factors, *(const float*)alpha, a, b, *(const float*)beta, c);
+  ALONE;
+  catch_up();
+  multiply(factors, *(const float*)alpha, a, b, *(const float*)beta, c, c);
   return 0;
 }
 
@@ -413,12 +465,13 @@ API cublasLtMatmul(void*, const Described* product, const void* alpha, const voi
                    const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void*) {
   Factors f;
   const void* places[4] = {a, b, c, d};
-  if (!factors_of(f, product, of_a, of_b, of_c) || c != d || of_c != of_d) return 7;
+  if (!factors_of(f, product, of_a, of_b, of_c) || of_c != of_d) return 7;
   bool fits = algorithm->shape == stamp(f) && workspace_bytes >= algorithm->workspace;
   for (int i = 0; i < 4; i++) fits &= Address(places[i]) % algorithm->aligned[i] == 0;
   if (!fits) fprintf(stderr, "emulator: an algorithm is given what it was not chosen for\n"), abort();
   ALONE;
+  catch_up();
   memset(workspace, 0xff, std::min(workspace_bytes, size_t(4096)));
-  multiply(f, *(const float*)alpha, a, b, *(const float*)beta, d);
+  multiply(f, *(const float*)alpha, a, b, *(const float*)beta, c, d);
   return 0;
 }

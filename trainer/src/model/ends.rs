@@ -81,11 +81,12 @@ impl ExitKept {
 impl Exit {
     /// The residual stream `x` with this half's part added.
     pub(super) fn forward(&self, pass: &Pass<'_>, layer: usize, a: &Buffer, x: &Buffer) -> (Buffer, ExitKept) {
-        let mut next = pass.machine.copy(x);
         let Some(norm) = &self.norm else {
-            let linear = self.linear.forward_add(pass, layer, a, &mut next);
+            let mut next = pass.machine.take(x.len());
+            let linear = self.linear.forward_onto(pass, layer, a, x, &mut next);
             return (next, ExitKept { linear, unnormed: None });
         };
+        let mut next = pass.machine.copy(x);
         let mut y = pass.machine.take(x.len());
         let linear = self.linear.forward(pass, layer, a, &mut y);
         norm.forward_add(pass, &y, &mut next);

@@ -47,9 +47,16 @@ impl Linear {
         self.add_adapters(pass, layer, x, y)
     }
 
-    /// `y += layer(x)`.
-    pub(super) fn forward_add(&self, pass: &Pass<'_>, layer: usize, x: &Buffer, y: &mut Buffer) -> LinearKept {
-        pass.time(Op::Linear, || pass.machine.linear_add(x, &self.weight, y));
+    /// `y = onto + layer(x)`.
+    pub(super) fn forward_onto(
+        &self,
+        pass: &Pass<'_>,
+        layer: usize,
+        x: &Buffer,
+        onto: &Buffer,
+        y: &mut Buffer,
+    ) -> LinearKept {
+        pass.time(Op::Linear, || pass.machine.linear_onto(x, &self.weight, onto, y));
         self.add_adapters(pass, layer, x, y)
     }
 

@@ -126,7 +126,8 @@ impl<'a> Pass<'a> {
             turns: config
                 .ropes
                 .iter()
-                .map(|rope| machine.turns(Rotations::new(rope, config.rotary_dim, &lengths)))
+                .zip(&model.turns)
+                .map(|(rope, known)| machine.turns(Rotations::new(rope, config.rotary_dim, &lengths, known)))
                 .collect(),
             segments: machine
                 .segments(batch.segments.iter().map(|segment| segment.start..segment.start + segment.len).collect()),

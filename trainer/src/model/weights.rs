@@ -25,6 +25,7 @@ use crate::TrainError;
 use crate::ops::linear;
 use crate::ops::machine::Machine;
 use crate::ops::profile::Profile;
+use crate::ops::rope::Known;
 use crate::ops::widen::{Stored, widen};
 use crate::quant::Stack;
 
@@ -78,6 +79,7 @@ impl Model {
             norm: loading.gain("model.norm")?,
             head: if config.tie_word_embeddings { None } else { Some(table("lm_head")?) },
             machine,
+            turns: config.ropes.iter().map(|_| Known::default()).collect(),
             profile: Profile::default(),
             recompute: 0,
             config,

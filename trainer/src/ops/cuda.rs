@@ -6,7 +6,7 @@
 //!
 //! Traps that this file keeps out of everybody's way: cudarc makes two events per buffer unless event tracking is off, and it
 //! is off, since with one stream there is no order to keep; the driver's pool gives memory back at every synchronisation
-//! unless its threshold is raised. Several threads may share a `Gpu`: each one's work is on the stream in the order in which it came, and a
+//! unless its threshold is raised, and then may refuse what it has, but in pieces ([`Gpu::take`]). Several threads may share a `Gpu`: each one's work is on the stream in the order in which it came, and a
 //! buffer that goes from one to another has the order of its borrows.
 //!
 //! Views are checked against shapes with assertions before a kernel starts: a wrong length is our own bug, never a user's.
@@ -25,6 +25,7 @@ pub mod norm;
 pub mod quant;
 pub mod rope;
 pub mod rows;
+mod staging;
 pub mod survey;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,9 @@ use cudarc::driver::{
 
 /// The oldest card that the kernels are written for: bf16 arithmetic came with compute capability 8.0 (Ampere).
 pub const OLDEST: (i32, i32) = (8, 0);
+
+/// Without so much, in bytes, there is no use in opening a GPU: cuBLAS, cuBLASLt with its room, and the kernels have to go there.
+const LEAST_FREE: u64 = 256 << 20;
 
 /// Of the pool: the most that was in use at once.
 const MOST_USED: CUmemPool_attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
@@ -151,6 +155,10 @@ pub struct Gpu {
     functions: BTreeMap<&'static str, CudaFunction>,
     /// Attention is compiled once for every width of a head.
     attention: Mutex<BTreeMap<usize, Arc<attention::Kernels>>>,
+    /// Tables of rotations that the last passes turned by.
+    turns: Mutex<Vec<Arc<rope::OnDevice>>>,
+    /// By which numbers of the host leave.
+    staging: staging::Staging,
     /// Where steps' ends arrive, at rest: page-locked memory is slow to have, and no more of it is ever made than is used at once.
     places: Mutex<Vec<adamw::Place>>,
 }
@@ -208,6 +216,11 @@ impl Gpu {
         if compute < OLDEST {
             return Err(GpuError::TooOld { name: context.name().unwrap_or_default(), compute });
         }
+        let (free, _) = context.mem_get_info().map_err(GpuError::driver("ask for free memory"))?;
+        if (free as u64) < LEAST_FREE {
+            // NVIDIA's libraries would say that they cannot be initialised, which sounds like a broken GPU
+            return Err(GpuError::OutOfMemory { bytes: LEAST_FREE, free: free as u64 });
+        }
         // SAFETY: there is one stream, so nothing needs the events that order several.
         unsafe { context.disable_event_tracking() };
         keep_memory(&context)?;
@@ -218,8 +231,9 @@ impl Gpu {
         let blas_lt = matmul::BlasLt::new(workspace.map_err(GpuError::driver("take memory for cuBLASLt"))?)
             .map_err(|source| GpuError::BlasLt { doing: "start cuBLASLt", source })?;
         let functions = compile::all(&context, compute)?;
-        let (attention, places) = (Mutex::default(), Mutex::default());
-        Ok(Gpu { context, stream, blas, blas_lt, compute, functions, attention, places })
+        let (attention, turns, places) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let staging = staging::Staging::default();
+        Ok(Gpu { context, stream, blas, blas_lt, compute, functions, attention, turns, staging, places })
     }
 
     /// As the driver calls it.
@@ -240,9 +254,20 @@ impl Gpu {
 
     /// The most bytes that were taken at once.
     pub fn most_in_use(&self) -> Result<u64, GpuError> {
+        self.of_pool(MOST_USED)
+    }
+
+    /// Bytes that a run on this device may hold: those it has taken, and those that nobody has.
+    pub fn available(&self) -> Result<u64, GpuError> {
+        let reserved = CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT;
+        // a driver without pools has nothing at rest
+        Ok(self.memory()?.0 + self.of_pool(reserved).unwrap_or_default())
+    }
+
+    fn of_pool(&self, attribute: CUmemPool_attribute) -> Result<u64, GpuError> {
         let mut bytes = 0u64;
-        // SAFETY: the pool is the device's own; the attribute is a 64-bit number that is written during the call.
-        unsafe { result::mem_pool::get_attribute(self.pool()?, MOST_USED, (&raw mut bytes).cast()) }
+        // SAFETY: the pool is the device's own; each attribute that is asked for is a 64-bit number that is written during the call.
+        unsafe { result::mem_pool::get_attribute(self.pool()?, attribute, (&raw mut bytes).cast()) }
             .map_err(GpuError::driver("ask for used memory"))?;
         Ok(bytes)
     }
@@ -277,7 +302,23 @@ impl Gpu {
         // a buffer of nothing has no address
         let len = len.max(1);
         // SAFETY: what is in it is written before it is read; the parity cases fill it with NaN to see that.
-        unsafe { self.stream.alloc(len) }.map_err(|error| self.no_memory(len * size_of::<T>(), error))
+        let alloc = || unsafe { self.stream.alloc(len) };
+        match alloc() {
+            // what was given back may lie in the pool in pieces that are too small, or be in use until the stream has come so far
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                self.wait()?;
+                self.trim()?;
+                alloc()
+            }
+            taken => taken,
+        }
+        .map_err(|error| self.no_memory(len * size_of::<T>(), error))
+    }
+
+    /// Gives what lies at rest in the pool to the system, out of which new memory of any size is made.
+    fn trim(&self) -> Done {
+        // SAFETY: the pool is the device's own.
+        unsafe { result::mem_pool::trim_to(self.pool()?, 0) }.map_err(GpuError::driver("trim the memory pool"))
     }
 
     /// A buffer of zeros.
@@ -317,7 +358,7 @@ impl Gpu {
     pub fn replace<T: DeviceRepr>(&self, view: &mut CudaViewMut<'_, T>, numbers: &[T]) -> Done {
         assert_eq!(view.len(), numbers.len(), "one number for each");
         TRAFFIC.went(size_of_val(numbers));
-        self.stream.memcpy_htod(numbers, view).map_err(GpuError::driver("copy to the GPU"))
+        self.send(numbers, view)
     }
 
     /// The numbers, on the host; waits for them.
@@ -399,12 +440,22 @@ fn keep_memory(context: &CudaContext) -> Done {
 /// Threads of a block in kernels that give a block to a row, or a thread to a number.
 const THREADS: u32 = 256;
 
-/// One block for every row.
-fn per_row(rows: usize) -> LaunchConfig {
-    shape(rows, THREADS)
+/// Rows are read and written so many numbers at a time; a width is a multiple of it (`model/gpu.rs`).
+const EIGHT: usize = 8;
+
+/// One block for every row, with a thread for each eight of a short one.
+fn per_row(rows: usize, width: usize) -> LaunchConfig {
+    assert_eq!(width % EIGHT, 0, "whole eights a row");
+    shape(rows, number((width / EIGHT).next_multiple_of(32)).min(THREADS))
 }
 
-/// Every number is some thread's, which takes several where there are very many.
+/// So many eights, as kernels count them.
+fn eights(count: usize) -> u32 {
+    assert_eq!(count % EIGHT, 0, "whole eights");
+    number(count / EIGHT)
+}
+
+/// Every number, or eight of them, is some thread's, which takes several where there are very many.
 fn per_number(count: usize) -> LaunchConfig {
     shape(count.div_ceil(THREADS as usize).min(1 << 16), THREADS)
 }

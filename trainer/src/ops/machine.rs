@@ -121,12 +121,12 @@ impl Machine {
         let _ = head_dim;
     }
 
-    /// Memory of its own that nobody has, in bytes; a processor has none.
-    pub fn free_bytes(&self) -> Result<Option<u64>, TrainError> {
+    /// What a run may hold of memory that is the machine's own, in bytes, with what it holds already; a processor has none.
+    pub fn available_bytes(&self) -> Result<Option<u64>, TrainError> {
         match self {
             Machine::Cpu(_) => Ok(None),
             #[cfg(feature = "cuda")]
-            Machine::Gpu(gpu) => Ok(Some(gpu.memory()?.0)),
+            Machine::Gpu(gpu) => Ok(Some(gpu.available()?)),
         }
     }
 

@@ -98,8 +98,6 @@ pub trait Forms {
     fn norm_forward(&self, norm: Norm<'_>) -> Answer<Vec<f32>>;
     /// `y + norm(x)`.
     fn norm_forward_add(&self, norm: Norm<'_>, y: &[f32]) -> Answer<Vec<f32>>;
-    /// `x + branch` and its norm.
-    fn norm_residual(&self, norm: Norm<'_>, branch: &[f32]) -> Answer<[Vec<f32>; 2]>;
     /// `dx` with the gradient added.
     fn norm_backward(&self, norm: Norm<'_>, dy: &[f32], dx: &[f32]) -> Answer<Vec<f32>>;
     /// `qkv` afterwards, and q and k of every row before the norm.
@@ -129,6 +127,8 @@ pub trait Forms {
     fn dropout(&self, masks: &[(Masks, u32)], module: u32, width: usize) -> Answer<Vec<f32>>;
     /// `x Wᵀ + b`, W `[b, inputs]`.
     fn linear_forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> Answer<Vec<f32>>;
+    /// `onto + x Wᵀ + b`.
+    fn linear_onto(&self, x: &[f32], weight: &[f32], bias: &[f32], onto: &[f32]) -> Answer<Vec<f32>>;
     /// `dy W`, W `[outputs, ..]`.
     fn linear_backward(&self, dy: &[f32], weight: &[f32], outputs: usize) -> Answer<Vec<f32>>;
     /// `u`, and `y` with the product added.

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lorikeet_plan::{Rope, RopeScaling};
 use rayon::prelude::*;
@@ -86,6 +87,15 @@ fn llama3(frequency: f32, rope: &Rope) -> f32 {
     ((1.0 - kept) * exact / factor + kept * exact) as f32
 }
 
+/// A length of that class.
+fn length_of(rope: &Rope, class: usize) -> usize {
+    match rope.scaling {
+        Some(RopeScaling::Longrope { .. }) if class > 0 => usize::MAX,
+        Some(RopeScaling::Longrope { .. } | RopeScaling::Dynamic { .. }) => class,
+        None | Some(RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } | RopeScaling::Llama3 { .. }) => 0,
+    }
+}
+
 /// What cosines and sines are multiplied by.
 fn attention_factor(rope: &Rope) -> f64 {
     match rope.scaling {
@@ -107,47 +117,30 @@ pub(crate) fn length_class(rope: &Rope, len: usize) -> usize {
     }
 }
 
-/// The rotation of every row of a pass, by one rope.
-#[derive(Debug, Clone)]
-pub struct Rotations {
+/// Cosines and sines of positions, by one rope.
+#[derive(Debug)]
+pub struct Tables {
     half: usize,
     cos: Vec<f32>,
     sin: Vec<f32>,
-    /// Every row's place in the table.
-    places: Vec<u32>,
+    /// Of each class of lengths: the row of its first position, and how many there are.
+    classes: BTreeMap<usize, (u32, usize)>,
 }
 
-impl Rotations {
-    /// For segments of these lengths, one after another, of whose heads `width` columns turn.
-    pub fn new(rope: &Rope, width: usize, lengths: &[usize]) -> Rotations {
-        let mut longest: BTreeMap<usize, usize> = BTreeMap::new();
-        for len in lengths {
-            let longest = longest.entry(length_class(rope, *len)).or_default();
-            *longest = (*longest).max(*len);
-        }
-        let factor = attention_factor(rope);
-        let mut rotations = Rotations { half: width / 2, cos: Vec::new(), sin: Vec::new(), places: Vec::new() };
-        let mut begins = BTreeMap::new();
-        for (class, positions) in longest {
-            begins.insert(class, (rotations.cos.len() / rotations.half) as u32);
-            rotations.push(&frequencies(rope, width, positions), 0..positions, factor);
-        }
-        rotations.places = lengths
-            .iter()
-            .flat_map(|len| {
-                let begin = begins[&length_class(rope, *len)];
-                begin..begin + *len as u32
-            })
-            .collect();
-        rotations
+impl Tables {
+    fn empty(width: usize) -> Tables {
+        Tables { half: width / 2, cos: Vec::new(), sin: Vec::new(), classes: BTreeMap::new() }
     }
 
-    /// For these positions of one sequence of `len` tokens.
-    pub fn of(rope: &Rope, width: usize, positions: Range<usize>, len: usize) -> Rotations {
-        let places = (0..positions.len() as u32).collect();
-        let mut rotations = Rotations { half: width / 2, cos: Vec::new(), sin: Vec::new(), places };
-        rotations.push(&frequencies(rope, width, len), positions, attention_factor(rope));
-        rotations
+    /// Of the longest sequence of each class, and some more, so that one that grows does not make them anew with every token.
+    fn new(rope: &Rope, width: usize, longest: &BTreeMap<usize, usize>) -> Tables {
+        let mut tables = Tables::empty(width);
+        for (class, len) in longest {
+            let positions = len.next_multiple_of(POSITIONS);
+            tables.classes.insert(*class, ((tables.cos.len() / tables.half) as u32, positions));
+            tables.push(&frequencies(rope, width, length_of(rope, *class)), 0..positions, attention_factor(rope));
+        }
+        tables
     }
 
     fn push(&mut self, frequencies: &[f32], positions: Range<usize>, factor: f64) {
@@ -160,19 +153,90 @@ impl Rotations {
         }
     }
 
+    fn positions_of(&self, class: usize) -> usize {
+        self.classes.get(&class).map_or(0, |(_, positions)| *positions)
+    }
+
     /// Pairs that turn in a head.
     pub fn pairs(&self) -> usize {
         self.half
     }
 
-    /// Cosines and sines, [`Self::pairs`] a row, and every row's place among them: for a device that turns rows itself.
-    pub fn tables(&self) -> (&[f32], &[f32], &[u32]) {
-        (&self.cos, &self.sin, &self.places)
+    /// Cosines and sines, [`Self::pairs`] a row.
+    pub fn numbers(&self) -> [&[f32]; 2] {
+        [&self.cos, &self.sin]
+    }
+}
+
+/// The tables of one rope that passes share: made anew when a sequence is longer than any before.
+#[derive(Debug, Default)]
+pub struct Known(Mutex<Option<Arc<Tables>>>);
+
+/// Tables grow by so many positions.
+const POSITIONS: usize = 256;
+
+/// Classes that are remembered at once. Where every length is one of its own (dynamic), no more than a pass needs are.
+const REMEMBERED: usize = 4;
+
+impl Known {
+    fn tables(&self, rope: &Rope, width: usize, mut longest: BTreeMap<usize, usize>) -> Arc<Tables> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tables) = &*known {
+            if longest.iter().all(|(class, len)| tables.positions_of(*class) >= *len) {
+                return Arc::clone(tables);
+            }
+            if tables.classes.len() + longest.len() <= REMEMBERED {
+                for (class, (_, positions)) in &tables.classes {
+                    longest.entry(*class).and_modify(|len| *len = (*len).max(*positions)).or_insert(*positions);
+                }
+            }
+        }
+        Arc::clone(known.insert(Arc::new(Tables::new(rope, width, &longest))))
+    }
+}
+
+/// The rotation of every row of a pass, by one rope.
+#[derive(Debug, Clone)]
+pub struct Rotations {
+    tables: Arc<Tables>,
+    /// Every row's place in the tables.
+    places: Vec<u32>,
+}
+
+impl Rotations {
+    /// For segments of these lengths, one after another, of whose heads `width` columns turn.
+    pub fn new(rope: &Rope, width: usize, lengths: &[usize], known: &Known) -> Rotations {
+        let mut longest: BTreeMap<usize, usize> = BTreeMap::new();
+        for len in lengths {
+            let longest = longest.entry(length_class(rope, *len)).or_default();
+            *longest = (*longest).max(*len);
+        }
+        let tables = known.tables(rope, width, longest);
+        let of = |len: &usize| {
+            let (begin, _) = tables.classes[&length_class(rope, *len)];
+            begin..begin + *len as u32
+        };
+        let places = lengths.iter().flat_map(of).collect();
+        Rotations { tables, places }
+    }
+
+    /// For these positions of one sequence of `len` tokens.
+    pub fn of(rope: &Rope, width: usize, positions: Range<usize>, len: usize) -> Rotations {
+        let places = (0..positions.len() as u32).collect();
+        let mut tables = Tables::empty(width);
+        tables.push(&frequencies(rope, width, len), positions, attention_factor(rope));
+        Rotations { tables: Arc::new(tables), places }
+    }
+
+    /// Cosines and sines, and every row's place among them: for a device that turns rows itself.
+    pub fn tables(&self) -> (&Arc<Tables>, &[u32]) {
+        (&self.tables, &self.places)
     }
 
     fn row(&self, place: u32) -> (&[f32], &[f32]) {
-        let place = place as usize * self.half..(place as usize + 1) * self.half;
-        (&self.cos[place.clone()], &self.sin[place])
+        let Tables { half, cos, sin, .. } = &*self.tables;
+        let place = place as usize * half..(place as usize + 1) * half;
+        (&cos[place.clone()], &sin[place])
     }
 }
 
@@ -205,7 +269,7 @@ pub fn turn(heads: Heads, rotations: &Rotations, qkv: &mut [f32], turn: Turn) {
             #[inline(always)]
             || {
                 for head in row[..heads.turned()].chunks_exact_mut(heads.width) {
-                    turn_head(&mut head[..2 * rotations.half], cos, sin, turn);
+                    turn_head(&mut head[..2 * cos.len()], cos, sin, turn);
                 }
             },
         );
@@ -253,7 +317,7 @@ mod tests {
     fn the_cpu_form_equals_the_plain_one_and_leaves_other_columns_alone() {
         let heads = Heads { queries: 2, keys: 1, width: 8, scale: 1.0, softcap: None, window: None };
         for width in [8, 6] {
-            let rotations = Rotations::new(&rope(None), width, &[3, 9]);
+            let rotations = Rotations::new(&rope(None), width, &[3, 9], &Known::default());
             for way in [Turn::Forth, Turn::Back] {
                 let start = numbers32(1, 12 * heads.stride());
                 let mut ours = start.clone();
@@ -281,18 +345,35 @@ mod tests {
         ];
         for scaling in scalings {
             let rope = rope(Some(scaling));
-            let together = Rotations::new(&rope, 4, &[9, 3, 6, 9]);
+            let known = Known::default();
+            let together = Rotations::new(&rope, 4, &[9, 3, 6, 9], &known);
             let (mut at, mut seen) = (0, Vec::new());
             for len in [9, 3, 6, 9] {
-                let alone = Rotations::new(&rope, 4, &[len]);
+                let alone = Rotations::new(&rope, 4, &[len], &Known::default());
+                let again = Rotations::new(&rope, 4, &[len], &known);
+                assert!(Arc::ptr_eq(&together.tables, &again.tables), "nothing is made twice");
                 for i in 0..len {
-                    assert_eq!(together.row(together.places[at + i]), alone.row(alone.places[i]), "{len}, {i}");
+                    let expected = alone.row(alone.places[i]);
+                    assert_eq!(together.row(together.places[at + i]), expected, "{len}, {i}");
+                    assert_eq!(again.row(again.places[i]), expected, "{len}, {i}");
                 }
                 seen.push(alone.row(alone.places[2]).0.to_vec());
                 at += len;
             }
             assert_ne!(seen[0], seen[1], "long and short differ");
         }
+    }
+
+    #[test]
+    fn tables_grow_with_what_passes_need_and_no_further() {
+        let (rope, known) =
+            (rope(Some(RopeScaling::Dynamic { factor: 2.0, max_position_embeddings: 4 })), Known::default());
+        let classes = |lengths: &[usize]| Rotations::new(&rope, 4, lengths, &known).tables.classes.clone();
+        assert_eq!(classes(&[3]), [(4, (0, 256))].into());
+        assert_eq!(classes(&[2, 600]), [(4, (0, 256)), (600, (256, 768))].into());
+        assert_eq!(classes(&[4]), [(4, (0, 256)), (600, (256, 768))].into());
+        let others = [(7, (0, 256)), (8, (256, 256)), (9, (512, 256))];
+        assert_eq!(classes(&[7, 8, 9]), others.into(), "each length is one of its own");
     }
 
     #[test]

@@ -57,7 +57,9 @@ impl Session<'_, '_> {
                 Err(TrainError::Refused { what, bytes }) => (what, bytes),
                 done => return done,
             };
-            let Some(thrift) = self.thriftier() else { return Err(TrainError::Refused { what, bytes }) };
+            let Some(thrift) = self.thriftier() else {
+                return Err(self.exhausted(TrainError::Refused { what, bytes }));
+            };
             self.save_memory(thrift, &format!("{bytes} bytes were refused"))?;
         }
     }
@@ -70,6 +72,14 @@ impl Session<'_, '_> {
             Some(micro_tokens) => Some(Thrift { micro_tokens, recompute }),
             None => (recompute < blocks).then_some(Thrift { micro_tokens, recompute: blocks }),
         }
+    }
+
+    /// The refusal that nothing helped against; with what would, where the plan as well says that there is not enough.
+    fn exhausted(&self, refused: TrainError) -> TrainError {
+        let Thrift { micro_tokens, recompute } = self.thrift;
+        let available = available(self.model.machine(), self.config.memory_limit).ok().flatten();
+        let wish = self.needs.wish(Some(micro_tokens), Some(recompute), available);
+        fit(&self.needs.shape, &wish).map_or_else(|shortfall| TrainError::from(*shortfall), |_| refused)
     }
 
     fn save_memory(&mut self, thrift: Thrift, why: &str) -> Result<(), TrainError> {
@@ -194,9 +204,9 @@ fn fewer(tokens: usize, longest: usize) -> Option<usize> {
     (tokens > longest).then(|| (tokens / 2).max(longest))
 }
 
-/// What a run that has not begun may hold of the memory that its passes take.
+/// What a run may hold of the memory that its passes take.
 pub(super) fn available(machine: &Machine, limit: Option<u64>) -> Result<Option<u64>, TrainError> {
-    Ok(match machine.free_bytes()? {
+    Ok(match machine.available_bytes()? {
         None => allowed_bytes(limit),
         free => free,
     })

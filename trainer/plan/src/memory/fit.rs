@@ -1,7 +1,7 @@
 //! A plan that fits: which micro-batch and which blocks to compute again, or how much is missing and what would help.
 //!
 //! ```text
-//! 1. the largest of 2048, 1024, 512, 256 tokens that fits      nothing is computed twice; on a GPU of its own from 16384 on
+//! 1. the largest of 2048, 1024, 512, 256 tokens that fits      nothing is computed twice; on a GPU of its own from 65536 on
 //! 2. the smallest of them, and as few blocks computed again as fit
 //! 3. none: how much is missing, and which settings would do
 //! ```
@@ -16,7 +16,7 @@ use crate::ModelConfig;
 const MICRO_TOKENS: [usize; 4] = [2048, 1024, 512, 256];
 /// Before those on a GPU that a run has for itself: a small model does not fill one with fewer. What a job is planned with, and a device is
 /// looked for by, are those above: these only use what is free.
-const GPU_MICRO_TOKENS: [usize; 3] = [16_384, 8192, 4096];
+const GPU_MICRO_TOKENS: [usize; 5] = [65_536, 32_768, 16_384, 8192, 4096];
 
 /// What is to be fitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,7 +198,7 @@ mod tests {
             let wish = Wish { settings, step_tokens: 1 << 20, alone, ..wish };
             fit(&config(), &wish).expect("it fits").micro_tokens
         };
-        assert_eq!([on_gpu(Some(80 * GIB), true), on_gpu(Some(4 * GIB), true)], [16_384, 4096]);
+        assert_eq!([on_gpu(Some(80 * GIB), true), on_gpu(Some(4 * GIB), true)], [65_536, 4096]);
         assert_eq!(on_gpu(Some(80 * GIB), false), 2048, "another run has planned with the rest");
         assert_eq!(on_gpu(None, true), 2048, "a device is looked for by the least that is fast");
     }

@@ -21,7 +21,7 @@ use crate::ops::head::Wanted;
 use crate::ops::lora::Columns;
 use crate::ops::parity::Fresh;
 use crate::ops::random::Masks;
-use crate::ops::rope::Rotations;
+use crate::ops::rope::{Known, Rotations};
 
 /// The sizes that are measured.
 #[derive(Debug, Clone, Copy)]
@@ -194,10 +194,6 @@ impl Bench<'_> {
         let pass = |times: usize| (2.0 * (times * n) as f64, 0.0);
         let mut rates = vec![
             self.time("rms norm", pass(2), || norm::forward(gpu, &x, &gain, eps, &mut y.as_view_mut()))?,
-            self.time("rms norm + residual", pass(4), || {
-                let to = [&mut dx.as_view_mut(), &mut y.as_view_mut()];
-                norm::residual_forward(gpu, [&x, &dy], &gain, eps, to)
-            })?,
             self.time("rms norm backward", pass(4), || {
                 norm::backward(gpu, &x, &gain, eps, &dy, &mut dx.as_view_mut())
             })?,
@@ -226,7 +222,10 @@ impl Bench<'_> {
         let heads =
             Heads { queries: shape.queries, keys: shape.keys, width: shape.width, scale, softcap: None, window: None };
         let rope = Rope { theta: 500_000.0, scaling: None };
-        let turns = Turns::upload(gpu, &Rotations::new(&rope, shape.width, &vec![shape.length; shape.sequences]))?;
+        let turns = Turns::upload(
+            gpu,
+            &Rotations::new(&rope, shape.width, &vec![shape.length; shape.sequences], &Known::default()),
+        )?;
         let segments: Vec<Range<usize>> =
             (0..shape.sequences).map(|i| i * shape.length..(i + 1) * shape.length).collect();
         let tiles = Tiles::upload(gpu, &segments)?;

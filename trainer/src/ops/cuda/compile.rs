@@ -35,10 +35,10 @@ const SOURCES: [(Source, &[&str]); 9] = [
     (source!("glu.cu"), &["glu_forward", "glu_backward"]),
     (source!("head.cu"), &["head_loss", "add_losses"]),
     (source!("lora.cu"), &["lora_down", "lora_parts", "lora_add_parts", "lora_up"]),
-    (source!("norm.cu"), &["norm_forward", "norm_residual_forward", "norm_backward"]),
+    (source!("norm.cu"), &["norm_forward", "norm_backward"]),
     (source!("quant.cu"), &["nf4_widen", "int8_widen"]),
     (source!("rope.cu"), &["rope_forward", "rope_backward"]),
-    (source!("rows.cu"), &["rows_gather", "rows_scatter", "rows_add_bias", "rows_add", "cast_narrow", "cast_widen"]),
+    (source!("rows.cu"), &["rows_gather", "rows_scatter", "rows_add_bias", "cast_narrow"]),
 ];
 
 /// Every kernel but attention's, by name.

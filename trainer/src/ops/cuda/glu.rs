@@ -4,7 +4,7 @@ use cudarc::driver::{CudaView, CudaViewMut};
 use half::bf16;
 use lorikeet_plan::Activation;
 
-use super::{Done, Gpu, launch, number, per_number};
+use super::{Done, Gpu, eights, launch, per_number};
 
 /// `y` of every row of `gate_up`.
 pub fn forward(
@@ -16,7 +16,8 @@ pub fn forward(
 ) -> Done {
     let count = y.len();
     assert_eq!(gate_up.len(), 2 * count, "gate and up side by side");
-    launch!(gpu, "glu_forward", per_number(count), gate_up, y, &number(width), &(count as u64), &kind(activation))
+    let [of_row, all] = [width, count].map(eights);
+    launch!(gpu, "glu_forward", per_number(all as usize), gate_up, y, &of_row, &all, &kind(activation))
 }
 
 /// Overwrites `gate_up` with its gradient.
@@ -29,7 +30,8 @@ pub fn backward(
 ) -> Done {
     let count = dy.len();
     assert_eq!(gate_up.len(), 2 * count, "gate and up side by side");
-    launch!(gpu, "glu_backward", per_number(count), gate_up, dy, &number(width), &(count as u64), &kind(activation))
+    let [of_row, all] = [width, count].map(eights);
+    launch!(gpu, "glu_backward", per_number(all as usize), gate_up, dy, &of_row, &all, &kind(activation))
 }
 
 /// As the kernels count them.

@@ -92,6 +92,16 @@ impl Weight {
         }
     }
 
+    /// The input as a matrix, and how the product lands.
+    fn factor(&self, gpu: &Gpu, x: &CudaView<'_, bf16>, keep: f32) -> (Matrix, Into) {
+        let x = Matrix::new(gpu, x, x.len() / self.cols, self.cols);
+        (x, Into { stride: self.rows, scale: 1.0, keep })
+    }
+
+    fn add_bias(&self, gpu: &Gpu, y: &mut CudaViewMut<'_, bf16>) -> Done {
+        self.bias.as_ref().map_or(Ok(()), |bias| rows::add_bias(gpu, &bias.as_view(), y))
+    }
+
     /// Hands them to `use_it` as a matrix.
     fn with_matrix(&self, gpu: &Gpu, use_it: impl FnOnce(Matrix) -> Done) -> Done {
         self.with(gpu, |numbers| use_it(Matrix::new(gpu, numbers, self.rows, self.cols)))
@@ -100,19 +110,22 @@ impl Weight {
 
 /// `y = x Wᵀ + b`.
 pub fn forward(gpu: &Gpu, x: &CudaView<'_, bf16>, weight: &Weight, y: &mut CudaViewMut<'_, bf16>) -> Done {
-    product(gpu, x, weight, 0.0, y)
-}
-
-/// `y += x Wᵀ + b`.
-pub fn forward_add(gpu: &Gpu, x: &CudaView<'_, bf16>, weight: &Weight, y: &mut CudaViewMut<'_, bf16>) -> Done {
-    product(gpu, x, weight, 1.0, y)
-}
-
-fn product(gpu: &Gpu, x: &CudaView<'_, bf16>, weight: &Weight, keep: f32, y: &mut CudaViewMut<'_, bf16>) -> Done {
-    let x = Matrix::new(gpu, x, x.len() / weight.cols, weight.cols);
-    let into = Into { stride: weight.rows, scale: 1.0, keep };
+    let (x, into) = weight.factor(gpu, x, 0.0);
     weight.with_matrix(gpu, |matrix| matmul::product(gpu, x, matrix.t(), into, y))?;
-    weight.bias.as_ref().map_or(Ok(()), |bias| rows::add_bias(gpu, &bias.as_view(), y))
+    weight.add_bias(gpu, y)
+}
+
+/// `y = onto + x Wᵀ + b`.
+pub fn forward_onto(
+    gpu: &Gpu,
+    x: &CudaView<'_, bf16>,
+    weight: &Weight,
+    onto: &CudaView<'_, bf16>,
+    y: &mut CudaViewMut<'_, bf16>,
+) -> Done {
+    let (x, into) = weight.factor(gpu, x, 1.0);
+    weight.with_matrix(gpu, |matrix| matmul::product_onto(gpu, x, matrix.t(), into, onto, y))?;
+    weight.add_bias(gpu, y)
 }
 
 /// `dx = dy W`.

@@ -95,23 +95,49 @@ pub struct Into {
 
 /// `c = s · a b + k · c`.
 pub fn product<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, into: Into, c: &mut CudaViewMut<'_, T>) -> Done {
-    let ((rows, inner), (other, cols)) = (a.shape(), b.shape());
-    assert_eq!(inner, other, "inner sizes of a product");
-    assert!(fits(c.len(), rows, cols, into.stride), "a product lands within its buffer");
-    if rows == 0 || cols == 0 {
+    let to = c.device_ptr_mut(gpu.stream()).0;
+    if by_lt::<T>(gpu, a, b, into, ([to, to], c.len()))? { Ok(()) } else { by_cublas(gpu, a, b, into, c) }
+}
+
+/// `d = s · a b + k · c`: what is added to stays as it is.
+pub fn product_onto(
+    gpu: &Gpu,
+    a: Matrix,
+    b: Matrix,
+    into: Into,
+    c: &CudaView<'_, bf16>,
+    d: &mut CudaViewMut<'_, bf16>,
+) -> Done {
+    assert_eq!(c.len(), d.len(), "a product lies as what it is added to");
+    let (from, to) = (c.device_ptr(gpu.stream()).0, d.device_ptr_mut(gpu.stream()).0);
+    if by_lt::<bf16>(gpu, a, b, into, ([from, to], d.len()))? {
         return Ok(());
     }
-    gpu.context.bind_to_thread().map_err(GpuError::driver("use a GPU"))?;
-    let to = c.device_ptr_mut(gpu.stream()).0;
-    let of_c = Placement { rows, cols, stride: into.stride, turned: false, kind: T::LT_KIND, aligned: alignment(to) };
-    let (shape, addresses) = ([b.placement(), a.placement(), of_c], [b.address, a.address, to]);
-    // SAFETY: all three lie within live buffers of this device, as was checked when they were made and above; its one stream uses them.
-    let done = unsafe { gpu.blas_lt.multiply(shape, into, addresses) };
-    if done.map_err(|source| GpuError::BlasLt { doing: DOING, source })? {
-        Ok(())
-    } else {
-        by_cublas(gpu, a, b, into, c)
+    gpu.copy(c, d)?;
+    by_cublas(gpu, a, b, into, d)
+}
+
+/// From what lies at the first of two addresses to the second, each with room for so many numbers; false, and nothing done, where
+/// cuBLASLt has no algorithm for that.
+fn by_lt<T: Stored>(
+    gpu: &Gpu,
+    a: Matrix,
+    b: Matrix,
+    into: Into,
+    ([c, d], len): ([u64; 2], usize),
+) -> Result<bool, GpuError> {
+    let ((rows, inner), (other, cols)) = (a.shape(), b.shape());
+    assert_eq!(inner, other, "inner sizes of a product");
+    assert!(fits(len, rows, cols, into.stride), "a product lands within its buffer");
+    if rows == 0 || cols == 0 {
+        return Ok(true);
     }
+    gpu.context.bind_to_thread().map_err(GpuError::driver("use a GPU"))?;
+    let aligned = alignment(c).min(alignment(d));
+    let of_c = Placement { rows, cols, stride: into.stride, turned: false, kind: T::LT_KIND, aligned };
+    let (shape, addresses) = ([b.placement(), a.placement(), of_c], [b.address, a.address, c, d]);
+    // SAFETY: all four lie within live buffers of this device, as was checked when they were made and above; its one stream uses them.
+    unsafe { gpu.blas_lt.multiply(shape, into, addresses) }.map_err(|source| GpuError::BlasLt { doing: DOING, source })
 }
 
 /// The same by cuBLAS, which has a way for every shape.

@@ -37,21 +37,8 @@ fn norm(
 ) -> Done {
     let rows = rows(x.len(), gain.len());
     assert_eq!(x.len(), y.len(), "a norm keeps its shape");
-    launch!(gpu, "norm_forward", per_row(rows), x, gain, y, &number(gain.len()), &(eps as f32), &add)
-}
-
-/// `sum = x + branch`, `y = norm(sum)`: the end of one half of a block and the beginning of the next.
-pub fn residual_forward(
-    gpu: &Gpu,
-    [x, branch]: [&CudaView<'_, bf16>; 2],
-    gain: &CudaView<'_, f32>,
-    eps: f64,
-    [sum, y]: [&mut CudaViewMut<'_, bf16>; 2],
-) -> Done {
-    let rows = rows(x.len(), gain.len());
-    assert!([branch.len(), sum.len(), y.len()].iter().all(|len| *len == x.len()), "a norm keeps its shape");
-    let width = number(gain.len());
-    launch!(gpu, "norm_residual_forward", per_row(rows), x, branch, gain, sum, y, &width, &(eps as f32))
+    let width = gain.len();
+    launch!(gpu, "norm_forward", per_row(rows, width), x, gain, y, &number(width), &(eps as f32), &add)
 }
 
 /// Adds the gradient for `x` to `dx`.
@@ -65,7 +52,8 @@ pub fn backward(
 ) -> Done {
     let rows = rows(x.len(), gain.len());
     assert!(dy.len() == x.len() && dx.len() == x.len(), "a norm keeps its shape");
-    launch!(gpu, "norm_backward", per_row(rows), x, gain, dy, dx, &number(gain.len()), &(eps as f32))
+    let width = gain.len();
+    launch!(gpu, "norm_backward", per_row(rows, width), x, gain, dy, dx, &number(width), &(eps as f32))
 }
 
 fn rows(len: usize, width: usize) -> usize {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use cudarc::driver::{CudaSlice, CudaView, CudaViewMut};
 use half::bf16;
 
-use super::{Done, Gpu, GpuError, launch, number, per_number};
+use super::{Done, EIGHT, Gpu, GpuError, eights, launch, number, per_number};
 use crate::quant::{LEVELS, Quantised, Stack};
 
 /// Weights of several modules in few bits, one below the other; the scales of scales are taken apart once.
@@ -55,7 +55,7 @@ impl Stacked {
 impl Codes {
     fn upload(gpu: &Gpu, weight: &Quantised, numbers: usize) -> Result<Codes, GpuError> {
         Ok(match weight {
-            Quantised::Nf4(nf4) if nf4.levels == LEVELS && numbers.is_multiple_of(2) => {
+            Quantised::Nf4(nf4) if nf4.levels == LEVELS && numbers.is_multiple_of(EIGHT) => {
                 let factors: Vec<f32> = (0..nf4.scales.len()).map(|block| nf4.scales.get(block)).collect();
                 Codes::Nf4 { codes: gpu.upload(&nf4.codes)?, factors: gpu.upload(&factors)?, block: nf4.block }
             }
@@ -81,7 +81,9 @@ pub fn nf4(
 ) -> Done {
     let count = y.len();
     assert!(count == 2 * codes.len() && factors.len() == count.div_ceil(block), "codes and factors for every number");
-    launch!(gpu, "nf4_widen", per_number(count / 2), codes, factors, y, &(count as u64), &number(block))
+    assert_eq!(block % EIGHT, 0, "one factor for eight numbers");
+    let all = eights(count);
+    launch!(gpu, "nf4_widen", per_number(all as usize), codes, factors, y, &all, &number(block))
 }
 
 /// Eight bits: one factor for every row of `width` numbers.
@@ -94,5 +96,6 @@ pub fn int8(
 ) -> Done {
     let count = y.len();
     assert!(count == codes.len() && count == factors.len() * width, "codes and factors for every number");
-    launch!(gpu, "int8_widen", per_number(count), codes, factors, y, &(count as u64), &number(width))
+    let [of_row, all] = [width, count].map(eights);
+    launch!(gpu, "int8_widen", per_number(all as usize), codes, factors, y, &all, &of_row)
 }

@@ -1,28 +1,57 @@
 //! [`crate::ops::rope`] on the device, with the norms over heads of [`crate::ops::qk_norm`] where a model has them: one kernel does
 //! both.
 
+use std::sync::{Arc, PoisonError};
+
 use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut};
 use half::bf16;
 
 use super::{Done, Gpu, GpuError, launch, number, per_warp};
 use crate::ops::attention::Heads;
-use crate::ops::rope::Rotations;
+use crate::ops::rope::{Rotations, Tables};
 
 /// The rotation of every row of a pass, by one rope, on the device.
 #[derive(Debug)]
 pub struct Turns {
-    half: usize,
-    cos: CudaSlice<f32>,
-    sin: CudaSlice<f32>,
+    tables: Arc<OnDevice>,
     places: CudaSlice<u32>,
 }
 
+/// Tables of the host, and those of the device that are the same.
+#[derive(Debug)]
+pub(super) struct OnDevice {
+    of: Arc<Tables>,
+    cos: CudaSlice<f32>,
+    sin: CudaSlice<f32>,
+}
+
+/// Tables that stay on a device: no model has more ropes.
+const KEPT: usize = 2;
+
 impl Turns {
-    /// Those of the host.
+    /// Those of the host; tables that are there already are not brought again.
     pub fn upload(gpu: &Gpu, rotations: &Rotations) -> Result<Turns, GpuError> {
-        let (cos, sin, places) = rotations.tables();
-        Ok(Turns { half: rotations.pairs(), cos: gpu.upload(cos)?, sin: gpu.upload(sin)?, places: gpu.upload(places)? })
+        let (tables, places) = rotations.tables();
+        Ok(Turns { tables: on_device(gpu, tables)?, places: gpu.upload(places)? })
     }
+
+    fn half(&self) -> usize {
+        self.tables.of.pairs()
+    }
+}
+
+fn on_device(gpu: &Gpu, tables: &Arc<Tables>) -> Result<Arc<OnDevice>, GpuError> {
+    let mut kept = gpu.turns.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = kept.iter().find(|known| Arc::ptr_eq(&known.of, tables)) {
+        return Ok(Arc::clone(known));
+    }
+    let [cos, sin] = tables.numbers();
+    let new = Arc::new(OnDevice { of: Arc::clone(tables), cos: gpu.upload(cos)?, sin: gpu.upload(sin)? });
+    if kept.len() == KEPT {
+        kept.remove(0);
+    }
+    kept.push(Arc::clone(&new));
+    Ok(new)
 }
 
 /// The norms over heads: gains of query and key heads, and what is kept for the backward, q and k of every row as they were.
@@ -86,14 +115,14 @@ fn run(
         &raw,
         &queries,
         &keys,
-        &turns.cos,
-        &turns.sin,
+        &turns.tables.cos,
+        &turns.tables.sin,
         &turns.places,
         &number(rows),
         &number(heads.queries),
         &number(heads.keys),
         &number(heads.width),
-        &number(turns.half),
+        &number(turns.half()),
         &number(heads.stride()),
         &eps,
     )
@@ -102,7 +131,7 @@ fn run(
 fn rows(heads: Heads, norm: Option<&HeadNorm<'_>>, turns: &Turns, len: usize, raw: Option<usize>) -> usize {
     let rows = turns.places.len();
     assert_eq!(len, rows * heads.stride(), "one row of q, k and v per rotation");
-    assert!(2 * turns.half <= heads.width, "a head has the columns that turn");
+    assert!(2 * turns.half() <= heads.width, "a head has the columns that turn");
     if let Some(norm) = norm {
         assert_eq!(raw, Some(rows * heads.turned()), "a norm keeps what it norms");
         assert!(norm.queries.len() == heads.width && norm.keys.len() == heads.width, "a gain per column of a head");

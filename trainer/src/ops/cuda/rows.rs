@@ -3,7 +3,7 @@
 use cudarc::driver::{CudaView, CudaViewMut};
 use half::bf16;
 
-use super::{Done, Gpu, launch, number, per_number, per_row};
+use super::{Done, EIGHT, Gpu, eights, launch, number, per_number, per_row};
 
 /// `y[i] = scale · table[rows[i]]`: the embedding, and the gathering of supervised rows. `rows` lie within the table; whoever
 /// made them has checked that.
@@ -16,7 +16,7 @@ pub fn gather(
     y: &mut CudaViewMut<'_, bf16>,
 ) -> Done {
     assert_eq!(y.len(), rows.len() * width, "one row for every row named");
-    launch!(gpu, "rows_gather", per_row(rows.len()), table, rows, y, &number(width), &scale)
+    launch!(gpu, "rows_gather", per_row(rows.len(), width), table, rows, y, &number(width), &scale)
 }
 
 /// `y[rows[i]] = x[i]`; no row comes twice.
@@ -28,30 +28,19 @@ pub fn scatter(
     y: &mut CudaViewMut<'_, bf16>,
 ) -> Done {
     assert_eq!(x.len(), rows.len() * width, "one row for every row named");
-    launch!(gpu, "rows_scatter", per_row(rows.len()), x, rows, y, &number(width))
+    launch!(gpu, "rows_scatter", per_row(rows.len(), width), x, rows, y, &number(width))
 }
 
 /// Adds a bias to every row.
 pub fn add_bias(gpu: &Gpu, bias: &CudaView<'_, f32>, y: &mut CudaViewMut<'_, bf16>) -> Done {
     let count = y.len();
     assert_eq!(count % bias.len(), 0, "whole rows");
-    launch!(gpu, "rows_add_bias", per_number(count), y, bias, &number(bias.len()), &(count as u64))
-}
-
-/// `y += x`.
-pub fn add(gpu: &Gpu, x: &CudaView<'_, bf16>, y: &mut CudaViewMut<'_, bf16>) -> Done {
-    assert_eq!(x.len(), y.len(), "sums have one shape");
-    launch!(gpu, "rows_add", per_number(x.len()), y, x, &(x.len() as u64))
+    let [of_row, all] = [bias.len(), count].map(eights);
+    launch!(gpu, "rows_add_bias", per_number(all as usize), y, bias, &of_row, &all)
 }
 
 /// To the nearest bf16, ties to even.
 pub fn narrow(gpu: &Gpu, x: &CudaView<'_, f32>, y: &mut CudaViewMut<'_, bf16>) -> Done {
     assert_eq!(x.len(), y.len(), "one number for each");
-    launch!(gpu, "cast_narrow", per_number(x.len()), x, y, &(x.len() as u64))
-}
-
-/// Exactly.
-pub fn widen(gpu: &Gpu, x: &CudaView<'_, bf16>, y: &mut CudaViewMut<'_, f32>) -> Done {
-    assert_eq!(x.len(), y.len(), "one number for each");
-    launch!(gpu, "cast_widen", per_number(x.len()), x, y, &(x.len() as u64))
+    launch!(gpu, "cast_narrow", per_number(x.len().div_ceil(EIGHT)), x, y, &(x.len() as u64))
 }

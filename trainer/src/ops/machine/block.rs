@@ -217,13 +217,17 @@ impl Machine {
         }
     }
 
-    /// `y += x Wᵀ + b`.
-    pub fn linear_add(&self, x: &Buffer, weight: &Weight, y: &mut Buffer) {
+    /// `y = onto + x Wᵀ + b`.
+    pub fn linear_onto(&self, x: &Buffer, weight: &Weight, onto: &Buffer, y: &mut Buffer) {
         match self {
-            Machine::Cpu(_) => linear::forward_add(x.host(), weight.host(), y.host_mut()),
+            Machine::Cpu(_) => {
+                y.host_mut().copy_from_slice(onto.host());
+                linear::forward_add(x.host(), weight.host(), y.host_mut());
+            }
             #[cfg(feature = "cuda")]
             Machine::Gpu(gpu) => {
-                done(cuda::linear::forward_add(gpu, &x.device(), weight.device(), &mut y.device_mut()));
+                let (x, onto, mut y) = (x.device(), onto.device(), y.device_mut());
+                done(cuda::linear::forward_onto(gpu, &x, weight.device(), &onto, &mut y));
             }
         }
     }

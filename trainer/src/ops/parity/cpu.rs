@@ -44,13 +44,6 @@ impl Forms for Cpu {
         Ok(y)
     }
 
-    fn norm_residual(&self, Norm { x, gain, eps }: Norm<'_>, branch: &[f32]) -> Answer<[Vec<f32>; 2]> {
-        let sum: Vec<f32> = x.iter().zip(branch).map(|(x, b)| x + b).collect();
-        let mut y = poison(x.len());
-        norm::forward(&sum, gain, eps, &mut y);
-        Ok([sum, y])
-    }
-
     fn norm_backward(&self, Norm { x, gain, eps }: Norm<'_>, dy: &[f32], dx: &[f32]) -> Answer<Vec<f32>> {
         let mut dx = dx.to_vec();
         norm::backward(x, gain, eps, dy, &mut dx);
@@ -133,6 +126,13 @@ impl Forms for Cpu {
         let weight = Weight::new(weight.to_vec(), bias.len(), inputs).with_bias(bias.to_vec());
         let mut y = poison(x.len() / inputs * bias.len());
         linear::forward(x, &weight, &mut y);
+        Ok(y)
+    }
+
+    fn linear_onto(&self, x: &[f32], weight: &[f32], bias: &[f32], onto: &[f32]) -> Answer<Vec<f32>> {
+        let weight = Weight::new(weight.to_vec(), bias.len(), weight.len() / bias.len()).with_bias(bias.to_vec());
+        let mut y = onto.to_vec();
+        linear::forward_add(x, &weight, &mut y);
         Ok(y)
     }
 

@@ -67,11 +67,16 @@ impl BlasLt {
         Ok(BlasLt { handle, workspace: Mutex::new(workspace), known: Mutex::default() })
     }
 
-    /// `c = s · a b + k · c`, factors in the order of cuBLAS; false, and nothing done, where it has no algorithm for that.
+    /// `d = s · a b + k · c`, factors in the order of cuBLAS, c and d one matrix or alike; false, and nothing done, where it has no algorithm for that.
     ///
     /// # Safety
     /// The addresses are those of live matrices that lie so on the device of the workspace; only its stream uses them.
-    pub(super) unsafe fn multiply(&self, shape: Shape, into: Into, [a, b, c]: [u64; 3]) -> Result<bool, CublasError> {
+    pub(super) unsafe fn multiply(
+        &self,
+        shape: Shape,
+        into: Into,
+        [a, b, c, d]: [u64; 4],
+    ) -> Result<bool, CublasError> {
         let Some(choice) = self.choice(shape)? else { return Ok(false) };
         let [of_a, of_b, of_c] = &choice.layouts;
         let workspace = self.workspace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +95,7 @@ impl BlasLt {
                 of_b.0,
                 c as *const c_void,
                 of_c.0,
-                c as *mut c_void,
+                d as *mut c_void,
                 of_c.0,
                 &raw const choice.algorithm,
                 place as *mut c_void,
