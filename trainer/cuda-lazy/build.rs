@@ -15,8 +15,8 @@ use std::{env, fs, io};
 
 /// How the entry points of each library begin, and its `-l` name; a longer beginning stands before one that it contains.
 /// `lib.rs` counts libraries in this order.
-const LIBRARIES: [(&str, &str); 4] =
-    [("cublasLt", "cublasLt"), ("cublas", "cublas"), ("nvrtc", "nvrtc"), ("cu", "cuda")];
+const LIBRARIES: [(&str, &str); 5] =
+    [("cublasLt", "cublasLt"), ("cublas", "cublas"), ("nvrtc", "nvrtc"), ("cu", "cuda"), ("nccl", "nccl")];
 
 fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed=build.rs");

@@ -6,13 +6,13 @@
 //! which one it is. Exact sonames are opened, so that an older CUDA beside this one is never picked up by accident.
 //!
 //! Searched in order: where the loader looks, `$CUDA_LIB_DIR`, `$CUDA_HOME` and `$CUDA_PATH` (`lib64`, `lib`),
-//! `/usr/local/cuda/lib64`.
+//! `/usr/local/cuda/lib64`. NCCL, which only jobs on several GPUs need ([`nccl_missing`]), is looked for beside `$CUDA_LIB_DIR` as well.
 //!
 //! `symbols.txt` is made again when cudarc changes, from its unpacked source; a name too many costs a few bytes, one that is
 //! missing fails the link:
 //! ```sh
-//! for d in driver nvrtc cublas cublaslt; do grep -ohE '\bfn (cu|nvrtc)[A-Za-z0-9_]+' src/$d/sys/mod.rs; done \
-//!   | awk '{print $2}' | grep -v '^culib$' | sort -u > symbols.txt
+//! for d in driver nvrtc cublas cublaslt nccl; do grep -ohE '\bfn (cu|nvrtc|nccl)[A-Za-z0-9_]+' src/$d/sys/mod.rs; done \
+//!   | awk '{print $2}' | grep -v '^culib$' | LC_ALL=C sort -u > symbols.txt
 //! ```
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
@@ -39,16 +39,21 @@ struct Library {
     first: Option<&'static CStr>,
 }
 
-const LIBRARIES: [Library; 4] = [
+const LIBRARIES: [Library; 5] = [
     Library { soname: c"libcublasLt.so.13", first: None },
     Library { soname: c"libcublas.so.13", first: Some(c"libcublasLt.so.13") },
     Library { soname: c"libnvrtc.so.13", first: Some(c"libnvrtc-builtins.so.13.0") },
     Library { soname: c"libcuda.so.1", first: None },
+    Library { soname: c"libnccl.so.2", first: None },
 ];
 const CUBLAS_LT: usize = 0;
 const CUBLAS: usize = 1;
 const NVRTC: usize = 2;
 const CUDA: usize = 3;
+const NCCL: usize = 4;
+
+/// From the folder of CUDA's libraries to that of NCCL's, where both came as Python wheels: `nvidia/cu13/lib`, `nvidia/nccl/lib`.
+const NCCL_BESIDE: &str = "../../nccl/lib";
 
 /// A library that this machine lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +64,20 @@ pub struct Missing {
     pub remedy: &'static str,
 }
 
-/// The libraries that cannot be opened. Empty: CUDA may be used.
+/// The libraries that cannot be opened. Empty: CUDA may be used. NCCL is none of them: one GPU does without.
 pub fn missing() -> Vec<Missing> {
     // Names the jumps, so that the linker takes them in before it looks at a libcuda.so that happens to lie about.
     std::hint::black_box(&raw const cuda_lazy_slots);
-    let absent = (0..LIBRARIES.len()).filter(|library| open(*library).is_null());
-    absent.map(|library| Missing { library: soname(library), remedy: remedy(library) }).collect()
+    (0..LIBRARIES.len()).filter(|library| *library != NCCL).filter_map(absent).collect()
+}
+
+/// NCCL, where it cannot be opened.
+pub fn nccl_missing() -> Option<Missing> {
+    absent(NCCL)
+}
+
+fn absent(library: usize) -> Option<Missing> {
+    open(library).is_null().then(|| Missing { library: soname(library), remedy: remedy(library) })
 }
 
 /// Several of them in one sentence: `libcublas.so.13 and libnvrtc.so.13 are missing: they come with …`. Empty for none.
@@ -90,6 +103,7 @@ fn soname(library: usize) -> &'static str {
 fn remedy(library: usize) -> &'static str {
     match library {
         CUDA => "with NVIDIA's driver, version 580 or newer",
+        NCCL => "with NCCL for CUDA 13: the package libnccl2, or the Python wheel nvidia-nccl-cu13",
         _ => "with the CUDA 13 libraries (where they lie in another folder, name it in CUDA_LIB_DIR)",
     }
 }
@@ -112,7 +126,10 @@ fn open(library: usize) -> *mut c_void {
 /// Where libraries may lie; an empty name is the loader's own search.
 fn folders() -> Vec<String> {
     let mut folders = vec![String::new()];
-    folders.extend(env::var("CUDA_LIB_DIR"));
+    if let Ok(folder) = env::var("CUDA_LIB_DIR") {
+        let beside = format!("{folder}/{NCCL_BESIDE}");
+        folders.extend([folder, beside]);
+    }
     for home in ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| env::var(name).ok()) {
         folders.extend([format!("{home}/lib64"), format!("{home}/lib")]);
     }
@@ -137,6 +154,9 @@ extern "C" fn cublas_not_initialized() -> u32 {
 extern "C" fn nvrtc_internal_error() -> u32 {
     11
 }
+extern "C" fn nccl_system_error() -> u32 {
+    2
+}
 extern "C" fn cuda_not_found() -> u32 {
     500
 }
@@ -153,9 +173,10 @@ fn stand_in(library: usize, name: &str) -> *const c_void {
         (CUBLAS_LT | CUBLAS, name) if name.ends_with("String") || name.ends_with("StatusName") => {
             words as *const c_void
         }
-        (NVRTC, "nvrtcGetErrorString") => words as *const c_void,
+        (NVRTC, "nvrtcGetErrorString") | (NCCL, "ncclGetErrorString" | "ncclGetLastError") => words as *const c_void,
         (CUBLAS_LT | CUBLAS, _) => cublas_not_initialized as *const c_void,
         (NVRTC, _) => nvrtc_internal_error as *const c_void,
+        (NCCL, _) => nccl_system_error as *const c_void,
         _ => cuda_not_found as *const c_void,
     }
 }

@@ -8,6 +8,8 @@ unsafe extern "C" {
     fn cuDeviceGetCount(count: *mut c_int) -> c_uint;
     fn cublasCreate_v2(handle: *mut *mut c_void) -> c_uint;
     fn cublasGetStatusString(status: c_uint) -> *const c_char;
+    fn ncclGetVersion(version: *mut c_int) -> c_uint;
+    fn ncclGetErrorString(result: c_uint) -> *const c_char;
     fn nvrtcVersion(major: *mut c_int, minor: *mut c_int) -> c_uint;
 }
 
@@ -30,7 +32,19 @@ fn calls_into_absent_libraries_return_their_own_error_codes() {
         if absent("libnvrtc.so.13") {
             assert_eq!(nvrtcVersion(&mut count, &mut count), 11);
         }
+        if cuda_lazy::nccl_missing().is_some() {
+            assert_eq!(ncclGetVersion(&mut count), 2);
+            let words = CStr::from_ptr(ncclGetErrorString(2));
+            assert_eq!(words.to_str(), Ok("the CUDA library is not present"));
+        }
     }
+}
+
+#[test]
+fn who_has_one_gpu_misses_no_nccl() {
+    assert!(cuda_lazy::missing().iter().all(|missing| !missing.library.contains("nccl")));
+    let words = cuda_lazy::nccl_missing().map(|missing| in_words(&[missing]));
+    assert!(words.is_none_or(|words| words.starts_with("libnccl.so.2 is missing: it comes with NCCL")));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A library that is there: found through CUDA_LIB_DIR, and every argument arrives, in registers and on the stack.
 
 use std::ffi::{c_float, c_int, c_uint};
+use std::path::Path;
 use std::process::Command;
 
 /// Entry points of NVIDIA's with signatures of our own: all that matters is the way there.
@@ -14,7 +15,11 @@ float cuMemFree_v2(float a, double b, float c, float d, float e, float f, float 
 }
 ";
 
+const NCCL: &str = r"int ncclGetVersion(int *version) { return *version = 23000, 0; }";
+
 unsafe extern "C" {
+    fn ncclGetVersion(version: *mut c_int) -> c_int;
+    fn ncclCommAbort() -> c_uint;
     fn cuInit(flags: c_uint) -> c_int;
     #[rustfmt::skip]
     fn cuLaunchKernel(
@@ -46,14 +51,14 @@ unsafe extern "C" {
 
 #[test]
 fn every_argument_arrives_and_an_absent_function_is_an_error_code() {
-    let folder = tempfile::tempdir().unwrap();
-    let (source, library) = (folder.path().join("cuda.c"), folder.path().join("libcuda.so.1"));
-    std::fs::write(&source, LIBRARY).unwrap();
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
-    assert!(built.expect("cc links Rust programs, so it is here").success());
+    // as Python wheels lie: CUDA's libraries in one folder, NCCL beside it in another
+    let wheels = tempfile::tempdir().unwrap();
+    let folder = wheels.path().join("cu13/lib");
+    build(&folder.join("libcuda.so.1"), LIBRARY);
+    build(&wheels.path().join("nccl/lib/libnccl.so.2"), NCCL);
     // SAFETY: no other thread of this test program is at work yet.
-    unsafe { std::env::set_var("CUDA_LIB_DIR", folder.path()) };
-    if std::path::Path::new("/proc/driver/nvidia").exists() {
+    unsafe { std::env::set_var("CUDA_LIB_DIR", &folder) };
+    if Path::new("/proc/driver/nvidia").exists() {
         return; // the loader finds the real library first, as it should
     }
     assert!(cuda_lazy::missing().iter().all(|missing| missing.library != "libcuda.so.1"));
@@ -65,5 +70,16 @@ fn every_argument_arrives_and_an_absent_function_is_an_error_code() {
             assert_eq!(cuMemFree_v2(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0), 204.0);
             assert_eq!(cuMemAlloc_v2(), 500);
         }
+        let mut version = 0;
+        assert_eq!((ncclGetVersion(&mut version), version, ncclCommAbort()), (0, 23000, 2));
     }
+    assert_eq!(cuda_lazy::nccl_missing(), None);
+}
+
+fn build(library: &Path, text: &str) {
+    let source = library.with_extension("c");
+    let folder = library.parent().expect("it lies in a folder");
+    std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&source, text)).expect("written");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([library, &source]).status();
+    assert!(built.expect("cc links Rust programs, so it is here").success());
 }
