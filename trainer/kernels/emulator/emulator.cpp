@@ -1,8 +1,8 @@
-// NVIDIA's libraries in the smallest form that runs our kernels on a machine without a GPU: the driver, NVRTC, cuBLAS and cuBLASLt in
+// NVIDIA's libraries in the smallest form that runs our kernels on a machine without a GPU: the driver, NVRTC, cuBLAS, cuBLASLt and NCCL in
 // one file, loaded under their names from a folder that CUDA_LIB_DIR points at.
 //
 //   g++ -std=c++17 -O2 -shared -fPIC -DKERNELS='"…/kernels/emulator"' emulator.cpp -o libcuda.so.1      and links to it named
-//   libnvrtc.so.13, libcublas.so.13, libcublasLt.so.13
+//   libnvrtc.so.13, libcublas.so.13, libcublasLt.so.13, libnccl.so.2: links, not copies, each of which would have streams of its own
 //
 // "Device memory" is heap memory: filled with NaN when it is handed out, fenced on both sides, looked at when it is given back.
 // "Compiling" is g++ with emulator.h, "a module" the library that comes out, "a launch" runs at once. A copy into page-locked memory arrives
@@ -12,6 +12,8 @@
 #include <malloc.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -21,6 +23,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <sstream>
 #include <string>
@@ -37,7 +40,41 @@ static size_t in_use = 0, most_in_use = 0, at_rest = 0;
 static const size_t TOTAL = size_t(8) << 30;
 // Several ranks are threads of one process in the tests. Held by whatever touches what stands here; kernels run one at a time.
 static std::mutex ours;
-#define ALONE std::lock_guard<std::mutex> alone(ours)
+#define ALONE std::unique_lock<std::mutex> alone(ours)
+
+// What a stream waits for, sums over ranks alone: everything else is done when it comes onto it.
+struct Sum {
+  size_t count;
+  int type;
+  std::vector<char*> at;                 // by rank; none has not come
+  std::vector<std::vector<char>> given;  // what lay there
+  std::vector<bool> broken_off;
+  bool done = false;
+};
+struct Waits {
+  std::shared_ptr<Sum> sum;
+  int rank;
+  bool over() const { return sum->done || sum->broken_off[rank]; }
+};
+struct Stream {
+  std::vector<Waits> waits;
+  int rank = -1; // of the run whose sums it makes
+  bool is_through() {
+    waits.erase(std::remove_if(waits.begin(), waits.end(), [](const Waits& one) { return one.over(); }), waits.end());
+    return waits.empty();
+  }
+};
+static std::condition_variable moved; // some sum is over
+// Alone, and behind all that is on a stream: others go on meanwhile. A driver would let the caller go, and not what he brings.
+#define BEHIND(stream) \
+  ALONE;               \
+  moved.wait(alone, [&] { return !stream || ((Stream*)stream)->is_through(); })
+// The memory that one rank is refused, when it asks for it and when it asks again.
+static struct {
+  int rank = -1;
+  size_t above = 0;
+  int times = 0;
+} refusal;
 
 // Copies out of page-locked memory that are on the stream with nothing behind them yet: the memory may still be read, and what is written there
 // meanwhile is what arrives.
@@ -118,10 +155,10 @@ API cuMemPoolGetAttribute(void*, int attribute, void* value) {
   if (attribute != RESERVED && attribute != USED_HIGH) return 1;
   return *(uint64_t*)value = attribute == RESERVED ? in_use + at_rest : most_in_use, 0;
 }
-API cuStreamCreate(void** stream, unsigned) { return *stream = (void*)1, 0; }
-API cuStreamDestroy_v2(void*) { return 0; }
-API cuStreamSynchronize(void*) {
-  ALONE;
+API cuStreamCreate(void** stream, unsigned) { return *stream = new Stream(), 0; }
+API cuStreamDestroy_v2(void* stream) { return delete (Stream*)stream, 0; }
+API cuStreamSynchronize(void* stream) {
+  BEHIND(stream);
   return arrive_all(), 0;
 }
 API cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
@@ -129,25 +166,27 @@ struct Event {
   timespec at;
   size_t behind; // how many copies
   bool recorded, asked; // asked for since
+  Stream sums;   // and which of them
 };
 API cuEventCreate(void** event, unsigned) { return *event = new Event(), 0; }
 API cuEventDestroy_v2(void* event) { return delete (Event*)event, 0; }
-API cuEventRecord(void* event, void*) {
+API cuEventRecord(void* event, void* stream) {
   ALONE;
+  if (stream) ((Event*)event)->sums = *(Stream*)stream;
   ((Event*)event)->behind = arrived + late.size(), ((Event*)event)->recorded = true, ((Event*)event)->asked = false;
   return clock_gettime(CLOCK_MONOTONIC, &((Event*)event)->at), 0;
 }
 API cuEventSynchronize(void* event) {
-  ALONE;
   if (!((Event*)event)->recorded) return 0;
+  Stream* sums = &((Event*)event)->sums;
+  BEHIND(sums);
   catch_up();
   return arrive(((Event*)event)->behind), 0;
 }
-// It has come to pass when somebody asks for the second time.
 API cuEventQuery(void* event) {
   ALONE;
   if (!((Event*)event)->recorded) return 0;
-  if (!((Event*)event)->asked) return ((Event*)event)->asked = true, 600; // CUDA_ERROR_NOT_READY
+  if (!((Event*)event)->sums.is_through() || !((Event*)event)->asked) return ((Event*)event)->asked = true, 600; // CUDA_ERROR_NOT_READY
   catch_up();
   return arrive(((Event*)event)->behind), 0;
 }
@@ -160,8 +199,12 @@ API cuEventElapsedTime(float* milliseconds, void* a, void* b) { return cuEventEl
 API cuGetErrorName(int, const char** text) { return *text = "an error of the emulator", 0; }
 API cuGetErrorString(int, const char** text) { return *text = "an error of the emulator", 0; }
 
-API cuMemAllocAsync(Address* at, size_t bytes, void*) {
+API cuMemAllocAsync(Address* at, size_t bytes, void* stream) {
   ALONE;
+  if (stream && ((Stream*)stream)->rank == refusal.rank && refusal.rank >= 0 && bytes >= refusal.above) {
+    if (--refusal.times == 0) refusal.rank = -1;
+    return 2;
+  }
   if (bytes > TOTAL - in_use - at_rest) return 2; // CUDA_ERROR_OUT_OF_MEMORY
   char* memory = (char*)aligned_alloc(256, (bytes + 2 * FENCE + 255) / 256 * 256);
   memset(memory, 0xff, bytes + 2 * FENCE);
@@ -171,8 +214,8 @@ API cuMemAllocAsync(Address* at, size_t bytes, void*) {
   if (in_use > most_in_use) most_in_use = in_use;
   return 0;
 }
-API cuMemFreeAsync(Address at, void*) {
-  ALONE;
+API cuMemFreeAsync(Address at, void* stream) {
+  BEHIND(stream);
   catch_up();
   auto found = allocations.find(at);
   if (found == allocations.end()) return 1;
@@ -187,14 +230,14 @@ API cuMemFreeAsync(Address at, void*) {
   allocations.erase(found);
   return 0;
 }
-API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) {
-  ALONE;
+API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* stream) {
+  BEHIND(stream);
   if (is_locked((char*)from)) return leaving.push_back({(void*)to, from, bytes}), 0;
   catch_up();
   return memcpy((void*)to, from, bytes), 0;
 }
-API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) {
-  ALONE;
+API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
+  BEHIND(stream);
   catch_up();
   if (is_locked((char*)to)) {
     late.push_back({(char*)to, std::vector<char>((char*)from, (char*)from + bytes)});
@@ -224,13 +267,13 @@ API cuMemFreeHost(void* at) {
   locked.erase((char*)at);
   return free(at), 0;
 }
-API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
-  ALONE;
+API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream) {
+  BEHIND(stream);
   catch_up();
   return memmove((void*)to, (void*)from, bytes), 0;
 }
-API cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void*) {
-  ALONE;
+API cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void* stream) {
+  BEHIND(stream);
   catch_up();
   return memset((void*)at, value, bytes), 0;
 }
@@ -253,9 +296,9 @@ API cuModuleGetFunction(void** function, void* module, const char* name) {
 }
 API cuFuncSetAttribute(void*, int, int) { return 0; }
 API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
-                   unsigned shared, void*, void** arguments, void**) {
+                   unsigned shared, void* stream, void** arguments, void**) {
   if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || bx * by * bz > 1024) return 1;
-  ALONE;
+  BEHIND(stream);
   catch_up();
   unsigned shape[6] = {gx, gy, gz, bx, by, bz};
   ((Function*)function)->run(((Function*)function)->kernel, shape, shared, arguments);
@@ -323,9 +366,9 @@ API nvrtcGetProgramLog(Program* program, char* log) { return memcpy(log, program
 API nvrtcDestroyProgram(Program** program) { return delete *program, *program = nullptr, 0; }
 
 // ---- cuBLAS ------------------------------------------------------------------------------------------------------------
-API cublasCreate_v2(void** handle) { return *handle = (void*)1, 0; }
-API cublasDestroy_v2(void*) { return 0; }
-API cublasSetStream_v2(void*, void*) { return 0; }
+API cublasCreate_v2(void*** handle) { return *handle = new void*(nullptr), 0; } // all that it holds is its stream
+API cublasDestroy_v2(void** handle) { return delete handle, 0; }
+API cublasSetStream_v2(void** handle, void* stream) { return *handle = stream, 0; }
 API cublasSetMathMode(void*, int mode) { return mode == 16 ? 0 : 7; } // CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION
 
 static const int BF16 = 14, F32 = 0; // cudaDataType
@@ -364,12 +407,12 @@ static void multiply(const Factors& f, float scale, const void* a, const void* b
       put(d, f.type[2], at, scale * sum + (keep == 0 ? 0 : keep * get(c, f.type[2], at)));
     }
 }
-API cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
+API cublasGemmEx(void** handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda,
                  const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int, int) {
   if (lda < (ta ? k : m) || ldb < (tb ? n : k) || ldc < m) return 7; // CUBLAS_STATUS_INVALID_VALUE
   if (a_type != b_type || (c_type != F32 && c_type != a_type)) return 15; // CUBLAS_STATUS_NOT_SUPPORTED
   Factors factors = {m, n, k, {ta != 0, tb != 0}, {size_t(lda), size_t(ldb), size_t(ldc)}, {a_type, b_type, c_type}};
-  ALONE;
+  BEHIND(*handle);
   catch_up();
   multiply(factors, *(const float*)alpha, a, b, *(const float*)beta, c, c);
   return 0;
@@ -462,16 +505,172 @@ API cublasLtMatmulAlgoGetHeuristic(void*, const Described* product, const Layout
 }
 API cublasLtMatmul(void*, const Described* product, const void* alpha, const void* a, const Layout* of_a, const void* b,
                    const Layout* of_b, const void* beta, const void* c, const Layout* of_c, void* d, const Layout* of_d,
-                   const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void*) {
+                   const Algorithm* algorithm, void* workspace, size_t workspace_bytes, void* stream) {
   Factors f;
   const void* places[4] = {a, b, c, d};
   if (!factors_of(f, product, of_a, of_b, of_c) || of_c != of_d) return 7;
   bool fits = algorithm->shape == stamp(f) && workspace_bytes >= algorithm->workspace;
   for (int i = 0; i < 4; i++) fits &= Address(places[i]) % algorithm->aligned[i] == 0;
   if (!fits) fprintf(stderr, "emulator: an algorithm is given what it was not chosen for\n"), abort();
-  ALONE;
+  BEHIND(stream);
   catch_up();
   memset(workspace, 0xff, std::min(workspace_bytes, size_t(4096)));
   multiply(f, *(const float*)alpha, a, b, *(const float*)beta, c, d);
   return 0;
+}
+
+// ---- NCCL --------------------------------------------------------------------------------------------------------------
+// Ranks are threads here. As the real one is, opened as one that answers at once, it is late with everything: a sum that was asked for comes
+// onto the stream only when somebody has looked twice, is no number until all ranks have come, and never becomes one without them. Broken
+// off on one rank, it is over for that one alone. Sums are made in the order of ranks.
+static const int SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, IN_PROGRESS = 7; // ncclResult_t
+struct Id {
+  char text[128];
+};
+struct Config {
+  size_t size;
+  unsigned magic, version;
+  int blocking;
+};
+struct World {
+  int ranks, came;
+  std::map<size_t, std::shared_ptr<Sum>> sums; // by number
+};
+struct Asked {
+  char* at;
+  size_t count;
+  int type;
+  Stream* stream;
+};
+struct Comm {
+  std::shared_ptr<World> world;
+  int rank;
+  size_t next = 0;
+  std::vector<Asked> asked;
+  int looks = 0;
+  Comm(std::shared_ptr<World> world, int rank) : world(world), rank(rank) {}
+};
+static std::map<std::string, std::shared_ptr<World>> worlds;
+static bool held = false; // sums do not become over
+static int closed = -1;   // the rank on which it does not open
+
+static size_t size_of(int type) { return type == 7 ? 4 : 8; } // ncclFloat32, ncclFloat64
+template <class T> static void add_up(Sum& sum) {
+  for (size_t i = 0; i < sum.count; i++) {
+    T total = ((T*)sum.given[0].data())[i];
+    for (size_t rank = 1; rank < sum.given.size(); rank++) total += ((T*)sum.given[rank].data())[i];
+    for (size_t rank = 0; rank < sum.at.size(); rank++)
+      if (!sum.broken_off[rank]) ((T*)sum.at[rank])[i] = total;
+  }
+}
+static void finish(Sum& sum) {
+  size_t came = std::count_if(sum.at.begin(), sum.at.end(), [](char* at) { return at != nullptr; });
+  if (sum.done || held || came < sum.at.size()) return;
+  for (size_t rank = 0; rank < sum.at.size(); rank++) {
+    if (sum.broken_off[rank]) return; // its part is gone
+    auto next = allocations.upper_bound(Address(sum.at[rank]));
+    if (next == allocations.begin() || Address(sum.at[rank]) >= std::prev(next)->first + std::max(std::prev(next)->second, size_t(1)))
+      fprintf(stderr, "emulator: a buffer was given back while it was summed\n"), abort();
+  }
+  sum.type == 7 ? add_up<float>(sum) : add_up<double>(sum);
+  sum.done = true;
+  sum.given.clear();
+  moved.notify_all();
+}
+static void put_on_stream(Comm& comm, const Asked& asked) {
+  World& world = *comm.world;
+  auto& sum = world.sums[comm.next++];
+  if (!sum) {
+    sum = std::make_shared<Sum>();
+    sum->count = asked.count, sum->type = asked.type;
+    sum->at.resize(world.ranks), sum->given.resize(world.ranks), sum->broken_off.resize(world.ranks);
+  }
+  if (sum->count != asked.count || sum->type != asked.type)
+    fprintf(stderr, "emulator: ranks sum %zu and %zu numbers\n", sum->count, asked.count), abort();
+  size_t bytes = asked.count * size_of(asked.type);
+  sum->given[comm.rank].assign(asked.at, asked.at + bytes);
+  memset(asked.at, 0xff, bytes);
+  sum->at[comm.rank] = asked.at;
+  asked.stream->rank = comm.rank;
+  asked.stream->waits.push_back({sum, comm.rank});
+  finish(*sum);
+}
+
+API ncclGetVersion(int* version) { return *version = 23000, 0; }
+extern "C" __attribute__((visibility("default"))) const char* ncclGetErrorString(int) { return "an error of the emulator"; }
+extern "C" __attribute__((visibility("default"))) const char* ncclGetLastError(Comm*) { return ""; }
+API ncclGetUniqueId(Id* id) {
+  ALONE;
+  static int next = 0;
+  memset(id->text, 0, sizeof id->text);
+  return snprintf(id->text, sizeof id->text, "a place to meet, number %d", next++), 0;
+}
+API ncclCommInitRankConfig(Comm** comm, int ranks, Id id, int rank, const Config* config) {
+  ALONE;
+  if (config->magic != 0xcafebeef || config->size < 40 || config->version < 21700 || rank < 0 || rank >= ranks) return INVALID_ARGUMENT;
+  if (config->blocking != 0) return INVALID_USAGE;
+  auto& world = worlds[std::string(id.text, sizeof id.text)];
+  if (!world) world = std::make_shared<World>(World{ranks, 0, {}});
+  if (rank != closed) world->came++;
+  *comm = new Comm(world, rank);
+  return IN_PROGRESS;
+}
+API ncclCommGetAsyncError(Comm* comm, int* state) {
+  ALONE;
+  *state = comm->rank == closed ? SYSTEM_ERROR : comm->world->came < comm->world->ranks ? IN_PROGRESS : 0;
+  if (*state == 0 && !comm->asked.empty()) {
+    if (++comm->looks < 2) return *state = IN_PROGRESS, 0;
+    for (const Asked& asked : comm->asked) put_on_stream(*comm, asked);
+    comm->asked.clear(), comm->looks = 0;
+  }
+  return 0;
+}
+API ncclCommAbort(Comm* comm) {
+  ALONE;
+  for (auto& numbered : comm->world->sums) numbered.second->broken_off[comm->rank] = true;
+  delete comm;
+  return moved.notify_all(), 0;
+}
+API ncclGroupStart() { return 0; }
+API ncclGroupEnd() { return IN_PROGRESS; }
+API ncclAllReduce(const void* from, void* to, size_t count, int type, int operation, Comm* comm, void* stream) {
+  ALONE;
+  if (comm->world->came < comm->world->ranks) return INVALID_USAGE;
+  if (from != to || (type != 7 && type != 8) || operation != 0 || !stream) return INVALID_ARGUMENT;
+  comm->asked.push_back({(char*)to, count, type, (Stream*)stream});
+  return IN_PROGRESS;
+}
+
+// For tests, what nobody brings about from outside; all take a number and bytes.
+// Sums are held up, or go on.
+API emulator_hold(int hold, size_t) {
+  ALONE;
+  held = hold;
+  for (auto& world : worlds)
+    for (auto& numbered : world.second->sums) finish(*numbered.second);
+  return 0;
+}
+// How many ranks are inside a sum that is not over.
+API emulator_inside(int, size_t) {
+  ALONE;
+  int most = 0;
+  for (auto& world : worlds)
+    for (auto& numbered : world.second->sums) {
+      const Sum& sum = *numbered.second;
+      int inside = 0;
+      for (size_t rank = 0; rank < sum.at.size(); rank++) inside += sum.at[rank] && !sum.broken_off[rank];
+      if (!sum.done) most = std::max(most, inside);
+    }
+  return most;
+}
+// On that rank it does not open; below 0, on all it does.
+API emulator_close(int rank, size_t) {
+  ALONE;
+  return closed = rank, 0;
+}
+// That rank's next buffer of so many bytes or more is refused; below 0, none. Says whose was to be.
+API emulator_refuse(int rank, size_t bytes) {
+  ALONE;
+  int before = refusal.rank;
+  return refusal.rank = rank, refusal.above = bytes, refusal.times = 2, before;
 }

@@ -1,9 +1,6 @@
 //! The checks of every kernel on an emulated GPU: `trainer/kernels/emulator` takes the place of NVIDIA's libraries, the program
 //! and the kernels are the real ones.
 
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::symlink;
-
 use anyhow::{Context, Result};
 
 use super::home;
@@ -12,7 +9,7 @@ use crate::program::{Program, present};
 use crate::tree::Tree;
 
 /// The names under which the one library is opened.
-const NAMES: [&str; 4] = ["libcuda.so.1", "libnvrtc.so.13", "libcublas.so.13", "libcublasLt.so.13"];
+const NAMES: [&str; 5] = ["libcuda.so.1", "libnvrtc.so.13", "libcublas.so.13", "libcublasLt.so.13", "libnccl.so.2"];
 
 /// Builds and runs; the inputs are the same every time, so that a fault can be looked at twice.
 pub(super) fn run(tree: &Tree) -> Result<Done> {
@@ -30,9 +27,9 @@ pub(super) fn run(tree: &Tree) -> Result<Done> {
         .run()?;
     for name in &NAMES[1..] {
         let place = folder.join(name);
-        // a link and no copy: all of them are one library, with one stream
-        let made = std::fs::remove_file(&place).or_else(absent).and_then(|()| symlink(NAMES[0], &place));
-        made.with_context(|| format!("write {}", place.display()))?;
+        // the same file under every name is opened once: what one of its names puts on a stream the others wait for
+        drop(std::fs::remove_file(&place));
+        std::fs::hard_link(folder.join(NAMES[0]), &place).with_context(|| format!("link {}", place.display()))?;
     }
     // The whole workspace, so that only what the feature changes is compiled again.
     let features = "--workspace --features lorikeet-trainer/cuda";
@@ -40,11 +37,7 @@ pub(super) fn run(tree: &Tree) -> Result<Done> {
     let libraries = folder.display().to_string();
     let program = Program::at(tree.root(), &tree.target().join("debug/lorikeet-gpu"));
     program.words("check --seed 7").env("CUDA_LIB_DIR", &libraries).run()?;
-    // one thread: the emulator has no locks
+    // one thread: what tests ask of the emulator holds for all of this process
     let line = format!("cargo test {features} --test goldens_on_gpu -- --nocapture --test-threads 1");
     Program::new(tree.root(), &line).env("CUDA_LIB_DIR", &libraries).run().map(|()| Done::Passed)
-}
-
-fn absent(error: io::Error) -> io::Result<()> {
-    if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
