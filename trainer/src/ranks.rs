@@ -14,8 +14,10 @@
 //! one process would have summed, in another order: the same step but for rounding, and the same bits again with as many ranks.
 //! The leader alone reads checkpoints, evaluates, saves and tells; a follower leaves when its wire ends. A follower reads the data after
 //! the leader, which has made the token cache by then. The sums go through the leader, which is right for processes of one
-//! machine; a gradient that lies on a GPU comes over for it, and its sum goes back. NCCL takes their place there.
+//! machine. Gradients on GPUs stay there: NCCL sums them, and over the wires goes only who has one (`ranks/collective.rs`). Where it is
+//! missing, or does not open on one rank, they come over for the leader's sums, and those go back.
 
+mod collective;
 mod deal;
 mod wire;
 
@@ -24,6 +26,7 @@ use std::os::unix::net::UnixStream;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::ops::machine::{Collective, Machine, Meeting};
 use crate::run::{Run, State};
 use wire::{Failed, Put, Refused, Reply, Stop, Wire, WireError};
 
@@ -56,23 +59,29 @@ pub(crate) enum Ranks {
     /// Nobody else.
     #[default]
     Alone,
-    /// This process leads; the others, from rank 1.
-    Leader(Vec<Wire>),
+    /// This process leads; the others, from rank 1, and what they have met for.
+    Leader(Vec<Wire>, Option<Collective>),
     /// Another leads.
-    Follower(Seat, Wire),
+    Follower(Seat, Wire, Option<Collective>),
 }
+
+/// What a leader begins with: the follower's seat, where the run stands, and where to meet if the leader has what that takes.
+type Beginning = (Seat, State, Option<Meeting>);
 
 impl Ranks {
     /// A leader of whoever is at the other ends.
     pub(crate) fn lead(followers: Vec<UnixStream>) -> Ranks {
-        if followers.is_empty() { Ranks::Alone } else { Ranks::Leader(followers.into_iter().map(Wire::new).collect()) }
+        if followers.is_empty() {
+            return Ranks::Alone;
+        }
+        Ranks::Leader(followers.into_iter().map(Wire::new).collect(), None)
     }
 
-    /// Waits until the leader begins: where the run stands there.
-    pub(crate) fn follow(leader: UnixStream, stop: Stop<'_>) -> Result<(Ranks, State), TrainError> {
+    /// Waits until the leader begins: where the run stands there, and where the ranks meet.
+    pub(crate) fn follow(leader: UnixStream, stop: Stop<'_>) -> Result<(Ranks, State, Option<Meeting>), TrainError> {
         let mut wire = Wire::new(leader);
-        let (seat, state) = wire.receive_word::<(Seat, State)>(stop).map_err(of_leader)?;
-        Ok((Ranks::Follower(seat, wire), state))
+        let (seat, state, meeting) = wire.receive_word::<Beginning>(stop).map_err(of_leader)?;
+        Ok((Ranks::Follower(seat, wire, None), state, meeting))
     }
 
     /// Whether this process has every micro-batch, and the gradient of a step is its own.
@@ -83,28 +92,50 @@ impl Ranks {
     fn seat(&self) -> Seat {
         match self {
             Ranks::Alone => Seat { rank: 0, ranks: 1 },
-            Ranks::Leader(wires) => Seat { rank: 0, ranks: wires.len() + 1 },
-            Ranks::Follower(seat, _) => *seat,
+            Ranks::Leader(wires, _) => Seat { rank: 0, ranks: wires.len() + 1 },
+            Ranks::Follower(seat, ..) => *seat,
         }
     }
 
-    /// Sends every follower the run as it is.
-    pub(crate) fn begin(&mut self, run: &Run, stop: Stop<'_>) -> Result<(), TrainError> {
+    /// Sends every follower the run as it is, and meets them; why not, where gradients could have stayed where they lie.
+    pub(crate) fn begin(&mut self, run: &Run, machine: &Machine, stop: Stop<'_>) -> Result<Option<String>, TrainError> {
         if self.is_alone() {
-            return Ok(());
+            return Ok(None);
         }
+        let (meeting, lacking) = match machine.meeting() {
+            Ok(meeting) => (meeting, None),
+            Err(error) => (None, Some(collective::words(error))),
+        };
         let (ranks, numbers) = (self.seat().ranks, run.everything()?);
         self.tell_each(|rank, wire| {
-            wire.send_word(&(Seat { rank, ranks }, &run.state), stop)?;
+            wire.send_word(&(Seat { rank, ranks }, &run.state, &meeting), stop)?;
             numbers.iter().try_for_each(|numbers| wire.send_numbers(numbers, stop))
-        })
+        })?;
+        match (self, meeting) {
+            (Ranks::Leader(wires, met), Some(meeting)) => {
+                let (all, why) = match collective::lead(wires, machine, &meeting, stop)? {
+                    Ok(all) => (Some(all), None),
+                    Err(why) => (None, Some(why)),
+                };
+                *met = all;
+                Ok(why)
+            }
+            _ => Ok(lacking),
+        }
     }
 
     /// Puts the leader's numbers into a run of the same shape, on the host.
     pub(crate) fn take_up(&mut self, run: &mut Run, stop: Stop<'_>) -> Result<(), TrainError> {
-        let Ranks::Follower(_, wire) = self else { return Ok(()) };
+        let Ranks::Follower(_, wire, _) = self else { return Ok(()) };
         let numbers = [&mut run.params, &mut run.optimizer.m, &mut run.optimizer.v];
         numbers.into_iter().try_for_each(|numbers| wire.receive_numbers(numbers.host_mut(), stop).map_err(of_leader))
+    }
+
+    /// Meets the others where the leader said.
+    pub(crate) fn meet(&mut self, machine: &Machine, meeting: &Meeting, stop: Stop<'_>) -> Result<(), TrainError> {
+        let Ranks::Follower(seat, wire, met) = self else { return Ok(()) };
+        *met = collective::follow(*seat, wire, machine, meeting, stop)?;
+        Ok(())
     }
 
     /// Has every follower take the next step.
@@ -125,7 +156,7 @@ impl Ranks {
 
     /// What to do next; `None`: the leader has left. That this run is another than the leader's is our own mistake.
     pub(crate) fn next_order(&mut self, run: &Run, stop: Stop<'_>) -> Result<Option<StepOrder>, TrainError> {
-        let Ranks::Follower(_, wire) = self else { return Ok(None) };
+        let Ranks::Follower(_, wire, _) = self else { return Ok(None) };
         let order = match wire.receive_word::<StepOrder>(stop) {
             Err(WireError::Left) => return Ok(None),
             order => order.map_err(of_leader)?,
@@ -158,13 +189,13 @@ impl Ranks {
     ) -> Result<(), TrainError> {
         match self {
             Ranks::Alone => own,
-            Ranks::Leader(wires) => gather(wires, own, grads, losses, stop),
-            Ranks::Follower(_, wire) => contribute(wire, own, grads, losses, stop),
+            Ranks::Leader(wires, _) => gather(wires, own, grads, losses, stop),
+            Ranks::Follower(_, wire, _) => contribute(wire, own, grads, losses, stop),
         }
     }
 
     fn tell_each(&mut self, say: impl Fn(usize, &mut Wire) -> Result<(), WireError>) -> Result<(), TrainError> {
-        let Ranks::Leader(wires) = self else { return Ok(()) };
+        let Ranks::Leader(wires, _) = self else { return Ok(()) };
         wires
             .iter_mut()
             .enumerate()

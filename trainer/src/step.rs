@@ -188,7 +188,7 @@ fn add_up(
 /// Makes a micro-batch of some of the step's examples.
 type MakeBatch<'a> = &'a dyn Fn(&[Run], &[usize]) -> Result<MicroBatch, TrainError>;
 
-/// Replaces gradients and losses by the sums of those of all ranks. They pass through the host, for the ranks speak there.
+/// Replaces gradients and losses by the sums of those of all ranks: where they lie, or through the host, where the ranks speak.
 fn reduced(
     ranks: &mut Ranks,
     model: &Model,
@@ -200,6 +200,10 @@ fn reduced(
     refusable_for(
         || "the sums of all ranks".into(),
         || {
+            if ranks.has_met() {
+                let mut grads: Vec<&mut Exact> = runs.iter_mut().map(|run| &mut run.grads).collect();
+                return ranks.all_reduce_there(own, &mut grads, stop);
+            }
             // where this rank has none, there is room for what the others send all the same
             let mut losses = own.as_ref().map_or_else(|_| vec![0.0; runs.len()], |sums| machine.read_sums(sums));
             let (own, sums) = own.map_or_else(|why| (Err(why), None), |sums| (Ok(()), Some(sums)));

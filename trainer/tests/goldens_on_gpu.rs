@@ -8,6 +8,8 @@ mod case;
 #[path = "goldens/golden.rs"]
 mod golden;
 mod place;
+#[path = "goldens/ranks_on_gpu.rs"]
+mod ranks_on_gpu;
 mod told;
 #[path = "place/work.rs"]
 mod work;
@@ -30,7 +32,7 @@ use lorikeet_trainer::ops::machine::Machine;
 use lorikeet_trainer::{Config, Run, Stop, Taken, TrainError, Wish, step, train};
 use place::Place;
 use safetensors::SafeTensors;
-use told::{run, run_on, run_until};
+use told::{run, run_until};
 use work::Work;
 
 /// Of the length of all gradients: what rounding every activation of these small models to eight bits may move them by. A term that is
@@ -342,21 +344,6 @@ fn a_step_moves_no_gradient_and_no_parameter_over_the_bus() {
     let ((there, _), (of_more, adapter)) = (of_rank(4), of_rank(16));
     assert_eq!(there, of_more, "what goes there is the batch, whatever is trained");
     assert!(there < adapter, "{there} bytes of batches, {adapter} of adapters");
-}
-
-#[test]
-fn two_ranks_on_devices_take_the_steps_of_one() {
-    let place = Place::new(14);
-    let config = |name: &str| on(&place, Device::Gpu(0), name);
-    let alone = run(&config("alone")).expect("trains");
-    let [told, again] = ["two", "two again"].map(|name| run_on(2, &config(name), u64::MAX, Wish::Run).expect("trains"));
-    assert_eq!(told.checkpoints, alone.checkpoints);
-    for (one, other) in told.steps.iter().zip(&alone.steps) {
-        assert!((one.loss - other.loss).abs() < RUN * other.loss, "{one:?} and {other:?}");
-        assert!((one.grad_norm - other.grad_norm).abs() < 2.0 * GRADIENTS * other.grad_norm, "{one:?} and {other:?}");
-        assert_eq!((one.step, one.tokens, one.lr), (other.step, other.tokens, other.lr));
-    }
-    assert_eq!(told.adapter_hash(), again.adapter_hash(), "as many ranks make the same bits");
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub mod head;
 pub mod linear;
 pub mod lora;
 pub mod matmul;
+pub mod nccl;
 pub mod norm;
 pub mod quant;
 pub mod rope;
@@ -115,6 +116,17 @@ pub enum GpuError {
         /// Its answer.
         source: cublaslt::result::CublasError,
     },
+    /// NVIDIA's library for several GPUs is not there.
+    #[error("NCCL is missing ({0})")]
+    NoNccl(String),
+    /// NCCL refused.
+    #[error("{doing}: NCCL says {said}")]
+    Nccl {
+        /// What was tried.
+        doing: &'static str,
+        /// Its answer.
+        said: String,
+    },
 }
 
 impl GpuError {
@@ -125,9 +137,12 @@ impl GpuError {
             GpuError::Driver { code, .. } => *code == CUresult::CUDA_ERROR_OUT_OF_MEMORY,
             GpuError::Blas { source, .. } => source.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
             GpuError::BlasLt { source, .. } => source.0 == cublaslt::sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
-            GpuError::Missing(_) | GpuError::NoDevice { .. } | GpuError::TooOld { .. } | GpuError::Compile { .. } => {
-                false
-            }
+            GpuError::Missing(_)
+            | GpuError::NoDevice { .. }
+            | GpuError::TooOld { .. }
+            | GpuError::Compile { .. }
+            | GpuError::NoNccl(_)
+            | GpuError::Nccl { .. } => false,
         }
     }
 

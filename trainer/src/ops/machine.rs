@@ -14,6 +14,7 @@ mod adamw;
 mod adapter;
 mod block;
 mod buffer;
+mod collective;
 mod head;
 mod weight;
 
@@ -33,6 +34,7 @@ pub use adamw::{Clip, Judged, Sent};
 pub use adapter::{Input, Mask, Operand, Pair, RowMasks, Sums};
 pub use block::{HeadNorm, Segments, Turns};
 pub use buffer::{Buffer, Exact, Params, Part, PartMut};
+pub use collective::{Collective, Meeting};
 pub use head::{Head, LossSums, Losses};
 pub use weight::Weight;
 

@@ -8,7 +8,7 @@ const GO_ON: Stop<'static> = &|| false;
 
 fn pair() -> (Ranks, Ranks) {
     let (leader, follower) = UnixStream::pair().expect("a pair");
-    (Ranks::lead(vec![leader]), Ranks::Follower(Seat { rank: 1, ranks: 2 }, Wire::new(follower)))
+    (Ranks::lead(vec![leader]), Ranks::Follower(Seat { rank: 1, ranks: 2 }, Wire::new(follower), None))
 }
 
 fn refused() -> Result<(), TrainError> {

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -177,6 +178,23 @@ impl Wire {
             (UNDO, 0) => Ok(Reply::Undo),
             (tag, _) => Err(unexpected("sums", name(tag))),
         }
+    }
+
+    /// Whether something lies here that nobody has read yet, be it that the other end has left.
+    pub(super) fn has_news(&self) -> bool {
+        self.is_in(PollFlags::IN)
+    }
+
+    /// Whether the other end has left, whatever it said before.
+    pub(super) fn is_left(&self) -> bool {
+        self.is_in(PollFlags::empty())
+    }
+
+    /// Whether one of these is so, or the other end has left: a system tells that unasked.
+    fn is_in(&self, flags: PollFlags) -> bool {
+        let mut polled = [PollFd::new(&self.stream, flags)];
+        // one that fails was interrupted, and is done again soon
+        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|changed| changed > 0)
     }
 
     /// What the other end said last, if that is why it left.
@@ -360,6 +378,18 @@ mod tests {
         here.send_sums(&[&mut [1.0, 2.0]], &[1.0], GO_ON).expect("sent");
         let error = there.receive_sums(&mut [&mut [0.0]], &mut [0.0], Put::Add, GO_ON).expect_err("too many");
         assert!(error.to_string().contains("16 bytes of 12"), "{error}");
+    }
+
+    #[test]
+    fn an_end_that_left_is_seen_behind_what_it_said() {
+        let (mut here, mut there) = pair();
+        assert!(!there.has_news() && !there.is_left());
+        here.send_word(&1, GO_ON).expect("sent");
+        assert!(there.has_news() && !there.is_left());
+        drop(here);
+        assert!(there.has_news() && there.is_left());
+        assert_eq!(there.receive_word::<u32>(GO_ON).expect("a word"), 1);
+        assert!(there.has_news() && there.is_left());
     }
 
     #[test]

@@ -72,7 +72,10 @@ pub(super) fn session<'a, 'e>(
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
-    ranks.begin(&run, &|| stop.is_asked())?;
+    if let Some(why) = ranks.begin(&run, model.machine(), &|| stop.is_asked())? {
+        let message = format!("{why}, gradients go through main memory");
+        tell(Event::Log { level: Level::Warning, message })?;
+    }
     run.settle(&model)?;
     let saved = found.map(|found| found.manifest.step);
     let saved_at = Instant::now();
@@ -85,11 +88,14 @@ pub(super) fn follower(config: &Config, leader: UnixStream, stop: &Stop) -> Resu
     let is_stopped = || stop.is_asked();
     let (shape, trained) = what_is_trained(config)?;
     let mut model = load(config, machine(config)?, stop)?;
-    let (mut ranks, state) = Ranks::follow(leader, &is_stopped)?;
+    let (mut ranks, state, meeting) = Ranks::follow(leader, &is_stopped)?;
     let (_, data) = read_data(config, &shape, stop)?;
     let nothing = vec![0.0; trained.len()];
     let mut run = Run::new(&config.settings, trained, nothing, data.train);
     ranks.take_up(&mut run, &is_stopped)?;
+    if let Some(meeting) = meeting {
+        ranks.meet(model.machine(), &meeting, &is_stopped)?;
+    }
     run.state = state;
     run.put_into(&mut model);
     run.settle(&model)?;

@@ -14,11 +14,12 @@ mod step;
 use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lorikeet_trainer::ops::cuda::bench::{self, Rate};
-use lorikeet_trainer::ops::cuda::{Gpu, survey};
-use lorikeet_trainer::ops::parity::{self, gpu::OnGpu};
+use lorikeet_trainer::ops::cuda::{Gpu, nccl, survey};
+use lorikeet_trainer::ops::parity::{self, Verdict, gpu::OnGpu};
 
 const USAGE: &str = "usage: lorikeet-gpu [check|bench] [--seed N] [--device N] [--tiny]\n\
     \x20      lorikeet-gpu step DIR [--length N] [--sequences N] [--together N] [--recompute N] [--nf4] [--profile]\n\
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
     };
     let began = Instant::now();
     let gpu = match Gpu::open(wish.device) {
-        Ok(gpu) => gpu,
+        Ok(gpu) => Arc::new(gpu),
         Err(error) => return said(&format!("error: failed to {error}"), 3),
     };
     match run(&gpu, &wish, began) {
@@ -92,7 +93,7 @@ fn parse(arguments: &[String]) -> Result<Wish, String> {
 }
 
 /// Whether every case held.
-fn run(gpu: &Gpu, wish: &Wish, began: Instant) -> Result<bool, Box<dyn Error>> {
+fn run(gpu: &Arc<Gpu>, wish: &Wish, began: Instant) -> Result<bool, Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     let (free, total) = gpu.memory()?;
     let (major, minor) = gpu.compute();
@@ -116,14 +117,9 @@ fn run(gpu: &Gpu, wish: &Wish, began: Instant) -> Result<bool, Box<dyn Error>> {
         for case in parity::cases() {
             let verdict = parity::judge(&case, &OnGpu(gpu), wish.seed)?;
             held &= verdict.holds();
-            let (bits, result) =
-                (if verdict.identical { "yes" } else { "NO" }, if verdict.holds() { "holds" } else { "FAILS" });
-            writeln!(
-                out,
-                "{:<28} {:<14} {:>10.2e} {:>10.2e}  {bits:<9} {result}",
-                case.name, verdict.output, verdict.error, verdict.tolerance
-            )?;
+            row(&mut out, case.name, &verdict)?;
         }
+        held &= over_ranks(&mut out, gpu, wish.seed)?;
     }
     if wish.bench {
         rates(&mut out, &bench::measure(gpu, wish.shape)?)?;
@@ -135,6 +131,24 @@ fn run(gpu: &Gpu, wish: &Wish, began: Instant) -> Result<bool, Box<dyn Error>> {
         began.elapsed().as_secs_f64()
     )?;
     Ok(held)
+}
+
+/// NCCL with one rank. What it does with several a machine with several GPUs has to show; without it everything else holds.
+fn over_ranks(out: &mut impl Write, gpu: &Arc<Gpu>, seed: u64) -> Result<bool, Box<dyn Error>> {
+    const NAME: &str = "sum over ranks, alone";
+    if let Err(missing) = nccl::there() {
+        writeln!(out, "{NAME:<28} {missing}")?;
+        return Ok(true);
+    }
+    let verdict = nccl::alone(gpu, seed)?;
+    row(out, NAME, &verdict)?;
+    Ok(verdict.holds())
+}
+
+fn row(out: &mut impl Write, name: &str, verdict: &Verdict) -> std::io::Result<()> {
+    let Verdict { output, error, tolerance, identical } = verdict;
+    let (bits, result) = (if *identical { "yes" } else { "NO" }, if verdict.holds() { "holds" } else { "FAILS" });
+    writeln!(out, "{name:<28} {output:<14} {error:>10.2e} {tolerance:>10.2e}  {bits:<9} {result}")
 }
 
 fn rates(out: &mut impl Write, rates: &[Rate]) -> std::io::Result<()> {
