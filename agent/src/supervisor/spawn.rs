@@ -30,10 +30,26 @@ const PASSED_ON: [&str; 12] = [
     "RUST_BACKTRACE",
 ];
 
+/// How NCCL sums over the GPUs of a job. It reads that from the environment of its process and from nowhere else, so it is settled here, before
+/// there is one; `worker.env` has the last word.
+///
+/// One algorithm and one protocol: left to itself NCCL takes what its tables call fastest, sums in switches (NVLS) among them, which add in
+/// another order. Its processes find each other over loopback, and look for no network of a cluster. What they show each other of their
+/// memory goes through the driver and through files in /dev/shm: the newer way is over sockets that the fence of a worker closes.
+const NCCL: [(&str, &str); 7] = [
+    ("NCCL_ALGO", "Ring"),
+    ("NCCL_PROTO", "Simple"),
+    ("NCCL_NVLS_ENABLE", "0"),
+    ("NCCL_SOCKET_IFNAME", "lo"),
+    ("NCCL_IB_DISABLE", "1"),
+    ("NCCL_CUMEM_ENABLE", "0"),
+    ("NCCL_CUMEM_HOST_ENABLE", "0"),
+];
+
 /// The environment of a worker, and of the test of a device that it will train on: the same, so that what one finds the other does.
 pub(crate) fn environment(command: &mut Command, config: &config::Worker, visible: &str) {
     let passed = PASSED_ON.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-    command.env_clear().envs(passed).envs(&config.env).env("CUDA_VISIBLE_DEVICES", visible);
+    command.env_clear().envs(passed).envs(NCCL).envs(&config.env).env("CUDA_VISIBLE_DEVICES", visible);
 }
 
 /// One worker to be started.
@@ -85,5 +101,26 @@ impl Launch {
     fn log(&self) -> Result<File, DiskError> {
         let path = self.directory.join(LOG);
         OpenOptions::new().create(true).append(true).open(&path).at("open", &path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    #[test]
+    fn every_worker_sums_alike_unless_its_machine_says_otherwise() {
+        let value = |config: &config::Worker, name: &str| {
+            let mut command = Command::new("worker");
+            environment(&mut command, config, "GPU-a,GPU-b");
+            let mut variables = command.as_std().get_envs().filter(|(key, _)| *key == OsStr::new(name));
+            variables.next().and_then(|(_, value)| value?.to_str().map(str::to_owned))
+        };
+        let mut config = config::Worker::default();
+        assert_eq!(value(&config, "NCCL_ALGO").as_deref(), Some("Ring"));
+        assert_eq!(value(&config, "NCCL_SOCKET_IFNAME").as_deref(), Some("lo"));
+        config.env.insert("NCCL_ALGO".into(), "Tree".into());
+        assert_eq!(value(&config, "NCCL_ALGO").as_deref(), Some("Tree"));
     }
 }

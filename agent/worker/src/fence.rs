@@ -6,11 +6,12 @@
 //! without Landlock, or with an older one, gives less, and [`Raised`] says how much; UDP is taken away by the newest alone.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
-    path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, LandlockStatus, NetPort, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+    Scope, path_beneath_rules,
 };
 
 /// The newest rules that are asked for; an older kernel takes what it knows of them.
@@ -33,6 +34,14 @@ const SYSTEM: [&str; 10] = [
 
 /// Where else libraries are looked for: by the loader, and NVIDIA's by us.
 const LIBRARY_FOLDERS: [&str; 4] = ["LD_LIBRARY_PATH", "CUDA_LIB_DIR", "CUDA_HOME", "CUDA_PATH"];
+/// NCCL's beside one of these, where both came as Python wheels (`cuda-lazy`).
+const NCCL_BESIDE: &str = "../../nccl/lib";
+
+/// Where processes of one machine share memory by name.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// What the system hands out ports from, and where it says so.
+const PASSING_PORTS: RangeInclusive<u16> = 32768..=60999;
+const PASSING_PORTS_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// The fence cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +53,7 @@ pub struct FenceError(#[from] pub(crate) RulesetError);
 pub struct Fence {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
+    meets_ranks: bool,
 }
 
 /// What the kernel took of it.
@@ -75,12 +85,21 @@ impl Fence {
         self
     }
 
+    /// What NCCL needs between the processes of a job on several GPUs: memory by name, a port that the system chooses to listen at, and
+    /// TCP to such ports. Landlock knows ports and no addresses, so theirs on other machines are among them; services listen elsewhere.
+    pub fn may_meet_ranks(mut self) -> Fence {
+        self.meets_ranks = true;
+        self
+    }
+
     /// Raises it around this thread and all that it starts. There is no way back.
     pub fn raise(self) -> Result<Raised, FenceError> {
         let (read, all) = (AccessFs::from_read(RULES), AccessFs::from_all(RULES));
         let named = LIBRARY_FOLDERS.iter().filter_map(std::env::var_os);
         let listed = named.flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
-        let libraries: Vec<PathBuf> = listed.filter(|path| path.is_absolute()).collect();
+        let libraries = listed.filter(|path| path.is_absolute()).flat_map(|path| [path.join(NCCL_BESIDE), path]);
+        let shared = self.meets_ranks.then(|| PathBuf::from(SHARED_MEMORY));
+        let ports = self.meets_ranks.then(ports).into_iter().flatten();
         let ruleset = Ruleset::default().handle_access(all)?.handle_access(AccessNet::from_all(RULES))?;
         let status = ruleset
             .scope(Scope::from_all(RULES))?
@@ -88,7 +107,8 @@ impl Fence {
             .add_rules(path_beneath_rules(SYSTEM, read))?
             .add_rules(path_beneath_rules(libraries, read))?
             .add_rules(path_beneath_rules(self.read, read))?
-            .add_rules(path_beneath_rules(devices().chain(self.write), all))?
+            .add_rules(path_beneath_rules(devices().chain(self.write).chain(shared), all))?
+            .add_rules(ports.map(Ok::<NetPort, RulesetError>))?
             .restrict_self()?;
         Ok(match status.landlock {
             LandlockStatus::Available { effective_abi, .. } if effective_abi >= ABI::V4 => Raised::FilesAndTcp,
@@ -96,6 +116,15 @@ impl Fence {
             LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => Raised::Nothing,
         })
     }
+}
+
+/// Any port that the system chooses, to listen at; and all of those, to call.
+fn ports() -> impl Iterator<Item = NetPort> {
+    let text = std::fs::read_to_string(PASSING_PORTS_FILE).unwrap_or_default();
+    let mut bounds = text.split_whitespace().map_while(|word| word.parse().ok());
+    let range = bounds.next().zip(bounds.next()).map_or(PASSING_PORTS, |(first, last)| first..=last);
+    let call = range.map(|port| NetPort::new(port, AccessNet::ConnectTcp));
+    std::iter::once(NetPort::new(0, AccessNet::BindTcp)).chain(call)
 }
 
 /// `/dev/null` and the GPUs; which of them are used is decided elsewhere.
@@ -154,6 +183,31 @@ mod tests {
             Raised::Nothing => ([false; 3], false),
         };
         assert_eq!((files, tcp), expected, "{raised}");
+    }
+
+    #[test]
+    fn ranks_meet_behind_their_fences_and_services_stay_out_of_reach() {
+        let range = PASSING_PORTS;
+        let service = (20_000..*range.start()).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+        let service = service.and_then(|service| service.local_addr().ok()).expect("a free port below");
+        let name = PathBuf::from(SHARED_MEMORY).join(format!("lorikeet-fence-{}", std::process::id()));
+        let given = name.clone();
+        let behind = thread::spawn(move || {
+            let raised = Fence::new().may_meet_ranks().raise().expect("raised");
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port that the system chooses");
+            let met = TcpStream::connect(listener.local_addr().expect("its address")).map(drop);
+            let shared = fs::write(&given, "text").and_then(|()| fs::remove_file(&given));
+            (
+                raised,
+                met,
+                shared,
+                denied(TcpStream::connect(service).map(drop)),
+                denied(fs::read("/etc/hostname").map(drop)),
+            )
+        });
+        let (raised, met, shared, service, file) = behind.join().expect("its assertions hold");
+        met.and(shared).expect("ranks meet");
+        assert_eq!((service, file), (raised == Raised::FilesAndTcp, raised != Raised::Nothing), "{raised}");
     }
 
     fn denied(result: Result<()>) -> bool {

@@ -97,7 +97,7 @@ pub fn run_watched(held: Hold, terms: Terms, watch: &mut Watch<'_>) -> Exit {
 }
 
 /// How a process gives up what it does not need.
-type Enclose = fn(&[PathBuf], Writes) -> Result<(), FenceError>;
+type Enclose = fn(&[PathBuf], Terms, Writes) -> Result<(), FenceError>;
 
 /// Where a process of an attempt may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +124,7 @@ fn serve(held: Vec<Hold>, terms: Terms, fence: Option<Enclose>, watch: &mut Watc
         }
     };
     // before any other thread is started: it would not be behind the fence
-    if let Some(Err(error)) = fence.map(|fence| fence(&dirs, Writes::Attempt)) {
+    if let Some(Err(error)) = fence.map(|fence| fence(&dirs, terms, Writes::Attempt)) {
         tracing::error!("failed to {error}: {}", error.0);
         return Exit::Internal;
     }
@@ -151,7 +151,7 @@ fn followers(dir: &Path, terms: Terms) -> std::io::Result<Vec<UnixStream>> {
 }
 
 /// Leaves in reach what the attempts in `dirs` need. A spec that cannot be read allows nothing, and its attempt says so later.
-fn fenced(dirs: &[PathBuf], writes: Writes) -> Result<(), FenceError> {
+fn fenced(dirs: &[PathBuf], terms: Terms, writes: Writes) -> Result<(), FenceError> {
     let mut fence = Fence::new();
     for dir in dirs {
         fence = if writes == Writes::Attempt { fence.may_write(dir) } else { fence.may_read(dir) };
@@ -160,6 +160,12 @@ fn fenced(dirs: &[PathBuf], writes: Writes) -> Result<(), FenceError> {
             let _made = std::fs::create_dir_all(&spec.cache);
             fence = fence.may_read(spec.base).may_read(spec.dataset).may_write(spec.cache);
             fence = spec.init_adapter.into_iter().chain(spec.validation).fold(fence, Fence::may_read);
+            if terms.gpu && spec.devices.len() > 1 {
+                tracing::info!(
+                    "this process shares memory by name, and TCP where ports are nobody's, with the other ranks"
+                );
+                fence = fence.may_meet_ranks();
+            }
         }
     }
     match fence.raise()? {

@@ -88,7 +88,7 @@ fn followed(dir: &Path, terms: Terms) -> Result<(), FollowError> {
     }
     let wire = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let spec = spec::read(dir)?;
-    fenced(&[dir.to_owned()], Writes::Tokens).map_err(|fence| FollowError::Fence { fence })?;
+    fenced(&[dir.to_owned()], terms, Writes::Tokens).map_err(|fence| FollowError::Fence { fence })?;
     Ok(lorikeet_trainer::follow(&spec::config(dir, &spec, terms), wire, &Stop::new())?)
 }
 
