@@ -31,6 +31,8 @@ struct Cuda {
     /// The version that the driver speaks, `13.0`.
     driver: Option<String>,
     missing: Vec<&'static str>,
+    /// What brings NCCL, where it is missing.
+    nccl_missing: Option<String>,
     gpus: Vec<Gpu>,
     /// Why no GPU is shown.
     fault: Option<String>,
@@ -70,7 +72,8 @@ fn cuda() -> (Option<Cuda>, String) {
         unusable: gpu.unusable,
     };
     let gpus = found.gpus.into_iter().map(gpu).collect();
-    (Some(Cuda { driver: found.driver, missing: found.missing, gpus, fault: found.fault }), found.remedy)
+    let (missing, nccl_missing) = (found.missing, found.nccl_missing);
+    (Some(Cuda { driver: found.driver, missing, nccl_missing, gpus, fault: found.fault }), found.remedy)
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -87,6 +90,11 @@ fn advice(driver: Option<&GpuDriver>, cuda: Option<&Cuda>, remedy: &str) -> Vec<
     }
     if !remedy.is_empty() {
         advice.push(remedy.to_owned());
+    }
+    if let Some(Cuda { nccl_missing: Some(words), gpus, .. }) = cuda
+        && gpus.len() > 1
+    {
+        advice.push(format!("{words}. Without it the gradients of jobs on several GPUs go through main memory"));
     }
     for gpu in driver.into_iter().flat_map(|driver| &driver.gpus) {
         if gpu.remap_failed == Some(true) || gpu.uncorrected_errors.unwrap_or(0) > 0 {
@@ -114,6 +122,8 @@ impl View for Report {
                 format!("missing: {}", cuda.missing.join(", "))
             };
             lines.push(format!("CUDA libraries    {missing}"));
+            let nccl = if cuda.nccl_missing.is_some() { "missing" } else { "there" };
+            lines.push(format!("NCCL              {nccl}, for jobs on several GPUs alone"));
             lines.extend(cuda.driver.as_ref().map(|version| format!("CUDA of driver    {version}")));
             lines.extend(cuda.gpus.iter().map(|gpu| {
                 let unusable = gpu.unusable.as_ref().map_or_else(String::new, |why| format!(", unusable: {why}"));
@@ -175,12 +185,32 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_gpu_is_told_what_it_trains_on_and_what_would_change_that() {
-        let cuda = Cuda { driver: None, missing: vec!["libcuda.so.1"], gpus: Vec::new(), fault: None };
+        let nccl_missing = Some("libnccl.so.2 is missing: it comes with NCCL".into());
+        let cuda = Cuda { driver: None, missing: vec!["libcuda.so.1"], nccl_missing, gpus: Vec::new(), fault: None };
         let advice = advice(None, Some(&cuda), "libcuda.so.1 is missing: it comes with a driver");
         assert!(advice[0].contains("trains on its CPU") && advice[0].contains("580"), "{advice:?}");
-        assert_eq!(advice[1], "libcuda.so.1 is missing: it comes with a driver");
+        assert_eq!(advice[1..], ["libcuda.so.1 is missing: it comes with a driver"], "NCCL is for several GPUs");
         let table = Report { version: "1", cuda_build: true, driver: None, cuda: Some(cuda), advice }.table();
         assert!(table.contains("NVIDIA driver     none") && table.contains("missing: libcuda.so.1"), "{table}");
+    }
+
+    #[test]
+    fn nccl_is_advised_where_there_are_several_gpus() {
+        let gpu = |unusable: Option<String>| Gpu {
+            name: "NVIDIA H200".into(),
+            compute_capability: "9.0".into(),
+            free_bytes: 1,
+            memory_bytes: 1,
+            unusable,
+        };
+        let nccl_missing = Some("libnccl.so.2 is missing: it comes with NCCL".into());
+        let cuda = Cuda { driver: None, missing: vec![], nccl_missing, gpus: vec![gpu(None), gpu(None)], fault: None };
+        let driver = GpuDriver { version: None, gpus: Vec::new(), faults: Vec::new() };
+        let advice = advice(Some(&driver), Some(&cuda), "");
+        assert!(
+            advice.len() == 1 && advice[0].starts_with("libnccl.so.2 is missing: it comes with NCCL."),
+            "{advice:?}"
+        );
     }
 
     #[test]

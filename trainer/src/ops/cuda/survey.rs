@@ -16,6 +16,8 @@ pub struct Survey {
     pub missing: Vec<&'static str>,
     /// What brings them; empty where nothing is missing.
     pub remedy: String,
+    /// What brings NCCL, where it is missing: jobs on several GPUs alone have use for it.
+    pub nccl_missing: Option<String>,
     /// Every GPU that the driver shows.
     pub gpus: Vec<Found>,
     /// Why the driver shows none.
@@ -52,7 +54,8 @@ pub fn survey() -> Survey {
         Ok(gpus) => (gpus, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
     };
-    Survey { driver: driver(), missing, remedy, gpus, fault }
+    let nccl_missing = cuda_lazy::nccl_missing().map(|missing| cuda_lazy::in_words(&[missing]));
+    Survey { driver: driver(), missing, remedy, nccl_missing, gpus, fault }
 }
 
 fn driver() -> Option<String> {
