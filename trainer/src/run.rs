@@ -37,7 +37,7 @@ use std::time::Instant;
 
 use crate::checkpoint::{self, Identity};
 use crate::config::Config;
-use crate::event::{Checkpoint, CheckpointKind, Eval, Event, Outcome, Stage};
+use crate::event::{Checkpoint, CheckpointKind, Eval, Event, Level, Outcome, Stage};
 use crate::model::{LossSum, Model};
 use crate::ranks::Ranks;
 use crate::record::Record;
@@ -110,7 +110,14 @@ impl Session<'_, '_> {
             // told to stop and a rank gone: what was wanted can still be done
             Err(TrainError::RankLost { .. }) if self.stop.is_asked() => self.stopped(),
             // the step that it was lost in has changed nothing here: the next attempt goes on from this state
-            Err(lost @ TrainError::RankLost { .. }) => self.saved_now().and(Err(lost)),
+            Err(lost @ TrainError::RankLost { .. }) => match self.saved_now() {
+                // a GPU that was reading the other's memory may be of no use without it: then that goes on from what is on disk
+                Err(TrainError::Device { reason }) => {
+                    self.tell(Event::Log { level: Level::Warning, message: format!("not saved: {reason}") })?;
+                    Err(lost)
+                }
+                saved => saved.and(Err(lost)),
+            },
             ended => ended,
         }
     }

@@ -75,6 +75,7 @@ static struct {
   size_t above = 0;
   int times = 0;
 } refusal;
+static int faulted = -1; // the rank whose device answers no more
 
 // Copies out of page-locked memory that are on the stream with nothing behind them yet: the memory may still be read, and what is written there
 // meanwhile is what arrives.
@@ -238,6 +239,7 @@ API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* strea
 }
 API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
   BEHIND(stream);
+  if (stream && faulted >= 0 && ((Stream*)stream)->rank == faulted) return 700; // CUDA_ERROR_ILLEGAL_ADDRESS
   catch_up();
   if (is_locked((char*)to)) {
     late.push_back({(char*)to, std::vector<char>((char*)from, (char*)from + bytes)});
@@ -607,7 +609,7 @@ API ncclGetUniqueId(Id* id) {
 }
 API ncclCommInitRankConfig(Comm** comm, int ranks, Id id, int rank, const Config* config) {
   ALONE;
-  if (config->magic != 0xcafebeef || config->size < 40 || config->version < 21700 || rank < 0 || rank >= ranks) return INVALID_ARGUMENT;
+  if (config->magic != 0xcafebeef || config->size < 40 || config->version < 21800 || rank < 0 || rank >= ranks) return INVALID_ARGUMENT;
   if (config->blocking != 0) return INVALID_USAGE;
   auto& world = worlds[std::string(id.text, sizeof id.text)];
   if (!world) world = std::make_shared<World>(World{ranks, 0, {}});
@@ -667,6 +669,11 @@ API emulator_inside(int, size_t) {
 API emulator_close(int rank, size_t) {
   ALONE;
   return closed = rank, 0;
+}
+// That rank's device gives nothing back any more; below 0, all do.
+API emulator_fault(int rank, size_t) {
+  ALONE;
+  return faulted = rank, 0;
 }
 // That rank's next buffer of so many bytes or more is refused; below 0, none. Says whose was to be.
 API emulator_refuse(int rank, size_t bytes) {

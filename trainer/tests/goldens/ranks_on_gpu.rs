@@ -8,9 +8,9 @@ use std::{env, thread};
 
 use lorikeet_trainer::config::Device;
 use lorikeet_trainer::event::{Event, Outcome};
-use lorikeet_trainer::ops::cuda::TRAFFIC;
 use lorikeet_trainer::ops::cuda::adamw::Clip;
-use lorikeet_trainer::{Config, Stop, TrainError, Wish, checkpoint, follow, lead};
+use lorikeet_trainer::ops::cuda::{TRAFFIC, nccl};
+use lorikeet_trainer::{Config, FailureClass, Stop, TrainError, Wish, checkpoint, follow, lead};
 
 use super::place::Place;
 use super::told::{Told, run, run_on};
@@ -33,8 +33,11 @@ fn several_ranks_take_the_steps_of_one_and_sum_where_gradients_lie() {
             assert_eq!((one.step, one.tokens, one.lr), (other.step, other.tokens, other.lr));
         }
         assert_eq!(told.adapter_hash(), again.adapter_hash(), "as many ranks make the same bits");
-        let through_memory = told.logs.iter().filter(|line| line.contains("main memory")).count();
-        assert_eq!(through_memory, usize::from(Emulator::open().is_none()), "{:?}", told.logs);
+        let lines: Vec<&String> = told.logs.iter().filter(|line| line.contains("through main memory")).collect();
+        match nccl::there() {
+            Ok(()) => assert_eq!(lines.len(), usize::from(Emulator::open().is_none()), "{lines:?}"),
+            Err(_) => assert!(lines.len() == 1 && lines[0].starts_with("NCCL is missing"), "{lines:?}"),
+        }
     }
 }
 
@@ -69,15 +72,52 @@ fn a_rank_that_dies_inside_a_sum_is_lost_and_no_step_with_it() {
     let Some(emulator) = Emulator::open() else { return };
     let place = Place::new(14);
     let whole = all(3, &on(&place, Device::Gpu(0), "whole"));
-    let config = on(&place, Device::Gpu(0), "lost");
-    let dies = [Stop::new(), Stop::new()];
-    let error = thread::scope(|scope| {
-        scope.spawn(|| emulator.when_inside(3, || dies[1].ask(Wish::Discard)));
-        lead_with(3, &config, &Stop::new(), &dies, &mut |event| hold_after(&emulator, event, 3))
+    let lost = |name: &str, and_then: &(dyn Fn() + Sync)| {
+        let config = on(&place, Device::Gpu(0), name);
+        let dies = [Stop::new(), Stop::new()];
+        let die = || {
+            and_then();
+            dies[1].ask(Wish::Discard);
+        };
+        let error = thread::scope(|scope| {
+            scope.spawn(|| emulator.when_inside(3, &die));
+            lead_with(3, &config, &Stop::new(), &dies, &mut |event| hold_after(&emulator, event, 3))
+        });
+        let error = error.expect_err("its part is missing");
+        assert!(matches!(error, TrainError::RankLost { rank: 2, .. }), "{error}");
+        config
+    };
+    goes_on(&emulator, 3, &lost("lost", &|| ()), 3, &whole);
+    // with the leader's device, which was reading the memory of the one that died, all that is not on disk is gone
+    let config = lost("lost with the device", &|| _ = emulator.ask("fault", 0, 0));
+    goes_on(&emulator, 3, &config, 0, &whole);
+}
+
+#[test]
+fn an_error_inside_a_sum_is_told_in_its_own_words_unless_a_rank_is_gone() {
+    let Some(emulator) = Emulator::open() else { return };
+    let place = Place::new(14);
+    let error_after = |name: &str, act: &(dyn Fn(&Stop) + Sync)| {
+        let config = on(&place, Device::Gpu(0), name);
+        let dies = [Stop::new(), Stop::new()];
+        let told = thread::scope(|scope| {
+            scope.spawn(|| emulator.when_inside(3, || act(&dies[1])));
+            lead_with(3, &config, &Stop::new(), &dies, &mut |event| hold_after(&emulator, event, 2))
+        });
+        emulator.heal();
+        told.expect_err("no sum is made")
+    };
+    let break_off = || _ = emulator.ask("close", 1, 0);
+    let error = error_after("broken", &|_| break_off());
+    assert!(matches!(&error, TrainError::Rank { rank: 1, class: FailureClass::Device, .. }), "{error}");
+    assert!(error.to_string().contains("sum over ranks: NCCL says"), "{error}");
+    let error = error_after("broken by a death", &|dies| {
+        break_off();
+        // not at once: the error is seen before the end
+        thread::sleep(Duration::from_millis(200));
+        dies.ask(Wish::Discard);
     });
-    let error = error.expect_err("its part is missing");
     assert!(matches!(error, TrainError::RankLost { rank: 2, .. }), "{error}");
-    goes_on(&emulator, 3, &config, &whole);
 }
 
 #[test]
@@ -93,7 +133,7 @@ fn ranks_told_to_stop_inside_a_sum_save_what_was_before_it() {
     });
     let stopped = Outcome::Stopped { step: 3, checkpoint: Some(checkpoint::name(3)) };
     assert_eq!(told.expect("stops").outcome, stopped);
-    goes_on(&emulator, 2, &config, &whole);
+    goes_on(&emulator, 2, &config, 3, &whole);
 }
 
 #[test]
@@ -160,7 +200,11 @@ fn lead_with(
             told.take(event);
             Ok(())
         });
-        followers.into_iter().for_each(|follower| follower.join().expect("no panic").expect("leaves in order"));
+        for follower in followers {
+            let followed = follower.join().expect("no panic");
+            // whoever cannot go on has told its leader; all others leave in order
+            assert!(followed.is_ok() || matches!(outcome, Err(TrainError::Rank { .. })), "{followed:?}");
+        }
         Ok(Told { outcome: outcome?, ..told })
     })
 }
@@ -172,11 +216,11 @@ fn hold_after(emulator: &Emulator, event: &Event, step: u64) {
     }
 }
 
-/// The run goes on from where it was held up, to the same end.
-fn goes_on(emulator: &Emulator, ranks: usize, config: &Config, whole: &Told) {
-    emulator.ask("hold", 0, 0);
+/// With all well again the run goes on from that step, to the same end.
+fn goes_on(emulator: &Emulator, ranks: usize, config: &Config, step: u64, whole: &Told) {
+    emulator.heal();
     let rest = all(ranks, config);
-    assert_eq!(rest.plan().from_step, 3);
+    assert_eq!(rest.plan().from_step, step);
     assert_eq!(rest.adapter_hash(), whole.adapter_hash());
 }
 
@@ -191,23 +235,19 @@ impl Emulator {
     fn open() -> Option<Emulator> {
         let path = CString::new(format!("{}/libcuda.so.1", env::var("CUDA_LIB_DIR").ok()?)).expect("a path");
         // SAFETY: the library is open already, or it is none that anything here opens.
-        let emulator = Emulator(unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) });
-        (!emulator.0.is_null() && !emulator.find("hold").is_null()).then_some(emulator)
-    }
-
-    fn find(&self, name: &str) -> *mut c_void {
-        let name = CString::new(format!("emulator_{name}")).expect("a name");
-        // SAFETY: the handle is open and never closed.
-        unsafe { libc::dlsym(self.0, name.as_ptr()) }
+        let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+        let is_emulated = !library.is_null() && find(library, "hold").is_some();
+        is_emulated.then_some(Emulator(library))
     }
 
     fn ask(&self, name: &str, number: c_int, bytes: usize) -> c_int {
-        let function = self.find(name);
-        assert!(!function.is_null(), "the emulator has emulator_{name}");
-        // SAFETY: all of them have this signature.
-        unsafe {
-            let function = std::mem::transmute::<*mut c_void, extern "C" fn(c_int, usize) -> c_int>(function);
-            function(number, bytes)
+        find(self.0, name).expect("the emulator has it")(number, bytes)
+    }
+
+    /// Nothing is wrong any more.
+    fn heal(&self) {
+        for (name, number) in [("hold", 0), ("close", -1), ("refuse", -1), ("fault", -1)] {
+            self.ask(name, number, 0);
         }
     }
 
@@ -220,12 +260,14 @@ impl Emulator {
     }
 }
 
+fn find(library: *mut c_void, name: &str) -> Option<extern "C" fn(c_int, usize) -> c_int> {
+    let name = CString::new(format!("emulator_{name}")).expect("a name");
+    // SAFETY: the handle is open and never closed; all functions of these names have this signature, and null is none.
+    unsafe { std::mem::transmute(libc::dlsym(library, name.as_ptr())) }
+}
+
 impl Drop for Emulator {
     fn drop(&mut self) {
-        for (name, number) in [("hold", 0), ("close", -1), ("refuse", -1)] {
-            if !self.0.is_null() && !self.find(name).is_null() {
-                self.ask(name, number, 0);
-            }
-        }
+        self.heal();
     }
 }

@@ -225,12 +225,12 @@ fn bind(gpu: &Gpu) -> Done {
     gpu.context.bind_to_thread().map_err(GpuError::driver("choose a GPU"))
 }
 
-/// As NCCL 2.17 knew it, and whatever is newer takes: the length says where its knowledge ends.
+/// As NCCL 2.18 knew it, and whatever is newer takes: the length says where its knowledge ends.
 fn config() -> ncclConfig_t {
     ncclConfig_t {
         size: offset_of!(ncclConfig_t, trafficClass),
         magic: 0xcafe_beef,
-        version: 21700,
+        version: 21800,
         blocking: 0,
         cgaClusterSize: UNDEFINED,
         minCTAs: UNDEFINED,
