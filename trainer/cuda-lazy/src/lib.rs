@@ -35,14 +35,14 @@ unsafe extern "C" {
 #[derive(Debug, Clone, Copy)]
 struct Library {
     soname: &'static CStr,
-    /// Opened before it from the same place: what it would look for by bare name.
-    first: Option<&'static CStr>,
+    /// How the names of those begin that are opened before it from the same place: what it would look for by bare name.
+    first: Option<&'static str>,
 }
 
 const LIBRARIES: [Library; 5] = [
     Library { soname: c"libcublasLt.so.13", first: None },
-    Library { soname: c"libcublas.so.13", first: Some(c"libcublasLt.so.13") },
-    Library { soname: c"libnvrtc.so.13", first: Some(c"libnvrtc-builtins.so.13.0") },
+    Library { soname: c"libcublas.so.13", first: Some("libcublasLt.so.13") },
+    Library { soname: c"libnvrtc.so.13", first: Some("libnvrtc-builtins.so.13.") },
     Library { soname: c"libcuda.so.1", first: None },
     Library { soname: c"libnccl.so.2", first: None },
 ];
@@ -115,7 +115,7 @@ fn open(library: usize) -> *mut c_void {
     let found = HANDLES[library].get_or_init(|| {
         let mut places = folders().into_iter();
         let handle = places.find_map(|folder| {
-            first.map(|first| load(&folder, first));
+            first.map(|first| load_all(&folder, first));
             load(&folder, soname)
         });
         handle.unwrap_or_default()
@@ -137,8 +137,17 @@ fn folders() -> Vec<String> {
     folders
 }
 
+/// Every library of a folder whose name begins so: which minor version it is the other one knows. In its own places the loader finds it.
+fn load_all(folder: &str, beginning: &str) {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| CString::new(entry.file_name().into_encoded_bytes()).ok());
+    for name in names.filter(|name| name.to_bytes().starts_with(beginning.as_bytes())) {
+        load(folder, &name);
+    }
+}
+
 fn load(folder: &str, name: &CStr) -> Option<usize> {
-    let name = name.to_str().expect("sonames are ASCII");
+    let name = name.to_str().ok()?;
     let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
     let path = CString::new(path).ok()?;
     // SAFETY: the path is a C string that outlives the call; loading runs initialisers of NVIDIA's libraries, which is what

@@ -17,7 +17,16 @@ float cuMemFree_v2(float a, double b, float c, float d, float e, float f, float 
 
 const NCCL: &str = r"int ncclGetVersion(int *version) { return *version = 23000, 0; }";
 
+/// As the real one it looks for the other half of it by bare name, in the minor version of the day.
+const NVRTC: &str = r#"
+#include <dlfcn.h>
+int nvrtcVersion(int *major, int *minor) {
+  return *major = 13, *minor = 4, !dlopen("libnvrtc-builtins.so.13.4", RTLD_NOW | RTLD_LOCAL);
+}
+"#;
+
 unsafe extern "C" {
+    fn nvrtcVersion(major: *mut c_int, minor: *mut c_int) -> c_int;
     fn ncclGetVersion(version: *mut c_int) -> c_int;
     fn ncclCommAbort() -> c_uint;
     fn cuInit(flags: c_uint) -> c_int;
@@ -55,6 +64,8 @@ fn every_argument_arrives_and_an_absent_function_is_an_error_code() {
     let wheels = tempfile::tempdir().unwrap();
     let folder = wheels.path().join("cu13/lib");
     build(&folder.join("libcuda.so.1"), LIBRARY);
+    build(&folder.join("libnvrtc-builtins.so.13.4"), "int builtins;");
+    build(&folder.join("libnvrtc.so.13"), NVRTC);
     build(&wheels.path().join("nccl/lib/libnccl.so.2"), NCCL);
     // SAFETY: no other thread of this test program is at work yet.
     unsafe { std::env::set_var("CUDA_LIB_DIR", &folder) };
@@ -71,6 +82,7 @@ fn every_argument_arrives_and_an_absent_function_is_an_error_code() {
             assert_eq!(cuMemAlloc_v2(), 500);
         }
         let mut version = 0;
+        assert_eq!((nvrtcVersion(&mut 0, &mut version), version), (0, 4));
         assert_eq!((ncclGetVersion(&mut version), version, ncclCommAbort()), (0, 23000, 2));
     }
     assert_eq!(cuda_lazy::nccl_missing(), None);
@@ -80,6 +92,8 @@ fn build(library: &Path, text: &str) {
     let source = library.with_extension("c");
     let folder = library.parent().expect("it lies in a folder");
     std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&source, text)).expect("written");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([library, &source]).status();
+    let name = library.file_name().and_then(|name| name.to_str()).expect("a name in ASCII");
+    let soname = format!("-Wl,-soname,{name}");
+    let built = Command::new("cc").args(["-shared", "-fPIC", &soname, "-o"]).args([library, &source]).status();
     assert!(built.expect("cc links Rust programs, so it is here").success());
 }
