@@ -3,7 +3,7 @@
 
 use std::ffi::{CString, c_int, c_void};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use lorikeet_trainer::config::Device;
@@ -80,7 +80,7 @@ fn a_rank_that_dies_inside_a_sum_is_lost_and_no_step_with_it() {
             dies[1].ask(Wish::Discard);
         };
         let error = thread::scope(|scope| {
-            scope.spawn(|| emulator.when_inside(3, &die));
+            scope.spawn(|| emulator.when_inside(3, die));
             lead_with(3, &config, &Stop::new(), &dies, &mut |event| hold_after(&emulator, event, 3))
         });
         let error = error.expect_err("its part is missing");
@@ -253,7 +253,9 @@ impl Emulator {
 
     /// Does it once so many ranks are inside a sum that is held up.
     fn when_inside(&self, ranks: c_int, act: impl FnOnce()) {
+        let since = Instant::now();
         while self.ask("inside", 0, 0) < ranks {
+            assert!(since.elapsed() < Duration::from_secs(120), "no {ranks} ranks come into a sum");
             thread::sleep(Duration::from_millis(1));
         }
         act();
