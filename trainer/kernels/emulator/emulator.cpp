@@ -580,6 +580,7 @@ static void finish(Sum& sum) {
   moved.notify_all();
 }
 static void put_on_stream(Comm& comm, const Asked& asked) {
+  catch_up();
   World& world = *comm.world;
   auto& sum = world.sums[comm.next++];
   if (!sum) {
