@@ -9,6 +9,7 @@ mod fake;
 mod health;
 mod nvml;
 mod reading;
+mod reports;
 
 pub use reading::{Driver, Reading, readings};
 

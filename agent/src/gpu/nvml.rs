@@ -7,6 +7,7 @@ use super::{
     Look,
     health::{Health, Signs},
     reading::Reading,
+    reports::{self, Reports},
 };
 use crate::host::Holders;
 use lorikeet_protocol::{
@@ -20,17 +21,14 @@ use nvml_wrapper::{
     enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor},
     enums::{device::UsedGpuMemory, event::XidError},
     error::NvmlError,
+    struct_wrappers::event::EventData,
 };
-use std::collections::BTreeMap;
-
-/// Error reports read at one look; more wait for the next.
-const MOST_REPORTS: usize = 64;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The library, open.
 pub(super) struct Gpus {
     nvml: &'static Nvml,
-    /// Where the driver's error reports arrive; none where it takes no such wish.
-    reports: Option<EventSet<'static>>,
+    reports: Reports<EventSet<'static>>,
     health: Health,
     /// Whether this program can train on any.
     usable: Result<(), String>,
@@ -45,8 +43,8 @@ impl Gpus {
             Ok(nvml) => {
                 // opened once in a process and never closed, so that what borrows from it may live beside it
                 let nvml: &'static Nvml = Box::leak(Box::new(nvml));
-                let named = Vec::new();
-                Some(Self { nvml, reports: reports(nvml), health: Health::default(), usable, named })
+                let (reports, health, named) = Default::default();
+                Some(Self { nvml, reports, health, usable, named })
             }
             Err(error) => {
                 tracing::debug!(%error, "NVIDIA's library does not open");
@@ -70,11 +68,14 @@ impl Gpus {
                 return look;
             }
         };
+        let mut cards = BTreeSet::new();
         for index in 0..count {
-            if let Err(error) = self.nvml.device_by_index(index).and_then(|gpu| self.card(&gpu, time, &mut look)) {
-                tracing::warn!(index, %error, "a GPU does not answer");
+            match self.nvml.device_by_index(index).and_then(|gpu| self.card(&gpu, time, &mut look)) {
+                Ok(card) => _ = cards.insert(card),
+                Err(error) => tracing::warn!(index, %error, "a GPU does not answer"),
             }
         }
+        self.reports.call(&cards, |card| register(self.nvml, card));
         self.named.clone_from(&look.seen.devices);
         look
     }
@@ -91,16 +92,14 @@ impl Gpus {
     }
 
     fn read_reports(&mut self) {
-        let Some(reports) = &self.reports else { return };
-        for report in std::iter::from_fn(|| reports.wait(0).ok()).take(MOST_REPORTS) {
-            let (Ok(uuid), Some(XidError::Value(xid))) = (report.device.uuid(), report.event_data) else { continue };
-            tracing::warn!(gpu = uuid, xid, "the driver reports an error");
-            self.health.reported(&DeviceId(uuid), xid);
+        for (card, xid) in self.reports.read(next_report) {
+            tracing::warn!(gpu = %card, xid, "the driver reports an error");
+            self.health.reported(&card, xid);
         }
     }
 
-    /// One card: itself, or its instances.
-    fn card(&mut self, gpu: &Gpu<'_>, time: UnixMillis, look: &mut Look) -> Result<(), NvmlError> {
+    /// One card: itself, or its instances. Answers which.
+    fn card(&mut self, gpu: &Gpu<'_>, time: UnixMillis, look: &mut Look) -> Result<DeviceId, NvmlError> {
         let compute = gpu.cuda_compute_capability()?;
         let compute = (u8::try_from(compute.major).unwrap_or(0), u8::try_from(compute.minor).unwrap_or(0));
         let (card, mut faults) = (DeviceId(gpu.uuid()?), BTreeMap::new());
@@ -117,21 +116,31 @@ impl Gpus {
             look.seen.devices.push(device);
             look.telemetry.push(telemetry);
         }
-        Ok(())
+        Ok(card)
     }
 }
 
-/// Asks to hear of every card's errors.
-fn reports(nvml: &'static Nvml) -> Option<EventSet<'static>> {
-    let mut reports = nvml.create_event_set().ok()?;
-    for index in 0..nvml.device_count().ok()? {
-        let gpu = nvml.device_by_index(index).ok()?;
-        let supported = gpu.supported_event_types().unwrap_or(EventTypes::empty());
-        if supported.contains(EventTypes::CRITICAL_XID_ERROR) {
-            reports = gpu.register_events(EventTypes::CRITICAL_XID_ERROR, reports).ok()?;
+/// Asks to hear of a card's errors.
+fn register(nvml: &'static Nvml, card: &DeviceId) -> Result<EventSet<'static>, NvmlError> {
+    let gpu = nvml.device_by_uuid(card.0.as_str())?;
+    if !gpu.supported_event_types()?.contains(EventTypes::CRITICAL_XID_ERROR) {
+        return Err(NvmlError::NotSupported);
+    }
+    let registered = gpu.register_events(EventTypes::CRITICAL_XID_ERROR, nvml.create_event_set()?);
+    registered.map_err(|refused| refused.error)
+}
+
+fn next_report(set: &EventSet<'static>) -> Result<Option<u64>, NvmlError> {
+    for _ in 0..reports::MOST {
+        match set.wait(0) {
+            Ok(EventData { event_data: Some(XidError::Value(xid)), .. }) => return Ok(Some(xid)),
+            // One that has no number says nothing of the card.
+            Ok(_) => {}
+            Err(NvmlError::Timeout) => break,
+            Err(error) => return Err(error),
         }
     }
-    Some(reports)
+    Ok(None)
 }
 
 /// The parts that a card is cut into; most are whole.
