@@ -141,7 +141,10 @@ impl Host {
             Event::Heard(message) => self.heard(message, now, &mut out),
             Event::Delivered(id) => self.with(id, |attempt, _| attempt.delivered(now, &mut out)),
             Event::EndMissing(id) => self.with(id, |attempt, _| attempt.end_is_lost(&mut out)),
-            Event::Prepared(id) => self.with(id, |attempt, rules| attempt.prepared(rules, now, &mut out)),
+            Event::Prepared(id) => {
+                let used = self.used_before(id);
+                self.with(id, |attempt, rules| attempt.prepared(used, rules, now, &mut out));
+            }
             Event::PrepareFailed(id, fault) => self.with(id, |attempt, _| attempt.prepare_failed(fault, now, &mut out)),
             Event::Unprovided(id, fault, class) => {
                 self.with(id, |attempt, _| attempt.unprovided(fault, class, &mut out));
@@ -176,7 +179,8 @@ impl Host {
                 if self.rules.proves_gpus {
                     self.quarantine.prove(&seen.devices, &self.at_work(), now.mono);
                 }
-                self.devices = self.quarantine.judge(&seen, self.rules.release_grace, now.mono);
+                self.quarantine.recognise(&seen.holders, &self.pids_at_work());
+                self.devices = self.quarantine.judge(&seen, &self.at_work(), self.rules.release_grace, now.mono);
                 self.holders = seen.holders;
                 self.left.retain(|_, left| now.mono.saturating_sub(*left) < SETTLES);
                 self.spare_the_processor();
@@ -231,10 +235,22 @@ impl Host {
         if let (News::Gone { .. }, Some(attempt)) = (news, self.attempts.get(&id)) {
             self.left.extend(attempt.devices().iter().map(|device| (device.clone(), now.mono)));
         }
-        let worker = self.attempts.get(&id).and_then(|attempt| Some((attempt.pid()?, attempt.devices())));
-        if let (News::Gone { .. }, Some((pid, devices))) = (news, worker) {
-            self.quarantine.bury(id, pid, devices, now.mono);
+        if let (News::Gone { .. }, Some(attempt)) = (news, self.attempts.get(&id)) {
+            for device in attempt.devices() {
+                self.quarantine.bury(id, attempt.pids(), device, attempt.used_before(device), now.mono);
+            }
         }
+    }
+
+    /// What is in use of the devices of an attempt whose worker starts now; what a dead one may still hold is not, for it is to come back.
+    fn used_before(&self, id: AttemptId) -> BTreeMap<DeviceId, u64> {
+        let devices = self.attempts.get(&id).map_or(&[][..], |attempt| attempt.devices());
+        let seen = self.devices.iter().filter(|device| devices.contains(&device.id));
+        let used = seen.map(|device| {
+            let used = device.memory_bytes.saturating_sub(device.free_bytes);
+            (device.id.clone(), self.quarantine.used_before(&device.id).map_or(used, |before| before.min(used)))
+        });
+        used.collect()
     }
 
     /// A disk that does so is the node's own fault, and suspected like any other: a job that is placed here again and again would never end.
@@ -259,6 +275,12 @@ impl Host {
     fn at_work(&self) -> BTreeSet<DeviceId> {
         let working = self.attempts.values().filter(|attempt| attempt.has_worker());
         working.flat_map(|attempt| attempt.devices()).cloned().collect()
+    }
+
+    /// Processes of ours that may be alive.
+    fn pids_at_work(&self) -> BTreeSet<u32> {
+        let working = self.attempts.values().filter(|attempt| attempt.has_worker());
+        working.flat_map(|attempt| attempt.pids()).copied().collect()
     }
 
     /// Where a GPU can be trained on, or may yet prove that it can, the processor is left to it: a job that was placed on the slot in the

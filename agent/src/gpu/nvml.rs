@@ -21,7 +21,7 @@ use nvml_wrapper::{
     enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor},
     enums::{device::UsedGpuMemory, event::XidError},
     error::NvmlError,
-    struct_wrappers::event::EventData,
+    struct_wrappers::{device::ProcessInfo, event::EventData},
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,7 +111,7 @@ impl Gpus {
         for gpu in if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances } {
             let kind = DeviceKind::Cuda { compute, driver };
             let (device, telemetry, holders) = one(gpu, kind, usable.clone(), time)?;
-            look.seen.holders.insert(device.id.clone(), holders);
+            look.seen.holders.extend(holders.map(|holders| (device.id.clone(), holders)));
             look.seen.faults.extend(fault.clone().map(|fault| (device.id.clone(), fault)));
             look.seen.devices.push(device);
             look.telemetry.push(telemetry);
@@ -164,13 +164,14 @@ fn remapped(gpu: &Gpu<'_>) -> Option<(bool, bool)> {
     (answer == 0).then_some((pending != 0, failed != 0))
 }
 
-/// The device, how it feels, and which processes compute on it with how much of its memory.
+/// The device, how it feels, and which processes compute on it with how much of its memory, where the driver says: no answer is not
+/// "nobody".
 fn one(
     gpu: &Gpu<'_>,
     kind: DeviceKind,
     usable: Result<(), String>,
     time: UnixMillis,
-) -> Result<(Device, Telemetry, Holders), NvmlError> {
+) -> Result<(Device, Telemetry, Option<Holders>), NvmlError> {
     let memory = gpu.memory_info()?;
     let id = DeviceId(gpu.uuid()?);
     let device =
@@ -184,14 +185,15 @@ fn one(
         temperature_celsius: gpu.temperature(TemperatureSensor::Gpu).ok().map(|celsius| celsius as f32),
         power_watts: gpu.power_usage().ok().map(|milliwatts| milliwatts as f32 / 1000.0),
     };
-    // Where the driver does not say (another user's process in a container), nobody is blamed.
-    let holders = gpu.running_compute_processes().unwrap_or_default();
     let bytes = |memory| match memory {
         UsedGpuMemory::Used(bytes) => Some(bytes),
         UsedGpuMemory::Unavailable => None,
     };
-    let holders = holders.into_iter().map(|process| (process.pid, bytes(process.used_gpu_memory)));
-    Ok((device, telemetry, holders.collect()))
+    let holders = gpu.running_compute_processes().inspect_err(
+        |error| tracing::debug!(gpu = %device.id, %error, "the driver does not say which processes compute here"),
+    );
+    let each = |process: ProcessInfo| (process.pid, bytes(process.used_gpu_memory));
+    Ok((device, telemetry, holders.ok().map(|holders| holders.into_iter().map(each).collect())))
 }
 
 fn reading(gpu: &Gpu<'_>) -> Result<Reading, NvmlError> {

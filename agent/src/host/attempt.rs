@@ -31,7 +31,11 @@ use lorikeet_protocol::{
     job::{AttemptPhase, FailureClass, Outcome},
     worker::Exit,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// A worker that said its last word and stays is killed after this.
 const LINGER: Duration = Duration::from_secs(30);
@@ -52,6 +56,8 @@ pub(crate) struct Attempt {
     same_boot: bool,
     /// The process that holds its lock, or held it last.
     pid: Option<u32>,
+    /// Everybody who was seen in its worker's group, as far as this agent has looked.
+    pids: BTreeSet<u32>,
     /// How that left, where it was our child and said one of its codes.
     exit: Option<Exit>,
     /// Whether a device of its failed by its driver's own word, or a file that was given to it had rotted.
@@ -99,6 +105,7 @@ impl Attempt {
             accepted: now.mono,
             running: None,
             spawned: false,
+            used_before: BTreeMap::new(),
             stop: None,
             device_fault: None,
             checkpoints_through: 0,
@@ -153,6 +160,7 @@ impl Attempt {
             uploads: Uploads::default(),
             last_event_wall: None,
             pid: None,
+            pids: BTreeSet::new(),
             exit: None,
             wanted: Wanted::Yes,
         }
@@ -220,8 +228,9 @@ impl Attempt {
     /// What its plan allows it of a device and it has not taken, as far as anybody can tell.
     pub(super) fn untaken_bytes(&self, holders: Option<&Holders>) -> u64 {
         let planned = self.record.offer.planned_bytes;
-        let taken = self.pid.zip(holders).and_then(|(pid, holders)| holders.get(&pid).copied().flatten());
-        match taken {
+        let of = |holders: &Holders| self.pids.iter().filter_map(|pid| holders.get(pid).copied().flatten()).collect();
+        let taken: Vec<u64> = holders.map(of).unwrap_or_default();
+        match taken.into_iter().reduce(u64::saturating_add) {
             Some(bytes) => planned.saturating_sub(bytes),
             // With its first step it has taken what it takes.
             None if self.meter.step() > 0 => 0,
@@ -229,9 +238,14 @@ impl Attempt {
         }
     }
 
-    /// Its worker's process, once it said who it is.
-    pub(super) fn pid(&self) -> Option<u32> {
-        self.pid
+    /// Everybody who was seen in its worker's group.
+    pub(super) fn pids(&self) -> &BTreeSet<u32> {
+        &self.pids
+    }
+
+    /// Bytes in use of a device before its worker was started.
+    pub(super) fn used_before(&self, device: &DeviceId) -> Option<u64> {
+        self.record.used_before.get(device).copied().filter(|_| self.same_boot)
     }
 
     /// Its worker's process, for people.
@@ -240,9 +254,10 @@ impl Attempt {
     }
 
     /// Files and directory are complete.
-    pub(super) fn prepared(&mut self, rules: &Rules, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn prepared(&mut self, used: BTreeMap<DeviceId, u64>, rules: &Rules, now: Now, out: &mut Vec<Action>) {
         if matches!(self.state, State::Preparing) {
             self.record.spawned = true;
+            self.record.used_before = used;
             self.state = State::Starting { lock_by: now.mono + rules.start_grace, leave: None };
             self.keep(out);
             out.push(Action::Start(self.offer()));

@@ -82,6 +82,11 @@ pub enum News {
         /// The process that does.
         pid: u32,
     },
+    /// Processes of its group that were not seen before.
+    Joined {
+        /// Who.
+        pids: Vec<u32>,
+    },
     /// A line of its events file.
     Event(Box<EventLine>),
     /// Its process group is larger than allowed.

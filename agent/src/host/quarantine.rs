@@ -3,7 +3,7 @@
 //! ```text
 //! a worker cannot be killed ──────────────────────────────────────────► out ─► gone ─► tested, as below
 //! worker gone ─► remembered with its devices ─► holds nothing at a look: forgotten
-//!                                    │
+//!                                    │    └► a look does not say: remembered
 //!                                    └► holds memory at a look, `release_grace` later ─┐
 //! an attempt ended `hardware` ───────────────────────────────────────────────────────┤
 //! its driver says that it failed, or does not name it any more ────────────────────────┤
@@ -16,6 +16,11 @@
 //!
 //! A device for which there is no test is offered again after an hour: what mends itself has done so by then, and what has not takes
 //! it out again.
+//!
+//! A dead worker holds memory where the driver names a process of its group. Where it names none, that proves something only of a driver that has
+//! named a worker of ours before: in a container its numbers may be the host's, and its list empty. Otherwise the memory in use decides:
+//! what it was when the worker was started, and [`MARGIN`], is what it has to come back to while none of ours works there. More may
+//! be somebody else's who came meanwhile; so what only the memory says is believed for an hour, and then tested like all else.
 //!
 //! The test is a child process that computes something small on the device and compares. It begins once nobody of ours holds the
 //! device or works on it; one device is tested at a time. What somebody else holds is only memory that is not free. Which
@@ -36,6 +41,10 @@ const TEST_AGAIN: Duration = Duration::from_secs(600);
 /// A device that nobody can test rests for so long.
 const REST: Duration = Duration::from_secs(3600);
 
+/// By how much the memory in use may differ where a worker left nothing: what the driver keeps for itself moves by some tens of MiB, and
+/// a process that computes on a GPU holds at least its context, 300 MiB and more.
+const MARGIN: u64 = 256 << 20;
+
 /// A device that fails so often in [`WITHIN`] by its driver's word is not believed any more: its test does not find what it has.
 const FAILURES: usize = 3;
 const WITHIN: Duration = Duration::from_secs(24 * 3600);
@@ -54,7 +63,7 @@ pub enum Unfit {
 pub struct Seen {
     /// As the driver offers them.
     pub devices: Vec<Device>,
-    /// Which processes hold memory of which.
+    /// Which processes hold memory of which; a device of which the driver did not say is not in it.
     pub holders: BTreeMap<DeviceId, Holders>,
     /// What went wrong with which since the last look, by the driver's own word.
     pub faults: BTreeMap<DeviceId, String>,
@@ -70,6 +79,8 @@ pub type Reasons = BTreeMap<DeviceId, String>;
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     dead: Vec<Dead>,
+    /// Whether the driver calls processes of ours by the numbers that we know.
+    knows_ours: bool,
     /// Devices on which somebody of ours is alive.
     at_work: BTreeSet<DeviceId>,
     out: BTreeMap<DeviceId, Out>,
@@ -82,9 +93,27 @@ pub(super) struct Quarantine {
 #[derive(Debug)]
 struct Dead {
     attempt: AttemptId,
-    pid: u32,
+    /// Its group.
+    pids: BTreeSet<u32>,
     device: DeviceId,
+    /// Bytes in use before it was started.
+    before: Option<u64>,
     since: Duration,
+}
+
+/// What a look says of a dead worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trace {
+    /// Nothing is left.
+    Nothing,
+    /// Nobody knows: the driver is silent.
+    Silence,
+    /// Nobody knows: somebody of ours works there, or what was in use before is not known.
+    Hidden,
+    /// This process holds memory.
+    Process(u32),
+    /// So much more is in use than before.
+    Memory(u64),
 }
 
 /// A device that is out.
@@ -121,10 +150,26 @@ impl Quarantine {
         self.out.iter().map(|(device, out)| (device.clone(), out.reason.clone())).collect()
     }
 
-    /// A worker is gone; these were its devices.
-    pub(super) fn bury(&mut self, attempt: AttemptId, pid: u32, devices: &[DeviceId], since: Duration) {
-        let dead = |device: &DeviceId| Dead { attempt, pid, device: device.clone(), since };
-        self.dead.extend(devices.iter().map(dead));
+    /// A worker is gone; this was a device of its.
+    pub(super) fn bury(
+        &mut self,
+        attempt: AttemptId,
+        pids: &BTreeSet<u32>,
+        device: &DeviceId,
+        before: Option<u64>,
+        since: Duration,
+    ) {
+        self.dead.push(Dead { attempt, pids: pids.clone(), device: device.clone(), before, since });
+    }
+
+    /// What was in use of a device before those who died there, as far as they may still hold something.
+    pub(super) fn used_before(&self, device: &DeviceId) -> Option<u64> {
+        self.dead.iter().filter(|dead| dead.device == *device).filter_map(|dead| dead.before).min()
+    }
+
+    /// Once the driver has named a process of ours its lists are believed.
+    pub(super) fn recognise(&mut self, holders: &BTreeMap<DeviceId, Holders>, ours: &BTreeSet<u32>) {
+        self.knows_ours |= holders.values().flat_map(|holders| holders.keys()).any(|pid| ours.contains(pid));
     }
 
     /// These devices, and no others, are kept from their tests by a worker that is alive.
@@ -174,23 +219,63 @@ impl Quarantine {
         }
     }
 
-    /// The devices as they may be offered.
-    pub(super) fn judge(&mut self, seen: &Seen, grace: Duration, now: Duration) -> Vec<Device> {
-        let (mut devices, holders) = (seen.devices.clone(), &seen.holders);
-        // Of a device that is missing, or whose driver says nothing, nobody knows who holds it.
-        let is_silent = |id: &DeviceId| seen.devices.iter().any(|device| device.id == *id && device.usable.is_err());
-        self.dead.retain(|dead| match holders.get(&dead.device) {
-            Some(pids) => pids.contains_key(&dead.pid),
-            None => is_silent(&dead.device),
-        });
-        let late = self.dead.iter().filter(|dead| now.saturating_sub(dead.since) >= grace);
-        for (device, reason) in late.map(|dead| (dead.device.clone(), dead.words())).collect::<Vec<_>>() {
+    /// The devices as they may be offered; on those `at_work` somebody of ours may be alive.
+    pub(super) fn judge(
+        &mut self,
+        seen: &Seen,
+        at_work: &BTreeSet<DeviceId>,
+        grace: Duration,
+        now: Duration,
+    ) -> Vec<Device> {
+        let dead = std::mem::take(&mut self.dead);
+        let traced: Vec<_> = dead.into_iter().map(|dead| (self.trace(&dead, seen, at_work), dead)).collect();
+        let last =
+            |id: &DeviceId| traced.iter().filter(|(_, dead)| dead.device == *id).map(|(_, dead)| dead.since).max();
+        let mut late = Vec::new();
+        for (trace, dead) in &traced {
+            let (since, words) = match trace {
+                Trace::Process(pid) => (dead.since, dead.holds(*pid)),
+                // Whose it is of several nobody knows: the last of them has its time as well.
+                Trace::Memory(more) => (last(&dead.device).unwrap_or(dead.since), dead.may_hold(*more)),
+                Trace::Nothing | Trace::Silence | Trace::Hidden => continue,
+            };
+            if now.saturating_sub(since) >= grace {
+                late.push((dead.device.clone(), words));
+            }
+        }
+        let stays = |(trace, dead): &(Trace, Dead)| trace.stays(now.saturating_sub(dead.since), grace);
+        self.dead = traced.into_iter().filter(stays).map(|(_, dead)| dead).collect();
+        for (device, reason) in late {
             self.take_out(&device, reason, now);
         }
+        let mut devices = seen.devices.clone();
         for device in devices.iter_mut().filter(|device| device.usable.is_ok()) {
             device.usable = self.why_out(&device.id).map_or(Ok(()), Err);
         }
         devices
+    }
+
+    /// What is left of a dead worker: see the module.
+    fn trace(&self, dead: &Dead, seen: &Seen, at_work: &BTreeSet<DeviceId>) -> Trace {
+        let Some(device) = seen.devices.iter().find(|device| device.id == dead.device) else { return Trace::Nothing };
+        match seen.holders.get(&device.id) {
+            Some(holders) => match dead.pids.iter().find(|pid| holders.contains_key(pid)) {
+                Some(pid) => return Trace::Process(*pid),
+                None if self.knows_ours => return Trace::Nothing,
+                None => {}
+            },
+            None if device.usable.is_err() => return Trace::Silence,
+            // Main memory comes back with the process.
+            None if device.kind == DeviceKind::Cpu => return Trace::Nothing,
+            None => {}
+        }
+        let used = device.memory_bytes.saturating_sub(device.free_bytes);
+        match dead.before {
+            None => Trace::Hidden,
+            Some(_) if at_work.contains(&device.id) => Trace::Hidden,
+            Some(before) if used <= before.saturating_add(MARGIN) => Trace::Nothing,
+            Some(before) => Trace::Memory(used - before),
+        }
     }
 
     /// Why a device is out, if it is.
@@ -275,8 +360,24 @@ impl Out {
     }
 }
 
+impl Trace {
+    /// Whether the dead are kept in mind, so long after they died.
+    fn stays(self, ago: Duration, grace: Duration) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Process(_) | Self::Silence => true,
+            Self::Memory(_) | Self::Hidden => ago < grace + REST,
+        }
+    }
+}
+
 impl Dead {
-    fn words(&self) -> String {
-        format!("its memory is still held by process {}, the dead worker of {}", self.pid, self.attempt)
+    fn holds(&self, pid: u32) -> String {
+        format!("its memory is still held by process {pid}, the dead worker of {}", self.attempt)
+    }
+
+    fn may_hold(&self, more: u64) -> String {
+        let (mib, attempt) = (more >> 20, self.attempt);
+        format!("{mib} MiB more of its memory are in use than before {attempt}, whose worker is dead")
     }
 }

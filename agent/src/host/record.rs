@@ -2,11 +2,11 @@
 
 use lorikeet_protocol::{
     agent::{Offer, StopHow},
-    id::{AttemptId, BootId, UnixMillis},
+    id::{AttemptId, BootId, DeviceId, UnixMillis},
     job::{AttemptPhase, StopCause},
 };
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// One attempt, between two lives of the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Record {
     pub running: Option<Duration>,
     /// Whether a worker was ever started: from then on its lock and its events tell the truth.
     pub spawned: bool,
+    /// Bytes in use of each of its devices when its worker was started, where that was known.
+    #[serde(default)]
+    pub used_before: BTreeMap<DeviceId, u64>,
     /// Whether it was asked to stop.
     pub stop: Option<(StopHow, StopCause)>,
     /// Which of its devices failed by its driver's own word, and how: that is what the attempt ends of, whatever its worker says.

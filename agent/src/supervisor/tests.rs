@@ -77,6 +77,7 @@ async fn what_a_vanished_worker_left_behind_is_killed_with_it() {
     scene.start();
     scene.until_gone().await;
     let orphan: u32 = std::fs::read_to_string(scene.folder.path().join("orphan")).unwrap().parse().unwrap();
+    assert!(scene.joined.contains(&orphan), "what it leaves on a device is found by its number");
     let state = procfs::process::Process::new(orphan as i32).and_then(|process| process.stat()).map(|stat| stat.state);
     assert!(state.is_err() || state.is_ok_and(|state| state == 'Z'), "the orphan is alive");
 }
@@ -225,6 +226,7 @@ struct Scene {
     events: mpsc::Receiver<Event>,
     memory_limit: u64,
     seen: Vec<EventLine>,
+    joined: Vec<u32>,
 }
 
 impl Scene {
@@ -233,7 +235,7 @@ impl Scene {
         let setting = Setting { config: script.config(), boot: clock::boot_id(), events: send };
         let supervisor = Supervisor::new(setting.clone());
         let folder = tempfile::tempdir().unwrap();
-        Self { folder, setting, supervisor, events, memory_limit: u64::MAX, seen: Vec::new() }
+        Self { folder, setting, supervisor, events, memory_limit: u64::MAX, seen: Vec::new(), joined: Vec::new() }
     }
 
     fn start(&mut self) {
@@ -267,6 +269,9 @@ impl Scene {
                 let Some(Event::Worker(_, news)) = self.events.recv().await else { panic!("no more news") };
                 if let News::Event(line) = &news {
                     self.seen.push((**line).clone());
+                }
+                if let News::Joined { pids } = &news {
+                    self.joined.extend(pids);
                 }
                 if wanted(&news) {
                     return news;

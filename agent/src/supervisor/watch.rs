@@ -24,6 +24,7 @@ use lorikeet_protocol::{
 };
 use rustix::process::Signal;
 use std::{
+    collections::BTreeSet,
     fs::{File, OpenOptions, TryLockError},
     path::PathBuf,
     time::{Duration, Instant},
@@ -57,6 +58,8 @@ pub(super) struct Watch {
     worker: Worker,
     /// The process that holds the lock, once it said so.
     holder: Option<Name>,
+    /// Everybody who was seen in its group: what a dead one leaves on a device is found by its number.
+    members: BTreeSet<u32>,
     tail: Tail,
     stall: Stall,
     measured: Option<Instant>,
@@ -116,8 +119,22 @@ impl Watch {
     ) -> Self {
         let tail = Tail::new(&directory.join(EVENTS));
         let stall = Stall::new(setting.config.stall_after, Instant::now());
-        let (holder, measured, killed, overgrown) = (None, None, false, false);
-        Self { setting, id, directory, memory_limit, orders, worker, holder, tail, stall, measured, killed, overgrown }
+        let (holder, members, measured, killed, overgrown) = (None, BTreeSet::new(), None, false, false);
+        Self {
+            setting,
+            id,
+            directory,
+            memory_limit,
+            orders,
+            worker,
+            holder,
+            members,
+            tail,
+            stall,
+            measured,
+            killed,
+            overgrown,
+        }
     }
 
     /// Until the worker is gone and the attempt forgotten, or until the agent leaves.
@@ -279,10 +296,19 @@ impl Watch {
         }
         self.measured = Some(Instant::now());
         self.bound_log().await;
+        self.look_for_members().await;
         let Some(group) = self.group() else { return };
         let resident = group.resident_bytes();
         if resident > self.memory_limit {
             self.tell(News::TooLarge { resident, limit: self.memory_limit }).await;
+        }
+    }
+
+    async fn look_for_members(&mut self) {
+        let members = self.group().map(Group::members).unwrap_or_default();
+        let pids: Vec<u32> = members.iter().map(|name| name.pid).filter(|pid| self.members.insert(*pid)).collect();
+        if !pids.is_empty() {
+            self.tell(News::Joined { pids }).await;
         }
     }
 
@@ -334,6 +360,7 @@ impl Watch {
     /// Nobody of the group stays, and nothing it said is overlooked.
     async fn kill_rest(&mut self) {
         self.tell_events().await;
+        self.look_for_members().await;
         if let Some(group) = self.group() {
             kill_all(|| group.kill(), STUCK_AFTER, async |name| self.tell(News::Stuck { pid: name.pid }).await).await;
         }

@@ -13,7 +13,7 @@ use lorikeet_protocol::{
     agent::{FromAgent, Offer, ToAgent},
     codec,
     file::FileManifest,
-    id::{BootId, Hash, UnixMillis},
+    id::{BootId, DeviceId, Hash, UnixMillis},
     job::AttemptPhase,
 };
 use std::{fs, path::Path, sync::Arc, time::Duration};
@@ -132,6 +132,7 @@ fn valid_records(boot: BootId) -> Vec<Vec<u8>> {
         accepted,
         running,
         spawned,
+        used_before: [(DeviceId("GPU-0".into()), 5 << 30)].into(),
         stop: None,
         device_fault: None,
         checkpoints_through: 3,

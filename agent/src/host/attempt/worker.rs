@@ -23,6 +23,7 @@ impl Attempt {
         }
         match news {
             News::Holds { pid } => self.holds_lock(pid, now, out),
+            News::Joined { pids } => self.pids.extend(pids),
             News::Event(line) => self.event(*line, now, out),
             News::TooLarge { resident, limit } => self.too_large(resident, limit, now, out),
             News::Overgrown { what } => self.overgrown(&what, now, out),
@@ -30,6 +31,7 @@ impl Attempt {
             News::Exited(exit) => self.exit = Some(exit),
             News::Stuck { pid } => {
                 self.pid = Some(pid);
+                self.pids.insert(pid);
                 self.give_up(now, out);
             }
             News::Gone { how } => self.gone(&how, now, out),
@@ -102,6 +104,7 @@ impl Attempt {
 
     pub(super) fn holds_lock(&mut self, pid: u32, now: Now, out: &mut Vec<Action>) {
         self.pid = Some(pid);
+        self.pids.insert(pid);
         let State::Starting { leave, .. } = &mut self.state else { return };
         let leave = leave.take();
         let since = *self.record.running.get_or_insert(now.mono);

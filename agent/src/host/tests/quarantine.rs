@@ -37,6 +37,73 @@ fn a_look_at_which_the_driver_says_nothing_takes_no_dead_worker_off_its_device()
 }
 
 #[test]
+fn silence_about_who_computes_on_a_gpu_is_not_nobody() {
+    let mut scene = scene_on_gpu();
+    scene.gone(1);
+    assert_eq!(scene.looks_at_gpu(10, 40, None), Ok(()), "a driver takes its time");
+    let quarantined = scene.looks_at_gpu(20, 40, None).unwrap_err();
+    assert!(quarantined.contains("36864 MiB more of its memory are in use than before"), "{quarantined}");
+    let named = scene.looks_at_gpu(1, 40, Some(&[42])).unwrap_err();
+    assert!(named.contains("it is tested before it is offered"), "{named}");
+    assert!(!scene.tests_gpu(4_000, 40, Some(&[42])), "it holds memory, however long");
+    assert!(scene.tests_gpu(1, 4, None), "what is in use is what was in use before");
+}
+
+#[test]
+fn where_the_driver_has_other_numbers_for_processes_the_memory_says_what_is_left() {
+    let mut scene = scene_on_gpu();
+    assert_eq!(scene.looks_at_gpu(5, 40, Some(&[9_042])), Ok(()), "the number of the machine, not of the container");
+    scene.gone(1);
+    assert_eq!(scene.looks_at_gpu(29, 40, Some(&[])), Ok(()));
+    assert!(scene.looks_at_gpu(1, 40, Some(&[])).unwrap_err().contains("whose worker is dead"));
+    let mut scene = scene_on_gpu();
+    scene.gone(1);
+    assert_eq!(scene.looks_at_gpu(5, 4, Some(&[])), Ok(()));
+    assert_eq!(scene.looks_at_gpu(60, 40, Some(&[])), Ok(()), "it had come back: this is somebody else's");
+}
+
+#[test]
+fn a_driver_that_named_a_worker_of_ours_is_believed_that_none_is_left() {
+    let mut scene = scene_on_gpu();
+    assert_eq!(scene.looks_at_gpu(5, 40, Some(&[42])), Ok(()));
+    scene.gone(1);
+    assert_eq!(scene.looks_at_gpu(60, 40, Some(&[7])), Ok(()), "somebody else came meanwhile");
+}
+
+#[test]
+fn memory_that_may_be_somebody_elses_keeps_a_gpu_from_its_test_for_an_hour() {
+    let mut scene = scene_on_gpu();
+    scene.gone(1);
+    assert!(scene.looks_at_gpu(30, 40, None).is_err());
+    assert!(!scene.tests_gpu(3_500, 40, None));
+    assert!(scene.tests_gpu(100, 40, None));
+}
+
+#[test]
+fn what_a_dead_worker_held_is_not_taken_for_what_was_in_use_before_the_next() {
+    let mut scene = scene_on_gpu();
+    scene.gone(1);
+    assert_eq!(scene.looks_at_gpu(5, 40, None), Ok(()));
+    scene.heard(ToAgent::Offer(Box::new(offer_on(id(2), "GPU-1"))));
+    scene.event(Event::Prepared(id(2)));
+    scene.news(2, News::Holds { pid: 43 });
+    assert_eq!(scene.looks_at_gpu(600, 80, None), Ok(()), "one of ours is at work there");
+    scene.gone(2);
+    assert_eq!(scene.looks_at_gpu(29, 40, None), Ok(()), "the second has its time as well");
+    assert!(scene.looks_at_gpu(1, 40, None).is_err());
+}
+
+#[test]
+fn memory_that_a_dead_follower_holds_is_found() {
+    let mut scene = Scene::running();
+    scene.news(1, News::Joined { pids: vec![42, 43] });
+    scene.gone(1);
+    assert_eq!(usable_after(&mut scene, 29, &[43]), Ok(()));
+    let quarantined = usable_after(&mut scene, 1, &[43]).unwrap_err();
+    assert!(quarantined.contains("process 43"), "{quarantined}");
+}
+
+#[test]
 fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss_and_offered_once_it_has_vanished() {
     let mut scene = Scene::new();
     (scene.host.rules.spares_cpu, scene.host.rules.proves_gpus) = (true, false);
@@ -321,6 +388,43 @@ fn a_gpu_that_vanishes_ends_its_attempt_stays_on_the_list_and_is_tested_when_it_
     let tests = |out: &[Action]| out.contains(&Action::Test(DeviceId("GPU-1".into())));
     assert!(!tests(&scene.event(Event::Looked(without))), "there is nothing to test");
     assert!(tests(&scene.event(Event::Looked(with))));
+}
+
+/// A worker, 42, on a GPU of which 4 GiB were in use before.
+fn scene_on_gpu() -> Scene {
+    let mut scene = Scene::new();
+    scene.rules.proves_gpus = false;
+    (scene.host, _) = Host::restore(scene.rules.clone(), vec![], scene.now);
+    assert_eq!(scene.looks_at_gpu(0, 4, Some(&[])), Ok(()));
+    scene.heard(ToAgent::Offer(Box::new(offer_on(id(1), "GPU-1"))));
+    scene.event(Event::Prepared(id(1)));
+    scene.news(1, News::Holds { pid: 42 });
+    scene
+}
+
+impl Scene {
+    /// What is said of the GPU so many seconds later, with so many GiB in use and these processes on it; `None`: the driver does not say.
+    fn looks_at_gpu(&mut self, seconds: u64, used: u64, pids: Option<&[u32]>) -> Result<(), String> {
+        self.look_at_gpu(seconds, used, pids);
+        self.host.devices()[0].usable.clone()
+    }
+
+    fn tests_gpu(&mut self, seconds: u64, used: u64, pids: Option<&[u32]>) -> bool {
+        self.look_at_gpu(seconds, used, pids).contains(&Action::Test(DeviceId("GPU-1".into())))
+    }
+
+    fn look_at_gpu(&mut self, seconds: u64, used: u64, pids: Option<&[u32]>) -> Vec<Action> {
+        self.now.mono += Duration::from_secs(seconds);
+        let gpu = Device {
+            id: DeviceId("GPU-1".into()),
+            kind: DeviceKind::Cuda { compute: (9, 0), driver: None },
+            memory_bytes: 100 << 30,
+            free_bytes: (100 - used) << 30,
+            ..seen(&[]).devices[0].clone()
+        };
+        let holders = pids.map(|pids| (gpu.id.clone(), holding(pids))).into_iter().collect();
+        self.event(Event::Looked(Seen { devices: vec![gpu], holders, ..Seen::default() }))
+    }
 }
 
 /// A look that hears this of a device.
