@@ -331,6 +331,7 @@ impl Driver {
         let actions = self.ask(Event::Looked(seen));
         let changed = gpu::changed(&before, self.host.devices());
         telemetry.retain(|telemetry| self.devices().iter().any(|device| device.id == telemetry.device));
+        telemetry.iter_mut().for_each(|said| said.foreign = self.host.foreign(&said.device));
         if let Some(talk) = &mut self.conversation {
             talk.looked(&telemetry, self.host.devices(), changed, self.config.devices.report);
         }

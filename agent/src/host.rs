@@ -21,7 +21,7 @@ use crate::config::{Choice, Devices, Worker};
 use attempt::Attempt;
 pub use event::{Action, Ask, Event, Fault, News, Now};
 use lorikeet_protocol::{
-    agent::{Ended, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
+    agent::{Ended, Foreign, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
     file::is_plain_path,
     id::{AttemptId, BootId, DeviceId},
     job::{Device, DeviceKind, Outcome, StopCause},
@@ -217,6 +217,20 @@ impl Host {
     /// As last looked at, and whether they may be used.
     pub fn devices(&self) -> &[Device] {
         &self.devices
+    }
+
+    /// Who else than workers of ours computes on a device; `None` where the driver does not say, or does not call ours by numbers that we know.
+    pub fn foreign(&self, device: &DeviceId) -> Option<Foreign> {
+        let is_ours = |pid: &u32| self.attempts.values().any(|attempt| attempt.pids().contains(pid));
+        if !self.quarantine.tells_ours_apart(device) {
+            return None;
+        }
+        let others =
+            self.holders.get(device)?.iter().filter(|(pid, _)| !is_ours(pid) && !self.quarantine.is_dead(**pid));
+        Some(others.fold(Foreign::default(), |sum, (_, bytes)| Foreign {
+            processes: sum.processes + 1,
+            bytes: sum.bytes.saturating_add(bytes.unwrap_or(0)),
+        }))
     }
 
     /// How many workers may be alive here.

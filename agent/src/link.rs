@@ -32,7 +32,8 @@ pub use tls::{TlsError, dated::ClockOff};
 use crate::{config, pulse::Pulse};
 use identity::{Identity, Shared};
 use lorikeet_protocol::{
-    agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Welcome},
+    ALPN_CONTROL, ALPN_CONTROL_METER,
+    agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Welcome, former},
     backoff::Backoff,
     codec,
     id::NodeId,
@@ -87,12 +88,34 @@ pub(crate) struct Session {
     /// What is said, in order.
     pub(crate) outgoing: mpsc::Sender<FromAgent>,
     connection: Connection,
+    words: Words,
+}
+
+/// What can be spoken of in a conversation, by its name.
+#[derive(Debug, Clone, Copy)]
+struct Words {
+    /// Which CAs are trusted.
+    trust: bool,
+    /// All that devices say of themselves.
+    meter: bool,
+}
+
+impl Words {
+    fn of(connection: &Connection) -> Self {
+        let spoken = negotiated(connection);
+        let spoken = spoken.as_deref().unwrap_or(ALPN_CONTROL);
+        Self { trust: spoken != ALPN_CONTROL, meter: spoken == ALPN_CONTROL_METER }
+    }
 }
 
 impl Session {
     /// Says how a device feels; it may get lost.
     pub(crate) fn telemetry(&self, telemetry: &Telemetry) {
-        if let Ok(frame) = codec::encode(telemetry) {
+        let frame = match self.words.meter {
+            true => codec::encode(telemetry),
+            false => codec::encode(&former::Telemetry::from(telemetry)),
+        };
+        if let Ok(frame) = frame {
             let body = frame[codec::HEADER_BYTES..].to_vec();
             if body.len() <= TELEMETRY_BYTES {
                 let _ = self.connection.send_datagram(body.into());

@@ -31,8 +31,8 @@ use admitted::Admitted;
 use doormat::Doormat;
 use guest::{Guests, Purpose};
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_JOIN, agent::FromAgent,
-    codec::CodecError, id::NodeId, rate::Bucket,
+    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER, ALPN_CONTROL_TRUST, ALPN_JOIN,
+    agent::FromAgent, codec::CodecError, id::NodeId, rate::Bucket,
 };
 use quinn::{
     Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadExactError, ServerConfig, TokioRuntime,
@@ -388,15 +388,17 @@ async fn serve(shared: &Arc<Shared>, connection: &Connection) -> Result<(), Link
     };
     match protocol.as_deref() {
         Some(protocol) if protocol == ALPN_JOIN => join::serve(shared, connection).await,
-        Some(protocol @ (ALPN_CONTROL | ALPN_CONTROL_TRUST | ALPN_CONTROL_EXPEL)) => match certificate() {
-            Some(certificate) => {
-                let Some(_place) = shared.guests.enter(&certificate, Purpose::Control) else {
-                    return crowd(connection);
-                };
-                peer::serve(shared, connection, certificate, peer::Words::of(protocol)).await
+        Some(protocol @ (ALPN_CONTROL | ALPN_CONTROL_TRUST | ALPN_CONTROL_EXPEL | ALPN_CONTROL_METER)) => {
+            match certificate() {
+                Some(certificate) => {
+                    let Some(_place) = shared.guests.enter(&certificate, Purpose::Control) else {
+                        return crowd(connection);
+                    };
+                    peer::serve(shared, connection, certificate, peer::Words::of(protocol)).await
+                }
+                None => turn_away(connection),
             }
-            None => turn_away(connection),
-        },
+        }
         Some(protocol) if [ALPN_BLOB, ALPN_BLOB_SHARE].contains(&protocol) => {
             match certificate().filter(|found| !found.expired) {
                 Some(certificate) => {

@@ -4,6 +4,11 @@
 //! by the coordinator, in order. Everything the coordinator wants follows from desired state at every (re)connect, so `ToAgent`
 //! needs no outbox: a lost message is said again in the next welcome.
 
+pub mod former;
+mod telemetry;
+
+pub use telemetry::{Foreign, RemappedRows, Telemetry, ThrottleReason};
+
 use crate::{
     file::NamedFile,
     id::{AttemptId, BootId, DeviceId, Hash, NodeId, UnixMillis},
@@ -202,25 +207,6 @@ pub struct EventLines {
     pub first: u64,
     /// The JSON lines, without their line ends.
     pub lines: Vec<String>,
-}
-
-/// One device at one moment; sent as a datagram of at most 1,100 bytes, and losing one is fine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Telemetry {
-    /// Which device.
-    pub device: DeviceId,
-    /// By the node's clock.
-    pub time: UnixMillis,
-    /// 0–100.
-    pub utilization_percent: f32,
-    /// Memory in use, by anybody.
-    pub used_bytes: u64,
-    /// Memory in all.
-    pub memory_bytes: u64,
-    /// Where the device says.
-    pub temperature_celsius: Option<f32>,
-    /// Where the device says.
-    pub power_watts: Option<f32>,
 }
 
 /// What the coordinator says.

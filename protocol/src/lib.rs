@@ -70,6 +70,8 @@ pub const ALPN_CONTROL: &[u8] = b"lorikeet-control/1";
 pub const ALPN_CONTROL_TRUST: &[u8] = b"lorikeet-control/2";
 /// The same again with the word about nodes that were sent away ([`Expelled`](agent::ToAgent::Expelled)).
 pub const ALPN_CONTROL_EXPEL: &[u8] = b"lorikeet-control/3";
+/// The same again with everything that a device says of itself ([`Telemetry`](agent::Telemetry)).
+pub const ALPN_CONTROL_METER: &[u8] = b"lorikeet-control/4";
 /// ALPN of the blob connection: bulk never starves heartbeats because it has a connection of its own.
 pub const ALPN_BLOB: &[u8] = b"lorikeet-blob/1";
 /// The same with the questions about other nodes' files ([`share`]). An agent offers both names, and a coordinator that knows this one

@@ -5,7 +5,11 @@
 
 mod examples;
 
-use lorikeet_protocol::codec;
+use lorikeet_protocol::{
+    agent::{Foreign, RemappedRows, Telemetry, WORD, former},
+    codec,
+    id::{DeviceId, UnixMillis},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -42,7 +46,41 @@ fn joining_keeps_its_bytes() {
 fn telemetry_keeps_its_bytes_and_fits_a_datagram() {
     let telemetry = examples::telemetry();
     assert!(codec::encode(&telemetry).expect("our own examples encode and read back").len() <= 1_100);
-    pin_frames("telemetry", &[telemetry]);
+    pin_frames("telemetry_4", &[telemetry]);
+}
+
+#[test]
+fn telemetry_of_before_keeps_its_bytes_and_says_the_same() {
+    let (former, telemetry) = (examples::former_telemetry(), examples::telemetry());
+    pin_frames("telemetry", std::slice::from_ref(&former));
+    assert_eq!(Telemetry::from(former.clone()), known_before(telemetry.clone()));
+    assert_eq!(former::Telemetry::from(&telemetry), former);
+    let silent = Telemetry { utilization_percent: None, ..telemetry };
+    assert_eq!(former::Telemetry::from(&silent).utilization_percent, 0.0, "it has no other word for that");
+}
+
+fn known_before(said: Telemetry) -> Telemetry {
+    let Telemetry { utilization_percent, temperature_celsius, power_watts, .. } = said;
+    let new = Telemetry::new(said.device, said.time, said.used_bytes, said.memory_bytes);
+    Telemetry { utilization_percent, temperature_celsius, power_watts, ..new }
+}
+
+#[test]
+fn the_largest_telemetry_fits_a_datagram() {
+    let most = Telemetry {
+        device: DeviceId("x".repeat(WORD)),
+        time: UnixMillis(u64::MAX),
+        used_bytes: u64::MAX,
+        memory_bytes: u64::MAX,
+        corrected_errors: Some(u64::MAX),
+        uncorrected_errors: Some(u64::MAX),
+        sm_clock_mhz: Some(u32::MAX),
+        memory_clock_mhz: Some(u32::MAX),
+        remapped_rows: Some(RemappedRows { corrected: u32::MAX, uncorrected: u32::MAX, pending: true, failed: true }),
+        foreign: Some(Foreign { processes: u32::MAX, bytes: u64::MAX }),
+        ..examples::telemetry()
+    };
+    assert!(codec::encode(&most).unwrap().len() <= 1_100);
 }
 
 #[test]

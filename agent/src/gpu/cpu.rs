@@ -34,23 +34,21 @@ impl Slot {
             free_bytes,
             usable: Ok(()),
         };
+        let used_bytes = memory.mem_total - free_bytes;
         let telemetry = Telemetry {
-            device: DeviceId::cpu(),
-            time,
             utilization_percent: self.utilization(),
-            used_bytes: memory.mem_total - free_bytes,
-            memory_bytes: memory.mem_total,
-            temperature_celsius: None,
-            power_watts: None,
+            ..Telemetry::new(DeviceId::cpu(), time, used_bytes, memory.mem_total)
         };
         Look { seen: Seen { devices: vec![device], ..Seen::default() }, telemetry: vec![telemetry] }
     }
 
-    fn utilization(&mut self) -> f32 {
+    /// Since the last look; of the first nothing is known.
+    fn utilization(&mut self) -> Option<f32> {
         let now = ticks();
-        let (Some(now), Some(last)) = (now, std::mem::replace(&mut self.last, now)) else { return 0.0 };
+        let last = std::mem::replace(&mut self.last, now)?;
+        let now = now?;
         let all = now.all.saturating_sub(last.all).max(1);
-        (100.0 * now.busy.saturating_sub(last.busy) as f32 / all as f32).min(100.0)
+        Some((100.0 * now.busy.saturating_sub(last.busy) as f32 / all as f32).min(100.0))
     }
 }
 

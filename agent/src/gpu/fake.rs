@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{config::Fake, host::Holders};
 use lorikeet_protocol::{
-    agent::Telemetry,
+    agent::{RemappedRows, Telemetry},
     id::{DeviceId, UnixMillis},
     job::{Device, DeviceKind},
 };
@@ -52,7 +52,7 @@ impl Declared {
         device.usable = device.usable.and(healthy);
         look.seen.devices.push(device);
         look.seen.holders.insert(id, holders(fake));
-        look.telemetry.push(feel(fake, time));
+        look.telemetry.push(feel(fake, feeling.signs, time));
     }
 }
 
@@ -91,15 +91,14 @@ fn device(fake: &Fake) -> Device {
     }
 }
 
-fn feel(fake: &Fake, time: UnixMillis) -> Telemetry {
+fn feel(fake: &Fake, signs: Signs, time: UnixMillis) -> Telemetry {
+    let rows = RemappedRows { pending: signs.remap_pending, failed: signs.remap_failed, ..RemappedRows::default() };
     Telemetry {
-        device: DeviceId(fake.id.clone()),
-        time,
-        utilization_percent: 50.0,
-        used_bytes: 0,
-        memory_bytes: fake.memory,
+        utilization_percent: Some(50.0),
         temperature_celsius: Some(40.0),
-        power_watts: None,
+        uncorrected_errors: signs.uncorrected,
+        remapped_rows: fake.compute.map(|_| rows),
+        ..Telemetry::new(DeviceId(fake.id.clone()), time, 0, fake.memory)
     }
 }
 

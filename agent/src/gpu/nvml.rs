@@ -11,7 +11,7 @@ use super::{
 };
 use crate::host::Holders;
 use lorikeet_protocol::{
-    agent::Telemetry,
+    agent::{RemappedRows, Telemetry, ThrottleReason},
     id::{DeviceId, UnixMillis},
     job::{Device, DeviceKind, Driver},
 };
@@ -150,18 +150,22 @@ fn instances<'n>(gpu: &Gpu<'n>) -> Vec<Gpu<'n>> {
 }
 
 fn signs(gpu: &Gpu<'_>) -> Signs {
-    let uncorrected = gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok();
-    let (remap_pending, remap_failed) = remapped(gpu).unwrap_or_default();
-    Signs { uncorrected, remap_pending, remap_failed }
+    let rows = remapped(gpu).unwrap_or_default();
+    Signs { uncorrected: errors(gpu, MemoryError::Uncorrected), remap_pending: rows.pending, remap_failed: rows.failed }
 }
 
-/// Whether a row waits to be replaced, and whether one could not be. The wrapper has no word for it yet.
-fn remapped(gpu: &Gpu<'_>) -> Option<(bool, bool)> {
+/// Since the last reset.
+fn errors(gpu: &Gpu<'_>, kind: MemoryError) -> Option<u64> {
+    gpu.total_ecc_errors(kind, EccCounter::Volatile).ok()
+}
+
+/// Faulty rows. The wrapper has no word for them yet.
+fn remapped(gpu: &Gpu<'_>) -> Option<RemappedRows> {
     let ask = gpu.nvml().lib().nvmlDeviceGetRemappedRows.as_ref().ok()?;
     let (mut corrected, mut uncorrected, mut pending, mut failed) = (0, 0, 0, 0);
     // SAFETY: the handle is that of a device of this open library; four numbers are written during the call.
     let answer = unsafe { ask(gpu.handle(), &mut corrected, &mut uncorrected, &mut pending, &mut failed) };
-    (answer == 0).then_some((pending != 0, failed != 0))
+    (answer == 0).then_some(RemappedRows { corrected, uncorrected, pending: pending != 0, failed: failed != 0 })
 }
 
 /// The device, how it feels, and which processes compute on it with how much of its memory, where the driver says: no answer is not
@@ -177,13 +181,16 @@ fn one(
     let device =
         Device { id: id.clone(), name: gpu.name()?, kind, memory_bytes: memory.total, free_bytes: memory.free, usable };
     let telemetry = Telemetry {
-        device: id,
-        time,
-        utilization_percent: gpu.utilization_rates().map_or(0.0, |rates| rates.gpu as f32),
-        used_bytes: memory.used,
-        memory_bytes: memory.total,
+        utilization_percent: gpu.utilization_rates().ok().map(|rates| rates.gpu as f32),
         temperature_celsius: gpu.temperature(TemperatureSensor::Gpu).ok().map(|celsius| celsius as f32),
         power_watts: gpu.power_usage().ok().map(|milliwatts| milliwatts as f32 / 1000.0),
+        sm_clock_mhz: gpu.clock_info(Clock::SM).ok(),
+        memory_clock_mhz: gpu.clock_info(Clock::Memory).ok(),
+        throttle_reasons: gpu.current_throttle_reasons().ok().map(throttle_reasons),
+        corrected_errors: errors(gpu, MemoryError::Corrected),
+        uncorrected_errors: errors(gpu, MemoryError::Uncorrected),
+        remapped_rows: remapped(gpu),
+        ..Telemetry::new(id, time, memory.used, memory.total)
     };
     let bytes = |memory| match memory {
         UsedGpuMemory::Used(bytes) => Some(bytes),
@@ -212,13 +219,28 @@ fn reading(gpu: &Gpu<'_>) -> Result<Reading, NvmlError> {
         clock_mhz: gpu.clock_info(Clock::SM).ok(),
         most_clock_mhz: gpu.max_clock_info(Clock::SM).ok(),
         held_back: gpu.current_throttle_reasons().map_or_else(|_| Vec::new(), held_back),
-        uncorrected_errors: gpu.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile).ok(),
-        remap_pending: remapped(gpu).map(|(pending, _)| pending),
-        remap_failed: remapped(gpu).map(|(_, failed)| failed),
+        uncorrected_errors: errors(gpu, MemoryError::Uncorrected),
+        remap_pending: remapped(gpu).map(|rows| rows.pending),
+        remap_failed: remapped(gpu).map(|rows| rows.failed),
         energy_kwh: gpu.total_energy_consumption().ok().map(|millijoules| millijoules as f64 / 3.6e9),
         processes: processes.into_iter().map(|process| process.pid).collect(),
         instances: instances(gpu).iter().filter_map(|gpu| gpu.uuid().ok()).collect(),
     })
+}
+
+fn throttle_reasons(reasons: ThrottleReasons) -> BTreeSet<ThrottleReason> {
+    let words = [
+        (ThrottleReasons::GPU_IDLE, ThrottleReason::GpuIdle),
+        (ThrottleReasons::APPLICATIONS_CLOCKS_SETTING, ThrottleReason::ApplicationsClocksSetting),
+        (ThrottleReasons::SW_POWER_CAP, ThrottleReason::SwPowerCap),
+        (ThrottleReasons::HW_SLOWDOWN, ThrottleReason::HwSlowdown),
+        (ThrottleReasons::SYNC_BOOST, ThrottleReason::SyncBoost),
+        (ThrottleReasons::SW_THERMAL_SLOWDOWN, ThrottleReason::SwThermalSlowdown),
+        (ThrottleReasons::HW_THERMAL_SLOWDOWN, ThrottleReason::HwThermalSlowdown),
+        (ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN, ThrottleReason::HwPowerBrakeSlowdown),
+        (ThrottleReasons::DISPLAY_CLOCK_SETTING, ThrottleReason::DisplayClockSetting),
+    ];
+    words.into_iter().filter(|(bit, _)| reasons.contains(*bit)).map(|(_, word)| word).collect()
 }
 
 /// Why the clock is lower than it could be, in words.
@@ -245,4 +267,28 @@ fn is_recent(compute: (u8, u8)) -> Result<(), String> {
     let ((major, minor), (oldest, _)) = (compute, OLDEST);
     let words = || format!("its compute capability is {major}.{minor}, expected {oldest}.0 or newer");
     if compute < OLDEST { Err(words()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_the_names_of_the_library() {
+        let all = throttle_reasons(ThrottleReasons::all());
+        let names = serde_json::to_string(&all).unwrap();
+        let expected = [
+            "gpu_idle",
+            "applications_clocks_setting",
+            "sw_power_cap",
+            "hw_slowdown",
+            "sync_boost",
+            "sw_thermal_slowdown",
+            "hw_thermal_slowdown",
+            "hw_power_brake_slowdown",
+            "display_clock_setting",
+        ];
+        assert_eq!(names, serde_json::to_string(&expected).unwrap());
+        assert!(throttle_reasons(ThrottleReasons::NONE).is_empty());
+    }
 }

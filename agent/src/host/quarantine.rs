@@ -172,6 +172,18 @@ impl Quarantine {
         self.knows_ours |= holders.values().flat_map(|holders| holders.keys()).any(|pid| ours.contains(pid));
     }
 
+    /// Whether others on a device can be told from ours: nobody of ours is there, or the driver calls ours by numbers that we know. One that is
+    /// being tested has a process of ours that nobody counts.
+    pub(super) fn tells_ours_apart(&self, device: &DeviceId) -> bool {
+        let is_tested = self.out.get(device).is_some_and(|out| out.test == Test::Running);
+        !is_tested && (self.knows_ours || !held(&self.dead, &self.at_work).contains(device))
+    }
+
+    /// Whether a process was of a worker that may still hold something.
+    pub(super) fn is_dead(&self, pid: u32) -> bool {
+        self.dead.iter().any(|dead| dead.pids.contains(&pid))
+    }
+
     /// These devices, and no others, are kept from their tests by a worker that is alive.
     pub(super) fn hold(&mut self, devices: BTreeSet<DeviceId>) {
         self.at_work = devices;

@@ -1,12 +1,12 @@
 //! One session: dial, hello, welcome, then both directions until one of them ends.
 
 use super::{
-    Backoff, Link, LinkError, LinkState, News, OUTGOING, Session, frame,
+    Backoff, Link, LinkError, LinkState, News, OUTGOING, Session, Words, frame,
     identity::{Identity, IdentityError},
-    judge, negotiated,
+    judge,
 };
 use lorikeet_protocol::{
-    ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST,
+    ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER, ALPN_CONTROL_TRUST,
     agent::{FromAgent, ToAgent},
 };
 use quinn::{Connection, RecvStream, SendStream};
@@ -21,13 +21,16 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// The newest that the coordinator knows is spoken.
+const CONVERSATIONS: [&[u8]; 4] = [ALPN_CONTROL_METER, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_CONTROL];
+
 /// CAs that the coordinator wants trusted and the disk did not keep, and when they are tried again.
 type Unkept = Option<(Vec<Vec<u8>>, Instant)>;
 
 impl Link {
     /// Lives one session; answers why it ended.
     pub(super) async fn session(&self, backoff: &mut Backoff, cancel: &CancellationToken) -> LinkError {
-        let connection = match self.caller.dial(&[ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_CONTROL]).await {
+        let connection = match self.caller.dial(&CONVERSATIONS).await {
             Ok(connection) => connection,
             Err(error) => return error,
         };
@@ -82,12 +85,10 @@ impl Link {
         tracing::info!(node = %welcome.node, session = welcome.session, "connected to the coordinator");
         let heartbeat = welcome.heartbeat.max(Duration::from_millis(10));
         let (outgoing, messages) = mpsc::channel(OUTGOING);
-        let session = Session { outgoing, connection: connection.clone() };
+        let words = Words::of(connection);
+        let session = Session { outgoing, connection: connection.clone(), words };
         self.state.send_replace(LinkState::Up { node: welcome.node, session: welcome.session });
         self.news.send(News::Welcomed(welcome, session)).await.map_err(|_| LinkError::Stopping)?;
-        let spoken = negotiated(connection);
-        let knows_trust =
-            spoken.as_deref().is_some_and(|name| [ALPN_CONTROL_TRUST, ALPN_CONTROL_EXPEL].contains(&name));
         // Each lives until the session ends, so none is cut in the middle of a frame and begun again.
         tokio::select! {
             biased;
@@ -96,7 +97,7 @@ impl Link {
                 Err(LinkError::Stopping)
             }
             ended = self.listen(&mut receive) => ended,
-            ended = self.speak(&mut send, messages, heartbeat, knows_trust) => ended,
+            ended = self.speak(&mut send, messages, heartbeat, words) => ended,
         }
     }
 
@@ -126,17 +127,17 @@ impl Link {
         send: &mut SendStream,
         mut messages: mpsc::Receiver<FromAgent>,
         heartbeat: Duration,
-        knows_trust: bool,
+        words: Words,
     ) -> Result<Infallible, LinkError> {
         let (mut asked, mut driver) = (None::<Instant>, self.pulse.listen(Instant::now()));
         let mut told = None::<Arc<Identity>>;
         loop {
             let identity = self.caller.identity();
             let untold = told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &identity));
-            let outdated = knows_trust && identity.is_of_an_older_authority();
+            let outdated = words.trust && identity.is_of_an_older_authority();
             let due = (outdated || self.renewal_is_due())
                 && asked.is_none_or(|asked| asked.elapsed() >= self.caller.timers.ask_again);
-            let message = if knows_trust && untold {
+            let message = if words.trust && untold {
                 FromAgent::Trusts(told.insert(identity).trusts())
             } else if due {
                 asked = Some(Instant::now());

@@ -5,7 +5,8 @@
 use super::frame;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_JOIN, COORDINATOR_NAME,
+    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER, ALPN_CONTROL_TRUST, ALPN_JOIN,
+    COORDINATOR_NAME,
     agent::{Farewell, FromAgent, Hello, ToAgent, Welcome},
     blob::{BlobAnswer, BlobRequest, Refusal},
     codec,
@@ -90,6 +91,9 @@ impl Authority {
             config.alpn_protocols.insert(0, ALPN_CONTROL_TRUST.to_vec());
             config.alpn_protocols.insert(0, ALPN_CONTROL_EXPEL.to_vec());
         }
+        if manner.meters {
+            config.alpn_protocols.insert(0, ALPN_CONTROL_METER.to_vec());
+        }
         quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).unwrap()))
     }
 }
@@ -140,6 +144,8 @@ pub(crate) struct Manner {
     pub(crate) name: &'static str,
     /// Whether it has words about trust; one of the version before has not.
     pub(crate) knows_trust: bool,
+    /// Whether it reads all that devices say of themselves, and so knows of everything before.
+    pub(crate) meters: bool,
     /// What it says to a join instead of welcoming it.
     pub(crate) refuse_join: Option<&'static str>,
     /// Life of the certificates it gives, in seconds from now.
@@ -150,7 +156,8 @@ pub(crate) struct Manner {
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { name: COORDINATOR_NAME, knows_trust: false, refuse_join: None, life: (-60, 86_400), shares: true }
+        let (knows_trust, meters) = (false, false);
+        Self { name: COORDINATOR_NAME, knows_trust, meters, refuse_join: None, life: (-60, 86_400), shares: true }
     }
 }
 
@@ -305,7 +312,9 @@ impl Serving {
         let data = data.downcast::<quinn::crypto::rustls::HandshakeData>().unwrap();
         match data.protocol.as_deref() {
             Some(ALPN_JOIN) => self.join(&connection).await,
-            Some(ALPN_CONTROL | ALPN_CONTROL_TRUST | ALPN_CONTROL_EXPEL) => self.control(connection).await,
+            Some(ALPN_CONTROL | ALPN_CONTROL_TRUST | ALPN_CONTROL_EXPEL | ALPN_CONTROL_METER) => {
+                self.control(connection).await
+            }
             Some(ALPN_BLOB | ALPN_BLOB_SHARE) => self.blobs(&connection).await,
             other => panic!("an ALPN of nobody: {other:?}"),
         }

@@ -11,6 +11,7 @@ use super::{
     *,
 };
 use lorikeet_protocol::{
+    agent::former,
     blob::Refusal,
     file::CHUNK_BYTES,
     id::{BootId, DeviceId, Hash, UnixMillis},
@@ -140,18 +141,24 @@ async fn messages_go_both_ways_and_telemetry_beside_them() {
     assert_eq!(peer.hear_news().await, FromAgent::Accepted(attempt(1)));
     peer.say(ToAgent::Forget(attempt(2))).await;
     assert!(matches!(link.news().await, News::Heard(ToAgent::Forget(id)) if id == attempt(2)));
-    let telemetry = Telemetry {
-        device: DeviceId::cpu(),
-        time: UnixMillis(1),
-        utilization_percent: 1.0,
-        used_bytes: 1,
-        memory_bytes: 2,
-        temperature_celsius: None,
-        power_watts: None,
-    };
-    link.session().telemetry(&telemetry);
+    link.session().telemetry(&telemetry());
     let datagram = within(peer.connection.read_datagram()).await.unwrap();
-    assert_eq!(codec::decode::<Telemetry>(&datagram).unwrap(), telemetry);
+    let former = former::Telemetry::from(&telemetry());
+    assert_eq!(codec::decode::<former::Telemetry>(&datagram).unwrap(), former, "one of before reads what it knows");
+}
+
+#[tokio::test]
+async fn a_coordinator_of_now_hears_all_that_a_device_says() {
+    let (folder, mut coordinator) = joined_with(Manner { meters: true, ..Manner::default() }).await;
+    let mut link = Running::start(folder.path());
+    let peer = link.welcomed(&mut coordinator).await;
+    link.session().telemetry(&telemetry());
+    let datagram = within(peer.connection.read_datagram()).await.unwrap();
+    assert_eq!(codec::decode::<Telemetry>(&datagram).unwrap(), telemetry());
+}
+
+fn telemetry() -> Telemetry {
+    Telemetry { sm_clock_mhz: Some(1_755), ..Telemetry::new(DeviceId::cpu(), UnixMillis(1), 1, 2) }
 }
 
 #[tokio::test]

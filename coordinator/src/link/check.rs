@@ -26,6 +26,8 @@ const ATTEMPTS: usize = 4_096;
 const CACHED: usize = 4_096;
 /// No device or machine has more memory.
 const MEMORY: u64 = 64 << 40;
+/// No clock is faster.
+const CLOCK_MHZ: u32 = 100_000;
 /// No run takes more steps.
 const STEPS: u64 = 1 << 40;
 /// `training_summary.json` is some KiB.
@@ -60,14 +62,20 @@ pub(super) fn message(message: &mut FromAgent) -> Result<(), Fault> {
 
 /// A datagram. Numbers that no device has are brought to the nearest that one can.
 pub(super) fn telemetry(said: &mut Telemetry) -> Result<(), Fault> {
-    let numbers = [Some(said.utilization_percent), said.temperature_celsius, said.power_watts];
+    let numbers = [said.utilization_percent, said.temperature_celsius, said.power_watts];
     hold(numbers.into_iter().flatten().all(f32::is_finite), "a device's number is none")?;
     hold(said.device.to_string().len() <= WORD, "a device's id is too long")?;
-    said.utilization_percent = said.utilization_percent.clamp(0.0, 100.0);
+    said.utilization_percent = said.utilization_percent.map(|percent| percent.clamp(0.0, 100.0));
     said.temperature_celsius = said.temperature_celsius.map(|celsius| celsius.clamp(-50.0, 200.0));
     said.power_watts = said.power_watts.map(|watts| watts.clamp(0.0, 10_000.0));
     said.memory_bytes = said.memory_bytes.min(MEMORY);
     said.used_bytes = said.used_bytes.min(said.memory_bytes);
+    for mhz in [&mut said.sm_clock_mhz, &mut said.memory_clock_mhz].into_iter().flatten() {
+        *mhz = (*mhz).min(CLOCK_MHZ);
+    }
+    if let Some(foreign) = &mut said.foreign {
+        foreign.bytes = foreign.bytes.min(said.memory_bytes);
+    }
     Ok(())
 }
 
@@ -130,7 +138,7 @@ fn cut(text: &mut String, most: usize) {
 mod tests {
     use super::*;
     use lorikeet_protocol::{
-        agent::{Checkpoint, CheckpointKind, Progress},
+        agent::{Checkpoint, CheckpointKind, Foreign, Progress},
         file::FileManifest,
         id::{AttemptId, AttemptToken, BootId, Hash, JobId, UnixMillis},
     };
@@ -192,16 +200,16 @@ mod tests {
     #[test]
     fn telemetry_says_nothing_that_no_device_can() {
         let mut said = Telemetry {
-            device: lorikeet_protocol::id::DeviceId::cpu(),
-            time: UnixMillis(1),
-            utilization_percent: 4_000.0,
-            used_bytes: u64::MAX,
-            memory_bytes: 10,
+            utilization_percent: Some(4_000.0),
             temperature_celsius: Some(-1e30),
             power_watts: Some(1e30),
+            sm_clock_mhz: Some(u32::MAX),
+            foreign: Some(Foreign { processes: 1, bytes: u64::MAX }),
+            ..Telemetry::new(lorikeet_protocol::id::DeviceId::cpu(), UnixMillis(1), u64::MAX, 10)
         };
         assert_eq!(telemetry(&mut said), Ok(()));
-        assert_eq!((said.utilization_percent, said.used_bytes), (100.0, 10));
+        assert_eq!((said.utilization_percent, said.used_bytes), (Some(100.0), 10));
+        assert_eq!((said.sm_clock_mhz, said.foreign.map(|foreign| foreign.bytes)), (Some(CLOCK_MHZ), Some(10)));
         assert_eq!((said.temperature_celsius, said.power_watts), (Some(-50.0), Some(10_000.0)));
         said.power_watts = Some(f32::NAN);
         assert!(telemetry(&mut said).is_err());

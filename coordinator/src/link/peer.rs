@@ -18,9 +18,9 @@ use super::{
 };
 use crate::clock::now;
 use lorikeet_protocol::{
-    ALPN_CONTROL, ALPN_CONTROL_EXPEL,
-    agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Trusts, Welcome},
-    codec,
+    ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER,
+    agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Trusts, Welcome, former},
+    codec::{self, CodecError},
     id::{AttemptId, NodeId},
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
@@ -50,11 +50,17 @@ pub(super) struct Words {
     trust: bool,
     /// Which nodes were sent away.
     expelled: bool,
+    /// All that devices say of themselves.
+    meter: bool,
 }
 
 impl Words {
     pub(super) fn of(conversation: &[u8]) -> Self {
-        Self { trust: conversation != ALPN_CONTROL, expelled: conversation == ALPN_CONTROL_EXPEL }
+        Self {
+            trust: conversation != ALPN_CONTROL,
+            expelled: [ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER].contains(&conversation),
+            meter: conversation == ALPN_CONTROL_METER,
+        }
     }
 }
 
@@ -138,7 +144,7 @@ async fn session(
         // An agent that takes nothing does not keep its session by that.
         () = async { opened.ended.cancelled().await; sleep(LAST_WORDS).await } => Ok(Ending::Cut),
         ended = peer.read(receive) => ended,
-        ended = listen(shared, connection, node) => ended,
+        ended = listen(shared, connection, node, words) => ended,
         () = announcing => Ok(Ending::Cut),
         () = run_out(certificates) => Ok(Ending::Cut),
     };
@@ -269,20 +275,24 @@ async fn with_events(shared: &Shared, mut welcome: Box<Welcome>) -> ToAgent {
 }
 
 /// Telemetry: a sign of life, and the newest word of a device. One that is no telemetry is lost, as any datagram may be.
-async fn listen(shared: &Shared, connection: &Connection, node: NodeId) -> Result<Ending, LinkError> {
+async fn listen(shared: &Shared, connection: &Connection, node: NodeId, words: Words) -> Result<Ending, LinkError> {
     let mut rate = Rate::default();
     loop {
         let datagram = connection.read_datagram().await?;
         if !rate.datagram() {
             continue;
         }
-        if let Ok(mut said) = codec::decode::<Telemetry>(&datagram)
+        if let Ok(mut said) = telemetry(&datagram, words)
             && check::telemetry(&mut said).is_ok()
         {
             shared.services.telemetry.hear(node, said);
         }
         shared.beat(node).await;
     }
+}
+
+fn telemetry(datagram: &[u8], words: Words) -> Result<Telemetry, CodecError> {
+    if words.meter { codec::decode(datagram) } else { codec::decode::<former::Telemetry>(datagram).map(Into::into) }
 }
 
 /// Attempts of which this session knows that they were placed on its node.

@@ -49,15 +49,7 @@ mod tests {
     #[test]
     fn a_datagram_that_was_overtaken_changes_nothing() {
         let (newest, node) = (Newest::default(), NodeId(uuid::Uuid::nil()));
-        let said = |time, used_bytes| Telemetry {
-            device: DeviceId::cpu(),
-            time: UnixMillis(time),
-            utilization_percent: 5.0,
-            used_bytes,
-            memory_bytes: 10,
-            temperature_celsius: None,
-            power_watts: None,
-        };
+        let said = |time, used_bytes| Telemetry::new(DeviceId::cpu(), UnixMillis(time), used_bytes, 10);
         for (time, used) in [(2, 20), (1, 10), (3, 30)] {
             newest.hear(node, said(time, used));
         }

@@ -22,10 +22,11 @@ use crate::{
     store::Store,
 };
 use lorikeet_protocol::{
-    agent::{Farewell, FromAgent, Hello, ToAgent, Trusts},
+    agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Trusts, former},
     blob::{BlobAnswer, BlobRequest, Refusal},
+    codec,
     file::FileManifest,
-    id::{AttemptId, AttemptToken, BootId, Hash, JobId, NodeId, RequestId, UnixMillis},
+    id::{AttemptId, AttemptToken, BootId, DeviceId, Hash, JobId, NodeId, RequestId, UnixMillis},
     join::{Identity, JoinAnswer, JoinRequest},
 };
 use quinn::{ClientConfig, RecvStream, SendStream, crypto::rustls::QuicClientConfig};
@@ -133,7 +134,11 @@ impl World {
     }
 
     async fn control(&self, identity: (&Identity, &KeyPair)) -> Control {
-        let connection = self.dial(ALPN_CONTROL, Some(identity)).await.unwrap();
+        self.control_in(ALPN_CONTROL, identity).await
+    }
+
+    async fn control_in(&self, conversation: &[u8], identity: (&Identity, &KeyPair)) -> Control {
+        let connection = self.dial(conversation, Some(identity)).await.unwrap();
         let (send, receive) = connection.open_bi().await.unwrap();
         Control { connection, send, receive }
     }
@@ -514,33 +519,53 @@ async fn a_certificate_of_any_length_is_renewed_in_its_middle_and_not_before() {
 async fn what_a_device_says_of_itself_is_there_while_its_node_is() {
     let world = World::new();
     let (identity, key) = world.node(12).await;
+    let mut control = world.control_in(ALPN_CONTROL_METER, (&identity, &key)).await;
+    control.hello(1).await;
+    let said = Telemetry { sm_clock_mhz: Some(1_755), ..device_says(5) };
+    let nonsense = Telemetry { power_watts: Some(f32::NAN), ..device_says(6) };
+    let told = codec::encode(&former::Telemetry::from(&device_says(7))).unwrap();
+    let frames = [encoded(&nonsense), told, encoded(&said)];
+    world.until_device_says(&identity, std::slice::from_ref(&said), &control, &frames).await;
+    control.connection.close(VarInt::from_u32(0), b"");
+    world.until_device_says(&identity, &[], &control, &[]).await;
+}
+
+#[tokio::test]
+async fn an_agent_of_before_is_understood_when_it_says_how_its_devices_are() {
+    let world = World::new();
+    let (identity, key) = world.node(12).await;
     let mut control = world.control((&identity, &key)).await;
     control.hello(1).await;
-    let said = lorikeet_protocol::agent::Telemetry {
-        device: lorikeet_protocol::id::DeviceId::cpu(),
-        time: UnixMillis(5),
-        utilization_percent: 40.0,
-        used_bytes: 3,
-        memory_bytes: 9,
+    let said = device_says(5);
+    let former = codec::encode(&former::Telemetry::from(&said)).unwrap();
+    let newer = encoded(&Telemetry { sm_clock_mhz: Some(1), ..device_says(6) });
+    world.until_device_says(&identity, &[said], &control, &[newer, former]).await;
+}
+
+fn encoded(said: &Telemetry) -> Vec<u8> {
+    codec::encode(said).unwrap()
+}
+
+/// What one of before can say as well.
+fn device_says(time: u64) -> Telemetry {
+    Telemetry {
+        utilization_percent: Some(40.0),
         temperature_celsius: Some(50.0),
-        power_watts: None,
-    };
-    let nonsense =
-        lorikeet_protocol::agent::Telemetry { utilization_percent: f32::NAN, time: UnixMillis(6), ..said.clone() };
-    let newest = || world.services.telemetry.of(identity.node).into_values().collect::<Vec<_>>();
-    let until = async |expected: &[_]| {
+        ..Telemetry::new(DeviceId::cpu(), UnixMillis(time), 3, 9)
+    }
+}
+
+impl World {
+    /// Says these frames until that is what is known of the node's devices.
+    async fn until_device_says(&self, node: &Identity, expected: &[Telemetry], control: &Control, frames: &[Vec<u8>]) {
+        let newest = || self.services.telemetry.of(node.node).into_values().collect::<Vec<_>>();
         let deadline = std::time::Instant::now() + PATIENCE;
         while newest() != expected {
             assert!(std::time::Instant::now() < deadline, "it stayed {:?}", newest());
-            for message in [&nonsense, &said] {
-                let frame = lorikeet_protocol::codec::encode(message).unwrap();
-                let body = frame[lorikeet_protocol::codec::HEADER_BYTES..].to_vec();
-                let _ = control.connection.send_datagram(body.into());
+            for frame in frames {
+                let _ = control.connection.send_datagram(frame[codec::HEADER_BYTES..].to_vec().into());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-    };
-    until(std::slice::from_ref(&said)).await;
-    control.connection.close(VarInt::from_u32(0), b"");
-    until(&[]).await;
+    }
 }

@@ -20,7 +20,7 @@ use super::{
     tls::{self, Authority, Issued, NodeVerifier, Untimely},
 };
 use lorikeet_protocol::{
-    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_JOIN,
+    ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER, ALPN_CONTROL_TRUST, ALPN_JOIN,
     id::{Hash, NodeId},
 };
 use quinn::crypto::rustls::QuicServerConfig;
@@ -228,8 +228,9 @@ impl Trust {
         let config = config.with_client_cert_verifier(Arc::new(NodeVerifier(self.clone(), Untimely::default())));
         let mut config = config.with_cert_resolver(Arc::new(Shown::new(self.clone(), vec![])?));
         // The newer conversations first: the server's order counts.
-        let spoken = [ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_CONTROL, ALPN_BLOB_SHARE, ALPN_BLOB, ALPN_JOIN];
-        config.alpn_protocols = spoken.map(<[u8]>::to_vec).to_vec();
+        let control = [ALPN_CONTROL_METER, ALPN_CONTROL_EXPEL, ALPN_CONTROL_TRUST, ALPN_CONTROL];
+        let spoken = control.into_iter().chain([ALPN_BLOB_SHARE, ALPN_BLOB, ALPN_JOIN]);
+        config.alpn_protocols = spoken.map(<[u8]>::to_vec).collect();
         // Early data can be replayed by whoever saw it, and a resumed session is let in without a look at its certificate.
         config.max_early_data_size = 0;
         (config.send_tls13_tickets, config.session_storage) = (0, Arc::new(NoServerSessionStorage {}));

@@ -2,12 +2,15 @@
 
 use crate::timestamp::Timestamp;
 use lorikeet_protocol::{
-    agent::Telemetry,
+    agent::{Foreign, RemappedRows, Telemetry, ThrottleReason},
     id::{AttemptId, DeviceId, NodeId},
     job::DeviceKind,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 use utoipa::ToSchema;
 
 /// A machine with an agent.
@@ -171,20 +174,66 @@ pub struct DeviceView {
     pub telemetry: Option<DeviceTelemetry>,
 }
 
-/// A device at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+/// A device at one moment; null is what it does not say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceTelemetry {
     /// By the node's clock.
     pub time: Timestamp,
     /// 0–100.
-    pub utilization_percent: f32,
+    pub utilization_percent: Option<f32>,
     /// Memory in use, by anybody.
     pub used_bytes: u64,
-    /// Where the device says.
+    /// Of the chip.
     pub temperature_celsius: Option<f32>,
-    /// Where the device says.
+    /// Drawn now.
     pub power_watts: Option<f32>,
+    /// Of its multiprocessors, now.
+    #[serde(default)]
+    pub sm_clock_mhz: Option<u32>,
+    /// Of its memory, now.
+    #[serde(default)]
+    pub memory_clock_mhz: Option<u32>,
+    /// Why the clocks are lower than they could be, in NVML's words (`sw_power_cap`); empty: nothing holds them back.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub throttle_reasons: Option<BTreeSet<ThrottleReason>>,
+    /// Memory errors since its last reset that were corrected.
+    #[serde(default)]
+    pub corrected_errors: Option<u64>,
+    /// Memory errors since its last reset that were not.
+    #[serde(default)]
+    pub uncorrected_errors: Option<u64>,
+    /// Faulty rows of its memory.
+    #[serde(default)]
+    pub remapped_rows: Option<DeviceRows>,
+    /// Processes on it that are no workers of its node.
+    #[serde(default)]
+    pub foreign: Option<DeviceForeign>,
+}
+
+/// Faulty rows of a GPU's memory, over its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceRows {
+    /// Replaced after errors that were corrected.
+    pub corrected: u32,
+    /// Replaced after errors that were not.
+    pub uncorrected: u32,
+    /// One waits for the next reset.
+    pub pending: bool,
+    /// One could not be replaced.
+    pub failed: bool,
+}
+
+/// Processes on a device that are no workers of its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceForeign {
+    /// How many.
+    pub processes: u32,
+    /// What they hold of its memory, as far as its driver says.
+    pub bytes: u64,
 }
 
 impl From<Telemetry> for DeviceTelemetry {
@@ -195,7 +244,27 @@ impl From<Telemetry> for DeviceTelemetry {
             used_bytes: said.used_bytes,
             temperature_celsius: said.temperature_celsius,
             power_watts: said.power_watts,
+            sm_clock_mhz: said.sm_clock_mhz,
+            memory_clock_mhz: said.memory_clock_mhz,
+            throttle_reasons: said.throttle_reasons,
+            corrected_errors: said.corrected_errors,
+            uncorrected_errors: said.uncorrected_errors,
+            remapped_rows: said.remapped_rows.map(Into::into),
+            foreign: said.foreign.map(Into::into),
         }
+    }
+}
+
+impl From<RemappedRows> for DeviceRows {
+    fn from(rows: RemappedRows) -> Self {
+        let RemappedRows { corrected, uncorrected, pending, failed } = rows;
+        Self { corrected, uncorrected, pending, failed }
+    }
+}
+
+impl From<Foreign> for DeviceForeign {
+    fn from(Foreign { processes, bytes }: Foreign) -> Self {
+        Self { processes, bytes }
     }
 }
 

@@ -282,6 +282,40 @@ pub fn telemetry() -> Telemetry {
     Telemetry {
         device: DeviceId("GPU-8f6b2d1c-0000-1111-2222-333344445555".into()),
         time: UnixMillis(1_790_000_000_000),
+        used_bytes: 100 << 30,
+        memory_bytes: 141 << 30,
+        utilization_percent: Some(98.5),
+        temperature_celsius: Some(61.0),
+        power_watts: Some(640.25),
+        sm_clock_mhz: Some(1_755),
+        memory_clock_mhz: Some(3_201),
+        throttle_reasons: Some(throttle_reasons().into()),
+        corrected_errors: Some(7),
+        uncorrected_errors: Some(2),
+        remapped_rows: Some(RemappedRows { corrected: 3, uncorrected: 1, pending: true, failed: true }),
+        foreign: Some(Foreign { processes: 2, bytes: 3 << 30 }),
+    }
+}
+
+pub fn throttle_reasons() -> [ThrottleReason; 9] {
+    use ThrottleReason::*;
+    [
+        GpuIdle,
+        ApplicationsClocksSetting,
+        SwPowerCap,
+        HwSlowdown,
+        SyncBoost,
+        SwThermalSlowdown,
+        HwThermalSlowdown,
+        HwPowerBrakeSlowdown,
+        DisplayClockSetting,
+    ]
+}
+
+pub fn former_telemetry() -> former::Telemetry {
+    former::Telemetry {
+        device: DeviceId("GPU-8f6b2d1c-0000-1111-2222-333344445555".into()),
+        time: UnixMillis(1_790_000_000_000),
         utilization_percent: 98.5,
         used_bytes: 100 << 30,
         memory_bytes: 141 << 30,

@@ -6,7 +6,7 @@ use super::{
 };
 use lorikeet_protocol::{
     COORDINATOR_NAME,
-    agent::{FromAgent, Hello, Telemetry, ToAgent},
+    agent::{FromAgent, Hello, ToAgent, former},
     backoff::Backoff,
     codec,
     id::{BootId, DeviceId},
@@ -149,7 +149,7 @@ impl Agent {
             return;
         }
         for index in 0..self.script.gpus {
-            let said = Telemetry {
+            let said = former::Telemetry {
                 device: DeviceId(format!("GPU-{index}")),
                 time: wall(),
                 utilization_percent: 50.0,

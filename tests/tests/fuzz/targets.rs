@@ -5,7 +5,7 @@ use lorikeet_api::{JobFile, Presets};
 use lorikeet_dataset::TokenCache;
 use lorikeet_plan::ModelConfig;
 use lorikeet_protocol::{
-    agent::{FromAgent, Report, Telemetry, ToAgent},
+    agent::{FromAgent, Report, Telemetry, ToAgent, former},
     blob::{BlobAnswer, BlobRequest},
     codec,
     file::{FileManifest, NamedFile, is_plain_path},
@@ -59,7 +59,8 @@ fn frames_of_joining() {
 
 #[test]
 fn frames_of_telemetry_and_reports() {
-    frames::<Telemetry>("frames_of_telemetry", "telemetry");
+    frames::<Telemetry>("frames_of_telemetry", "telemetry_4");
+    frames::<former::Telemetry>("frames_of_former_telemetry", "telemetry");
     let report = |bytes: &[u8]| {
         codec::decode::<FromAgent>(bytes).ok().and_then(|said| {
             let FromAgent::Report(report) = said else { return None };

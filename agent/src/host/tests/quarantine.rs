@@ -390,6 +390,22 @@ fn a_gpu_that_vanishes_ends_its_attempt_stays_on_the_list_and_is_tested_when_it_
     assert!(tests(&scene.event(Event::Looked(with))));
 }
 
+#[test]
+fn others_on_a_gpu_are_counted_where_they_can_be_told_from_ours() {
+    let mut scene = scene_on_gpu();
+    let gpu = DeviceId("GPU-1".into());
+    let foreign = |scene: &Scene| scene.host.foreign(&gpu).map(|foreign| foreign.processes);
+    scene.look_at_gpu(1, 40, Some(&[7, 9_042]));
+    assert_eq!(foreign(&scene), None, "one of the two may be ours");
+    scene.look_at_gpu(1, 40, Some(&[7, 8, 42]));
+    assert_eq!(foreign(&scene), Some(2));
+    scene.look_at_gpu(1, 40, None);
+    assert_eq!(foreign(&scene), None, "silence");
+    scene.gone(1);
+    scene.look_at_gpu(1, 40, Some(&[7, 42]));
+    assert_eq!(foreign(&scene), Some(1), "a dead worker of ours is nobody else");
+}
+
 /// A worker, 42, on a GPU of which 4 GiB were in use before.
 fn scene_on_gpu() -> Scene {
     let mut scene = Scene::new();
