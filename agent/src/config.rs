@@ -106,6 +106,9 @@ pub struct Fake {
     /// (memory errors so far that could not be corrected), `remap pending`, `remap failed`, `gone` (it is not there).
     #[serde(default)]
     pub signs: Option<PathBuf>,
+    /// What it draws all the time; its counter of energy says so too. Absent: it says neither.
+    #[serde(default)]
+    pub power_watts: Option<u32>,
 }
 
 /// How workers run.

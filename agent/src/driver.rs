@@ -30,7 +30,6 @@ use crate::{
 use conversation::Conversation;
 use lorikeet_protocol::{
     agent::{FromAgent, Hello, ReportBody, ToAgent, Verdict, Welcome},
-    file::NamedFile,
     id::{AttemptId, BootId, Hash},
     job::{AttemptPhase, Device, Outcome},
 };
@@ -274,14 +273,14 @@ impl Driver {
 
     /// Attempts of which the coordinator wants to hear the end, and no report that waits says it.
     fn missing_ends(&self, welcome: &Welcome) -> Vec<AttemptId> {
-        let ends = self.outbox.waiting().filter(|report| matches!(report.body, ReportBody::Ended(_)));
+        let ends = self.outbox.waiting().filter(|report| report.body.end().is_some());
         let said: BTreeSet<_> = ends.map(|report| report.attempt).collect();
         let wanted = welcome.verdicts.iter().filter(|(_, verdict)| *verdict == Verdict::Report);
         wanted.map(|(id, _)| *id).filter(|id| !said.contains(id)).collect()
     }
 
     fn acknowledged(&mut self, through: u64) -> Vec<Action> {
-        let named = |report: &lorikeet_protocol::agent::Report| files_of(&report.body).to_vec();
+        let named = |report: &lorikeet_protocol::agent::Report| report.body.files().to_vec();
         let gone: Vec<_> = self
             .outbox
             .waiting()
@@ -293,7 +292,7 @@ impl Driver {
             talk.acknowledged(through);
         }
         let still_named: BTreeSet<Hash> =
-            self.outbox.waiting().flat_map(|report| files_of(&report.body)).map(|file| file.manifest.hash).collect();
+            self.outbox.waiting().flat_map(|report| report.body.files()).map(|file| file.manifest.hash).collect();
         for (id, files) in gone {
             self.uploader.drop_staged(id, &files, &still_named);
         }
@@ -366,8 +365,8 @@ impl Driver {
     }
 
     fn report(&mut self, id: AttemptId, time: lorikeet_protocol::id::UnixMillis, body: ReportBody) {
-        let has_files = !files_of(&body).is_empty();
-        if let ReportBody::Ended(ended) = &body {
+        let has_files = !body.files().is_empty();
+        if let Some(ended) = body.end() {
             if let Some(talk) = &mut self.conversation {
                 talk.device_was_left();
             }
@@ -409,14 +408,5 @@ async fn reserve(room: Option<mpsc::Sender<FromAgent>>) -> Option<mpsc::OwnedPer
     match room {
         Some(room) => room.reserve_owned().await.ok(),
         None => None,
-    }
-}
-
-/// The files that a report names.
-fn files_of(body: &ReportBody) -> &[NamedFile] {
-    match body {
-        ReportBody::Checkpoint(checkpoint) => &checkpoint.files,
-        ReportBody::Ended(ended) => &ended.files,
-        ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => &[],
     }
 }

@@ -100,6 +100,7 @@ impl Look {
         let named = |id: &DeviceId| only.is_empty() || only.contains(&id.0);
         self.seen.devices.retain(|device| named(&device.id));
         self.seen.faults.retain(|id, _| named(id));
+        self.seen.drawn.retain(|id, _| named(id));
         self.telemetry.retain(|telemetry| named(&telemetry.device));
     }
 
@@ -107,6 +108,7 @@ impl Look {
         self.seen.devices.extend(other.seen.devices);
         self.seen.holders.extend(other.seen.holders);
         self.seen.faults.extend(other.seen.faults);
+        self.seen.drawn.extend(other.seen.drawn);
         self.telemetry.extend(other.telemetry);
     }
 }
@@ -175,6 +177,7 @@ mod tests {
                 unusable: None,
                 held_by: None,
                 signs: None,
+                power_watts: None,
             },
             Fake {
                 id: "cpu".into(),
@@ -184,6 +187,7 @@ mod tests {
                 unusable: Some("why".into()),
                 held_by: None,
                 signs: None,
+                power_watts: None,
             },
         ];
         let look = Probe::new(&Devices { fake, ..Devices::default() }).look(UnixMillis(1)).seen;

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod ending;
+mod energy;
 mod event;
 mod meter;
 mod patience;
@@ -19,9 +20,11 @@ pub(crate) mod tests;
 
 use crate::config::{Choice, Devices, Worker};
 use attempt::Attempt;
+use energy::Gauges;
+pub use energy::{Account, Drawn};
 pub use event::{Action, Ask, Event, Fault, News, Now};
 use lorikeet_protocol::{
-    agent::{Ended, Foreign, FromAgent, KnownAttempt, Offer, ReportBody, StopHow, ToAgent, Verdict, Welcome},
+    agent::{Ended, Foreign, FromAgent, KnownAttempt, Offer, StopHow, ToAgent, Verdict, Welcome},
     file::is_plain_path,
     id::{AttemptId, BootId, DeviceId},
     job::{Device, DeviceKind, Outcome, StopCause},
@@ -96,6 +99,7 @@ pub struct Host {
     /// Who held memory of them.
     holders: BTreeMap<DeviceId, Holders>,
     attempts: BTreeMap<AttemptId, Attempt>,
+    gauges: Gauges,
     /// Devices that a worker of ours left a moment ago, and when.
     left: BTreeMap<DeviceId, Duration>,
     quarantine: Quarantine,
@@ -114,6 +118,7 @@ impl Host {
             devices: Vec::new(),
             holders: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            gauges: Gauges::default(),
             left: BTreeMap::new(),
             quarantine: Quarantine::default(),
             roll: Roll::default(),
@@ -137,6 +142,11 @@ impl Host {
     #[must_use = "what is not carried out is never asked for again"]
     pub fn handle(&mut self, event: Event, now: Now) -> Vec<Action> {
         let (mut out, before) = (Vec::new(), self.quarantine.reasons());
+        if let Event::Looked(seen) = &event {
+            self.gauges.read(&seen.drawn, now.mono);
+        }
+        // Before anything ends.
+        self.charge(now, &mut out);
         match event {
             Event::Heard(message) => self.heard(message, now, &mut out),
             Event::Delivered(id) => self.with(id, |attempt, _| attempt.delivered(now, &mut out)),
@@ -194,6 +204,8 @@ impl Host {
         }
         self.take_out_stuck(now);
         self.take_out_failed(&out, now);
+        // Whatever begins now is charged from now on.
+        self.charge(now, &mut out);
         self.attempts.retain(|_, attempt| !attempt.is_forgotten());
         out.extend(self.quarantine.test(now.mono).map(Action::Test));
         let after = self.quarantine.reasons();
@@ -267,6 +279,16 @@ impl Host {
         used.collect()
     }
 
+    /// What devices drew since the last event is charged to those who hold them.
+    fn charge(&mut self, now: Now, out: &mut Vec<Action>) {
+        let mut sharers = BTreeMap::<DeviceId, u64>::new();
+        let held = self.attempts.values().flat_map(|attempt| attempt.held());
+        held.for_each(|device| *sharers.entry(device.clone()).or_default() += 1);
+        for attempt in self.attempts.values_mut() {
+            attempt.charge(&self.gauges, &sharers, now, out);
+        }
+    }
+
     /// A disk that does so is the node's own fault, and suspected like any other: a job that is placed here again and again would never end.
     fn rots_often(&mut self, now: Now) -> bool {
         self.rotted.retain(|at| now.mono.saturating_sub(*at) < ROTS_WITHIN);
@@ -329,10 +351,8 @@ impl Host {
     /// Devices on which an attempt ended for their sake; all of them, unless one was named.
     fn take_out_failed(&mut self, out: &[Action], now: Now) {
         for action in out {
-            let Action::Report(id, ReportBody::Ended(Ended { outcome: Outcome::Hardware, message, .. })) = action
-            else {
-                continue;
-            };
+            let Action::Report(id, body) = action else { continue };
+            let Some(Ended { outcome: Outcome::Hardware, message, .. }) = body.end() else { continue };
             let word = message.as_deref().unwrap_or("no word why");
             let attempt = self.attempts.get(id).filter(|attempt| !attempt.is_innocent());
             let devices = attempt.map(|attempt| attempt.devices().to_vec()).unwrap_or_default();

@@ -33,7 +33,7 @@ use crate::{config, pulse::Pulse};
 use identity::{Identity, Shared};
 use lorikeet_protocol::{
     ALPN_CONTROL, ALPN_CONTROL_METER,
-    agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Welcome, former},
+    agent::{Farewell, FromAgent, Hello, Report, Telemetry, ToAgent, Welcome, former},
     backoff::Backoff,
     codec,
     id::NodeId,
@@ -96,7 +96,7 @@ pub(crate) struct Session {
 struct Words {
     /// Which CAs are trusted.
     trust: bool,
-    /// All that devices say of themselves.
+    /// All that devices say of themselves, and what they drew.
     meter: bool,
 }
 
@@ -105,6 +105,24 @@ impl Words {
         let spoken = negotiated(connection);
         let spoken = spoken.as_deref().unwrap_or(ALPN_CONTROL);
         Self { trust: spoken != ALPN_CONTROL, meter: spoken == ALPN_CONTROL_METER }
+    }
+
+    /// As the other side reads it.
+    fn sayable(self, message: FromAgent) -> FromAgent {
+        match message {
+            FromAgent::Report(report) if !self.meter => {
+                FromAgent::Report(Report { body: report.body.unmetered(), ..report })
+            }
+            other @ (FromAgent::Hello(_)
+            | FromAgent::Heartbeat
+            | FromAgent::Devices(_)
+            | FromAgent::Accepted(_)
+            | FromAgent::Declined { .. }
+            | FromAgent::Report(_)
+            | FromAgent::Events(_)
+            | FromAgent::Renew(_)
+            | FromAgent::Trusts(_)) => other,
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use lorikeet_protocol::{
         Welcome,
     },
     blob::Refusal,
-    id::{AttemptId, Hash},
+    id::AttemptId,
     job::{AttemptPhase, FailureClass, Outcome, StopCause},
     worker::{EventLine, HOLDER, Holder, LOCK, WorkerEvent},
 };

@@ -211,6 +211,9 @@ pub struct Job {
     pub base_files: Vec<Hash>,
     /// Time its devices were held.
     pub held: Duration,
+    /// What they drew for it, as far as its attempts' ends have said.
+    #[serde(default)]
+    pub energy_joules: Option<u64>,
     /// When it was submitted.
     pub created: UnixMillis,
     /// When it first waited for a device.
@@ -313,6 +316,9 @@ pub struct Attempt {
     /// Why it was asked to leave, if it was.
     #[serde(default)]
     pub leave: Option<StopCause>,
+    /// What its devices drew, where its end says.
+    #[serde(default)]
+    pub energy_joules: Option<u64>,
     /// How it ended.
     pub end: Option<AttemptEnd>,
 }

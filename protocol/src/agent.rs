@@ -129,6 +129,52 @@ pub enum ReportBody {
     Finalizing,
     /// Over.
     Ended(Ended),
+    /// Over, and what its devices drew. Only from `lorikeet-control/4` on; before, it is said without that.
+    Metered(Metered),
+}
+
+impl ReportBody {
+    /// The end, if it is one.
+    pub fn end(&self) -> Option<&Ended> {
+        match self {
+            Self::Ended(ended) | Self::Metered(Metered { ended, .. }) => Some(ended),
+            Self::Preparing | Self::Running { .. } | Self::Progress(_) | Self::Checkpoint(_) | Self::Finalizing => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn end_mut(&mut self) -> Option<&mut Ended> {
+        match self {
+            Self::Ended(ended) | Self::Metered(Metered { ended, .. }) => Some(ended),
+            Self::Preparing | Self::Running { .. } | Self::Progress(_) | Self::Checkpoint(_) | Self::Finalizing => None,
+        }
+    }
+
+    /// The files that it names.
+    pub fn files(&self) -> &[NamedFile] {
+        match self {
+            Self::Checkpoint(checkpoint) => &checkpoint.files,
+            Self::Preparing
+            | Self::Running { .. }
+            | Self::Progress(_)
+            | Self::Finalizing
+            | Self::Ended(_)
+            | Self::Metered(_) => self.end().map_or(&[], |ended| &ended.files),
+        }
+    }
+
+    /// As a peer of before `lorikeet-control/4` reads it.
+    pub fn unmetered(self) -> Self {
+        match self {
+            Self::Metered(Metered { ended, .. }) => Self::Ended(ended),
+            other @ (Self::Preparing
+            | Self::Running { .. }
+            | Self::Progress(_)
+            | Self::Checkpoint(_)
+            | Self::Finalizing
+            | Self::Ended(_)) => other,
+        }
+    }
 }
 
 /// How far an attempt is.
@@ -196,6 +242,15 @@ pub struct Ended {
     pub summary: Option<String>,
     /// The `seq` of its last event, 0 without any: lines up to this one may still be on their way.
     pub last_event: u64,
+}
+
+/// How an attempt ended, and what its devices drew from its acceptance to its end.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Metered {
+    /// How.
+    pub ended: Ended,
+    /// Of all its devices; of a device that others held too, its part.
+    pub energy_joules: u64,
 }
 
 /// A run of an attempt's events.

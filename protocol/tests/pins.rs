@@ -6,7 +6,7 @@
 mod examples;
 
 use lorikeet_protocol::{
-    agent::{Foreign, RemappedRows, Telemetry, WORD, former},
+    agent::{Foreign, RemappedRows, ReportBody, Telemetry, WORD, former},
     codec,
     id::{DeviceId, UnixMillis},
 };
@@ -63,6 +63,14 @@ fn known_before(said: Telemetry) -> Telemetry {
     let Telemetry { utilization_percent, temperature_celsius, power_watts, .. } = said;
     let new = Telemetry::new(said.device, said.time, said.used_bytes, said.memory_bytes);
     Telemetry { utilization_percent, temperature_celsius, power_watts, ..new }
+}
+
+#[test]
+fn an_end_with_its_energy_is_the_same_end_to_a_peer_of_before() {
+    let metered = examples::metered();
+    let body = ReportBody::Metered(metered.clone());
+    assert_eq!((body.end(), body.files()), (Some(&metered.ended), &metered.ended.files[..]));
+    assert_eq!(body.unmetered(), ReportBody::Ended(metered.ended));
 }
 
 #[test]

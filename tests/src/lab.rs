@@ -97,7 +97,7 @@ impl Lab {
         let devices = (0..machine.gpus).map(|number| {
             let (id, signs) = (format!("GPU-{number}"), signs(self.root(), name, &format!("GPU-{number}")));
             format!(
-                "[[devices.fake]]\nid = {id:?}\nname = \"declared\"\nmemory = \"80GiB\"\ncompute = [9, 0]\nsigns = {signs:?}\n"
+                "[[devices.fake]]\nid = {id:?}\nname = \"declared\"\nmemory = \"80GiB\"\ncompute = [9, 0]\nsigns = {signs:?}\npower_watts = {WATTS}\n"
             )
         });
         let short = if machine.as_in_production { "" } else { SHORT_LINK };
@@ -291,6 +291,9 @@ impl Drop for Agent {
         }
     }
 }
+
+/// What a declared GPU draws.
+pub const WATTS: u32 = 300;
 
 /// Where a declared GPU's signs stand.
 fn signs(root: &Path, machine: &str, gpu: &str) -> PathBuf {

@@ -4,7 +4,7 @@
 //! lost what was only staged when it was killed. A report that is not acknowledged in time is sent again the same way, and so are
 //! lines: a coordinator whose disk is full keeps none.
 
-use super::{Driver, Note, files_of};
+use super::{Driver, Note};
 use crate::{link::Session, outbox::Outbox};
 use lorikeet_protocol::{
     agent::{FromAgent, Report, Telemetry},
@@ -104,7 +104,7 @@ impl Conversation {
     }
 
     fn is_clear(&self, report: &Report) -> bool {
-        files_of(&report.body).is_empty() || self.cleared.contains(&report.number)
+        report.body.files().is_empty() || self.cleared.contains(&report.number)
     }
 }
 
@@ -172,7 +172,7 @@ impl Driver {
         let (uploader, notes) = (self.uploader.clone(), self.notes.clone());
         let cancel = self.cancel.clone();
         self.tasks.spawn(async move {
-            let send = uploader.send(report.attempt, files_of(&report.body));
+            let send = uploader.send(report.attempt, report.body.files());
             let Some(sent) = cancel.run_until_cancelled(send).await else { return };
             if let Err(error) = sent {
                 tracing::warn!(attempt = %report.attempt, "could not {}", crate::link::chain(&error));

@@ -5,7 +5,10 @@ use super::{
     Look, Seen,
     health::{Health, Signs},
 };
-use crate::{config::Fake, host::Holders};
+use crate::{
+    config::Fake,
+    host::{Drawn, Holders},
+};
 use lorikeet_protocol::{
     agent::{RemappedRows, Telemetry},
     id::{DeviceId, UnixMillis},
@@ -51,6 +54,7 @@ impl Declared {
         let mut device = device(fake);
         device.usable = device.usable.and(healthy);
         look.seen.devices.push(device);
+        look.seen.drawn.extend(fake.power_watts.map(|watts| (id.clone(), counter(watts, time))));
         look.seen.holders.insert(id, holders(fake));
         look.telemetry.push(feel(fake, feeling.signs, time));
     }
@@ -75,6 +79,11 @@ impl Feeling {
     }
 }
 
+/// As if it had been loaded in 1970: the same to every agent. A watt for a millisecond is a millijoule.
+fn counter(watts: u32, time: UnixMillis) -> Drawn {
+    Drawn::Counted(u64::from(watts).saturating_mul(time.0))
+}
+
 fn holders(fake: &Fake) -> Holders {
     let text = fake.held_by.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
     text.lines().filter_map(|line| Some((line.trim().parse().ok()?, None))).collect()
@@ -96,6 +105,7 @@ fn feel(fake: &Fake, signs: Signs, time: UnixMillis) -> Telemetry {
     Telemetry {
         utilization_percent: Some(50.0),
         temperature_celsius: Some(40.0),
+        power_watts: fake.power_watts.map(|watts| watts as f32),
         uncorrected_errors: signs.uncorrected,
         remapped_rows: fake.compute.map(|_| rows),
         ..Telemetry::new(DeviceId(fake.id.clone()), time, 0, fake.memory)
@@ -118,6 +128,7 @@ mod tests {
             unusable: None,
             held_by: None,
             signs: Some(path.clone()),
+            power_watts: None,
         };
         let mut declared = Declared::default();
         let mut look = |text: &str| {

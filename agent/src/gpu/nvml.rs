@@ -9,7 +9,7 @@ use super::{
     reading::Reading,
     reports::{self, Reports},
 };
-use crate::host::Holders;
+use crate::host::{Drawn, Holders};
 use lorikeet_protocol::{
     agent::{RemappedRows, Telemetry, ThrottleReason},
     id::{DeviceId, UnixMillis},
@@ -111,6 +111,7 @@ impl Gpus {
         for gpu in if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances } {
             let kind = DeviceKind::Cuda { compute, driver };
             let (device, telemetry, holders) = one(gpu, kind, usable.clone(), time)?;
+            look.seen.drawn.extend(drawn(gpu).map(|drawn| (device.id.clone(), drawn)));
             look.seen.holders.extend(holders.map(|holders| (device.id.clone(), holders)));
             look.seen.faults.extend(fault.clone().map(|fault| (device.id.clone(), fault)));
             look.seen.devices.push(device);
@@ -147,6 +148,12 @@ fn next_report(set: &EventSet<'static>) -> Result<Option<u64>, NvmlError> {
 fn instances<'n>(gpu: &Gpu<'n>) -> Vec<Gpu<'n>> {
     let places = 0..gpu.mig_device_count().unwrap_or(0);
     places.filter_map(|place| gpu.mig_device_by_index(place).ok()).collect()
+}
+
+/// Its counter, from Volta on; an older one says its power alone, and a MIG instance neither.
+fn drawn(gpu: &Gpu<'_>) -> Option<Drawn> {
+    let power = || Some(Drawn::Watts(gpu.power_usage().ok()? as f32 / 1000.0));
+    gpu.total_energy_consumption().ok().map(Drawn::Counted).or_else(power)
 }
 
 fn signs(gpu: &Gpu<'_>) -> Signs {

@@ -19,14 +19,15 @@ mod orders;
 mod worker;
 
 use super::{
-    Action, Ask, Fault, Holders, Now, Rules,
+    Account, Action, Ask, Fault, Holders, Now, Rules,
     ending::{Adapter, Leave, Process, Word},
+    energy::Gauges,
     meter::Meter,
     record::Record,
     uploads::Uploads,
 };
 use lorikeet_protocol::{
-    agent::{Ended, Offer, ReportBody},
+    agent::{Ended, Metered, Offer, ReportBody},
     id::{AttemptId, DeviceId, UnixMillis},
     job::{AttemptPhase, FailureClass, Outcome},
     worker::Exit,
@@ -42,6 +43,9 @@ const LINGER: Duration = Duration::from_secs(30);
 /// A forgotten attempt's last events get this long to be acknowledged: longer than a coordinator is ever away. They are what a
 /// person reads, and a directory that nobody needs costs little.
 const FORGET_GRACE: Duration = Duration::from_secs(24 * 3_600);
+
+/// What was drawn is kept so often, beside whatever else is.
+const KEEP_CHARGE: Duration = Duration::from_secs(60);
 
 /// One attempt.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ pub(crate) struct Attempt {
     pids: BTreeSet<u32>,
     /// How that left, where it was our child and said one of its codes.
     exit: Option<Exit>,
+    /// When what its devices drew was last kept.
+    charged: Duration,
     /// Whether a device of its failed by its driver's own word, or a file that was given to it had rotted.
     innocent: bool,
     wanted: Wanted,
@@ -106,6 +112,7 @@ impl Attempt {
             running: None,
             spawned: false,
             used_before: BTreeMap::new(),
+            energy: Account::default(),
             stop: None,
             device_fault: None,
             checkpoints_through: 0,
@@ -124,6 +131,7 @@ impl Attempt {
         if record.boot != rules.boot {
             record.running = None;
         }
+        record.energy = record.energy.taken_up(record.boot == rules.boot);
         if record.phase != AttemptPhase::Done {
             // They are read again from the first.
             record.last_event = 0;
@@ -162,6 +170,7 @@ impl Attempt {
             pid: None,
             pids: BTreeSet::new(),
             exit: None,
+            charged: Duration::ZERO,
             wanted: Wanted::Yes,
         }
     }
@@ -246,6 +255,28 @@ impl Attempt {
     /// Bytes in use of a device before its worker was started.
     pub(super) fn used_before(&self, device: &DeviceId) -> Option<u64> {
         self.record.used_before.get(device).copied().filter(|_| self.same_boot)
+    }
+
+    /// What its devices drew is charged to it as long as it holds them. With the record another agent knows how far that is: the driver's
+    /// counter goes on meanwhile, and what was shared, or measured by ourselves, is not lost by more than a minute.
+    pub(super) fn charge(
+        &mut self,
+        gauges: &Gauges,
+        sharers: &BTreeMap<DeviceId, u64>,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
+        if !self.is_live() {
+            return;
+        }
+        let among = |device: &DeviceId| sharers.get(device).copied().unwrap_or(1);
+        let before = self.record.energy.clone();
+        let begins = self.record.energy.charge(&self.record.offer.devices, gauges, among, now.mono);
+        let is_due = now.mono.saturating_sub(self.charged) >= KEEP_CHARGE && before != self.record.energy;
+        if begins || is_due {
+            self.charged = now.mono;
+            self.keep(out);
+        }
     }
 
     /// Its worker's process, for people.
@@ -368,7 +399,11 @@ impl Attempt {
         self.uploads = Uploads::default();
         self.state = State::Done { stuck: process == Process::Stuck };
         out.push(Action::Abandon(self.id()));
-        self.tell(AttemptPhase::Done, ReportBody::Ended(ended), out);
+        let body = match self.record.energy.joules(self.devices()) {
+            Some(energy_joules) => ReportBody::Metered(Metered { ended, energy_joules }),
+            None => ReportBody::Ended(ended),
+        };
+        self.tell(AttemptPhase::Done, body, out);
         if self.wanted == Wanted::No {
             self.wanted = Wanted::UntilEvents { latest: Duration::ZERO };
         }

@@ -26,6 +26,7 @@
 //! device or works on it; one device is tested at a time. What somebody else holds is only memory that is not free. Which
 //! devices are out outlives the agent.
 
+use super::Drawn;
 use lorikeet_protocol::{
     id::{AttemptId, DeviceId},
     job::{Device, DeviceKind},
@@ -67,6 +68,8 @@ pub struct Seen {
     pub holders: BTreeMap<DeviceId, Holders>,
     /// What went wrong with which since the last look, by the driver's own word.
     pub faults: BTreeMap<DeviceId, String>,
+    /// What each says of the energy that it takes.
+    pub drawn: BTreeMap<DeviceId, Drawn>,
 }
 
 /// Processes on a device, with the bytes that they hold of it where the driver says.

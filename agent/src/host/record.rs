@@ -1,5 +1,6 @@
 //! What of an attempt outlives the agent: enough to take it up again, and no more. One JSON file each, kept by `records`.
 
+use super::Account;
 use lorikeet_protocol::{
     agent::{Offer, StopHow},
     id::{AttemptId, BootId, DeviceId, UnixMillis},
@@ -29,6 +30,9 @@ pub struct Record {
     /// Bytes in use of each of its devices when its worker was started, where that was known.
     #[serde(default)]
     pub used_before: BTreeMap<DeviceId, u64>,
+    /// What its devices drew for it.
+    #[serde(default)]
+    pub energy: Account,
     /// Whether it was asked to stop.
     pub stop: Option<(StopHow, StopCause)>,
     /// Which of its devices failed by its driver's own word, and how: that is what the attempt ends of, whatever its worker says.

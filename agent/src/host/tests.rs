@@ -6,6 +6,7 @@
 mod any_order;
 mod checkpoint;
 mod ending;
+mod energy;
 mod forgetting;
 mod offer;
 mod order;
@@ -15,7 +16,7 @@ mod scene;
 
 use super::*;
 use lorikeet_protocol::{
-    agent::{Checkpoint, CheckpointKind, Ended},
+    agent::{Checkpoint, CheckpointKind, Ended, Metered, ReportBody},
     file::{FileManifest, NamedFile},
     id::{AttemptToken, DeviceId, Hash, JobId, NodeId, UnixMillis},
     job::{

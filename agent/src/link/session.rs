@@ -154,7 +154,7 @@ impl Link {
                     Err(_) => FromAgent::Heartbeat,
                 }
             };
-            frame::write(send, &message).await?;
+            frame::write(send, &words.sayable(message)).await?;
         }
     }
 

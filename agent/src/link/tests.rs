@@ -11,7 +11,7 @@ use super::{
     *,
 };
 use lorikeet_protocol::{
-    agent::former,
+    agent::{Ended, Metered, ReportBody, former},
     blob::Refusal,
     file::CHUNK_BYTES,
     id::{BootId, DeviceId, Hash, UnixMillis},
@@ -155,6 +155,35 @@ async fn a_coordinator_of_now_hears_all_that_a_device_says() {
     link.session().telemetry(&telemetry());
     let datagram = within(peer.connection.read_datagram()).await.unwrap();
     assert_eq!(codec::decode::<Telemetry>(&datagram).unwrap(), telemetry());
+}
+
+#[tokio::test]
+async fn an_end_with_its_energy_is_said_as_the_other_side_reads_it() {
+    let metered = || Metered {
+        ended: Ended {
+            outcome: lorikeet_protocol::job::Outcome::Ok,
+            class: None,
+            message: None,
+            step: 1,
+            held: Duration::ZERO,
+            files: vec![],
+            summary: None,
+            last_event: 0,
+        },
+        energy_joules: 5,
+    };
+    let report = |body| FromAgent::Report(Report { number: 1, attempt: attempt(1), time: UnixMillis(1), body });
+    for (meters, heard) in [(true, ReportBody::Metered(metered())), (false, ReportBody::Ended(metered().ended))] {
+        let (folder, mut coordinator) = joined_with(Manner { meters, ..Manner::default() }).await;
+        let mut link = Running::start(folder.path());
+        let mut peer = link.welcomed(&mut coordinator).await;
+        link.session().outgoing.send(report(ReportBody::Metered(metered()))).await.unwrap();
+        let mut said = peer.hear_news().await;
+        while matches!(said, FromAgent::Trusts(_)) {
+            said = peer.hear_news().await;
+        }
+        assert_eq!(said, report(heard));
+    }
 }
 
 fn telemetry() -> Telemetry {

@@ -32,6 +32,7 @@ impl Scene {
             unusable: unusable.map(str::to_owned),
             held_by: None,
             signs: None,
+            power_watts: None,
         };
         let config = Config {
             data_dir: folder.path().join("data"),
@@ -111,13 +112,8 @@ impl Scene {
     pub(super) fn holds_every_file(&self, reports: &[Report]) {
         let shelf = self.coordinator.shelf.lock().unwrap();
         for report in reports {
-            let files: Vec<Hash> = match &report.body {
-                ReportBody::Checkpoint(checkpoint) => checkpoint.files.iter().map(|file| file.manifest.hash).collect(),
-                ReportBody::Ended(ended) => ended.files.iter().map(|file| file.manifest.hash).collect(),
-                _ => vec![],
-            };
-            for hash in files {
-                assert!(shelf.files.contains_key(&hash), "a file of {report:?} is not there");
+            for file in report.body.files() {
+                assert!(shelf.files.contains_key(&file.manifest.hash), "a file of {report:?} is not there");
             }
         }
     }
@@ -249,7 +245,7 @@ impl Talk {
             ReportBody::Running { .. } => Some("running".to_owned()),
             ReportBody::Checkpoint(checkpoint) => Some(format!("checkpoint {}", checkpoint.step)),
             ReportBody::Finalizing => Some("finalizing".to_owned()),
-            ReportBody::Ended(_) => Some("ended".to_owned()),
+            ReportBody::Ended(_) | ReportBody::Metered(_) => Some("ended".to_owned()),
             ReportBody::Progress(_) => None,
         };
         self.reports.iter().filter_map(word).collect()

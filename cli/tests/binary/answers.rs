@@ -455,7 +455,7 @@ fn job(status: &str, phase: &str) -> String {
         r#"{{"id":"{JOB}","owner":"usr_01920000000070008000000000000009","name":"support tone","status":"{status}",
 "phase":"{phase}","intent":"run","stage":"TRAINING","progress":41.5,"step":83,"totalSteps":200,"epoch":1.25,"loss":2.34567,
 "validationLoss":2.5,"learningRate":0.0002,"tokensPerSecond":1234.5,"secondsLeft":95.0,"estimatedCostMicros":null,
-"currentCostMicros":1230000,"attempt":"{JOB}-1.1","node":"node_01920000000070008000000000000002","nodeName":"gpu-a",
+"currentCostMicros":1230000,"energyKwh":1.25,"attempt":"{JOB}-1.1","node":"node_01920000000070008000000000000002","nodeName":"gpu-a",
 "reason":null,"error":{error},"retries":0,"parent":null,"baseId":"base_01920000000070008000000000000003","base":"smollm2",
 "datasetId":"ds_01920000000070008000000000000004","dataset":"chats","model":null,"priority":50,"spec":{SPEC},
 "createdAt":"2026-01-01T10:00:00.000Z","queuedAt":"2026-01-01T10:00:01.000Z","startedAt":"2026-01-01T10:00:02.000Z",

@@ -25,6 +25,9 @@ use std::time::Duration;
 /// Clocks of machines differ, and devices are let go a moment after they are given back.
 const HELD_MORE: Duration = Duration::from_secs(60);
 
+/// No device draws more, as with telemetry.
+const MOST_WATTS: u64 = 10_000;
+
 impl Cluster {
     /// Moves the current attempt forward; never back.
     pub(super) fn advance(&mut self, attempt: AttemptId, to: AttemptPhase, now: Now, out: &mut Vec<Action>) {
@@ -67,6 +70,19 @@ impl Cluster {
         }
         let usage = self.fair.release(owner, row.devices(), since, held, now);
         out.extend(usage.map(|usage| put(Record::Usage(usage))));
+    }
+
+    /// What the devices of the current attempt drew, said with its end and written down with that: once, for an attempt ends once. Nothing
+    /// draws more than it can for as long as it was placed, whatever an agent says.
+    pub(super) fn drew(&mut self, attempt: AttemptId, joules: u64, now: Now) {
+        let job = self.jobs.get_mut(&attempt.job).expect("only live jobs have a current attempt");
+        let row = job.attempt.as_mut().expect("it is current");
+        let placed = Duration::from_millis(now.wall.0.saturating_sub(row.offered_at.0));
+        let placed = placed.max(now.mono.saturating_sub(job.offered)) + HELD_MORE;
+        let joules = joules.min(placed.as_secs().saturating_mul(MOST_WATTS).saturating_mul(row.devices().into()));
+        row.energy_joules = Some(joules);
+        let sum = job.record.energy_joules.unwrap_or(0).saturating_add(joules);
+        job.record.energy_joules = Some(sum);
     }
 
     /// The agent's word, or the coordinator's, that the current attempt is over: frees its devices and decides what the job does next.

@@ -188,6 +188,7 @@ impl Cluster {
             offered_at: now.wall,
             running_at: None,
             leave: None,
+            energy_joules: None,
             end: None,
         };
         let (row, attempt) = (attempt.clone(), attempt.id);

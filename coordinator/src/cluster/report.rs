@@ -4,7 +4,7 @@
 use super::{Action, Cause, Cluster, LiveNode, Now, attempt::orphan, command::put_job, put};
 use crate::record::Record;
 use lorikeet_protocol::{
-    agent::{Ended, FromAgent, Progress, Report, ReportBody, StopHow, ToAgent},
+    agent::{Ended, FromAgent, Metered, Progress, Report, ReportBody, StopHow, ToAgent},
     id::{AttemptId, NodeId},
     job::{AttemptPhase, Device, Outcome, StopCause},
 };
@@ -90,7 +90,7 @@ impl Cluster {
         let live = |node: &&mut LiveNode| node.session.as_ref().is_some_and(|live| live.number == session);
         let Some(node) = self.nodes.get_mut(&id).filter(live) else { return };
         node.spoke(now);
-        let (last, ends) = (node.record.last_report, matches!(report.body, ReportBody::Ended(_)));
+        let (last, ends) = (node.record.last_report, report.body.end().is_some());
         if report.number == last + 1 {
             node.record.last_report = report.number;
             out.push(put(Record::Node(node.record.clone())));
@@ -120,7 +120,14 @@ impl Cluster {
                 self.end(attempt, ended, &Cause::node(node), now, out);
                 out.push(Action::Send { node, message: ToAgent::Forget(attempt) });
             }
-            ReportBody::Ended(ended) => self.ended_late(node, attempt, &ended, now, out),
+            ReportBody::Metered(Metered { ended, energy_joules }) if current => {
+                self.drew(attempt, energy_joules, now);
+                self.end(attempt, ended, &Cause::node(node), now, out);
+                out.push(Action::Send { node, message: ToAgent::Forget(attempt) });
+            }
+            ReportBody::Ended(ended) | ReportBody::Metered(Metered { ended, .. }) => {
+                self.ended_late(node, attempt, &ended, now, out);
+            }
             ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => {}
         }
     }

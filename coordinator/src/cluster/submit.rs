@@ -91,6 +91,7 @@ impl Cluster {
             checkpoint: None,
             base_files: vec![],
             held: Duration::ZERO,
+            energy_joules: None,
             created: now.wall,
             queued_at: None,
             started_at: None,

@@ -75,6 +75,7 @@ fn assemble(job: Job, names: Names) -> api::Job {
         seconds_left: progress.filter(|_| phase == Phase::Running).and_then(|progress| seconds_left(&job, &progress)),
         estimated_cost_micros: None,
         current_cost_micros: 0,
+        energy_kwh: job.energy_joules.map(|joules| joules as f64 / 3.6e6),
         attempt: names.attempt,
         node: names.node,
         node_name: names.node_name,

@@ -6,7 +6,7 @@
 //! What comes from a worker's lines and is merely wrong is brought to the nearest that can be.
 
 use lorikeet_protocol::{
-    agent::{AUTHORITIES, FromAgent, Hello, LABELS, REPORT_FILES, Report, ReportBody, Telemetry, WORD},
+    agent::{AUTHORITIES, FromAgent, Hello, LABELS, Metered, REPORT_FILES, Report, ReportBody, Telemetry, WORD},
     file::{NamedFile, is_plain_path},
     job::Device,
 };
@@ -106,7 +106,7 @@ fn report(report: &mut Report) -> Result<(), Fault> {
             finite([checkpoint.loss])?;
             files(&checkpoint.files)
         }
-        ReportBody::Ended(ended) => {
+        ReportBody::Ended(ended) | ReportBody::Metered(Metered { ended, .. }) => {
             ended.message.iter_mut().for_each(|message| cut(message, MESSAGE));
             hold(ended.summary.as_ref().is_none_or(|text| text.len() <= SUMMARY), "its summary is too long")?;
             files(&ended.files)

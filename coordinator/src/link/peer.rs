@@ -50,7 +50,7 @@ pub(super) struct Words {
     trust: bool,
     /// Which nodes were sent away.
     expelled: bool,
-    /// All that devices say of themselves.
+    /// All that devices say of themselves, and what they drew.
     meter: bool,
 }
 
@@ -361,6 +361,9 @@ impl Peer<'_> {
                     self.say(ToAgent::Trust(authorities.certificates())).await;
                 }
             }
+            FromAgent::Report(Report { body: ReportBody::Metered(_), .. }) if !self.words.meter => {
+                return Err(LinkError::Misbehaved("it spoke of energy in a conversation without it"));
+            }
             FromAgent::Report(report) => self.report(report).await,
             message @ (FromAgent::Heartbeat
             | FromAgent::Devices(_)
@@ -449,13 +452,10 @@ impl Peer<'_> {
     }
 
     async fn files_are_here(&self, report: &Report) -> bool {
-        let files = match &report.body {
-            ReportBody::Checkpoint(checkpoint) => &checkpoint.files,
-            ReportBody::Ended(ended) => &ended.files,
-            ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => {
-                return true;
-            }
-        };
+        let files = report.body.files();
+        if files.is_empty() {
+            return true;
+        }
         let manifests = files.iter().map(|file| file.manifest.clone()).collect();
         self.shared.services.blobs.have_all(manifests).await.unwrap_or_else(|error| {
             tracing::error!(%error, "the files of a report cannot be looked at");
@@ -465,11 +465,10 @@ impl Peer<'_> {
 }
 
 fn forget_files(body: &mut ReportBody) {
-    match body {
-        ReportBody::Checkpoint(checkpoint) => checkpoint.files.clear(),
-        ReportBody::Ended(ended) => ended.files.clear(),
-        ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => {}
+    if let ReportBody::Checkpoint(checkpoint) = body {
+        checkpoint.files.clear();
     }
+    body.end_mut().into_iter().for_each(|ended| ended.files.clear());
 }
 
 /// A certificate for the next days and for the same key, and until when it is valid; `None`: the request is none, and the old one stays.

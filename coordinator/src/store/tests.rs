@@ -416,6 +416,7 @@ async fn a_forgotten_job_leaves_no_row_and_no_index_and_its_neighbours_stay() {
             offered_at: UnixMillis(1),
             running_at: None,
             leave: None,
+            energy_joules: None,
             end: None,
         }));
         let (outcome, files, at) = (Outcome::Ok, vec![], UnixMillis(1));

@@ -55,6 +55,10 @@ pub struct Job {
     pub estimated_cost_micros: Option<u64>,
     /// What it has cost, in micro-dollars.
     pub current_cost_micros: u64,
+    /// What its devices drew in all attempts that are over, in kWh; of a device that others held too, its part. An attempt whose end did not say –
+    /// its node was lost, or a device says nothing of its energy – is not in it; null: none said.
+    #[serde(default)]
+    pub energy_kwh: Option<f64>,
     /// The placement that runs, or ran last: that of a job that waits, or is over, is over.
     #[schema(value_type = Option<String>)]
     pub attempt: Option<AttemptId>,

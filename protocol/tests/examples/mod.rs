@@ -171,7 +171,22 @@ pub fn from_agent() -> Vec<FromAgent> {
         FromAgent::Events(EventLines { attempt: attempt(), first: 7, lines: vec!["{\"seq\":7}".into()] }),
         FromAgent::Renew(vec![0x30, 0x82]),
         FromAgent::Trusts(Trusts { authorities: vec![hash(7), hash(8)], issuer: Some(hash(8)) }),
+        report(7, ReportBody::Metered(metered())),
     ]
+}
+
+pub fn metered() -> Metered {
+    let ended = Ended {
+        outcome: Outcome::Ok,
+        class: None,
+        message: None,
+        step: 500,
+        held: Duration::from_millis(61_500),
+        files: vec![file("adapter_model.safetensors")],
+        summary: Some("{}".into()),
+        last_event: 517,
+    };
+    Metered { ended, energy_joules: 1_234_567 }
 }
 
 pub fn to_agent() -> Vec<ToAgent> {

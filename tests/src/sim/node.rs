@@ -218,7 +218,8 @@ impl Node {
 
     /// Nobody who held its lock in time is told that it did not, however long the agent was held up.
     pub(super) fn judges_rightly(&self, action: &Action) -> Result<(), String> {
-        let Action::Report(id, ReportBody::Ended(ended)) = action else { return Ok(()) };
+        let Action::Report(id, body) = action else { return Ok(()) };
+        let Some(ended) = body.end() else { return Ok(()) };
         let says_late = ended.message.as_ref().is_some_and(|why| why.contains("did not take its lock"));
         let took = self.workers.get(id).and_then(|worker| worker.held_after).filter(|_| says_late);
         match took.filter(|took| u128::from(*took) < self.rules().start_grace.as_millis()) {
@@ -303,7 +304,7 @@ impl Node {
 
     /// The reports that wait of an end that the coordinator may ask for.
     pub(super) fn says_the_end(&self, attempt: AttemptId) -> bool {
-        let ends = |report: &Report| report.attempt == attempt && matches!(report.body, ReportBody::Ended(_));
+        let ends = |report: &Report| report.attempt == attempt && report.body.end().is_some();
         self.disk.queue.iter().any(ends)
     }
 
@@ -340,9 +341,5 @@ impl Node {
 
 /// The files that a report names.
 pub(super) fn files_of(body: &ReportBody) -> &[NamedFile] {
-    match body {
-        ReportBody::Checkpoint(checkpoint) => &checkpoint.files,
-        ReportBody::Ended(ended) => &ended.files,
-        _ => &[],
-    }
+    body.files()
 }

@@ -25,7 +25,7 @@ use lorikeet_coordinator::{
     record::{Attempt, Closed, Job, Model, Record, Sweep, SweepChild},
 };
 use lorikeet_protocol::{
-    agent::{Checkpoint, FromAgent, Report, ReportBody, ToAgent},
+    agent::{Checkpoint, FromAgent, Report, ToAgent},
     id::{AttemptId, JobId, NodeId},
     job::{FailureClass, Outcome, Phase},
     worker::{EventLine, WorkerEvent},
@@ -96,8 +96,8 @@ impl Promises {
 
     /// And says this.
     pub(super) fn heard(&mut self, message: &FromAgent) {
-        if let FromAgent::Report(Report { attempt, body: ReportBody::Ended(ended), .. }) = message
-            && ended.outcome == Outcome::Ok
+        if let FromAgent::Report(Report { attempt, body, .. }) = message
+            && body.end().is_some_and(|ended| ended.outcome == Outcome::Ok)
         {
             self.done.insert(*attempt);
         }

@@ -133,6 +133,7 @@ fn valid_records(boot: BootId) -> Vec<Vec<u8>> {
         running,
         spawned,
         used_before: [(DeviceId("GPU-0".into()), 5 << 30)].into(),
+        energy: Default::default(),
         stop: None,
         device_fault: None,
         checkpoints_through: 3,

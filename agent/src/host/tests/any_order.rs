@@ -12,7 +12,7 @@ proptest::proptest! {
         for (kind, number) in events {
             seq += 1;
             let out = scene.any_event(kind, number, seq);
-            ends += bodies(&out).iter().filter(|body| matches!(body, ReportBody::Ended(_))).count();
+            ends += bodies(&out).iter().filter(|body| body.end().is_some()).count();
         }
         proptest::prop_assert!(ends <= scene.accepted, "{} attempts ended {ends} times", scene.accepted);
     }

@@ -9,6 +9,8 @@ pub(super) struct Scene {
     pub(super) now: Now,
     pub(super) records: BTreeMap<AttemptId, Record>,
     pub(super) accepted: usize,
+    /// What its GPUs draw, where a test is about that.
+    pub(super) watts: u64,
 }
 
 impl Scene {
@@ -16,7 +18,7 @@ impl Scene {
         let rules = Rules::new(BootId(uuid::Uuid::from_u128(1)), &Worker::default(), &Devices::default());
         let now = Now { mono: Duration::from_secs(1000), wall: UnixMillis(1_000_000) };
         let (host, _) = Host::restore(rules.clone(), vec![], now);
-        let mut scene = Self { host, rules, now, records: BTreeMap::new(), accepted: 0 };
+        let mut scene = Self { host, rules, now, records: BTreeMap::new(), accepted: 0, watts: 0 };
         scene.event(Event::Looked(seen(&[])));
         scene
     }
@@ -225,7 +227,7 @@ pub(super) fn progress_steps(out: &[Action]) -> Vec<u64> {
 
 pub(super) fn ended(out: &[Action]) -> &Ended {
     let ended = out.iter().find_map(|action| match action {
-        Action::Report(_, ReportBody::Ended(ended)) => Some(ended),
+        Action::Report(_, body) => body.end(),
         _ => None,
     });
     ended.unwrap_or_else(|| panic!("expected an end, found {out:?}"))

@@ -38,6 +38,11 @@ fn bad_ends(job: &Job) -> String {
     format!("{} since the last checkpoint, none of them its own", job.infrastructure_failures)
 }
 
+/// Short jobs draw little.
+fn energy(kwh: f64) -> String {
+    if kwh < 0.1 { format!("{:.2} Wh", kwh * 1e3) } else { format!("{kwh:.3} kWh") }
+}
+
 fn steps(job: &Job) -> String {
     match job.total_steps {
         Some(total) => format!("{}/{total}", job.step),
@@ -74,6 +79,7 @@ impl View for Job {
             ("tokens/s", self.tokens_per_second.map(|speed| count(speed.round() as u64))),
             ("time left", self.seconds_left.map(span)),
             ("cost", Some(dollars(self.current_cost_micros)).filter(|_| self.current_cost_micros > 0)),
+            ("energy", self.energy_kwh.map(energy)),
             (attempt, self.attempt.map(|attempt| attempt.to_string())),
             (node, self.node_name.clone().or(self.node.map(|node| node.to_string()))),
             ("model", self.model.map(|model| model.to_string())),

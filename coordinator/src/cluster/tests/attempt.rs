@@ -50,6 +50,44 @@ fn a_result_under_an_older_token_is_kept_and_never_applied() {
 }
 
 #[test]
+fn a_jobs_energy_is_that_of_its_attempts_and_each_counts_once() {
+    let mut world = World::ready();
+    let (job, first) = world.running(1);
+    world.pass_talking(Duration::from_secs(100));
+    world.report(first, metered(Outcome::Preempted, 20_000));
+    let number = world.cluster.nodes[&NODE].record.last_report;
+    let repeat = Report { number, attempt: first, time: UnixMillis(0), body: metered(Outcome::Preempted, 20_000) };
+    world.hear(FromAgent::Report(repeat));
+    world.report(first, metered(Outcome::Preempted, 20_000));
+    let energy = |world: &World| world.cluster.jobs[&job].record.energy_joules;
+    assert_eq!(energy(&world), Some(20_000), "under its token, and once");
+    world.restart();
+    world.hello(NODE, boot(1), vec![]);
+    assert_eq!(energy(&world), Some(20_000), "it is written down");
+    let second = world.until_offered(job).unwrap();
+    world.accept(second);
+    let out = world.report(second, metered(Outcome::Ok, 22_000));
+    let job = row(&out, |row| matches!(row, Record::Job(_)));
+    assert!(matches!(job, Some(Record::Job(job)) if job.energy_joules == Some(42_000)), "{job:?}");
+    let attempt = row(&out, |row| matches!(row, Record::Attempt(row) if row.id == second));
+    assert!(matches!(attempt, Some(Record::Attempt(row)) if row.energy_joules == Some(22_000)), "{attempt:?}");
+}
+
+#[test]
+fn no_device_draws_more_than_it_can_for_as_long_as_it_was_placed() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.report(attempt, metered(Outcome::Preempted, u64::MAX));
+    let joules = world.cluster.jobs[&job].record.energy_joules.unwrap();
+    assert!((600_000..700_000).contains(&joules), "a minute or so at ten kilowatts, found {joules} J");
+}
+
+fn metered(outcome: Outcome, energy_joules: u64) -> ReportBody {
+    let ReportBody::Ended(ended) = ended(outcome) else { unreachable!("that is what it makes") };
+    ReportBody::Metered(Metered { ended, energy_joules })
+}
+
+#[test]
 fn a_report_counts_once_and_in_order() {
     let mut world = World::ready();
     let (job, attempt) = world.running(1);

@@ -269,6 +269,7 @@ fn over(id: AttemptId) -> Record {
         offered_at: UnixMillis(1_000),
         running_at: None,
         leave: None,
+        energy_joules: None,
         end: Some(end),
     })
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::{access::Role, cluster::Subject};
 use lorikeet_api::{JobFile, Presets};
 use lorikeet_protocol::{
-    agent::{Checkpoint, CheckpointKind, Ended, EventLines, Offer, Report, ReportBody},
+    agent::{Checkpoint, CheckpointKind, Ended, EventLines, Metered, Offer, Report, ReportBody},
     file::NamedFile,
     id::{BaseId, DatasetId, DeviceId, TokenId, UserId},
     inspect::{BaseFindings, DatasetFindings, Inspection, JobFindings},
@@ -306,4 +306,25 @@ async fn of_what_a_restored_coordinator_does_not_know_only_files_that_are_here_a
     while control.hear().await != (ToAgent::Acknowledged { through: 1 }) {}
     let kept = world.services.driver.read(|store| store.scan(&[], |_: &crate::record::Orphan| true)).await.unwrap();
     assert!(matches!(&kept[..], [one] if one.attempt == attempt && one.files.is_empty()), "{kept:?}");
+}
+
+#[tokio::test]
+async fn energy_is_spoken_of_only_in_a_conversation_that_has_a_word_for_it() {
+    let world = World::new();
+    for (seed, conversation) in [(14, ALPN_CONTROL_EXPEL), (15, ALPN_CONTROL_METER)] {
+        let (identity, key) = world.node(seed).await;
+        let mut control = world.control_in(conversation, (&identity, &key)).await;
+        assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)));
+        let attempt = AttemptId { job: JobId(Uuid::now_v7()), token: AttemptToken { generation: 1, number: 1 } };
+        let (outcome, held, step, last_event) = (lorikeet_protocol::job::Outcome::Ok, Duration::ZERO, 1, 0);
+        let ended = Ended { outcome, class: None, message: None, step, held, files: vec![], summary: None, last_event };
+        let body = ReportBody::Metered(Metered { ended, energy_joules: 1 });
+        control.say(FromAgent::Report(Report { number: 1, attempt, time: UnixMillis(1), body })).await;
+        if conversation == ALPN_CONTROL_METER {
+            assert_eq!(control.hear().await, ToAgent::Acknowledged { through: 1 });
+        } else {
+            let heard = timeout(PATIENCE, wire::read::<ToAgent>(&mut control.receive)).await.unwrap();
+            assert!(!matches!(heard, Ok(Some(_))), "{heard:?}");
+        }
+    }
 }

@@ -287,8 +287,7 @@ impl World {
                             }
                             match &mut report.body {
                                 ReportBody::Checkpoint(checkpoint) => checkpoint.files.clear(),
-                                ReportBody::Ended(ended) => ended.files.clear(),
-                                _ => {}
+                                body => body.end_mut().into_iter().for_each(|ended| ended.files.clear()),
                             }
                         }
                         self.post(Event::Heard { node: id, session, message: FromAgent::Report(report) });
