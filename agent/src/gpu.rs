@@ -11,7 +11,7 @@ mod nvml;
 mod reading;
 mod reports;
 
-pub use reading::{Driver, Reading, readings};
+pub use reading::{Driver, Reading, Silence, readings};
 
 use crate::{
     clock,
@@ -24,6 +24,7 @@ use lorikeet_protocol::{
     id::{DeviceId, UnixMillis},
     job::Device,
 };
+use nvml_wrapper::error::NvmlError;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +58,7 @@ impl Probe {
     pub(crate) fn new(config: &Devices) -> Self {
         let wants_gpus = config.fake.is_empty() && config.kind != Choice::Cpu;
         let usable = config.gpus_unusable.clone().map_or(Ok(()), Err);
-        let nvml = if wants_gpus { nvml::Gpus::open(usable) } else { None };
+        let nvml = wants_gpus.then(|| nvml::Gpus::open(usable)).and_then(told);
         if nvml.is_none() && config.fake.is_empty() && config.kind == Choice::Gpu {
             tracing::warn!("devices.kind is \"gpu\" and no NVIDIA driver answers: this machine offers nothing");
         }
@@ -111,6 +112,15 @@ impl Look {
         self.seen.drawn.extend(other.seen.drawn);
         self.telemetry.extend(other.telemetry);
     }
+}
+
+/// A machine without a driver is a normal machine.
+fn told(opened: Result<nvml::Gpus, NvmlError>) -> Option<nvml::Gpus> {
+    let silent = |error: &NvmlError| {
+        tracing::debug!(%error, "NVIDIA's library does not open");
+        tracing::info!("no NVIDIA driver on this machine");
+    };
+    opened.inspect_err(silent).ok()
 }
 
 /// Looks again and again, until nobody wants to know or `cancel`.

@@ -35,7 +35,7 @@ mod tests;
 
 pub use config::{Config, ConfigError, Devices};
 pub use disk::DiskError;
-pub use gpu::{Driver as GpuDriver, Reading as GpuReading, readings as gpu_readings};
+pub use gpu::{Driver as GpuDriver, Reading as GpuReading, Silence as GpuSilence, readings as gpu_readings};
 pub use link::{ClockOff, DialError, FrameError, GiveError, IdentityError, JoinError, LinkError, LinkState, TlsError};
 
 use cache::Cache;

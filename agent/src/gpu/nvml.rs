@@ -37,21 +37,12 @@ pub(super) struct Gpus {
 }
 
 impl Gpus {
-    /// `None` where the library or the driver is not there: a normal answer.
-    pub(super) fn open(usable: Result<(), String>) -> Option<Self> {
-        match Nvml::init() {
-            Ok(nvml) => {
-                // opened once in a process and never closed, so that what borrows from it may live beside it
-                let nvml: &'static Nvml = Box::leak(Box::new(nvml));
-                let (reports, health, named) = Default::default();
-                Some(Self { nvml, reports, health, usable, named })
-            }
-            Err(error) => {
-                tracing::debug!(%error, "NVIDIA's library does not open");
-                tracing::info!("no NVIDIA driver on this machine");
-                None
-            }
-        }
+    /// Where the library or the driver is not there that is a normal answer.
+    pub(super) fn open(usable: Result<(), String>) -> Result<Self, NvmlError> {
+        // opened once in a process and never closed, so that what borrows from it may live beside it
+        let nvml: &'static Nvml = Box::leak(Box::new(Nvml::init()?));
+        let (reports, health, named) = Default::default();
+        Ok(Self { nvml, reports, health, usable, named })
     }
 
     /// Every GPU that answers. One that fails is named in the log and not offered. A driver that does not answer at all, as in the

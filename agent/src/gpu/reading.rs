@@ -1,6 +1,7 @@
 //! Everything that a GPU says of itself, for a person who asks: `lorikeet doctor`. The agent's own looks take what they need of it.
 
 use super::nvml;
+use nvml_wrapper::error::NvmlError;
 use serde::Serialize;
 
 /// One card. What it does not say is absent.
@@ -55,9 +56,23 @@ pub struct Driver {
     pub faults: Vec<String>,
 }
 
-/// Asks; `None` where there is no driver.
-pub fn readings() -> Option<Driver> {
-    let gpus = nvml::Gpus::open(Ok(()))?;
+/// Why the driver's library says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Silence {
+    /// There is no such library.
+    Absent,
+    /// It is there and cannot be used, and why.
+    Unusable(String),
+}
+
+/// Asks.
+pub fn readings() -> Result<Driver, Silence> {
+    let silence = |error: NvmlError| {
+        let is_absent = matches!(error, NvmlError::LibloadingError(_));
+        if is_absent { Silence::Absent } else { Silence::Unusable(error.to_string()) }
+    };
+    let gpus = nvml::Gpus::open(Ok(())).map_err(silence)?;
     let mut driver = Driver { version: gpus.driver(), gpus: Vec::new(), faults: Vec::new() };
     for reading in gpus.readings() {
         match reading {
@@ -65,5 +80,5 @@ pub fn readings() -> Option<Driver> {
             Err(fault) => driver.faults.push(fault),
         }
     }
-    Some(driver)
+    Ok(driver)
 }

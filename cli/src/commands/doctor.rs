@@ -6,8 +6,11 @@ mod service;
 use super::Context;
 use crate::{args::Doctor as Args, failure::Failure, output::View};
 use bytesize::ByteSize;
-use lorikeet_agent::{GpuDriver, GpuReading};
+use lorikeet_agent::{GpuDriver, GpuReading, GpuSilence};
 use serde::Serialize;
+
+/// NVIDIA's management library: what an agent knows GPUs by.
+const NVML: &str = "libnvidia-ml.so.1";
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -16,8 +19,10 @@ struct Report {
     version: &'static str,
     /// Whether this build has the CUDA kernels.
     cuda_build: bool,
-    /// What NVIDIA's driver says; absent without one.
+    /// What NVIDIA's driver says through NVML, its management library; absent where that says nothing.
     driver: Option<GpuDriver>,
+    /// Why it says nothing; absent where it does.
+    nvml: Option<GpuSilence>,
     /// What CUDA says; absent in a build without it.
     cuda: Option<Cuda>,
     /// What to do, most needed first.
@@ -34,8 +39,19 @@ struct Cuda {
     /// What brings NCCL, where it is missing.
     nccl_missing: Option<String>,
     gpus: Vec<Gpu>,
+    /// GPUs that cannot be opened; the others can.
+    faults: Vec<Closed>,
     /// Why no GPU is shown.
     fault: Option<String>,
+}
+
+/// A GPU that cannot be opened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Closed {
+    /// CUDA counts from 0.
+    number: usize,
+    why: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -54,11 +70,14 @@ pub(crate) fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     if args.coordinator.is_some() || args.agent.is_some() {
         return service::run(context.output, args);
     }
-    let driver = lorikeet_agent::gpu_readings();
+    let (driver, nvml) = match lorikeet_agent::gpu_readings() {
+        Ok(driver) => (Some(driver), None),
+        Err(silence) => (None, Some(silence)),
+    };
     let (cuda, remedy) = cuda();
-    let advice = advice(driver.as_ref(), cuda.as_ref(), &remedy);
+    let advice = advice(driver.as_ref(), nvml.as_ref(), cuda.as_ref(), &remedy);
     let version = env!("CARGO_PKG_VERSION");
-    context.output.answer(&Report { version, cuda_build: cuda.is_some(), driver, cuda, advice })
+    context.output.answer(&Report { version, cuda_build: cuda.is_some(), driver, nvml, cuda, advice })
 }
 
 #[cfg(feature = "cuda")]
@@ -72,8 +91,9 @@ fn cuda() -> (Option<Cuda>, String) {
         unusable: gpu.unusable,
     };
     let gpus = found.gpus.into_iter().map(gpu).collect();
-    let (missing, nccl_missing) = (found.missing, found.nccl_missing);
-    (Some(Cuda { driver: found.driver, missing, nccl_missing, gpus, fault: found.fault }), found.remedy)
+    let faults = found.faults.into_iter().map(|(number, why)| Closed { number, why }).collect();
+    let (driver, missing, nccl_missing, fault) = (found.driver, found.missing, found.nccl_missing, found.fault);
+    (Some(Cuda { driver, missing, nccl_missing, gpus, faults, fault }), found.remedy)
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -81,9 +101,10 @@ fn cuda() -> (Option<Cuda>, String) {
     (None, String::new())
 }
 
-fn advice(driver: Option<&GpuDriver>, cuda: Option<&Cuda>, remedy: &str) -> Vec<String> {
+fn advice(driver: Option<&GpuDriver>, nvml: Option<&GpuSilence>, cuda: Option<&Cuda>, remedy: &str) -> Vec<String> {
     let mut advice = Vec::new();
     match (driver, cuda) {
+        (None, Some(cuda)) if cuda.has_driver() => advice.push(without_nvml(nvml)),
         (None, _) => advice.push("no NVIDIA driver answers: this machine trains on its CPU. For GPUs install NVIDIA's driver, version 580 or newer".into()),
         (Some(_), None) => advice.push("this build has no CUDA kernels: install one made with `cargo build --release --features cuda`".into()),
         (Some(_), Some(_)) => {}
@@ -109,12 +130,49 @@ fn advice(driver: Option<&GpuDriver>, cuda: Option<&Cuda>, remedy: &str) -> Vec<
     advice
 }
 
+/// The driver is here, and only its management library is not to be used.
+fn without_nvml(nvml: Option<&GpuSilence>) -> String {
+    let what = match nvml {
+        Some(GpuSilence::Unusable(why)) => format!("{NVML} cannot be used ({why})"),
+        Some(GpuSilence::Absent) | None => format!("{NVML} is missing"),
+    };
+    format!(
+        "{what}, though libcuda.so.1 is there: without it an agent finds no GPU. It comes with NVIDIA's driver; a container gets it where NVIDIA_DRIVER_CAPABILITIES names \
+         `utility` beside `compute`"
+    )
+}
+
+impl Cuda {
+    fn has_driver(&self) -> bool {
+        !self.missing.contains(&"libcuda.so.1")
+    }
+}
+
+impl Report {
+    /// `580.95.05`; where NVML says nothing, what CUDA knows of it.
+    fn driver_in_words(&self) -> String {
+        match (&self.driver, &self.cuda) {
+            (Some(driver), _) => driver.version.clone().unwrap_or_else(|| "there".into()),
+            (None, Some(cuda)) if cuda.has_driver() => "there, its version is not known without NVML".into(),
+            (None, _) => "none".into(),
+        }
+    }
+
+    fn nvml_in_words(&self) -> String {
+        match &self.nvml {
+            None => format!("{NVML} answers"),
+            Some(GpuSilence::Absent) => format!("missing: {NVML}"),
+            Some(GpuSilence::Unusable(why)) => format!("{NVML} is there and cannot be used: {why}"),
+        }
+    }
+}
+
 impl View for Report {
     fn table(&self) -> String {
         let build = if self.cuda_build { "with CUDA kernels" } else { "without CUDA kernels" };
         let mut lines = vec![format!("lorikeet          {}, {build}", self.version)];
-        let version = |driver: &GpuDriver| driver.version.clone().unwrap_or_else(|| "there".into());
-        lines.push(format!("NVIDIA driver     {}", self.driver.as_ref().map_or_else(|| "none".into(), version)));
+        lines.push(format!("NVIDIA driver     {}", self.driver_in_words()));
+        lines.push(format!("NVML              {}", self.nvml_in_words()));
         if let Some(cuda) = &self.cuda {
             let missing = if cuda.missing.is_empty() {
                 "all there".into()
@@ -135,6 +193,13 @@ impl View for Report {
                     size(gpu.memory_bytes)
                 )
             }));
+            let closed = |gpu: &Closed| {
+                format!("CUDA GPU          number {} cannot be opened: could not {}", gpu.number, gpu.why)
+            };
+            lines.extend(cuda.faults.iter().map(closed));
+            // Without a driver that is said already.
+            let fault = cuda.fault.as_ref().filter(|_| cuda.has_driver());
+            lines.extend(fault.map(|why| format!("CUDA GPU          none is shown: could not {why}")));
         }
         let gpus = self.driver.iter().flat_map(|driver| &driver.gpus);
         lines.extend(gpus.map(|gpu| format!("GPU               {}", described(gpu))));
@@ -186,12 +251,47 @@ mod tests {
     #[test]
     fn a_machine_without_a_gpu_is_told_what_it_trains_on_and_what_would_change_that() {
         let nccl_missing = Some("libnccl.so.2 is missing: it comes with NCCL".into());
-        let cuda = Cuda { driver: None, missing: vec!["libcuda.so.1"], nccl_missing, gpus: Vec::new(), fault: None };
-        let advice = advice(None, Some(&cuda), "libcuda.so.1 is missing: it comes with a driver");
+        let cuda = Cuda { missing: vec!["libcuda.so.1"], nccl_missing, ..cuda() };
+        let (absent, remedy) = (GpuSilence::Absent, "libcuda.so.1 is missing: it comes with a driver");
+        let advice = advice(None, Some(&absent), Some(&cuda), remedy);
         assert!(advice[0].contains("trains on its CPU") && advice[0].contains("580"), "{advice:?}");
         assert_eq!(advice[1..], ["libcuda.so.1 is missing: it comes with a driver"], "NCCL is for several GPUs");
-        let table = Report { version: "1", cuda_build: true, driver: None, cuda: Some(cuda), advice }.table();
+        let table = report(Some(cuda), Some(absent), advice).table();
         assert!(table.contains("NVIDIA driver     none") && table.contains("missing: libcuda.so.1"), "{table}");
+        assert!(table.contains("NVML              missing: libnvidia-ml.so.1"), "{table}");
+    }
+
+    #[test]
+    fn a_driver_whose_management_library_alone_is_missing_is_no_missing_driver() {
+        let cuda = Cuda { driver: Some("13.0".into()), ..cuda() };
+        let advice = advice(None, Some(&GpuSilence::Absent), Some(&cuda), "");
+        let [word] = &advice[..] else { panic!("expected one word of advice, found {advice:?}") };
+        assert!(word.contains("libnvidia-ml.so.1 is missing, though libcuda.so.1 is there"), "{word}");
+        let table = report(Some(cuda), Some(GpuSilence::Absent), advice.clone()).table();
+        assert!(table.contains("NVIDIA driver     there") && !table.contains("no NVIDIA driver"), "{table}");
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_opened_hides_no_other() {
+        let gpu = Gpu {
+            name: "NVIDIA H200".into(),
+            compute_capability: "9.0".into(),
+            free_bytes: 1 << 30,
+            memory_bytes: 2 << 30,
+            unusable: None,
+        };
+        let closed = Closed { number: 1, why: "open a GPU: the CUDA driver says CUDA_ERROR_OUT_OF_MEMORY".into() };
+        let table = report(Some(Cuda { gpus: vec![gpu], faults: vec![closed], ..cuda() }), None, vec![]).table();
+        assert!(table.contains("CUDA GPU          NVIDIA H200, compute capability 9.0"), "{table}");
+        assert!(table.contains("CUDA GPU          number 1 cannot be opened: could not open a GPU"), "{table}");
+    }
+
+    fn cuda() -> Cuda {
+        Cuda { driver: None, missing: vec![], nccl_missing: None, gpus: vec![], faults: vec![], fault: None }
+    }
+
+    fn report(cuda: Option<Cuda>, nvml: Option<GpuSilence>, advice: Vec<String>) -> Report {
+        Report { version: "1", cuda_build: cuda.is_some(), driver: None, nvml, cuda, advice }
     }
 
     #[test]
@@ -204,9 +304,9 @@ mod tests {
             unusable,
         };
         let nccl_missing = Some("libnccl.so.2 is missing: it comes with NCCL".into());
-        let cuda = Cuda { driver: None, missing: vec![], nccl_missing, gpus: vec![gpu(None), gpu(None)], fault: None };
+        let cuda = Cuda { nccl_missing, gpus: vec![gpu(None), gpu(None)], ..cuda() };
         let driver = GpuDriver { version: None, gpus: Vec::new(), faults: Vec::new() };
-        let advice = advice(Some(&driver), Some(&cuda), "");
+        let advice = advice(Some(&driver), None, Some(&cuda), "");
         assert!(
             advice.len() == 1 && advice[0].starts_with("libnccl.so.2 is missing: it comes with NCCL."),
             "{advice:?}"
@@ -239,7 +339,7 @@ mod tests {
             "NVIDIA H200 GPU-7, 100.0 GiB of 141.0 GiB free, 93 % busy, 61 °C, 512 of 700 W, 1755 of 1980 MHz, held back by power limit, 2 uncorrected memory errors, processes 12, 34"
         );
         let driver = GpuDriver { version: Some("580.95".into()), gpus: vec![gpu], faults: Vec::new() };
-        let advice = advice(Some(&driver), None, "");
+        let advice = advice(Some(&driver), None, None, "");
         assert!(advice[0].contains("--features cuda") && advice[1].contains("GPU-7"), "{advice:?}");
     }
 }

@@ -11,11 +11,10 @@ pub(super) fn there() -> Result<(), Failure> {
 /// Why the first GPU, which is the one that is taken, will not do.
 #[cfg(feature = "cuda")]
 fn unfit() -> Option<String> {
-    let found = lorikeet_trainer::ops::cuda::survey::survey();
-    let Some(gpu) = found.gpus.into_iter().next() else {
-        return Some(found.fault.unwrap_or_else(|| "no GPU answers on this machine".into()));
-    };
-    gpu.unusable.map(|why| format!("{} cannot be trained on: {why}", gpu.name))
+    match lorikeet_trainer::ops::cuda::survey::gpu(0) {
+        Ok(gpu) => gpu.unusable.map(|why| format!("{} cannot be trained on: {why}", gpu.name)),
+        Err(error) => Some(format!("the first GPU of this machine cannot be used: could not {error}")),
+    }
 }
 
 /// Without CUDA there is none to look at.

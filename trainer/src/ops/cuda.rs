@@ -55,7 +55,7 @@ const MOST_USED: CUmemPool_attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_USED
 /// What can go wrong between us and a GPU.
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
-    /// NVIDIA's libraries are not there.
+    /// NVIDIA's libraries are not there, or its driver is too old for them.
     #[error("open CUDA: {0}")]
     Missing(String),
     /// No such device.
@@ -218,9 +218,8 @@ impl Traffic {
 impl Gpu {
     /// Opens a device and compiles every kernel for it, which takes a second or two.
     pub fn open(ordinal: usize) -> Result<Gpu, GpuError> {
-        let missing = cuda_lazy::missing();
-        if !missing.is_empty() {
-            return Err(GpuError::Missing(cuda_lazy::in_words(&missing)));
+        if let Some(words) = survey::missing() {
+            return Err(GpuError::Missing(words));
         }
         let count = CudaContext::device_count().map_err(GpuError::driver("count GPUs"))?.max(0) as usize;
         if ordinal >= count {
