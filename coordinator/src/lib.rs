@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod config;
 mod dataset;
 pub mod driver;
+mod felt;
 pub mod guard;
 pub mod health;
 pub mod history;

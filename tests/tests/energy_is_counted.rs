@@ -40,7 +40,17 @@ fn a_job_knows_the_energy_of_its_attempts_over_a_restart_of_its_agent() {
         "{least} kWh at least, {most} at most, found {first} and {both}"
     );
     assert!(lab.cli(&["job", "show", &job]).contains(" Wh"));
+    let points = lab.api.get(&format!("/api/jobs/{job}/metrics"));
+    let points = points.as_array().expect("a list");
+    let told = points.iter().filter(|point| point["gpuPowerWatts"] == f64::from(WATTS)).count();
+    assert!(told > points.len() / 2, "{told} of {} points say how the GPU was", points.len());
+    let said = lab.cli(&["node", "show", &node(&lab)]);
+    assert!(said.contains("50 % busy, 40 °C, 300 W"), "{said}");
     until("the worker to be gone", || agent.workers().is_empty().then_some(()));
+}
+
+fn node(lab: &Lab) -> String {
+    lab.api.get("/api/nodes")[0]["id"].as_str().expect("an id").to_owned()
 }
 
 fn energy(lab: &Lab, job: &str) -> f64 {

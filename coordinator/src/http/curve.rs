@@ -24,7 +24,7 @@ use points::{Point, Points};
 use std::sync::Arc;
 pub(super) use thin::thin;
 
-/// Points that are remembered over all attempts: some 40 MiB. Beyond that all are forgotten.
+/// Points that are remembered over all attempts: some 60 MiB. Beyond that all are forgotten.
 const POINTS: usize = 1 << 19;
 
 /// Of each attempt its points.
@@ -61,11 +61,11 @@ impl Curves {
 }
 
 /// What a line measured, as others see it.
-pub(super) fn point(attempt: AttemptId, line: &EventLine) -> Option<MetricsPoint> {
-    match line::said(line)? {
+pub(super) fn point(attempt: AttemptId, line: &EventLine, text: &str) -> Option<MetricsPoint> {
+    match line::said(line, text)? {
         Said::Begins(_) => None,
-        Said::Measured { step, time, what } => {
-            Some(answer::view(attempt.job, &Point { step, token: attempt.token, time, what }))
+        Said::Measured { step, time, what, felt } => {
+            Some(answer::view(attempt.job, &Point { step, token: attempt.token, time, what, felt }))
         }
     }
 }

@@ -202,7 +202,7 @@ impl Follower {
                     while let Some(missing) = gaps.next_if(|missing| missing.from < line.seq) {
                         self.say_missing(attempt, missing).await?;
                     }
-                    if let Some(event) = parse(&line.text).and_then(|line| said(attempt, line)) {
+                    if let Some(event) = parse(&line.text).and_then(|event| said(attempt, event, &line.text)) {
                         self.send(&event, Some(format!("{}:{}", attempt.token, line.seq))).await?;
                     }
                     self.cursor.seq = line.seq;
@@ -300,11 +300,11 @@ impl From<Failure> for Ended {
 }
 
 /// What a line says to a client; its checkpoints come from the record, once they are verified.
-fn said(attempt: AttemptId, line: EventLine) -> Option<JobEvent> {
+fn said(attempt: AttemptId, line: EventLine, text: &str) -> Option<JobEvent> {
     if let WorkerEvent::Stage { stage } = line.event {
         return Some(JobEvent::Stage { stage: stage_of(stage) });
     }
-    let point = curve::point(attempt, &line).map(JobEvent::Metrics);
+    let point = curve::point(attempt, &line, text).map(JobEvent::Metrics);
     point.or_else(|| log_line(attempt, line).map(JobEvent::Log))
 }
 

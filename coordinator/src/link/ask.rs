@@ -10,7 +10,7 @@ use crate::{
 };
 use lorikeet_protocol::{
     agent::FromAgent,
-    id::{AttemptId, Hash, NodeId, UnixMillis},
+    id::{AttemptId, DeviceId, Hash, NodeId, UnixMillis},
 };
 use std::net::SocketAddr;
 use uuid::Uuid;
@@ -89,8 +89,8 @@ impl Services {
         self.allowed(Query::MayUpload { node, attempt }).await
     }
 
-    /// Whose the attempt is that a node brings lines or a report of.
-    pub(super) async fn standing(&self, node: NodeId, id: AttemptId) -> Standing {
+    /// Whose the attempt is that a node brings lines or a report of, and on which devices of the node it was placed.
+    pub(super) async fn standing(&self, node: NodeId, id: AttemptId) -> (Standing, Vec<DeviceId>) {
         let placed =
             move |attempt: &Attempt| attempt.id == id && attempt.members.iter().any(|member| member.node == node);
         let found = self.driver.read(move |store| {
@@ -100,12 +100,15 @@ impl Services {
             Ok((attempts, forgotten))
         });
         let long_ago = UnixMillis(now().0.saturating_sub(LINES_TAKEN_MILLIS));
-        let Ok((mut found, forgotten)) = found.await else { return Standing::Unknown };
+        let Ok((mut found, forgotten)) = found.await else { return (Standing::Unknown, Vec::new()) };
         match found.pop() {
-            None if forgotten => Standing::Forgotten,
-            None => Standing::Foreign,
-            Some(attempt) if attempt.end.as_ref().is_some_and(|end| end.at < long_ago) => Standing::Late,
-            Some(_) => Standing::Own,
+            None if forgotten => (Standing::Forgotten, Vec::new()),
+            None => (Standing::Foreign, Vec::new()),
+            Some(attempt) if attempt.end.as_ref().is_some_and(|end| end.at < long_ago) => (Standing::Late, Vec::new()),
+            Some(attempt) => {
+                let here = attempt.members.into_iter().filter(|member| member.node == node);
+                (Standing::Own, here.flat_map(|member| member.devices).collect())
+            }
         }
     }
 

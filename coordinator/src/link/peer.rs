@@ -16,16 +16,16 @@ use super::{
     tls::{self, NodeCertificate},
     wire,
 };
-use crate::clock::now;
+use crate::{clock::now, felt::Felt};
 use lorikeet_protocol::{
     ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER,
     agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Trusts, Welcome, former},
     codec::{self, CodecError},
-    id::{AttemptId, NodeId},
+    id::{AttemptId, DeviceId, NodeId},
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -252,7 +252,7 @@ async fn write(
             Some(ToAgent::Expelled(_)) if !words.expelled => {}
             Some(ToAgent::Offer(offer)) => {
                 // It was placed there, durably, before this was said: no report of it need be looked up.
-                own_attempts.add(offer.attempt);
+                own_attempts.add(offer.attempt, offer.devices.clone());
                 wire::write(send, &ToAgent::Offer(offer)).await?;
             }
             Some(message) => wire::write(send, &message).await?,
@@ -297,15 +297,19 @@ fn telemetry(datagram: &[u8], words: Words) -> Result<Telemetry, CodecError> {
 
 /// Attempts of which this session knows that they were placed on its node.
 #[derive(Default)]
-struct OwnAttempts(Mutex<HashSet<AttemptId>>);
+struct OwnAttempts(Mutex<HashMap<AttemptId, Vec<DeviceId>>>);
 
 impl OwnAttempts {
-    fn add(&self, attempt: AttemptId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt);
+    fn add(&self, attempt: AttemptId, devices: Vec<DeviceId>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt, devices);
     }
 
     fn has(&self, attempt: AttemptId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&attempt)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&attempt)
+    }
+
+    fn devices(&self, attempt: AttemptId) -> Vec<DeviceId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&attempt).cloned().unwrap_or_default()
     }
 }
 
@@ -404,7 +408,7 @@ impl Peer<'_> {
         self.hand_on(FromAgent::Report(report)).await;
     }
 
-    async fn keep(&mut self, lines: EventLines) {
+    async fn keep(&mut self, mut lines: EventLines) {
         let attempt = lines.attempt;
         self.shared.beat(self.certificate.node).await;
         match self.standing(attempt).await {
@@ -416,6 +420,10 @@ impl Peer<'_> {
             }
             Standing::Foreign => return self.complain(attempt, "lines of an attempt of another node"),
         }
+        let (mut newest, devices) =
+            (self.shared.services.telemetry.of(self.certificate.node), self.own_attempts.devices(attempt));
+        let said: Option<Vec<_>> = devices.iter().map(|device| newest.remove(device)).collect();
+        Felt::join(&mut lines.lines, &said.unwrap_or_default());
         match self.shared.services.series.append(lines).await {
             Ok(through) => {
                 self.refused.remove(&attempt);
@@ -444,9 +452,9 @@ impl Peer<'_> {
         if self.own_attempts.has(attempt) {
             return Standing::Own;
         }
-        let standing = self.shared.services.standing(self.certificate.node, attempt).await;
+        let (standing, devices) = self.shared.services.standing(self.certificate.node, attempt).await;
         if standing == Standing::Own {
-            self.own_attempts.add(attempt);
+            self.own_attempts.add(attempt, devices);
         }
         standing
     }

@@ -392,6 +392,19 @@ pub struct MetricsPoint {
     pub gradient_norm: Option<f64>,
     /// The step's.
     pub tokens_per_second: Option<f64>,
+    /// Of its GPUs on average, 0–100. This and the three that follow are what they said when the line came; absent where they did not, or where it came
+    /// too late for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_utilization_percent: Option<f32>,
+    /// In use of its GPUs in all, by anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_memory_bytes: Option<u64>,
+    /// Of the hottest of its GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_temperature_celsius: Option<f32>,
+    /// Drawn by its GPUs in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_power_watts: Option<f32>,
 }
 
 /// A word of the worker.

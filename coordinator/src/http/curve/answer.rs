@@ -68,7 +68,10 @@ impl Serialize for Row<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let MetricsPoint { attempt: _, step, epoch, time, training_loss, .. } = &self.point;
         let MetricsPoint { validation_loss, learning_rate, gradient_norm, tokens_per_second, .. } = &self.point;
-        let mut row = serializer.serialize_struct("MetricsPoint", 9)?;
+        let MetricsPoint {
+            gpu_utilization_percent, gpu_memory_bytes, gpu_temperature_celsius, gpu_power_watts, ..
+        } = &self.point;
+        let mut row = serializer.serialize_struct("MetricsPoint", 13)?;
         row.serialize_field("attempt", self.attempt)?;
         row.serialize_field("step", step)?;
         row.serialize_field("epoch", epoch)?;
@@ -78,12 +81,18 @@ impl Serialize for Row<'_> {
         row.serialize_field("learningRate", learning_rate)?;
         row.serialize_field("gradientNorm", gradient_norm)?;
         row.serialize_field("tokensPerSecond", tokens_per_second)?;
+        // What is not known is not said: nearly every point of a CPU would be half as long again.
+        gpu_utilization_percent.map_or(Ok(()), |percent| row.serialize_field("gpuUtilizationPercent", &percent))?;
+        gpu_memory_bytes.map_or(Ok(()), |bytes| row.serialize_field("gpuMemoryBytes", &bytes))?;
+        gpu_temperature_celsius.map_or(Ok(()), |celsius| row.serialize_field("gpuTemperatureCelsius", &celsius))?;
+        gpu_power_watts.map_or(Ok(()), |watts| row.serialize_field("gpuPowerWatts", &watts))?;
         row.end()
     }
 }
 
 /// A point as others see it.
 pub(in super::super) fn view(job: JobId, point: &Point) -> MetricsPoint {
+    let felt = point.felt.unwrap_or_default();
     let nothing = MetricsPoint {
         attempt: AttemptId { job, token: point.token },
         step: point.step,
@@ -94,6 +103,10 @@ pub(in super::super) fn view(job: JobId, point: &Point) -> MetricsPoint {
         learning_rate: None,
         gradient_norm: None,
         tokens_per_second: None,
+        gpu_utilization_percent: felt.utilization_percent,
+        gpu_memory_bytes: felt.used_bytes,
+        gpu_temperature_celsius: felt.temperature_celsius,
+        gpu_power_watts: felt.power_watts,
     };
     match point.what {
         Measured::Evaluation { loss } => MetricsPoint { validation_loss: Some(loss), ..nothing },
@@ -111,6 +124,7 @@ pub(in super::super) fn view(job: JobId, point: &Point) -> MetricsPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::felt::Felt;
     use lorikeet_protocol::id::UnixMillis;
 
     #[test]
@@ -126,6 +140,7 @@ mod tests {
                 token: AttemptToken { generation: 1, number: 1 + number / 3 },
                 time: UnixMillis(1_000),
                 what,
+                felt: (number == 1).then_some(Felt { power_watts: Some(512.5), ..Felt::default() }),
             })
             .collect();
         let plain: Vec<_> = points.iter().map(|point| serde_json::to_string(&view(job, point)).unwrap()).collect();

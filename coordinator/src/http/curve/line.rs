@@ -2,6 +2,7 @@
 
 use super::super::job_series::parse;
 use super::points::Measured;
+use crate::felt::Felt;
 use lorikeet_protocol::{
     id::UnixMillis,
     worker::{EventLine, Step, WorkerEvent},
@@ -14,7 +15,7 @@ pub(super) enum Said {
     /// An attempt goes on from this step.
     Begins(u64),
     /// Something was measured after this step.
-    Measured { step: u64, time: UnixMillis, what: Measured },
+    Measured { step: u64, time: UnixMillis, what: Measured, felt: Option<Felt> },
 }
 
 /// The form of nearly every line. Read as an event, whose form is found by its type, it takes several times as long.
@@ -35,13 +36,13 @@ struct StepLine<'a> {
 /// Nothing for a line of another kind, or of a later version.
 pub(super) fn read(text: &str) -> Option<Said> {
     if let Some(step) = serde_json::from_str::<StepLine<'_>>(text).ok().filter(|line| line.r#type == "step") {
-        return Some(of_step(step));
+        return Some(of_step(step, text));
     }
-    said(&parse(text)?)
+    said(&parse(text)?, text)
 }
 
-pub(super) fn said(line: &EventLine) -> Option<Said> {
-    let measured = |step, what| Some(Said::Measured { step, time: line.time, what });
+pub(super) fn said(line: &EventLine, text: &str) -> Option<Said> {
+    let measured = |step, what| Some(Said::Measured { step, time: line.time, what, felt: Felt::read(text) });
     match &line.event {
         WorkerEvent::Plan(plan) => Some(Said::Begins(plan.from_step)),
         WorkerEvent::Eval { step, loss, .. } => measured(*step, Measured::Evaluation { loss: *loss }),
@@ -56,10 +57,10 @@ pub(super) fn said(line: &EventLine) -> Option<Said> {
     }
 }
 
-fn of_step(line: StepLine<'_>) -> Said {
+fn of_step(line: StepLine<'_>, text: &str) -> Said {
     let StepLine { r#type: _, time, step, epoch, loss, lr, grad_norm, tokens, supervised_tokens, seconds } = line;
     let what = Measured::of_step(&Step { step, epoch, loss, lr, grad_norm, tokens, supervised_tokens, seconds });
-    Said::Measured { step, time, what }
+    Said::Measured { step, time, what, felt: Felt::read(text) }
 }
 
 #[cfg(test)]
@@ -69,7 +70,7 @@ mod tests {
     const STEP: &str = r#"{"seq":7,"time":1000,"type":"step","step":3,"epoch":0.5,"loss":1.25,"lr":0.0001,"grad_norm":0.1,"tokens":10,"supervised_tokens":5,"seconds":2.0}"#;
 
     fn measured(step: u64, what: Measured) -> Option<Said> {
-        Some(Said::Measured { step, time: UnixMillis(1000), what })
+        Some(Said::Measured { step, time: UnixMillis(1000), what, felt: None })
     }
 
     #[test]
@@ -80,6 +81,15 @@ mod tests {
         let escaped = STEP.replace(r#""step","#, r#""st\u0065p","#);
         assert!(serde_json::from_str::<StepLine<'_>>(&escaped).is_err());
         assert_eq!(read(&escaped), read(STEP));
+    }
+
+    #[test]
+    fn how_the_devices_were_is_read_behind_what_the_worker_wrote() {
+        let line = STEP.replace('}', r#","devices":{"utilizationPercent":93.0}}"#);
+        let utilization_percent = Some(93.0);
+        let Some(Said::Measured { felt, what, .. }) = read(&line) else { panic!("expected a step") };
+        assert_eq!(felt, Some(Felt { utilization_percent, ..Felt::default() }));
+        assert!(matches!(read(STEP), Some(Said::Measured { what: same, .. }) if same == what));
     }
 
     #[test]

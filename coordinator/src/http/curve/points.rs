@@ -1,6 +1,7 @@
 //! Points in order of their steps, an evaluation behind the step it followed, and how those of several attempts become one curve.
 
 use super::line::Said;
+use crate::felt::Felt;
 use lorikeet_protocol::{
     id::{AttemptId, AttemptToken, UnixMillis},
     worker::Step,
@@ -16,6 +17,8 @@ pub(crate) struct Point {
     /// By the node's clock.
     pub(crate) time: UnixMillis,
     pub(crate) what: Measured,
+    /// How its devices were.
+    pub(crate) felt: Option<Felt>,
 }
 
 /// By a step, or by an evaluation.
@@ -81,8 +84,8 @@ impl Points {
                     self.begins = Some(self.begins.map_or(step, |begins| begins.min(step)));
                     self.points.retain(|point| point.step <= step);
                 }
-                Said::Measured { step, time, what } => {
-                    self.points.push(Point { step, token: attempt.token, time, what });
+                Said::Measured { step, time, what, felt } => {
+                    self.points.push(Point { step, token: attempt.token, time, what, felt });
                 }
             }
         }
@@ -128,11 +131,11 @@ mod tests {
 
     fn step(step: u64, loss: f64) -> Said {
         let what = Measured::Step { epoch: 0.0, loss, lr: 0.1, grad_norm: 1.0, tokens_per_second: None };
-        Said::Measured { step, time: UnixMillis(0), what }
+        Said::Measured { step, time: UnixMillis(0), what, felt: None }
     }
 
     fn evaluation(step: u64, loss: f64) -> Said {
-        Said::Measured { step, time: UnixMillis(0), what: Measured::Evaluation { loss } }
+        Said::Measured { step, time: UnixMillis(0), what: Measured::Evaluation { loss }, felt: None }
     }
 
     fn curve(attempts: &[&[Said]]) -> Points {

@@ -54,7 +54,7 @@ mod tests {
         } else {
             Measured::Step { epoch: 0.0, loss, lr: 0.0, grad_norm: 0.0, tokens_per_second: None }
         };
-        Point { step, token: AttemptToken { generation: 1, number: 1 }, time: UnixMillis(0), what }
+        Point { step, token: AttemptToken { generation: 1, number: 1 }, time: UnixMillis(0), what, felt: None }
     }
 
     #[test]
