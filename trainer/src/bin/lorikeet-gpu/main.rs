@@ -22,7 +22,7 @@ use lorikeet_trainer::ops::cuda::{Gpu, nccl, survey};
 use lorikeet_trainer::ops::parity::{self, Verdict, gpu::OnGpu};
 
 const USAGE: &str = "usage: lorikeet-gpu [check|bench] [--seed N] [--device N] [--tiny]\n\
-    \x20      lorikeet-gpu step DIR [--length N] [--sequences N] [--together N] [--recompute N] [--nf4] [--profile]\n\
+    \x20      lorikeet-gpu step DIR [--length N] [--sequences N] [--together N,…] [--recompute N] [--nf4] [--profile] [--seconds N]\n\
     example: CUDA_LIB_DIR=/opt/cuda/lib lorikeet-gpu check --seed 7";
 
 struct Wish {
@@ -39,8 +39,9 @@ fn main() -> ExitCode {
         return said(USAGE, 0);
     }
     if let Some(("step", rest)) = arguments.split_first().map(|(word, rest)| (word.as_str(), rest)) {
-        return match step::Wish::parse(rest).map(|wish| step::measure(&wish)) {
-            Ok(Ok(line)) => said_out(&line),
+        return match step::Wish::parse(rest).map(|wish| step::measure(&wish, &mut std::io::stdout())) {
+            Ok(Ok(true)) => ExitCode::SUCCESS,
+            Ok(Ok(false)) => ExitCode::FAILURE,
             Ok(Err(error)) => said(&format!("error: failed to train: {error}"), 1),
             Err(fault) => said(&format!("error: {fault}\n{USAGE}"), 2),
         };
@@ -59,10 +60,6 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => said(&format!("error: failed to {error}"), 1),
     }
-}
-
-fn said_out(line: &str) -> ExitCode {
-    if writeln!(std::io::stdout(), "{line}").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn said(text: &str, code: u8) -> ExitCode {
