@@ -36,6 +36,8 @@ pub struct Trainee {
 pub struct Measured {
     /// From the batch to the updated adapter.
     pub seconds: f64,
+    /// Until everything was asked for: on a GPU, until it was all on the stream.
+    pub asked: f64,
     /// In all sequences.
     pub tokens: usize,
     /// Mean over the targets.
@@ -96,18 +98,20 @@ impl Trainee {
         }
         let losses = work.finish();
         self.steps += 1;
-        let judged = refusable_for(
+        let (judged, asked) = refusable_for(
             || "an update".into(),
             || {
                 let of_step = (&losses, 0, targets as u64);
                 let sent = machine.judge(&mut self.clip, &self.grads, of_step, Some(1.0));
                 self.optimizer.update(machine, &mut self.params, (&self.grads, &self.clip), self.steps, 1e-4);
-                Ok(machine.receive(sent))
+                let asked = start.elapsed().as_secs_f64();
+                Ok((machine.receive(sent), asked))
             },
         )?;
         let spent = self.model.profile().spent().into_iter().zip(before);
         Ok(Measured {
             seconds: start.elapsed().as_secs_f64(),
+            asked,
             tokens: sequences.iter().map(Vec::len).sum(),
             loss: judged.loss,
             flops: sequences.iter().map(|ids| self.flops(ids.len())).sum(),

@@ -27,6 +27,7 @@ use lorikeet_trainer::event::{Event, Outcome, Step};
 use lorikeet_trainer::lora::{self, AdapterView, LoraConfig, LoraLayout, Targets};
 use lorikeet_trainer::model::{Cache, Model};
 use lorikeet_trainer::ops::cuda::adamw::Clip;
+use lorikeet_trainer::ops::cuda::timeline;
 use lorikeet_trainer::ops::cuda::{Gpu, TRAFFIC};
 use lorikeet_trainer::ops::machine::Machine;
 use lorikeet_trainer::{Config, Run, Stop, Taken, TrainError, Wish, step, train};
@@ -344,6 +345,30 @@ fn a_step_moves_no_gradient_and_no_parameter_over_the_bus() {
     let ((there, _), (of_more, adapter)) = (of_rank(4), of_rank(16));
     assert_eq!(there, of_more, "what goes there is the batch, whatever is trained");
     assert!(there < adapter, "{there} bytes of batches, {adapter} of adapters");
+}
+
+#[test]
+#[test]
+fn all_that_a_step_starts_is_recorded_by_name_and_recording_changes_no_bit() {
+    let work = on_gpu_with_data();
+    let steps = |recorded: bool| {
+        let mut runs = vec![work.run(&work.config.settings)];
+        step(&work.model, &mut runs, 200, &|| false).expect("taken");
+        if recorded {
+            gpu().record();
+        }
+        step(&work.model, &mut runs, 200, &|| false).expect("taken");
+        (gpu().recorded().expect("read"), params(&runs[0]))
+    };
+    let ((recorded, ours), (nothing, others)) = (steps(true), steps(false));
+    assert!(ours == others && nothing.spent.is_empty(), "{nothing:?}");
+    let times = |name: &'static str| {
+        recorded.spent.iter().find(|spent| spent.work == timeline::Work::Named(name)).map_or(0, |spent| spent.launches)
+    };
+    assert_eq!((times("adamw"), times("copy from the GPU")), (1, 1), "{recorded:?}");
+    assert!(recorded.spent.iter().any(|spent| spent.teraflops() > 0.0), "products have their flops: {recorded:?}");
+    let busy: f64 = recorded.spent.iter().map(|spent| spent.milliseconds).sum();
+    assert!((busy + recorded.idle - recorded.milliseconds).abs() < 0.1, "nothing is lost: {recorded:?}");
 }
 
 #[test]

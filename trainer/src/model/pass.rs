@@ -157,15 +157,9 @@ impl<'a> Pass<'a> {
         Rows { len: of_batch.len(), runs }
     }
 
-    /// Runs `f` and counts its time; on a GPU that of putting it on the stream, unless the profile waits for what is done there.
+    /// Runs `f` and counts its time; on a GPU that of putting it on the stream.
     pub(super) fn time<T>(&self, op: Op, f: impl FnOnce() -> T) -> T {
-        self.profile.time(op, || {
-            let result = f();
-            if self.profile.waits() {
-                self.machine.wait();
-            }
-            result
-        })
+        self.profile.time(op, f)
     }
 
     pub(super) fn tokens(&self) -> &[u32] {

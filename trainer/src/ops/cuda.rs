@@ -28,6 +28,7 @@ pub mod rope;
 pub mod rows;
 mod staging;
 pub mod survey;
+pub mod timeline;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,6 +43,8 @@ use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, CudaView, CudaViewMut, DevicePtr, DevicePtrMut, DeviceRepr,
     DriverError, LaunchConfig, ValidAsZeroBits, result,
 };
+
+use self::timeline::{Timeline, Work};
 
 /// The oldest card that the kernels are written for: bf16 arithmetic came with compute capability 8.0 (Ampere).
 pub const OLDEST: (i32, i32) = (8, 0);
@@ -176,6 +179,7 @@ pub struct Gpu {
     staging: staging::Staging,
     /// Where steps' ends arrive, at rest: page-locked memory is slow to have, and no more of it is ever made than is used at once.
     places: Mutex<Vec<adamw::Place>>,
+    timeline: timeline::Timeline,
 }
 
 /// What has passed between this process and its GPUs, for whoever shows that little does.
@@ -246,8 +250,8 @@ impl Gpu {
             .map_err(|source| GpuError::BlasLt { doing: "start cuBLASLt", source })?;
         let functions = compile::all(&context, compute)?;
         let (attention, turns, places) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let staging = staging::Staging::default();
-        Ok(Gpu { context, stream, blas, blas_lt, compute, functions, attention, turns, staging, places })
+        let (staging, timeline) = (staging::Staging::default(), Timeline::default());
+        Ok(Gpu { context, stream, blas, blas_lt, compute, functions, attention, turns, staging, places, timeline })
     }
 
     /// As the driver calls it.
@@ -338,13 +342,15 @@ impl Gpu {
     /// A buffer of zeros.
     pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, len: usize) -> Result<CudaSlice<T>, GpuError> {
         let mut buffer = self.take(len)?;
-        self.stream.memset_zeros(&mut buffer).map_err(GpuError::driver("fill a buffer"))?;
+        self.clear(&mut buffer.as_view_mut())?;
         Ok(buffer)
     }
 
     /// Fills a buffer with zeros.
     pub fn clear<T: DeviceRepr + ValidAsZeroBits>(&self, view: &mut CudaViewMut<'_, T>) -> Done {
-        self.stream.memset_zeros(view).map_err(GpuError::driver("fill a buffer"))
+        self.timed(Work::Named("fill with zeros"), || {
+            self.stream.memset_zeros(view).map_err(GpuError::driver("fill a buffer"))
+        })
     }
 
     /// A buffer every bit of which is set: NaN in every format. For tests, so that what was not written shows.
@@ -372,14 +378,16 @@ impl Gpu {
     pub fn replace<T: DeviceRepr>(&self, view: &mut CudaViewMut<'_, T>, numbers: &[T]) -> Done {
         assert_eq!(view.len(), numbers.len(), "one number for each");
         TRAFFIC.went(size_of_val(numbers));
-        self.send(numbers, view)
+        self.timed(Work::Named("copy to the GPU"), || self.send(numbers, view))
     }
 
     /// The numbers, on the host; waits for them.
     pub fn download<T: DeviceRepr + Default + Clone>(&self, view: &CudaView<'_, T>) -> Result<Vec<T>, GpuError> {
         let mut numbers = vec![T::default(); view.len()];
         TRAFFIC.came(size_of_val(&numbers[..]));
-        self.stream.memcpy_dtoh(view, &mut numbers).map_err(GpuError::driver("copy from the GPU"))?;
+        self.timed(Work::Named("copy from the GPU"), || {
+            self.stream.memcpy_dtoh(view, &mut numbers).map_err(GpuError::driver("copy from the GPU"))
+        })?;
         self.wait()?;
         Ok(numbers)
     }
@@ -387,7 +395,9 @@ impl Gpu {
     /// Copies on the device.
     pub fn copy<T>(&self, from: &CudaView<'_, T>, to: &mut CudaViewMut<'_, T>) -> Done {
         assert_eq!(from.len(), to.len(), "a copy has the length of what is copied");
-        self.stream.memcpy_dtod(from, to).map_err(GpuError::driver("copy on the GPU"))
+        self.timed(Work::Named("copy on the GPU"), || {
+            self.stream.memcpy_dtod(from, to).map_err(GpuError::driver("copy on the GPU"))
+        })
     }
 
     /// Memory of the host that a copy may reach while nobody waits for it.
@@ -499,11 +509,13 @@ macro_rules! launch {
         if shape.grid_dim.0 == 0 || shape.grid_dim.1 == 0 {
             Ok(())
         } else {
-            // SAFETY: the caller has checked the length of every view against the shape; types and order of the arguments
-            // are those of the kernel, which the parity cases run.
-            unsafe { $gpu.stream.launch_builder($function)$(.arg($argument))+.launch(shape) }
-                .map(drop)
-                .map_err($crate::ops::cuda::GpuError::driver(concat!("start ", $name)))
+            $gpu.timed($crate::ops::cuda::timeline::Work::Named($name), || {
+                // SAFETY: the caller has checked the length of every view against the shape; types and order of the
+                // arguments are those of the kernel, which the parity cases run.
+                unsafe { $gpu.stream.launch_builder($function)$(.arg($argument))+.launch(shape) }
+                    .map(drop)
+                    .map_err($crate::ops::cuda::GpuError::driver(concat!("start ", $name)))
+            })
         }
     }};
 }

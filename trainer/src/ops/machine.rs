@@ -291,15 +291,6 @@ impl Machine {
         }
     }
 
-    /// Waits until everything so far is done.
-    pub fn wait(&self) {
-        match self {
-            Machine::Cpu(_) => {}
-            #[cfg(feature = "cuda")]
-            Machine::Gpu(gpu) => done(gpu.wait()),
-        }
-    }
-
     /// The most bytes that were in use at once: of passes' buffers, on a GPU of weights as well.
     pub fn most_in_use(&self) -> u64 {
         match self {

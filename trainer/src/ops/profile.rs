@@ -1,6 +1,6 @@
 //! Where the time of a pass goes, by operation: a few dozen clock readings per layer, always on.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// What a span of time was spent on.
@@ -25,7 +25,6 @@ impl Op {
 #[derive(Debug, Default)]
 pub struct Profile {
     nanos: [AtomicU64; Op::ALL.len()],
-    waits: AtomicBool,
 }
 
 impl Profile {
@@ -36,16 +35,6 @@ impl Profile {
         // a sum of durations for people: no other memory depends on it
         self.nanos[op as usize].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         result
-    }
-
-    /// From now on every operation is waited for, so that its time is its own: a GPU is slower for it.
-    pub fn wait(&self) {
-        self.waits.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether every operation is waited for.
-    pub fn waits(&self) -> bool {
-        self.waits.load(Ordering::Relaxed)
     }
 
     /// Time spent so far.

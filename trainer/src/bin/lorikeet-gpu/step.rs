@@ -1,6 +1,9 @@
 //! `lorikeet-gpu step DIR`: optimizer steps of the base in DIR on the GPU, an adapter of rank 16 on every linear layer. A line of JSON for every
-//! number of sequences in one pass, as it comes: tokens per second (the middle of the steps that count, two go before), the most memory that was in
-//! use, and, with `--profile`, where one more step spends its time. `beside_peft.py` puts it beside PEFT's.
+//! number of sequences in one pass, as it comes: tokens per second (the middle of the steps that count, two go before), when all of a step was on
+//! the stream, the most memory that was in use, and, with `--profile`, what every kernel takes of one more step (for people on standard
+//! error). `beside_peft.py` puts it beside PEFT's.
+//!
+//! Where a step is on the stream long before it ends, and the card never has nothing to do, starting it as a CUDA graph would gain nothing.
 //!
 //! A base is loaded once, since that takes longer than all steps; sizes are tried until one is slower than the one before, has no
 //! memory, or could not be done in the time that is left.
@@ -8,13 +11,15 @@
 use std::error::Error;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lorikeet_trainer::TrainError;
 use lorikeet_trainer::config::BaseDtype;
+use lorikeet_trainer::ops::cuda::Gpu;
+use lorikeet_trainer::ops::cuda::timeline::{Recorded, Spent};
 use lorikeet_trainer::ops::machine::Machine;
-use lorikeet_trainer::trainee::Trainee;
-use serde_json::{Map, Value, json};
+use lorikeet_trainer::trainee::{Measured, Trainee};
+use serde_json::{Value, json};
 
 const WARM_UP: usize = 2;
 const COUNTED: usize = 5;
@@ -73,27 +78,34 @@ impl Wish {
 /// Takes the steps. Whether any size was measured.
 pub(crate) fn measure(wish: &Wish, out: &mut impl Write) -> Result<bool, Box<dyn Error>> {
     let began = Instant::now();
-    let mut trainee = Trainee::new(Machine::gpu(0)?, &wish.dir, wish.dtype, 0.0)?;
+    let gpu = Arc::new(Gpu::open(0)?);
+    let mut trainee = Trainee::new(Machine::Gpu(Arc::clone(&gpu)), &wish.dir, wish.dtype, 0.0)?;
     trainee.model().set_recompute(wish.recompute);
     let weights = trainee.model().most_in_use();
     let sequences = wish.sequences(trainee.model().config().vocab_size as u64);
-    let mut best: Option<f64> = None;
+    let mut best: Option<Size> = None;
     for &together in &wish.together {
         let start = Instant::now();
-        let mut line = match one_size(&mut trainee, wish, &sequences, together) {
-            Ok(line) => line,
+        let size = Size::measure((&gpu, &mut trainee), wish, &sequences, together);
+        let mut line = match &size {
+            Ok(size) => size.line.clone(),
             Err(error) => json!({"error": error.to_string()}),
         };
         line["together"] = json!(together);
         line["weights_bytes"] = json!(weights);
         writeln!(out, "{line}")?;
         out.flush()?;
-        let Some(speed) = line["tokens_per_second"].as_f64() else { break };
-        let slower = best.is_some_and(|best| speed < best);
-        best = Some(best.map_or(speed, |best| best.max(speed)));
+        let Ok(size) = size else { break };
+        let slower = best.as_ref().is_some_and(|best| size.seconds > best.seconds);
+        if !slower {
+            best = Some(size);
+        }
         if slower || began.elapsed() + start.elapsed() > wish.limit {
             break;
         }
+    }
+    if let Some(best) = &best {
+        best.say();
     }
     Ok(best.is_some())
 }
@@ -107,27 +119,116 @@ impl Wish {
     }
 }
 
-fn one_size(trainee: &mut Trainee, wish: &Wish, sequences: &[Vec<u32>], together: usize) -> Result<Value, TrainError> {
-    trainee.model().forget_use();
-    let mut steps = Vec::new();
-    for _ in 0..WARM_UP + COUNTED {
-        steps.push(trainee.step(sequences, together)?);
-    }
-    let peak = trainee.model().most_in_use();
-    let mut seconds: Vec<f64> = steps[WARM_UP..].iter().map(|step| step.seconds).collect();
-    seconds.sort_by(f64::total_cmp);
-    let (middle, step) = (seconds[COUNTED / 2], &steps[WARM_UP]);
-    let mut milliseconds = Map::new();
-    if wish.profile {
-        trainee.model().profile().wait();
-        let waited = trainee.step(sequences, together)?;
-        for (op, seconds) in &waited.spent {
-            milliseconds.insert(format!("{op:?}").to_lowercase(), json!(seconds * 1e3));
+/// What came of one number of sequences in a pass.
+struct Size {
+    together: usize,
+    /// Of a step, and until all of it was on the stream.
+    seconds: f64,
+    asked: f64,
+    recorded: Option<Recorded>,
+    line: Value,
+}
+
+impl Size {
+    fn measure(
+        (gpu, trainee): (&Gpu, &mut Trainee),
+        wish: &Wish,
+        sequences: &[Vec<u32>],
+        together: usize,
+    ) -> Result<Size, Box<dyn Error>> {
+        trainee.model().forget_use();
+        let mut steps = Vec::new();
+        for _ in 0..WARM_UP + COUNTED {
+            steps.push(trainee.step(sequences, together)?);
         }
-        milliseconds.insert("step".into(), json!(waited.seconds * 1e3));
+        let peak = trainee.model().most_in_use();
+        let (first, last) = (steps[0].loss, steps[WARM_UP + COUNTED - 1].loss);
+        let counted = &steps[WARM_UP..];
+        let (seconds, asked) = (middle(counted, |step| step.seconds), middle(counted, |step| step.asked));
+        let mut line = json!({
+            "tokens_per_second": counted[0].tokens as f64 / seconds, "seconds": seconds, "asked_seconds": asked,
+            "loss": [first, last], "teraflops": counted[0].flops as f64 / seconds / 1e12, "peak_bytes": peak,
+        });
+        let recorded = if wish.profile { Some(profile(gpu, trainee, sequences, together)?) } else { None };
+        if let Some(recorded) = &recorded {
+            line["profile"] = as_json(recorded);
+            line["profile"]["nothing_milliseconds"] = json!(gpu.time_of_nothing()?);
+        }
+        Ok(Size { together, seconds, asked, recorded, line })
     }
-    Ok(json!({
-        "tokens_per_second": step.tokens as f64 / middle, "seconds": middle, "loss": [steps[0].loss, steps[WARM_UP + COUNTED - 1].loss],
-        "teraflops": step.flops as f64 / middle / 1e12, "peak_bytes": peak, "milliseconds": milliseconds,
-    }))
+
+    fn say(&self) {
+        let Some(recorded) = &self.recorded else { return };
+        let (whole, asked) = (self.seconds * 1e3, self.asked * 1e3);
+        say(&format!("a step, {} together: {whole:.2} ms, all of it on the stream after {asked:.2} ms", self.together));
+        say(&table(recorded));
+        let nothing = self.line["profile"]["nothing_milliseconds"].as_f64().unwrap_or_default();
+        say(&format!("where the card waits for the host a launch is given {:.1} µs for nothing", nothing * 1e3));
+    }
+}
+
+fn middle(steps: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
+    let mut values: Vec<f64> = steps.iter().map(of).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What one more step puts on the stream.
+fn profile(
+    gpu: &Gpu,
+    trainee: &mut Trainee,
+    sequences: &[Vec<u32>],
+    together: usize,
+) -> Result<Recorded, Box<dyn Error>> {
+    let mut recorded = Recorded::default();
+    // the first time makes the events
+    for _ in 0..2 {
+        gpu.record();
+        let taken = trainee.step(sequences, together);
+        recorded = gpu.recorded()?;
+        taken?;
+    }
+    Ok(recorded)
+}
+
+/// A kernel that has less of a step has no line of its own.
+const LEAST_SHARE: f64 = 0.5;
+
+/// A line for every kernel that counts, the longest first.
+fn table(recorded: &Recorded) -> String {
+    let share = |milliseconds: f64| 100.0 * milliseconds / recorded.milliseconds.max(1e-9);
+    let line = |name: &str, milliseconds: f64, launches: usize| {
+        format!("{name:<34} {milliseconds:>10.3} {:>6.1} % {launches:>9}", share(milliseconds))
+    };
+    let mut lines =
+        vec![format!("{:<34} {:>10} {:>8} {:>9} {:>8}", "on the card", "ms", "of it", "launches", "TFLOP/s")];
+    let counts = recorded.spent.partition_point(|spent| share(spent.milliseconds) >= LEAST_SHARE);
+    let (large, small) = recorded.spent.split_at(counts);
+    for spent in large {
+        let rate = if spent.teraflops() > 0.0 { format!(" {:>8.1}", spent.teraflops()) } else { String::new() };
+        lines.push(line(&spent.work.to_string(), spent.milliseconds, spent.launches) + &rate);
+    }
+    let sum = |of: fn(&Spent) -> f64| small.iter().map(of).sum::<f64>();
+    let (milliseconds, launches) = (sum(|spent| spent.milliseconds), sum(|spent| spent.launches as f64));
+    lines.push(line(&format!("{} others", small.len()), milliseconds, launches as usize));
+    lines.push(line("nothing to do", recorded.idle, 0));
+    lines.push(line("all", recorded.milliseconds, recorded.launches()));
+    lines.join("\n")
+}
+
+fn as_json(recorded: &Recorded) -> Value {
+    let kernel = |spent: &Spent| {
+        let (milliseconds, teraflops) = (spent.milliseconds, spent.teraflops());
+        json!({"name": spent.work.to_string(), "milliseconds": milliseconds, "launches": spent.launches, "teraflops": teraflops})
+    };
+    json!({
+        "kernels": recorded.spent.iter().map(kernel).collect::<Vec<_>>(), "milliseconds": recorded.milliseconds,
+        "idle_milliseconds": recorded.idle, "launches": recorded.launches(),
+    })
+}
+
+/// To people, beside the lines that a program reads.
+fn say(text: &str) {
+    // who is told has gone away: there is nobody left to tell that to
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

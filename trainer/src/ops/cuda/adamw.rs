@@ -4,6 +4,7 @@
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, CudaSlice, CudaView, CudaViewMut, DeviceRepr, PinnedHostSlice, ValidAsZeroBits};
 
+use super::timeline::Work;
 use super::{Done, Gpu, GpuError, TRAFFIC, launch, number, per_number, shape};
 use crate::ops::adamw::{AdamW, Factors};
 
@@ -75,7 +76,9 @@ impl Judge {
     /// What it came to, put on its way to the host behind everything that is on the stream.
     pub fn send(&self, gpu: &Gpu) -> Result<Sent, GpuError> {
         let mut place = gpu.place()?;
-        gpu.stream.memcpy_dtoh(&self.clip, &mut place).map_err(GpuError::driver("send a step's norm"))?;
+        gpu.timed(Work::Named("copy from the GPU"), || {
+            gpu.stream.memcpy_dtoh(&self.clip, &mut place).map_err(GpuError::driver("send a step's norm"))
+        })?;
         // cudarc marks no event of its own where it does not track them
         let arrived = gpu.stream.record_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING));
         let arrived = arrived.map_err(GpuError::driver("mark a step's end"))?;

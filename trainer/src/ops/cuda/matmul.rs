@@ -16,6 +16,7 @@ use cudarc::driver::{CudaView, CudaViewMut, DevicePtr, DevicePtrMut};
 use half::bf16;
 
 use self::blas_lt::Placement;
+use super::timeline::Work;
 use super::{Done, Gpu, GpuError};
 
 pub(super) use self::blas_lt::{BlasLt, WORKSPACE_BYTES};
@@ -96,7 +97,9 @@ pub struct Into {
 /// `c = s · a b + k · c`.
 pub fn product<T: Stored>(gpu: &Gpu, a: Matrix, b: Matrix, into: Into, c: &mut CudaViewMut<'_, T>) -> Done {
     let to = c.device_ptr_mut(gpu.stream()).0;
-    if by_lt::<T>(gpu, a, b, into, ([to, to], c.len()))? { Ok(()) } else { by_cublas(gpu, a, b, into, c) }
+    gpu.timed(work(a, b), || {
+        if by_lt::<T>(gpu, a, b, into, ([to, to], c.len()))? { Ok(()) } else { by_cublas(gpu, a, b, into, c) }
+    })
 }
 
 /// `d = s · a b + k · c`: what is added to stays as it is.
@@ -110,11 +113,17 @@ pub fn product_onto(
 ) -> Done {
     assert_eq!(c.len(), d.len(), "a product lies as what it is added to");
     let (from, to) = (c.device_ptr(gpu.stream()).0, d.device_ptr_mut(gpu.stream()).0);
-    if by_lt::<bf16>(gpu, a, b, into, ([from, to], d.len()))? {
+    let done = gpu.timed(work(a, b), || by_lt::<bf16>(gpu, a, b, into, ([from, to], d.len())))?;
+    if done {
         return Ok(());
     }
     gpu.copy(c, d)?;
-    by_cublas(gpu, a, b, into, d)
+    gpu.timed(work(a, b), || by_cublas(gpu, a, b, into, d))
+}
+
+fn work(a: Matrix, b: Matrix) -> Work {
+    let ((rows, inner), (_, cols)) = (a.shape(), b.shape());
+    Work::Product { rows, cols, inner }
 }
 
 /// From what lies at the first of two addresses to the second, each with room for so many numbers; false, and nothing done, where
