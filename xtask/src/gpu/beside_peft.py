@@ -125,6 +125,7 @@ def ours(flags, folder, row, clock, together=None, nf4=None):
     line = [flags.program, "step", folder, "--length", row["length"], "--sequences", row["sequences"]]
     line += ["--together", ",".join(str(size) for size in together or sizes(row["sequences"]))]
     line += ["--seconds", max(1, int(clock.left())), "--profile", *(["--nf4"] if few_bits else [])]
+    line += ["--tiny"] if row["config"] is TINY else []
     answers, ceilings, last = [], {}, ""
     try:
         child = subprocess.Popen([str(word) for word in line], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -157,9 +158,8 @@ def ours(flags, folder, row, clock, together=None, nf4=None):
         errors = [answer["error"] for answer in answers if "error" in answer]
         return None, (errors or [f"lorikeet-gpu ended with {code}: {last or 'it said nothing'}"])[-1]
     best = max(measured, key=lambda answer: answer["tokens_per_second"])
-    product = ceilings.get("product_teraflops")
-    of_ceiling = best["teraflops"] / product if product else None
-    return dict(best, of_ceiling=of_ceiling, at_one=peak_at_one(measured)), ""
+    shares = {key: best[key] / most for key, most in ceilings.items()}
+    return dict(best, shares=shares, at_one=peak_at_one(measured)), ""
 
 
 def as_answer(text):
@@ -366,7 +366,8 @@ def cells(found):
             memory = judged(memory, mine["peak_bytes"] <= goals["bytes"], f"{goals['bytes'] / GIB:.1f} GiB")
     else:
         ours_speed, memory = reasons[0] or "-", "-"
-    share = f"{100 * mine['of_ceiling']:.0f} %" if mine and mine.get("of_ceiling") else "-"
+    shares = mine["shares"] if mine else {}
+    share = ", ".join(f"{100 * shares[key]:.0f} %" for key in ("teraflops", "gigabytes_per_second") if key in shares) or "-"
     if theirs_best:
         how = f"{theirs_best['together']} together, adapters in {theirs_best['adapters']}"
         how += ", checkpointing" if theirs_best["checkpointing"] else ""
@@ -385,7 +386,7 @@ def cells(found):
 
 
 HEAD = [
-    "shape, tokens of a sequence", "ours, tokens/s", "of the product ceiling", "PEFT's best, tokens/s", "ratio",
+    "shape, tokens of a sequence", "ours, tokens/s", "of the card's product and of its copy", "PEFT's best, tokens/s", "ratio",
     "our memory", "PEFT's", "ratio", "ratio at one sequence a pass, nothing computed twice",
 ]
 

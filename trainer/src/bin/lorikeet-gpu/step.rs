@@ -3,6 +3,8 @@
 //! the stream, the most memory that was in use, and, with `--profile`, what every kernel takes of one more step (for people on standard
 //! error). `beside_peft.py` puts it beside PEFT's.
 //!
+//! The card's ceilings, a device copy and a large bf16 product, are measured behind them in the same run.
+//!
 //! Where a step is on the stream long before it ends, and the card never has nothing to do, starting it as a CUDA graph would gain nothing.
 //!
 //! A base is loaded once, since that takes longer than all steps; sizes are tried until one is slower than the one before, has no
@@ -15,8 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lorikeet_trainer::config::BaseDtype;
-use lorikeet_trainer::ops::cuda::Gpu;
+use lorikeet_trainer::ops::cuda::bench::{self, Ceilings};
 use lorikeet_trainer::ops::cuda::timeline::{Recorded, Spent};
+use lorikeet_trainer::ops::cuda::{Gpu, GpuError};
 use lorikeet_trainer::ops::machine::Machine;
 use lorikeet_trainer::trainee::{Measured, Trainee};
 use serde_json::{Value, json};
@@ -37,6 +40,8 @@ pub(crate) struct Wish {
     dtype: BaseDtype,
     profile: bool,
     limit: Duration,
+    /// What the ceilings are measured with.
+    ceilings: bench::Shape,
 }
 
 impl Wish {
@@ -50,6 +55,7 @@ impl Wish {
             dtype: BaseDtype::Bf16,
             profile: false,
             limit: Duration::MAX,
+            ceilings: bench::LLAMA_8B,
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -67,6 +73,7 @@ impl Wish {
                 "--seconds" => wish.limit = Duration::from_secs(value()? as u64),
                 "--nf4" => wish.dtype = BaseDtype::Nf4,
                 "--profile" => wish.profile = true,
+                "--tiny" => wish.ceilings = bench::TINY,
                 option if option.starts_with("--") => return Err(format!("{option} is not known")),
                 dir => wish.dir = dir.into(),
             }
@@ -104,8 +111,14 @@ pub(crate) fn measure(wish: &Wish, out: &mut impl Write) -> Result<bool, Box<dyn
             break;
         }
     }
+    // of this very card, warm from the steps, and after them: their memory may be all there is
+    drop(trainee);
+    let ceilings = bench::ceilings(&gpu, wish.ceilings);
+    if let Ok(Ceilings { gigabytes, teraflops }) = ceilings {
+        writeln!(out, "{}", json!({"ceilings": {"gigabytes_per_second": gigabytes, "teraflops": teraflops}}))?;
+    }
     if let Some(best) = &best {
-        best.say();
+        best.say(ceilings);
     }
     Ok(best.is_some())
 }
@@ -125,6 +138,9 @@ struct Size {
     /// Of a step, and until all of it was on the stream.
     seconds: f64,
     asked: f64,
+    /// Of a second.
+    teraflops: f64,
+    gigabytes: f64,
     recorded: Option<Recorded>,
     line: Value,
 }
@@ -145,22 +161,34 @@ impl Size {
         let (first, last) = (steps[0].loss, steps[WARM_UP + COUNTED - 1].loss);
         let counted = &steps[WARM_UP..];
         let (seconds, asked) = (middle(counted, |step| step.seconds), middle(counted, |step| step.asked));
+        // what lies there at the peak, weights and what the backward pass needs, a pass reads twice or writes and reads
+        let passes = sequences.len().div_ceil(together) as f64;
+        let (teraflops, gigabytes) =
+            (counted[0].flops as f64 / seconds / 1e12, 2.0 * passes * peak as f64 / seconds / 1e9);
         let mut line = json!({
             "tokens_per_second": counted[0].tokens as f64 / seconds, "seconds": seconds, "asked_seconds": asked,
-            "loss": [first, last], "teraflops": counted[0].flops as f64 / seconds / 1e12, "peak_bytes": peak,
+            "loss": [first, last], "teraflops": teraflops, "gigabytes_per_second": gigabytes, "peak_bytes": peak,
         });
         let recorded = if wish.profile { Some(profile(gpu, trainee, sequences, together)?) } else { None };
         if let Some(recorded) = &recorded {
             line["profile"] = as_json(recorded);
             line["profile"]["nothing_milliseconds"] = json!(gpu.time_of_nothing()?);
         }
-        Ok(Size { together, seconds, asked, recorded, line })
+        Ok(Size { together, seconds, asked, teraflops, gigabytes, recorded, line })
     }
 
-    fn say(&self) {
-        let Some(recorded) = &self.recorded else { return };
+    fn say(&self, ceilings: Result<Ceilings, GpuError>) {
         let (whole, asked) = (self.seconds * 1e3, self.asked * 1e3);
         say(&format!("a step, {} together: {whole:.2} ms, all of it on the stream after {asked:.2} ms", self.together));
+        match ceilings {
+            Err(error) => say(&format!("the card's ceilings are not known: failed to {error}")),
+            Ok(Ceilings { gigabytes, teraflops }) => {
+                let share = |ours: f64, most: f64| format!("{ours:.1}, {:.1} % of {most:.1}", 100.0 * ours / most);
+                say(&format!("TFLOP/s: {} of a large product", share(self.teraflops, teraflops)));
+                say(&format!("GB/s at the least: {} of a device copy", share(self.gigabytes, gigabytes)));
+            }
+        }
+        let Some(recorded) = &self.recorded else { return };
         say(&table(recorded));
         let nothing = self.line["profile"]["nothing_milliseconds"].as_f64().unwrap_or_default();
         say(&format!("where the card waits for the host a launch is given {:.1} µs for nothing", nothing * 1e3));

@@ -104,9 +104,9 @@ impl Rate {
     }
 }
 
-/// The ceilings first, then every operation.
-pub fn measure(gpu: &Gpu, shape: Shape) -> Result<Vec<Rate>, GpuError> {
-    let bench = Bench { gpu, shape, fresh: Fresh::new(1) };
+/// The ceilings first, then every operation, told as they come; one that fails leaves the others.
+pub fn measure(gpu: &Gpu, shape: Shape, mut tell: impl FnMut(Result<Vec<Rate>, GpuError>)) {
+    let mut bench = Bench { gpu, shape, fresh: Fresh::new(1) };
     let parts = [
         Bench::ceilings,
         Bench::streams,
@@ -116,12 +116,27 @@ pub fn measure(gpu: &Gpu, shape: Shape) -> Result<Vec<Rate>, GpuError> {
         Bench::loss,
         Bench::optimizer,
     ];
-    let mut bench = bench;
-    let mut rates = Vec::new();
     for part in parts {
-        rates.extend(part(&mut bench)?);
+        tell(part(&mut bench));
     }
-    Ok(rates)
+}
+
+/// What nothing on this card gets past.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Bytes read and written by a device copy.
+    pub gigabytes: f64,
+    /// Of a large bf16 product.
+    pub teraflops: f64,
+}
+
+/// Measures them alone.
+pub fn ceilings(gpu: &Gpu, shape: Shape) -> Result<Ceilings, GpuError> {
+    let rates = Bench { gpu, shape, fresh: Fresh::new(1) }.ceilings()?;
+    let most = |by_bytes: bool| {
+        rates.iter().filter(|rate| (rate.bytes > 0.0) == by_bytes).map(Rate::value).fold(0.0, f64::max)
+    };
+    Ok(Ceilings { gigabytes: most(true), teraflops: most(false) })
 }
 
 /// An adapter's products where there is dropout.
@@ -140,8 +155,17 @@ impl Bench<'_> {
 
     /// Random numbers, the same block again and again: what they are does not matter to a kernel, that they are finite does.
     fn numbers(&mut self, n: usize) -> Result<CudaSlice<bf16>, GpuError> {
+        self.gpu.upload(&self.on_host(n))
+    }
+
+    fn on_host(&mut self, n: usize) -> Vec<bf16> {
         let block: Vec<bf16> = self.fresh.numbers(4096.min(n), 0.5).into_iter().map(bf16::from_f32).collect();
-        self.gpu.upload(&block.iter().copied().cycle().take(n).collect::<Vec<_>>())
+        block.iter().copied().cycle().take(n).collect()
+    }
+
+    /// A weight of random numbers: a product of many equal ones costs less power, and so less time, than any real one.
+    fn weight(&mut self, rows: usize, cols: usize) -> Result<Weight, GpuError> {
+        Weight::upload(self.gpu, &self.on_host(rows * cols), &[], rows, cols)
     }
 
     fn gain(&self, n: usize) -> Result<CudaSlice<f32>, GpuError> {
@@ -171,7 +195,11 @@ impl Bench<'_> {
     fn ceilings(&mut self) -> Result<Vec<Rate>, GpuError> {
         let (gpu, side) = (self.gpu, self.shape.side);
         let n = 16 * side * side;
-        let (from, mut to) = (gpu.zeros::<bf16>(n)?, gpu.take::<bf16>(n)?);
+        let (mut from, mut to) = (gpu.take::<bf16>(n)?, gpu.take::<bf16>(n)?);
+        let block = self.numbers(side * side)?;
+        for i in 0..n / block.len() {
+            gpu.copy(&block.as_view(), &mut from.slice_mut(i * block.len()..(i + 1) * block.len()))?;
+        }
         let copy =
             self.time("device copy", (4.0 * n as f64, 0.0), || gpu.copy(&from.as_view(), &mut to.as_view_mut()))?;
         let (a, b, mut c) = (self.numbers(side * side)?, self.numbers(side * side)?, gpu.take::<bf16>(side * side)?);
@@ -281,8 +309,7 @@ impl Bench<'_> {
     fn products(&mut self) -> Result<Vec<Rate>, GpuError> {
         let (gpu, tokens, shape) = (self.gpu, self.tokens(), self.shape);
         let outputs = 2 * shape.intermediate;
-        let weight = vec![bf16::from_f32(0.01); outputs * shape.hidden];
-        let weight = Weight::upload(gpu, &weight, &[], outputs, shape.hidden)?;
+        let weight = self.weight(outputs, shape.hidden)?;
         let (mut x, mut y) = (self.numbers(tokens * shape.hidden)?, self.numbers(tokens * outputs)?);
         let flops = 2.0 * (tokens * shape.hidden) as f64 * outputs as f64;
         let forward = self
@@ -301,8 +328,7 @@ impl Bench<'_> {
 
     fn loss(&mut self) -> Result<Vec<Rate>, GpuError> {
         let (gpu, shape, rows) = (self.gpu, self.shape, self.tokens() / 2);
-        let weight = vec![bf16::from_f32(0.01); shape.vocabulary * shape.hidden];
-        let weight = Weight::upload(gpu, &weight, &[], shape.vocabulary, shape.hidden)?;
+        let weight = self.weight(shape.vocabulary, shape.hidden)?;
         let wanted: Vec<Wanted> = (0..rows).map(|row| Wanted { target: row as u32 % 7, weight: 1e-3 }).collect();
         let targets = Targets::upload(gpu, &wanted)?;
         let (x, mut dx) = (self.numbers(rows * shape.hidden)?, gpu.take::<bf16>(rows * shape.hidden)?);
