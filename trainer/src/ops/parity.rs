@@ -10,6 +10,8 @@ mod case;
 mod cpu;
 #[cfg(feature = "cuda")]
 pub mod gpu;
+#[cfg(feature = "cuda")]
+pub mod large;
 
 use std::error::Error;
 use std::ops::Range;
@@ -208,11 +210,15 @@ pub fn judge(case: &Case, forms: &dyn Forms, seed: u64) -> Answer<Verdict> {
     let bits = |outputs: &[Output]| -> Vec<u32> {
         outputs.iter().flat_map(|output| output.ours.iter().map(|x| x.to_bits())).collect()
     };
-    let identical = bits(&first) == bits(&second);
-    let worst = first.iter().map(|output| (output, output.error()));
+    Ok(verdict(&first, bits(&first) == bits(&second)))
+}
+
+/// By the output that is worst against its tolerance.
+fn verdict(outputs: &[Output], identical: bool) -> Verdict {
+    let worst = outputs.iter().map(|output| (output, output.error()));
     let share = |(output, error): &(&Output, f64)| error / output.tolerance.max(f64::MIN_POSITIVE);
     let (output, error) = worst.max_by(|a, b| share(a).total_cmp(&share(b))).expect("a case has an output");
-    Ok(Verdict { output: output.name, error, tolerance: output.tolerance, identical })
+    Verdict { output: output.name, error, tolerance: output.tolerance, identical }
 }
 
 impl Output {

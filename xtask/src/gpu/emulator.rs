@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result};
 
-use super::home;
+use super::{FEATURES, GOLDENS, home};
 use crate::check::Done;
 use crate::program::{Program, present};
 use crate::tree::Tree;
@@ -31,13 +31,10 @@ pub(super) fn run(tree: &Tree) -> Result<Done> {
         drop(std::fs::remove_file(&place));
         std::fs::hard_link(folder.join(NAMES[0]), &place).with_context(|| format!("link {}", place.display()))?;
     }
-    // The whole workspace, so that only what the feature changes is compiled again.
-    let features = "--workspace --features lorikeet-trainer/cuda";
-    Program::new(tree.root(), &format!("cargo build {features} --bin lorikeet-gpu")).run()?;
     let libraries = folder.display().to_string();
-    let program = Program::at(tree.root(), &tree.target().join("debug/lorikeet-gpu"));
-    program.words("check --seed 7").env("CUDA_LIB_DIR", &libraries).run()?;
+    let program = Program::at(tree.root(), &super::program(tree)?);
+    program.words("check large bench --tiny --seed 7").env("CUDA_LIB_DIR", &libraries).run()?;
     // one thread: what tests ask of the emulator holds for all of this process
-    let line = format!("cargo test {features} --test goldens_on_gpu -- --nocapture --test-threads 1");
+    let line = format!("cargo test {FEATURES} --test {GOLDENS} -- --nocapture --test-threads 1");
     Program::new(tree.root(), &line).env("CUDA_LIB_DIR", &libraries).run().map(|()| Done::Passed)
 }

@@ -1,0 +1,48 @@
+//! `lorikeet-gpu goldens`: decoder, gradients and whole runs on the card, beside those of transformers and PEFT.
+//!
+//! That is a test of the trainer's, with files of numbers. `cargo xtask gpu build` hangs both, packed by tar, on the end of this program, behind
+//! them their length and [`MARK`]; here they are unpacked into a temporary directory and run.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::process::Command;
+
+/// What this program ends in where it carries them; `xtask/src/gpu.rs` writes it.
+const MARK: &[u8; 8] = b"goldens\n";
+
+/// Whether all of them pass.
+pub(crate) fn run() -> std::io::Result<bool> {
+    let packed = packed().map_err(|error| std::io::Error::other(format!("the goldens are not here: {error}")))?;
+    let place = tempfile::tempdir()?;
+    let file = place.path().join("goldens.tar.gz");
+    std::fs::write(&file, packed)?;
+    if !Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(place.path()).status()?.success() {
+        return Err(std::io::Error::other("tar cannot unpack the goldens"));
+    }
+    tests(place.path())
+}
+
+fn packed() -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut program = File::open(std::env::current_exe()?)?;
+    let mut end = [0u8; 16];
+    program.seek(SeekFrom::End(-16))?;
+    program.read_exact(&mut end)?;
+    let (length, mark) = end.split_at(8);
+    if mark != MARK {
+        return Err("`cargo xtask gpu build` makes the program that carries them".into());
+    }
+    let length = u64::from_le_bytes(length.try_into()?);
+    let mut packed = vec![0; usize::try_from(length)?];
+    program.seek(SeekFrom::End(-16 - i64::try_from(length)?))?;
+    program.read_exact(&mut packed)?;
+    Ok(packed)
+}
+
+/// One at a time: each takes all of a card that it wants.
+fn tests(place: &Path) -> std::io::Result<bool> {
+    let mut tests = Command::new(place.join("goldens_on_gpu"));
+    tests.args(["--nocapture", "--test-threads", "1"]).env("CARGO_MANIFEST_DIR", place.join("trainer"));
+    Ok(tests.status()?.success())
+}
