@@ -1,6 +1,6 @@
 //! `cargo xtask gpu`: the whole way from this machine, which needs no GPU, to a table from one that has one.
 //!
-//! `kit` fetches NVIDIA's compiler, `build` makes the one file to be carried over, `test` and `bench` run it:
+//! `kit` fetches NVIDIA's compilers, `build` makes the one file to be carried over, `test` and `bench` run it:
 //! here where there is a GPU, with `--emulated` on the processor. `docs/gpu.md` says what each proves.
 
 mod emulator;
@@ -20,7 +20,7 @@ use crate::tree::Tree;
 /// What is to be done.
 #[derive(Clone, Subcommand)]
 pub(crate) enum Job {
-    /// Fetch NVIDIA's compiler from PyPI into target/gpu (104 MB; needs python3 with venv)
+    /// Fetch NVIDIA's compilers, nvcc and NVRTC, from PyPI into target/gpu (195 MB; needs python3 with venv)
     Kit,
     /// Build target/gpu/lorikeet-gpu (every kernel, its checks, the goldens, benchmarks and whole steps), to be carried to a GPU machine
     Build,

@@ -44,6 +44,7 @@ use cudarc::driver::{
     DriverError, LaunchConfig, ValidAsZeroBits, result,
 };
 
+pub use self::compile::every_kernel;
 use self::timeline::{Timeline, Work};
 
 /// The oldest card that the kernels are written for: bf16 arithmetic came with compute capability 8.0 (Ampere).

@@ -1,7 +1,8 @@
-//! Every kernel through nvcc, warnings as errors, down to machine code for Ampere and Hopper and to PTX for Blackwell.
+//! Every kernel through nvcc, warnings as errors, down to machine code for Ampere and Hopper and to PTX for Blackwell; then through NVRTC,
+//! by the program that does so on users' machines.
 //!
-//! What users run is compiled by NVRTC from the same text when a GPU is opened; this step is how a fault in it is found where
-//! there is no GPU. Attention is compiled for several widths of a head.
+//! There NVRTC compiles the same text when a GPU is opened; this step is how a fault in it is found where there is no GPU: nvcc is the one
+//! that warns, and NVRTC knows neither its headers nor all of its options. Attention is compiled for several widths of a head.
 
 use anyhow::Result;
 
@@ -37,5 +38,8 @@ pub(super) fn compile(tree: &Tree) -> Result<Done> {
         }
     }
     say(format!("{count} compilations, each for sm_80, sm_90 and compute_120"));
+    let Some(nvrtc) = kit::nvrtc(tree) else { return Ok(Done::Missing("NVRTC")) };
+    let program = Program::at(tree.root(), &super::program(tree)?).word("kernels");
+    program.env("CUDA_LIB_DIR", &nvrtc.display().to_string()).run()?;
     Ok(Done::Passed)
 }

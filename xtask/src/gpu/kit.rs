@@ -1,4 +1,5 @@
-//! NVIDIA's compiler as Python wheels, without root and without a GPU: nvcc, what it includes, and nothing that runs.
+//! NVIDIA's compilers as Python wheels, without root and without a GPU: nvcc with what it includes, and NVRTC, which is what compiles on
+//! users' machines.
 
 use std::path::PathBuf;
 
@@ -10,17 +11,17 @@ use crate::program::Program;
 use crate::tree::Tree;
 
 /// Exactly the CUDA whose driver users are asked for: a newer compiler writes what driver 580 does not take.
-const WHEELS: &str = "cuda-toolkit[nvcc,cudart,cccl]==13.0.3.0";
+const WHEELS: &str = "cuda-toolkit[nvcc,nvrtc,cudart,cccl]==13.0.3.0";
 
 /// Fetches it, unless it is there.
 pub(super) fn fetch(tree: &Tree) -> Result<()> {
-    if let Some(nvcc) = nvcc(tree) {
-        say(format!("{} is there", nvcc.display()));
+    if let (Some(nvcc), Some(nvrtc)) = (nvcc(tree), nvrtc(tree)) {
+        say(format!("{} and NVRTC in {} are there", nvcc.display(), nvrtc.display()));
         return Ok(());
     }
     let folder = home(tree)?;
     let (venv, kit) = (folder.join("venv"), folder.join("kit"));
-    // a fetch that was interrupted leaves a folder that pip would not fill up
+    // a fetch that was interrupted, or was one of less, leaves a folder that pip would not fill up
     if kit.exists() {
         std::fs::remove_dir_all(&kit).with_context(|| format!("remove {}", kit.display()))?;
     }
@@ -36,4 +37,10 @@ pub(super) fn nvcc(tree: &Tree) -> Option<PathBuf> {
         std::env::split_paths(&std::env::var_os("PATH")?).map(|folder| folder.join("nvcc")).find(|nvcc| nvcc.is_file())
     };
     if own.is_file() { Some(own) } else { on_path() }
+}
+
+/// The folder that NVRTC lies in, of the kit.
+pub(super) fn nvrtc(tree: &Tree) -> Option<PathBuf> {
+    let folder = home(tree).ok()?.join("kit/nvidia/cu13/lib");
+    folder.join("libnvrtc.so.13").is_file().then_some(folder)
 }

@@ -6,6 +6,7 @@
 //! lorikeet-gpu                              all of it, on GPU 0
 //! lorikeet-gpu check|large|goldens|bench …  some parts;  --seed N, --device N, --tiny
 //! lorikeet-gpu step DIR …                   whole steps on the base in DIR, beside PEFT's (step.rs)
+//! lorikeet-gpu kernels                      every kernel through NVRTC for every architecture; needs no GPU
 //! ```
 //! Several parts are a process each (parts.rs): an error sticks to the context that it came in, and one part must not take the
 //! others with it. Exit code: 0 when everything held, 1 when something did not, 2 for a mistake on the command line, 3 when there is no GPU
@@ -21,13 +22,14 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lorikeet_trainer::ops::cuda::bench::{self, Rate};
-use lorikeet_trainer::ops::cuda::{Gpu, survey};
+use lorikeet_trainer::ops::cuda::{Gpu, every_kernel, survey};
 use lorikeet_trainer::ops::parity::large;
 
 use parts::Part;
 
 const USAGE: &str = "usage: lorikeet-gpu [check] [large] [goldens] [bench] [--seed N] [--device N] [--tiny]\n\
     \x20      lorikeet-gpu step DIR [--length N] [--sequences N] [--together N,…] [--recompute N] [--nf4] [--profile] [--seconds N] [--tiny]\n\
+    \x20      lorikeet-gpu kernels\n\
     example: CUDA_LIB_DIR=/opt/cuda/lib lorikeet-gpu check large --seed 7";
 
 struct Wish {
@@ -42,8 +44,10 @@ fn main() -> ExitCode {
     if arguments.iter().any(|word| word == "--help" || word == "-h") {
         return said(USAGE, 0);
     }
-    if arguments.first().is_some_and(|word| word == "step") {
-        return steps(&arguments[1..]);
+    match arguments.first().map(String::as_str) {
+        Some("step") => return steps(&arguments[1..]),
+        Some("kernels") => return kernels(),
+        _ => {}
     }
     let wish = match parse(&arguments) {
         Ok(wish) => wish,
@@ -94,6 +98,13 @@ fn steps(words: &[String]) -> ExitCode {
         Ok(Ok(false)) => ExitCode::FAILURE,
         Ok(Err(error)) => said(&format!("error: failed to train: {error}"), 1),
         Err(fault) => said(&format!("error: {fault}\n{USAGE}"), 2),
+    }
+}
+
+fn kernels() -> ExitCode {
+    match every_kernel() {
+        Ok(count) => said(&format!("NVRTC: {count} compilations"), 0),
+        Err(error) => said(&format!("error: failed to {error}"), 1),
     }
 }
 

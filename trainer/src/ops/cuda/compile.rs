@@ -27,6 +27,8 @@ const PRELUDE: Source = source!("prelude.cuh");
 
 /// Compiled per width of a head, by [`module`].
 pub(super) const ATTENTION: Source = source!("attention.cu");
+const ATTENTION_KERNELS: &[&str] =
+    &["attention_forward", "attention_delta", "attention_backward_queries", "attention_backward_keys"];
 
 /// The others, and the kernels that are taken from them.
 const SOURCES: [(Source, &[&str]); 9] = [
@@ -56,6 +58,33 @@ pub(super) fn all(
         }
     }
     Ok(functions)
+}
+
+/// What users' cards are, and what they will be.
+const ARCHITECTURES: [(i32, i32); 5] = [(8, 0), (8, 6), (9, 0), (10, 0), (12, 0)];
+
+/// Widths of heads that models have, and two that fill no tile.
+const WIDTHS: [usize; 7] = [64, 72, 80, 96, 128, 144, 256];
+
+/// Compiles every kernel for every architecture and loads none; how many compilations. Needs the compiler and no GPU.
+pub fn every_kernel() -> Result<usize, GpuError> {
+    let widths = WIDTHS.map(|width| vec![format!("-DHEAD={width}")]);
+    let attention = widths.iter().map(|definitions| (&ATTENTION, ATTENTION_KERNELS, &definitions[..]));
+    let others = SOURCES.iter().map(|(source, names)| (source, *names, &[][..]));
+    let wanted: Vec<_> = attention.chain(others).collect();
+    let each: Vec<_> = ARCHITECTURES.iter().flat_map(|compute| wanted.iter().map(move |of| (of, *compute))).collect();
+    each.par_iter().try_for_each(|((source, names, definitions), compute)| {
+        let image = image(source, *compute, definitions)?;
+        let has = |name: &str| image.windows(name.len()).any(|window| window == name.as_bytes());
+        match names.iter().find(|name| !has(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let architecture = format!("sm_{}{}", compute.0, compute.1);
+                Err(GpuError::Compile { file: source.file, architecture, log: format!("there is no {name} in it") })
+            }
+        }
+    })?;
+    Ok(each.len())
 }
 
 /// One file with the given definitions, loaded.
@@ -146,22 +175,14 @@ impl Drop for Program {
 mod tests {
     use super::*;
 
-    /// The compiler needs no GPU, but it has to be there: `cargo xtask gpu check` brings it.
+    /// The compiler needs no GPU, but it has to be there: `cargo xtask gpu kit` brings it, in `target/gpu/kit/nvidia/cu13/lib`, which is
+    /// what CUDA_LIB_DIR has to say. `check` has `lorikeet-gpu kernels` do the same.
     #[test]
     fn every_kernel_compiles_for_every_architecture_where_there_is_a_compiler() {
         if cuda_lazy::missing().iter().any(|missing| missing.library.starts_with("libnvrtc")) {
             return;
         }
-        for compute in [(8, 0), (8, 6), (9, 0), (10, 0), (12, 0)] {
-            for (source, names) in SOURCES {
-                let image = image(&source, compute, &[]).unwrap();
-                let has = |name: &str| image.windows(name.len()).any(|window| window == name.as_bytes());
-                assert!(names.iter().all(|name| has(name)), "{} has {names:?}", source.file);
-            }
-            for width in [64, 80, 96, 128, 256] {
-                image(&ATTENTION, compute, &[format!("-DHEAD={width}")]).unwrap();
-            }
-        }
+        every_kernel().unwrap();
         let broken = Source { file: "broken.cu", text: "#include \"prelude.cuh\"\nKERNEL(f, float* x) { x[0] = y; }" };
         let error = image(&broken, (9, 0), &[]).unwrap_err().to_string();
         assert!(error.contains("broken.cu") && error.contains("\"y\" is undefined"), "{error}");
