@@ -46,10 +46,10 @@ pub(crate) fn run(tree: &Tree, job: Job) -> Result<()> {
         Job::Build => build(tree).map(drop),
         Job::Test { emulated } => {
             if let Done::Missing(tool) = kernels::compile(tree)? {
-                say(format!("kernels: not compiled, {tool} is missing; `cargo xtask gpu kit` brings it"));
+                say(format!("kernels: not compiled by {tool}, which is missing; `cargo xtask gpu kit` brings it"));
             }
             if emulated {
-                emulator::run(tree).map(drop)
+                emulate(tree).map(drop)
             } else {
                 Program::at(tree.root(), &build(tree)?).words("check large goldens").run()
             }

@@ -1,27 +1,39 @@
 //! `lorikeet-gpu goldens`: decoder, gradients and whole runs on the card, beside those of transformers and PEFT.
 //!
 //! That is a test of the trainer's, with files of numbers. `cargo xtask gpu build` hangs both, packed by tar, on the end of this program, behind
-//! them their length and [`MARK`]; here they are unpacked into a temporary directory and run.
+//! them their length and [`MARK`]; here they are unpacked beside the program, where whatever it is may be executed, and this process becomes
+//! the test: who ends it ends that.
 
 use std::error::Error;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// What this program ends in where it carries them; `xtask/src/gpu.rs` writes it.
 const MARK: &[u8; 8] = b"goldens\n";
 
-/// Whether all of them pass.
-pub(crate) fn run() -> std::io::Result<bool> {
-    let packed = packed().map_err(|error| std::io::Error::other(format!("the goldens are not here: {error}")))?;
-    let place = tempfile::tempdir()?;
-    let file = place.path().join("goldens.tar.gz");
-    std::fs::write(&file, packed)?;
-    if !Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(place.path()).status()?.success() {
-        return Err(std::io::Error::other("tar cannot unpack the goldens"));
+/// Becomes them; what comes back is why not.
+pub(crate) fn run() -> Box<dyn Error> {
+    unpacked().map_or_else(|error| error, |mut tests| tests.exec().into())
+}
+
+fn unpacked() -> Result<Command, Box<dyn Error>> {
+    let packed = packed().map_err(|error| format!("the goldens are not here: {error}"))?;
+    let place = std::env::current_exe()?.with_extension("goldens");
+    if place.exists() {
+        std::fs::remove_dir_all(&place)?;
     }
-    tests(place.path())
+    std::fs::create_dir(&place)?;
+    let file = place.join("goldens.tar.gz");
+    std::fs::write(&file, packed)?;
+    if !Command::new("tar").arg("-xzf").arg(&file).arg("-C").arg(&place).status()?.success() {
+        return Err("tar cannot unpack the goldens".into());
+    }
+    let mut tests = Command::new(place.join("goldens_on_gpu"));
+    // one at a time: each takes all of a card that it wants
+    tests.args(["--nocapture", "--test-threads", "1"]).env("CARGO_MANIFEST_DIR", place.join("trainer"));
+    Ok(tests)
 }
 
 fn packed() -> Result<Vec<u8>, Box<dyn Error>> {
@@ -38,11 +50,4 @@ fn packed() -> Result<Vec<u8>, Box<dyn Error>> {
     program.seek(SeekFrom::End(-16 - i64::try_from(length)?))?;
     program.read_exact(&mut packed)?;
     Ok(packed)
-}
-
-/// One at a time: each takes all of a card that it wants.
-fn tests(place: &Path) -> std::io::Result<bool> {
-    let mut tests = Command::new(place.join("goldens_on_gpu"));
-    tests.args(["--nocapture", "--test-threads", "1"]).env("CARGO_MANIFEST_DIR", place.join("trainer"));
-    Ok(tests.status()?.success())
 }

@@ -112,15 +112,14 @@ fn kernels() -> ExitCode {
 fn alone(part: Part, wish: &Wish) -> ExitCode {
     let began = Instant::now();
     let mut out = std::io::stdout().lock();
-    let held = if part == Part::Goldens {
-        goldens::run()
-    } else {
-        let gpu = match Gpu::open(wish.device) {
-            Ok(gpu) => gpu,
-            Err(error) => return said(&format!("error: failed to {error}"), 3),
-        };
-        on_gpu(part, &gpu, wish, began, &mut out)
+    if part == Part::Goldens {
+        return said(&format!("error: {}", goldens::run()), 1);
+    }
+    let gpu = match Gpu::open(wish.device) {
+        Ok(gpu) => gpu,
+        Err(error) => return said(&format!("error: failed to {error}"), 3),
     };
+    let held = on_gpu(part, &gpu, wish, began, &mut out);
     match held {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -137,7 +136,7 @@ fn on_gpu(part: Part, gpu: &Gpu, wish: &Wish, began: Instant, out: &mut impl Wri
         Part::Check => check::small(gpu, wish.seed, out)?,
         Part::Large => check::large(gpu, of_large, wish.seed, out)?,
         Part::Bench => rates(gpu, of_bench, out)?,
-        Part::Goldens => unreachable!("they open a GPU of their own"),
+        Part::Goldens => unreachable!("this process has become them"),
     };
     writeln!(out, "{of_it}, in {:.1} s", began.elapsed().as_secs_f64())?;
     Ok(held)

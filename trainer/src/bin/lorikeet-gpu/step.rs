@@ -169,11 +169,18 @@ impl Size {
             "tokens_per_second": counted[0].tokens as f64 / seconds, "seconds": seconds, "asked_seconds": asked,
             "loss": [first, last], "teraflops": teraflops, "gigabytes_per_second": gigabytes, "peak_bytes": peak,
         });
-        let recorded = if wish.profile { Some(profile(gpu, trainee, sequences, together)?) } else { None };
-        if let Some(recorded) = &recorded {
-            line["profile"] = as_json(recorded);
-            line["profile"]["nothing_milliseconds"] = json!(gpu.time_of_nothing()?);
-        }
+        // what was measured stays measured where this fails
+        let recorded = wish.profile.then(|| profile(gpu, trainee, sequences, together));
+        let recorded = recorded.and_then(|recorded| match recorded {
+            Ok((recorded, nothing)) => {
+                line["profile"] = as_json(&recorded, nothing);
+                Some(recorded)
+            }
+            Err(error) => {
+                say(&format!("a step with events around every launch failed to {error}"));
+                None
+            }
+        });
         Ok(Size { together, seconds, asked, teraflops, gigabytes, recorded, line })
     }
 
@@ -201,13 +208,13 @@ fn middle(steps: &[Measured], of: impl Fn(&Measured) -> f64) -> f64 {
     values[values.len() / 2]
 }
 
-/// What one more step puts on the stream.
+/// What one more step puts on the stream, and milliseconds of a launch of nothing.
 fn profile(
     gpu: &Gpu,
     trainee: &mut Trainee,
     sequences: &[Vec<u32>],
     together: usize,
-) -> Result<Recorded, Box<dyn Error>> {
+) -> Result<(Recorded, f64), Box<dyn Error>> {
     let mut recorded = Recorded::default();
     // the first time makes the events
     for _ in 0..2 {
@@ -216,7 +223,7 @@ fn profile(
         recorded = gpu.recorded()?;
         taken?;
     }
-    Ok(recorded)
+    Ok((recorded, gpu.time_of_nothing()?))
 }
 
 /// A kernel that has less of a step has no line of its own.
@@ -244,14 +251,14 @@ fn table(recorded: &Recorded) -> String {
     lines.join("\n")
 }
 
-fn as_json(recorded: &Recorded) -> Value {
+fn as_json(recorded: &Recorded, nothing: f64) -> Value {
     let kernel = |spent: &Spent| {
         let (milliseconds, teraflops) = (spent.milliseconds, spent.teraflops());
         json!({"name": spent.work.to_string(), "milliseconds": milliseconds, "launches": spent.launches, "teraflops": teraflops})
     };
     json!({
         "kernels": recorded.spent.iter().map(kernel).collect::<Vec<_>>(), "milliseconds": recorded.milliseconds,
-        "idle_milliseconds": recorded.idle, "launches": recorded.launches(),
+        "idle_milliseconds": recorded.idle, "launches": recorded.launches(), "nothing_milliseconds": nothing,
     })
 }
 
