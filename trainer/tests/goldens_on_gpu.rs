@@ -348,7 +348,6 @@ fn a_step_moves_no_gradient_and_no_parameter_over_the_bus() {
 }
 
 #[test]
-#[test]
 fn all_that_a_step_starts_is_recorded_by_name_and_recording_changes_no_bit() {
     let work = on_gpu_with_data();
     let steps = |recorded: bool| {

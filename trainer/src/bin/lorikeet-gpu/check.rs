@@ -2,20 +2,33 @@
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
-use lorikeet_trainer::ops::cuda::Gpu;
+use lorikeet_trainer::ops::cuda::{Gpu, nccl};
 use lorikeet_trainer::ops::parity::gpu::OnGpu;
 use lorikeet_trainer::ops::parity::{self, Answer, Verdict, large};
 
 /// Whether all held, and that in words.
 type Held = std::io::Result<(bool, String)>;
 
-/// Small shapes that nothing divides evenly, whole outputs.
-pub(crate) fn small(gpu: &Gpu, seed: u64, out: &mut impl Write) -> Held {
+/// What is judged.
+type Judged<'a> = (&'static str, Box<dyn FnOnce() -> Answer<Verdict> + 'a>);
+
+/// Small shapes that nothing divides evenly, whole outputs; and NCCL with one rank, where it is there: what it does with several a machine
+/// with several GPUs has to show.
+pub(crate) fn small(gpu: &Arc<Gpu>, seed: u64, out: &mut impl Write) -> Held {
     writeln!(out, "\nagainst the plain form in f64, seed {seed}")?;
     let cases = parity::cases();
-    judged(cases.iter().map(|case| (case.name, || parity::judge(case, &OnGpu(gpu), seed))), out)
+    let mut all: Vec<Judged<'_>> = Vec::new();
+    for case in &cases {
+        all.push((case.name, Box::new(|| parity::judge(case, &OnGpu(gpu), seed))));
+    }
+    match nccl::there() {
+        Ok(()) => all.push(("sum over ranks, alone", Box::new(|| Ok(nccl::alone(gpu, seed)?)))),
+        Err(missing) => writeln!(out, "no sum over ranks: {missing}")?,
+    }
+    judged(all.into_iter(), out)
 }
 
 /// The shapes of a model, some numbers of each output.

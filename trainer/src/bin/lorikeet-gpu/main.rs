@@ -19,6 +19,7 @@ mod step;
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lorikeet_trainer::ops::cuda::bench::{self, Rate};
@@ -116,7 +117,7 @@ fn alone(part: Part, wish: &Wish) -> ExitCode {
         return said(&format!("error: {}", goldens::run()), 1);
     }
     let gpu = match Gpu::open(wish.device) {
-        Ok(gpu) => gpu,
+        Ok(gpu) => Arc::new(gpu),
         Err(error) => return said(&format!("error: failed to {error}"), 3),
     };
     let held = on_gpu(part, &gpu, wish, began, &mut out);
@@ -128,7 +129,7 @@ fn alone(part: Part, wish: &Wish) -> ExitCode {
 }
 
 /// Whether all of it held; the last line says so to people.
-fn on_gpu(part: Part, gpu: &Gpu, wish: &Wish, began: Instant, out: &mut impl Write) -> std::io::Result<bool> {
+fn on_gpu(part: Part, gpu: &Arc<Gpu>, wish: &Wish, began: Instant, out: &mut impl Write) -> std::io::Result<bool> {
     head(gpu, began, out)?;
     let (of_large, of_bench) =
         if wish.is_tiny { (large::TINY, bench::TINY) } else { (large::LLAMA_8B, bench::LLAMA_8B) };

@@ -22,7 +22,7 @@ use crate::ops::adamw::{self as plain_adamw, AdamW};
 use crate::ops::attention::Heads;
 use crate::ops::cuda::rope::Turns;
 use crate::ops::cuda::{Gpu, GpuError, adamw, glu, norm, quant, rope, rows};
-use crate::ops::rope::{Rotations, Turn, turn_plain};
+use crate::ops::rope::{Known, Rotations, Turn, turn_plain};
 use crate::ops::{glu as plain_glu, norm as plain_norm};
 use crate::quant::LEVELS;
 
@@ -173,16 +173,14 @@ impl Large<'_> {
         // no brain floats, most of them
         let x: Vec<f32> = self.numbers(n, 3.0).iter().map(|x| x.to_f32() * 1.234_567).collect();
         let on_gpu = self.gpu.upload(&x)?;
-        let (y, back) = self.twice(|gpu| {
-            let (mut y, mut back) = (gpu.poisoned::<bf16>(n)?, gpu.poisoned::<f32>(n)?);
+        let y = self.twice(|gpu| {
+            let mut y = gpu.poisoned::<bf16>(n)?;
             rows::narrow(gpu, &on_gpu.as_view(), &mut y.as_view_mut())?;
-            rows::widen(gpu, &y.as_view(), &mut back.as_view_mut())?;
-            Ok((gpu.download(&y.as_view())?, gpu.download(&back.as_view())?))
+            gpu.download(&y.as_view())
         })?;
         let places = self.places(n);
-        let plain: Vec<f64> = places.iter().map(|i| bf16::from_f32(x[*i]).to_f64()).collect();
-        let back = places.iter().map(|i| back[*i]).collect();
-        Ok(vec![output("y", at(&y, &places), plain.clone(), 0.0), output("and back", back, plain, 0.0)])
+        let plain = places.iter().map(|i| bf16::from_f32(x[*i]).to_f64()).collect();
+        Ok(vec![output("y", at(&y, &places), plain, 0.0)])
     }
 
     fn gather(&mut self) -> Answer<Vec<Output>> {
@@ -202,34 +200,23 @@ impl Large<'_> {
 
     fn norm(&mut self) -> Answer<Vec<Output>> {
         let Shape { tokens, hidden: width, .. } = self.shape;
-        let [x, branch, dy, dx] = [2.0, 1.0, 1.0, 1.0].map(|bound| self.numbers(tokens * width, bound));
+        let [x, dy, dx] = [2.0, 1.0, 1.0].map(|bound| self.numbers(tokens * width, bound));
         let gain: Vec<f32> = self.fresh.numbers(width, 1.5);
-        let [on_x, on_branch, on_dy] = [&x, &branch, &dy].map(|numbers| self.gpu.upload(numbers));
-        let (on_x, on_branch, on_dy, on_gain) = (on_x?, on_branch?, on_dy?, self.gpu.upload(&gain)?);
-        let [y, sum, normed, back] = self.twice(|gpu| {
+        let (on_x, on_dy, on_gain) = (self.gpu.upload(&x)?, self.gpu.upload(&dy)?, self.gpu.upload(&gain)?);
+        let [y, back] = self.twice(|gpu| {
             let (x, gain) = (on_x.as_view(), on_gain.as_view());
-            let [mut y, mut sum, mut normed] = poisoned(gpu, tokens * width)?;
-            let mut back = gpu.upload(&dx)?;
+            let (mut y, mut back) = (gpu.poisoned::<bf16>(tokens * width)?, gpu.upload(&dx)?);
             norm::forward(gpu, &x, &gain, EPS, &mut y.as_view_mut())?;
-            let to = [&mut sum.as_view_mut(), &mut normed.as_view_mut()];
-            norm::residual_forward(gpu, [&x, &on_branch.as_view()], &gain, EPS, to)?;
             norm::backward(gpu, &x, &gain, EPS, &on_dy.as_view(), &mut back.as_view_mut())?;
-            all(gpu, [&y, &sum, &normed, &back])
+            all(gpu, [&y, &back])
         })?;
         let rows = self.any(tokens, ROWS);
-        let [x, branch, dy, mut dx] = [&x, &branch, &dy, &dx].map(|all| wide(&of_rows(all, &rows, width)));
-        let (gain, added) = (wide(&gain), x.iter().zip(&branch).map(|(x, b)| x + b).collect::<Vec<f64>>());
-        let (mut y_plain, mut normed_plain) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        let [x, dy, mut dx] = [&x, &dy, &dx].map(|all| wide(&of_rows(all, &rows, width)));
+        let (gain, mut y_plain) = (wide(&gain), vec![0.0; x.len()]);
         plain_norm::forward_plain(&x, &gain, EPS, &mut y_plain);
-        plain_norm::forward_plain(&added, &gain, EPS, &mut normed_plain);
         plain_norm::backward_plain(&x, &gain, EPS, &dy, &mut dx);
-        let [y, sum, normed, back] = [&y, &sum, &normed, &back].map(|all| of_rows(all, &rows, width));
-        Ok(vec![
-            output("y", y, y_plain, ONCE),
-            output("sum", sum, added, ONCE),
-            output("y of the sum", normed, normed_plain, TWICE),
-            output("dx", back, dx, TWICE),
-        ])
+        let [y, back] = [&y, &back].map(|all| of_rows(all, &rows, width));
+        Ok(vec![output("y", y, y_plain, ONCE), output("dx", back, dx, TWICE)])
     }
 
     fn heads(&self) -> Heads {
@@ -247,7 +234,8 @@ impl Large<'_> {
     fn rope(&mut self) -> Answer<Vec<Output>> {
         let (heads, tokens) = (self.heads(), self.shape.tokens);
         let lengths = self.segments().map(|segment| segment.len());
-        let rotations = Rotations::new(&Rope { theta: 500_000.0, scaling: None }, heads.width, &lengths);
+        let rotations =
+            Rotations::new(&Rope { theta: 500_000.0, scaling: None }, heads.width, &lengths, &Known::default());
         let turns = Turns::upload(self.gpu, &rotations)?;
         let qkv = self.numbers(tokens * heads.stride(), 2.0);
         let [forth, back] = self.twice(|gpu| {
@@ -257,11 +245,12 @@ impl Large<'_> {
             all(gpu, [&forth, &back])
         })?;
         let rows = self.any(tokens, ROWS);
-        let (cos, sin, places) = rotations.tables();
+        let (tables, places) = rotations.tables();
+        let (pairs, [cos, sin]) = (tables.pairs(), tables.numbers());
         let plain = |turn: fn() -> Turn| -> Vec<f64> {
             let row = |row: &usize| {
                 let mut numbers = wide(&of_rows(&qkv, &[*row], heads.stride()));
-                let of = |table: &[f32]| wide(&table[places[*row] as usize * rotations.pairs()..][..rotations.pairs()]);
+                let of = |table: &[f32]| wide(&table[places[*row] as usize * pairs..][..pairs]);
                 let turned = numbers[..heads.turned()].chunks_mut(heads.width);
                 turned.for_each(|head| turn_plain(head, &of(cos), &of(sin), turn()));
                 numbers
