@@ -115,7 +115,9 @@ fn open(library: usize) -> *mut c_void {
     let found = HANDLES[library].get_or_init(|| {
         let mut places = folders().into_iter();
         let handle = places.find_map(|folder| {
-            first.map(|first| load_all(&folder, first));
+            if let Some(first) = first {
+                load_all(&folder, first);
+            }
             load(&folder, soname)
         });
         handle.unwrap_or_default()
