@@ -189,7 +189,7 @@ impl Host {
                 if self.rules.proves_gpus {
                     self.quarantine.prove(&seen.devices, &self.at_work(), now.mono);
                 }
-                self.quarantine.recognise(&seen.holders, &self.pids_at_work());
+                self.quarantine.recognise(self.attempts.values().any(|attempt| attempt.is_named(&seen.holders)));
                 self.devices = self.quarantine.judge(&seen, &self.at_work(), self.rules.release_grace, now.mono);
                 self.holders = seen.holders;
                 self.left.retain(|_, left| now.mono.saturating_sub(*left) < SETTLES);
@@ -258,11 +258,11 @@ impl Host {
     }
 
     fn bury(&mut self, id: AttemptId, news: &News, now: Now) {
-        if let (News::Gone { .. }, Some(attempt)) = (news, self.attempts.get(&id)) {
-            self.left.extend(attempt.devices().iter().map(|device| (device.clone(), now.mono)));
-        }
-        if let (News::Gone { .. }, Some(attempt)) = (news, self.attempts.get(&id)) {
-            for device in attempt.devices() {
+        let (News::Gone { .. }, Some(attempt)) = (news, self.attempts.get(&id)) else { return };
+        for device in attempt.devices() {
+            self.left.insert(device.clone(), now.mono);
+            // Nothing outlives a reboot.
+            if attempt.is_of_this_boot() {
                 self.quarantine.bury(id, attempt.pids(), device, attempt.used_before(device), now.mono);
             }
         }
@@ -311,12 +311,6 @@ impl Host {
     fn at_work(&self) -> BTreeSet<DeviceId> {
         let working = self.attempts.values().filter(|attempt| attempt.has_worker());
         working.flat_map(|attempt| attempt.devices()).cloned().collect()
-    }
-
-    /// Processes of ours that may be alive.
-    fn pids_at_work(&self) -> BTreeSet<u32> {
-        let working = self.attempts.values().filter(|attempt| attempt.has_worker());
-        working.flat_map(|attempt| attempt.pids()).copied().collect()
     }
 
     /// Where a GPU can be trained on, or may yet prove that it can, the processor is left to it: a job that was placed on the slot in the

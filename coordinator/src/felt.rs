@@ -14,6 +14,10 @@ use serde::{Deserialize, Serialize};
 /// A line that is older or newer than what its devices said by so much says nothing of them: it waited while nobody was connected.
 const SAME_MOMENT_MILLIS: u64 = 30_000;
 
+/// What is joined to the lines of one message, in bytes: with them it has to fit a record of a series (`series/segment.rs`). No worker takes
+/// eight thousand steps in a second; who says so does without.
+const MOST_JOINED: usize = 1 << 20;
+
 /// Between what the worker wrote and what is joined.
 const JOINT: &str = ",\"devices\":";
 
@@ -48,10 +52,10 @@ impl Felt {
         let gpus: Vec<&Telemetry> = said.iter().filter(|said| said.device != DeviceId::cpu()).collect();
         let (Some(felt), Some(at)) = (Self::of(&gpus), gpus.iter().map(|said| said.time).min()) else { return };
         let json = serde_json::to_string(&felt).expect("finite numbers, into memory");
-        for line in lines {
-            if is_of(line, at) && line.pop() == Some('}') {
-                line.extend([JOINT, &json, "}"]);
-            }
+        let most = MOST_JOINED / (JOINT.len() + json.len() + 1);
+        for line in lines.iter_mut().filter(|line| is_of(line, at)).take(most) {
+            line.truncate(line.len() - 1);
+            line.extend([JOINT, &json, "}"]);
         }
     }
 
@@ -106,6 +110,16 @@ mod tests {
         assert_eq!(felt.is_none(), lines[0] == line);
         assert!(serde_json::from_str::<serde_json::Value>(&lines[0]).is_ok() || lines[0] == line, "{}", lines[0]);
         felt
+    }
+
+    #[test]
+    fn what_is_joined_to_a_message_has_a_bound() {
+        let mut lines = vec![STEP.to_owned(); 40_000];
+        let before: usize = lines.iter().map(String::len).sum();
+        Felt::join(&mut lines, &[gpu("a", 100.0, Some(500.0))]);
+        let joined = lines.iter().map(String::len).sum::<usize>() - before;
+        assert!(joined > MOST_JOINED / 2 && joined <= MOST_JOINED, "{joined}");
+        assert!(Felt::read(&lines[0]).is_some() && Felt::read(&lines[39_999]).is_none());
     }
 
     #[test]

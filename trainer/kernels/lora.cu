@@ -2,7 +2,7 @@
 // t = s dy B and m is 0 or `keep`. What is kept is a bit a number (dropout.cu). src/ops/lora.rs has the equations; products without dropout,
 // and with B, are cuBLASLt's.
 //
-// All of them read x or dx once, which is what they take their time for. Channels come 64 at a time, for which a row has one word of bits: the
+// All of them read x or dx once, for more than 32 ranks once for every 32 of them but dx: that is what they take their time for. Channels come 64 at a time, for which a row has one word of bits: the
 // last ones of a row may be fewer, by eights. Ranks come 32 at a time; those behind the last are zeros.
 #include "prelude.cuh"
 

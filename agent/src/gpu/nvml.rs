@@ -102,7 +102,9 @@ impl Gpus {
         for gpu in if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances } {
             let kind = DeviceKind::Cuda { compute, driver };
             let (device, telemetry, holders) = one(gpu, kind, usable.clone(), time)?;
-            look.seen.drawn.extend(drawn(gpu).map(|drawn| (device.id.clone(), drawn)));
+            // what an instance's counter would say is its whole card's
+            let drawn = if instances.is_empty() { drawn(gpu) } else { None };
+            look.seen.drawn.extend(drawn.map(|drawn| (device.id.clone(), drawn)));
             look.seen.holders.extend(holders.map(|holders| (device.id.clone(), holders)));
             look.seen.faults.extend(fault.clone().map(|fault| (device.id.clone(), fault)));
             look.seen.devices.push(device);
@@ -141,7 +143,7 @@ fn instances<'n>(gpu: &Gpu<'n>) -> Vec<Gpu<'n>> {
     places.filter_map(|place| gpu.mig_device_by_index(place).ok()).collect()
 }
 
-/// Its counter, from Volta on; an older one says its power alone, and a MIG instance neither.
+/// Its counter, from Volta on; an older one says its power alone.
 fn drawn(gpu: &Gpu<'_>) -> Option<Drawn> {
     let power = || Some(Drawn::Watts(gpu.power_usage().ok()? as f32 / 1000.0));
     gpu.total_energy_consumption().ok().map(Drawn::Counted).or_else(power)

@@ -112,7 +112,7 @@ impl Attempt {
             running: None,
             spawned: false,
             used_before: BTreeMap::new(),
-            energy: Account::default(),
+            energy: Some(Account::default()),
             stop: None,
             device_fault: None,
             checkpoints_through: 0,
@@ -131,7 +131,7 @@ impl Attempt {
         if record.boot != rules.boot {
             record.running = None;
         }
-        record.energy = record.energy.taken_up(record.boot == rules.boot);
+        record.energy = record.energy.map(|energy| energy.taken_up(record.boot == rules.boot));
         if record.phase != AttemptPhase::Done {
             // They are read again from the first.
             record.last_event = 0;
@@ -247,6 +247,17 @@ impl Attempt {
         }
     }
 
+    /// Whether it began in this life of the machine.
+    pub(super) fn is_of_this_boot(&self) -> bool {
+        self.same_boot
+    }
+
+    /// Whether the driver names somebody of its worker's group on a device that is its.
+    pub(super) fn is_named(&self, holders: &BTreeMap<DeviceId, Holders>) -> bool {
+        let mut of_device = self.devices().iter().filter_map(|device| holders.get(device));
+        self.has_worker() && of_device.any(|holders| self.pids.iter().any(|pid| holders.contains_key(pid)))
+    }
+
     /// Everybody who was seen in its worker's group.
     pub(super) fn pids(&self) -> &BTreeSet<u32> {
         &self.pids
@@ -270,9 +281,10 @@ impl Attempt {
             return;
         }
         let among = |device: &DeviceId| sharers.get(device).copied().unwrap_or(1);
-        let before = self.record.energy.clone();
-        let begins = self.record.energy.charge(&self.record.offer.devices, gauges, among, now.mono);
-        let is_due = now.mono.saturating_sub(self.charged) >= KEEP_CHARGE && before != self.record.energy;
+        let Some(energy) = &mut self.record.energy else { return };
+        let before = energy.clone();
+        let begins = energy.charge(&self.record.offer.devices, gauges, among, now.mono);
+        let is_due = now.mono.saturating_sub(self.charged) >= KEEP_CHARGE && before != *energy;
         if begins || is_due {
             self.charged = now.mono;
             self.keep(out);
@@ -399,7 +411,8 @@ impl Attempt {
         self.uploads = Uploads::default();
         self.state = State::Done { stuck: process == Process::Stuck };
         out.push(Action::Abandon(self.id()));
-        let body = match self.record.energy.joules(self.devices()) {
+        let energy = self.record.energy.as_ref().and_then(|energy| energy.joules(self.devices()));
+        let body = match energy {
             Some(energy_joules) => ReportBody::Metered(Metered { ended, energy_joules }),
             None => ReportBody::Ended(ended),
         };

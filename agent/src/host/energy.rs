@@ -119,7 +119,8 @@ impl Account {
                 if stands < through && !is_restarted(stands, through) {
                     continue;
                 }
-                charge.millijoules += stands.saturating_sub(through) / sharers(device).max(1);
+                let part = stands.saturating_sub(through) / sharers(device).max(1);
+                charge.millijoules = charge.millijoules.saturating_add(part);
             }
             (charge.through, charge.is_counted) = (Some(stands), is_counted);
         }

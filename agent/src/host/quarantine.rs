@@ -102,6 +102,8 @@ struct Dead {
     /// Bytes in use before it was started.
     before: Option<u64>,
     since: Duration,
+    /// Nobody can know of it: that keeps no device from its test.
+    is_hidden: bool,
 }
 
 /// What a look says of a dead worker.
@@ -162,7 +164,7 @@ impl Quarantine {
         before: Option<u64>,
         since: Duration,
     ) {
-        self.dead.push(Dead { attempt, pids: pids.clone(), device: device.clone(), before, since });
+        self.dead.push(Dead { attempt, pids: pids.clone(), device: device.clone(), before, since, is_hidden: false });
     }
 
     /// What was in use of a device before those who died there, as far as they may still hold something.
@@ -170,16 +172,17 @@ impl Quarantine {
         self.dead.iter().filter(|dead| dead.device == *device).filter_map(|dead| dead.before).min()
     }
 
-    /// Once the driver has named a process of ours its lists are believed.
-    pub(super) fn recognise(&mut self, holders: &BTreeMap<DeviceId, Holders>, ours: &BTreeSet<u32>) {
-        self.knows_ours |= holders.values().flat_map(|holders| holders.keys()).any(|pid| ours.contains(pid));
+    /// Once the driver has named a process of ours where it works its lists are believed.
+    pub(super) fn recognise(&mut self, is_named: bool) {
+        self.knows_ours |= is_named;
     }
 
     /// Whether others on a device can be told from ours: nobody of ours is there, or the driver calls ours by numbers that we know. One that is
     /// being tested has a process of ours that nobody counts.
     pub(super) fn tells_ours_apart(&self, device: &DeviceId) -> bool {
         let is_tested = self.out.get(device).is_some_and(|out| out.test == Test::Running);
-        !is_tested && (self.knows_ours || !held(&self.dead, &self.at_work).contains(device))
+        let may_be_ours = self.at_work.contains(device) || self.dead.iter().any(|dead| dead.device == *device);
+        !is_tested && (self.knows_ours || !may_be_ours)
     }
 
     /// Whether a process was of a worker that may still hold something.
@@ -259,7 +262,8 @@ impl Quarantine {
             }
         }
         let stays = |(trace, dead): &(Trace, Dead)| trace.stays(now.saturating_sub(dead.since), grace);
-        self.dead = traced.into_iter().filter(stays).map(|(_, dead)| dead).collect();
+        let kept = traced.into_iter().filter(stays);
+        self.dead = kept.map(|(trace, dead)| Dead { is_hidden: trace == Trace::Hidden, ..dead }).collect();
         for (device, reason) in late {
             self.take_out(&device, reason, now);
         }
@@ -276,7 +280,7 @@ impl Quarantine {
         match seen.holders.get(&device.id) {
             Some(holders) => match dead.pids.iter().find(|pid| holders.contains_key(pid)) {
                 Some(pid) => return Trace::Process(*pid),
-                None if self.knows_ours => return Trace::Nothing,
+                None if self.knows_ours && !dead.pids.is_empty() => return Trace::Nothing,
                 None => {}
             },
             None if device.usable.is_err() => return Trace::Silence,
@@ -356,9 +360,9 @@ impl Quarantine {
     }
 }
 
-/// Devices that somebody of ours may still hold.
+/// Devices that somebody of ours may still hold, as far as that can be known.
 fn held<'a>(dead: &'a [Dead], at_work: &'a BTreeSet<DeviceId>) -> BTreeSet<&'a DeviceId> {
-    dead.iter().map(|dead| &dead.device).chain(at_work).collect()
+    dead.iter().filter(|dead| !dead.is_hidden).map(|dead| &dead.device).chain(at_work).collect()
 }
 
 impl Out {

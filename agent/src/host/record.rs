@@ -30,9 +30,9 @@ pub struct Record {
     /// Bytes in use of each of its devices when its worker was started, where that was known.
     #[serde(default)]
     pub used_before: BTreeMap<DeviceId, u64>,
-    /// What its devices drew for it.
+    /// What its devices drew for it; none where an agent began it that did not know, for then the rest would look like the whole.
     #[serde(default)]
-    pub energy: Account,
+    pub energy: Option<Account>,
     /// Whether it was asked to stop.
     pub stop: Option<(StopHow, StopCause)>,
     /// Which of its devices failed by its driver's own word, and how: that is what the attempt ends of, whatever its worker says.

@@ -118,11 +118,14 @@ impl Fence {
     }
 }
 
-/// Any port that the system chooses, to listen at; and all of those, to call.
+/// Any port that the system chooses, to listen at; and all of those, to call, but where services listen.
 fn ports() -> impl Iterator<Item = NetPort> {
     let text = std::fs::read_to_string(PASSING_PORTS_FILE).unwrap_or_default();
     let mut bounds = text.split_whitespace().map_while(|word| word.parse().ok());
-    let range = bounds.next().zip(bounds.next()).map_or(PASSING_PORTS, |(first, last)| first..=last);
+    let range = bounds
+        .next()
+        .zip(bounds.next())
+        .map_or(PASSING_PORTS, |(first, last): (u16, u16)| first.max(*PASSING_PORTS.start())..=last);
     let call = range.map(|port| NetPort::new(port, AccessNet::ConnectTcp));
     std::iter::once(NetPort::new(0, AccessNet::BindTcp)).chain(call)
 }

@@ -22,7 +22,7 @@ pub(super) const MAGIC: &[u8; 8] = b"LKSEG\0\0\x01";
 pub(super) const TORN: &str = ".torn";
 /// Length and checksum in front of a payload.
 const RECORD_HEADER: usize = 12;
-/// One record holds one message of the link, which is at most 1 MiB; its lengths add a little.
+/// One record holds one message of the link, which is at most 1 MiB; its lengths add twice that at most, and what is joined once (`felt.rs`).
 const MAX_PAYLOAD: usize = 4 << 20;
 
 /// The name of the segment that begins with `seq`: sorted names are sorted segments.

@@ -436,9 +436,14 @@ fn row_masks(
     let dropout = adapter.dropout.filter(|dropout| dropout.p > 0.0)?;
     let mut masks = Vec::new();
     reserve(&mut masks, rows.len());
+    // neighbours are mostly of one segment
+    let mut known: Option<(usize, Masks)> = None;
     masks.extend(rows.map(|row| {
         let segment = segment_of(batch, row);
-        (Masks::new(dropout, segment.epoch, segment.example), (row - segment.start) as u32)
+        let same = known.filter(|(start, _)| *start == segment.start);
+        let (_, masks) =
+            *known.insert(same.unwrap_or_else(|| (segment.start, Masks::new(dropout, segment.epoch, segment.example))));
+        (masks, (row - segment.start) as u32)
     }));
     Some(machine.row_masks(masks))
 }

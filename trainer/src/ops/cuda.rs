@@ -6,8 +6,10 @@
 //!
 //! Traps that this file keeps out of everybody's way: cudarc makes two events per buffer unless event tracking is off, and it
 //! is off, since with one stream there is no order to keep; the driver's pool gives memory back at every synchronisation
-//! unless its threshold is raised, and then may refuse what it has, but in pieces ([`Gpu::take`]). Several threads may share a `Gpu`: each one's work is on the stream in the order in which it came, and a
-//! buffer that goes from one to another has the order of its borrows.
+//! unless its threshold is raised, and then may refuse what it has, but in pieces ([`Gpu::take`]).
+//!
+//! Several threads may share a `Gpu`: each one's work is on the stream in the order in which it came, and a buffer that goes from one to
+//! another has the order of its borrows.
 //!
 //! Views are checked against shapes with assertions before a kernel starts: a wrong length is our own bug, never a user's.
 
@@ -323,21 +325,18 @@ impl Gpu {
         // SAFETY: what is in it is written before it is read; the parity cases fill it with NaN to see that.
         let alloc = || unsafe { self.stream.alloc(len) };
         match alloc() {
-            // what was given back may lie in the pool in pieces that are too small, or be in use until the stream has come so far
-            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                self.wait()?;
-                self.trim()?;
-                alloc()
-            }
+            Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) if self.gathers_memory()? => alloc(),
             taken => taken,
         }
         .map_err(|error| self.no_memory(len * size_of::<T>(), error))
     }
 
-    /// Gives what lies at rest in the pool to the system, out of which new memory of any size is made.
-    fn trim(&self) -> Done {
+    /// Whether there may be more memory than was said: what was given back may lie in the pool in pieces that are too small, or be in use until
+    /// the stream has come so far. It is given to the system, out of which memory of any size is made; a driver without pools has none.
+    fn gathers_memory(&self) -> Result<bool, GpuError> {
+        self.wait()?;
         // SAFETY: the pool is the device's own.
-        unsafe { result::mem_pool::trim_to(self.pool()?, 0) }.map_err(GpuError::driver("trim the memory pool"))
+        Ok(self.pool().is_ok_and(|pool| unsafe { result::mem_pool::trim_to(pool, 0) }.is_ok()))
     }
 
     /// A buffer of zeros.
@@ -480,9 +479,12 @@ fn eights(count: usize) -> u32 {
     number(count / EIGHT)
 }
 
+/// Several times what the largest card has at work at once.
+const MOST_BLOCKS: usize = 1 << 14;
+
 /// Every number, or eight of them, is some thread's, which takes several where there are very many.
 fn per_number(count: usize) -> LaunchConfig {
-    shape(count.div_ceil(THREADS as usize).min(1 << 16), THREADS)
+    shape(count.div_ceil(THREADS as usize).min(MOST_BLOCKS), THREADS)
 }
 
 /// One warp for each of `count`.

@@ -45,6 +45,17 @@ fn after_a_reboot_only_what_was_kept_before_it_is_known() {
 }
 
 #[test]
+fn an_attempt_that_an_agent_of_before_began_does_not_pass_the_rest_off_as_the_whole() {
+    let mut scene = Scene::on_gpus(300);
+    scene.begins(1, true);
+    scene.pass(10);
+    scene.records.get_mut(&id(1)).unwrap().energy = None;
+    scene.restart();
+    scene.pass(10);
+    assert_eq!(joules(&scene.gone(1)), None);
+}
+
+#[test]
 fn attempts_that_share_a_device_share_what_it_draws() {
     let mut scene = Scene::on_gpus(300);
     scene.begins(1, false);

@@ -104,6 +104,26 @@ fn memory_that_a_dead_follower_holds_is_found() {
 }
 
 #[test]
+fn after_a_reboot_a_gpu_is_tested_at_once_whoever_was_on_it() {
+    let mut scene = scene_on_gpu();
+    (scene.rules.proves_gpus, scene.rules.boot) = (true, BootId(uuid::Uuid::from_u128(99)));
+    scene.restart();
+    scene.gone(1);
+    assert!(scene.tests_gpu(1, 4, Some(&[])), "nothing outlives a reboot");
+}
+
+#[test]
+fn a_gpu_of_which_nobody_can_know_what_a_dead_worker_left_is_tested() {
+    let mut scene = scene_on_gpu();
+    let record = scene.records.get_mut(&id(1)).unwrap();
+    record.used_before.clear();
+    scene.rules.proves_gpus = true;
+    scene.restart();
+    scene.gone(1);
+    assert!(scene.tests_gpu(1, 40, None), "an agent that did not look began it");
+}
+
+#[test]
 fn the_processor_is_left_to_a_gpu_that_a_look_or_two_miss_and_offered_once_it_has_vanished() {
     let mut scene = Scene::new();
     (scene.host.rules.spares_cpu, scene.host.rules.proves_gpus) = (true, false);

@@ -135,9 +135,10 @@ impl<'a> Live<'a> {
         let both = |module: &Module| module.in_features(self.config) + module.out_features(self.config);
         let widest = Module::of(self.config).iter().map(both).max().unwrap_or(0);
         if self.settings.processor == Processor::Cuda {
-            // they are added up where they belong, with dropout beside it in parts; attention has a number per row and head
-            let parts = if self.masks() > 0 { GPU_PART_COLUMNS * self.rank() } else { 0 };
-            return 4 * (self.tokens() * self.config.num_attention_heads as u64).max(parts as u64);
+            // attention has a number per row and head; adapters have s dy B, and add gradients up where they belong, with dropout in parts
+            let parts = if self.masks() > 0 { self.rank() * GPU_PART_COLUMNS.max(widest) } else { 0 };
+            let of_adapters = self.tokens() * self.activation(self.rank()) + 4 * parts as u64;
+            return (4 * self.tokens() * self.config.num_attention_heads as u64).max(of_adapters);
         }
         4 * self.tokens().div_ceil(ADAPTER_BLOCK_ROWS as u64) * (self.rank() * widest) as u64
     }

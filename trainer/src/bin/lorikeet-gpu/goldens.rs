@@ -13,9 +13,11 @@ use std::process::Command;
 /// What this program ends in where it carries them; `xtask/src/gpu.rs` writes it.
 const MARK: &[u8; 8] = b"goldens\n";
 
-/// Becomes them; what comes back is why not.
-pub(crate) fn run() -> Box<dyn Error> {
-    unpacked().map_or_else(|error| error, |mut tests| tests.exec().into())
+/// Becomes them, on that device; what comes back is why not.
+pub(crate) fn run(device: usize) -> Box<dyn Error> {
+    // they take the first that they see
+    let on_it = |mut tests: Command| tests.env("CUDA_VISIBLE_DEVICES", device.to_string()).exec().into();
+    unpacked().map_or_else(|error| error, on_it)
 }
 
 fn unpacked() -> Result<Command, Box<dyn Error>> {

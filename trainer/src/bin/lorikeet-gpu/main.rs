@@ -5,7 +5,7 @@
 //! ```text
 //! lorikeet-gpu                              all of it, on GPU 0
 //! lorikeet-gpu check|large|goldens|bench …  some parts;  --seed N, --device N, --tiny
-//! lorikeet-gpu step DIR …                   whole steps on the base in DIR, beside PEFT's (step.rs)
+//! lorikeet-gpu step DIR …                   whole steps on the base in DIR, on GPU 0, beside PEFT's (step.rs)
 //! lorikeet-gpu kernels                      every kernel through NVRTC for every architecture; needs no GPU
 //! ```
 //! Several parts are a process each (parts.rs): an error sticks to the context that it came in, and one part must not take the
@@ -114,7 +114,7 @@ fn alone(part: Part, wish: &Wish) -> ExitCode {
     let began = Instant::now();
     let mut out = std::io::stdout().lock();
     if part == Part::Goldens {
-        return said(&format!("error: {}", goldens::run()), 1);
+        return said(&format!("error: {}", goldens::run(wish.device)), 1);
     }
     let gpu = match Gpu::open(wish.device) {
         Ok(gpu) => Arc::new(gpu),

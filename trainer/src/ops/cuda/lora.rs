@@ -1,4 +1,4 @@
-//! [`crate::ops::lora`] on the device: every product lands on what is there already (k = 1 in `matmul.rs`).
+//! [`crate::ops::lora`] on the device: what a product adds to lies there already (k = 1 in `matmul.rs`).
 //!
 //! A and B are trained in `f32`; the products take bf16 copies, made once per step. Gradients are summed in `f32`. Where there is
 //! dropout, the products that it is part of are our own (`lora.cu`): a masked copy of the input, made for cuBLASLt, would be written and

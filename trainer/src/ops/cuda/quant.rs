@@ -55,7 +55,9 @@ impl Stacked {
 impl Codes {
     fn upload(gpu: &Gpu, weight: &Quantised, numbers: usize) -> Result<Codes, GpuError> {
         Ok(match weight {
-            Quantised::Nf4(nf4) if nf4.levels == LEVELS && numbers.is_multiple_of(EIGHT) => {
+            Quantised::Nf4(nf4)
+                if nf4.levels == LEVELS && [numbers, nf4.block].iter().all(|count| count.is_multiple_of(EIGHT)) =>
+            {
                 let factors: Vec<f32> = (0..nf4.scales.len()).map(|block| nf4.scales.get(block)).collect();
                 Codes::Nf4 { codes: gpu.upload(&nf4.codes)?, factors: gpu.upload(&factors)?, block: nf4.block }
             }

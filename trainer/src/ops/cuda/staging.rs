@@ -9,8 +9,8 @@ use cudarc::driver::{CudaEvent, CudaViewMut, DevicePtrMut, DeviceRepr, PinnedHos
 
 use super::{Done, Gpu, GpuError};
 
-/// More than that, in bytes, is a weight on its way, which is waited for in any case.
-const MOST_BYTES: usize = 8 << 20;
+/// No micro-batch brings more at once, in bytes: twenty for each of 65,536 rows. What is larger is a weight on its way, and its lane would stay.
+const MOST_BYTES: usize = 2 << 20;
 /// Of one lane at least.
 const LEAST_BYTES: usize = 64 << 10;
 /// Of two micro-batches, which are on the stream at once: tokens, targets, rows, places and names of each.
@@ -28,7 +28,8 @@ struct Lane {
 }
 
 impl Staging {
-    /// Sends bytes to a device's address; false, and nothing done, where they are too many.
+    /// Sends bytes to a device's address; false, and nothing done, where they are too many, or the system locks no more
+    /// memory.
     ///
     /// # Safety
     /// So many bytes of a live buffer lie there, and only the stream of `gpu` uses them.
@@ -37,7 +38,7 @@ impl Staging {
             return Ok(false);
         }
         let mut lanes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut lane = free_lane(gpu, &mut lanes, bytes.len())?;
+        let Some(mut lane) = free_lane(gpu, &mut lanes, bytes.len())? else { return Ok(false) };
         // SAFETY: the lane's memory is as long at least, and nothing reads or writes it any more; it lives until its event has come to
         // pass; the rest is the caller's.
         let sent = unsafe {
@@ -52,8 +53,8 @@ impl Staging {
     }
 }
 
-/// One that nothing is left in: the oldest, or a new one while there are few; in the end the oldest is waited for.
-fn free_lane(gpu: &Gpu, lanes: &mut VecDeque<Lane>, bytes: usize) -> Result<Lane, GpuError> {
+/// One that nothing is left in: the oldest, or a new one while there are few; in the end the oldest is waited for. None where no more memory can be locked.
+fn free_lane(gpu: &Gpu, lanes: &mut VecDeque<Lane>, bytes: usize) -> Result<Option<Lane>, GpuError> {
     const WAITING: &str = "wait for locked memory";
     if let Some(oldest) = lanes.front() {
         let has_left = oldest.left.try_is_complete().map_err(GpuError::driver(WAITING))?;
@@ -61,18 +62,15 @@ fn free_lane(gpu: &Gpu, lanes: &mut VecDeque<Lane>, bytes: usize) -> Result<Lane
             let lane = lanes.pop_front().expect("it is there");
             lane.left.synchronize().map_err(GpuError::driver(WAITING))?;
             if lane.memory.len() >= bytes {
-                return Ok(lane);
+                return Ok(Some(lane));
             }
         }
     }
     let bytes = bytes.next_power_of_two().max(LEAST_BYTES);
     // SAFETY: it is written before it is read.
-    let memory = unsafe { gpu.context.alloc_pinned_with_flags(bytes, 0) };
+    let Ok(memory) = (unsafe { gpu.context.alloc_pinned_with_flags(bytes, 0) }) else { return Ok(None) };
     let left = gpu.context.new_event(Some(CUevent_flags::CU_EVENT_DISABLE_TIMING));
-    Ok(Lane {
-        memory: memory.map_err(GpuError::driver("lock memory"))?,
-        left: left.map_err(GpuError::driver("make an event"))?,
-    })
+    Ok(Some(Lane { memory, left: left.map_err(GpuError::driver("make an event"))? }))
 }
 
 impl Drop for Lane {

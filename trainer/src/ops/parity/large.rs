@@ -130,8 +130,8 @@ const SAMPLES: usize = 400;
 const ROWS: usize = 12;
 /// Random numbers are drawn once and repeated: a prime, so that no wrong stride meets the same ones.
 const PERIOD: usize = 1_000_003;
-/// Where a grid of 65,536 blocks of 256 begins anew.
-const GRID: usize = 1 << 24;
+/// Where a grid of 16,384 blocks of 256 begins anew; one whose threads move eight numbers does so at every eighth of these.
+const GRID: usize = 1 << 22;
 
 /// What a case works with.
 struct Large<'a> {
