@@ -10,21 +10,21 @@ __device__ __forceinline__ float capped(float x, float cap) { return cap > 0.0f 
 
 __device__ __forceinline__ float exponential(float x) { return power_of_two(LOG2E * x); }
 
-// Hands a thread's logits to `f` with the place of the first, and puts back what it makes of them where `changes`: eight at a time, unless rows
+// Hands a thread's logits to `f`, with the place of the first and how many they are, and puts back what it makes of them where `changes`: eight at a time, unless rows
 // of that length begin anywhere.
 template <class F>
 __device__ __forceinline__ void each(bf16* row, u32 vocabulary, bool changes, const F& f) {
   if (vocabulary % 8 == 0) {
     for (u32 c = 8 * threadIdx.x; c < vocabulary; c += 8 * blockDim.x) {
       Eight logits = eight(row + c);
-      f(c, logits.x);
+      f(c, logits.x, 8);
       if (changes) put(row + c, logits);
     }
     return;
   }
   for (u32 c = threadIdx.x; c < vocabulary; c += blockDim.x) {
     float logit[1] = {wide(row[c])};
-    f(c, logit);
+    f(c, logit, 1);
     if (changes) row[c] = narrow(logit[0]);
   }
 }
@@ -35,12 +35,14 @@ KERNEL(head_loss, bf16* logits, const u32* targets, const float* weights, float*
        u32 gradient) {
   bf16* row = logits + (u64)blockIdx.x * vocabulary;
   Sum own = {-INFINITY, 0.0f};
-  each(row, vocabulary, false, [&](u32, auto& x) {
+  each(row, vocabulary, false, [&](u32, float* x, u32 many) {
     float most = own.most;
-    for (float& logit : x) most = fmaxf(most, logit = capped(logit, cap));
+#pragma unroll
+    for (u32 i = 0; i < many; i++) most = fmaxf(most, x[i] = capped(x[i], cap));
     own.sum *= most > own.most ? exponential(own.most - most) : 1.0f;
     own.most = most;
-    for (float logit : x) own.sum += exponential(logit - most);
+#pragma unroll
+    for (u32 i = 0; i < many; i++) own.sum += exponential(x[i] - most);
   });
   float most = block_max(own.most);
   float sum = block_sum(own.most == -INFINITY ? 0.0f : own.sum * exponential(own.most - most));
@@ -49,12 +51,12 @@ KERNEL(head_loss, bf16* logits, const u32* targets, const float* weights, float*
   if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + most - capped(wide(row[target]), cap);
   __syncthreads(); // the target's logit is read before it is overwritten
   if (!gradient) return;
-  each(row, vocabulary, true, [&](u32 first, auto& x) {
-    u32 c = first;
-    for (float& logit : x) {
-      float y = capped(logit, cap);
-      logit = weight * (exponential(y - most) / sum - (c++ == target ? 1.0f : 0.0f));
-      if (cap > 0.0f) logit *= 1.0f - y / cap * (y / cap);
+  each(row, vocabulary, true, [&](u32 first, float* x, u32 many) {
+#pragma unroll
+    for (u32 i = 0; i < many; i++) {
+      float y = capped(x[i], cap);
+      x[i] = weight * (exponential(y - most) / sum - (first + i == target ? 1.0f : 0.0f));
+      if (cap > 0.0f) x[i] *= 1.0f - y / cap * (y / cap);
     }
   });
 }
