@@ -8,6 +8,7 @@
 mod python;
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, StringInput, Value};
@@ -42,6 +43,10 @@ const ENDLESS: &str = "it takes more than";
 /// Steps that one rendering may take. A message takes some dozens, so this is for a conversation of a hundred thousand; a template
 /// that loops for ever is stopped within a second.
 const FUEL: u64 = 10_000_000;
+
+/// Bytes of text that one rendering may make beside some copies of what is said in it: within its steps a template could make gigabytes.
+const MOST_TEXT: usize = 8 << 20;
+const COPIES: usize = 4;
 
 /// A compiled chat template with the special tokens it may print.
 #[derive(Debug)]
@@ -101,7 +106,18 @@ impl Template {
         context.insert("tools", tools);
         context.insert("documents", Value::from(()));
         let template = self.env.get_template(NAME).map_err(|error| in_words(&error))?;
-        guarded(UNREADABLE, || template.render(Value::from_pairs(context)).map_err(|error| in_words(&error)))
+        let said: usize = messages.iter().filter_map(|message| message.content.as_deref()).map(str::len).sum();
+        let mut text = Text { bytes: Vec::new(), most: MOST_TEXT + COPIES * said, is_full: false };
+        let rendered = guarded(UNREADABLE, || {
+            template
+                .render_captured_to(Value::from_pairs(context), &mut text)
+                .map(drop)
+                .map_err(|error| in_words(&error))
+        });
+        if text.is_full {
+            return Err(format!("{ENDLESS} {} bytes for the text of one conversation", text.most));
+        }
+        rendered.map(|()| String::from_utf8(text.bytes).expect("text is written whole"))
     }
 
     /// Whether a short conversation is rendered at all: a template that refuses it may take another, one that never ends takes none.
@@ -110,6 +126,29 @@ impl Template {
             Err(error) if error.starts_with(ENDLESS) => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+}
+
+/// What a rendering has made so far.
+struct Text {
+    bytes: Vec<u8>,
+    most: usize,
+    /// It wanted to be longer.
+    is_full: bool,
+}
+
+impl Write for Text {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        self.is_full |= more.len() > self.most - self.bytes.len();
+        if self.is_full {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -216,6 +255,17 @@ fn in_words(error: &Error) -> String {
 mod tests {
     use super::*;
     use crate::Role;
+
+    #[test]
+    fn a_template_that_makes_more_text_than_a_conversation_can_need_is_refused() {
+        let source = format!("{{% for i in range(99999) %}}{}{{% endfor %}}", "pa".repeat(200));
+        let template = Template::compile(&source, BTreeMap::new()).expect("sound");
+        let error = template.check_end(&[]).expect_err("40 MB");
+        assert!(error.contains("8388608 bytes for the text of one conversation"), "{error}");
+        let long = [Message::new(Role::User, "x".repeat(20 << 20))];
+        let repeats = Template::compile("{% for m in messages %}{{ m.content }}{% endfor %}", BTreeMap::new());
+        assert_eq!(repeats.expect("sound").render(&long, &[], false).map(|text| text.len()), Ok(20 << 20));
+    }
 
     #[test]
     fn a_raised_exception_keeps_the_templates_words() {
