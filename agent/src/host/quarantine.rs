@@ -3,7 +3,7 @@
 //! ```text
 //! a worker cannot be killed ──────────────────────────────────────────► out ─► gone ─► tested, as below
 //! worker gone ─► remembered with its devices ─► holds nothing at a look: forgotten
-//!                                    │    └► a look does not say: remembered
+//!                                    │    └► a look does not say: remembered, for an hour where none ever will, and tested meanwhile
 //!                                    └► holds memory at a look, `release_grace` later ─┐
 //! an attempt ended `hardware` ───────────────────────────────────────────────────────┤
 //! its driver says that it failed, or does not name it any more ────────────────────────┤

@@ -116,20 +116,22 @@ impl Cluster {
             ReportBody::Progress(progress) if current => self.progressed(attempt, progress, now, out),
             ReportBody::Finalizing if current => self.advance(attempt, AttemptPhase::Finalizing, now, out),
             ReportBody::Checkpoint(checkpoint) => self.checkpointed(attempt, checkpoint, current, now, out),
-            ReportBody::Ended(ended) if current => {
-                self.end(attempt, ended, &Cause::node(node), now, out);
-                out.push(Action::Send { node, message: ToAgent::Forget(attempt) });
-            }
+            ReportBody::Ended(ended) if current => self.ended_in_time(node, attempt, ended, now, out),
             ReportBody::Metered(Metered { ended, energy_joules }) if current => {
                 self.drew(attempt, energy_joules, now);
-                self.end(attempt, ended, &Cause::node(node), now, out);
-                out.push(Action::Send { node, message: ToAgent::Forget(attempt) });
+                self.ended_in_time(node, attempt, ended, now, out);
             }
             ReportBody::Ended(ended) | ReportBody::Metered(Metered { ended, .. }) => {
                 self.ended_late(node, attempt, &ended, now, out);
             }
             ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Progress(_) | ReportBody::Finalizing => {}
         }
+    }
+
+    /// The end of the attempt that counts.
+    fn ended_in_time(&mut self, node: NodeId, attempt: AttemptId, ended: Ended, now: Now, out: &mut Vec<Action>) {
+        self.end(attempt, ended, &Cause::node(node), now, out);
+        out.push(Action::Send { node, message: ToAgent::Forget(attempt) });
     }
 
     fn running(&mut self, attempt: AttemptId, from_step: u64, now: Now, out: &mut Vec<Action>) {

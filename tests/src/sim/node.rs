@@ -3,8 +3,7 @@
 use super::{Chance, books::DEVICE_BYTES, brain::wall, worker::Worker};
 use lorikeet_agent::host::{Action, Event, Host, Now, Reasons, Record, Rules, Seen};
 use lorikeet_protocol::{
-    agent::{Hello, Report, ReportBody},
-    file::NamedFile,
+    agent::{Hello, Report},
     id::{AttemptId, BootId, DeviceId, NodeId},
     job::{Device, DeviceKind},
 };
@@ -337,9 +336,4 @@ impl Node {
     pub(super) fn connected(&mut self, connection: u64) {
         self.talk = Some(Talk { connection, session: None, sent: 0, waiting: None });
     }
-}
-
-/// The files that a report names.
-pub(super) fn files_of(body: &ReportBody) -> &[NamedFile] {
-    body.files()
 }

@@ -1,9 +1,6 @@
 //! The agents: what they hear, decide, keep on their disks and carry out.
 
-use super::{
-    super::{node::files_of, worker::SEND_AGAIN},
-    *,
-};
+use super::{super::worker::SEND_AGAIN, *};
 use crate::findings;
 use lorikeet_agent::host::Fault;
 use lorikeet_protocol::{
@@ -217,7 +214,7 @@ impl World {
         if self.brain.turn.is_none() || !self.brain.store.is_current(report.attempt) {
             return;
         }
-        for file in files_of(&report.body) {
+        for file in report.body.files() {
             if self.books.blobs.insert(file.manifest.hash, false).is_none() {
                 self.tally.count("files offered again");
             }

@@ -1,7 +1,7 @@
 //! The coordinator: turns, commits, effects, and what its link would do with the words of agents.
 
 use super::{
-    super::{books::DEVICE_BYTES, nature::Nature, node::files_of, worker::STEPS},
+    super::{books::DEVICE_BYTES, nature::Nature, worker::STEPS},
     *,
 };
 use crate::findings;
@@ -280,8 +280,7 @@ impl World {
                     }
                     FromAgent::Report(mut report) => {
                         // As the link does: what names files that are not here is not taken, or taken without them.
-                        if !files_of(&report.body).iter().all(|file| self.books.blobs.contains_key(&file.manifest.hash))
-                        {
+                        if !report.body.files().iter().all(|file| self.books.blobs.contains_key(&file.manifest.hash)) {
                             if self.brain.store.is_current(report.attempt) {
                                 return self.tally.count("report refused for want of its files");
                             }
