@@ -7,12 +7,12 @@ mod plan;
 mod quantise;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-pub(crate) use job::{CancelReason, Job, OneJob, Sweep};
+pub(crate) use job::{CancelReason, Job, OneJob, OneSweep, Sweep};
 use lorikeet_api::{
     node::DRAIN_WITHIN,
     token::{JOIN_TTL, TOKEN_TTL},
 };
-use lorikeet_protocol::id::{Hash, TokenId};
+use lorikeet_protocol::id::Hash;
 pub(crate) use operate::{Agent, AgentCommand, Backup, Ca, Coordinator, CoordinatorCommand, Dev, Doctor, Restore};
 pub(crate) use plan::Plan;
 pub(crate) use quantise::{Bits, Quantise};
@@ -250,6 +250,9 @@ pub(crate) struct Jobs {
     /// Only these
     #[arg(long, value_enum, value_name = "STATUS")]
     pub(crate) status: Option<Status>,
+    /// Only those with this in their name, whatever its case
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) search: Option<String>,
     #[command(flatten)]
     pub(crate) page: Page,
 }
@@ -362,13 +365,13 @@ pub(crate) enum Adapter {
     /// One of them: files, summary, configuration
     #[command(after_help = "Example:\n  lorikeet adapter show mdl_0192…")]
     Show {
-        /// Its id, or the id of the job that made it
+        /// Its id, or the name or id of the job that made it
         adapter: String,
     },
     /// Fetch its files
     #[command(after_help = "Example:\n  lorikeet adapter pull mdl_0192… --out adapter")]
     Pull {
-        /// Its id, or the id of the job that made it
+        /// Its id, or the name or id of the job that made it
         adapter: String,
         /// The folder to write; must not exist or be empty
         #[arg(long, value_name = "DIR")]
@@ -434,11 +437,10 @@ pub(crate) enum Node {
 }
 
 /// Which node.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct OneNode {
-    /// Its id
-    #[arg(value_name = "NODE")]
-    pub(crate) id: lorikeet_protocol::id::NodeId,
+    /// Its name or id
+    pub(crate) node: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -458,9 +460,9 @@ pub(crate) enum Token {
     /// Withdraw one: it works no more, and what it opened ends
     #[command(after_help = "Example:\n  lorikeet token revoke tok_0192…")]
     Revoke {
-        /// Which
+        /// Its name or id
         #[arg(id = "which", value_name = "TOKEN")]
-        token: TokenId,
+        token: String,
     },
 }
 

@@ -20,6 +20,7 @@ mod job;
 mod jobs;
 mod local;
 mod login;
+mod named;
 mod nodes;
 mod plan;
 mod quantise;

@@ -2,7 +2,6 @@
 
 use super::{Jobs, Page};
 use clap::{Args, Subcommand, ValueEnum};
-use lorikeet_protocol::id::{JobId, SweepId};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Job {
@@ -74,11 +73,11 @@ pub(crate) enum Job {
     Follow(OneJob),
 }
 
-#[derive(Debug, Clone, Copy, Args)]
+/// Which job.
+#[derive(Debug, Clone, Args)]
 pub(crate) struct OneJob {
-    /// The job
-    #[arg(value_name = "JOB")]
-    pub(crate) id: JobId,
+    /// Its id, or its name: of several the one that is not over, else the newest
+    pub(crate) job: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -101,11 +100,10 @@ pub(crate) enum Sweep {
 }
 
 /// Which sweep.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct OneSweep {
-    /// Its id
-    #[arg(value_name = "SWEEP")]
-    pub(crate) id: SweepId,
+    /// Its id, or its name: of several the one that is not over, else the newest
+    pub(crate) sweep: String,
 }
 
 /// Why a job is cancelled.

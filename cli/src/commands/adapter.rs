@@ -3,7 +3,7 @@
 mod export;
 mod merge;
 
-use super::{Context, job, jobs, train::absolute};
+use super::{Context, job, jobs, named, train::absolute};
 use crate::{
     args::Adapter as Args,
     client::Client,
@@ -12,12 +12,13 @@ use crate::{
     output::{progress::BytesProgress, table::size},
 };
 use lorikeet_api::{
+    job::Job,
     model::Model,
     route::{self, with_id},
 };
 use lorikeet_protocol::{
     file::is_plain_path,
-    id::{Hash, JobId, ModelId},
+    id::{Hash, ModelId},
 };
 use std::{
     fs::{self, File},
@@ -45,17 +46,16 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
     }
 }
 
-/// By its id, or by the id of its job.
+/// By its id, or by the job that made it.
 async fn find(client: &Client, adapter: &str) -> Result<Model, Failure> {
-    let id = match (adapter.parse::<ModelId>(), adapter.parse::<JobId>()) {
-        (Ok(id), _) => id,
-        (_, Ok(job)) => {
-            let job = job::show(client, job).await?;
+    let id = match adapter.parse::<ModelId>() {
+        Ok(id) => id,
+        Err(_) => {
+            let job = job::show(client, named::id::<Job>(client, adapter).await?).await?;
             job.model.ok_or_else(|| {
                 Failure::refused(format!("{} has made no adapter", job.id)).hint("is it done? see `lorikeet jobs`")
             })?
         }
-        _ => return Err(Failure::mistake(format!("`{adapter}` is neither the id of a model nor of a job"))),
     };
     client.get(&with_id(route::MODEL, id), &[]).await
 }

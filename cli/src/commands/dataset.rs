@@ -2,7 +2,7 @@
 
 mod preview;
 
-use super::{Context, inspect, jobs};
+use super::{Context, inspect, jobs, named};
 use crate::{
     args::Dataset as Args,
     client::Client,
@@ -18,10 +18,7 @@ use lorikeet_api::{
     dataset::{ConfirmDataset, CreateDataset, Dataset, DatasetCreated, DatasetFault, DatasetStatus},
     route::{self, with_id},
 };
-use lorikeet_protocol::{
-    id::{DatasetId, Hash},
-    inspect::Fault,
-};
+use lorikeet_protocol::{id::Hash, inspect::Fault};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -56,10 +53,6 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
 }
 
 async fn delete(client: &Client, output: Output, dataset: &str) -> Result<(), Failure> {
-    if let [one, other, ..] = named(client, dataset).await?.as_slice() {
-        let message = format!("more than one dataset is named `{dataset}`: {} and {}", one.id, other.id);
-        return Err(Failure::mistake(message).hint("name the one to delete by its id"));
-    }
     let found = find(client, dataset).await?;
     client.delete(&with_id(route::DATASET, found.id)).await?;
     output.note(&format!("deleted {} ({})", found.id, found.name));
@@ -94,7 +87,7 @@ pub(crate) struct New {
 pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: bool) -> Result<Dataset, Failure> {
     let (size, hash) = measure(&new.file)?;
     let request = request(new, size)?;
-    let known = named(client, &request.name).await?;
+    let known: Vec<Dataset> = named::all(client, &request.name).await?;
     if let Some(twin) = known.iter().find(|known| known.content_hash == Some(hash)) {
         output.note(&format!("{} has this name and the same content already", twin.id));
     }
@@ -158,21 +151,8 @@ async fn open(
     }
 }
 
-/// By id, else by name.
 async fn find(client: &Client, dataset: &str) -> Result<Dataset, Failure> {
-    if let Ok(id) = dataset.parse::<DatasetId>() {
-        return client.get(&with_id(route::DATASET, id), &[]).await;
-    }
-    named(client, dataset).await?.into_iter().next().ok_or_else(|| {
-        Failure::refused(format!("there is no dataset `{dataset}`")).hint("list them with `lorikeet dataset list`")
-    })
-}
-
-/// All of this name, newest first.
-async fn named(client: &Client, name: &str) -> Result<Vec<Dataset>, Failure> {
-    let mut found: Vec<Dataset> = client.all(route::DATASETS, &[("search", name.to_owned())]).await?;
-    found.retain(|known| known.name == name);
-    Ok(found)
+    client.get(&with_id(route::DATASET, named::id::<Dataset>(client, dataset).await?), &[]).await
 }
 
 /// Size and hash of a file.

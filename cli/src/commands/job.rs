@@ -2,10 +2,10 @@
 
 use super::{
     follow::{self, Waits},
-    jobs, submit,
+    jobs, named, submit,
 };
 use crate::{
-    args::{self, CancelReason, Job as Args},
+    args::{CancelReason, Job as Args, OneJob},
     client::{Client, events::Told},
     failure::Failure,
     output::{Output, table::job::log_line},
@@ -19,45 +19,52 @@ use serde::Serialize;
 
 /// Does what was asked of one job.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
+    let id = async |OneJob { job }: OneJob| named::id::<Job>(client, &job).await;
     match args {
         Args::List(args) => jobs::run(client, output, args).await,
-        Args::Show(args::OneJob { id }) => output.answer(&show(client, id).await?),
-        Args::Cancel { job, reason } => cancel(client, output, job.id, reason).await,
-        Args::Pause(args::OneJob { id }) => order(client, output, route::JOB_PAUSE, id).await,
-        Args::Resume(args::OneJob { id }) => order(client, output, route::JOB_RESUME, id).await,
-        Args::Release(args::OneJob { id }) => order(client, output, route::JOB_RELEASE, id).await,
+        Args::Show(job) => output.answer(&show(client, id(job).await?).await?),
+        Args::Cancel { job, reason } => cancel(client, output, id(job).await?, reason).await,
+        Args::Pause(job) => order(client, output, route::JOB_PAUSE, id(job).await?).await,
+        Args::Resume(job) => order(client, output, route::JOB_RESUME, id(job).await?).await,
+        Args::Release(job) => order(client, output, route::JOB_RELEASE, id(job).await?).await,
         Args::Priority { job, priority } => {
-            let changed: Job = client.patch(&with_id(route::JOB, job.id), &PatchJob { priority }).await?;
+            let changed: Job = client.patch(&with_id(route::JOB, id(job).await?), &PatchJob { priority }).await?;
             output.answer(&changed)
         }
-        Args::Checkpoint(args::OneJob { id }) => order(client, output, route::JOB_CHECKPOINT, id).await,
+        Args::Checkpoint(job) => order(client, output, route::JOB_CHECKPOINT, id(job).await?).await,
         Args::Retry { job, follow } => {
-            let again: Job = client.post(&with_id(route::JOB_RETRY, job.id), &[], &NoBody {}).await?;
+            let again: Job = client.post(&with_id(route::JOB_RETRY, id(job).await?), &[], &NoBody {}).await?;
             submit::show(client, output, again, follow).await
         }
-        Args::Why(args::OneJob { id }) => output.answer(&client.get::<Why>(&with_id(route::JOB_WHY, id), &[]).await?),
-        Args::Logs { job, follow: false } => {
-            let (lines, missing) = client.all_said::<LogLine>(&with_id(route::JOB_LOGS, job.id), &[]).await?;
-            note_missing(output, &missing);
-            if lines.is_empty() && missing.is_empty() {
-                output.note(&format!("no log lines: a worker that has nothing to warn of says nothing. Its steps: `lorikeet job metrics {}`", job.id));
-            }
-            lines.iter().try_for_each(|line| output.item(line, log_line))
-        }
-        Args::Logs { job, follow: true } => logs(client, output, job.id).await,
-        Args::Metrics(args::OneJob { id }) => {
-            let (points, missing) = client.said::<Vec<MetricsPoint>>(&with_id(route::JOB_METRICS, id)).await?;
+        Args::Why(job) => output.answer(&client.get::<Why>(&with_id(route::JOB_WHY, id(job).await?), &[]).await?),
+        Args::Logs { job, follow: false } => said(client, output, id(job).await?).await,
+        Args::Logs { job, follow: true } => logs(client, output, id(job).await?).await,
+        Args::Metrics(job) => {
+            let (points, missing) =
+                client.said::<Vec<MetricsPoint>>(&with_id(route::JOB_METRICS, id(job).await?)).await?;
             note_missing(output, &missing);
             output.answer(&points)
         }
-        Args::Checkpoints(args::OneJob { id }) => {
-            output.answer(&client.get::<Vec<CheckpointView>>(&with_id(route::JOB_CHECKPOINTS, id), &[]).await?)
+        Args::Checkpoints(job) => {
+            let path = with_id(route::JOB_CHECKPOINTS, id(job).await?);
+            output.answer(&client.get::<Vec<CheckpointView>>(&path, &[]).await?)
         }
-        Args::Follow(args::OneJob { id }) => {
-            let done = follow::watch(client, id, output).await?;
+        Args::Follow(job) => {
+            let done = follow::watch(client, id(job).await?, output).await?;
             follow::tell(output, &done)
         }
     }
+}
+
+/// Every line there is.
+async fn said(client: &Client, output: Output, id: JobId) -> Result<(), Failure> {
+    let (lines, missing) = client.all_said::<LogLine>(&with_id(route::JOB_LOGS, id), &[]).await?;
+    note_missing(output, &missing);
+    if lines.is_empty() && missing.is_empty() {
+        let steps = format!("Its steps: `lorikeet job metrics {id}`");
+        output.note(&format!("no log lines: a worker that has nothing to warn of says nothing. {steps}"));
+    }
+    lines.iter().try_for_each(|line| output.item(line, log_line))
 }
 
 /// On standard error: a list of points has only points.

@@ -18,7 +18,8 @@ use serde::de::DeserializeOwned;
 /// One page.
 pub(crate) async fn run(client: &Client, output: Output, args: Jobs) -> Result<(), Failure> {
     let status = args.status.map(|status| ("status", word(&of(status))));
-    list::<Job>(client, output, route::JOBS, args.page, status).await
+    let search = args.search.map(|text| ("search", text));
+    list::<Job>(client, output, route::JOBS, args.page, status.into_iter().chain(search)).await
 }
 
 fn of(status: Status) -> JobStatus {
@@ -38,7 +39,7 @@ pub(super) async fn list<T>(
     output: Output,
     path: &str,
     page: crate::args::Page,
-    filter: Option<(&'static str, String)>,
+    filter: impl IntoIterator<Item = (&'static str, String)>,
 ) -> Result<(), Failure>
 where
     T: DeserializeOwned,

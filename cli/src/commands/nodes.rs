@@ -1,7 +1,12 @@
 //! `lorikeet nodes` and `lorikeet node …`.
 
-use super::job::NoBody;
-use crate::{args::Node as Args, client::Client, failure::Failure, output::Output};
+use super::{job::NoBody, named};
+use crate::{
+    args::{Node as Args, OneNode},
+    client::Client,
+    failure::Failure,
+    output::Output,
+};
 use lorikeet_api::{
     node::{DrainNode, Node},
     route::{self, with_id},
@@ -21,23 +26,26 @@ pub(crate) async fn list(client: &Client, output: Output) -> Result<(), Failure>
 
 /// Does what was asked of one machine, or for the next one.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
+    let at = async |route, OneNode { node }: OneNode| {
+        Ok::<_, Failure>(with_id(route, named::id::<Node>(client, &node).await?))
+    };
     match args {
         Args::List => list(client, output).await,
         Args::Token { ttl } => invite(client, output, ttl).await,
-        Args::Show(node) => output.answer(&client.get::<Node>(&with_id(route::NODE, node.id), &[]).await?),
-        Args::Cordon(node) => output.answer(&order(client, &with_id(route::NODE_CORDON, node.id), &NoBody {}).await?),
-        Args::Open(node) => output.answer(&order(client, &with_id(route::NODE_OPEN, node.id), &NoBody {}).await?),
+        Args::Show(node) => output.answer(&client.get::<Node>(&at(route::NODE, node).await?, &[]).await?),
+        Args::Cordon(node) => output.answer(&order(client, &at(route::NODE_CORDON, node).await?, &NoBody {}).await?),
+        Args::Open(node) => output.answer(&order(client, &at(route::NODE_OPEN, node).await?, &NoBody {}).await?),
         Args::Drain { node, wait, within } => {
             let body = DrainNode { within_seconds: Some(within.as_secs()) };
-            let path = with_id(route::NODE_DRAIN, node.id);
+            let path = at(route::NODE_DRAIN, node).await?;
             if wait {
                 let ordered: Node = client.post(&path, &[], &body).await?;
                 return drained(client, output, ordered, within).await;
             }
             output.answer(&order(client, &path, &body).await?)
         }
-        Args::Retire(node) => client.delete(&with_id(route::NODE, node.id)).await,
-        Args::Revoke(node) => client.order(&with_id(route::NODE_REVOKE, node.id)).await,
+        Args::Retire(node) => client.delete(&at(route::NODE, node).await?).await,
+        Args::Revoke(node) => client.order(&at(route::NODE_REVOKE, node).await?).await,
     }
 }
 

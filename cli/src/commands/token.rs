@@ -1,6 +1,6 @@
 //! `lorikeet token …`: the caller's bearer tokens.
 
-use super::jobs;
+use super::{jobs, named};
 use crate::{args::Token as Args, client::Client, failure::Failure, output::Output};
 use lorikeet_api::{
     route::{self, with_id},
@@ -19,8 +19,9 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
         }
         Args::List(page) => jobs::list::<Token>(client, output, route::TOKENS, page, None).await,
         Args::Revoke { token } => {
-            client.delete(&with_id(route::TOKEN, token)).await?;
-            output.note(&format!("{token} works no more"));
+            let id = named::id::<Token>(client, &token).await?;
+            client.delete(&with_id(route::TOKEN, id)).await?;
+            output.note(&format!("{id} works no more"));
             Ok(())
         }
     }

@@ -45,6 +45,43 @@ fn a_token_is_withdrawn_by_its_id() {
 }
 
 #[test]
+fn a_job_is_named_by_its_name_as_well() {
+    let other = |job: String| job.replace(JOB, "job_01920000000070008000000000000009");
+    let (live, over) = (job("RUNNING", "running"), other(job("FAILED", "failed")));
+    for (listed, meant) in
+        [(format!("[{over},{live}]"), JOB), (format!("[{over}]"), "job_01920000000070008000000000000009")]
+    {
+        let server = FakeServer::new([Scripted::data(&listed), Scripted::data(&live)]);
+        let (code, _, complaint) = run(server.client().args(["job", "pause", "support tone"]));
+        assert_eq!((code, complaint.as_str()), (0, ""));
+        let asked: Vec<_> = server.asked().iter().map(|asked| asked.line.clone()).collect();
+        let list = "GET /api/training-jobs?search=support+tone&page=1&pageSize=100".to_owned();
+        assert_eq!(asked, [list, format!("POST /api/training-jobs/{meant}/pause")], "one that is not over goes first");
+    }
+}
+
+#[test]
+fn nobody_guesses_which_of_two_is_meant_nor_takes_a_part_of_a_name_for_it() {
+    let live = job("RUNNING", "running");
+    let other = live.replace(JOB, "job_01920000000070008000000000000009");
+    for (listed, name, code, complaint) in [
+        (
+            format!("[{other},{live}]"),
+            "support tone",
+            2,
+            "more than one job is named `support tone`: job_01920000000070008000000000000009 and job_01920000000070008000000000000001",
+        ),
+        (format!("[{live}]"), "support", 3, "there is no job `support`"),
+    ] {
+        let server = FakeServer::new([Scripted::data(&listed)]);
+        let (found, _, said) = run(server.client().args(["job", "cancel", name]));
+        assert_eq!(found, code);
+        assert!(said.contains(complaint), "{said}");
+        assert_eq!(server.asked().len(), 1, "nothing is cancelled");
+    }
+}
+
+#[test]
 fn what_others_wrote_is_shown_and_not_obeyed() {
     let job = job("QUEUED", "queued").replace("\"name\":\"", "\"name\":\"\\u001b]0;pwn\\u0007");
     for args in [&["jobs"][..], &["job", "show", JOB]] {

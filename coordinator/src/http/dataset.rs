@@ -5,7 +5,7 @@ use super::{
     ask::{Ask, Id, Nothing, Params},
     caller::Caller,
     failure::Failure,
-    page::{Answered, Paging, one},
+    page::{Answered, Paging, Search, one},
     upload,
 };
 use crate::{
@@ -86,7 +86,7 @@ pub(super) struct Filter {
     page: Option<u32>,
     page_size: Option<u32>,
     status: Option<DatasetStatus>,
-    search: Option<String>,
+    search: Option<Search>,
     sort: Option<Sort>,
 }
 
@@ -118,11 +118,11 @@ pub(super) async fn list(
     Params(filter): Params<Filter>,
 ) -> Answered<Vec<api::Dataset>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
-    let (status, search) = (filter.status, filter.search.map(|text| text.to_lowercase()));
+    let Filter { status, search, .. } = filter;
     let wants_all = status.is_none() && search.is_none();
     let keep = move |row: &Dataset| {
         status.is_none_or(|status| status == status_of(&row.state))
-            && search.as_ref().is_none_or(|text| row.name.to_lowercase().contains(text))
+            && search.as_ref().is_none_or(|part| part.is_in(&row.name))
     };
     let keep: Option<Keep<Dataset>> = (!wants_all).then(|| Box::new(keep) as _);
     match filter.sort.unwrap_or(Sort::Newest) {

@@ -8,7 +8,7 @@ use super::{
     job_series::evaluations,
     job_view::{self, sentence},
     job_why,
-    page::{Answered, Paging, one},
+    page::{Answered, Paging, Search, one},
 };
 use crate::{
     access::{Actor, Context, Refusal},
@@ -85,11 +85,13 @@ pub(super) struct Filter {
     page: Option<u32>,
     page_size: Option<u32>,
     status: Option<JobStatus>,
+    search: Option<Search>,
 }
 
 /// The caller's jobs, newest first.
 #[utoipa::path(get, path = route::JOBS, tag = "jobs",
-    params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query), ("status" = Option<String>, Query)),
+    params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query), ("status" = Option<String>, Query),
+        ("search" = Option<String>, Query, description = "part of a name, whatever its case")),
     responses((status = 200, body = Envelope<Vec<api::Job>>)))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,
@@ -97,8 +99,13 @@ pub(super) async fn list(
     Params(filter): Params<Filter>,
 ) -> Answered<Vec<api::Job>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
-    let wanted = |status| Box::new(move |job: &Job| status == JobStatus::of(job.phase())) as Keep<Job>;
-    let keep = filter.status.map(wanted);
+    let Filter { status, search, .. } = filter;
+    let wants_all = status.is_none() && search.is_none();
+    let keep = move |job: &Job| {
+        status.is_none_or(|status| status == JobStatus::of(job.phase()))
+            && search.as_ref().is_none_or(|part| part.is_in(&job.spec.name))
+    };
+    let keep: Option<Keep<Job>> = (!wants_all).then(|| Box::new(keep) as _);
     let listed = app.driver.jobs(caller.actor, paging.rows(), keep).await?;
     Ok(paging.answer(job_view::views(&app.driver, listed.rows).await?, listed.total))
 }

@@ -42,6 +42,24 @@ struct Wish {
     page_size: Option<u32>,
 }
 
+/// Part of a name, whatever its case.
+#[derive(Debug, Deserialize)]
+#[serde(from = "String")]
+pub(super) struct Search(String);
+
+impl From<String> for Search {
+    fn from(part: String) -> Self {
+        Self(part.to_lowercase())
+    }
+}
+
+impl Search {
+    /// Whether a name has it.
+    pub(super) fn is_in(&self, name: &str) -> bool {
+        name.to_lowercase().contains(&self.0)
+    }
+}
+
 impl Paging {
     /// Checks what the query says.
     pub(super) fn new(page: Option<u32>, size: Option<u32>) -> Result<Self, Failure> {
