@@ -47,7 +47,7 @@ pub(crate) struct Outbox {
     gone: Vec<AttemptId>,
     /// The number before the next to leave.
     sent: u64,
-    /// The highest number that left in this session: it may be applied, and means what it said.
+    /// The highest number that left in this session, or before this agent: it may be applied, and means what it said.
     left: u64,
     /// The highest number that is synced; nothing above it may leave.
     synced: u64,
@@ -82,7 +82,8 @@ impl Outbox {
         file.seek(SeekFrom::Start(length)).at("seek in", &path)?;
         let synced = base + queue.len() as u64;
         let (unwritten, gone) = (Vec::new(), Vec::new());
-        Ok(Self { path, file, length, unwritten, base, queue, gone, sent: base, left: base, synced })
+        // An earlier agent may have sent all of it: acknowledged entries stay in the file until it is written anew.
+        Ok(Self { path, file, length, unwritten, base, queue, gone, sent: base, left: synced, synced })
     }
 
     /// Reports through this one are the coordinator's, and no longer here.

@@ -23,6 +23,22 @@ fn a_restarted_agent_takes_its_running_worker_back() {
 }
 
 #[test]
+fn a_worker_that_ends_while_no_agent_is_there_is_told_to_its_last_number() {
+    let lab = Lab::start();
+    let mut agent = lab.agent("only");
+    let job = lab.submit(&lab.job_file_bearing("finished alone", 60, 20, "2m"));
+    lab.api.until_step(&job, 3);
+    agent.process.kill();
+    until("the worker to be through", || agent.workers().is_empty().then_some(()));
+    agent.restart();
+    let done = lab.api.until_phase(&job, &["succeeded", "failed"]);
+    assert_eq!(done["phase"], "succeeded", "{done:#}");
+    assert_eq!(done["step"], 60, "{done:#}");
+    let (_, last) = *lab.api.steps(&job).last().expect("it took steps");
+    assert_eq!(done["loss"].as_f64().map(f64::to_bits), Some(last), "{done:#}");
+}
+
+#[test]
 fn a_worker_whose_record_is_damaged_ends_before_its_job_is_placed_again() {
     let lab = Lab::start();
     let mut agent = lab.agent("only");

@@ -89,6 +89,24 @@ fn a_newer_progress_replaces_one_that_was_not_sent() {
 }
 
 #[test]
+fn what_an_earlier_agent_may_have_sent_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, progress(1));
+    outbox.commit().unwrap();
+    assert_eq!(drain(&mut outbox), [1]);
+    outbox.acknowledge(1);
+    drop(outbox);
+
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, progress(2));
+    outbox.commit().unwrap();
+    outbox.resume(1).unwrap();
+    assert_eq!(step(outbox.next()), 2);
+    assert_eq!(drain(&mut outbox), [2]);
+}
+
+#[test]
 fn what_has_left_means_what_it_said_when_it_leaves_again() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::open(folder.path()).unwrap();
