@@ -148,14 +148,18 @@ impl Client {
 
     /// Asks for a change that has no answer but that it was done.
     pub(crate) async fn order(&self, path: &str) -> Result<(), Failure> {
-        let key = Uuid::now_v7().to_string();
-        let answer = self.send(|| self.request(Method::POST, path).header("idempotency-key", &key)).await;
-        answer.map(|_| ())
+        self.told(Method::POST, path).await
     }
 
     /// Deletes; what it was is of no interest afterwards.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Failure> {
-        let answer = self.send(|| self.request(Method::DELETE, path)).await;
+        self.told(Method::DELETE, path).await
+    }
+
+    /// Done once, however often it has to be sent.
+    async fn told(&self, method: Method, path: &str) -> Result<(), Failure> {
+        let key = Uuid::now_v7().to_string();
+        let answer = self.send(|| self.request(method.clone(), path).header("idempotency-key", &key)).await;
         answer.map(|_| ())
     }
 

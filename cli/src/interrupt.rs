@@ -8,7 +8,6 @@ use signal_hook::{
     flag,
 };
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -37,7 +36,7 @@ impl Interrupt {
                 flag::register_conditional_shutdown(signal, i32::from(EXIT), Arc::clone(&asked))?;
                 flag::register(signal, Arc::clone(&asked))?;
             }
-            if !ignores_hangup() {
+            if !lorikeet_worker::ignores_hangup() {
                 flag::register(SIGHUP, Arc::clone(&asked))?;
             }
             Ok(())
@@ -63,12 +62,4 @@ impl Interrupt {
             () = asked => Err(Failure::interrupted()),
         }
     }
-}
-
-/// Whether whoever started us wants us to outlive the terminal, as `nohup` does: a handler would take that back.
-pub(crate) fn ignores_hangup() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & (1 << (SIGHUP - 1)) != 0)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     fs,
     io::{ErrorKind, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -89,12 +89,11 @@ impl Profile {
         let write = || {
             let folder = path.parent().unwrap_or(Path::new("."));
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            let aside = path.with_extension("toml.new");
-            let mut options = fs::OpenOptions::new();
-            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&aside, path)
+            // a name of its own, which two commands that write at once do not share
+            let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+            aside.write_all(text.as_bytes())?;
+            aside.as_file().sync_all()?;
+            aside.persist(path).map(drop).map_err(|error| error.error)
         };
         write().map_err(|error| Failure::file("write the profile", path, &error))
     }

@@ -49,6 +49,7 @@ pub use journal::JournalError;
 pub use lorikeet_protocol::worker::Exit;
 pub use ranks::follow;
 pub use report::{class, memory, modules};
+pub use signal::ignores_hangup;
 pub use spec::{config, filters, settings};
 
 /// Sees every line right after it was written; for whoever shows progress in the same process.

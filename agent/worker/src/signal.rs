@@ -1,7 +1,8 @@
 //! Signals and `stop.json`, turned into wishes for the runs.
 //!
 //! A handler only sets a bit and writes a byte into a socket; a thread reads the byte and does what cannot be done inside one.
-//! Another thread, where that is wanted, waits for the end of standard input and does as if SIGTERM had come.
+//! Another thread, where that is wanted, waits for the end of standard input and does as if SIGTERM had come; so does the end of the
+//! terminal, unless whoever started us wants us to outlive it.
 
 use std::fs;
 use std::io::{self, Read};
@@ -15,16 +16,16 @@ use std::thread::JoinHandle;
 use lorikeet_protocol::job::StopCause;
 use lorikeet_protocol::worker::{STOP, StopRequest};
 use lorikeet_trainer::Wish;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::{SigId, low_level};
 
 use crate::{Attempt, Bond};
 
-const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGUSR1, SIGUSR2];
 const TERM: u8 = 1 << 0;
 const INT: u8 = 1 << 1;
 const WAKE: u8 = 1 << 2;
 const DISCARD: u8 = 1 << 3;
+const SIGNALS: [(i32, u8); 5] = [(SIGTERM, TERM), (SIGINT, INT), (SIGUSR1, WAKE), (SIGUSR2, DISCARD), (SIGHUP, TERM)];
 
 /// The thread that waits for signals; ends, with its handlers, when dropped.
 pub(crate) struct Listener {
@@ -38,10 +39,11 @@ impl Listener {
         let (wake, mut read) = UnixStream::pair()?;
         let pending = Arc::new(AtomicU8::new(0));
         let mut registered = Vec::new();
-        for (bit, signal) in SIGNALS.into_iter().enumerate() {
+        let outlives = ignores_hangup();
+        for (signal, bit) in SIGNALS.into_iter().filter(|(signal, _)| *signal != SIGHUP || !outlives) {
             let pending = Arc::clone(&pending);
             let note = move || {
-                pending.fetch_or(1 << bit, Ordering::SeqCst);
+                pending.fetch_or(bit, Ordering::SeqCst);
             };
             // SAFETY: the handler does one atomic operation, which is allowed at any moment.
             registered.push(unsafe { low_level::register(signal, note) }?);
@@ -62,6 +64,14 @@ impl Listener {
         })?;
         Ok(Listener { registered, wake, thread: Some(thread) })
     }
+}
+
+/// Whether whoever started us wants us to outlive the terminal, as `nohup` does: a handler would take that back.
+pub fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (SIGHUP - 1)) != 0)
 }
 
 /// Nobody waits for this thread: a read cannot be called back. It ends with the process, of which nothing is left to do then.

@@ -105,7 +105,11 @@ pub(super) fn missing(MissingLines { attempt, from, through }: &MissingLines) ->
 
 /// A job as it ended, and what to do next.
 pub(super) fn tell(output: Output, done: &Job) -> Result<(), Failure> {
-    output.answer(done)?;
+    match output.is_json() {
+        // the last of its events, which are a line each
+        true => output.object(done)?,
+        false => output.answer(done)?,
+    }
     verdict(done)?;
     output.note(&format!("fetch its adapter with `lorikeet adapter pull {} --out adapter`", done.id));
     Ok(())

@@ -1,9 +1,6 @@
 //! What `coordinator` and `agent` have in common as services: a runtime, signals, and words for the service manager.
 
-use crate::{
-    failure::Failure,
-    interrupt::{self, ignores_hangup},
-};
+use crate::{failure::Failure, interrupt};
 use std::{fs::File, future::Future, io, os::fd::AsFd, process};
 use tokio::{
     net::unix::pipe,
@@ -37,7 +34,7 @@ impl Signals {
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,
             interrupt: listen(SignalKind::interrupt())?,
-            hangup: (!ignores_hangup()).then(|| listen(SignalKind::hangup())).transpose()?,
+            hangup: (!lorikeet_worker::ignores_hangup()).then(|| listen(SignalKind::hangup())).transpose()?,
             parent: None,
         })
     }

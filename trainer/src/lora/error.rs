@@ -34,7 +34,7 @@ pub enum LoraError {
         reason: String,
     },
     /// One item of a setting does nothing.
-    #[error("{key} {item:?} matches no module of the base model that could be meant")]
+    #[error("{key} {item:?} matches no module of the base model that could be meant{}", several(item))]
     Unmatched {
         /// The setting.
         key: &'static str,
@@ -133,6 +133,12 @@ pub enum LoraError {
         /// What they should be.
         expected: String,
     },
+}
+
+/// A list that was written as one text.
+fn several(item: &str) -> String {
+    let names: Vec<String> = item.split(',').map(|name| format!("{:?}", name.trim())).collect();
+    if names.len() > 1 { format!("; a list is written [{}]", names.join(", ")) } else { String::new() }
 }
 
 /// A setting of the adapter by its full name.

@@ -13,15 +13,35 @@ impl View for Vec<Job> {
             [
                 job.id.to_string(),
                 short(&job.name, 32),
-                word(&job.status),
+                state(job),
                 format!("{:.0} %", job.progress),
                 steps(job),
                 job.loss.map(|loss| format!("{loss:.4}")).unwrap_or_default(),
+                job.validation_loss.map(|loss| format!("{loss:.4}")).unwrap_or_default(),
                 job.node_name.clone().filter(|_| job.status != JobStatus::Queued).unwrap_or_default(),
                 moment(job.created_at),
             ]
         };
-        grid(["id", "name", "status", "done", "step", "loss", "node", "created"], self.iter().map(row))
+        grid(["id", "name", "status", "done", "step", "loss", "validation", "node", "created"], self.iter().map(row))
+    }
+}
+
+/// Its status, and where exactly it is where that says more: what is paused or blocked does not go on by itself.
+fn state(job: &Job) -> String {
+    match job.phase {
+        Phase::Validating | Phase::Blocked | Phase::Paused | Phase::Finalizing | Phase::Cancelling => {
+            format!("{} ({})", word(&job.status), word(&job.phase))
+        }
+        Phase::Submitted
+        | Phase::Queued
+        | Phase::Assigned
+        | Phase::Preparing
+        | Phase::Running
+        | Phase::Succeeded
+        | Phase::Failed
+        | Phase::Rejected
+        | Phase::Expired
+        | Phase::Cancelled => word(&job.status),
     }
 }
 

@@ -6,6 +6,7 @@ use lorikeet_api::{
     jobfile::sweep::Values,
     sweep::{Sweep, SweepChild, SweepDryRun, SweepSummary},
 };
+use lorikeet_protocol::id::JobId;
 
 impl View for Vec<SweepSummary> {
     fn table(&self) -> String {
@@ -20,7 +21,7 @@ impl View for Vec<SweepSummary> {
                 moment(sweep.created_at),
             ]
         };
-        grid(["id", "name", "status", "over", "best", "loss", "created"], self.iter().map(row))
+        grid(["id", "name", "status", "over", "best", "its loss", "created"], self.iter().map(row))
     }
 }
 
@@ -41,17 +42,18 @@ impl View for Sweep {
                 "rungs",
                 whole.stop.map(|rule| format!("from {} steps, one in {} goes on", rule.min_steps, rule.reduction)),
             ),
-            ("best", whole.best.map(|best| format!("{} (loss {:.4})", best.job, best.loss))),
+            ("best", whole.best.map(|best| format!("{} ({} {:.4})", best.job, measure(self, best.job), best.loss))),
             ("created", Some(moment(whole.created_at))),
             ("completed", whole.completed_at.map(moment)),
         ]);
         let row = |child: &SweepChild| {
             let number = |loss: Option<f64>| loss.map(|loss| format!("{loss:.4}")).unwrap_or_default();
             let stopped = child.stopped_early_at.map(|step| format!("stopped after {step}"));
+            let best = if whole.best.is_some_and(|best| best.job == child.job) { ", best" } else { "" };
             [
                 child.job.to_string(),
                 settings(&child.values),
-                stopped.unwrap_or_else(|| word(&child.status)),
+                stopped.unwrap_or_else(|| word(&child.status)) + best,
                 child.step.to_string(),
                 number(child.loss),
                 number(child.validation_loss),
@@ -60,6 +62,12 @@ impl View for Sweep {
         let children = grid(["job", "values", "status", "step", "loss", "validation"], self.children.iter().map(row));
         with_below(table, "jobs:", Some(children))
     }
+}
+
+/// What the best was chosen by.
+fn measure(sweep: &Sweep, best: JobId) -> &'static str {
+    let held_out = sweep.children.iter().any(|child| child.job == best && child.validation_loss.is_some());
+    if held_out { "validation loss" } else { "loss" }
 }
 
 impl View for SweepDryRun {

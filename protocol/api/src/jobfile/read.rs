@@ -80,7 +80,7 @@ fn join(prefix: &str, key: &str) -> String {
 
 /// Puts `value`, as TOML writes it, at the dotted `key`.
 pub(super) fn set(tree: &mut Value, key: &str, value: &str) -> Result<(), FieldError> {
-    put(tree, key, value_of(value))
+    put(tree, key, value_of(key, value)?)
 }
 
 /// Puts `value` at the dotted `key`.
@@ -103,9 +103,16 @@ pub(super) fn put(tree: &mut Value, key: &str, value: Value) -> Result<(), Field
     Ok(())
 }
 
-/// A value as TOML writes it; what is none there is a bare word.
-fn value_of(text: &str) -> Value {
-    DeValue::parse(text).map_or_else(|_| Value::String(text.to_owned()), |value| tree(value.get_ref()))
+/// A value as TOML writes it; what is none there is a bare word, unless it begins as a text or a list does.
+fn value_of(key: &str, text: &str) -> Result<Value, FieldError> {
+    match DeValue::parse(text) {
+        Ok(value) => Ok(tree(value.get_ref())),
+        Err(error) if text.starts_with(['"', '\'', '[']) => {
+            let hint = if text.contains('\\') { " (a backslash is kept in '…')" } else { "" };
+            Err(FieldError::plain(key, format!("{key}: {text} is no value in TOML: {}{hint}", error.message())))
+        }
+        Err(_) => Ok(Value::String(text.to_owned())),
+    }
 }
 
 /// The whole file. When something is wrong with it, the ranges of what could be read are judged as well: a person sees all faults
@@ -290,7 +297,9 @@ impl Table {
         self.refuse(later, faults);
         for (key, _) in self.left {
             let name = join(&self.path, &key);
-            let elsewhere = self.known.iter().find(|known| known.rsplit_once('.').is_some_and(|(_, last)| last == key));
+            let last = |known: &String| known.rsplit_once('.').map_or(known.as_str(), |(_, last)| last).to_owned();
+            let ours = of_peft(&key).unwrap_or(&key);
+            let elsewhere = self.known.iter().find(|known| last(known) == ours);
             let slips = self.known.iter().filter(|known| resembles(&key, known));
             let meant = elsewhere.or_else(|| slips.min_by_key(|known| distance(&key, known)));
             let meant = meant.map(|known| join(&self.path, known));
@@ -298,6 +307,25 @@ impl Table {
             faults.push(FieldError::plain(name.clone(), format!("{name} is unknown{meant}")));
         }
     }
+}
+
+/// What PEFT and transformers call a key of ours.
+fn of_peft(key: &str) -> Option<&'static str> {
+    const WORDS: [(&str, &str); 12] = [
+        ("r", "rank"),
+        ("lora_r", "rank"),
+        ("lora_alpha", "alpha"),
+        ("lora_dropout", "dropout"),
+        ("use_rslora", "rslora"),
+        ("use_dora", "dora"),
+        ("lr", "learning_rate"),
+        ("num_train_epochs", "epochs"),
+        ("per_device_train_batch_size", "batch_size"),
+        ("lr_scheduler_type", "schedule"),
+        ("save_steps", "checkpoint_every"),
+        ("max_length", "max_seq_length"),
+    ];
+    WORDS.into_iter().find_map(|(theirs, ours)| (theirs == key).then_some(ours))
 }
 
 /// One or two slips of the finger apart, or the beginning of it.

@@ -140,6 +140,28 @@ fn a_key_outside_its_table_is_told_where_it_belongs() {
 }
 
 #[test]
+fn a_value_that_begins_as_a_text_or_a_list_and_is_none_is_told_so() {
+    for value in ["\".*\\.[qk]_proj\"", "'open", "[1, 2"] {
+        let faults = JobFile::new("b", "d").set("lora.target_modules", value).unwrap_err();
+        assert!(faults[0].message.contains("is no value in TOML"), "{faults:?}");
+    }
+    JobFile::new("b", "d").set("lora.target_modules", "'.*\\.[qk]_proj'").unwrap();
+}
+
+#[test]
+fn a_key_by_its_name_in_peft_or_transformers_is_told_ours() {
+    for (theirs, ours) in [
+        ("lora.r", "lora.rank"),
+        ("lora.lora_alpha", "lora.alpha"),
+        ("training.lr", "training.learning_rate"),
+        ("lr", "training.learning_rate"),
+    ] {
+        let faults = JobFile::new("b", "d").set(theirs, "8").unwrap_err();
+        assert!(faults[0].message.ends_with(&format!("did you mean {ours}?")), "{faults:?}");
+    }
+}
+
+#[test]
 fn a_file_that_is_no_toml_names_the_line() {
     for (text, line) in [("base = \"b\"\ndataset = \n", 2), ("base = \"b\"\nbase = \"c\"\n", 2), ("base = \"b\n", 1)] {
         let faults = JobFile::from_toml(text).unwrap_err();
