@@ -118,7 +118,7 @@ impl Coordinator {
         folders.refuse_without_store()?;
         let store = Store::open(&folders.state())?;
         folders.refuse_without_authority(&store)?;
-        let trust = Trust::open(&folders.ca())?;
+        let trust = Trust::open(&folders.make_ca()?)?;
         Folders::tell_strangers(&store, &trust.now())?;
         let (upload_key, share_key) = (folders.key("upload"), folders.key("share"));
         let signer = Signer::open(&upload_key).map_err(StartError::file(&upload_key))?;

@@ -166,7 +166,7 @@ impl Folders {
     /// others can read is closed to them: records, uploads and keys lie in it.
     pub(crate) fn make(data: &Path) -> Result<Self, StartError> {
         let folders = Self(data.to_owned());
-        for folder in [data, &folders.0.join("keys"), &folders.ca()] {
+        for folder in [data, &folders.0.join("keys")] {
             private_folder(folder).map_err(StartError::file(folder))?;
         }
         // Their names: a key in a folder that a crash takes away is no key.
@@ -174,6 +174,14 @@ impl Folders {
         let probe = data.join(".writable");
         File::create(&probe).and_then(|_| std::fs::remove_file(&probe)).map_err(StartError::file(data))?;
         Ok(folders)
+    }
+
+    /// Makes the authority's folder. A start that is refused for want of one leaves none behind that is in the way of bringing it back.
+    pub(crate) fn make_ca(&self) -> Result<PathBuf, StartError> {
+        let ca = self.ca();
+        private_folder(&ca).map_err(StartError::file(&ca))?;
+        File::open(&self.0).and_then(|folder| folder.sync_all()).map_err(StartError::file(&self.0))?;
+        Ok(ca)
     }
 
     /// Of a directory that may not be there; nothing is made.

@@ -73,6 +73,9 @@ pub struct Identity {
     pub data: String,
     /// Hash over the base's config and the shapes and sizes of its files.
     pub base: String,
+    /// Hash over its numbers; none in a checkpoint of before it was kept.
+    #[serde(default)]
+    pub weights: Option<String>,
 }
 
 /// Settings that may differ between a checkpoint and the run that takes it up: the numbers change, the state still fits.
@@ -226,7 +229,10 @@ fn compare(theirs: &Identity, ours: &Identity) -> Result<Vec<String>, String> {
         }
         differing.push(format!("{key} was {was} and is {is}"));
     }
-    Ok(differing)
+    match (&theirs.weights, &ours.weights) {
+        (Some(was), Some(is)) if was != is => Err("the base's weights are not those that it began with".to_owned()),
+        _ => Ok(differing),
+    }
 }
 
 /// Every setting by its dotted name; both sides have the same names, because they are the same type.

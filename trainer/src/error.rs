@@ -219,13 +219,16 @@ impl TrainError {
             return Some(hint.to_owned());
         }
         let hint = match self.class() {
+            FailureClass::NotFinite if matches!(self, TrainError::NotFinite { step: 0, .. }) => Some(
+                "nothing was learnt yet: look at the base's own numbers, and at those of the adapter that it began with",
+            ),
             FailureClass::NotFinite => Some("lower the learning rate, or look at the data of this step"),
             FailureClass::OutOfMemory => Some("use a smaller batch, a shorter sequence, a lower rank or a 4-bit base"),
-            FailureClass::DiskFull => Some("free space where the attempt directory lies"),
+            FailureClass::DiskFull => Some("free space where it was to be written"),
             FailureClass::Checkpoint if matches!(self, TrainError::Checkpoint { .. }) => {
                 Some("a run goes on only with the base, the data and the settings of the adapter that it began with")
             }
-            FailureClass::Dataset => Some("`lorikeet dataset check FILE` names every fault"),
+            FailureClass::Dataset => Some("`lorikeet dataset check FILE --base DIR` names every fault"),
             FailureClass::Device => Some("`lorikeet doctor` names what a GPU is missing"),
             FailureClass::Internal => Some("this is a bug in lorikeet: please report it"),
             FailureClass::Config

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
+use crate::checkpoint::Identity;
 use crate::config::Config;
 use crate::event::FileRecord;
 use crate::lora::AdapterMeta;
@@ -39,7 +40,7 @@ const TOKENIZER_FILES: [&str; 8] = [
 pub(crate) fn write_adapter(
     config: &Config,
     run: &Run,
-    report: &PrepareReport,
+    (report, identity): (&PrepareReport, &Identity),
     abandon: &dyn Fn() -> bool,
 ) -> Result<Vec<FileRecord>, TrainError> {
     let staged = StagedDir::create(&config.out.join("adapter"), abandon)?;
@@ -57,7 +58,7 @@ pub(crate) fn write_adapter(
         staged.write(card::CURVE_FILE, curve.as_bytes())?;
     }
     staged.write("training_summary.json", &pretty(&summary::summary(run)))?;
-    staged.write("metadata.json", &pretty(&summary::metadata(config, run, report)))?;
+    staged.write("metadata.json", &pretty(&summary::metadata(config, run, (report, identity))))?;
     let files = staged.records()?;
     staged.publish()?;
     Ok(files)

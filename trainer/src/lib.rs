@@ -48,6 +48,7 @@ pub use config::Config;
 pub use error::{FailureClass, TrainError};
 pub use eval::evaluate;
 pub use gpu_test::test_gpu;
+pub use run::fingerprint::of_weights as weights_fingerprint;
 pub use run::{Course, EvalPoint, Events, Run, State, follow, lead, train};
 pub use step::{Taken, step};
 pub use stop::{Stop, Wish};

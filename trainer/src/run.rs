@@ -25,6 +25,7 @@
 //! it had not done yet, and nothing twice.
 
 mod course;
+pub(crate) mod fingerprint;
 mod follow;
 mod memory;
 mod prepare;
@@ -318,7 +319,9 @@ impl Session<'_, '_> {
     fn finish(&mut self) -> Result<Outcome, TrainError> {
         self.tell(Event::Stage(Stage::Saving))?;
         let stop = self.stop;
-        let files = export::write_adapter(self.config, &self.run, &self.data.report, &|| stop.is_discarded())?;
+        let files = export::write_adapter(self.config, &self.run, (&self.data.report, &self.identity), &|| {
+            stop.is_discarded()
+        })?;
         Ok(Outcome::Finished { step: self.run.state.step, files })
     }
 

@@ -21,7 +21,8 @@ pub(crate) struct Generate {
     #[command(flatten)]
     pub(crate) said: Said,
     /// What comes before the message of --chat
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    // A requirement that is in conflict with what was given is none to clap.
+    #[arg(long, value_name = "TEXT", requires = "chat", conflicts_with = "prompt")]
     pub(crate) system: Option<String>,
     /// 0 takes the likeliest token each time; higher is freer
     #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = temperature)]

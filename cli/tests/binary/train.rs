@@ -41,7 +41,19 @@ fn a_training_leaves_an_attempt_directory_and_says_what_came_of_it() {
     fs::write(&data, [&asked[..], conversation(21).as_bytes()].concat()).unwrap();
     refused("data.jsonl is not what the finished training in");
     fs::write(&data, asked).unwrap();
+    let base = place.path("base/model.safetensors");
+    let began_with = fs::read(&base).unwrap();
+    fs::write(&base, other_numbers(&began_with)).unwrap();
+    refused("has not the weights that the finished training in");
+    fs::write(&base, began_with).unwrap();
     assert_eq!(run(&mut place.train("run", &["training.max_steps=3"])).0, 0);
+}
+
+/// A file of as many bytes, with one of its last numbers changed.
+fn other_numbers(file: &[u8]) -> Vec<u8> {
+    let mut other = file.to_vec();
+    *other.last_mut().unwrap() ^= 1;
+    other
 }
 
 #[test]
@@ -53,7 +65,7 @@ fn another_training_in_the_same_directory_is_refused() {
     assert_eq!(run(&mut place.train("run", &["training.max_steps=1"])).0, 0, "so its folder is free");
     let (code, _, complaint) = run(&mut place.train("run", &["training.max_steps=2"]));
     assert_eq!(code, 2);
-    assert!(complaint.contains("with other settings or files\nhint: "), "{complaint}");
+    assert!(complaint.contains("with other settings or files:\n  "), "{complaint}");
 }
 
 #[test]
@@ -73,6 +85,12 @@ fn a_training_that_was_interrupted_goes_on_to_the_same_adapter() {
         "{complaint}"
     );
     fs::write(place.path("data.jsonl"), data).unwrap();
+    let base = place.path("base/model.safetensors");
+    let began_with = fs::read(&base).unwrap();
+    fs::write(&base, other_numbers(&began_with)).unwrap();
+    let (code, _, complaint) = run(&mut place.train("broken", steps));
+    assert!(code == 2 && complaint.contains("the base's weights are not those that it began with"), "{complaint}");
+    fs::write(&base, began_with).unwrap();
     let (code, _, notes) = run(&mut place.train("broken", steps));
     assert_eq!(code, 0, "{notes}");
     assert!(notes.contains("going on from step "), "{notes}");

@@ -186,7 +186,9 @@ fn hint(class: FailureClass) -> Option<&'static str> {
         FailureClass::OutOfMemory => Some(
             "lower training.micro_tokens, training.max_seq_length or lora.rank, or ask for a device with more memory",
         ),
-        FailureClass::NonFinite => Some("lower training.learning_rate; the last good checkpoint is kept"),
+        FailureClass::NonFinite => {
+            Some("lower training.learning_rate; where no step was taken yet, look at the base's own numbers")
+        }
         FailureClass::Dataset => Some("`lorikeet dataset check` names the lines"),
         FailureClass::Base => Some("`lorikeet base list` shows what was registered"),
         FailureClass::Settings => Some("`lorikeet submit --dry-run` shows what the settings come to"),

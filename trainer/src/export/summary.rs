@@ -3,6 +3,7 @@
 use lorikeet_dataset::PrepareReport;
 use serde_json::{Value, json};
 
+use crate::checkpoint::Identity;
 use crate::config::Config;
 use crate::run::Run;
 
@@ -70,10 +71,11 @@ fn convergence(fallen: f64) -> (&'static str, u8) {
 }
 
 /// What was trained on what.
-pub(super) fn metadata(config: &Config, run: &Run, report: &PrepareReport) -> Value {
+pub(super) fn metadata(config: &Config, run: &Run, (report, identity): (&PrepareReport, &Identity)) -> Value {
     json!({
         "generator": concat!("lorikeet ", env!("CARGO_PKG_VERSION")),
         "base_model": config.base_name,
+        "base_weights": identity.weights,
         "trainable_parameters": run.trained.trained(),
         "settings": config.settings,
         "dataset": report,

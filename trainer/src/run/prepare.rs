@@ -1,7 +1,6 @@
 //! Everything before the first step: data, memory plan, base, and the newest checkpoint if there is one. A follower has the
 //! leader's state in its place.
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,7 +10,7 @@ use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
 use lorikeet_plan::{Fitted, MAX_CONFIG_BYTES, ModelConfig, parameters, read_text};
 
 use super::memory::{self, Needs, Thrift};
-use super::{Events, Run, Session};
+use super::{Events, Run, Session, fingerprint};
 use crate::checkpoint::{self, Found, Identity};
 use crate::config::{Config, Device, MicroTokens, Numbers};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
@@ -19,7 +18,6 @@ use crate::lora;
 use crate::model::{Model, refusable_for};
 use crate::ops::machine::Machine;
 use crate::ranks::Ranks;
-use crate::staged;
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, Trained};
 
@@ -61,7 +59,8 @@ pub(super) fn session<'a, 'e>(
     let identity = Identity {
         settings: config.settings.clone(),
         data: data.report.fingerprint.clone(),
-        base: base_fingerprint(&config.base)?,
+        base: fingerprint::of_shapes(&config.base)?,
+        weights: Some(fingerprint::of_weights(&config.base)?),
     };
     if let Some(found) = &found {
         let (_, differing) = checkpoint::restore(found, &mut run, &identity)?;
@@ -211,19 +210,6 @@ fn plan_memory(
         format!("micro-batches of {less} tokens instead of {tokens}: there is less memory than when the run began");
     tell(Event::Log { level: Level::Warning, message })?;
     Ok(fitted)
-}
-
-/// Names a base by its config and the names and sizes of its weights: enough to tell models apart without reading them.
-fn base_fingerprint(base: &Path) -> Result<String, TrainError> {
-    let config = base.join("config.json");
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(read_text(&config, MAX_CONFIG_BYTES).map_err(TrainError::io("read", &config))?.as_bytes());
-    for name in staged::file_names(base)?.iter().filter(|name| name.ends_with(".safetensors")) {
-        let path = base.join(name);
-        let size = fs::metadata(&path).map_err(TrainError::io("read", &path))?.len();
-        hasher.update(name.as_bytes()).update(&size.to_le_bytes());
-    }
-    Ok(hasher.finalize().to_hex().to_string())
 }
 
 fn what_will_be_done(

@@ -3,6 +3,7 @@
 
 use crate::{commands::dataset::measure, failure::Failure};
 use lorikeet_protocol::worker::{ADAPTER, EVENTS, EventLine, HOLDER, LOCK, SPEC, Spec, WorkerEvent, WrittenFile};
+use lorikeet_trainer::weights_fingerprint;
 use lorikeet_worker::{Hold, HoldError};
 use serde_json::Value;
 use std::{
@@ -36,13 +37,7 @@ impl Directory {
         match directory.spec()? {
             Some(known) if same(&known, spec) => directory.take_back()?,
             Some(_) if directory.is_blank() => directory.begin_anew(spec)?,
-            Some(_) => {
-                return Err(Failure::mistake(format!(
-                    "{} holds a training with other settings or files",
-                    path.display()
-                ))
-                .hint("name another --out, or repeat the settings of its spec.json"));
-            }
+            Some(known) => return Err(another(path, &known, spec)),
             None => directory.write(spec)?,
         }
         Ok((directory, hold))
@@ -79,6 +74,12 @@ impl Directory {
         let path = self.path.join(ADAPTER).join("metadata.json");
         let made_of: Value =
             fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let of_base = made_of["base_weights"].as_str();
+        if of_base.is_some_and(|known| weights_fingerprint(&spec.base).is_ok_and(|found| found != known)) {
+            let trained =
+                format!("has not the weights that the finished training in {} began with", self.path.display());
+            return differs(&spec.base, &trained);
+        }
         let data = [("file_hash", Some(&spec.dataset)), ("validation_file_hash", spec.validation.as_ref())];
         for (key, file) in data.into_iter().filter_map(|(key, file)| Some((key, file?))) {
             // one of an older version does not say it
@@ -188,6 +189,34 @@ fn same(known: &Spec, wanted: &Spec) -> bool {
     what(known) == what(wanted)
 }
 
+/// What is asked for is not what was begun.
+fn another(path: &Path, known: &Spec, wanted: &Spec) -> Failure {
+    let value = |spec: &Spec| serde_json::to_value(spec).unwrap_or_default();
+    let mut differences = Vec::new();
+    differ("", &value(known), &value(wanted), &mut differences);
+    differences.retain(|line| !["threads ", "devices "].iter().any(|place| line.starts_with(place)));
+    let listed = differences.iter().map(|line| format!("\n  {line}")).collect::<String>();
+    let message = format!("{} holds a training with other settings or files:{listed}", path.display());
+    Failure::mistake(message).hint("name another --out, or ask for what it was begun with, and it goes on")
+}
+
+/// Every leaf that is not the same, by the key of a job file where it is one of it.
+fn differ(place: &str, known: &Value, wanted: &Value, lines: &mut Vec<String>) {
+    match (known, wanted) {
+        _ if known == wanted => {}
+        (Value::Object(known), Value::Object(wanted)) => {
+            for (key, value) in wanted {
+                let inner = if place.is_empty() { key.clone() } else { format!("{place}.{key}") };
+                differ(&inner, known.get(key).unwrap_or(&Value::Null), value, lines);
+            }
+        }
+        _ => {
+            let key = place.trim_start_matches("job.").trim_start_matches("task.Train.");
+            lines.push(format!("{key} is {wanted}, was {known}"));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +230,10 @@ mod tests {
         Directory::open(&path, &spec(8)).unwrap();
         Directory::open(&path, &Spec { threads: Some(3), ..spec(8) }).unwrap();
         write(&path, &[WorkerEvent::Finished { step: 1, files: vec![] }]);
-        assert_eq!(Directory::open(&path, &spec(16)).err().unwrap().kind.exit_code(), 2);
+        let refused = Directory::open(&path, &Spec { base: "/c".into(), ..spec(16) }).err().unwrap();
+        assert_eq!(refused.kind.exit_code(), 2);
+        let (_, differences) = refused.message.split_once(":\n").unwrap();
+        assert_eq!(differences, "  base is \"/c\", was \"/b\"\n  lora.rank is 16, was 8");
         let other = folder.path().join("other");
         fs::create_dir(&other).unwrap();
         fs::write(other.join("thesis.txt"), "").unwrap();

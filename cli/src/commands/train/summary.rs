@@ -7,7 +7,7 @@ use crate::{
         table::{count, fields, span},
     },
 };
-use lorikeet_protocol::worker::{ADAPTER, EventLine, Plan, Step, WorkerEvent};
+use lorikeet_protocol::worker::{ADAPTER, EVENTS, EventLine, Plan, Step, WorkerEvent};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -36,11 +36,15 @@ impl Summary {
     /// Of a finished training.
     pub(super) fn read(directory: &Path, events: &[EventLine]) -> Result<Self, Failure> {
         let events = || events.iter().map(|line| &line.event);
-        let plan = events().find_map(plan).ok_or_else(|| Failure::bug("the finished training has no plan"))?;
+        let gone = |what: &str| {
+            let failure = Failure::mistake(format!("{}: what it told has no {what}", directory.join(EVENTS).display()));
+            failure.hint("was the directory taken away while it was trained in? its adapter, if it is there, is whole")
+        };
+        let plan = events().find_map(plan).ok_or_else(|| gone("plan"))?;
         let steps = steps(events());
         let evals: Vec<f64> = events().filter_map(eval).collect();
         let (Some(first), Some(last)) = (steps.first(), steps.last()) else {
-            return Err(Failure::bug("the finished training has no steps"));
+            return Err(gone("steps"));
         };
         let (seconds, tokens) = steps.iter().fold((0.0, 0), |sum, step| (sum.0 + step.seconds, sum.1 + step.tokens));
         Ok(Self {
