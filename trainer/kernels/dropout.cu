@@ -40,3 +40,33 @@ KERNEL(dropout_draw, const u32* names, u64* kept, u32 rows, u32 width, u32 modul
     if (lane % 16 == 0 && group < groups) kept[(u64)row * groups + group] = bits;
   }
 }
+
+// Hands all eights of rows of `width` numbers to `f`: where they begin, and which of them are kept.
+template <class F>
+__device__ __forceinline__ void each_eight(const u64* kept, u32 rows, u32 width, const F& f) {
+  const u32 of_row = width / 8, words = (width + 63) / 64;
+  for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < rows * of_row; i += gridDim.x * blockDim.x) {
+    u32 row = i / of_row, c = i % of_row * 8;
+    f(8 * (u64)i, (u32)(kept[(u64)row * words + c / 64] >> c % 64) & 255u);
+  }
+}
+
+// y is x where it is kept and 0 elsewhere; whoever multiplies with it takes the factor of what is kept along.
+KERNEL(dropout_mask, const bf16* x, const u64* kept, bf16* y, u32 rows, u32 width) {
+  each_eight(kept, rows, width, [&](u64 at, u32 bits) {
+    Eight own = eight(x + at);
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) own.x[i] = bits >> i & 1u ? own.x[i] : 0.0f;
+    put(y + at, own);
+  });
+}
+
+// y += x where it is kept.
+KERNEL(dropout_add, const bf16* x, const u64* kept, bf16* y, u32 rows, u32 width) {
+  each_eight(kept, rows, width, [&](u64 at, u32 bits) {
+    Eight own = eight(x + at), sum = eight(y + at);
+#pragma unroll
+    for (u32 i = 0; i < 8; i++) sum.x[i] += bits >> i & 1u ? own.x[i] : 0.0f;
+    put(y + at, sum);
+  });
+}

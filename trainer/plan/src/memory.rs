@@ -28,6 +28,8 @@ pub const GPU_LOGITS: usize = 1 << 28;
 
 /// Columns of A that the parts of its gradient have on a GPU together at most, where there is dropout.
 pub const GPU_PART_COLUMNS: usize = 528 * 64;
+/// Rows whose part of the gradient of row lengths a GPU adds up by itself.
+pub const GPU_PART_ROWS: usize = 256;
 
 /// How the frozen weights lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,8 +90,8 @@ pub struct AdapterShape {
     pub lowest: usize,
     /// Bytes of one bit per input that dropout may mask, per token and over all blocks; 0 without dropout.
     pub masks: usize,
-    /// It trains row lengths (DoRA).
-    pub lengths: bool,
+    /// Rows whose length it trains (DoRA), over all blocks; 0 without.
+    pub lengths: usize,
     /// Multiplications per token of its forward pass.
     pub operations: u64,
 }

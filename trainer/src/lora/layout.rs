@@ -167,7 +167,7 @@ impl LoraLayout {
                 Site::Head => usize::MAX,
             },
             masks: if self.config.dropout > 0.0 { self.entries.iter().filter(in_block).map(masks).sum() } else { 0 },
-            lengths: self.config.dora,
+            lengths: self.entries.iter().filter(in_block).map(|entry| entry.magnitude.len()).sum(),
             operations: doubled * self.entries.iter().map(|entry| (entry.a.len() + entry.b.len()) as u64).sum::<u64>(),
         }
     }

@@ -39,9 +39,6 @@ pub(crate) fn takes_model(config: &ModelConfig) -> Result<(), TrainError> {
 /// Whether all operations of an adapter of that model have one.
 pub(crate) fn takes(config: &ModelConfig, layout: &LoraLayout) -> Result<(), TrainError> {
     takes_model(config)?;
-    if layout.config().dora {
-        return Err(refused("lora.dora", "true"));
-    }
     let elsewhere = |site: Site| match site {
         Site::Embedding => Some("embed_tokens"),
         Site::Head => Some("lm_head"),

@@ -1,6 +1,5 @@
 //! One pass over one micro-batch: which rows belong to which example and adapter, and the adapters' products on those rows.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use lorikeet_plan::{ModelConfig, Module};
@@ -10,11 +9,10 @@ use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
 use crate::lora::{AdapterView, LoraEntry, Site};
 use crate::ops::buffer::reserve;
-use crate::ops::dora::{self, Dora, DoraGradient};
 use crate::ops::lookup;
 use crate::ops::lora::{self, Columns, PairGradient};
 use crate::ops::machine::{
-    Buffer, Input, Machine, Mask, Operand, Pair, Part, PartMut, RowMasks, Segments, Sums, Turns, Weight,
+    Buffer, Dora, Input, Lengths, Machine, Mask, Operand, Pair, Part, PartMut, RowMasks, Segments, Sums, Turns, Weight,
 };
 use crate::ops::profile::{Op, Profile};
 use crate::ops::random::Masks;
@@ -62,8 +60,8 @@ pub(super) struct Products {
     u: Option<Buffer>,
     /// DoRA's products with the whole weight.
     v: Option<Buffer>,
-    /// DoRA's row norms, per adapter.
-    norms: Vec<Vec<f32>>,
+    /// DoRA's row lengths, per adapter.
+    lengths: Vec<Option<Lengths>>,
     /// Dropout of every run; none without.
     masks: Vec<Option<Mask>>,
 }
@@ -73,9 +71,9 @@ impl Products {
         [self.u, self.v].into_iter().flatten().for_each(|buffer| machine.give(buffer));
     }
 
-    /// DoRA's row norms of one adapter.
-    fn norms(&self, adapter: usize) -> Option<&[f32]> {
-        self.norms.get(adapter).map(Vec::as_slice).filter(|norms| !norms.is_empty())
+    /// DoRA's row lengths of one adapter.
+    fn lengths(&self, adapter: usize) -> Option<&Lengths> {
+        self.lengths.get(adapter)?.as_ref()
     }
 }
 
@@ -90,9 +88,13 @@ pub(super) struct Adapted<'w> {
 }
 
 impl<'w> Adapted<'w> {
-    /// The frozen weight's part under the module.
-    fn frozen(self) -> Cow<'w, [f32]> {
-        self.weight.host().rows_of(self.columns.first..self.columns.first + self.columns.count)
+    fn dora(self, lengths: &'w Lengths) -> Dora<'w> {
+        Dora { weight: self.weight, lengths }
+    }
+
+    /// The module's numbers of some rows.
+    fn own(self, rows: &Range<usize>) -> Range<usize> {
+        rows.start * self.columns.count..rows.end * self.columns.count
     }
 }
 
@@ -217,21 +219,20 @@ impl<'a> Pass<'a> {
         }
         let (machine, most) = (self.machine, self.most_rank(site));
         let (mut u, mut v) = (machine.take(rows.len * most), self.room_for_dora(site, rows, columns));
-        let norms = if v.is_some() { self.dora_norms(adapted) } else { Vec::new() };
-        let mut products = Products { norms, ..Products::default() };
-        for (run, view, entry) in self.adapted(rows, site) {
+        let lengths = if v.is_some() { self.lengths(adapted) } else { Vec::new() };
+        let mut products = Products { lengths, ..Products::default() };
+        for (run, entry) in self.adapted(rows, site) {
             let mask = run.masks.as_ref().map(|masks| machine.mask(masks, site.key(), entry.in_features));
             let input = Input { x: input_of(run, entry, x), mask: mask.as_ref() };
             let pair = self.pair(run, entry);
             let of_u = run.rows.start * most..run.rows.start * most + run.rows.len() * entry.rank;
             let mut y = y.slice(run.rows.start * columns.stride..run.rows.end * columns.stride);
             let mut u = u.all_mut();
-            match (products.norms(run.adapter), &mut v) {
-                (Some(norms), Some(v)) => {
-                    let v = &mut v.host_mut()[run.rows.start * columns.count..run.rows.end * columns.count];
-                    let frozen = adapted.frozen();
-                    let (dora, pair, u) = (dora_of(view, entry, &frozen, norms), pair.host(), &mut u.host()[of_u]);
-                    dora::forward(dora, pair, input.host(), machine.buffers(), (u, v), (y.host(), columns));
+            match (products.lengths(run.adapter), &mut v) {
+                (Some(lengths), Some(v)) => {
+                    let mut v = v.all_mut();
+                    let kept = (u.slice(of_u), v.slice(adapted.own(&run.rows)));
+                    machine.dora(adapted.dora(lengths), &pair, &input, kept, (y.again(), columns));
                 }
                 _ => machine.lora(&pair, &input, u.slice(of_u), y.again(), columns),
             }
@@ -251,15 +252,12 @@ impl<'a> Pass<'a> {
         any.then(|| self.machine.take(rows.len * columns.count))
     }
 
-    /// The norms of the rows of `W + s B A`, which are the same for every run of an adapter.
-    fn dora_norms(&self, adapted: Adapted<'_>) -> Vec<Vec<f32>> {
+    /// The lengths of the rows of `W + s B A`, which are the same for every run of an adapter.
+    fn lengths(&self, Adapted { site, weight, columns }: Adapted<'_>) -> Vec<Option<Lengths>> {
         let of = |(adapter, view): (usize, &AdapterView<'_>)| {
-            let entry = view.layout.entry(adapted.site).filter(|entry| !entry.magnitude.is_empty());
-            entry.map_or_else(Vec::new, |entry| {
-                let mut norms = vec![0.0; entry.out_features];
-                dora::norms(&adapted.frozen(), self.pair_of(adapter, entry).host(), &mut norms);
-                norms
-            })
+            let entry = view.layout.entry(site).filter(|entry| !entry.magnitude.is_empty())?;
+            let (pair, magnitude) = (self.pair_of(adapter, entry), entry.magnitude.clone());
+            Some(self.machine.lengths(weight, columns, &pair, (view.params, magnitude)))
         };
         self.adapters.iter().enumerate().map(of).collect()
     }
@@ -276,7 +274,7 @@ impl<'a> Pass<'a> {
     ) {
         let Adapted { site, columns, .. } = adapted;
         let (machine, most) = (self.machine, self.most_rank(site));
-        for ((run, view, entry), mask) in self.adapted(rows, site).zip(&products.masks) {
+        for ((run, entry), mask) in self.adapted(rows, site).zip(&products.masks) {
             let input = Input { x: input_of(run, entry, x), mask: mask.as_ref() };
             let pair = self.pair(run, entry);
             let of_u = run.rows.start * most..run.rows.start * most + run.rows.len() * entry.rank;
@@ -288,15 +286,11 @@ impl<'a> Pass<'a> {
                 machine.lora_backward_constant(&start, (&dy, columns), dx.again());
             }
             let sums = &mut grads[run.adapter];
-            match (products.norms(run.adapter), &products.v) {
-                (Some(norms), Some(v)) => {
-                    let v = &v.host()[run.rows.start * columns.count..run.rows.end * columns.count];
-                    let (pair_gradient, magnitude) = gradients(entry, sums.host());
-                    let mut gradient = DoraGradient { pair: pair_gradient, magnitude };
-                    let frozen = adapted.frozen();
-                    let (dora, kept) = (dora_of(view, entry, &frozen, norms), (input.host(), u.host(), v));
-                    let (dy, dx) = ((dy.host(), columns), dx.as_mut().map(PartMut::host));
-                    dora::backward(dora, pair.host(), kept, machine.buffers(), dy, &mut gradient, dx);
+            match (products.lengths(run.adapter), &products.v) {
+                (Some(lengths), Some(v)) => {
+                    let kept = (&input, u, v.all().slice(adapted.own(&run.rows)));
+                    let places = [entry.a.clone(), entry.b.clone(), entry.magnitude.clone()];
+                    machine.dora_backward(adapted.dora(lengths), &pair, kept, (&dy, columns), (sums, places), dx);
                 }
                 _ => {
                     let places = [entry.a.clone(), entry.b.clone()];
@@ -309,7 +303,7 @@ impl<'a> Pass<'a> {
     /// Adds the products of adapters on the embedding to the first layer's input.
     pub(super) fn lookup_forward(&self, x: &mut Buffer) {
         let width = self.config.hidden_size;
-        for (run, _, entry) in self.adapted(&self.all, Site::Embedding) {
+        for (run, entry) in self.adapted(&self.all, Site::Embedding) {
             let rows = run.rows.clone();
             let y = &mut x.host_mut()[rows.start * width..rows.end * width];
             self.time(Op::Lora, || lookup::forward(self.lookup_pair(run, entry), &self.batch.tokens[rows], y));
@@ -324,10 +318,10 @@ impl<'a> Pass<'a> {
             let tokens = (&self.batch.tokens[..], self.config.pad_token_id);
             lookup::table_backward(tokens, dx.host(), self.config.embedding_scale as f32, width, table);
         }
-        for (run, _, entry) in self.adapted(&self.all, Site::Embedding) {
+        for (run, entry) in self.adapted(&self.all, Site::Embedding) {
             let rows = run.rows.clone();
             let dy = &dx.host()[rows.start * width..rows.end * width];
-            let (mut gradient, _) = gradients(entry, grads[run.adapter].host());
+            let mut gradient = gradients(entry, grads[run.adapter].host());
             self.time(Op::Lora, || {
                 let tokens = (&self.batch.tokens[rows], self.config.pad_token_id);
                 lookup::backward(self.lookup_pair(run, entry), tokens, dy, &mut gradient)
@@ -368,15 +362,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Every run whose adapter has the module.
-    fn adapted<'r>(
-        &'r self,
-        rows: &'r Rows,
-        site: Site,
-    ) -> impl Iterator<Item = (&'r Run, &'r AdapterView<'a>, &'r LoraEntry)> {
-        rows.runs.iter().filter_map(move |run| {
-            let view = &self.adapters[run.adapter];
-            Some((run, view, view.layout.entry(site)?))
-        })
+    fn adapted<'r>(&'r self, rows: &'r Rows, site: Site) -> impl Iterator<Item = (&'r Run, &'r LoraEntry)> {
+        rows.runs.iter().filter_map(move |run| Some((run, self.adapters[run.adapter].layout.entry(site)?)))
     }
 }
 
@@ -385,15 +372,10 @@ fn input_of<'x>(run: &Run, entry: &LoraEntry, x: &Part<'x>) -> Part<'x> {
     x.slice(run.rows.start * entry.in_features..run.rows.end * entry.in_features)
 }
 
-fn dora_of<'d>(view: &AdapterView<'d>, entry: &LoraEntry, weight: &'d [f32], norms: &'d [f32]) -> Dora<'d, f32> {
-    Dora { weight, magnitude: &view.params.host()[entry.magnitude.clone()], norms }
-}
-
-/// The parts of a flat gradient that are one module's: A and B, and the row lengths behind them.
-fn gradients<'g>(entry: &LoraEntry, grads: &'g mut [f32]) -> (PairGradient<'g, f32>, &'g mut [f32]) {
-    let (before, magnitude) = grads[..entry.magnitude.end].split_at_mut(entry.b.end);
-    let (a, b) = before.split_at_mut(entry.b.start);
-    (PairGradient { a: &mut a[entry.a.clone()], b }, magnitude)
+/// The parts of a flat gradient that are one module's.
+fn gradients<'g>(entry: &LoraEntry, grads: &'g mut [f32]) -> PairGradient<'g, f32> {
+    let (a, b) = grads[..entry.b.end].split_at_mut(entry.b.start);
+    PairGradient { a: &mut a[entry.a.clone()], b }
 }
 
 fn segment_of(batch: &MicroBatch, row: usize) -> &Segment {

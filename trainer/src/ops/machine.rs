@@ -15,6 +15,7 @@ mod adapter;
 mod block;
 mod buffer;
 mod collective;
+mod dora;
 mod head;
 mod weight;
 
@@ -35,6 +36,7 @@ pub use adapter::{Input, Mask, Operand, Pair, RowMasks, Sums};
 pub use block::{HeadNorm, Segments, Turns};
 pub use buffer::{Buffer, Exact, Params, Part, PartMut};
 pub use collective::{Collective, Meeting};
+pub use dora::{Dora, Lengths};
 pub use head::{Head, LossSums, Losses};
 pub use weight::Weight;
 

@@ -72,6 +72,17 @@ pub struct Product<'a> {
     pub columns: Columns,
 }
 
+/// What an adapter with DoRA has beside.
+#[derive(Debug, Clone, Copy)]
+pub struct Lengthened<'a> {
+    /// Its product.
+    pub product: Product<'a>,
+    /// `[columns.stride, inputs]`: the module's rows and those of its neighbours.
+    pub weight: &'a [f32],
+    /// m, one for each of the module's rows.
+    pub magnitude: &'a [f32],
+}
+
 /// One optimizer step and what it ends in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update {
@@ -143,6 +154,18 @@ pub trait Forms {
         dy: &[f32],
         gradients: [&[f32]; 3],
     ) -> Answer<[Vec<f32>; 3]>;
+    /// n and m / n of the module's rows.
+    fn dora_lengths(&self, dora: Lengthened<'_>) -> Answer<[Vec<f32>; 2]>;
+    /// `u` and `v`, and `y` with what DoRA adds.
+    fn dora_forward(&self, dora: Lengthened<'_>, y: &[f32]) -> Answer<[Vec<f32>; 3]>;
+    /// Gradients of A, B, m and x, added to what is given, from the kept `u` and `v`.
+    fn dora_backward(
+        &self,
+        dora: Lengthened<'_>,
+        kept: [&[f32]; 2],
+        dy: &[f32],
+        gradients: [&[f32]; 4],
+    ) -> Answer<[Vec<f32>; 4]>;
     /// Loss of every row and the gradient of `x`. `weight` is `[vocabulary, width]`.
     fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]>;
     /// Losses of rows, summed by the adapter that each is of.

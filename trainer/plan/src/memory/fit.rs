@@ -152,7 +152,7 @@ fn ranks(wish: &Wish) -> Vec<(String, Wish)> {
     let [adapter] = wish.settings.adapters[..] else { return Vec::new() };
     let with = |rank: usize| {
         let share = |number: u64| (number as u128 * rank as u128).div_ceil(adapter.rank as u128) as u64;
-        let products = share(adapter.products as u64) as usize;
+        let products = share((adapter.products - adapter.lengths) as u64) as usize + adapter.lengths;
         let (parameters, constants) = (share(adapter.parameters), share(adapter.constants));
         let adapters = vec![AdapterShape { parameters, constants, products, rank, ..adapter }];
         Wish { settings: Settings { adapters, ..wish.settings.clone() }, ..wish.clone() }

@@ -1,17 +1,21 @@
 //! What a step has in use at once: a walk over the passes of the trainer's `model/`, buffer by buffer.
 //!
 //! ```text
-//! kept per block    x, qkv, out, lse, mid, gate|up, u of every adapter, on a GPU its masks; q|k before their norm, what goes into norms behind
+//! kept per block    x, qkv, out, lse, mid, gate|up, u of every adapter, on a GPU its masks and row lengths; q|k before their norm, what goes into
+//!                   norms behind
 //! between passes    the last output, its gradient, its supervised rows thrice, one chunk of logits
 //! block, backward   MLP exit:  dx, act, dact                        attention exit:   dx, dout
 //!                   MLP entry: dx, dact, h, dh                      attention:        dx, dout, dqkv, the heads' gradients
 //!                                                                   attention entry:  dx, dout, dqkv, h, dh
-//!                   beside each product with an adapter: sums for A and B of each block of rows, with DoRA dv and the masked input
+//!                   beside each product with an adapter: sums for A and B of each block of rows, with DoRA dv and the masked input; on a GPU
+//!                   its sums for the row lengths
 //! ```
 //! Every buffer has a row per token. What is given back is taken again before anything new is asked for, so that the most in use
 //! is the most held. A test of the trainer counts the buffers of real passes on a CPU against this page.
 
-use super::{ADAPTER_BLOCK_ROWS, BaseDtype, GPU_LOGITS, GPU_PART_COLUMNS, HEAD_CHUNK_ROWS, Processor, Settings};
+use super::{
+    ADAPTER_BLOCK_ROWS, BaseDtype, GPU_LOGITS, GPU_PART_COLUMNS, GPU_PART_ROWS, HEAD_CHUNK_ROWS, Processor, Settings,
+};
 use crate::{ModelConfig, Module};
 
 /// The widths of a model as a step sees them; all in numbers per token unless they say otherwise.
@@ -41,7 +45,7 @@ impl<'a> Live<'a> {
         let blocks = self.blocks();
         let again = (self.settings.recompute as u64).min(blocks);
         let input = self.tokens() * self.activation(self.hidden);
-        again * input + (blocks - again) * self.tokens() * self.token_and_layer()
+        again * input + (blocks - again) * (self.tokens() * self.token_and_layer() + self.lengths())
     }
 
     /// Bytes that one token keeps in one block.
@@ -55,6 +59,12 @@ impl<'a> Live<'a> {
         let masks = if self.settings.processor == Processor::Cuda { self.masks().div_ceil(blocks) } else { 0 };
         // log-sum-exp stays in f32 whatever the rest is
         self.activation(plain + products.div_ceil(blocks)) + (masks + 4 * self.config.num_attention_heads) as u64
+    }
+
+    /// Bytes of the row lengths of one block, which a GPU has twice: as they are, and as factors. A CPU has them beside its buffers.
+    fn lengths(&self) -> u64 {
+        let all: usize = self.settings.adapters.iter().map(|adapter| adapter.lengths).sum();
+        if self.settings.processor == Processor::Cpu { 0 } else { 8 * (all as u64).div_ceil(self.blocks().max(1)) }
     }
 
     /// Bytes in use between the passes, beside what is kept.
@@ -91,7 +101,8 @@ impl<'a> Live<'a> {
         // there; before a lower one is, the blocks above have given back more than it keeps
         let again = self.settings.recompute as u64 >= self.blocks();
         let whole = if again { self.token_and_layer() - self.activation(hidden) } else { 0 };
-        self.tokens() * (self.activation(widest) + whole) + self.sums() + self.widened()
+        let lengths = if again { self.lengths() } else { 0 };
+        self.tokens() * (self.activation(widest) + whole) + lengths + self.sums() + self.widened()
     }
 
     /// Bytes of the one weight in few bits that a GPU has made brain floats for a product.
@@ -127,7 +138,13 @@ impl<'a> Live<'a> {
     }
 
     fn any_lengths(&self) -> bool {
-        self.settings.adapters.iter().any(|adapter| adapter.lengths)
+        self.settings.adapters.iter().any(|adapter| adapter.lengths > 0)
+    }
+
+    /// Rows of the widest module that has lengths.
+    fn widest_length(&self) -> usize {
+        let widest = Module::of(self.config).iter().map(|module| module.out_features(self.config)).max();
+        if self.any_lengths() { widest.unwrap_or(0) } else { 0 }
     }
 
     /// Bytes of the gradients of one A and B, which on a CPU every block of rows has its own of.
@@ -138,7 +155,8 @@ impl<'a> Live<'a> {
             // attention has a number per row and head; adapters have s dy B, and add gradients up where they belong, with dropout in parts
             let parts = if self.masks() > 0 { self.rank() * GPU_PART_COLUMNS.max(widest) } else { 0 };
             let of_adapters = self.tokens() * self.activation(self.rank()) + 4 * parts as u64;
-            return (4 * self.tokens() * self.config.num_attention_heads as u64).max(of_adapters);
+            let of_lengths = 4 * self.tokens().div_ceil(GPU_PART_ROWS as u64) * self.widest_length() as u64;
+            return (4 * self.tokens() * self.config.num_attention_heads as u64).max(of_adapters).max(of_lengths);
         }
         4 * self.tokens().div_ceil(ADAPTER_BLOCK_ROWS as u64) * (self.rank() * widest) as u64
     }

@@ -31,9 +31,10 @@ const ATTENTION_KERNELS: &[&str] =
     &["attention_forward", "attention_delta", "attention_backward_queries", "attention_backward_keys"];
 
 /// The others, and the kernels that are taken from them.
-const SOURCES: [(Source, &[&str]); 9] = [
+const SOURCES: [(Source, &[&str]); 10] = [
     (source!("adamw.cu"), &["square_sums", "clip_from_squares", "adamw"]),
-    (source!("dropout.cu"), &["dropout_draw"]),
+    (source!("dora.cu"), &["dora_lengths", "dora_forward", "dora_backward", "dora_rest"]),
+    (source!("dropout.cu"), &["dropout_draw", "dropout_mask", "dropout_add"]),
     (source!("glu.cu"), &["glu_forward", "glu_backward"]),
     (source!("head.cu"), &["head_loss", "add_losses"]),
     (source!("lora.cu"), &["lora_down", "lora_parts", "lora_add_parts", "lora_up"]),

@@ -1,9 +1,10 @@
 //! Dropout on the device, with the very masks of [`crate::ops::random::Masks`]: drawn once per module and pass, kept as bits, and
-//! taken by the products of `lora.rs` as they read their input.
+//! taken by the products of `lora.rs` as they read their input. A product that is a library's takes a masked copy (`dora.rs`).
 
-use cudarc::driver::CudaSlice;
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, LaunchConfig};
+use half::bf16;
 
-use super::{Gpu, GpuError, launch, number, per_warp};
+use super::{Done, EIGHT, Gpu, GpuError, launch, number, per_number, per_warp};
 use crate::ops::random::Masks;
 
 /// Channels whose bits lie in one word.
@@ -50,6 +51,27 @@ impl RowMasks {
 }
 
 impl Kept {
+    /// x where it is kept, otherwise 0: whoever multiplies with it brings the factor `keep`, so that nothing is rounded.
+    pub(super) fn masked(&self, gpu: &Gpu, x: &CudaView<'_, bf16>) -> Result<CudaSlice<bf16>, GpuError> {
+        let mut y = gpu.take(x.len())?;
+        let (shape, [rows, width]) = self.eights(x.len());
+        launch!(gpu, "dropout_mask", shape, x, &self.words, &mut y, &rows, &width)?;
+        Ok(y)
+    }
+
+    /// Adds to `y` what of x is kept.
+    pub(super) fn add(&self, gpu: &Gpu, x: &CudaView<'_, bf16>, y: &mut CudaViewMut<'_, bf16>) -> Done {
+        assert_eq!(x.len(), y.len(), "one number for each");
+        let (shape, [rows, width]) = self.eights(x.len());
+        launch!(gpu, "dropout_add", shape, x, &self.words, y, &rows, &width)
+    }
+
+    /// A thread for every eight of so many numbers.
+    fn eights(&self, count: usize) -> (LaunchConfig, [u32; 2]) {
+        assert!(count == self.rows * self.width && self.width.is_multiple_of(EIGHT), "a mask for every eight");
+        (per_number(count / EIGHT), [self.rows, self.width].map(number))
+    }
+
     /// The factor (0 or 1 / (1 − p)) of every number, on the host; for whoever compares.
     pub fn factors(&self, gpu: &Gpu) -> Result<Vec<f32>, GpuError> {
         let words = gpu.download(&self.words.as_view())?;

@@ -71,23 +71,25 @@ impl Weight {
 
     /// Consecutive rows on the host, as products see them.
     pub fn rows_of(&self, gpu: &Gpu, rows: Range<usize>) -> Result<Vec<f32>, GpuError> {
-        let place = rows.start * self.cols..rows.end * self.cols;
-        let narrow = self.with(gpu, |numbers| gpu.download(&numbers.slice(place)))?;
+        let narrow = self.with_rows(gpu, rows, |numbers| gpu.download(numbers))?;
         Ok(narrow.into_iter().map(bf16::to_f32).collect())
     }
 
-    /// Hands all numbers to `use_them`.
-    fn with<T>(
+    /// Hands the numbers of consecutive rows to `use_them`; of a weight in few bits the modules that they are of are taken apart for that.
+    pub(super) fn with_rows<T>(
         &self,
         gpu: &Gpu,
+        rows: Range<usize>,
         use_them: impl FnOnce(&CudaView<'_, bf16>) -> Result<T, GpuError>,
     ) -> Result<T, GpuError> {
+        let place = |first: usize| (rows.start - first) * self.cols..(rows.end - first) * self.cols;
         match &self.numbers {
-            Stored::Bf16(numbers) => use_them(&numbers.as_view()),
+            Stored::Bf16(numbers) => use_them(&numbers.slice(place(0))),
             Stored::Quantised(stacked) => {
-                let mut wide = gpu.take(self.rows * self.cols)?;
-                stacked.widen(gpu, &mut wide.as_view_mut())?;
-                use_them(&wide.as_view())
+                let around = stacked.around(&rows);
+                let mut wide = gpu.take(around.len() * self.cols)?;
+                stacked.widen(gpu, &around, &mut wide.as_view_mut())?;
+                use_them(&wide.slice(place(around.start)))
             }
         }
     }
@@ -102,9 +104,9 @@ impl Weight {
         self.bias.as_ref().map_or(Ok(()), |bias| rows::add_bias(gpu, &bias.as_view(), y))
     }
 
-    /// Hands them to `use_it` as a matrix.
+    /// Hands all of them to `use_it` as a matrix.
     fn with_matrix(&self, gpu: &Gpu, use_it: impl FnOnce(Matrix) -> Done) -> Done {
-        self.with(gpu, |numbers| use_it(Matrix::new(gpu, numbers, self.rows, self.cols)))
+        self.with_rows(gpu, 0..self.rows, |numbers| use_it(Matrix::new(gpu, numbers, self.rows, self.cols)))
     }
 }
 

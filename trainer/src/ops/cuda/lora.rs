@@ -28,7 +28,7 @@ pub struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn inputs(&self) -> usize {
+    pub(super) fn inputs(&self) -> usize {
         self.a.len() / self.rank
     }
 
@@ -54,19 +54,29 @@ pub struct Input<'a> {
 pub fn forward(
     gpu: &Gpu,
     pair: Pair<'_>,
-    Input { x, kept }: Input<'_>,
+    input: Input<'_>,
     u: &mut CudaViewMut<'_, bf16>,
     y: &mut CudaViewMut<'_, bf16>,
     columns: Columns,
 ) -> Done {
+    down(gpu, pair, input, u)?;
+    let into = Into { stride: columns.stride, scale: pair.scale, keep: 1.0 };
+    up(gpu, pair, &u.as_view(), into, &mut y.slice_mut(columns.first..))
+}
+
+/// `u = (x∘m) Aᵀ`.
+pub(super) fn down(gpu: &Gpu, pair: Pair<'_>, Input { x, kept }: Input<'_>, u: &mut CudaViewMut<'_, bf16>) -> Done {
     let tokens = x.len() / pair.inputs();
     match kept {
-        None => matmul::set(gpu, Matrix::new(gpu, x, tokens, pair.inputs()), pair.a(gpu).t(), u)?,
-        Some(kept) => masked::down(gpu, pair, (x, kept), u)?,
+        None => matmul::set(gpu, Matrix::new(gpu, x, tokens, pair.inputs()), pair.a(gpu).t(), u),
+        Some(kept) => masked::down(gpu, pair, (x, kept), u),
     }
-    let u = Matrix::new(gpu, &u.as_view(), tokens, pair.rank);
-    let into = Into { stride: columns.stride, scale: pair.scale, keep: 1.0 };
-    matmul::product(gpu, u, pair.b(gpu).t(), into, &mut y.slice_mut(columns.first..))
+}
+
+/// `u Bᵀ`, landing as `into` says.
+pub(super) fn up(gpu: &Gpu, pair: Pair<'_>, u: &CudaView<'_, bf16>, into: Into, y: &mut CudaViewMut<'_, bf16>) -> Done {
+    let u = Matrix::new(gpu, u, u.len() / pair.rank, pair.rank);
+    matmul::product(gpu, u, pair.b(gpu).t(), into, y)
 }
 
 /// Adds to the gradients of A and B and, where one is wanted, of x.

@@ -39,10 +39,20 @@ impl Stacked {
         Ok(Stacked { parts: stack.parts().iter().map(part).collect::<Result<_, GpuError>>()?, cols: stack.cols() })
     }
 
-    /// Overwrites `y` with all rows.
-    pub fn widen(&self, gpu: &Gpu, y: &mut CudaViewMut<'_, bf16>) -> Done {
-        self.parts.iter().try_for_each(|(rows, part)| {
-            let y = &mut y.slice_mut(rows.start * self.cols..rows.end * self.cols);
+    /// All rows of the modules that some consecutive ones are of.
+    pub fn around(&self, rows: &Range<usize>) -> Range<usize> {
+        let touched = |(part, _): &&(Range<usize>, Codes)| part.start < rows.end && rows.start < part.end;
+        let mut parts = self.parts.iter().filter(touched).map(|(part, _)| part);
+        let first = parts.next().expect("a weight has those rows");
+        first.start..parts.next_back().unwrap_or(first).end
+    }
+
+    /// Overwrites `y` with some consecutive modules' rows.
+    pub fn widen(&self, gpu: &Gpu, around: &Range<usize>, y: &mut CudaViewMut<'_, bf16>) -> Done {
+        let within = |(rows, _): &&(Range<usize>, Codes)| around.start <= rows.start && rows.end <= around.end;
+        self.parts.iter().filter(within).try_for_each(|(rows, part)| {
+            let place = (rows.start - around.start) * self.cols..(rows.end - around.start) * self.cols;
+            let y = &mut y.slice_mut(place);
             match part {
                 Codes::Nf4 { codes, factors, block } => nf4(gpu, &codes.as_view(), &factors.as_view(), *block, y),
                 Codes::Int8 { codes, factors } => int8(gpu, &codes.as_view(), &factors.as_view(), self.cols, y),

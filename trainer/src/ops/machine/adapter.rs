@@ -108,7 +108,7 @@ impl<'a> Pair<'a> {
     }
 
     #[cfg(feature = "cuda")]
-    fn device(&self) -> cuda::lora::Pair<'_> {
+    pub(super) fn device(&self) -> cuda::lora::Pair<'_> {
         cuda::lora::Pair { a: self.a.device(), b: self.b.device(), rank: self.rank, scale: self.scale }
     }
 }
@@ -125,7 +125,7 @@ impl<'a> Input<'a> {
     }
 
     #[cfg(feature = "cuda")]
-    fn device(&self) -> cuda::lora::Input<'_> {
+    pub(super) fn device(&self) -> cuda::lora::Input<'_> {
         let kept = self.mask.map(|mask| match mask {
             Mask::Device(kept) => kept,
             Mask::Host(_) => elsewhere(),

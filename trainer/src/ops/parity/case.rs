@@ -5,10 +5,11 @@ use std::ops::Range;
 use half::bf16;
 use lorikeet_plan::{Activation, Rope};
 
-use super::{Answer, Begun, Case, Forms, Fresh, Norm, Output, Product, Turned};
+use super::{Answer, Begun, Case, Forms, Fresh, Lengthened, Norm, Output, Product, Turned};
 use crate::lora::Dropout;
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::attention::{self, Heads};
+use crate::ops::dora::{self, Dora, DoraGradient};
 use crate::ops::head::{self, Wanted};
 use crate::ops::lora::{Columns, Pair, PairGradient};
 use crate::ops::random::Masks;
@@ -53,6 +54,19 @@ pub(super) fn all() -> Vec<Case> {
             name: "lora + dropout, large",
             run: |forms, fresh| lora_both(forms, fresh, Adapter { tokens: 600, inputs: 136, rank: 40, first: 16 }, 0.3),
         },
+        Case { name: "dora", run: |forms, fresh| dora_both(forms, fresh, SMALL, (24, 56), 0.0) },
+        Case {
+            name: "dora, odd",
+            run: |forms, fresh| dora_both(forms, fresh, Adapter { rank: 5, first: 17, ..SMALL }, (21, 56), 0.0),
+        },
+        // several parts of rows and of columns, none of them whole
+        Case {
+            name: "dora + dropout, large",
+            run: |forms, fresh| {
+                dora_both(forms, fresh, Adapter { tokens: 600, inputs: 136, rank: 40, first: 16 }, (280, 320), 0.3)
+            },
+        },
+        Case { name: "dora, lengths of many ranks", run: dora_lengths },
         Case { name: "head + loss", run: |forms, fresh| head_both(forms, fresh, (520, None)) },
         Case { name: "head + loss, soft cap", run: |forms, fresh| head_both(forms, fresh, (517, Some(2.0))) },
         Case { name: "losses by adapter", run: loss_sums },
@@ -288,6 +302,91 @@ fn lora_both(forms: &dyn Forms, fresh: &mut Fresh, adapter: Adapter, p: f64) -> 
         output("y", sum, sum_plain, TWICE),
         output("dA", da, da_plain, SEVERAL),
         output("dB", db, db_plain, TWICE),
+        output("dx", dx, dx_plain, SEVERAL),
+    ])
+}
+
+/// What DoRA has beside A and B: a weight, and lengths for a module's rows of it that are about what they have.
+fn beside(fresh: &mut Fresh, columns: Columns, inputs: usize) -> [Vec<f32>; 2] {
+    let root = (inputs as f32).sqrt();
+    let magnitude = fresh.numbers(columns.count, 0.1).iter().map(|m| (m + 0.4) * root).collect();
+    [fresh.numbers(columns.stride * inputs, 0.5), magnitude]
+}
+
+/// n and m / n, plainly.
+fn lengths_plain(dora: Lengthened<'_>) -> [Vec<f64>; 2] {
+    let (product, inputs) = (dora.product, dora.product.a.len() / dora.product.rank);
+    let (a, b) = (wide(product.a), wide(product.b));
+    let own = wide(&dora.weight[product.columns.first * inputs..][..product.columns.count * inputs]);
+    let mut n = vec![0.0; product.columns.count];
+    dora::norms_plain(&own, Pair { a: &a, b: &b, rank: product.rank, scale: f64::from(product.scale) }, &mut n);
+    let g = wide(dora.magnitude).iter().zip(&n).map(|(m, n)| m / n).collect();
+    [n, g]
+}
+
+/// More ranks than a block holds at once, and more columns than its threads take in one turn.
+fn dora_lengths(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let (inputs, rank) = (2312, 264);
+    let columns = Columns { first: 17, count: 21, stride: 56 };
+    let (a, b) = (fresh.numbers(rank * inputs, 0.2), fresh.numbers(columns.count * rank, 0.5));
+    let [weight, magnitude] = beside(fresh, columns, inputs);
+    let product = Product { a: &a, b: &b, rank, scale: 0.5, x: &[], masks: &[], module: MODULE, columns };
+    let dora = Lengthened { product, weight: &weight, magnitude: &magnitude };
+    let ([n, g], [n_plain, g_plain]) = (forms.dora_lengths(dora)?, lengths_plain(dora));
+    Ok(vec![output("n", n, n_plain, EXACT), output("m / n", g, g_plain, EXACT)])
+}
+
+fn dora_both(
+    forms: &dyn Forms,
+    fresh: &mut Fresh,
+    Adapter { tokens, inputs, rank, first }: Adapter,
+    (count, stride): (usize, usize),
+    p: f64,
+) -> Answer<Vec<Output>> {
+    let columns = Columns { first, count, stride };
+    let (x, a, b) =
+        (fresh.numbers(tokens * inputs, 1.0), fresh.numbers(rank * inputs, 0.2), fresh.numbers(count * rank, 0.5));
+    let [weight, magnitude] = beside(fresh, columns, inputs);
+    let (y, dy) = (fresh.numbers(tokens * stride, 1.0), fresh.numbers(tokens * stride, 1.0));
+    let masks = if p > 0.0 { masks(tokens, p) } else { Vec::new() };
+    let mask = if p > 0.0 { wide(&factors(&masks, inputs)) } else { vec![1.0; x.len()] };
+    let product = Product { a: &a, b: &b, rank, scale: 0.5, x: &x, masks: &masks, module: MODULE, columns };
+    let dora = Lengthened { product, weight: &weight, magnitude: &magnitude };
+    let ([n, g], [norms, factors]) = (forms.dora_lengths(dora)?, lengths_plain(dora));
+    let [u, v, sum] = forms.dora_forward(dora, &y)?;
+    let kept = [u.clone(), v.clone()];
+    let before = [a.len(), b.len(), count, x.len()].map(|n| fresh.numbers(n, 1.0));
+    let gradients = before.each_ref().map(|x| &x[..]);
+    let [da, db, dm, dx] = forms.dora_backward(dora, kept.each_ref().map(|x| &x[..]), &dy, gradients)?;
+
+    let (a, b, x, magnitude) = (wide(&a), wide(&b), wide(&x), wide(&magnitude));
+    let own = wide(&weight[first * inputs..][..count * inputs]);
+    let pair = Pair { a: &a, b: &b, rank, scale: 0.5 };
+    let cut = |wide: &[f64]| -> Vec<f64> {
+        wide.chunks(stride).flat_map(|row| row[first..][..count].iter().copied()).collect()
+    };
+    let plain = Dora { weight: &own, magnitude: &magnitude, norms: &norms };
+    let (mut u_plain, mut v_plain, mut part) = (vec![0.0; u.len()], vec![0.0; v.len()], cut(&wide(&y)));
+    dora::forward_plain(plain, pair, (&x, &mask), (&mut u_plain, &mut v_plain), &mut part);
+    let mut sum_plain = wide(&y);
+    for (row, part) in sum_plain.chunks_mut(stride).zip(part.chunks(count)) {
+        row[first..][..count].copy_from_slice(part);
+    }
+    let [mut da_plain, mut db_plain, mut dm_plain, mut dx_plain] = before.each_ref().map(|x| wide(x));
+    let mut gradient =
+        DoraGradient { pair: PairGradient { a: &mut da_plain, b: &mut db_plain }, magnitude: &mut dm_plain };
+    let [u_kept, v_kept] = kept.each_ref().map(|x| wide(x));
+    let kept = (&x[..], &mask[..], &u_kept[..], &v_kept[..]);
+    dora::backward_plain(plain, pair, kept, &cut(&wide(&dy)), &mut gradient, &mut dx_plain);
+    Ok(vec![
+        output("n", n, norms.clone(), EXACT),
+        output("m / n", g, factors, EXACT),
+        output("u", u, u_plain, TWICE),
+        output("v", v, v_plain, TWICE),
+        output("y", sum, sum_plain, TWICE),
+        output("dA", da, da_plain, SEVERAL),
+        output("dB", db, db_plain, SEVERAL),
+        output("dm", dm, dm_plain, EXACT),
         output("dx", dx, dx_plain, SEVERAL),
     ])
 }

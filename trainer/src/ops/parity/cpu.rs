@@ -5,10 +5,11 @@ use std::ops::Range;
 use half::bf16;
 use lorikeet_plan::Activation;
 
-use super::{Answer, Begun, Forms, Norm, Product, Turned, Update};
+use super::{Answer, Begun, Forms, Lengthened, Norm, Product, Turned, Update};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::attention::{self, Heads};
 use crate::ops::buffer::Buffers;
+use crate::ops::dora::{self, Dora, DoraGradient};
 use crate::ops::dropout::Kept;
 use crate::ops::head::{self, Head, Wanted};
 use crate::ops::linear::{self, Weight};
@@ -165,6 +166,39 @@ impl Forms for Cpu {
         Ok([a, b, dx])
     }
 
+    fn dora_lengths(&self, dora: Lengthened<'_>) -> Answer<[Vec<f32>; 2]> {
+        let n = norms(dora);
+        let g = dora.magnitude.iter().zip(&n).map(|(m, n)| m / n).collect();
+        Ok([n, g])
+    }
+
+    fn dora_forward(&self, dora: Lengthened<'_>, y: &[f32]) -> Answer<[Vec<f32>; 3]> {
+        let product = dora.product;
+        let tokens = product.x.len() * product.rank / product.a.len();
+        let (mut u, mut v) = (poison(tokens * product.rank), poison(tokens * product.columns.count));
+        let (mut y, norms, kept) = (y.to_vec(), norms(dora), kept(product));
+        let (pair, input) = (pair(product), input(product, kept.as_ref()));
+        let (kept, to) = ((&mut u[..], &mut v[..]), (&mut y[..], product.columns));
+        dora::forward(own(dora, &norms), pair, input, &self.buffers, kept, to);
+        Ok([u, v, y])
+    }
+
+    fn dora_backward(
+        &self,
+        dora: Lengthened<'_>,
+        [u, v]: [&[f32]; 2],
+        dy: &[f32],
+        gradients: [&[f32]; 4],
+    ) -> Answer<[Vec<f32>; 4]> {
+        let [mut a, mut b, mut magnitude, mut dx] = gradients.map(<[f32]>::to_vec);
+        let (product, norms, kept) = (dora.product, norms(dora), kept(dora.product));
+        let (pair, input) = (pair(product), input(product, kept.as_ref()));
+        let mut gradient = DoraGradient { pair: PairGradient { a: &mut a, b: &mut b }, magnitude: &mut magnitude };
+        let (passed, dy) = ((input, u, v), (dy, product.columns));
+        dora::backward(own(dora, &norms), pair, passed, &self.buffers, dy, &mut gradient, Some(&mut dx));
+        Ok([a, b, magnitude, dx])
+    }
+
     fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]> {
         let width = x.len() / wanted.len();
         let weight = Weight::new(weight.to_vec(), weight.len() / width, width);
@@ -215,6 +249,22 @@ impl Forms for Cpu {
 
 fn pair(product: Product<'_>) -> Pair<'_, f32> {
     Pair { a: product.a, b: product.b, rank: product.rank, scale: product.scale }
+}
+
+/// The module's rows of the weight.
+fn rows<'a>(Lengthened { product, weight, .. }: Lengthened<'a>) -> &'a [f32] {
+    let (inputs, columns) = (product.a.len() / product.rank, product.columns);
+    &weight[columns.first * inputs..][..columns.count * inputs]
+}
+
+fn norms(dora: Lengthened<'_>) -> Vec<f32> {
+    let mut norms = poison(dora.magnitude.len());
+    dora::norms(rows(dora), pair(dora.product), &mut norms);
+    norms
+}
+
+fn own<'a>(dora: Lengthened<'a>, norms: &'a [f32]) -> Dora<'a, f32> {
+    Dora { weight: rows(dora), magnitude: dora.magnitude, norms }
 }
 
 fn input<'a>(product: Product<'a>, kept: Option<&'a Kept>) -> Input<'a> {

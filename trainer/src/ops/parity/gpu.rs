@@ -6,11 +6,12 @@ use cudarc::driver::CudaSlice;
 use half::bf16;
 use lorikeet_plan::Activation;
 
-use super::{Answer, Begun, Forms, Norm, Product, Turned, Update};
+use super::{Answer, Begun, Forms, Lengthened, Norm, Product, Turned, Update};
 use crate::ops::adamw::AdamW;
 use crate::ops::attention::Heads;
 use crate::ops::cuda::adamw::{Clip, Judge};
 use crate::ops::cuda::attention::Tiles;
+use crate::ops::cuda::dora::{self, Dora, Lengths};
 use crate::ops::cuda::dropout::RowMasks;
 use crate::ops::cuda::head::Targets;
 use crate::ops::cuda::linear::Weight;
@@ -199,6 +200,44 @@ impl Forms for OnGpu<'_> {
         Ok([self.get32(&da)?, self.get32(&db)?, self.get(&dx)?])
     }
 
+    fn dora_lengths(&self, dora: Lengthened<'_>) -> Answer<[Vec<f32>; 2]> {
+        let mut both = Default::default();
+        self.with_lengths(dora, |of, _, _| {
+            both = of.lengths.read(self.0)?;
+            Ok(())
+        })?;
+        Ok(both)
+    }
+
+    fn dora_forward(&self, dora: Lengthened<'_>, y: &[f32]) -> Answer<[Vec<f32>; 3]> {
+        let (product, columns) = (dora.product, dora.product.columns);
+        let tokens = product.x.len() * product.rank / product.a.len();
+        let (mut u, mut v, mut y) =
+            (self.room(tokens * product.rank)?, self.room(tokens * columns.count)?, self.put(y)?);
+        self.with_lengths(dora, |dora, pair, input| {
+            let kept = (&mut u.as_view_mut(), &mut v.as_view_mut());
+            dora::forward(self.0, dora, pair, input, kept, (&mut y.as_view_mut(), columns))
+        })?;
+        Ok([self.get(&u)?, self.get(&v)?, self.get(&y)?])
+    }
+
+    fn dora_backward(
+        &self,
+        dora: Lengthened<'_>,
+        [u, v]: [&[f32]; 2],
+        dy: &[f32],
+        [da, db, dm, dx]: [&[f32]; 4],
+    ) -> Answer<[Vec<f32>; 4]> {
+        let (u, v, dy, columns) = (self.put(u)?, self.put(v)?, self.put(dy)?, dora.product.columns);
+        let (mut da, mut db, mut dm, mut dx) = (self.put32(da)?, self.put32(db)?, self.put32(dm)?, self.put(dx)?);
+        self.with_lengths(dora, |dora, pair, input| {
+            let (kept, dy) = ((input, &u.as_view(), &v.as_view()), (&dy.as_view(), columns));
+            let gradients = [&mut da.as_view_mut(), &mut db.as_view_mut(), &mut dm.as_view_mut()];
+            dora::backward(self.0, dora, pair, kept, dy, gradients, Some(&mut dx.as_view_mut()))
+        })?;
+        Ok([self.get32(&da)?, self.get32(&db)?, self.get32(&dm)?, self.get(&dx)?])
+    }
+
     fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]> {
         let weight = self.weight(weight, &[], weight.len() * wanted.len() / x.len())?;
         let targets = Targets::upload(self.0, wanted)?;
@@ -258,6 +297,19 @@ impl OnGpu<'_> {
     fn weight(&self, weight: &[f32], bias: &[f32], outputs: usize) -> Result<Weight, GpuError> {
         let numbers: Vec<bf16> = weight.iter().map(|x| bf16::from_f32(*x)).collect();
         Weight::upload(self.0, &numbers, bias, outputs, weight.len() / outputs)
+    }
+
+    /// Hands weight and lengths, and the product's factors and input, on the device, to `use_them`.
+    fn with_lengths(
+        &self,
+        Lengthened { product, weight, magnitude }: Lengthened<'_>,
+        use_them: impl FnOnce(Dora<'_>, Pair<'_>, Input<'_>) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let (weight, magnitude) = (self.weight(weight, &[], product.columns.stride)?, self.put32(magnitude)?);
+        self.with(product, |pair, input| {
+            let lengths = Lengths::measure(self.0, &weight, product.columns, pair, &magnitude.as_view())?;
+            use_them(Dora { weight: &weight, lengths: &lengths }, pair, input)
+        })
     }
 
     /// Hands the product's factors and input, on the device, to `use_them`.
