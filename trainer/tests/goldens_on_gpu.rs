@@ -5,6 +5,8 @@
 
 #[path = "goldens/case.rs"]
 mod case;
+#[path = "goldens/dora_on_gpu.rs"]
+mod dora_on_gpu;
 #[path = "goldens/golden.rs"]
 mod golden;
 mod place;
@@ -47,7 +49,7 @@ const RUN: f64 = 0.06;
 const MOMENTS: f64 = 0.15;
 /// Of the length of an adapter after as many.
 const PARAMETERS: f64 = 0.02;
-/// Cases of what only the processor trains: row lengths, narrow heads, adapters on embedding and head.
+/// Cases of what only the processor trains: adapters on embedding and head, which `dora` has one of too, and narrow heads.
 const REFUSED: [&str; 3] = ["dora", "mistral_pattern_linear_f16", "plus_ends"];
 /// One for what has nothing to do with a family.
 const ANY: &str = "untied_all_f32";

@@ -330,8 +330,6 @@ fn cpu_only(spec: &JobSpec) -> Option<&'static str> {
         Some("training.method = full")
     } else if train.training.base_dtype == BaseDtype::F32 {
         Some("training.base_dtype = f32")
-    } else if train.lora.dora {
-        Some("lora.dora")
     } else if named("embed_tokens") || named("lm_head") {
         Some("lora.target_modules with embedding or head")
     } else {

@@ -28,7 +28,7 @@ pub const GPU_LOGITS: usize = 1 << 28;
 
 /// Columns of A that the parts of its gradient have on a GPU together at most, where there is dropout.
 pub const GPU_PART_COLUMNS: usize = 528 * 64;
-/// Rows whose part of the gradient of row lengths a GPU adds up by itself.
+/// Rows that such a part has at least, and those whose part of the gradient of row lengths is added up by itself.
 pub const GPU_PART_ROWS: usize = 256;
 
 /// How the frozen weights lie in memory.

@@ -141,6 +141,10 @@ impl<'a> Live<'a> {
         self.settings.adapters.iter().any(|adapter| adapter.lengths > 0)
     }
 
+    fn widest_input(&self) -> usize {
+        Module::of(self.config).iter().map(|module| module.in_features(self.config)).max().unwrap_or(0)
+    }
+
     /// Rows of the widest module that has lengths.
     fn widest_length(&self) -> usize {
         let widest = Module::of(self.config).iter().map(|module| module.out_features(self.config)).max();
@@ -149,15 +153,22 @@ impl<'a> Live<'a> {
 
     /// Bytes of the gradients of one A and B, which on a CPU every block of rows has its own of.
     fn sums(&self) -> u64 {
+        if self.settings.processor == Processor::Cuda {
+            return self.sums_on_gpu();
+        }
         let both = |module: &Module| module.in_features(self.config) + module.out_features(self.config);
         let widest = Module::of(self.config).iter().map(both).max().unwrap_or(0);
-        if self.settings.processor == Processor::Cuda {
-            // attention has a number per row and head; adapters have s dy B, and add gradients up where they belong, with dropout in parts
-            let parts = if self.masks() > 0 { self.rank() * GPU_PART_COLUMNS.max(widest) } else { 0 };
-            let of_adapters = self.tokens() * self.activation(self.rank()) + 4 * parts as u64;
-            let of_lengths = 4 * self.tokens().div_ceil(GPU_PART_ROWS as u64) * self.widest_length() as u64;
-            return (4 * self.tokens() * self.config.num_attention_heads as u64).max(of_adapters).max(of_lengths);
-        }
         4 * self.tokens().div_ceil(ADAPTER_BLOCK_ROWS as u64) * (self.rank() * widest) as u64
+    }
+
+    /// Attention has a number per row and head; adapters have s dy B, and add gradients up where they belong: those of A where there is dropout
+    /// and those of row lengths in parts.
+    fn sums_on_gpu(&self) -> u64 {
+        let parts = self.settings.tokens_per_micro.div_ceil(GPU_PART_ROWS);
+        let columns = (parts * self.widest_input()).min(GPU_PART_COLUMNS.max(self.widest_input()));
+        let of_masked = if self.masks() > 0 { self.rank() * columns } else { 0 };
+        let of_adapters = self.tokens() * self.activation(self.rank()) + 4 * of_masked as u64;
+        let of_lengths = 4 * (parts * self.widest_length()) as u64;
+        (4 * self.tokens() * self.config.num_attention_heads as u64).max(of_adapters).max(of_lengths)
     }
 }

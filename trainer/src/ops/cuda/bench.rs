@@ -9,11 +9,14 @@ use half::bf16;
 use lorikeet_plan::{Activation, Rope};
 
 use super::attention::Tiles;
+use super::dora::{Dora, Lengths};
 use super::head::Targets;
 use super::linear::Weight;
 use super::lora::{Input, Pair};
 use super::rope::Turns;
-use super::{Done, Gpu, GpuError, adamw, attention, dropout, glu, head, linear, lora, matmul, norm, quant, rope, rows};
+use super::{
+    Done, Gpu, GpuError, adamw, attention, dora, dropout, glu, head, linear, lora, matmul, norm, quant, rope, rows,
+};
 use crate::lora::Dropout;
 use crate::ops::adamw::AdamW;
 use crate::ops::attention::Heads;
@@ -112,6 +115,7 @@ pub fn measure(gpu: &Gpu, shape: Shape, mut tell: impl FnMut(Result<Vec<Rate>, G
         Bench::streams,
         Bench::heads,
         Bench::adapters,
+        Bench::lengths,
         Bench::products,
         Bench::loss,
         Bench::optimizer,
@@ -304,6 +308,33 @@ impl Bench<'_> {
             })?);
         }
         Ok(rates)
+    }
+
+    fn lengths(&mut self) -> Result<Vec<Rate>, GpuError> {
+        let (gpu, tokens, width, rank) = (self.gpu, self.tokens(), self.shape.hidden, self.shape.rank);
+        let (weight, magnitude) = (self.weight(width, width)?, self.gain(width)?);
+        let (x, dy) = (self.numbers(tokens * width)?, self.numbers(tokens * width)?);
+        let (mut v, mut y) = (self.numbers(tokens * width)?, self.numbers(tokens * width)?);
+        let (a, b, mut u) = (self.numbers(rank * width)?, self.numbers(width * rank)?, self.numbers(tokens * rank)?);
+        let (mut da, mut db, mut dm) = (gpu.zeros(rank * width)?, gpu.zeros(width * rank)?, gpu.zeros(width)?);
+        let (a, b, x, magnitude) = (a.as_view(), b.as_view(), x.as_view(), magnitude.as_view());
+        let (pair, input) = (Pair { a: &a, b: &b, rank, scale: 0.01 }, Input { x: &x, kept: None });
+        let columns = Columns { first: 0, count: width, stride: width };
+        let measure = || Lengths::measure(gpu, &weight, columns, pair, &magnitude);
+        let lengths = measure()?;
+        let dora = Dora { weight: &weight, lengths: &lengths };
+        let product = (0.0, 2.0 * (tokens * width) as f64 * width as f64);
+        let measured = self.time("dora, row lengths", (2.0 * (width * width) as f64, 0.0), || measure().map(drop))?;
+        let forward = self.time("dora", product, || {
+            let kept = (&mut u.as_view_mut(), &mut v.as_view_mut());
+            dora::forward(gpu, dora, pair, input, kept, (&mut y.as_view_mut(), columns))
+        })?;
+        let backward = self.time("dora backward", product, || {
+            let (kept, dy) = ((input, &u.as_view(), &v.as_view()), (&dy.as_view(), columns));
+            let gradients = [&mut da.as_view_mut(), &mut db.as_view_mut(), &mut dm.as_view_mut()];
+            dora::backward(gpu, dora, pair, kept, dy, gradients, Some(&mut y.as_view_mut()))
+        })?;
+        Ok(vec![measured, forward, backward])
     }
 
     fn products(&mut self) -> Result<Vec<Rate>, GpuError> {

@@ -6,6 +6,7 @@
 //! numbers are looked at all the same: outputs are NaN before, and two runs must have the same bits.
 
 mod attention;
+mod dora;
 mod lora;
 mod products;
 
@@ -88,7 +89,7 @@ pub struct Case {
 }
 
 /// Every case.
-pub const CASES: [Case; 13] = [
+pub const CASES: [Case; 14] = [
     Case { name: "narrow, widen", run: |large| large.narrow() },
     Case { name: "gather", run: |large| large.gather() },
     Case { name: "rms norm, both ways", run: |large| large.norm() },
@@ -100,6 +101,7 @@ pub const CASES: [Case; 13] = [
     Case { name: "lora", run: |large| large.lora(large.shape.hidden, 0.0) },
     Case { name: "lora + dropout", run: |large| large.lora(large.shape.hidden, 0.1) },
     Case { name: "lora + dropout, down", run: |large| large.lora(large.shape.intermediate, 0.1) },
+    Case { name: "dora + dropout", run: |large| large.dora() },
     Case { name: "attention, both ways", run: |large| large.attention() },
     Case { name: "head, several chunks", run: |large| large.head() },
 ];

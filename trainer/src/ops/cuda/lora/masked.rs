@@ -18,7 +18,7 @@ const UP_ROWS: usize = 128;
 const THREADS: u32 = 128;
 
 /// Rows of a part of A's gradient at least: what a part writes and reads again is a quarter of what it reads, at rank 16.
-const PART_ROWS: usize = 256;
+const PART_ROWS: usize = lorikeet_plan::GPU_PART_ROWS;
 /// Blocks that a large card has at work at once, four on each of 132 multiprocessors: more parts would only be more to add up.
 const BLOCKS: usize = lorikeet_plan::GPU_PART_COLUMNS / CHANNELS;
 
