@@ -31,12 +31,6 @@ constexpr float LN2 = 0.6931471805599453f;
 // Below every score, and a number: a query that has seen no key yet measures from it.
 constexpr float LEAST = -1e30f;
 
-struct Heads {
-  u32 queries, keys;
-  float scale, cap; // cap 0: none
-  u32 window;       // 0: none
-};
-
 __device__ __forceinline__ u32 stride_of(Heads heads) { return (heads.queries + 2 * heads.keys) * HEAD; }
 
 // Begins to copy COUNT rows from `row` on, until `end`; what is behind it or behind HEAD is zero.

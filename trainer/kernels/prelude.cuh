@@ -100,6 +100,13 @@ __device__ __forceinline__ float power_of_two(float x) {
 
 constexpr float LOG2E = 1.4426950408889634f;
 
+// How heads lie in a row and score (src/ops/attention.rs).
+struct Heads {
+  u32 queries, keys;
+  float scale, cap; // cap 0: none
+  u32 window;       // 0: none
+};
+
 // ---- copies and tensor cores (PTX ISA, "cp.async", "Matrix fragments for mma.m16n8k16") ----------------------------------------
 #ifdef LORIKEET_EMULATOR
 // emulator.h has them

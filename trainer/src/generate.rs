@@ -41,11 +41,11 @@ pub fn generate(
     stop: &dyn Fn() -> bool,
 ) -> Result<Vec<u32>, TrainError> {
     assert!(!prompt.is_empty(), "there is no first token to predict from");
-    let (mut cache, mut chance) = (Cache::default(), Stream::new("sampling", &[sampling.seed]));
+    let (mut cache, mut chance) = (Cache::new(model, adapter)?, Stream::new("sampling", &[sampling.seed]));
     let mut tokens = Vec::new();
     let mut next = prompt.to_vec();
     while tokens.len() < sampling.max_tokens {
-        let logits = model.extend(&mut cache, &next, adapter, stop)?;
+        let logits = cache.extend(&next, stop)?;
         let token = choose(&logits, sampling, &mut chance);
         tokens.push(token);
         told(token);

@@ -45,11 +45,11 @@ fn token_by_token_over_a_cache_the_logits_are_those_of_the_whole() {
     for golden in all() {
         let view = golden.view();
         for (round, tokens) in golden.case.sequences.iter().map(|sequence| &sequence.tokens).enumerate() {
-            let mut cache = Cache::default();
+            let mut cache = Cache::new(&golden.model, Some(&view)).expect("a cache");
             let first = (round * 7 + 1).min(tokens.len() - 1);
             let parts = std::iter::once(&tokens[..first]).chain(tokens[first..].chunks(1 + round % 2));
             for part in parts {
-                let logits = golden.model.extend(&mut cache, part, Some(&view), &|| false).expect("a pass");
+                let logits = cache.extend(part, &|| false).expect("a pass");
                 let whole = golden.model.next_logits(cache.tokens(), Some(&view)).expect("a pass");
                 golden.assert_within("logits over a cache", &logits, &whole, 1e-5);
             }

@@ -53,7 +53,7 @@ fn child() {
     };
     refused("evaluate", evaluate(&model, None, &data.train, 1024, &|| false).err());
     refused("generate", greedy(&model, None, &tokens, 3, &[], &|| false).err());
-    refused("extend", model.extend(&mut Cache::default(), &tokens, None, &|| false).err());
+    refused("extend", Cache::new(&model, None).and_then(|mut cache| cache.extend(&tokens, &|| false)).err());
     refused("logits", model.logits(&tokens, None).err());
     refused("next_logits", model.next_logits(&tokens, None).err());
     refused("step", step(&model, &mut runs, 1024, &|| false).err());

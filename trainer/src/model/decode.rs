@@ -7,144 +7,106 @@
 //! Where the rope's frequencies depend on the length of the sequence (dynamic, longrope), a length that changes them makes every
 //! key that was kept another one: the cache forgets and the whole is passed again.
 
-use lorikeet_plan::ModelConfig;
-
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::lora::AdapterView;
-use crate::ops::attention::Heads;
-use crate::ops::decode;
-use crate::ops::machine::{Buffer, Turns};
+use crate::ops::machine::{Buffer, Operand, Past};
 use crate::ops::profile::Op;
-use crate::ops::rope::{Rotations, length_class};
+use crate::ops::rope::length_class;
 
 use super::attention::{Attention, heads};
 use super::pass::Pass;
-use super::{Model, go_on, refusable};
+use super::{Model, go_on, refusable, refusable_for};
 
-/// What is kept of one sequence between passes. It belongs to one model and one adapter; the caller keeps them together.
-#[derive(Debug, Default)]
-pub struct Cache {
+/// A sequence that goes on, with what is kept of it between passes, for one model and one adapter.
+#[derive(Debug)]
+pub struct Cache<'a> {
+    model: &'a Model,
+    adapters: Vec<AdapterView<'a>>,
+    /// What products take of the adapter is the same for every token.
+    operands: Vec<Operand<'a>>,
     tokens: Vec<u32>,
-    layers: Vec<Layer>,
+    layers: Vec<Past>,
 }
 
-/// Keys and values of one layer, `[positions, keys · width]` each.
-#[derive(Debug, Default, Clone)]
-struct Layer {
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
+impl<'a> Cache<'a> {
+    /// Of no token yet. Dropout is left out.
+    pub fn new(model: &'a Model, adapter: Option<&AdapterView<'a>>) -> Result<Cache<'a>, TrainError> {
+        let adapters: Vec<_> = adapter.iter().map(|view| AdapterView { dropout: None, ..**view }).collect();
+        let operands = refusable_for(|| "the adapter".into(), || Ok(model.operands(&adapters)))?;
+        Ok(Cache { model, adapters, operands, tokens: Vec::new(), layers: Vec::new() })
+    }
 
-impl Cache {
     /// The tokens that it holds.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
+    /// Logits of what follows its tokens and then `tokens`, which join them. Equal to [`Model::next_logits`] of the whole up to the
+    /// order of sums. On an error the cache is of no use any more.
+    pub fn extend(&mut self, tokens: &[u32], stop: &dyn Fn() -> bool) -> Result<Vec<f32>, TrainError> {
+        assert!(!tokens.is_empty(), "there is no token to go on from");
+        let tokens = self.join(tokens);
+        let (rows, len) = (tokens.len(), self.tokens.len());
+        let segments = vec![Segment { start: 0, len: rows, adapter: 0, example: 0, epoch: 0 }];
+        let batch = MicroBatch { tokens, segments, targets: Vec::new() };
+        let (model, machine, layers) = (self.model, &self.model.machine, &mut self.layers);
+        refusable(rows, || {
+            let pass = Pass::of_last_rows(model, &batch, (&self.adapters, &self.operands), len)?;
+            let mut x = model.embed(&pass);
+            for (layer, (block, past)) in model.blocks.iter().zip(layers).enumerate() {
+                go_on(stop)?;
+                let mid = block.attention.decode(&pass, layer, &x, past);
+                let (next, kept) = block.mlp.forward(&pass, layer, &mid);
+                kept.give(machine);
+                [x, mid].into_iter().for_each(|buffer| machine.give(buffer));
+                x = next;
+            }
+            let logits = model.logits_from(&pass, rows - 1, &x);
+            machine.give(x);
+            Ok(logits)
+        })
+    }
+
     /// Begins anew, or goes on where the same frequencies turn the longer sequence; the tokens still to be passed.
-    fn extend(&mut self, config: &ModelConfig, tokens: &[u32]) -> Vec<u32> {
+    fn join(&mut self, tokens: &[u32]) -> Vec<u32> {
         let (before, after) = (self.tokens.len(), self.tokens.len() + tokens.len());
         self.tokens.extend_from_slice(tokens);
+        let config = &self.model.config;
         let same = |len: usize| config.ropes.iter().map(move |rope| length_class(rope, len));
         if before > 0 && same(before).eq(same(after)) {
             return tokens.to_vec();
         }
-        self.layers = vec![Layer::default(); config.num_hidden_layers];
+        self.layers = (0..config.num_hidden_layers).map(|_| self.model.machine.past()).collect();
         self.tokens.clone()
     }
 }
 
-/// The new rows' place in the sequence.
-struct Place<'a> {
-    cache: &'a mut Vec<Layer>,
-    /// By rope.
-    turns: Vec<Turns>,
-    /// Whether nothing comes before them.
-    first: bool,
-}
-
-impl Model {
-    /// Logits of what follows `cache` and then `tokens`, which join it. Equal to [`Model::next_logits`] of the whole up to the order
-    /// of sums. On an error the cache is of no use any more.
-    pub fn extend(
-        &self,
-        cache: &mut Cache,
-        tokens: &[u32],
-        adapter: Option<&AdapterView<'_>>,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Vec<f32>, TrainError> {
-        assert!(!tokens.is_empty(), "there is no token to go on from");
-        if self.machine.is_gpu() {
-            // nothing is kept there: the whole is passed again
-            cache.tokens.extend_from_slice(tokens);
-            return self.logits_of(&cache.tokens, cache.tokens.len() - 1, adapter, stop);
-        }
-        let config = &self.config;
-        let new = cache.extend(config, tokens);
-        let (rows, len) = (new.len(), cache.tokens.len());
-        let adapters: Vec<_> = adapter.iter().map(|view| AdapterView { dropout: None, ..**view }).collect();
-        let segment = Segment { start: 0, len: rows, adapter: 0, example: 0, epoch: 0 };
-        let batch = MicroBatch { tokens: new, segments: vec![segment], targets: Vec::new() };
-        refusable(rows, || {
-            let operands = self.operands(&adapters);
-            let pass = Pass::new(self, &batch, (&adapters, &operands))?;
-            let turned = |rope| self.machine.turns(Rotations::of(rope, config.rotary_dim, len - rows..len, len));
-            let turns = config.ropes.iter().map(turned).collect();
-            let mut place = Place { cache: &mut cache.layers, turns, first: len == rows };
-            let mut x = self.embed(&pass);
-            for (layer, block) in self.blocks.iter().enumerate() {
-                go_on(stop)?;
-                let mid = block.attention.decode(&pass, layer, &x, &mut place);
-                let (next, kept) = block.mlp.forward(&pass, layer, &mid);
-                kept.give(&self.machine);
-                [x, mid].into_iter().for_each(|buffer| self.machine.give(buffer));
-                x = next;
-            }
-            let logits = self.logits_from(&pass, rows - 1, &x);
-            self.machine.give(x);
-            Ok(logits)
-        })
-    }
-}
-
 impl Attention {
-    /// As `forward`, with keys and values of the rows before from the cache, which gets those of these rows.
-    fn decode(&self, pass: &Pass<'_>, layer: usize, x: &Buffer, place: &mut Place<'_>) -> Buffer {
+    /// As `forward`, with keys and values of the rows before from the past, which gets those of these rows.
+    fn decode(&self, pass: &Pass<'_>, layer: usize, x: &Buffer, past: &mut Past) -> Buffer {
         let (heads, rows, machine) = (heads(pass, layer), pass.rows(), pass.machine);
         let (mut qkv, entry) = self.entry.forward(pass, layer, x);
         entry.give(machine);
-        let turns = &place.turns[pass.config.layers[layer].rope];
-        let unnormed = pass.time(Op::Rope, || machine.rope(heads, self.norm(pass), turns, &mut qkv));
+        let unnormed = pass.time(Op::Rope, || machine.rope(heads, self.norm(pass), pass.turns(layer), &mut qkv));
         unnormed.into_iter().for_each(|raw| machine.give(raw));
-        let kept = &mut place.cache[layer];
-        kept.push(heads, qkv.host());
+        let begins = past.is_empty();
         let mut out = machine.take(rows * heads.out_stride());
-        pass.time(Op::Attention, || match place.first {
-            true => {
+        pass.time(Op::Attention, || {
+            machine.keep(heads, &qkv, past);
+            if begins {
+                // the whole at once is what the streaming form is for
                 let mut lse = machine.take_exact(rows * heads.queries);
                 machine.attention(heads, &pass.segments, &qkv, &mut out, &mut lse);
                 machine.give_exact(lse);
+            } else {
+                machine.attend(heads, &qkv, past, &mut out);
             }
-            false => decode::forward(heads, qkv.host(), kept.view(), out.host_mut()),
         });
         machine.give(qkv);
         let (mid, exit) = self.exit.forward(pass, layer, &out, x);
         exit.give(machine);
         machine.give(out);
         mid
-    }
-}
-
-impl Layer {
-    fn push(&mut self, heads: Heads, qkv: &[f32]) {
-        for row in qkv.chunks(heads.stride()) {
-            self.keys.extend_from_slice(&row[heads.out_stride()..heads.turned()]);
-            self.values.extend_from_slice(&row[heads.turned()..]);
-        }
-    }
-
-    fn view(&self) -> decode::Kept<'_> {
-        decode::Kept { keys: &self.keys, values: &self.values }
     }
 }

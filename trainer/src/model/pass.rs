@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use lorikeet_plan::{ModelConfig, Module};
+use lorikeet_plan::{ModelConfig, Module, Rope};
 
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
@@ -16,7 +16,7 @@ use crate::ops::machine::{
 };
 use crate::ops::profile::{Op, Profile};
 use crate::ops::random::Masks;
-use crate::ops::rope::Rotations;
+use crate::ops::rope::{Known, Rotations};
 
 use super::{Model, gpu};
 
@@ -103,7 +103,29 @@ impl<'a> Pass<'a> {
     pub(super) fn new(
         model: &'a Model,
         batch: &'a MicroBatch,
+        adapters: (&'a [AdapterView<'a>], &'a [Operand<'a>]),
+    ) -> Result<Pass<'a>, TrainError> {
+        let width = model.config.rotary_dim;
+        let lengths: Vec<usize> = batch.segments.iter().map(|segment| segment.len).collect();
+        Pass::turned(model, batch, adapters, |rope, known| Rotations::new(rope, width, &lengths, known))
+    }
+
+    /// The same over the last rows of one sequence of `len` tokens.
+    pub(super) fn of_last_rows(
+        model: &'a Model,
+        batch: &'a MicroBatch,
+        adapters: (&'a [AdapterView<'a>], &'a [Operand<'a>]),
+        len: usize,
+    ) -> Result<Pass<'a>, TrainError> {
+        let (width, positions) = (model.config.rotary_dim, len - batch.tokens.len()..len);
+        Pass::turned(model, batch, adapters, |rope, known| Rotations::of(rope, width, positions.clone(), len, known))
+    }
+
+    fn turned(
+        model: &'a Model,
+        batch: &'a MicroBatch,
         (adapters, operands): (&'a [AdapterView<'a>], &'a [Operand<'a>]),
+        rotations: impl Fn(&Rope, &Known) -> Rotations,
     ) -> Result<Pass<'a>, TrainError> {
         let mut end = 0;
         for segment in &batch.segments {
@@ -119,18 +141,13 @@ impl<'a> Pass<'a> {
         if machine.is_gpu() {
             adapters.iter().try_for_each(|view| gpu::takes(config, view.layout))?;
         }
-        let lengths: Vec<usize> = batch.segments.iter().map(|segment| segment.len).collect();
         let all = Rows { len: end, runs: runs(machine, batch, adapters, 0..end) };
+        let ropes = config.ropes.iter().zip(&model.turns);
         Ok(Pass {
             config,
             machine,
             profile: &model.profile,
-            turns: config
-                .ropes
-                .iter()
-                .zip(&model.turns)
-                .map(|(rope, known)| machine.turns(Rotations::new(rope, config.rotary_dim, &lengths, known)))
-                .collect(),
+            turns: ropes.map(|(rope, known)| machine.turns(rotations(rope, known))).collect(),
             segments: machine
                 .segments(batch.segments.iter().map(|segment| segment.start..segment.start + segment.len).collect()),
             batch,

@@ -17,6 +17,7 @@ pub mod adamw;
 pub mod attention;
 pub mod bench;
 mod compile;
+pub mod decode;
 pub mod dora;
 pub mod dropout;
 pub mod glu;

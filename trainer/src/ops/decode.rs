@@ -9,16 +9,30 @@ use super::attention::Heads;
 use super::simd;
 
 /// Keys and values of every position so far, `[positions, keys · width]` each.
-#[derive(Debug, Clone, Copy)]
-pub struct Kept<'a> {
-    /// Keys, turned.
-    pub keys: &'a [f32],
-    /// Values.
-    pub values: &'a [f32],
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Turned.
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
+impl Kept {
+    /// Whether it holds none yet.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Appends those of new rows.
+    pub fn push(&mut self, heads: Heads, qkv: &[f32]) {
+        for row in qkv.chunks(heads.stride()) {
+            self.keys.extend_from_slice(&row[heads.out_stride()..heads.turned()]);
+            self.values.extend_from_slice(&row[heads.turned()..]);
+        }
+    }
 }
 
 /// Output of the rows of `qkv`, whose keys and values are the last of those kept.
-pub fn forward(heads: Heads, qkv: &[f32], kept: Kept<'_>, out: &mut [f32]) {
+pub fn forward(heads: Heads, qkv: &[f32], kept: &Kept, out: &mut [f32]) {
     let stride = heads.keys * heads.width;
     let (rows, positions) = (qkv.len() / heads.stride(), kept.keys.len() / stride);
     let shared = heads.queries / heads.keys;
@@ -37,7 +51,7 @@ pub fn forward(heads: Heads, qkv: &[f32], kept: Kept<'_>, out: &mut [f32]) {
             #[inline(always)]
             || {
                 for (j, score) in (first..).zip(&mut scores) {
-                    let product = simd::sum([q, &kept.keys[at(kept.keys, j)]], |[q, k]| q * k);
+                    let product = simd::sum([q, &kept.keys[at(&kept.keys, j)]], |[q, k]| q * k);
                     *score = capped(product * heads.scale as f32, heads.softcap);
                 }
                 let most = simd::max(&scores);
@@ -46,7 +60,7 @@ pub fn forward(heads: Heads, qkv: &[f32], kept: Kept<'_>, out: &mut [f32]) {
                 out.fill(0.0);
                 for (j, score) in (first..).zip(&scores) {
                     let p = score / sum;
-                    out.iter_mut().zip(&kept.values[at(kept.values, j)]).for_each(|(out, v)| *out += p * v);
+                    out.iter_mut().zip(&kept.values[at(&kept.values, j)]).for_each(|(out, v)| *out += p * v);
                 }
             },
         );
@@ -75,14 +89,10 @@ mod tests {
             let qkv: Vec<f32> = numbers32(1, rows * heads.stride()).iter().map(|x| 3.0 * x).collect();
             let (mut whole, mut lse) = (vec![0.0; rows * heads.out_stride()], vec![0.0; rows * heads.queries]);
             attention::forward_plain(heads, &qkv, &mut whole, &mut lse);
-            let (mut keys, mut values) = (Vec::new(), Vec::new());
-            for row in qkv.chunks(heads.stride()) {
-                keys.extend_from_slice(&row[heads.out_stride()..heads.turned()]);
-                values.extend_from_slice(&row[heads.turned()..]);
-            }
+            let mut kept = Kept::default();
+            kept.push(heads, &qkv);
             let mut out = vec![f32::NAN; new * heads.out_stride()];
-            let kept = Kept { keys: &keys, values: &values };
-            forward(heads, &qkv[(rows - new) * heads.stride()..], kept, &mut out);
+            forward(heads, &qkv[(rows - new) * heads.stride()..], &kept, &mut out);
             assert_close("out", &out, &whole[(rows - new) * heads.out_stride()..], 1e-5);
         }
     }

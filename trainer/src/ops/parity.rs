@@ -132,6 +132,8 @@ pub trait Forms {
         kept: [&[f32]; 2],
         dout: &[f32],
     ) -> Answer<Vec<f32>>;
+    /// Output of the last `new` rows over keys and values of all, which were kept.
+    fn decode(&self, heads: Heads, qkv: &[f32], new: usize) -> Answer<Vec<f32>>;
     /// Rows of a table, times a number.
     fn gather(&self, table: &[f32], rows: &[u32], width: usize, scale: f32) -> Answer<Vec<f32>>;
     /// `y` with rows of `x` in their places.

@@ -221,11 +221,12 @@ impl Rotations {
     }
 
     /// For these positions of one sequence of `len` tokens.
-    pub fn of(rope: &Rope, width: usize, positions: Range<usize>, len: usize) -> Rotations {
-        let places = (0..positions.len() as u32).collect();
-        let mut tables = Tables::empty(width);
-        tables.push(&frequencies(rope, width, len), positions, attention_factor(rope));
-        Rotations { tables: Arc::new(tables), places }
+    pub fn of(rope: &Rope, width: usize, positions: Range<usize>, len: usize, known: &Known) -> Rotations {
+        let class = length_class(rope, len);
+        let tables = known.tables(rope, width, BTreeMap::from([(class, len)]));
+        let (begin, _) = tables.classes[&class];
+        let places = positions.map(|position| begin + position as u32).collect();
+        Rotations { tables, places }
     }
 
     /// Cosines and sines, and every row's place among them: for a device that turns rows itself.

@@ -60,7 +60,7 @@ pub(super) struct Kernels {
 /// `Heads` as the kernels read it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-struct Passed {
+pub(super) struct Passed {
     queries: u32,
     keys: u32,
     scale: f32,
@@ -68,11 +68,11 @@ struct Passed {
     window: u32,
 }
 
-// SAFETY: plain numbers in C's order, as `struct Heads` in attention.cu.
+// SAFETY: plain numbers in C's order, as `struct Heads` in prelude.cuh.
 unsafe impl DeviceRepr for Passed {}
 
 impl Passed {
-    fn new(heads: Heads) -> Passed {
+    pub(super) fn new(heads: Heads) -> Passed {
         Passed {
             queries: number(heads.queries),
             keys: number(heads.keys),

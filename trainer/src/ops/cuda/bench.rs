@@ -15,7 +15,8 @@ use super::linear::Weight;
 use super::lora::{Input, Pair};
 use super::rope::Turns;
 use super::{
-    Done, Gpu, GpuError, adamw, attention, dora, dropout, glu, head, linear, lora, matmul, norm, quant, rope, rows,
+    Done, Gpu, GpuError, adamw, attention, decode, dora, dropout, glu, head, linear, lora, matmul, norm, quant, rope,
+    rows,
 };
 use crate::lora::Dropout;
 use crate::ops::adamw::AdamW;
@@ -145,6 +146,9 @@ pub fn ceilings(gpu: &Gpu, shape: Shape) -> Result<Ceilings, GpuError> {
 
 /// An adapter's products where there is dropout.
 const MASKED: [&str; 2] = ["lora + dropout", "lora + dropout, backward"];
+
+/// Whose keys and values a new token attends over: more than stays in a card's cache from one run to the next.
+const LAYERS: usize = 8;
 
 struct Bench<'a> {
     gpu: &'a Gpu,
@@ -278,7 +282,15 @@ impl Bench<'_> {
             let kept = (&out.as_view(), &lse.as_view());
             attention::backward(gpu, heads, &tiles, &qkv.as_view(), kept, &dout.as_view(), &mut dqkv.as_view_mut())
         })?;
-        Ok(vec![turned, forward, backward])
+        let mut layers: Vec<decode::Kept> = (0..LAYERS).map(|_| decode::Kept::default()).collect();
+        layers.iter_mut().try_for_each(|kept| kept.push(gpu, heads, &qkv.slice(..shape.length * heads.stride())))?;
+        let row = qkv.slice(..heads.stride());
+        let bytes = 4.0 * (LAYERS * shape.length * heads.keys * heads.width) as f64;
+        let decoded = self.time("a token over 8 caches", (bytes, 0.0), || {
+            let to = &mut out.slice_mut(..heads.out_stride());
+            layers.iter().try_for_each(|kept| decode::forward(gpu, heads, &row, kept, to))
+        })?;
+        Ok(vec![turned, forward, backward, decoded])
     }
 
     fn adapters(&mut self) -> Result<Vec<Rate>, GpuError> {

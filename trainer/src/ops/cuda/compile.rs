@@ -31,8 +31,9 @@ const ATTENTION_KERNELS: &[&str] =
     &["attention_forward", "attention_delta", "attention_backward_queries", "attention_backward_keys"];
 
 /// The others, and the kernels that are taken from them.
-const SOURCES: [(Source, &[&str]); 10] = [
+const SOURCES: [(Source, &[&str]); 11] = [
     (source!("adamw.cu"), &["square_sums", "clip_from_squares", "adamw"]),
+    (source!("decode.cu"), &["decode_parts", "decode_merge", "decode_keep"]),
     (source!("dora.cu"), &["dora_lengths", "dora_forward", "dora_backward", "dora_rest"]),
     (source!("dropout.cu"), &["dropout_draw", "dropout_mask", "dropout_add"]),
     (source!("glu.cu"), &["glu_forward", "glu_backward"]),

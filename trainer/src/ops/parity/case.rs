@@ -94,6 +94,18 @@ pub(super) fn all() -> Vec<Case> {
             name: "attention, width 256, both",
             run: |forms, fresh| attention_both(forms, fresh, kind(256, Some(2.0), Some(5))),
         },
+        Case { name: "over a cache", run: |forms, fresh| decode(forms, fresh, kind(128, None, None)) },
+        Case { name: "over a cache, window", run: |forms, fresh| decode(forms, fresh, kind(72, None, Some(290))) },
+        Case { name: "over a cache, soft cap", run: |forms, fresh| decode(forms, fresh, kind(64, Some(1.5), None)) },
+        Case {
+            name: "over a cache, 256, both",
+            run: |forms, fresh| decode(forms, fresh, kind(256, Some(2.0), Some(5))),
+        },
+        // more heads than a block takes together, and the last one alone
+        Case {
+            name: "over a cache, 8, shared",
+            run: |forms, fresh| decode(forms, fresh, Heads { queries: 10, ..kind(8, None, None) }),
+        },
     ]
 }
 
@@ -477,6 +489,19 @@ fn int8(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     let number = |(i, code): (usize, &i8)| f64::from(*code) * f64::from(factors[i / width]);
     let plain = codes.iter().enumerate().map(number).collect();
     Ok(vec![output("y", forms.int8(&codes, &factors, width)?, plain, ONCE)])
+}
+
+fn decode(forms: &dyn Forms, fresh: &mut Fresh, heads: Heads) -> Answer<Vec<Output>> {
+    // a first row alone; one of many, in several parts; and some, for which what was kept has to grow
+    let of = |(name, rows, new): (&'static str, usize, usize), fresh: &mut Fresh| -> Answer<Output> {
+        let qkv: Vec<f32> = fresh.numbers(rows * heads.stride(), 2.0);
+        let (mut whole, mut lse) = (vec![0.0; rows * heads.out_stride()], vec![0.0; rows * heads.queries]);
+        attention::forward_plain(heads, &wide(&qkv), &mut whole, &mut lse);
+        let last = whole.split_off((rows - new) * heads.out_stride());
+        Ok(output(name, forms.decode(heads, &qkv, new)?, last, ONCE))
+    };
+    let shapes = [("the first row", 1, 1), ("one of 301", 301, 1), ("three of 258", 258, 3)];
+    shapes.into_iter().map(|shape| of(shape, fresh)).collect()
 }
 
 fn attention_both(forms: &dyn Forms, fresh: &mut Fresh, heads: Heads) -> Answer<Vec<Output>> {

@@ -19,7 +19,7 @@ use crate::ops::qk_norm::{self, Gains};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Turn};
 use crate::ops::widen::Stored;
-use crate::ops::{glu, norm};
+use crate::ops::{decode, glu, norm};
 use crate::quant::{Int8, LEVELS, Nf4, Scales};
 
 #[derive(Debug, Default)]
@@ -101,6 +101,15 @@ impl Forms for Cpu {
         let mut dqkv = poison(qkv.len());
         attention::backward(heads, segments, qkv, (out, lse), dout, &mut dqkv);
         Ok(dqkv)
+    }
+
+    fn decode(&self, heads: Heads, qkv: &[f32], new: usize) -> Answer<Vec<f32>> {
+        let mut kept = decode::Kept::default();
+        let (before, rows) = qkv.split_at(qkv.len() - new * heads.stride());
+        [before, rows].into_iter().for_each(|rows| kept.push(heads, rows));
+        let mut out = poison(new * heads.out_stride());
+        decode::forward(heads, rows, &kept, &mut out);
+        Ok(out)
     }
 
     fn gather(&self, table: &[f32], rows: &[u32], width: usize, scale: f32) -> Answer<Vec<f32>> {

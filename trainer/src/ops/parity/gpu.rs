@@ -17,7 +17,7 @@ use crate::ops::cuda::head::Targets;
 use crate::ops::cuda::linear::Weight;
 use crate::ops::cuda::lora::{Input, Pair};
 use crate::ops::cuda::rope::{HeadNorm, Turns};
-use crate::ops::cuda::{Gpu, GpuError, adamw, attention, glu, head, linear, lora, norm, quant, rope, rows};
+use crate::ops::cuda::{Gpu, GpuError, adamw, attention, decode, glu, head, linear, lora, norm, quant, rope, rows};
 use crate::ops::head::Wanted;
 use crate::ops::random::Masks;
 
@@ -133,6 +133,17 @@ impl Forms for OnGpu<'_> {
         let to = &mut dqkv.as_view_mut();
         attention::backward(self.0, heads, &tiles, &qkv.as_view(), kept, &dout.as_view(), to)?;
         Ok(self.get(&dqkv)?)
+    }
+
+    fn decode(&self, heads: Heads, qkv: &[f32], new: usize) -> Answer<Vec<f32>> {
+        let (before, rows) = qkv.split_at(qkv.len() - new * heads.stride());
+        let (before, rows, mut out) = (self.put(before)?, self.put(rows)?, self.room(new * heads.out_stride())?);
+        let mut kept = decode::Kept::default();
+        // a buffer of nothing has a number all the same
+        kept.push(self.0, heads, &before.slice(..qkv.len() - new * heads.stride()))?;
+        kept.push(self.0, heads, &rows.as_view())?;
+        decode::forward(self.0, heads, &rows.as_view(), &kept, &mut out.as_view_mut())?;
+        Ok(self.get(&out)?)
     }
 
     fn gather(&self, table: &[f32], rows: &[u32], width: usize, scale: f32) -> Answer<Vec<f32>> {

@@ -6,6 +6,7 @@
 //! numbers are looked at all the same: outputs are NaN before, and two runs must have the same bits.
 
 mod attention;
+mod decode;
 mod dora;
 mod lora;
 mod products;
@@ -89,7 +90,7 @@ pub struct Case {
 }
 
 /// Every case.
-pub const CASES: [Case; 14] = [
+pub const CASES: [Case; 15] = [
     Case { name: "narrow, widen", run: |large| large.narrow() },
     Case { name: "gather", run: |large| large.gather() },
     Case { name: "rms norm, both ways", run: |large| large.norm() },
@@ -103,6 +104,7 @@ pub const CASES: [Case; 14] = [
     Case { name: "lora + dropout, down", run: |large| large.lora(large.shape.intermediate, 0.1) },
     Case { name: "dora + dropout", run: |large| large.dora() },
     Case { name: "attention, both ways", run: |large| large.attention() },
+    Case { name: "attention over a cache", run: |large| large.decode() },
     Case { name: "head, several chunks", run: |large| large.head() },
 ];
 
