@@ -90,6 +90,10 @@ pub struct AdapterShape {
     pub lowest: usize,
     /// Bytes of one bit per input that dropout may mask, per token and over all blocks; 0 without dropout.
     pub masks: usize,
+    /// Its rank on the head; 0 where it has none there.
+    pub head_rank: usize,
+    /// Bytes of one bit per input of the head that dropout may mask, per row; 0 without.
+    pub head_masks: usize,
     /// Rows whose length it trains (DoRA), over all blocks; 0 without.
     pub lengths: usize,
     /// Multiplications per token of its forward pass.

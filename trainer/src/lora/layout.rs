@@ -155,7 +155,9 @@ impl LoraLayout {
         let doubled = if self.config.init == Init::Pissa { 2 } else { 1 };
         let in_block = |entry: &&LoraEntry| matches!(entry.site, Site::Block(..));
         let kept = |entry: &LoraEntry| entry.rank + entry.magnitude.len();
-        let masks = |entry: &LoraEntry| entry.in_features.div_ceil(64) * size_of::<u64>();
+        let masked = self.config.dropout > 0.0;
+        let masks = |entry: &LoraEntry| if masked { entry.in_features.div_ceil(64) * size_of::<u64>() } else { 0 };
+        let head = self.entry(Site::Head);
         AdapterShape {
             parameters: self.trained as u64,
             constants: (self.len - self.trained) as u64,
@@ -166,7 +168,9 @@ impl LoraLayout {
                 Site::Block(layer, _) => layer,
                 Site::Head => usize::MAX,
             },
-            masks: if self.config.dropout > 0.0 { self.entries.iter().filter(in_block).map(masks).sum() } else { 0 },
+            masks: self.entries.iter().filter(in_block).map(masks).sum(),
+            head_rank: head.map_or(0, |entry| entry.rank),
+            head_masks: head.map_or(0, masks),
             lengths: self.entries.iter().filter(in_block).map(|entry| entry.magnitude.len()).sum(),
             operations: doubled * self.entries.iter().map(|entry| (entry.a.len() + entry.b.len()) as u64).sum::<u64>(),
         }

@@ -154,7 +154,8 @@ fn ranks(wish: &Wish) -> Vec<(String, Wish)> {
         let share = |number: u64| (number as u128 * rank as u128).div_ceil(adapter.rank as u128) as u64;
         let products = share((adapter.products - adapter.lengths) as u64) as usize + adapter.lengths;
         let (parameters, constants) = (share(adapter.parameters), share(adapter.constants));
-        let adapters = vec![AdapterShape { parameters, constants, products, rank, ..adapter }];
+        let head_rank = share(adapter.head_rank as u64) as usize;
+        let adapters = vec![AdapterShape { parameters, constants, products, rank, head_rank, ..adapter }];
         Wish { settings: Settings { adapters, ..wish.settings.clone() }, ..wish.clone() }
     };
     halves(adapter.rank, 1).skip(1).map(|rank| (rank.to_string(), with(rank))).collect()

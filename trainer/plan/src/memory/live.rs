@@ -3,7 +3,8 @@
 //! ```text
 //! kept per block    x, qkv, out, lse, mid, gate|up, u of every adapter, on a GPU its masks and row lengths; q|k before their norm, what goes into
 //!                   norms behind
-//! between passes    the last output, its gradient, its supervised rows thrice, one chunk of logits
+//! between passes    the last output, its gradient, its supervised rows thrice, one chunk of logits; on a GPU u, s dy B and masks of an adapter
+//!                   there, and with DoRA v and dv
 //! block, backward   MLP exit:  dx, act, dact                        attention exit:   dx, dout
 //!                   MLP entry: dx, dact, h, dh                      attention:        dx, dout, dqkv, the heads' gradients
 //!                                                                   attention entry:  dx, dout, dqkv, h, dh
@@ -14,7 +15,8 @@
 //! is the most held. A test of the trainer counts the buffers of real passes on a CPU against this page.
 
 use super::{
-    ADAPTER_BLOCK_ROWS, BaseDtype, GPU_LOGITS, GPU_PART_COLUMNS, GPU_PART_ROWS, HEAD_CHUNK_ROWS, Processor, Settings,
+    ADAPTER_BLOCK_ROWS, AdapterShape, BaseDtype, GPU_LOGITS, GPU_PART_COLUMNS, GPU_PART_ROWS, HEAD_CHUNK_ROWS, Processor,
+    Settings,
 };
 use crate::{ModelConfig, Module};
 
@@ -71,11 +73,27 @@ impl<'a> Live<'a> {
     pub(super) fn head(&self) -> u64 {
         let rows = self.settings.supervised_rows;
         let vocabulary = self.config.vocab_size;
-        let logits = match self.settings.processor {
-            Processor::Cpu => rows.min(HEAD_CHUNK_ROWS) * vocabulary,
-            Processor::Cuda => (rows * vocabulary).min(GPU_LOGITS.max(vocabulary)),
+        let chunk = match self.settings.processor {
+            Processor::Cpu => rows.min(HEAD_CHUNK_ROWS),
+            Processor::Cuda => rows.min((GPU_LOGITS / vocabulary).max(1)),
         };
-        self.tokens() * self.activation(2 * self.hidden) + self.activation(3 * rows * self.hidden + logits)
+        let plain = self.activation(3 * rows * self.hidden + chunk * vocabulary);
+        self.tokens() * self.activation(2 * self.hidden) + plain + self.beside_head(chunk)
+    }
+
+    /// Bytes that an adapter on the head has in use for a chunk of rows on a GPU; a CPU's blocks of them are too small to be counted.
+    fn beside_head(&self, chunk: usize) -> u64 {
+        let of = |adapter: &AdapterShape| {
+            let (rank, masks) = (adapter.head_rank, adapter.head_masks);
+            let parts = if masks > 0 { rank * GPU_PART_COLUMNS.max(self.hidden) } else { 0 };
+            // v, dv and the masked input
+            let of_lengths = if rank > 0 && adapter.lengths > 0 { 2 * self.config.vocab_size + self.hidden } else { 0 };
+            self.activation(chunk * (2 * rank + of_lengths)) + (chunk * masks + 4 * parts) as u64
+        };
+        match self.settings.processor {
+            Processor::Cpu => 0,
+            Processor::Cuda => self.settings.adapters.iter().map(of).max().unwrap_or(0),
+        }
     }
 
     /// Bytes in use in the widest backward of a block, beside what is kept.
@@ -170,5 +188,36 @@ impl<'a> Live<'a> {
         let of_adapters = self.tokens() * self.activation(self.rank()) + 4 * of_masked as u64;
         let of_lengths = 4 * (parts * self.widest_length()) as u64;
         (4 * self.tokens() * self.config.num_attention_heads as u64).max(of_adapters).max(of_lengths)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_on_the_head_counts_on_a_gpu_with_one_chunk_of_rows() {
+        let text = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536,
+            "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+            "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true}"#;
+        let config = ModelConfig::parse(text).expect("a supported model");
+        let head = |processor, rows, head_rank, head_masks| {
+            let settings = Settings {
+                adapters: vec![AdapterShape { rank: 16, head_rank, head_masks, ..AdapterShape::default() }],
+                base_dtype: BaseDtype::Bf16,
+                processor,
+                tokens_per_micro: rows,
+                longest_segment: rows,
+                supervised_rows: rows,
+                recompute: 0,
+            };
+            Live::new(&config, &settings).head()
+        };
+        let more = |processor, rows, masks| head(processor, rows, 16, masks) - head(processor, rows, 0, 0);
+        assert_eq!(more(Processor::Cuda, 100, 0), 100 * 2 * (16 + 16), "u and s dy B");
+        let chunk = (GPU_LOGITS / 49152) as u64;
+        let parts = 4 * 16 * GPU_PART_COLUMNS as u64;
+        assert_eq!(more(Processor::Cuda, 10_000, 72), chunk * (2 * (16 + 16) + 72) + parts, "no more than one chunk");
+        assert_eq!(more(Processor::Cpu, 100, 72), 0);
     }
 }
