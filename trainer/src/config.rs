@@ -64,9 +64,9 @@ impl Device {
         match (self, trained) {
             (Device::Cpu, _) => Ok(()),
             (Device::Gpu(_), Trained::Model(_)) => gpu::takes_settings(settings),
-            (Device::Gpu(_), Trained::Adapter(layout)) => {
+            (Device::Gpu(_), Trained::Adapter(_)) => {
                 gpu::takes_settings(settings)?;
-                gpu::takes(shape, layout)
+                gpu::takes_model(shape)
             }
         }
     }

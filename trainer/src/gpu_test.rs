@@ -10,13 +10,15 @@ pub fn test_gpu(_: usize) -> Option<Result<(), String>> {
 /// Whether the GPU at that place among those that this process sees computes as it should, and what differs if it does not.
 #[cfg(feature = "cuda")]
 pub fn test_gpu(ordinal: usize) -> Option<Result<(), String>> {
+    use std::sync::Arc;
+
     use crate::ops::cuda::Gpu;
     use crate::ops::parity::{self, gpu::OnGpu};
 
     /// Any will do; the same inputs let a fault be looked at twice.
     const SEED: u64 = 7;
     let test = || {
-        let gpu = Gpu::open(ordinal).map_err(|error| error.to_string())?;
+        let gpu = Arc::new(Gpu::open(ordinal).map_err(|error| error.to_string())?);
         for case in parity::cases() {
             let verdict = parity::judge(&case, &OnGpu(&gpu), SEED).map_err(|error| error.to_string())?;
             if !verdict.holds() {

@@ -52,8 +52,8 @@ const RUN: f64 = 0.06;
 const MOMENTS: f64 = 0.15;
 /// Of the length of an adapter after as many.
 const PARAMETERS: f64 = 0.02;
-/// Cases of what only the processor trains: adapters on embedding and head, which `dora` has one of too, and narrow heads.
-const REFUSED: [&str; 3] = ["dora", "mistral_pattern_linear_f16", "plus_ends"];
+/// Cases of what only the processor trains: narrow heads.
+const REFUSED: [&str; 1] = ["mistral_pattern_linear_f16"];
 /// One for what has nothing to do with a family.
 const ANY: &str = "untied_all_f32";
 
@@ -92,7 +92,7 @@ fn losses_logits_and_gradients_are_the_references_to_the_precision_of_brain_floa
 
 #[test]
 fn twenty_steps_lose_what_the_reference_loses() {
-    for name in ["gemma3", "patterns_rslora", "pissa", "qwen3", "untied_all_f32"] {
+    for name in ["gemma3", "patterns_rslora", "pissa", "plus_ends", "qwen3", "untied_all_f32"] {
         let golden = on_gpu(name);
         let (steps, _) = golden.train();
         let theirs = golden.case.expected_f64("run.loss");
@@ -120,8 +120,18 @@ fn blocks_that_are_computed_twice_and_batches_that_are_split_change_nothing_but_
 
 #[test]
 fn dropout_and_two_adapters_in_one_pass_are_those_of_the_processor() {
-    let golden = on_gpu(ANY);
-    let target_modules = Targets::Names(vec!["o_proj".into(), "up_proj".into()]);
+    mixed(ANY, ["o_proj", "up_proj"]);
+}
+
+#[test]
+fn dropout_and_two_adapters_on_embedding_and_head_are_those_of_the_processor() {
+    mixed("plus_ends", ["embed_tokens", "lm_head"]);
+}
+
+/// Rows of the case's adapter and of one on these modules, which has dropout, side by side.
+fn mixed(name: &str, modules: [&str; 2]) {
+    let golden = on_gpu(name);
+    let target_modules = Targets::Names(modules.map(str::to_owned).to_vec());
     let config = LoraConfig { target_modules, ..LoraConfig::plain(2, 3.0, 0.3) };
     let layout = LoraLayout::new(golden.model.config(), &config).expect("they are there");
     let params: Vec<f32> = lora::init(&layout, 5).iter().map(|x| x + 0.05).collect();

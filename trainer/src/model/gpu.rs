@@ -4,7 +4,6 @@ use lorikeet_plan::ModelConfig;
 
 use crate::TrainError;
 use crate::config::{BaseDtype, Method, Settings};
-use crate::lora::{LoraLayout, Site};
 
 /// Attention's tiles, and rows under an adapter, are read so many numbers at a time.
 const MULTIPLE: usize = 8;
@@ -34,20 +33,6 @@ pub(crate) fn takes_model(config: &ModelConfig) -> Result<(), TrainError> {
         return Ok(());
     };
     Err(TrainError::Config { key: "base", reason: format!("{reason}, or a CPU device") })
-}
-
-/// Whether all operations of an adapter of that model have one.
-pub(crate) fn takes(config: &ModelConfig, layout: &LoraLayout) -> Result<(), TrainError> {
-    takes_model(config)?;
-    let elsewhere = |site: Site| match site {
-        Site::Embedding => Some("embed_tokens"),
-        Site::Head => Some("lm_head"),
-        Site::Block(..) => None,
-    };
-    match layout.entries().iter().find_map(|entry| elsewhere(entry.site)) {
-        Some(module) => Err(refused("lora.target_modules", module)),
-        None => Ok(()),
-    }
 }
 
 /// A setting that trains on the processor only.

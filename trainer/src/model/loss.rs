@@ -119,34 +119,34 @@ pub(super) struct BesideHead<'a, 'g> {
     pub(super) pass: &'a Pass<'a>,
     /// Which rows of the batch they are.
     pub(super) rows: Vec<usize>,
-    /// Of the chunk in progress.
+    /// Of the chunk in progress, where adapters are trained.
     pub(super) kept: Option<(Rows, Products)>,
     pub(super) grads: Option<&'a mut [Sums<'g>]>,
 }
 
 impl Beside for BesideHead<'_, '_> {
-    fn forward(&mut self, rows: Range<usize>, x: &[f32], logits: &mut [f32]) {
+    fn forward(&mut self, rows: Range<usize>, x: &Part<'_>, logits: PartMut<'_>) {
+        if !self.pass.has(Site::Head) {
+            return;
+        }
         let rows = self.pass.some(&self.rows[rows]);
-        let (x, logits) = (Part::Host(x), PartMut::Host(logits));
-        let products = self.pass.lora_forward(self.model.adapted_head(), &rows, &x, logits);
+        let products = self.pass.lora_forward(self.model.adapted_head(), &rows, x, logits);
         match self.grads {
             None => products.give(&self.model.machine),
             Some(_) => self.kept = Some((rows, products)),
         }
     }
 
-    fn backward(&mut self, _: Range<usize>, x: &[f32], dlogits: &[f32], dx: &mut [f32]) {
-        let (rows, products) = self.kept.take().expect("the chunk went forward just before");
-        let model = self.model;
-        if let Some(grads) = self.grads.as_deref_mut() {
-            let adapted = model.adapted_head();
-            if let Some(layout) = self.pass.weights {
-                let dw = &mut grads[0].host()[layout.place(model.head_tensor())];
-                weight_backward(x, model.config.hidden_size, (dlogits, adapted.columns), dw);
-            }
-            let (x, dlogits, dx) = (Part::Host(x), Part::Host(dlogits), PartMut::Host(dx));
-            self.pass.lora_backward(adapted, &rows, (&x, &products), &dlogits, Some(dx), grads);
+    fn backward(&mut self, _: Range<usize>, x: &Part<'_>, dlogits: &Part<'_>, dx: PartMut<'_>) {
+        let Some(grads) = self.grads.as_deref_mut() else { return };
+        let (model, adapted) = (self.model, self.model.adapted_head());
+        if let Some(layout) = self.pass.weights {
+            let dw = &mut grads[0].host()[layout.place(model.head_tensor())];
+            weight_backward(x.host(), model.config.hidden_size, (dlogits.host(), adapted.columns), dw);
         }
-        products.give(&model.machine);
+        if let Some((rows, products)) = self.kept.take() {
+            self.pass.lora_backward(adapted, &rows, (x, &products), dlogits, Some(dx), grads);
+            products.give(&model.machine);
+        }
     }
 }

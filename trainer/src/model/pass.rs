@@ -10,7 +10,7 @@ use crate::full::WeightLayout;
 use crate::lora::{AdapterView, LoraEntry, Site};
 use crate::ops::buffer::reserve;
 use crate::ops::lookup;
-use crate::ops::lora::{self, Columns, PairGradient};
+use crate::ops::lora::{Columns, PairGradient};
 use crate::ops::machine::{
     Buffer, Dora, Input, Lengths, Machine, Mask, Operand, Pair, Part, PartMut, RowMasks, Segments, Sums, Turns, Weight,
 };
@@ -139,7 +139,7 @@ impl<'a> Pass<'a> {
         check_tokens(batch, config.vocab_size)?;
         let machine = &model.machine;
         if machine.is_gpu() {
-            adapters.iter().try_for_each(|view| gpu::takes(config, view.layout))?;
+            gpu::takes_model(config)?;
         }
         let all = Rows { len: end, runs: runs(machine, batch, adapters, 0..end) };
         let ropes = config.ropes.iter().zip(&model.turns);
@@ -224,7 +224,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Whether any adapter has this module.
-    fn has(&self, site: Site) -> bool {
+    pub(super) fn has(&self, site: Site) -> bool {
         self.adapters.iter().any(|view| view.layout.entry(site).is_some())
     }
 
@@ -321,9 +321,9 @@ impl<'a> Pass<'a> {
     pub(super) fn lookup_forward(&self, x: &mut Buffer) {
         let width = self.config.hidden_size;
         for (run, entry) in self.adapted(&self.all, Site::Embedding) {
-            let rows = run.rows.clone();
-            let y = &mut x.host_mut()[rows.start * width..rows.end * width];
-            self.time(Op::Lora, || lookup::forward(self.lookup_pair(run, entry), &self.batch.tokens[rows], y));
+            let (rows, pair, mut x) = (run.rows.clone(), self.lookup_pair(run, entry), x.all_mut());
+            let y = x.slice(rows.start * width..rows.end * width);
+            self.time(Op::Lora, || self.machine.lookup(&pair, &self.batch.tokens[rows], y));
         }
     }
 
@@ -336,20 +336,18 @@ impl<'a> Pass<'a> {
             lookup::table_backward(tokens, dx.host(), self.config.embedding_scale as f32, width, table);
         }
         for (run, entry) in self.adapted(&self.all, Site::Embedding) {
-            let rows = run.rows.clone();
-            let dy = &dx.host()[rows.start * width..rows.end * width];
-            let mut gradient = gradients(entry, grads[run.adapter].host());
-            self.time(Op::Lora, || {
-                let tokens = (&self.batch.tokens[rows], self.config.pad_token_id);
-                lookup::backward(self.lookup_pair(run, entry), tokens, dy, &mut gradient)
-            });
+            let (rows, pair) = (run.rows.clone(), self.lookup_pair(run, entry));
+            let dy = dx.all().slice(rows.start * width..rows.end * width);
+            let tokens = (&self.batch.tokens[rows], self.config.pad_token_id);
+            let sums = (&mut grads[run.adapter], [entry.a.clone(), entry.b.clone()]);
+            self.time(Op::Lora, || self.machine.lookup_backward(&pair, tokens, &dy, sums));
         }
     }
 
     /// The embedding's factor is the adapter's too.
-    fn lookup_pair(&self, run: &Run, entry: &LoraEntry) -> lora::Pair<'_, f32> {
-        let pair = self.pair(run, entry).host();
-        lora::Pair { scale: pair.scale * self.config.embedding_scale as f32, ..pair }
+    fn lookup_pair(&self, run: &Run, entry: &LoraEntry) -> Pair<'_> {
+        let pair = self.pair(run, entry);
+        Pair { scale: pair.scale * self.config.embedding_scale as f32, ..pair }
     }
 
     fn pair(&self, run: &Run, entry: &LoraEntry) -> Pair<'_> {

@@ -23,6 +23,7 @@ pub mod dropout;
 pub mod glu;
 pub mod head;
 pub mod linear;
+pub mod lookup;
 pub mod lora;
 pub mod matmul;
 pub mod nccl;

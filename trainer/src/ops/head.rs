@@ -10,6 +10,7 @@ use rayon::prelude::*;
 
 use super::buffer::Buffers;
 use super::linear::Weight;
+use super::machine::{Part, PartMut};
 use super::real::Real;
 use super::{simd, softcap};
 
@@ -22,25 +23,25 @@ pub struct Head<'a> {
     pub softcap: Option<f32>,
 }
 
-/// What adapters do beside the head's weight, chunk by chunk of rows.
+/// What is trained at the head, adapters or its own weight, chunk by chunk of rows; all that it is handed lies where the head is computed.
 pub trait Beside {
     /// Adds to the products of `rows`, before they are capped.
-    fn forward(&mut self, rows: Range<usize>, x: &[f32], logits: &mut [f32]);
+    fn forward(&mut self, rows: Range<usize>, x: &Part<'_>, logits: PartMut<'_>);
     /// Takes its gradients from that of the products and adds to that of x; asked right after the chunk's forward.
-    fn backward(&mut self, rows: Range<usize>, x: &[f32], dlogits: &[f32], dx: &mut [f32]);
+    fn backward(&mut self, rows: Range<usize>, x: &Part<'_>, dlogits: &Part<'_>, dx: PartMut<'_>);
 }
 
 /// Nothing.
 impl Beside for () {
-    fn forward(&mut self, _: Range<usize>, _: &[f32], _: &mut [f32]) {}
-    fn backward(&mut self, _: Range<usize>, _: &[f32], _: &[f32], _: &mut [f32]) {}
+    fn forward(&mut self, _: Range<usize>, _: &Part<'_>, _: PartMut<'_>) {}
+    fn backward(&mut self, _: Range<usize>, _: &Part<'_>, _: &Part<'_>, _: PartMut<'_>) {}
 }
 
 impl Head<'_> {
     /// Logits of `rows`, whose inputs are `x`.
     pub fn logits(&self, rows: Range<usize>, x: &[f32], beside: &mut dyn Beside, logits: &mut [f32]) {
         super::linear::forward(x, self.weight, logits);
-        beside.forward(rows, x, logits);
+        beside.forward(rows, &Part::Host(x), PartMut::Host(logits));
         if let Some(cap) = self.softcap {
             logits.par_chunks_mut(self.weight.rows()).for_each(|row| capped(row, cap));
         }
@@ -109,7 +110,7 @@ fn chunked(
         if let Some(dx) = dx.as_deref_mut() {
             let dx = &mut dx[rows.start * width..rows.end * width];
             super::linear::backward(logits, head.weight, dx);
-            beside.backward(rows, x, logits, dx);
+            beside.backward(rows, &Part::Host(x), &Part::Host(logits), PartMut::Host(dx));
         }
     }
     buffers.give(logits);

@@ -18,6 +18,7 @@ mod collective;
 mod decode;
 mod dora;
 mod head;
+mod lookup;
 mod weight;
 
 use std::borrow::Cow;

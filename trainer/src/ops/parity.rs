@@ -5,6 +5,7 @@
 //! machine computes from the same numbers; what is left is the machine's own rounding, and each output says how much of that it
 //! may have, as a part of the largest number expected. [`judge`] asks everything twice and compares bits.
 
+mod beside;
 mod case;
 #[cfg(test)]
 mod cpu;
@@ -22,7 +23,7 @@ use lorikeet_plan::Activation;
 use super::adamw::AdamW;
 use super::attention::Heads;
 use super::head::Wanted;
-use super::lora::Columns;
+use super::lora::{Columns, Pair};
 use super::random::{Masks, philox};
 use super::rope::Rotations;
 
@@ -168,8 +169,20 @@ pub trait Forms {
         dy: &[f32],
         gradients: [&[f32]; 4],
     ) -> Answer<[Vec<f32>; 4]>;
+    /// `y` with the product of an adapter on the embedding added.
+    fn lookup_forward(&self, pair: Pair<'_, f32>, tokens: &[u32], y: &[f32]) -> Answer<Vec<f32>>;
+    /// Its gradients of A and B, added to what is given; padding has none in A.
+    fn lookup_backward(
+        &self,
+        pair: Pair<'_, f32>,
+        tokens: (&[u32], Option<u32>),
+        dy: &[f32],
+        gradients: [&[f32]; 2],
+    ) -> Answer<[Vec<f32>; 2]>;
     /// Loss of every row and the gradient of `x`. `weight` is `[vocabulary, width]`.
     fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]>;
+    /// The same with an adapter on it, in several chunks of rows, and the gradients of A and B.
+    fn head_adapted(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], pair: Pair<'_, f32>) -> Answer<[Vec<f32>; 4]>;
     /// Losses of rows, summed by the adapter that each is of.
     fn loss_sums(&self, losses: &[f32], adapters: &[u32], count: usize) -> Answer<Vec<f64>>;
     /// One step, the third.

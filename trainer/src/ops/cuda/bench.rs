@@ -379,7 +379,7 @@ impl Bench<'_> {
         let flops = 4.0 * (rows * shape.hidden) as f64 * shape.vocabulary as f64;
         let both = self.time("head, loss and gradient", (0.0, flops), || {
             let (losses, to) = (&mut losses.as_view_mut(), Some(&mut dx.as_view_mut()));
-            head::loss(gpu, &x.as_view(), (&weight, None), &targets, losses, to)
+            head::loss(gpu, &x.as_view(), (&weight, None), &targets, &mut (), losses, to)
         })?;
         Ok(vec![both])
     }

@@ -38,6 +38,7 @@ const SOURCES: [(Source, &[&str]); 11] = [
     (source!("dropout.cu"), &["dropout_draw", "dropout_mask", "dropout_add"]),
     (source!("glu.cu"), &["glu_forward", "glu_backward"]),
     (source!("head.cu"), &["head_loss", "add_losses"]),
+    (source!("lookup.cu"), &["lookup_columns", "lookup_add"]),
     (source!("lora.cu"), &["lora_down", "lora_parts", "lora_add_parts", "lora_up"]),
     (source!("norm.cu"), &["norm_forward", "norm_backward"]),
     (source!("quant.cu"), &["nf4_widen", "int8_widen"]),

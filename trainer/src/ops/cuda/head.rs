@@ -5,7 +5,8 @@ use half::bf16;
 
 use super::linear::{self, Weight};
 use super::{Done, Gpu, GpuError, launch, number, shape};
-use crate::ops::head::Wanted;
+use crate::ops::head::{Beside, Wanted};
+use crate::ops::machine::{Part, PartMut};
 
 /// Threads of a row: a vocabulary is long.
 const THREADS: u32 = 512;
@@ -16,6 +17,8 @@ pub struct Targets {
     tokens: CudaSlice<u32>,
     weights: CudaSlice<f32>,
     rows: usize,
+    /// Rows whose logits exist at a time, at most.
+    at_once: usize,
 }
 
 impl Targets {
@@ -23,7 +26,18 @@ impl Targets {
     pub fn upload(gpu: &Gpu, wanted: &[Wanted]) -> Result<Targets, GpuError> {
         let tokens: Vec<u32> = wanted.iter().map(|wanted| wanted.target).collect();
         let weights: Vec<f32> = wanted.iter().map(|wanted| wanted.weight).collect();
-        Ok(Targets { tokens: gpu.upload(&tokens)?, weights: gpu.upload(&weights)?, rows: wanted.len() })
+        let (rows, at_once) = (wanted.len(), usize::MAX);
+        Ok(Targets { tokens: gpu.upload(&tokens)?, weights: gpu.upload(&weights)?, rows, at_once })
+    }
+
+    /// In smaller chunks than there is room for: for tests, which see several of them so.
+    pub fn in_chunks_of(self, at_once: usize) -> Targets {
+        Targets { at_once, ..self }
+    }
+
+    /// Rows of a chunk: by shape alone.
+    fn chunk(&self, vocabulary: usize) -> usize {
+        (lorikeet_plan::GPU_LOGITS / vocabulary).max(1).min(self.rows.max(1)).min(self.at_once)
     }
 }
 
@@ -34,19 +48,21 @@ pub fn loss(
     x: &CudaView<'_, bf16>,
     (weight, softcap): (&Weight, Option<f32>),
     targets: &Targets,
+    beside: &mut dyn Beside,
     losses: &mut CudaViewMut<'_, f32>,
     mut dx: Option<&mut CudaViewMut<'_, bf16>>,
 ) -> Done {
     let (width, vocabulary) = (weight.cols(), weight.rows());
     assert!(x.len() == targets.rows * width && losses.len() >= targets.rows, "a row for every target");
-    // by shape alone
-    let chunk = (lorikeet_plan::GPU_LOGITS / vocabulary).max(1).min(targets.rows.max(1));
+    let chunk = targets.chunk(vocabulary);
     let mut logits = gpu.take::<bf16>(chunk * vocabulary)?;
     for first in (0..targets.rows).step_by(chunk) {
         let rows = first..(first + chunk).min(targets.rows);
         let of_x = rows.start * width..rows.end * width;
-        let mut logits = logits.slice_mut(..rows.len() * vocabulary);
-        linear::forward(gpu, &x.slice(of_x.clone()), weight, &mut logits)?;
+        let (x, mut logits) = (x.slice(of_x.clone()), logits.slice_mut(..rows.len() * vocabulary));
+        linear::forward(gpu, &x, weight, &mut logits)?;
+        let x = Part::Device(x);
+        beside.forward(rows.clone(), &x, PartMut::Device(logits.slice_mut(..)));
         launch!(
             gpu,
             "head_loss",
@@ -60,7 +76,9 @@ pub fn loss(
             &u32::from(dx.is_some())
         )?;
         if let Some(dx) = dx.as_deref_mut() {
-            linear::backward(gpu, &logits.as_view(), weight, &mut dx.slice_mut(of_x))?;
+            let mut dx = dx.slice_mut(of_x);
+            linear::backward(gpu, &logits.as_view(), weight, &mut dx)?;
+            beside.backward(rows, &x, &Part::Device(logits.as_view()), PartMut::Device(dx));
         }
     }
     Ok(())

@@ -36,7 +36,7 @@ impl Pair<'_> {
         Matrix::new(gpu, self.a, self.rank, self.inputs())
     }
 
-    fn b(&self, gpu: &Gpu) -> Matrix {
+    pub(super) fn b(&self, gpu: &Gpu) -> Matrix {
         Matrix::new(gpu, self.b, self.b.len() / self.rank, self.rank)
     }
 }

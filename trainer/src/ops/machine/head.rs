@@ -50,8 +50,7 @@ impl Head<'_> {
 }
 
 impl Machine {
-    /// −ln p of every row's target. `x` is [rows, width]; where `dx` is given it is overwritten with the weighted gradient. A GPU
-    /// has nothing trained beside its head.
+    /// −ln p of every row's target. `x` is [rows, width]; where `dx` is given it is overwritten with the weighted gradient.
     pub fn head_loss(
         &self,
         x: &Buffer,
@@ -70,7 +69,7 @@ impl Machine {
                 let (targets, mut losses) = (done(Targets::upload(gpu, wanted)), done(gpu.take::<f32>(wanted.len())));
                 let (head, mut dx) = ((head.weight.device(), head.softcap), dx.map(Buffer::device_mut));
                 let to = &mut losses.as_view_mut();
-                done(cuda::head::loss(gpu, &x.device(), head, &targets, to, dx.as_mut()));
+                done(cuda::head::loss(gpu, &x.device(), head, &targets, beside, to, dx.as_mut()));
                 Losses::Device(losses)
             }
         }
@@ -155,6 +154,7 @@ impl Machine {
             Machine::Gpu(_) => {
                 let mut logits = self.take(rows.len() * head.weight.rows());
                 self.linear(x, head.weight, &mut logits);
+                beside.forward(rows, &x.all(), logits.all_mut());
                 let mut logits = self.get(logits);
                 if let Some(cap) = head.softcap {
                     softcap::forward(&mut logits, cap);

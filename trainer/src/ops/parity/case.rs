@@ -14,7 +14,7 @@ use crate::ops::head::{self, Wanted};
 use crate::ops::lora::{Columns, Pair, PairGradient};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Known, Rotations, Turn};
-use crate::ops::{glu, linear, lora, norm, qk_norm, softcap};
+use crate::ops::{glu, linear, lookup, lora, norm, qk_norm, softcap};
 use crate::quant::LEVELS;
 
 /// One rounding to bf16 is 2⁻⁸ of a number at most; two may meet where a result is added to what lay there.
@@ -67,8 +67,10 @@ pub(super) fn all() -> Vec<Case> {
             },
         },
         Case { name: "dora, lengths of many ranks", run: dora_lengths },
+        Case { name: "adapter on embedding", run: lookup_both },
         Case { name: "head + loss", run: |forms, fresh| head_both(forms, fresh, (520, None)) },
         Case { name: "head + loss, soft cap", run: |forms, fresh| head_both(forms, fresh, (517, Some(2.0))) },
+        Case { name: "head + loss, adapter", run: head_adapted },
         Case { name: "losses by adapter", run: loss_sums },
         Case { name: "adamw", run: |forms, fresh| adamw_step(forms, fresh, (1.0, 0.25)) },
         Case {
@@ -400,6 +402,56 @@ fn dora_both(
         output("dB", db, db_plain, SEVERAL),
         output("dm", dm, dm_plain, EXACT),
         output("dx", dx, dx_plain, SEVERAL),
+    ])
+}
+
+fn lookup_both(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    // few tokens, most of them in many places; and more ranks than a warp has lanes
+    let (tokens, vocabulary, width, rank, scale) = (75, 23, 72, 40, 0.5);
+    let (a, b) = (fresh.numbers(rank * vocabulary, 0.5), fresh.numbers(width * rank, 0.5));
+    let (y, dy) = (fresh.numbers(tokens * width, 1.0), fresh.numbers(tokens * width, 1.0));
+    let before = [fresh.numbers(a.len(), 1.0), fresh.numbers(b.len(), 1.0)];
+    let tokens = fresh.below(tokens, vocabulary as u32);
+    let (pair, padding) = (Pair { a: &a, b: &b, rank, scale }, Some(tokens[3]));
+    let sum = forms.lookup_forward(pair, &tokens, &y)?;
+    let [da, db] = forms.lookup_backward(pair, (&tokens, padding), &dy, before.each_ref().map(|x| &x[..]))?;
+
+    let (a, b) = (wide(&a), wide(&b));
+    let pair = Pair { a: &a, b: &b, rank, scale: f64::from(scale) };
+    let [mut sum_plain, mut da_plain, mut db_plain] = [&y, &before[0], &before[1]].map(|x| wide(x));
+    lookup::forward_plain(pair, &tokens, &mut sum_plain);
+    let mut gradient = PairGradient { a: &mut da_plain, b: &mut db_plain };
+    lookup::backward_plain(pair, (&tokens, padding), &wide(&dy), &mut gradient);
+    Ok(vec![output("y", sum, sum_plain, ONCE), output("dA", da, da_plain, EXACT), output("dB", db, db_plain, EXACT)])
+}
+
+fn head_adapted(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    // more rows than a chunk has, on either machine
+    let (rows, width, vocabulary, rank, scale) = (300, 64, 104, 4, 0.5);
+    let (x, w) = (fresh.numbers(rows * width, 1.0), fresh.numbers(vocabulary * width, 0.3));
+    let (a, b) = (fresh.numbers(rank * width, 0.2), fresh.numbers(vocabulary * rank, 0.5));
+    let wanted = |(row, target): (usize, u32)| Wanted { target, weight: (row % 4) as f32 / 4.0 };
+    let wanted: Vec<Wanted> = fresh.below(rows, vocabulary as u32).into_iter().enumerate().map(wanted).collect();
+    let [losses, dx, da, db] = forms.head_adapted(&x, &w, &wanted, Pair { a: &a, b: &b, rank, scale })?;
+
+    let (x, w, a, b) = (wide(&x), wide(&w), wide(&a), wide(&b));
+    let (pair, mask) = (Pair { a: &a, b: &b, rank, scale: f64::from(scale) }, vec![1.0; width]);
+    let (mut losses_plain, mut dx_plain) = (Vec::new(), vec![0.0; x.len()]);
+    let (mut da_plain, mut db_plain) = (vec![0.0; a.len()], vec![0.0; b.len()]);
+    for ((x, dx), wanted) in x.chunks(width).zip(dx_plain.chunks_mut(width)).zip(&wanted) {
+        let (mut u, mut logits) = (vec![0.0; rank], vec![0.0; vocabulary]);
+        linear::forward_plain(x, &w, width, &mut logits);
+        lora::forward_plain(pair, x, &mask, &mut u, &mut logits);
+        losses_plain.push(head::loss_plain(&mut logits, wanted.target as usize, f64::from(wanted.weight)));
+        linear::backward_plain(&logits, &w, width, dx);
+        let mut gradient = PairGradient { a: &mut da_plain, b: &mut db_plain };
+        lora::backward_plain(pair, (x, &mask, &u), &logits, &mut gradient, dx);
+    }
+    Ok(vec![
+        output("losses", losses, losses_plain, TWICE),
+        output("dx", dx, dx_plain, SEVERAL),
+        output("dA", da, da_plain, SEVERAL),
+        output("dB", db, db_plain, SEVERAL),
     ])
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::bf16;
 use lorikeet_plan::Activation;
 
-use super::{Answer, Begun, Forms, Lengthened, Norm, Product, Turned, Update};
+use super::{Answer, Begun, Forms, Lengthened, Norm, Product, Turned, Update, beside};
 use crate::ops::adamw::{self, AdamW};
 use crate::ops::attention::{self, Heads};
 use crate::ops::buffer::Buffers;
@@ -19,7 +19,7 @@ use crate::ops::qk_norm::{self, Gains};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Turn};
 use crate::ops::widen::Stored;
-use crate::ops::{decode, glu, norm};
+use crate::ops::{decode, glu, lookup, norm};
 use crate::quant::{Int8, LEVELS, Nf4, Scales};
 
 #[derive(Debug, Default)]
@@ -208,6 +208,24 @@ impl Forms for Cpu {
         Ok([a, b, magnitude, dx])
     }
 
+    fn lookup_forward(&self, pair: Pair<'_, f32>, tokens: &[u32], y: &[f32]) -> Answer<Vec<f32>> {
+        let mut y = y.to_vec();
+        lookup::forward(pair, tokens, &mut y);
+        Ok(y)
+    }
+
+    fn lookup_backward(
+        &self,
+        pair: Pair<'_, f32>,
+        tokens: (&[u32], Option<u32>),
+        dy: &[f32],
+        gradients: [&[f32]; 2],
+    ) -> Answer<[Vec<f32>; 2]> {
+        let [mut a, mut b] = gradients.map(<[f32]>::to_vec);
+        lookup::backward(pair, tokens, dy, &mut PairGradient { a: &mut a, b: &mut b });
+        Ok([a, b])
+    }
+
     fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]> {
         let width = x.len() / wanted.len();
         let weight = Weight::new(weight.to_vec(), weight.len() / width, width);
@@ -215,6 +233,17 @@ impl Forms for Cpu {
         let mut dx = poison(x.len());
         let losses = head::loss_and_gradient(x, head, wanted, &mut (), &self.buffers, &mut dx);
         Ok([losses.into_iter().map(|loss| loss as f32).collect(), dx])
+    }
+
+    fn head_adapted(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], pair: Pair<'_, f32>) -> Answer<[Vec<f32>; 4]> {
+        let width = x.len() / wanted.len();
+        let weight = Weight::new(weight.to_vec(), weight.len() / width, width);
+        let head = Head { weight: &weight, softcap: None };
+        beside::adapted(&Machine::default(), pair, weight.rows(), |beside| {
+            let mut dx = poison(x.len());
+            let losses = head::loss_and_gradient(x, head, wanted, beside, &self.buffers, &mut dx);
+            Ok([losses.into_iter().map(|loss| loss as f32).collect(), dx])
+        })
     }
 
     fn loss_sums(&self, losses: &[f32], adapters: &[u32], count: usize) -> Answer<Vec<f64>> {

@@ -1,12 +1,13 @@
 //! A GPU's forms, over the same slices: copied there, computed into buffers full of NaN, copied back.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use cudarc::driver::CudaSlice;
 use half::bf16;
 use lorikeet_plan::Activation;
 
-use super::{Answer, Begun, Forms, Lengthened, Norm, Product, Turned, Update};
+use super::{Answer, Begun, Forms, Lengthened, Norm, Product, Turned, Update, beside};
 use crate::ops::adamw::AdamW;
 use crate::ops::attention::Heads;
 use crate::ops::cuda::adamw::{Clip, Judge};
@@ -17,13 +18,17 @@ use crate::ops::cuda::head::Targets;
 use crate::ops::cuda::linear::Weight;
 use crate::ops::cuda::lora::{Input, Pair};
 use crate::ops::cuda::rope::{HeadNorm, Turns};
-use crate::ops::cuda::{Gpu, GpuError, adamw, attention, decode, glu, head, linear, lora, norm, quant, rope, rows};
+use crate::ops::cuda::{
+    Gpu, GpuError, adamw, attention, decode, glu, head, linear, lookup, lora, norm, quant, rope, rows,
+};
 use crate::ops::head::Wanted;
+use crate::ops::lora as lora_plain;
+use crate::ops::machine::Machine;
 use crate::ops::random::Masks;
 
 /// An open device.
 #[derive(Debug)]
-pub struct OnGpu<'a>(pub &'a Gpu);
+pub struct OnGpu<'a>(pub &'a Arc<Gpu>);
 
 impl OnGpu<'_> {
     /// Rounded to bf16, on the device.
@@ -249,14 +254,55 @@ impl Forms for OnGpu<'_> {
         Ok([self.get32(&da)?, self.get32(&db)?, self.get32(&dm)?, self.get(&dx)?])
     }
 
+    fn lookup_forward(&self, pair: lora_plain::Pair<'_, f32>, tokens: &[u32], y: &[f32]) -> Answer<Vec<f32>> {
+        let (a, b, mut y) = (self.put(pair.a)?, self.put(pair.b)?, self.put(y)?);
+        let (a, b) = (a.as_view(), b.as_view());
+        let pair = Pair { a: &a, b: &b, rank: pair.rank, scale: pair.scale };
+        lookup::forward(self.0, pair, tokens, &mut y.as_view_mut())?;
+        Ok(self.get(&y)?)
+    }
+
+    fn lookup_backward(
+        &self,
+        pair: lora_plain::Pair<'_, f32>,
+        tokens: (&[u32], Option<u32>),
+        dy: &[f32],
+        [da, db]: [&[f32]; 2],
+    ) -> Answer<[Vec<f32>; 2]> {
+        let (a, b, dy) = (self.put(pair.a)?, self.put(pair.b)?, self.put(dy)?);
+        let (mut da, mut db, a, b) = (self.put32(da)?, self.put32(db)?, a.as_view(), b.as_view());
+        let pair = Pair { a: &a, b: &b, rank: pair.rank, scale: pair.scale };
+        let gradients = [&mut da.as_view_mut(), &mut db.as_view_mut()];
+        lookup::backward(self.0, pair, tokens, &dy.as_view(), gradients)?;
+        Ok([self.get32(&da)?, self.get32(&db)?])
+    }
+
     fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]> {
         let weight = self.weight(weight, &[], weight.len() * wanted.len() / x.len())?;
         let targets = Targets::upload(self.0, wanted)?;
         let (mut dx, x) = (self.room(x.len())?, self.put(x)?);
         let mut losses = self.0.poisoned::<f32>(wanted.len())?;
         let to = Some(&mut dx.as_view_mut());
-        head::loss(self.0, &x.as_view(), (&weight, softcap), &targets, &mut losses.as_view_mut(), to)?;
+        head::loss(self.0, &x.as_view(), (&weight, softcap), &targets, &mut (), &mut losses.as_view_mut(), to)?;
         Ok([self.get32(&losses)?, self.get(&dx)?])
+    }
+
+    fn head_adapted(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        wanted: &[Wanted],
+        pair: lora_plain::Pair<'_, f32>,
+    ) -> Answer<[Vec<f32>; 4]> {
+        let weight = self.weight(weight, &[], weight.len() * wanted.len() / x.len())?;
+        let targets = Targets::upload(self.0, wanted)?.in_chunks_of(128);
+        let (mut dx, x) = (self.room(x.len())?, self.put(x)?);
+        let mut losses = self.0.poisoned::<f32>(wanted.len())?;
+        beside::adapted(&Machine::Gpu(Arc::clone(self.0)), pair, weight.rows(), |beside| {
+            let (sums, to) = (&mut losses.as_view_mut(), Some(&mut dx.as_view_mut()));
+            head::loss(self.0, &x.as_view(), (&weight, None), &targets, beside, sums, to)?;
+            Ok([self.get32(&losses)?, self.get(&dx)?])
+        })
     }
 
     fn loss_sums(&self, losses: &[f32], adapters: &[u32], count: usize) -> Answer<Vec<f64>> {

@@ -8,6 +8,7 @@
 mod attention;
 mod decode;
 mod dora;
+mod lookup;
 mod lora;
 mod products;
 
@@ -99,6 +100,7 @@ pub const CASES: [Case; 15] = [
     Case { name: "nf4, int8", run: |large| large.quantised() },
     Case { name: "adamw", run: |large| large.adamw() },
     Case { name: "gate and up, both ways", run: |large| large.linear() },
+    Case { name: "adapter on embedding", run: |large| large.lookup() },
     Case { name: "lora", run: |large| large.lora(large.shape.hidden, 0.0) },
     Case { name: "lora + dropout", run: |large| large.lora(large.shape.hidden, 0.1) },
     Case { name: "lora + dropout, down", run: |large| large.lora(large.shape.intermediate, 0.1) },

@@ -49,7 +49,7 @@ impl Large<'_> {
         let (losses, dx) = self.twice(|gpu| {
             let (mut losses, mut dx) = (gpu.poisoned::<f32>(judged)?, gpu.poisoned::<bf16>(judged * hidden)?);
             let to = Some(&mut dx.as_view_mut());
-            head::loss(gpu, &on_x.as_view(), (&on_weight, None), &targets, &mut losses.as_view_mut(), to)?;
+            head::loss(gpu, &on_x.as_view(), (&on_weight, None), &targets, &mut (), &mut losses.as_view_mut(), to)?;
             Ok((gpu.download(&losses.as_view())?, gpu.download(&dx.as_view())?))
         })?;
         // both sides of where a chunk ends, the last row, and some

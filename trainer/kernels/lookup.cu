@@ -1,0 +1,23 @@
+// An adapter on the embedding: columns of A, [rank, vocabulary], as tokens name them, and their gradients. src/ops/lookup.rs has the equations; the
+// products with B are cuBLASLt's.
+#include "prelude.cuh"
+
+// u[i] = the column of A that is tokens[i]'s, as a row.
+KERNEL(lookup_columns, const bf16* a, const u32* tokens, bf16* u, u32 count, u32 rank, u32 vocabulary) {
+  for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x)
+    u[i] = a[(u64)(i % rank) * vocabulary + tokens[i / rank]];
+}
+
+// The column of every distinct token += the rows of t where it stands, the first one first; one warp per token, whose rows are places[begins[i]] to before
+// places[begins[i + 1]].
+KERNEL(lookup_add, const float* t, const u32* tokens, const u32* begins, const u32* places, float* da, u32 distinct, u32 rank,
+       u32 vocabulary) {
+  u32 warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
+  if (warp >= distinct) return;
+  u32 begin = begins[warp], end = begins[warp + 1];
+  for (u32 r = threadIdx.x % 32; r < rank; r += 32) {
+    float sum = 0.0f;
+    for (u32 i = begin; i < end; i++) sum += t[(u64)places[i] * rank + r];
+    da[(u64)r * vocabulary + tokens[warp]] += sum;
+  }
+}
