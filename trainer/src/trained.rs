@@ -56,7 +56,9 @@ impl Trained {
     pub fn shape(&self) -> AdapterShape {
         match self {
             Trained::Adapter(layout) => layout.shape(),
-            Trained::Model(layout) => AdapterShape { parameters: layout.len() as u64, ..AdapterShape::default() },
+            Trained::Model(layout) => {
+                AdapterShape { parameters: layout.len() as u64, whole: true, ..AdapterShape::default() }
+            }
         }
     }
 

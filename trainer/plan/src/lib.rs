@@ -24,9 +24,9 @@ pub use file::{MAX_CONFIG_BYTES, read_file, read_text};
 pub use flops::{Flops, flops_per_token};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, WeightDtype, parse_header};
 pub use memory::{
-    ADAPTER_BLOCK_ROWS, AdapterShape, BaseDtype, Fitted, GPU_LOGITS, GPU_PART_COLUMNS, GPU_PART_ROWS,
-    GPU_PROGRAM_BYTES, HEAD_CHUNK_ROWS, MemoryPlan, PROGRAM_BYTES, Processor, QUANT_BLOCK, QUANT_NESTED_BLOCK, Remedy,
-    SCRATCH_NUMBERS, Settings, Shortfall, Wish, fit, plan,
+    ADAPTER_BLOCK_ROWS, AdapterShape, BaseDtype, Fitted, GPU_HEAD_PARTS, GPU_LOGITS, GPU_PART_COLUMNS, GPU_PART_ROWS,
+    GPU_PROGRAM_BYTES, GPU_SUM_PARTS, HEAD_CHUNK_ROWS, MemoryPlan, PROGRAM_BYTES, Processor, QUANT_BLOCK,
+    QUANT_NESTED_BLOCK, Remedy, SCRATCH_NUMBERS, Settings, Shortfall, Wish, fit, plan,
 };
 pub use module::Module;
 pub use quantised::QUANT_STATE;

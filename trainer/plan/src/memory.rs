@@ -31,6 +31,11 @@ pub const GPU_PART_COLUMNS: usize = 528 * 64;
 /// Rows that such a part has at least, and those whose part of the gradient of row lengths is added up by itself.
 pub const GPU_PART_ROWS: usize = 256;
 
+/// Parts in which a GPU sums over the rows of a micro-batch what gains and biases of a trained model get, at most.
+pub const GPU_SUM_PARTS: usize = 128;
+/// The same of gains of norms over heads, of which every row has many.
+pub const GPU_HEAD_PARTS: usize = 2048;
+
 /// How the frozen weights lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -75,7 +80,7 @@ pub enum Processor {
     Cuda,
 }
 
-/// What one adapter adds, over all modules that it sits on.
+/// What one adapter adds, over all modules that it sits on; or the model itself, where that is trained.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterShape {
     /// Numbers it trains.
@@ -96,6 +101,10 @@ pub struct AdapterShape {
     pub head_masks: usize,
     /// Rows whose length it trains (DoRA), over all blocks; 0 without.
     pub lengths: usize,
+    /// The same on the head.
+    pub head_lengths: usize,
+    /// It is the model itself.
+    pub whole: bool,
     /// Multiplications per token of its forward pass.
     pub operations: u64,
 }
@@ -139,6 +148,11 @@ impl Settings {
         }
     }
 
+    /// Whether the model itself is trained.
+    fn whole(&self) -> bool {
+        self.adapters.iter().any(|adapter| adapter.whole)
+    }
+
     /// The lowest block that keeps anything.
     fn lowest(&self) -> usize {
         self.adapters.iter().map(|adapter| adapter.lowest).min().unwrap_or(0)
@@ -150,7 +164,7 @@ impl Settings {
 pub struct MemoryPlan {
     /// Frozen weights.
     pub weights: u64,
-    /// Adapter weights and their gradients; and one moment as bytes, while a checkpoint is written, or on a GPU the copy that products take.
+    /// What is trained and its gradient; and one moment as bytes, while a checkpoint is written, or on a GPU the copy of an adapter that products take.
     pub adapters: u64,
     /// AdamW's two moments.
     pub optimizer: u64,
@@ -184,6 +198,8 @@ pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
         weights: weights::bytes(config, settings),
         adapters: match settings.processor {
             Processor::Cpu => 3 * 4 * trained + 4 * constants,
+            // what products take are the model's weights, which are counted
+            Processor::Cuda if settings.whole() => (4 + 4) * trained,
             // itself, what products take, and the gradient
             Processor::Cuda => (4 + 2) * (trained + constants) + 4 * trained,
         },
@@ -201,4 +217,37 @@ pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
     let held = plan.weights + plan.adapters + plan.optimizer + plan.activations + plan.program;
     plan.total = held + plan.head.max(plan.layer);
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_trained_itself_takes_eighteen_bytes_a_number_of_a_gpu() {
+        let text = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536,
+            "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
+            "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true}"#;
+        let config = ModelConfig::parse(text).expect("a supported model");
+        let parameters = crate::parameters(&config);
+        let of = |processor, base_dtype| {
+            let whole = AdapterShape { parameters, whole: true, ..AdapterShape::default() };
+            let (adapters, tokens) = (vec![whole], 512);
+            let settings = Settings {
+                adapters,
+                base_dtype,
+                processor,
+                tokens_per_micro: tokens,
+                longest_segment: tokens,
+                supervised_rows: tokens,
+                recompute: 0,
+            };
+            plan(&config, &settings)
+        };
+        let held = |plan: &MemoryPlan| plan.weights + plan.adapters + plan.optimizer;
+        // gains stay 32-bit floats in the model as well: two of a block, and the last
+        let gains = 61 * 576;
+        assert_eq!(held(&of(Processor::Cuda, BaseDtype::Bf16)), 18 * parameters + 2 * gains);
+        assert_eq!(held(&of(Processor::Cpu, BaseDtype::F32)), 24 * parameters);
+    }
 }

@@ -171,7 +171,9 @@ impl LoraLayout {
             masks: self.entries.iter().filter(in_block).map(masks).sum(),
             head_rank: head.map_or(0, |entry| entry.rank),
             head_masks: head.map_or(0, masks),
+            head_lengths: head.map_or(0, |entry| entry.magnitude.len()),
             lengths: self.entries.iter().filter(in_block).map(|entry| entry.magnitude.len()).sum(),
+            whole: false,
             operations: doubled * self.entries.iter().map(|entry| (entry.a.len() + entry.b.len()) as u64).sum::<u64>(),
         }
     }

@@ -132,8 +132,11 @@ fn micro_tokens(wish: &Wish) -> Vec<(String, Wish)> {
     smaller.map(|tokens| (tokens.to_string(), Wish { micro_tokens: Some(tokens), ..wish.clone() })).collect()
 }
 
-/// Narrower weights.
+/// Narrower weights, of a model that is not trained itself.
 fn dtypes(wish: &Wish) -> Vec<(String, Wish)> {
+    if wish.settings.whole() {
+        return Vec::new();
+    }
     let narrower = BaseDtype::ALL.into_iter().skip_while(|dtype| *dtype != wish.settings.base_dtype).skip(1);
     let with = |base_dtype: BaseDtype| Settings { base_dtype, ..wish.settings.clone() };
     narrower.map(|dtype| (dtype.name().into(), Wish { settings: with(dtype), ..wish.clone() })).collect()

@@ -10,13 +10,14 @@
 //!                                                                   attention entry:  dx, dout, dqkv, h, dh
 //!                   beside each product with an adapter: sums for A and B of each block of rows, with DoRA dv and the masked input; on a GPU
 //!                   its sums for the row lengths
+//!                   on a GPU where the model itself is trained: the parts of sums over rows, for gains and biases
 //! ```
 //! Every buffer has a row per token. What is given back is taken again before anything new is asked for, so that the most in use
 //! is the most held. A test of the trainer counts the buffers of real passes on a CPU against this page.
 
 use super::{
-    ADAPTER_BLOCK_ROWS, AdapterShape, BaseDtype, GPU_LOGITS, GPU_PART_COLUMNS, GPU_PART_ROWS, HEAD_CHUNK_ROWS, Processor,
-    Settings,
+    ADAPTER_BLOCK_ROWS, AdapterShape, BaseDtype, GPU_HEAD_PARTS, GPU_LOGITS, GPU_PART_COLUMNS, GPU_PART_ROWS,
+    GPU_SUM_PARTS, HEAD_CHUNK_ROWS, Processor, Settings,
 };
 use crate::{ModelConfig, Module};
 
@@ -87,7 +88,7 @@ impl<'a> Live<'a> {
             let (rank, masks) = (adapter.head_rank, adapter.head_masks);
             let parts = if masks > 0 { rank * GPU_PART_COLUMNS.max(self.hidden) } else { 0 };
             // v, dv and the masked input
-            let of_lengths = if rank > 0 && adapter.lengths > 0 { 2 * self.config.vocab_size + self.hidden } else { 0 };
+            let of_lengths = if adapter.head_lengths > 0 { 2 * adapter.head_lengths + self.hidden } else { 0 };
             self.activation(chunk * (2 * rank + of_lengths)) + (chunk * masks + 4 * parts) as u64
         };
         match self.settings.processor {
@@ -187,7 +188,18 @@ impl<'a> Live<'a> {
         let of_masked = if self.masks() > 0 { self.rank() * columns } else { 0 };
         let of_adapters = self.tokens() * self.activation(self.rank()) + 4 * of_masked as u64;
         let of_lengths = 4 * (parts * self.widest_length()) as u64;
-        (4 * self.tokens() * self.config.num_attention_heads as u64).max(of_adapters).max(of_lengths)
+        let of_attention = 4 * self.tokens() * self.config.num_attention_heads as u64;
+        of_attention.max(of_adapters).max(of_lengths).max(self.parts_of_rows())
+    }
+
+    /// Bytes of the parts in which a GPU sums over rows where the model itself is trained, and a factor for each row of a norm.
+    fn parts_of_rows(&self) -> u64 {
+        if !self.settings.whole() {
+            return 0;
+        }
+        let parts =
+            (GPU_SUM_PARTS * self.hidden.max(self.qkv).max(self.mlp)).max(2 * GPU_HEAD_PARTS * self.config.head_dim);
+        4 * (self.tokens() + parts as u64)
     }
 }
 
