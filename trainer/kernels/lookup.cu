@@ -8,13 +8,13 @@ KERNEL(lookup_columns, const bf16* a, const u32* tokens, bf16* u, u32 count, u32
     u[i] = a[(u64)(i % rank) * vocabulary + tokens[i / rank]];
 }
 
-// The column of every distinct token += the rows of t where it stands, the first one first; one warp per token, whose rows are places[begins[i]] to before
-// places[begins[i + 1]].
-KERNEL(lookup_add, const float* t, const u32* tokens, const u32* begins, const u32* places, float* da, u32 distinct, u32 rank,
+// The column of every distinct token += the rows of t where it stands, the first one first; one warp per token, whose rows are places[starts[i]] to before
+// places[starts[i + 1]].
+KERNEL(lookup_add, const float* t, const u32* tokens, const u32* starts, const u32* places, float* da, u32 distinct, u32 rank,
        u32 vocabulary) {
   u32 warp = (blockIdx.x * blockDim.x + threadIdx.x) / 32;
   if (warp >= distinct) return;
-  u32 begin = begins[warp], end = begins[warp + 1];
+  u32 begin = starts[warp], end = starts[warp + 1];
   for (u32 r = threadIdx.x % 32; r < rank; r += 32) {
     float sum = 0.0f;
     for (u32 i = begin; i < end; i++) sum += t[(u64)places[i] * rank + r];

@@ -49,3 +49,9 @@ KERNEL(norm_backward, const bf16* x, const float* gain, const bf16* dy, bf16* dx
     put(dx + c, sum);
   });
 }
+
+// rho of every row, for the gradient of the gain (sums.cu).
+KERNEL(norm_rho, const bf16* x, float* rho, u32 width, float eps) {
+  float own = rho_of(x + (u64)blockIdx.x * width, width, eps);
+  if (threadIdx.x == 0) rho[blockIdx.x] = own;
+}

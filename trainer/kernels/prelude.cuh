@@ -87,6 +87,12 @@ __device__ __forceinline__ void put(bf16* at, const Eight& numbers) {
   *reinterpret_cast<uint4*>(at) = make_uint4(both(x[0], x[1]), both(x[2], x[3]), both(x[4], x[5]), both(x[6], x[7]));
 }
 
+__device__ __forceinline__ void put(float* at, const Eight& numbers) {
+  const float* x = numbers.x;
+  reinterpret_cast<float4*>(at)[0] = make_float4(x[0], x[1], x[2], x[3]);
+  reinterpret_cast<float4*>(at)[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+
 // 2^x by the processor's own table, to 2^-22 of itself; what is too small for a normal number is zero.
 __device__ __forceinline__ float power_of_two(float x) {
 #ifdef __CUDA_ARCH__

@@ -92,3 +92,39 @@ KERNEL(rope_backward, bf16* qkv, bf16* raw, const float* gain_q, const float* ga
     head.x[c] = narrow(rho * head.gain[c] * wide(head.x[c]) - back * wide(head.raw[c]));
   }
 }
+
+// Hands a lane's columns of a head to `f`, those that turn in pairs.
+template <class F>
+__device__ __forceinline__ void each_column(u32 width, u32 half, const F& f) {
+  for (u32 i = threadIdx.x % 32; i < half; i += 32) f(i), f(i + half);
+  for (u32 c = 2 * half + threadIdx.x % 32; c < width; c += 32) f(c);
+}
+
+// What the gains of both kinds of heads get, in parts: parts[p] = sum of rho raw d over query heads of the rows of part p, behind `many` of
+// those the same of key heads. d is the gradient turned back, of `dqkv` as it comes from attention. One warp per part, whose lanes add their own columns.
+KERNEL(rope_gains, bf16* dqkv, bf16* raw, const float* cos, const float* sin, const u32* places, float* parts, u32 rows, u32 queries,
+       u32 keys, u32 width, u32 half, u32 stride, float eps, u32 of_part, u32 many) {
+  __shared__ float sums[8][256]; // of each warp, and as wide as heads are
+  u32 part = (blockIdx.x * blockDim.x + threadIdx.x) / 32, kind = part / many;
+  if (kind > 1) return;
+  float* sum = sums[threadIdx.x / 32];
+  each_column(width, half, [&](u32 c) { sum[c] = 0.0f; });
+  u32 first = part % many * of_part, last = first + of_part < rows ? first + of_part : rows;
+  for (u32 row = first; row < last; row++) {
+    const float *c = cos + (u64)places[row] * half, *s = sin + (u64)places[row] * half;
+    for (u32 head = kind ? queries : 0; head < (kind ? queries + keys : queries); head++) {
+      const bf16* x = raw + ((u64)row * (queries + keys) + head) * width;
+      const bf16* d = dqkv + (u64)row * stride + (u64)head * width;
+      float square = 0.0f;
+      each_column(width, half, [&](u32 i) { square += wide(x[i]) * wide(x[i]); });
+      float rho = rsqrtf(warp_sum(square) / (float)width + eps);
+      for (u32 i = threadIdx.x % 32; i < half; i += 32) {
+        float a = wide(d[i]), b = wide(d[i + half]);
+        sum[i] += rho * wide(x[i]) * (a * c[i] + b * s[i]);
+        sum[i + half] += rho * wide(x[i + half]) * (b * c[i] - a * s[i]);
+      }
+      for (u32 i = 2 * half + threadIdx.x % 32; i < width; i += 32) sum[i] += rho * wide(x[i]) * wide(d[i]);
+    }
+  }
+  each_column(width, half, [&](u32 c) { parts[(u64)part * width + c] = sum[c]; });
+}

@@ -33,3 +33,8 @@ KERNEL(cast_narrow, const float* x, bf16* y, u64 count) {
   for (u64 i = first; i < eights; i += (u64)gridDim.x * blockDim.x) put(y + 8 * i, eight(x + 8 * i));
   if (8 * eights + first < count) y[8 * eights + first] = narrow(x[8 * eights + first]);
 }
+
+// y = x + by: gains as they multiply, of those that files store less one.
+KERNEL(shift, const float* x, float* y, float by, u64 count) {
+  for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (u64)gridDim.x * blockDim.x) y[i] = x[i] + by;
+}

@@ -60,11 +60,10 @@ pub enum Device {
 
 impl Device {
     /// Whether it trains that: a CPU does. What a GPU does not is named by its setting.
-    pub fn takes(self, shape: &ModelConfig, settings: &Settings, trained: &Trained) -> Result<(), TrainError> {
-        match (self, trained) {
-            (Device::Cpu, _) => Ok(()),
-            (Device::Gpu(_), Trained::Model(_)) => gpu::takes_settings(settings),
-            (Device::Gpu(_), Trained::Adapter(_)) => {
+    pub fn takes(self, shape: &ModelConfig, settings: &Settings) -> Result<(), TrainError> {
+        match self {
+            Device::Cpu => Ok(()),
+            Device::Gpu(_) => {
                 gpu::takes_settings(settings)?;
                 gpu::takes_model(shape)
             }

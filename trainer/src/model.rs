@@ -13,7 +13,7 @@
 //! The tape is written by hand. Forward keeps, per layer: x, q, k, v, the attention's output and log-sum-exp, mid, gate, up and
 //! the adapters' `u` (and what goes into norms over heads or behind a half); other norms and `silu(gate) · up` are made again. Where memory is short, the lowest blocks keep x alone and are computed twice. Backward goes from the head down to the lowest adapted layer
 //! and no further; frozen weights get no gradient. Where the model itself is trained, the same backward is told so by its
-//! pass and takes the gradients of all weights on its way down. Sequences lie one after another without padding
+//! pass and takes the gradients of all weights on its way down; new numbers come from the run's own (`model/new.rs`). Sequences lie one after another without padding
 //! (`model/pass.rs`).
 
 mod attention;
@@ -25,6 +25,7 @@ pub(crate) mod gpu;
 mod linear;
 mod loss;
 mod mlp;
+mod new;
 mod pass;
 mod weights;
 
@@ -45,8 +46,14 @@ use block::{Block, Kept};
 pub use decode::Cache;
 use gain::Gain;
 use loss::{BesideHead, Gradient, Pending};
+pub use new::read_weights;
 use pass::Pass;
 pub(crate) use weights::stored;
+
+/// The embedding's table in a model's files.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The head's weight there, unless it is the embedding.
+const HEAD: &str = "lm_head.weight";
 
 /// A model in memory. A pass never changes it; [`Model::set_weights`] does.
 #[derive(Debug)]
@@ -134,48 +141,6 @@ impl Model {
         params
     }
 
-    /// Every number of the model as its files hold them, in the order of `layout`.
-    pub fn weights(&mut self, layout: &WeightLayout) -> Vec<f32> {
-        let mut params = vec![0.0; layout.len()];
-        let offset = self.gain_offset();
-        self.visit(&mut |tensor, numbers| params[layout.place(tensor)].copy_from_slice(numbers));
-        self.visit_gains(&mut |tensor, gain| {
-            params[layout.place(tensor)].iter_mut().zip(gain).for_each(|(param, g)| *param = *g - offset);
-        });
-        params
-    }
-
-    /// Puts those numbers in the place of its own.
-    pub fn set_weights(&mut self, layout: &WeightLayout, params: &[f32]) {
-        let offset = self.gain_offset();
-        self.visit(&mut |tensor, numbers| numbers.copy_from_slice(&params[layout.place(tensor)]));
-        self.visit_gains(&mut |tensor, gain| {
-            gain.iter_mut().zip(&params[layout.place(tensor)]).for_each(|(g, param)| *g = param + offset);
-        });
-    }
-
-    fn gain_offset(&self) -> f32 {
-        if self.config.norm_offset { 1.0 } else { 0.0 }
-    }
-
-    /// Hands every weight and bias to `visit`.
-    fn visit(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        let rows = 0..self.config.vocab_size;
-        visit("model.embed_tokens.weight", self.embedding.host_mut().rows_mut(rows.clone()).0);
-        for (layer, block) in self.blocks.iter_mut().enumerate() {
-            block.visit(layer, visit);
-        }
-        if let Some(head) = &mut self.head {
-            visit("lm_head.weight", head.host_mut().rows_mut(rows).0);
-        }
-    }
-
-    /// Hands the gain of every norm to `visit`.
-    fn visit_gains(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        self.blocks.iter_mut().for_each(|block| block.visit_gains(visit));
-        visit(&self.norm.tensor, self.norm.values.host_mut());
-    }
-
     /// Where the time of its passes went.
     pub fn profile(&self) -> &Profile {
         &self.profile
@@ -196,28 +161,8 @@ impl Model {
         refusable(batch.tokens.len(), || {
             let operands = self.operands(adapters);
             let pass = Pass::new(self, batch, (adapters, &operands))?;
-            self.machine.adding(grads, |sums| {
-                let losses = self.there_and_back(&pass, batch, scale, sums, stop)?;
-                Ok(Pending::sums(losses, &pass))
-            })
+            self.added(&pass, batch, scale, grads, stop)
         })
-    }
-
-    /// Begins to add losses and gradients up over several passes, gradients to `sums`.
-    pub fn work<'a>(&'a self, adapters: &'a [AdapterView<'a>], sums: Vec<Sums<'a>>) -> Result<Work<'a>, TrainError> {
-        assert_eq!(sums.len(), adapters.len(), "one gradient per adapter");
-        refusable_for(
-            || "the adapters".into(),
-            || {
-                let (operands, losses) = (self.operands(adapters), self.machine.loss_sums(adapters.len()));
-                Ok(Work { model: self, adapters, operands, sums, losses })
-            },
-        )
-    }
-
-    /// The numbers of adapters as products take them.
-    fn operands<'a>(&self, adapters: &[AdapterView<'a>]) -> Vec<Operand<'a>> {
-        adapters.iter().map(|view| self.machine.operand(view.params)).collect()
     }
 
     /// Loss of the model itself; adds the gradient of `scale · sum` for every weight to `grads`, which `layout` maps.
@@ -230,10 +175,55 @@ impl Model {
         stop: &dyn Fn() -> bool,
     ) -> Result<LossSum, TrainError> {
         refusable(batch.tokens.len(), || {
-            let pass = Pass::of_weights(self, batch, layout)?;
-            let losses = self.there_and_back(&pass, batch, &[scale], &mut [Sums::Host(grads)], stop)?;
-            Ok(Pending::sums(losses, &pass)[0])
+            let pass = Pass::new(self, batch, (&[], &[]))?.of_weights(Some(layout));
+            Ok(self.added(&pass, batch, &[scale], &mut [grads], stop)?[0])
         })
+    }
+
+    /// One pass, with what it adds brought to gradients of the host.
+    fn added(
+        &self,
+        pass: &Pass<'_>,
+        batch: &MicroBatch,
+        scale: &[f32],
+        grads: &mut [&mut [f32]],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<LossSum>, TrainError> {
+        self.machine.adding(grads, |sums| {
+            let losses = self.there_and_back(pass, batch, scale, sums, stop)?;
+            Ok(Pending::sums(losses, &pass))
+        })
+    }
+
+    /// Begins to add losses and gradients up over several passes, gradients to `sums`.
+    pub fn work<'a>(&'a self, adapters: &'a [AdapterView<'a>], sums: Vec<Sums<'a>>) -> Result<Work<'a>, TrainError> {
+        assert_eq!(sums.len(), adapters.len(), "one gradient per adapter");
+        self.work_on(adapters, None, sums)
+    }
+
+    /// The same where the model itself is trained: one loss, and the one gradient that `layout` maps.
+    pub fn work_on_weights<'a>(&'a self, layout: &'a WeightLayout, sums: Sums<'a>) -> Result<Work<'a>, TrainError> {
+        self.work_on(&[], Some(layout), vec![sums])
+    }
+
+    fn work_on<'a>(
+        &'a self,
+        adapters: &'a [AdapterView<'a>],
+        weights: Option<&'a WeightLayout>,
+        sums: Vec<Sums<'a>>,
+    ) -> Result<Work<'a>, TrainError> {
+        refusable_for(
+            || "what is trained".into(),
+            || {
+                let (operands, losses) = (self.operands(adapters), self.machine.loss_sums(sums.len()));
+                Ok(Work { model: self, adapters, operands, weights, sums, losses })
+            },
+        )
+    }
+
+    /// The numbers of adapters as products take them.
+    fn operands<'a>(&self, adapters: &[AdapterView<'a>]) -> Vec<Operand<'a>> {
+        adapters.iter().map(|view| self.machine.operand(view.params)).collect()
     }
 
     fn there_and_back(
@@ -385,24 +375,25 @@ pub struct Work<'a> {
     model: &'a Model,
     adapters: &'a [AdapterView<'a>],
     operands: Vec<Operand<'a>>,
+    weights: Option<&'a WeightLayout>,
     sums: Vec<Sums<'a>>,
     losses: LossSums,
 }
 
 impl Work<'_> {
-    /// Adds the loss of every adapter's targets, and the gradient of `scale[i] · lossᵢ`. `stop` is asked between layers: once it says true the
+    /// Adds the loss of every adapter's targets, or all, and the gradient of `scale[i] · lossᵢ`. `stop` is asked between layers: once it says true the
     /// pass ends with [`TrainError::Stopped`] and the gradients are half done.
     pub fn pass(&mut self, batch: &MicroBatch, scale: &[f32], stop: &dyn Fn() -> bool) -> Result<(), TrainError> {
-        assert_eq!(scale.len(), self.adapters.len(), "one scale per adapter");
+        assert_eq!(scale.len(), self.sums.len(), "one scale per gradient");
         refusable(batch.tokens.len(), || {
-            let pass = Pass::new(self.model, batch, (self.adapters, &self.operands))?;
+            let pass = Pass::new(self.model, batch, (self.adapters, &self.operands))?.of_weights(self.weights);
             let losses = self.model.there_and_back(&pass, batch, scale, &mut self.sums, stop)?;
             Pending::add(losses, &self.model.machine, &mut self.losses);
             Ok(())
         })
     }
 
-    /// Every adapter's loss over all targets that there were; the gradients are where they were added to.
+    /// Every loss over all targets that there were; the gradients are where they were added to.
     pub fn finish(self) -> LossSums {
         self.losses
     }

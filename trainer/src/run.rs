@@ -139,9 +139,9 @@ impl Session<'_, '_> {
                 }
             };
             step::update(&self.model, &mut self.run, passed)?;
+            self.run.put_into(&mut self.model)?;
             let next = self.ahead();
             let taken = step::hear(&self.model, &mut self.run)?;
-            self.run.put_into(&mut self.model);
             self.report(taken)?;
             self.look_for_unreached()?;
             // whatever became of it, the step before it is told first

@@ -35,8 +35,8 @@ pub enum Taken {
     },
 }
 
-/// Takes one step of every run; a run that trains the model itself is the only one, and `model` holds its numbers
-/// ([`Run::put_into`]). On an error, a stop among them, every run is as it was.
+/// Takes one step of every run; a run that trains the model itself is the only one, and whoever takes its steps puts its numbers into
+/// `model` before each ([`Run::put_into`]). On an error, a stop among them, every run is as it was.
 pub fn step(
     model: &Model,
     runs: &mut [Run],
@@ -169,16 +169,12 @@ fn add_up(
             Ok(())
         },
     )?;
-    if let [Run { trained: Trained::Model(layout), .. }] = runs {
-        let mut sum = 0.0;
-        for members in micro_batches {
-            let batch = micro_batch(runs, members)?;
-            sum += model.forward_backward_weights(&batch, layout, scales[0], grads[0].host_mut(), stop)?.sum;
-        }
-        return Ok(LossSums::Host(vec![sum]));
-    }
-    let views: Vec<_> = runs.iter().map(|run| run.training_view().expect("a model is trained alone")).collect();
-    let mut work = model.work(&views, grads.iter_mut().map(Exact::sums).collect())?;
+    let views: Vec<_> = runs.iter().filter_map(Run::training_view).collect();
+    let mut work = match runs {
+        [Run { trained: Trained::Model(layout), .. }] => model.work_on_weights(layout, grads[0].sums())?,
+        // a model is trained alone: every other run has an adapter
+        _ => model.work(&views, grads.iter_mut().map(Exact::sums).collect())?,
+    };
     for members in micro_batches {
         work.pass(&micro_batch(runs, members)?, scales, stop)?;
     }

@@ -7,6 +7,8 @@
 mod case;
 #[path = "goldens/dora_on_gpu.rs"]
 mod dora_on_gpu;
+#[path = "goldens/full_on_gpu.rs"]
+mod full_on_gpu;
 #[path = "goldens/golden.rs"]
 mod golden;
 mod place;
@@ -24,7 +26,7 @@ use case::{Case, Sequence};
 use golden::{Golden, batch};
 use lorikeet_plan::BaseDtype;
 use lorikeet_trainer::checkpoint;
-use lorikeet_trainer::config::{Device, Every, Length, Method};
+use lorikeet_trainer::config::{Device, Every, Length};
 use lorikeet_trainer::data::MicroBatch;
 use lorikeet_trainer::event::{Event, Outcome, Step};
 use lorikeet_trainer::lora::{self, AdapterView, LoraConfig, LoraLayout, Targets};
@@ -559,9 +561,6 @@ fn a_whole_run_is_that_of_the_processor_and_goes_on_on_either_from_the_others_ch
     let mut wide = on(there, "wide");
     wide.settings.base_dtype = BaseDtype::F32;
     assert!(run(&wide).is_err_and(|error| error.to_string().contains("training.base_dtype")));
-    let mut full = on(there, "full");
-    full.settings.method = Method::Full;
-    assert!(run(&full).is_err_and(|error| error.to_string().contains("training.method")));
 }
 
 /// A run on the base in bf16.

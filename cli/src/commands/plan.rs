@@ -32,7 +32,7 @@ pub(crate) fn run(output: Output, args: &Args) -> Result<(), Failure> {
     let (device, processor) = if args.gpu { (Device::Gpu(0), Processor::Cuda) } else { (Device::Cpu, Processor::Cpu) };
     let settings = lorikeet_worker::settings(&train.training, &train.lora, device);
     let trained = Trained::new(&config, &settings).map_err(unplannable)?;
-    device.takes(&config, &settings, &trained).map_err(unplannable)?;
+    device.takes(&config, &settings).map_err(unplannable)?;
     let lengths = lengths(&directory, dataset.as_deref(), train).map_err(|faults| refused(&faults))?;
     let stored = job::stored(&config, train.training.base_dtype, processor);
     let wish = job::wish(trained.shape(), &train.training, lengths, (processor, stored));

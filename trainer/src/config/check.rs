@@ -18,6 +18,11 @@ impl Config {
         }
         self.settings.check()?;
         let is_full = self.settings.method == Method::Full;
+        let own = if self.device == Device::Cpu { BaseDtype::F32 } else { BaseDtype::Bf16 };
+        if is_full && self.settings.base_dtype != own {
+            let reason = format!("full trains the base's weights, which takes {}", own.name());
+            return refused("training.base_dtype", &reason);
+        }
         if is_full && self.init_adapter.is_some() {
             let reason = "full trains the model itself: there is no adapter that init_adapter could begin";
             return refused("training.method", reason);
@@ -80,9 +85,6 @@ impl Settings {
         expect(is_part(lora.dropout), "lora.dropout", lora.dropout, DECAY)?;
         if let Some(ratio) = self.plus_ratio {
             expect(is_above(ratio), "lora.plus_ratio", ratio, ABOVE)?;
-        }
-        if self.method == Method::Full && self.base_dtype != BaseDtype::F32 {
-            return refused("training.base_dtype", "full trains the base's weights, which takes f32");
         }
         if lora.init == Init::Pissa && lora.dora {
             let reason = "pissa and dora exclude each other: DoRA measures the weight that PiSSA takes apart";

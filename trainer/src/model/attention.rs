@@ -1,6 +1,8 @@
 //! The attention half of a block: `mid = x + o_proj(attention(rope(q, k), v))` with q, k, v from `norm(x)`; q and k normed
 //! head by head before the rotation where the model does so.
 
+use std::ops::Range;
+
 use lorikeet_plan::Module;
 
 use crate::ops::attention::Heads;
@@ -107,10 +109,13 @@ impl Attention {
     }
 
     /// Where the model itself is trained: the gradients of both gains.
-    fn gains<'g>(&self, pass: &Pass<'_>, grads: &'g mut [Sums<'_>]) -> Option<[&'g mut [f32]; 2]> {
+    fn gains<'s, 'g>(
+        &self,
+        pass: &Pass<'_>,
+        grads: &'s mut [Sums<'g>],
+    ) -> Option<(&'s mut Sums<'g>, [Range<usize>; 2])> {
         let (layout, gains) = (pass.weights?, self.qk_norm.as_ref()?);
-        let places = gains.each_ref().map(|gain| layout.place(&gain.tensor));
-        Some(grads[0].host().get_disjoint_mut(places).expect("two tensors have two places"))
+        Some((&mut grads[0], gains.each_ref().map(|gain| layout.place(&gain.tensor))))
     }
 }
 

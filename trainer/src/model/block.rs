@@ -7,10 +7,12 @@ use lorikeet_plan::Module;
 use crate::ops::machine::{Buffer, Machine, Sums, Weight};
 
 use super::attention::{self, Attention, AttentionKept};
+use super::ends::{Entry, Exit};
 use super::mlp::{Mlp, MlpKept};
+use super::new::New;
 use super::pass::Pass;
 
-/// Frozen weights of one block.
+/// Weights of one block.
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) attention: Attention,
@@ -52,26 +54,20 @@ impl Block {
             .expect("a layout names modules of its model only")
     }
 
-    /// Hands every weight and bias to `visit`.
-    pub(super) fn visit(&mut self, layer: usize, visit: &mut dyn FnMut(&str, &mut [f32])) {
+    /// Takes new numbers.
+    pub(super) fn set(&mut self, layer: usize, new: &New<'_>) {
         let (attention, mlp) = (&mut self.attention, &mut self.mlp);
-        for linear in [&mut attention.entry.linear, &mut attention.exit.linear] {
-            linear.visit(layer, visit);
+        let entries = [&mut attention.entry, &mut mlp.entry];
+        let exits = [&mut attention.exit, &mut mlp.exit];
+        for Entry { norm, linear } in entries {
+            new.gain(norm);
+            linear.set(layer, new);
         }
-        for linear in [&mut mlp.entry.linear, &mut mlp.exit.linear] {
-            linear.visit(layer, visit);
+        for Exit { linear, norm } in exits {
+            linear.set(layer, new);
+            norm.iter_mut().for_each(|norm| new.gain(norm));
         }
-    }
-
-    /// Hands the gain of every norm to `visit`.
-    pub(super) fn visit_gains(&mut self, visit: &mut dyn FnMut(&str, &mut [f32])) {
-        let (attention, mlp) = (&mut self.attention, &mut self.mlp);
-        let inner = attention.qk_norm.iter_mut().flatten();
-        let ends = [Some(&mut attention.entry.norm), attention.exit.norm.as_mut()];
-        let others = [Some(&mut mlp.entry.norm), mlp.exit.norm.as_mut()];
-        for gain in ends.into_iter().chain(others).flatten().chain(inner) {
-            visit(&gain.tensor, gain.values.host_mut());
-        }
+        attention.qk_norm.iter_mut().flatten().for_each(|norm| new.gain(norm));
     }
 
     /// The next layer's input.

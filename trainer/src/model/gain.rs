@@ -1,7 +1,6 @@
 //! The gain of one norm, and the norm with it.
 
 use crate::ops::machine::{Buffer, Exact, Sums};
-use crate::ops::norm;
 use crate::ops::profile::Op;
 
 use super::pass::Pass;
@@ -29,9 +28,8 @@ impl Gain {
     pub(super) fn backward(&self, pass: &Pass<'_>, x: &Buffer, dy: &Buffer, dx: &mut Buffer, grads: &mut [Sums<'_>]) {
         let eps = pass.config.rms_norm_eps;
         pass.time(Op::Norm, || pass.machine.norm_backward(x, &self.values, eps, dy, dx));
-        if let Some(layout) = pass.weights {
-            let dgain = &mut grads[0].host()[layout.place(&self.tensor)];
-            pass.time(Op::Norm, || norm::gain_backward(x.host(), eps, dy.host(), dgain));
+        if let Some(dgain) = pass.own(&self.tensor, grads) {
+            pass.time(Op::Norm, || pass.machine.gain_backward(x, eps, dy, dgain));
         }
     }
 }

@@ -3,7 +3,7 @@
 use lorikeet_plan::ModelConfig;
 
 use crate::TrainError;
-use crate::config::{BaseDtype, Method, Settings};
+use crate::config::{BaseDtype, Settings};
 
 /// Attention's tiles, and rows under an adapter, are read so many numbers at a time.
 const MULTIPLE: usize = 8;
@@ -12,10 +12,9 @@ const WIDEST_HEAD: usize = 256;
 
 /// Whether that is asked for which it does.
 pub(crate) fn takes_settings(settings: &Settings) -> Result<(), TrainError> {
-    match (settings.method, settings.base_dtype) {
-        (Method::Full, _) => Err(refused("training.method", "full")),
-        (Method::Lora, BaseDtype::F32) => Err(refused("training.base_dtype", "f32")),
-        (Method::Lora, BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4) => Ok(()),
+    match settings.base_dtype {
+        BaseDtype::F32 => Err(refused("training.base_dtype", "f32")),
+        BaseDtype::Bf16 | BaseDtype::Int8 | BaseDtype::Nf4 => Ok(()),
     }
 }
 
@@ -36,6 +35,6 @@ pub(crate) fn takes_model(config: &ModelConfig) -> Result<(), TrainError> {
 }
 
 /// A setting that trains on the processor only.
-pub(crate) fn refused(key: &'static str, value: &str) -> TrainError {
+fn refused(key: &'static str, value: &str) -> TrainError {
     TrainError::Config { key, reason: format!("{value} is not trained on a GPU yet, expected a CPU device for it") }
 }

@@ -6,11 +6,11 @@ use std::ops::Range;
 use lorikeet_plan::Module;
 
 use crate::lora::Site;
-use crate::ops::linear;
 use crate::ops::lora::Columns;
 use crate::ops::machine::{Buffer, Machine, Sums, Weight};
 use crate::ops::profile::Op;
 
+use super::new::New;
 use super::pass::{Adapted, Pass, Products};
 
 /// A frozen weight and the modules it is made of.
@@ -100,24 +100,24 @@ impl Linear {
         (x, dy): (&Buffer, &Buffer),
         grads: &mut [Sums<'_>],
     ) {
-        let Some(layout) = pass.weights else { return };
-        let path = module.path(layer);
-        let (x, dy, grads) = (x.host(), dy.host(), grads[0].host());
-        let dw = &mut grads[layout.place(&format!("{path}.weight"))];
-        pass.time(Op::Linear, || linear::weight_backward(x, self.weight.cols(), (dy, columns), dw));
-        if module.has_bias(pass.config) {
-            linear::bias_backward((dy, columns), &mut grads[layout.place(&format!("{path}.bias"))]);
+        let (path, machine) = (module.path(layer), pass.machine);
+        let Some(dw) = pass.own(&format!("{path}.weight"), grads) else { return };
+        let (x, dy) = ((&x.all(), self.weight.cols()), (&dy.all(), columns));
+        pass.time(Op::Linear, || machine.weight_backward(x, dy, dw));
+        if module.has_bias(pass.config)
+            && let Some(db) = pass.own(&format!("{path}.bias"), grads)
+        {
+            pass.time(Op::Linear, || machine.bias_backward(dy, db));
         }
     }
 
-    /// Hands every tensor to `visit`.
-    pub(super) fn visit(&mut self, layer: usize, visit: &mut dyn FnMut(&str, &mut [f32])) {
+    /// Takes new numbers.
+    pub(super) fn set(&mut self, layer: usize, new: &New<'_>) {
         for (module, rows) in &self.parts {
             let path = module.path(layer);
-            let (weight, bias) = self.weight.host_mut().rows_mut(rows.clone());
-            visit(&format!("{path}.weight"), weight);
-            if !bias.is_empty() {
-                visit(&format!("{path}.bias"), bias);
+            new.rows(&format!("{path}.weight"), &mut self.weight, rows.clone());
+            if module.has_bias(new.config) {
+                new.bias(&format!("{path}.bias"), &mut self.weight, rows.clone());
             }
         }
     }

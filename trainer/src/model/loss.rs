@@ -5,13 +5,12 @@ use std::ops::Range;
 use crate::data::MicroBatch;
 use crate::lora::Site;
 use crate::ops::head::{Beside, Wanted};
-use crate::ops::linear::weight_backward;
 use crate::ops::lora::Columns;
-use crate::ops::machine::{Buffer, Head, LossSums, Losses, Machine, Part, PartMut, Sums};
+use crate::ops::machine::{Buffer, Head, LossSums, Losses, Machine, Part, PartMut, Sums, SumsAt};
 use crate::ops::profile::Op;
 
 use super::pass::{Adapted, Pass, Products, Rows};
-use super::{LossSum, Model};
+use super::{EMBEDDING, HEAD, LossSum, Model};
 
 impl Model {
     pub(super) fn head(&self) -> Head<'_> {
@@ -21,13 +20,11 @@ impl Model {
 
     /// A tied head is the embedding.
     fn head_tensor(&self) -> &'static str {
-        if self.config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" }
+        if self.config.tie_word_embeddings { EMBEDDING } else { HEAD }
     }
 
     fn adapted_head(&self) -> Adapted<'_> {
-        let count = self.config.vocab_size;
-        let columns = Columns { first: 0, count, stride: count };
-        Adapted { site: Site::Head, weight: self.head().weight, columns }
+        Adapted { site: Site::Head, weight: self.head().weight, columns: Columns::all(self.config.vocab_size) }
     }
 
     /// Losses, of which [`Pending::sums`] makes those of each adapter; where the gradient is wanted, that for `last` goes to the (zeroed)
@@ -140,9 +137,8 @@ impl Beside for BesideHead<'_, '_> {
     fn backward(&mut self, _: Range<usize>, x: &Part<'_>, dlogits: &Part<'_>, dx: PartMut<'_>) {
         let Some(grads) = self.grads.as_deref_mut() else { return };
         let (model, adapted) = (self.model, self.model.adapted_head());
-        if let Some(layout) = self.pass.weights {
-            let dw = &mut grads[0].host()[layout.place(model.head_tensor())];
-            weight_backward(x.host(), model.config.hidden_size, (dlogits.host(), adapted.columns), dw);
+        if let Some(own) = self.pass.own(model.head_tensor(), grads) {
+            model.machine.weight_backward((x, model.config.hidden_size), (dlogits, adapted.columns), own);
         }
         if let Some((rows, products)) = self.kept.take() {
             self.pass.lora_backward(adapted, &rows, (x, &products), dlogits, Some(dx), grads);

@@ -12,13 +12,14 @@ use crate::ops::buffer::reserve;
 use crate::ops::lookup;
 use crate::ops::lora::{Columns, PairGradient};
 use crate::ops::machine::{
-    Buffer, Dora, Input, Lengths, Machine, Mask, Operand, Pair, Part, PartMut, RowMasks, Segments, Sums, Turns, Weight,
+    Buffer, Dora, Input, Lengths, Machine, Mask, Operand, Pair, Part, PartMut, RowMasks, Segments, Sums, SumsAt, Turns,
+    Weight,
 };
 use crate::ops::profile::{Op, Profile};
 use crate::ops::random::Masks;
 use crate::ops::rope::{Known, Rotations};
 
-use super::{Model, gpu};
+use super::{EMBEDDING, Model, gpu};
 
 /// What every layer needs to know about the batch.
 pub(super) struct Pass<'a> {
@@ -158,16 +159,14 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// A pass that trains the model itself.
-    pub(super) fn of_weights(
-        model: &'a Model,
-        batch: &'a MicroBatch,
-        layout: &'a WeightLayout,
-    ) -> Result<Pass<'a>, TrainError> {
-        if model.machine.is_gpu() {
-            return Err(gpu::refused("training.method", "full"));
-        }
-        Ok(Pass { weights: Some(layout), ..Pass::new(model, batch, (&[], &[]))? })
+    /// The same, that trains the model itself, where there is a layout of its weights.
+    pub(super) fn of_weights(self, weights: Option<&'a WeightLayout>) -> Pass<'a> {
+        Pass { weights, ..self }
+    }
+
+    /// The gradient of one of the model's tensors, where the model itself is trained.
+    pub(super) fn own<'s>(&self, tensor: &str, grads: &'s mut [Sums<'_>]) -> Option<SumsAt<'s>> {
+        Some(grads[0].at(self.weights?.place(tensor)))
     }
 
     /// Some rows of the batch, gathered.
@@ -330,10 +329,10 @@ impl<'a> Pass<'a> {
     /// Adds the gradients of adapters on the embedding, or of its table, from that of the first layer's input.
     pub(super) fn lookup_backward(&self, dx: &Buffer, grads: &mut [Sums<'_>]) {
         let width = self.config.hidden_size;
-        if let Some(layout) = self.weights {
-            let table = &mut grads[0].host()[layout.place("model.embed_tokens.weight")];
+        if let Some(table) = self.own(EMBEDDING, grads) {
             let tokens = (&self.batch.tokens[..], self.config.pad_token_id);
-            lookup::table_backward(tokens, dx.host(), self.config.embedding_scale as f32, width, table);
+            let scale = self.config.embedding_scale as f32;
+            self.time(Op::Linear, || self.machine.table_backward(tokens, dx, scale, table));
         }
         for (run, entry) in self.adapted(&self.all, Site::Embedding) {
             let (rows, pair) = (run.rows.clone(), self.lookup_pair(run, entry));

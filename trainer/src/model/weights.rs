@@ -199,6 +199,11 @@ impl<'a> Files<'a> {
         self.numbers(&[self.place(tensor)], |x| x)
     }
 
+    /// One tensor's numbers.
+    pub(super) fn read_into(&self, tensor: &str, numbers: &mut [f32]) -> Result<(), TrainError> {
+        self.read(self.place(tensor), numbers, &|x| x)
+    }
+
     /// The weights of several modules, one below the other.
     fn weight(&self, modules: &[String]) -> Result<linear::Weight, TrainError> {
         let places: Vec<_> = modules.iter().map(|module| self.place(&format!("{module}.weight"))).collect();

@@ -32,6 +32,7 @@ pub mod quant;
 pub mod rope;
 pub mod rows;
 mod staging;
+mod sums;
 pub mod survey;
 pub mod timeline;
 

@@ -2,7 +2,7 @@
 //! soft cap, where the model has one.
 //!
 //! Logits of a chunk of rows exist at a time, are turned into their own gradient `w · (softmax − onehot)` and multiplied back:
-//! memory is chunk × vocabulary, whatever the number of rows. W is frozen, also where it is the embedding.
+//! memory is chunk × vocabulary, whatever the number of rows. Where W itself is trained its gradient is taken chunk by chunk too.
 
 use std::ops::Range;
 

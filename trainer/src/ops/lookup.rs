@@ -91,6 +91,36 @@ pub fn table_backward(
     }
 }
 
+/// Where every token of a micro-batch stands, each token once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The tokens, in order.
+    pub tokens: Vec<u32>,
+    /// Where the places of each begin among all; one more says where the last end.
+    pub starts: Vec<u32>,
+    /// Rows of the micro-batch, those of a token in order.
+    pub places: Vec<u32>,
+}
+
+impl Standing {
+    /// Of all tokens but the padding.
+    pub fn new(tokens: &[u32], padding: Option<u32>) -> Standing {
+        let mut seen: Vec<(u32, u32)> = tokens.iter().copied().zip(0..).collect();
+        seen.retain(|(token, _)| padding != Some(*token));
+        seen.sort_unstable();
+        let mut standing = Standing { tokens: Vec::new(), starts: Vec::new(), places: Vec::new() };
+        for (token, place) in seen {
+            if standing.tokens.last() != Some(&token) {
+                standing.tokens.push(token);
+                standing.starts.push(standing.places.len() as u32);
+            }
+            standing.places.push(place);
+        }
+        standing.starts.push(standing.places.len() as u32);
+        standing
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::check::*;
@@ -119,6 +149,14 @@ mod tests {
         let mut dtable = vec![1.0; 7 * 2];
         table_backward((&TOKENS, Some(6)), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0], 0.5, 2, &mut dtable);
         assert_eq!(dtable, [2.5, 3.0, 5.5, 6.0, 1.0, 1.0, 4.0, 5.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], "6 is padding");
+    }
+
+    #[test]
+    fn every_token_stands_once_with_its_places_in_order_and_padding_nowhere() {
+        let Standing { tokens, starts, places } = Standing::new(&[3, 0, 3, 6, 1, 3, 6], Some(6));
+        assert_eq!((tokens, starts, places), (vec![0, 1, 3], vec![0, 1, 2, 5], vec![1, 4, 0, 2, 5]));
+        let nothing = Standing::new(&[6], Some(6));
+        assert_eq!((nothing.tokens, nothing.starts, nothing.places), (vec![], vec![0], vec![]));
     }
 
     #[test]

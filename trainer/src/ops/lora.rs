@@ -81,6 +81,13 @@ pub struct Columns {
     pub stride: usize,
 }
 
+impl Columns {
+    /// All of a layer that is not fused.
+    pub fn all(count: usize) -> Columns {
+        Columns { first: 0, count, stride: count }
+    }
+}
+
 /// One run of tokens as this operation sees it: the input, and its dropout if there is any.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {

@@ -19,6 +19,7 @@ mod decode;
 mod dora;
 mod head;
 mod lookup;
+mod trained;
 mod weight;
 
 use std::borrow::Cow;
@@ -41,6 +42,7 @@ pub use collective::{Collective, Meeting};
 pub use decode::Past;
 pub use dora::{Dora, Lengths};
 pub use head::{Head, LossSums, Losses};
+pub use trained::{ParamsAt, SumsAt};
 pub use weight::Weight;
 
 /// Where a model computes. A copy is the same one.
@@ -236,9 +238,10 @@ impl Machine {
     }
 
     /// Numbers of the host, there; they stay `f32`. Out of memory is an error of whoever loads, not of a pass.
-    pub fn put_exact(&self, numbers: Vec<f32>) -> Exact {
+    pub fn put_exact<'a>(&self, numbers: impl Into<Cow<'a, [f32]>>) -> Exact {
+        let numbers = numbers.into();
         match self {
-            Machine::Cpu(_) => Exact::Host(numbers),
+            Machine::Cpu(_) => Exact::Host(numbers.into_owned()),
             #[cfg(feature = "cuda")]
             Machine::Gpu(gpu) => Exact::Device(done(gpu.upload(&numbers))),
         }

@@ -114,10 +114,14 @@ pub trait Forms {
     fn norm_forward_add(&self, norm: Norm<'_>, y: &[f32]) -> Answer<Vec<f32>>;
     /// `dx` with the gradient added.
     fn norm_backward(&self, norm: Norm<'_>, dy: &[f32], dx: &[f32]) -> Answer<Vec<f32>>;
+    /// `dgain` with the gradient added.
+    fn gain_backward(&self, norm: Norm<'_>, dy: &[f32], dgain: &[f32]) -> Answer<Vec<f32>>;
     /// `qkv` afterwards, and q and k of every row before the norm.
     fn rope_forward(&self, turned: Turned<'_>, qkv: &[f32]) -> Answer<[Vec<f32>; 2]>;
     /// `dqkv` afterwards.
     fn rope_backward(&self, turned: Turned<'_>, raw: &[f32], dqkv: &[f32]) -> Answer<Vec<f32>>;
+    /// The gradients of both gains, queries' and keys', added to what is given.
+    fn head_gains(&self, turned: Turned<'_>, raw: &[f32], dqkv: &[f32], dgains: [&[f32]; 2]) -> Answer<[Vec<f32>; 2]>;
     /// `y`.
     fn glu_forward(&self, activation: Activation, gate_up: &[f32], width: usize) -> Answer<Vec<f32>>;
     /// The gradient of `gate_up`.
@@ -139,6 +143,15 @@ pub trait Forms {
     fn gather(&self, table: &[f32], rows: &[u32], width: usize, scale: f32) -> Answer<Vec<f32>>;
     /// `y` with rows of `x` in their places.
     fn scatter(&self, x: &[f32], rows: &[u32], width: usize, y: &[f32]) -> Answer<Vec<f32>>;
+    /// `dtable` with the rows of `dy` times a number added to those of their tokens, padding's excepted.
+    fn table_backward(
+        &self,
+        tokens: (&[u32], Option<u32>),
+        dy: &[f32],
+        scale: f32,
+        width: usize,
+        dtable: &[f32],
+    ) -> Answer<Vec<f32>>;
     /// The factors of rows of `width` numbers of one module, 0 or 1 / (1 − p).
     fn dropout(&self, masks: &[(Masks, u32)], module: u32, width: usize) -> Answer<Vec<f32>>;
     /// `x Wᵀ + b`, W `[b, inputs]`.
@@ -147,6 +160,8 @@ pub trait Forms {
     fn linear_onto(&self, x: &[f32], weight: &[f32], bias: &[f32], onto: &[f32]) -> Answer<Vec<f32>>;
     /// `dy W`, W `[outputs, ..]`.
     fn linear_backward(&self, dy: &[f32], weight: &[f32], outputs: usize) -> Answer<Vec<f32>>;
+    /// Gradients of the rows of a weight that have those columns of `dy`, and of their bias, added to what is given.
+    fn weight_backward(&self, x: &[f32], dy: (&[f32], Columns), gradients: [&[f32]; 2]) -> Answer<[Vec<f32>; 2]>;
     /// `u`, and `y` with the product added.
     fn lora_forward(&self, product: Product<'_>, y: &[f32]) -> Answer<[Vec<f32>; 2]>;
     /// Gradients of A, B and x, added to what is given.
@@ -179,8 +194,15 @@ pub trait Forms {
         dy: &[f32],
         gradients: [&[f32]; 2],
     ) -> Answer<[Vec<f32>; 2]>;
-    /// Loss of every row and the gradient of `x`. `weight` is `[vocabulary, width]`.
-    fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]>;
+    /// Loss of every row and the gradient of `x`; that of the weight is added to `dw`. `weight` is `[vocabulary, width]`.
+    fn head(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        wanted: &[Wanted],
+        softcap: Option<f32>,
+        dw: &[f32],
+    ) -> Answer<[Vec<f32>; 3]>;
     /// The same with an adapter on it, in several chunks of rows, and the gradients of A and B.
     fn head_adapted(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], pair: Pair<'_, f32>) -> Answer<[Vec<f32>; 4]>;
     /// Losses of rows, summed by the adapter that each is of.
@@ -193,6 +215,8 @@ pub trait Forms {
     fn int8(&self, codes: &[i8], factors: &[f32], width: usize) -> Answer<Vec<f32>>;
     /// To the nearest bf16, ties to even.
     fn narrow(&self, x: &[f32]) -> Answer<Vec<f32>>;
+    /// Every number, and so much more.
+    fn shift(&self, x: &[f32], by: f32) -> Answer<Vec<f32>>;
 }
 
 /// One output of one operation.

@@ -34,7 +34,7 @@ fn obey(config: &Config, leader: UnixStream, stop: &Stop) -> Result<(), TrainErr
             Err(TrainError::Refused { .. }) => {}
             taken => drop(taken?),
         }
-        run.put_into(&mut model);
+        run.put_into(&mut model)?;
     }
     Ok(())
 }

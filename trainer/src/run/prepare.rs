@@ -15,7 +15,7 @@ use crate::checkpoint::{self, Found, Identity};
 use crate::config::{Config, Device, MicroTokens, Numbers};
 use crate::event::{Event, Level, Outcome, Plan, Stage};
 use crate::lora;
-use crate::model::{Model, refusable_for};
+use crate::model::{Model, read_weights, refusable_for};
 use crate::ops::machine::Machine;
 use crate::ranks::Ranks;
 use crate::stop::{Stop, Wish};
@@ -53,7 +53,7 @@ pub(super) fn session<'a, 'e>(
         (Trained::Adapter(layout), None) => {
             refusable_for(|| "the adapter's start".into(), || Ok(model.start(layout, config.settings.seed)))?
         }
-        (Trained::Model(layout), _) => model.weights(layout),
+        (Trained::Model(layout), _) => read_weights(&config.base, layout, &|| stop.is_asked())?,
     };
     let mut run = Run::new(&config.settings, trained, params, data.train.clone());
     let identity = Identity {
@@ -67,7 +67,6 @@ pub(super) fn session<'a, 'e>(
         let message = [vec![format!("goes on from {}", found.name())], differing].concat().join("; ");
         tell(Event::Log { level: Level::Info, message })?;
     }
-    run.put_into(&mut model);
     if stop.is_asked() {
         return Err(TrainError::Stopped);
     }
@@ -76,6 +75,7 @@ pub(super) fn session<'a, 'e>(
         tell(Event::Log { level: Level::Warning, message })?;
     }
     run.settle(&model)?;
+    run.put_into(&mut model)?;
     let saved = found.map(|found| found.manifest.step);
     let saved_at = Instant::now();
     Ok(Session { config, stop, events, model, data, tokenizer, run, ranks, needs, thrift, identity, saved, saved_at })
@@ -96,8 +96,8 @@ pub(super) fn follower(config: &Config, leader: UnixStream, stop: &Stop) -> Resu
         ranks.meet(model.machine(), &meeting, &is_stopped)?;
     }
     run.state = state;
-    run.put_into(&mut model);
     run.settle(&model)?;
+    run.put_into(&mut model)?;
     Ok((model, run, ranks))
 }
 
@@ -128,7 +128,7 @@ fn what_is_trained(config: &Config) -> Result<(ModelConfig, Trained), TrainError
         let reason = format!("full trains the base's weights, and those are quantised to {}", found.dtype().name());
         return Err(TrainError::Config { key: "training.method", reason });
     }
-    config.device.takes(&shape, &config.settings, &trained)?;
+    config.device.takes(&shape, &config.settings)?;
     Ok((shape, trained))
 }
 

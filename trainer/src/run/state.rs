@@ -152,7 +152,7 @@ impl Run {
             return Ok(());
         }
         let trained = self.trained.trained();
-        let moved = |numbers: &Exact| to.put_exact(from.get_exact(numbers).into_owned());
+        let moved = |numbers: &Exact| to.put_exact(from.get_exact(numbers));
         let (params, m, v, grads, clip) = refusable_for(
             || "what is trained and its moments".into(),
             || {
@@ -239,11 +239,11 @@ impl Run {
         self.view().map(|view| AdapterView { dropout: self.dropout, ..view })
     }
 
-    /// Where the model itself is trained, puts its numbers into it: before the first step and after each.
-    pub fn put_into(&self, model: &mut Model) {
-        if let Trained::Model(layout) = &self.trained {
-            model.set_weights(layout, self.params.host());
-        }
+    /// Where the model itself is trained, puts its numbers into it: before the first step, when they lie where it computes ([`Run::settle`]),
+    /// and behind each update. Nobody waits for that, and passes that come behind it see them.
+    pub fn put_into(&self, model: &mut Model) -> Result<(), TrainError> {
+        let Trained::Model(layout) = &self.trained else { return Ok(()) };
+        refusable_for(|| "the model's own numbers".into(), || Ok(model.set_weights(layout, self.params.params())))
     }
 
     /// Where the next step's examples begin: behind those of the step under way, if there is one.

@@ -301,7 +301,7 @@ impl Bench<'_> {
         let (mut da, mut db) = (gpu.zeros::<f32>(rank * width)?, gpu.zeros::<f32>(width * rank)?);
         let (a, b, x) = (a.as_view(), b.as_view(), x.as_view());
         let pair = Pair { a: &a, b: &b, rank, scale: 0.01 };
-        let columns = Columns { first: 0, count: width, stride: width };
+        let columns = Columns::all(width);
         let bytes = 2.0 * (tokens * width) as f64;
         let masks = Masks::new(Dropout { p: 0.1, seed: 1 }, 0, 0);
         let masks: Vec<(Masks, u32)> = (0..tokens as u32).map(|token| (masks, token)).collect();

@@ -31,7 +31,7 @@ const ATTENTION_KERNELS: &[&str] =
     &["attention_forward", "attention_delta", "attention_backward_queries", "attention_backward_keys"];
 
 /// The others, and the kernels that are taken from them.
-const SOURCES: [(Source, &[&str]); 11] = [
+const SOURCES: [(Source, &[&str]); 13] = [
     (source!("adamw.cu"), &["square_sums", "clip_from_squares", "adamw"]),
     (source!("decode.cu"), &["decode_parts", "decode_merge", "decode_keep"]),
     (source!("dora.cu"), &["dora_lengths", "dora_forward", "dora_backward", "dora_rest"]),
@@ -40,10 +40,11 @@ const SOURCES: [(Source, &[&str]); 11] = [
     (source!("head.cu"), &["head_loss", "add_losses"]),
     (source!("lookup.cu"), &["lookup_columns", "lookup_add"]),
     (source!("lora.cu"), &["lora_down", "lora_parts", "lora_add_parts", "lora_up"]),
-    (source!("norm.cu"), &["norm_forward", "norm_backward"]),
+    (source!("norm.cu"), &["norm_forward", "norm_backward", "norm_rho"]),
     (source!("quant.cu"), &["nf4_widen", "int8_widen"]),
-    (source!("rope.cu"), &["rope_forward", "rope_backward"]),
-    (source!("rows.cu"), &["rows_gather", "rows_scatter", "rows_add_bias", "cast_narrow"]),
+    (source!("rope.cu"), &["rope_forward", "rope_backward", "rope_gains"]),
+    (source!("rows.cu"), &["rows_gather", "rows_scatter", "rows_add_bias", "cast_narrow", "shift"]),
+    (source!("sums.cu"), &["row_parts", "add_row_parts", "table_add"]),
 ];
 
 /// Every kernel but attention's, by name.

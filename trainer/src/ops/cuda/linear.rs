@@ -7,8 +7,9 @@ use half::bf16;
 
 use super::matmul::{self, Into, Matrix};
 use super::quant::Stacked;
-use super::{Done, Gpu, GpuError, rows};
+use super::{Done, Gpu, GpuError, rows, sums};
 use crate::ops::linear::{self, Numbers};
+use crate::ops::lora::Columns;
 
 /// A frozen weight, `[rows, cols]`: rows are outputs.
 #[derive(Debug)]
@@ -75,6 +76,18 @@ impl Weight {
         Ok(narrow.into_iter().map(bf16::to_f32).collect())
     }
 
+    /// Puts numbers in the place of consecutive rows, as brain floats. Only a weight that lies in those is ever trained.
+    pub fn set_rows(&mut self, gpu: &Gpu, rows: Range<usize>, numbers: &CudaView<'_, f32>) -> Done {
+        let Stored::Bf16(own) = &mut self.numbers else { panic!("a weight that is trained lies in brain floats") };
+        rows::narrow(gpu, numbers, &mut own.slice_mut(rows.start * self.cols..rows.end * self.cols))
+    }
+
+    /// Puts numbers in the place of the bias of some rows.
+    pub fn set_bias(&mut self, gpu: &Gpu, rows: Range<usize>, numbers: &CudaView<'_, f32>) -> Done {
+        let bias = self.bias.as_mut().expect("a bias that is trained is there");
+        gpu.copy(numbers, &mut bias.slice_mut(rows))
+    }
+
     /// Hands the numbers of consecutive rows to `use_them`; of a weight in few bits the modules that they are of are taken apart for that.
     pub(super) fn with_rows<T>(
         &self,
@@ -134,4 +147,24 @@ pub fn forward_onto(
 pub fn backward(gpu: &Gpu, dy: &CudaView<'_, bf16>, weight: &Weight, dx: &mut CudaViewMut<'_, bf16>) -> Done {
     let dy = Matrix::new(gpu, dy, dy.len() / weight.rows, weight.rows);
     weight.with_matrix(gpu, |matrix| matmul::set(gpu, dy, matrix, dx))
+}
+
+/// Adds to the gradient of the rows of a weight whose outputs are those columns of `dy`.
+pub fn weight_backward(
+    gpu: &Gpu,
+    x: &CudaView<'_, bf16>,
+    inputs: usize,
+    (dy, columns): (&CudaView<'_, bf16>, Columns),
+    dw: &mut CudaViewMut<'_, f32>,
+) -> Done {
+    let tokens = x.len() / inputs;
+    let dy = Matrix::strided(gpu, &dy.slice(columns.first..), tokens, columns.count, columns.stride);
+    let into = Into { stride: inputs, scale: 1.0, keep: 1.0 };
+    matmul::product(gpu, dy.t(), Matrix::new(gpu, x, tokens, inputs), into, dw)
+}
+
+/// Adds to the gradient of their bias.
+pub fn bias_backward(gpu: &Gpu, (dy, columns): (&CudaView<'_, bf16>, Columns), db: &mut CudaViewMut<'_, f32>) -> Done {
+    assert_eq!(db.len(), columns.count, "one number for each column");
+    sums::add_rows(gpu, (dy, columns), None, db)
 }

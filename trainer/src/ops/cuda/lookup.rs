@@ -6,35 +6,27 @@ use half::bf16;
 
 use super::lora::Pair;
 use super::matmul::{self, Into, Matrix};
-use super::{Done, Gpu, GpuError, launch, number, per_number, per_warp};
+use super::{Done, Gpu, GpuError, launch, number, per_number, per_row, per_warp};
+use crate::ops::lookup;
 
-/// Where every distinct token stands, on the device.
+/// Where the tokens of a micro-batch stand, on the device: tokens, where the places of each begin, and places, one list behind another.
 #[derive(Debug)]
-pub struct Places {
-    /// The tokens; where the places of each begin, and where the last ones end; the places.
-    words: CudaSlice<u32>,
-    distinct: usize,
+pub struct Standing {
+    lists: CudaSlice<u32>,
+    tokens: usize,
 }
 
-impl Places {
-    /// Of all tokens but padding, which gets no gradient.
-    pub fn upload(gpu: &Gpu, tokens: &[u32], padding: Option<u32>) -> Result<Places, GpuError> {
-        let mut places: Vec<usize> = (0..tokens.len()).filter(|row| padding != Some(tokens[*row])).collect();
-        places.sort_by_key(|row| tokens[*row]);
-        let (mut of, mut begins) = (Vec::new(), vec![0]);
-        for same in places.chunk_by(|a, b| tokens[*a] == tokens[*b]) {
-            of.push(tokens[same[0]]);
-            begins.push(begins[begins.len() - 1] + number(same.len()));
-        }
-        let distinct = of.len();
-        let words: Vec<u32> = of.into_iter().chain(begins).chain(places.into_iter().map(number)).collect();
-        Ok(Places { words: gpu.upload(&words)?, distinct })
+impl Standing {
+    /// That of the host. Tokens lie within the table; whoever made them has checked that.
+    pub fn upload(gpu: &Gpu, standing: &lookup::Standing) -> Result<Standing, GpuError> {
+        let lookup::Standing { tokens, starts, places } = standing;
+        Ok(Standing { lists: gpu.upload(&[&tokens[..], starts, places].concat())?, tokens: tokens.len() })
     }
 
-    /// Its three parts.
+    /// Its three lists.
     fn views(&self) -> [CudaView<'_, u32>; 3] {
-        let (begins, places) = (self.distinct, 2 * self.distinct + 1);
-        [self.words.slice(..begins), self.words.slice(begins..places), self.words.slice(places..)]
+        let (starts, places) = (self.tokens, 2 * self.tokens + 1);
+        [self.lists.slice(..starts), self.lists.slice(starts..places), self.lists.slice(places..)]
     }
 }
 
@@ -61,10 +53,10 @@ pub fn backward(
     matmul::product(gpu, dy.t(), u, Into { stride: rank, scale: pair.scale, keep: 1.0 }, db)?;
     let mut t = gpu.take::<f32>(rows * rank)?;
     matmul::product(gpu, dy, pair.b(gpu), Into { stride: rank, scale: pair.scale, keep: 0.0 }, &mut t.as_view_mut())?;
-    let places = Places::upload(gpu, tokens, padding)?;
-    let ([tokens, begins, of], distinct) = (places.views(), places.distinct);
+    let standing = Standing::upload(gpu, &lookup::Standing::new(tokens, padding))?;
+    let ([tokens, starts, places], distinct) = (standing.views(), standing.tokens);
     let (shape, [distinct, rank, vocabulary]) = (per_warp(distinct), [distinct, rank, pair.inputs()].map(number));
-    launch!(gpu, "lookup_add", shape, &t, &tokens, &begins, &of, da, &distinct, &rank, &vocabulary)
+    launch!(gpu, "lookup_add", shape, &t, &tokens, &starts, &places, da, &distinct, &rank, &vocabulary)
 }
 
 /// A's columns of `tokens`, as rows.
@@ -74,4 +66,19 @@ fn columns(gpu: &Gpu, pair: Pair<'_>, tokens: &[u32]) -> Result<CudaSlice<bf16>,
     let [numbers, rank, vocabulary] = [count, pair.rank, pair.inputs()].map(number);
     launch!(gpu, "lookup_columns", per_number(count), pair.a, &tokens, &mut u, &numbers, &rank, &vocabulary)?;
     Ok(u)
+}
+
+/// Adds `scale` times the rows of `dy` to the rows of the table's gradient that belong to their tokens.
+pub fn table_backward(
+    gpu: &Gpu,
+    standing: &Standing,
+    dy: &CudaView<'_, bf16>,
+    scale: f32,
+    width: usize,
+    dtable: &mut CudaViewMut<'_, f32>,
+) -> Done {
+    assert!(dy.len() % width == 0 && dtable.len() % width == 0, "whole rows of {width}");
+    let [of, starts, places] = standing.views();
+    let blocks = per_row(standing.tokens, width);
+    launch!(gpu, "table_add", blocks, dy, &of, &starts, &places, dtable, &number(width), &scale)
 }

@@ -3,7 +3,8 @@
 use cudarc::driver::{CudaView, CudaViewMut};
 use half::bf16;
 
-use super::{Done, Gpu, launch, number, per_row};
+use super::{Done, Gpu, launch, number, per_row, sums};
+use crate::ops::lora::Columns;
 
 /// `y = norm(x)`.
 pub fn forward(
@@ -54,6 +55,22 @@ pub fn backward(
     assert!(dy.len() == x.len() && dx.len() == x.len(), "a norm keeps its shape");
     let width = gain.len();
     launch!(gpu, "norm_backward", per_row(rows, width), x, gain, dy, dx, &number(width), &(eps as f32))
+}
+
+/// Adds to the gradient of the gain.
+pub fn gain_backward(
+    gpu: &Gpu,
+    x: &CudaView<'_, bf16>,
+    eps: f64,
+    dy: &CudaView<'_, bf16>,
+    dgain: &mut CudaViewMut<'_, f32>,
+) -> Done {
+    let width = dgain.len();
+    let rows = rows(x.len(), width);
+    assert_eq!(dy.len(), x.len(), "a norm keeps its shape");
+    let mut rho = gpu.take::<f32>(rows)?;
+    launch!(gpu, "norm_rho", per_row(rows, width), x, &mut rho, &number(width), &(eps as f32))?;
+    sums::add_rows(gpu, (dy, Columns::all(width)), Some((x, &rho)), dgain)
 }
 
 fn rows(len: usize, width: usize) -> usize {

@@ -1,10 +1,12 @@
 //! [`crate::ops::rope`] on the device, with the norms over heads of [`crate::ops::qk_norm`] where a model has them: one kernel does
 //! both.
 
+use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
 use cudarc::driver::{CudaFunction, CudaSlice, CudaView, CudaViewMut};
 use half::bf16;
+use lorikeet_plan::GPU_HEAD_PARTS;
 
 use super::{Done, Gpu, GpuError, launch, number, per_warp};
 use crate::ops::attention::Heads;
@@ -91,6 +93,48 @@ pub fn backward(
 ) -> Done {
     let rows = rows(heads, norm, turns, dqkv.len(), raw.map(|raw| raw.len()));
     run(gpu, gpu.function("rope_backward"), heads, norm, (turns, rows), gpu.address(raw), dqkv)
+}
+
+/// Adds to the gradients of the gains of query and key heads, at those places of the sums, from the gradient of turned heads: before
+/// [`backward`] carries it further.
+pub fn gains_backward(
+    gpu: &Gpu,
+    heads: Heads,
+    eps: f64,
+    turns: &Turns,
+    (raw, dqkv): (&CudaView<'_, bf16>, &CudaView<'_, bf16>),
+    (sums, places): (&mut CudaSlice<f32>, [Range<usize>; 2]),
+) -> Done {
+    let rows = rows(heads, None, turns, dqkv.len(), None);
+    let width = heads.width;
+    assert_eq!(raw.len(), rows * heads.turned(), "a norm keeps what it norms");
+    assert!(places.iter().all(|place| place.len() == width), "a gain per column of a head");
+    let (of_part, many) = super::sums::parts(rows, GPU_HEAD_PARTS);
+    let mut parts = gpu.take::<f32>(2 * many * width)?;
+    launch!(
+        gpu,
+        "rope_gains",
+        per_warp(2 * many),
+        dqkv,
+        raw,
+        &turns.tables.cos,
+        &turns.tables.sin,
+        &turns.places,
+        &mut parts,
+        &number(rows),
+        &number(heads.queries),
+        &number(heads.keys),
+        &number(width),
+        &number(turns.half()),
+        &number(heads.stride()),
+        &(eps as f32),
+        &number(of_part),
+        &number(many),
+    )?;
+    let of_kind = |kind: usize| kind * many * width..(kind + 1) * many * width;
+    places.into_iter().enumerate().try_for_each(|(kind, place)| {
+        super::sums::add_parts(gpu, &parts.slice(of_kind(kind)), &mut sums.slice_mut(place))
+    })
 }
 
 /// Both kernels take the same.

@@ -44,3 +44,9 @@ pub fn narrow(gpu: &Gpu, x: &CudaView<'_, f32>, y: &mut CudaViewMut<'_, bf16>) -
     assert_eq!(x.len(), y.len(), "one number for each");
     launch!(gpu, "cast_narrow", per_number(x.len().div_ceil(EIGHT)), x, y, &(x.len() as u64))
 }
+
+/// `y = x + by`.
+pub fn shift(gpu: &Gpu, x: &CudaView<'_, f32>, by: f32, y: &mut CudaViewMut<'_, f32>) -> Done {
+    assert_eq!(x.len(), y.len(), "one number for each");
+    launch!(gpu, "shift", per_number(x.len()), x, y, &by, &(x.len() as u64))
+}

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use lorikeet_plan::Activation;
 
-use super::{Buffer, Exact, Machine, Weight};
+use super::{Buffer, Exact, Machine, Sums, Weight};
 #[cfg(feature = "cuda")]
 use super::{done, elsewhere};
 use crate::ops::attention::{self, Heads};
@@ -268,22 +268,23 @@ impl Machine {
         raw
     }
 
-    /// Turns the gradient back and carries it through the norm, in place. The gradients of the gains are added to `gains` where
-    /// they are wanted, which no GPU does.
+    /// Turns the gradient back and carries it through the norm, in place. The gradients of the gains, queries' and keys', are added where
+    /// they are wanted, at those places of the sums.
     pub fn rope_backward(
         &self,
         heads: Heads,
         norm: Option<(HeadNorm<'_>, &Buffer)>,
         turns: &Turns,
         dqkv: &mut Buffer,
-        gains: Option<[&mut [f32]; 2]>,
+        gains: Option<(&mut Sums<'_>, [Range<usize>; 2])>,
     ) {
         match self {
             Machine::Cpu(_) => {
                 let dqkv = dqkv.host_mut();
                 rope::turn(heads, turns.host(), dqkv, Turn::Back);
                 if let Some((norm, raw)) = norm {
-                    if let Some(gains) = gains {
+                    if let Some((sums, places)) = gains {
+                        let gains = sums.host().get_disjoint_mut(places).expect("two tensors have two places");
                         qk_norm::gains_backward(heads, norm.eps, raw.host(), dqkv, gains);
                     }
                     qk_norm::backward(heads, norm.gains(), norm.eps, raw.host(), dqkv);
@@ -291,8 +292,13 @@ impl Machine {
             }
             #[cfg(feature = "cuda")]
             Machine::Gpu(gpu) => {
-                assert!(gains.is_none(), "a GPU trains no gains");
-                let (turns, mut dqkv) = (turns.device(), dqkv.device_mut());
+                let turns = turns.device();
+                if let (Some((norm, raw)), Some((sums, places))) = (norm, gains) {
+                    let Sums::Device(sums) = sums else { elsewhere() };
+                    let passed = (&raw.device(), &dqkv.device());
+                    done(cuda::rope::gains_backward(gpu, heads, norm.eps, turns, passed, (sums, places)));
+                }
+                let mut dqkv = dqkv.device_mut();
                 done(match norm {
                     Some((norm, raw)) => norm.on_device(|norm| {
                         cuda::rope::backward(gpu, heads, Some(norm), turns, Some(&raw.device()), &mut dqkv)

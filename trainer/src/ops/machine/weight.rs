@@ -1,4 +1,4 @@
-//! A frozen weight, where its machine wants it.
+//! A weight, where its machine wants it.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::{done, elsewhere};
 use crate::ops::cuda;
 use crate::ops::linear;
 
-/// A frozen weight, `[rows, cols]`: rows are outputs.
+/// A weight that no pass changes, `[rows, cols]`: rows are outputs.
 #[derive(Debug)]
 pub enum Weight {
     /// On the host.
@@ -59,6 +59,14 @@ impl Weight {
 
     #[cfg(feature = "cuda")]
     pub(super) fn device(&self) -> &cuda::linear::Weight {
+        match self {
+            Weight::Device(weight) => weight,
+            Weight::Host(_) => elsewhere(),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn device_mut(&mut self) -> &mut cuda::linear::Weight {
         match self {
             Weight::Device(weight) => weight,
             Weight::Host(_) => elsewhere(),

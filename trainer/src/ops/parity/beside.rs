@@ -1,4 +1,4 @@
-//! An adapter on a head, of no model: what [`Beside`] is asked for, chunk by chunk.
+//! What is trained at a head, of no model: what [`Beside`] is asked for, chunk by chunk.
 
 use std::ops::Range;
 
@@ -34,11 +34,43 @@ pub(super) fn adapted(
     let [losses, dx] = machine.adding(&mut [&mut grads], |sums| {
         let [a, b] = places.clone().map(|place| operand.part(place));
         let pair = Pair { a, b, rank: pair.rank, scale: pair.scale };
-        let columns = Columns { first: 0, count: outputs, stride: outputs };
+        let columns = Columns::all(outputs);
         run(&mut Adapted { machine, pair, sums: &mut sums[0], places, columns, u: None, next: 0 })
     })?;
     let db = grads.split_off(a);
     Ok([losses, dx, grads, db])
+}
+
+/// The head's own weight, trained itself.
+struct Own<'a, 'g> {
+    machine: &'a Machine,
+    inputs: usize,
+    columns: Columns,
+    sums: &'a mut Sums<'g>,
+}
+
+/// Losses and the gradient of x, which `run` makes with a head of so many outputs and inputs that is trained itself; and its gradient, added to
+/// what is given.
+pub(super) fn own(
+    machine: &Machine,
+    (outputs, inputs): (usize, usize),
+    dw: &[f32],
+    run: impl FnOnce(&mut dyn Beside) -> Answer<[Vec<f32>; 2]>,
+) -> Answer<[Vec<f32>; 3]> {
+    let mut grads = dw.to_vec();
+    let [losses, dx] = machine.adding(&mut [&mut grads], |sums| {
+        run(&mut Own { machine, inputs, columns: Columns::all(outputs), sums: &mut sums[0] })
+    })?;
+    Ok([losses, dx, grads])
+}
+
+impl Beside for Own<'_, '_> {
+    fn forward(&mut self, _: Range<usize>, _: &Part<'_>, _: PartMut<'_>) {}
+
+    fn backward(&mut self, _: Range<usize>, x: &Part<'_>, dlogits: &Part<'_>, _: PartMut<'_>) {
+        let to = self.sums.at(0..self.inputs * self.columns.count);
+        self.machine.weight_backward((x, self.inputs), (dlogits, self.columns), to);
+    }
 }
 
 impl Beside for Adapted<'_, '_> {

@@ -25,20 +25,34 @@ const SEVERAL: f64 = 0.012;
 /// `f32` results.
 const EXACT: f64 = 2e-5;
 
+/// The same of many products on tensor cores, which cut off where they add.
+const CUT: f64 = 2e-4;
+
 const EPS: f64 = 1e-5;
 
 pub(super) fn all() -> Vec<Case> {
     vec![
         Case { name: "narrow", run: narrow },
+        Case { name: "shift", run: shift },
         Case { name: "gather, scatter", run: rows },
         Case { name: "dropout", run: dropout },
         Case { name: "rms norm", run: norm_forward },
         Case { name: "rms norm backward", run: norm_backward },
+        Case { name: "rms norm, gain", run: gain_backward },
         Case { name: "rope", run: |forms, fresh| rope_both(forms, fresh, None) },
         Case { name: "rope + qk-norm", run: |forms, fresh| rope_both(forms, fresh, Some(())) },
+        Case { name: "qk-norm, gains", run: |forms, fresh| head_gains(forms, fresh, HEADS) },
+        // several rows a part, heads as wide as there are, one pair of columns that turn
+        Case {
+            name: "qk-norm, gains, large",
+            run: |forms, fresh| head_gains(forms, fresh, Normed { rows: 2600, width: 256, rotary: 2 }),
+        },
         Case { name: "swiglu", run: |forms, fresh| glu_both(forms, fresh, Activation::Silu) },
         Case { name: "geglu", run: |forms, fresh| glu_both(forms, fresh, Activation::GeluTanh) },
         Case { name: "linear", run: linear_both },
+        Case { name: "weight and bias", run: |forms, fresh| weight_backward(forms, fresh, 37) },
+        Case { name: "weight and bias, large", run: |forms, fresh| weight_backward(forms, fresh, 300) },
+        Case { name: "embedding", run: table_backward },
         Case { name: "lora", run: |forms, fresh| lora_both(forms, fresh, SMALL, 0.0) },
         Case {
             name: "lora, odd",
@@ -132,6 +146,15 @@ fn narrow(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     Ok(vec![output("y", forms.narrow(&x)?, plain, 0.0)])
 }
 
+fn shift(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    let x = fresh.numbers(1_003, 0.3);
+    let plain = |by: f32| x.iter().map(|x| f64::from(x + by)).collect();
+    Ok(vec![
+        output("by nothing", forms.shift(&x, 0.0)?, wide(&x), 0.0),
+        output("by one", forms.shift(&x, 1.0)?, plain(1.0), 0.0),
+    ])
+}
+
 fn rows(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     let (width, count) = (72, 40);
     let table = fresh.numbers(50 * width, 1.0);
@@ -199,6 +222,51 @@ fn norm_backward(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     norm::backward_plain(&wide(&x), &wide(&gain), EPS, &wide(&dy), &mut plain);
     let ours = forms.norm_backward(Norm { x: &x, gain: &gain, eps: EPS }, &dy, &dx)?;
     Ok(vec![output("dx", ours, plain, TWICE)])
+}
+
+fn gain_backward(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    // one row a part, and several with a rest; columns of more than one block
+    let of = |rows: usize, width: usize, fresh: &mut Fresh| -> Answer<Output> {
+        let (x, gain) = (fresh.numbers(rows * width, 2.0), fresh.numbers(width, 1.5));
+        let (dy, dgain) = (fresh.numbers(rows * width, 1.0), fresh.numbers(width, 1.0));
+        let mut plain = wide(&dgain);
+        norm::gain_backward_plain(&wide(&x), EPS, &wide(&dy), &mut plain);
+        let ours = forms.gain_backward(Norm { x: &x, gain: &gain, eps: EPS }, &dy, &dgain)?;
+        Ok(output("dgain", ours, plain, EXACT))
+    };
+    Ok(vec![of(19, 328, fresh)?, of(333, 72, fresh)?, of(5, 1032, fresh)?])
+}
+
+/// Heads that are normed: their width, and how many columns of it turn.
+#[derive(Clone, Copy)]
+struct Normed {
+    rows: usize,
+    width: usize,
+    rotary: usize,
+}
+
+const HEADS: Normed = Normed { rows: 20, width: 48, rotary: 40 };
+
+fn head_gains(forms: &dyn Forms, fresh: &mut Fresh, normed: Normed) -> Answer<Vec<Output>> {
+    let Normed { rows, width, rotary } = normed;
+    let heads = Heads { queries: 3, keys: 1, width, scale: 1.0, softcap: None, window: None };
+    let lengths = [7, 1, rows - 8];
+    let rope = Rope { theta: 10_000.0, scaling: None };
+    let rotations = Rotations::new(&rope, rotary, &lengths, &Known::default());
+    let (raw, dqkv) = (fresh.numbers(rows * heads.turned(), 2.0), fresh.numbers(rows * heads.stride(), 1.0));
+    let [gains, before] = [1.5, 1.0].map(|bound| [fresh.numbers(width, bound), fresh.numbers(width, bound)]);
+    let norm = Some((gains.each_ref().map(|gain| &gain[..]), EPS));
+    let turned = Turned { heads, norm, rotations: &rotations };
+    let [queries, keys] = forms.head_gains(turned, &raw, &dqkv, before.each_ref().map(|gain| &gain[..]))?;
+    let mut back = wide(&dqkv);
+    turn_plainly(heads, &rotations, &mut back, Turn::Back);
+    let [mut of_queries, mut of_keys] = before.each_ref().map(|gain| wide(gain));
+    for (x, dy) in wide(&raw).chunks(heads.turned()).zip(back.chunks(heads.stride())) {
+        let (to_keys, end) = (heads.queries * width, heads.turned());
+        norm::gain_backward_plain(&x[..to_keys], EPS, &dy[..to_keys], &mut of_queries);
+        norm::gain_backward_plain(&x[to_keys..], EPS, &dy[to_keys..end], &mut of_keys);
+    }
+    Ok(vec![output("of queries", queries, of_queries, EXACT), output("of keys", keys, of_keys, EXACT)])
 }
 
 fn rope_both(forms: &dyn Forms, fresh: &mut Fresh, normed: Option<()>) -> Answer<Vec<Output>> {
@@ -269,6 +337,34 @@ fn linear_both(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
         output("sum", forms.linear_onto(&x, &weight, &bias, &onto)?, sum, TWICE),
         output("dx", forms.linear_backward(&dy, &weight, outputs)?, dx, ONCE),
     ])
+}
+
+fn weight_backward(forms: &dyn Forms, fresh: &mut Fresh, tokens: usize) -> Answer<Vec<Output>> {
+    let (inputs, columns) = (72, Columns { first: 16, count: 24, stride: 56 });
+    let (x, dy) = (fresh.numbers(tokens * inputs, 1.0), fresh.numbers(tokens * columns.stride, 1.0));
+    let before = [fresh.numbers(columns.count * inputs, 1.0), fresh.numbers(columns.count, 1.0)];
+    let [dw, db] = forms.weight_backward(&x, (&dy, columns), before.each_ref().map(|x| &x[..]))?;
+    let own = |row: &[f32]| wide(&row[columns.first..][..columns.count]);
+    let own: Vec<f64> = dy.chunks(columns.stride).flat_map(own).collect();
+    let [mut dw_plain, mut db_plain] = before.each_ref().map(|x| wide(x));
+    linear::weights_backward_plain(&wide(&x), &own, inputs, &mut dw_plain, &mut db_plain);
+    Ok(vec![output("dW", dw, dw_plain, CUT), output("db", db, db_plain, EXACT)])
+}
+
+fn table_backward(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
+    // tokens that stand many times, once and nowhere; padding among them
+    let (vocabulary, width, rows, scale) = (90, 2312, 150, 1.5);
+    let mut tokens = fresh.below(rows, vocabulary as u32);
+    tokens[10..70].fill(7);
+    let padding = tokens[3];
+    let (dy, before) = (fresh.numbers(rows * width, 1.0), fresh.numbers(vocabulary * width, 1.0));
+    let ours = forms.table_backward((&tokens, Some(padding)), &dy, scale, width, &before)?;
+    let mut plain = wide(&before);
+    for (token, dy) in tokens.iter().zip(dy.chunks(width)).filter(|(token, _)| **token != padding) {
+        let row = &mut plain[*token as usize * width..][..width];
+        row.iter_mut().zip(dy).for_each(|(d, dy)| *d += f64::from(scale) * f64::from(*dy));
+    }
+    Ok(vec![output("dE", ours, plain, EXACT)])
 }
 
 /// One adapter's product, and the first of its columns in a row of output.
@@ -463,9 +559,10 @@ fn head_both(forms: &dyn Forms, fresh: &mut Fresh, (vocabulary, cap): (usize, Op
     let weight = |row: usize| (row % 4) as f32 / 4.0;
     let wanted: Vec<Wanted> =
         targets.iter().enumerate().map(|(row, target)| Wanted { target: *target, weight: weight(row) }).collect();
-    let [losses, dx] = forms.head(&x, &w, &wanted, cap)?;
+    let before = fresh.numbers(w.len(), 1.0);
+    let [losses, dx, dw] = forms.head(&x, &w, &wanted, cap, &before)?;
     let (x, w) = (wide(&x), wide(&w));
-    let (mut losses_plain, mut dx_plain) = (Vec::new(), vec![0.0; rows * width]);
+    let (mut losses_plain, mut dx_plain, mut dw_plain) = (Vec::new(), vec![0.0; rows * width], wide(&before));
     for (row, wanted) in wanted.iter().enumerate() {
         let place = row * width..(row + 1) * width;
         let mut logits = vec![0.0; vocabulary];
@@ -474,10 +571,15 @@ fn head_both(forms: &dyn Forms, fresh: &mut Fresh, (vocabulary, cap): (usize, Op
         let bent = logits.clone();
         losses_plain.push(head::loss_plain(&mut logits, wanted.target as usize, f64::from(wanted.weight)));
         cap.into_iter().for_each(|cap| softcap::backward_plain(&bent, f64::from(cap), &mut logits));
-        linear::backward_plain(&logits, &w, width, &mut dx_plain[place]);
+        linear::backward_plain(&logits, &w, width, &mut dx_plain[place.clone()]);
+        linear::weights_backward_plain(&x[place], &logits, width, &mut dw_plain, &mut vec![0.0; vocabulary]);
     }
     // the logits are rounded once before the loss is taken of them
-    Ok(vec![output("losses", losses, losses_plain, TWICE), output("dx", dx, dx_plain, SEVERAL)])
+    Ok(vec![
+        output("losses", losses, losses_plain, TWICE),
+        output("dx", dx, dx_plain, SEVERAL),
+        output("dW", dw, dw_plain, SEVERAL),
+    ])
 }
 
 fn loss_sums(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {

@@ -11,10 +11,10 @@ use crate::ops::attention::{self, Heads};
 use crate::ops::buffer::Buffers;
 use crate::ops::dora::{self, Dora, DoraGradient};
 use crate::ops::dropout::Kept;
-use crate::ops::head::{self, Head, Wanted};
+use crate::ops::head::{self, Beside, Head, Wanted};
 use crate::ops::linear::{self, Weight};
-use crate::ops::lora::{self, Input, Pair, PairGradient};
-use crate::ops::machine::{Losses, Machine};
+use crate::ops::lora::{self, Columns, Input, Pair, PairGradient};
+use crate::ops::machine::{Losses, Machine, SumsAt};
 use crate::ops::qk_norm::{self, Gains};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Turn};
@@ -51,6 +51,12 @@ impl Forms for Cpu {
         Ok(dx)
     }
 
+    fn gain_backward(&self, Norm { x, eps, .. }: Norm<'_>, dy: &[f32], dgain: &[f32]) -> Answer<Vec<f32>> {
+        let mut dgain = dgain.to_vec();
+        norm::gain_backward(x, eps, dy, &mut dgain);
+        Ok(dgain)
+    }
+
     fn rope_forward(&self, Turned { heads, norm, rotations }: Turned<'_>, qkv: &[f32]) -> Answer<[Vec<f32>; 2]> {
         let (mut qkv, mut raw) = (qkv.to_vec(), Vec::new());
         if let Some(([queries, keys], eps)) = norm {
@@ -69,6 +75,20 @@ impl Forms for Cpu {
             qk_norm::backward(heads, Gains { queries, keys }, eps, raw, &mut dqkv);
         }
         Ok(dqkv)
+    }
+
+    fn head_gains(
+        &self,
+        Turned { heads, norm, rotations }: Turned<'_>,
+        raw: &[f32],
+        dqkv: &[f32],
+        dgains: [&[f32]; 2],
+    ) -> Answer<[Vec<f32>; 2]> {
+        let (_, eps) = norm.ok_or("there are gains")?;
+        let (mut dqkv, [mut queries, mut keys]) = (dqkv.to_vec(), dgains.map(<[f32]>::to_vec));
+        rope::turn(heads, rotations, &mut dqkv, Turn::Back);
+        qk_norm::gains_backward(heads, eps, raw, &dqkv, [&mut queries, &mut keys]);
+        Ok([queries, keys])
     }
 
     fn glu_forward(&self, activation: Activation, gate_up: &[f32], width: usize) -> Answer<Vec<f32>> {
@@ -125,6 +145,19 @@ impl Forms for Cpu {
         Ok(y)
     }
 
+    fn table_backward(
+        &self,
+        tokens: (&[u32], Option<u32>),
+        dy: &[f32],
+        scale: f32,
+        width: usize,
+        dtable: &[f32],
+    ) -> Answer<Vec<f32>> {
+        let mut dtable = dtable.to_vec();
+        lookup::table_backward(tokens, dy, scale, width, &mut dtable);
+        Ok(dtable)
+    }
+
     fn dropout(&self, masks: &[(Masks, u32)], module: u32, width: usize) -> Answer<Vec<f32>> {
         let mut factors = poison(masks.len() * width);
         Kept::draw(masks, module, width).apply(&vec![1.0; factors.len()], &mut factors);
@@ -151,6 +184,13 @@ impl Forms for Cpu {
         let mut dx = poison(dy.len() / outputs * inputs);
         linear::backward(dy, &Weight::new(weight.to_vec(), outputs, inputs), &mut dx);
         Ok(dx)
+    }
+
+    fn weight_backward(&self, x: &[f32], dy: (&[f32], Columns), gradients: [&[f32]; 2]) -> Answer<[Vec<f32>; 2]> {
+        let [mut dw, mut db] = gradients.map(<[f32]>::to_vec);
+        linear::weight_backward(x, dw.len() / db.len(), dy, &mut dw);
+        linear::bias_backward(dy, &mut db);
+        Ok([dw, db])
     }
 
     fn lora_forward(&self, product: Product<'_>, y: &[f32]) -> Answer<[Vec<f32>; 2]> {
@@ -226,13 +266,22 @@ impl Forms for Cpu {
         Ok([a, b])
     }
 
-    fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]> {
+    fn head(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        wanted: &[Wanted],
+        softcap: Option<f32>,
+        dw: &[f32],
+    ) -> Answer<[Vec<f32>; 3]> {
         let width = x.len() / wanted.len();
         let weight = Weight::new(weight.to_vec(), weight.len() / width, width);
         let head = Head { weight: &weight, softcap };
-        let mut dx = poison(x.len());
-        let losses = head::loss_and_gradient(x, head, wanted, &mut (), &self.buffers, &mut dx);
-        Ok([losses.into_iter().map(|loss| loss as f32).collect(), dx])
+        beside::own(&Machine::default(), (weight.rows(), width), dw, |own| {
+            let mut dx = poison(x.len());
+            let losses = head::loss_and_gradient(x, head, wanted, own, &self.buffers, &mut dx);
+            Ok([losses.into_iter().map(|loss| loss as f32).collect(), dx])
+        })
     }
 
     fn head_adapted(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], pair: Pair<'_, f32>) -> Answer<[Vec<f32>; 4]> {
@@ -282,6 +331,10 @@ impl Forms for Cpu {
 
     fn narrow(&self, x: &[f32]) -> Answer<Vec<f32>> {
         Ok(x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect())
+    }
+
+    fn shift(&self, x: &[f32], by: f32) -> Answer<Vec<f32>> {
+        Ok(x.iter().map(|x| x + by).collect())
     }
 }
 

@@ -22,7 +22,8 @@ use crate::ops::cuda::{
     Gpu, GpuError, adamw, attention, decode, glu, head, linear, lookup, lora, norm, quant, rope, rows,
 };
 use crate::ops::head::Wanted;
-use crate::ops::lora as lora_plain;
+use crate::ops::lookup::Standing;
+use crate::ops::lora::{self as lora_plain, Columns};
 use crate::ops::machine::Machine;
 use crate::ops::random::Masks;
 
@@ -72,6 +73,12 @@ impl Forms for OnGpu<'_> {
         Ok(self.get(&dx)?)
     }
 
+    fn gain_backward(&self, Norm { x, eps, .. }: Norm<'_>, dy: &[f32], dgain: &[f32]) -> Answer<Vec<f32>> {
+        let (x, dy, mut dgain) = (self.put(x)?, self.put(dy)?, self.put32(dgain)?);
+        norm::gain_backward(self.0, &x.as_view(), eps, &dy.as_view(), &mut dgain.as_view_mut())?;
+        Ok(self.get32(&dgain)?)
+    }
+
     fn rope_forward(&self, Turned { heads, norm, rotations }: Turned<'_>, qkv: &[f32]) -> Answer<[Vec<f32>; 2]> {
         let turns = Turns::upload(self.0, rotations)?;
         let rows = qkv.len() / heads.stride();
@@ -99,6 +106,24 @@ impl Forms for OnGpu<'_> {
         let norm = HeadNorm { queries: &queries.as_view(), keys: &keys.as_view(), eps };
         rope::backward(self.0, heads, Some(&norm), &turns, Some(&raw.as_view()), &mut dqkv.as_view_mut())?;
         Ok(self.get(&dqkv)?)
+    }
+
+    fn head_gains(
+        &self,
+        Turned { heads, norm, rotations }: Turned<'_>,
+        raw: &[f32],
+        dqkv: &[f32],
+        [queries, keys]: [&[f32]; 2],
+    ) -> Answer<[Vec<f32>; 2]> {
+        let (_, eps) = norm.ok_or("there are gains")?;
+        let turns = Turns::upload(self.0, rotations)?;
+        let (raw, dqkv) = (self.put(raw)?, self.put(dqkv)?);
+        // one behind the other, as in a flat gradient, keys' first
+        let (width, mut sums) = (heads.width, self.put32(&[keys, queries].concat())?);
+        let to = (&mut sums, [width..2 * width, 0..width]);
+        rope::gains_backward(self.0, heads, eps, &turns, (&raw.as_view(), &dqkv.as_view()), to)?;
+        let sums = self.get32(&sums)?;
+        Ok([sums[width..].to_vec(), sums[..width].to_vec()])
     }
 
     fn glu_forward(&self, activation: Activation, gate_up: &[f32], width: usize) -> Answer<Vec<f32>> {
@@ -164,6 +189,20 @@ impl Forms for OnGpu<'_> {
         Ok(self.get(&y)?)
     }
 
+    fn table_backward(
+        &self,
+        (tokens, padding): (&[u32], Option<u32>),
+        dy: &[f32],
+        scale: f32,
+        width: usize,
+        dtable: &[f32],
+    ) -> Answer<Vec<f32>> {
+        let standing = lookup::Standing::upload(self.0, &Standing::new(tokens, padding))?;
+        let (dy, mut dtable) = (self.put(dy)?, self.put32(dtable)?);
+        lookup::table_backward(self.0, &standing, &dy.as_view(), scale, width, &mut dtable.as_view_mut())?;
+        Ok(self.get32(&dtable)?)
+    }
+
     fn dropout(&self, masks: &[(Masks, u32)], module: u32, width: usize) -> Answer<Vec<f32>> {
         Ok(RowMasks::upload(self.0, masks)?.draw(self.0, module, width)?.factors(self.0)?)
     }
@@ -188,6 +227,19 @@ impl Forms for OnGpu<'_> {
         let (mut dx, dy) = (self.room(dy.len() / outputs * weight.cols())?, self.put(dy)?);
         linear::backward(self.0, &dy.as_view(), &weight, &mut dx.as_view_mut())?;
         Ok(self.get(&dx)?)
+    }
+
+    fn weight_backward(
+        &self,
+        x: &[f32],
+        (dy, columns): (&[f32], Columns),
+        [dw, db]: [&[f32]; 2],
+    ) -> Answer<[Vec<f32>; 2]> {
+        let (x, dy, mut dw, mut db) = (self.put(x)?, self.put(dy)?, self.put32(dw)?, self.put32(db)?);
+        let (inputs, dy) = (dw.len() / columns.count, (&dy.as_view(), columns));
+        linear::weight_backward(self.0, &x.as_view(), inputs, dy, &mut dw.as_view_mut())?;
+        linear::bias_backward(self.0, dy, &mut db.as_view_mut())?;
+        Ok([self.get32(&dw)?, self.get32(&db)?])
     }
 
     fn lora_forward(&self, product: Product<'_>, y: &[f32]) -> Answer<[Vec<f32>; 2]> {
@@ -277,14 +329,23 @@ impl Forms for OnGpu<'_> {
         Ok([self.get32(&da)?, self.get32(&db)?])
     }
 
-    fn head(&self, x: &[f32], weight: &[f32], wanted: &[Wanted], softcap: Option<f32>) -> Answer<[Vec<f32>; 2]> {
+    fn head(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        wanted: &[Wanted],
+        softcap: Option<f32>,
+        dw: &[f32],
+    ) -> Answer<[Vec<f32>; 3]> {
         let weight = self.weight(weight, &[], weight.len() * wanted.len() / x.len())?;
         let targets = Targets::upload(self.0, wanted)?;
         let (mut dx, x) = (self.room(x.len())?, self.put(x)?);
         let mut losses = self.0.poisoned::<f32>(wanted.len())?;
-        let to = Some(&mut dx.as_view_mut());
-        head::loss(self.0, &x.as_view(), (&weight, softcap), &targets, &mut (), &mut losses.as_view_mut(), to)?;
-        Ok([self.get32(&losses)?, self.get(&dx)?])
+        beside::own(&Machine::Gpu(Arc::clone(self.0)), (weight.rows(), weight.cols()), dw, |own| {
+            let (sums, to) = (&mut losses.as_view_mut(), Some(&mut dx.as_view_mut()));
+            head::loss(self.0, &x.as_view(), (&weight, softcap), &targets, own, sums, to)?;
+            Ok([self.get32(&losses)?, self.get(&dx)?])
+        })
     }
 
     fn head_adapted(
@@ -347,6 +408,12 @@ impl Forms for OnGpu<'_> {
         let (mut y, x) = (self.room(x.len())?, self.put32(x)?);
         rows::narrow(self.0, &x.as_view(), &mut y.as_view_mut())?;
         Ok(self.get(&y)?)
+    }
+
+    fn shift(&self, x: &[f32], by: f32) -> Answer<Vec<f32>> {
+        let (mut y, x) = (self.0.poisoned::<f32>(x.len())?, self.put32(x)?);
+        rows::shift(self.0, &x.as_view(), by, &mut y.as_view_mut())?;
+        Ok(self.get32(&y)?)
     }
 }
 

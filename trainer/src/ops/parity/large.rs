@@ -11,6 +11,7 @@ mod dora;
 mod lookup;
 mod lora;
 mod products;
+mod trained;
 
 use std::ops::Range;
 
@@ -91,7 +92,7 @@ pub struct Case {
 }
 
 /// Every case.
-pub const CASES: [Case; 15] = [
+pub const CASES: [Case; 19] = [
     Case { name: "narrow, widen", run: |large| large.narrow() },
     Case { name: "gather", run: |large| large.gather() },
     Case { name: "rms norm, both ways", run: |large| large.norm() },
@@ -108,6 +109,9 @@ pub const CASES: [Case; 15] = [
     Case { name: "attention, both ways", run: |large| large.attention() },
     Case { name: "attention over a cache", run: |large| large.decode() },
     Case { name: "head, several chunks", run: |large| large.head() },
+    Case { name: "weight, of a fused one", run: |large| large.weight() },
+    Case { name: "gains and biases", run: |large| large.sums_over_rows() },
+    Case { name: "embedding", run: |large| large.table() },
 ];
 
 /// Runs a case on inputs that follow from `seed`.

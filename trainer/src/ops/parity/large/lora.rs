@@ -20,7 +20,7 @@ impl Large<'_> {
         let Shape { tokens, hidden: outputs, rank, .. } = self.shape;
         let [x, y, dy] = [tokens * inputs, tokens * outputs, tokens * outputs].map(|n| self.numbers(n, 1.0));
         let (a, b, dx) = (self.numbers(rank * inputs, 0.2), self.numbers(outputs * rank, 0.5), x.clone());
-        let columns = Columns { first: 0, count: outputs, stride: outputs };
+        let columns = Columns::all(outputs);
         let of_token =
             |token: usize| (Masks::new(Dropout { p, seed: 11 }, 2, token as u64 / 1000), token as u32 % 1000);
         let names: Vec<(Masks, u32)> = if p > 0.0 { (0..tokens).map(of_token).collect() } else { Vec::new() };
