@@ -29,11 +29,10 @@ fn a_plan_for_a_gpu_counts_what_lies_on_the_card_and_refuses_what_none_trains() 
     assert_eq!(memory("program"), 512 << 20, "{found}");
     assert_eq!(processor["memory"]["optimizer"], memory("optimizer"), "the moments lie there: {found}");
     assert!(memory("weights") < processor["memory"]["weights"].as_u64().unwrap(), "brain floats");
-    for (setting, named) in [
-        ("lora.dora=true", "lora.dora"),
-        ("training.method=full", "training.method"),
-        ("training.base_dtype=f32", "training.base_dtype"),
-    ] {
+    let full = plan_of(&["--set", "training.method=full"]).expect("it fits");
+    let trained = full["base_parameters"].as_u64().expect("a number");
+    assert_eq!((&full["memory"]["adapters"], &full["memory"]["optimizer"]), (&json!(8 * trained), &json!(8 * trained)));
+    for (setting, named) in [("lora.dora=true", "lora.dora"), ("training.base_dtype=f32", "training.base_dtype")] {
         let (code, complaint) = plan_of(&["--set", setting]).expect_err("no GPU trains it");
         assert!(
             code == 2 && complaint.contains(named) && complaint.contains("not trained on a GPU yet"),

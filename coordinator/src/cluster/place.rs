@@ -19,7 +19,7 @@ use lorikeet_protocol::{
     file::NamedFile,
     id::{AttemptId, AttemptToken, Hash, JobId, NodeId, SweepId, UnixMillis, UserId},
     inspect::JobFindings,
-    job::{AttemptPhase, BaseDtype, FailureClass, Intent, JobSpec, Method, Outcome, StopCause, TargetModules, Task},
+    job::{AttemptPhase, BaseDtype, FailureClass, Intent, JobSpec, Outcome, StopCause, Task},
 };
 use std::{collections::BTreeSet, time::Duration};
 
@@ -322,17 +322,5 @@ fn elapsed(since: UnixMillis, now: Now) -> Duration {
 /// The setting for which a job is trained on a processor alone: what a worker on a GPU would refuse (`trainer/src/model/gpu.rs`).
 fn cpu_only(spec: &JobSpec) -> Option<&'static str> {
     let Task::Train(train) = &spec.task;
-    let named = |module: &str| match &train.lora.target_modules {
-        TargetModules::Names(names) => names.iter().any(|name| name.rsplit('.').next() == Some(module)),
-        TargetModules::AllLinear | TargetModules::Pattern(_) => false,
-    };
-    if train.training.method == Method::Full {
-        Some("training.method = full")
-    } else if train.training.base_dtype == BaseDtype::F32 {
-        Some("training.base_dtype = f32")
-    } else if named("embed_tokens") || named("lm_head") {
-        Some("lora.target_modules with embedding or head")
-    } else {
-        None
-    }
+    (train.training.base_dtype == BaseDtype::F32).then_some("training.base_dtype = f32")
 }
