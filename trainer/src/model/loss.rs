@@ -6,7 +6,7 @@ use crate::data::MicroBatch;
 use crate::lora::Site;
 use crate::ops::head::{Beside, Wanted};
 use crate::ops::lora::Columns;
-use crate::ops::machine::{Buffer, Head, LossSums, Losses, Machine, Part, PartMut, Sums, SumsAt};
+use crate::ops::machine::{Buffer, Head, LossSums, Losses, Machine, Part, PartMut, Sums};
 use crate::ops::profile::Op;
 
 use super::pass::{Adapted, Pass, Products, Rows};

@@ -7,7 +7,7 @@ use cudarc::driver::CudaSlice;
 
 use super::{Buffer, Machine, Weight};
 #[cfg(feature = "cuda")]
-use super::{SumsAt, done, elsewhere};
+use super::{done, elsewhere};
 #[cfg(feature = "cuda")]
 use crate::ops::cuda::{self, head::Targets};
 use crate::ops::head::{self, Beside, Wanted};

@@ -14,7 +14,7 @@ use crate::ops::dropout::Kept;
 use crate::ops::head::{self, Beside, Head, Wanted};
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::{self, Columns, Input, Pair, PairGradient};
-use crate::ops::machine::{Losses, Machine, SumsAt};
+use crate::ops::machine::{Losses, Machine};
 use crate::ops::qk_norm::{self, Gains};
 use crate::ops::random::Masks;
 use crate::ops::rope::{self, Turn};
