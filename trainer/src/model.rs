@@ -191,7 +191,7 @@ impl Model {
     ) -> Result<Vec<LossSum>, TrainError> {
         self.machine.adding(grads, |sums| {
             let losses = self.there_and_back(pass, batch, scale, sums, stop)?;
-            Ok(Pending::sums(losses, &pass))
+            Ok(Pending::sums(losses, pass))
         })
     }
 

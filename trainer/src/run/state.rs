@@ -243,7 +243,13 @@ impl Run {
     /// and behind each update. Nobody waits for that, and passes that come behind it see them.
     pub fn put_into(&self, model: &mut Model) -> Result<(), TrainError> {
         let Trained::Model(layout) = &self.trained else { return Ok(()) };
-        refusable_for(|| "the model's own numbers".into(), || Ok(model.set_weights(layout, self.params.params())))
+        refusable_for(
+            || "the model's own numbers".into(),
+            || {
+                model.set_weights(layout, self.params.params());
+                Ok(())
+            },
+        )
     }
 
     /// Where the next step's examples begin: behind those of the step under way, if there is one.
