@@ -15,7 +15,7 @@ use crate::lora::LoraConfig;
 use crate::model::gpu;
 use crate::optim::AdamWSettings;
 use crate::schedule::{Curve, Schedule, ratio_of};
-use crate::{TrainError, Trained};
+use crate::TrainError;
 
 /// One training run.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,8 +9,7 @@ use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
 use crate::lora::{AdapterView, LoraEntry, Site};
 use crate::ops::buffer::reserve;
-use crate::ops::lookup;
-use crate::ops::lora::{Columns, PairGradient};
+use crate::ops::lora::Columns;
 use crate::ops::machine::{
     Buffer, Dora, Input, Lengths, Machine, Mask, Operand, Pair, Part, PartMut, RowMasks, Segments, Sums, SumsAt, Turns,
     Weight,
@@ -384,12 +383,6 @@ impl<'a> Pass<'a> {
 /// The rows of a run.
 fn input_of<'x>(run: &Run, entry: &LoraEntry, x: &Part<'x>) -> Part<'x> {
     x.slice(run.rows.start * entry.in_features..run.rows.end * entry.in_features)
-}
-
-/// The parts of a flat gradient that are one module's.
-fn gradients<'g>(entry: &LoraEntry, grads: &'g mut [f32]) -> PairGradient<'g, f32> {
-    let (a, b) = grads[..entry.b.end].split_at_mut(entry.b.start);
-    PairGradient { a: &mut a[entry.a.clone()], b }
 }
 
 fn segment_of(batch: &MicroBatch, row: usize) -> &Segment {

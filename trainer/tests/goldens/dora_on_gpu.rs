@@ -1,4 +1,4 @@
-//! DoRA on a device, beside the processor. The reference's own case of it, `dora`, has an adapter on the head as well, which no GPU trains yet.
+//! DoRA on a device, beside the processor: with dropout, in few bits, over many steps, and what it moves and takes. The reference has a case of it, `dora`.
 
 use lorikeet_plan::{BaseDtype, Processor, Settings, plan};
 use lorikeet_trainer::config::{Device, Length};
