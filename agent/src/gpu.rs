@@ -135,7 +135,10 @@ pub(crate) async fn watch(mut probe: Probe, every: Duration, looks: mpsc::Sender
             let look = probe.look(clock::wall());
             (probe, look)
         });
-        let Ok((again, look)) = looked.await else { return };
+        let (again, look) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => return tracing::error!(%error, "a look at the devices broke off"),
+        };
         probe = again;
         if looks.send(look).await.is_err() {
             return;

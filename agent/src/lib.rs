@@ -96,6 +96,9 @@ pub enum AgentError {
     /// A task of ours died.
     #[error("keep the agent running: one of its tasks died: {0}")]
     Task(#[from] TaskError),
+    /// A part of it ended that nobody had told to.
+    #[error("keep the agent running: {0} ended, and nobody had told it to")]
+    Ended(&'static str),
 }
 
 /// Whose doing a failure is.
@@ -125,7 +128,7 @@ impl AgentError {
                 | JoinError::Tls(_) => Blame::Machine,
             },
             Self::Identity(_) | Self::Disk(_) | Self::Dial(_) | Self::Give(_) => Blame::Machine,
-            Self::Task(_) => Blame::Bug,
+            Self::Task(_) | Self::Ended(_) => Blame::Bug,
         }
     }
 
@@ -150,7 +153,7 @@ impl AgentError {
             | Self::Join(_)
             | Self::Dial(_)
             | Self::Give(_) => None,
-            Self::Task(_) => Some("this is a bug of ours; the log has the details"),
+            Self::Task(_) | Self::Ended(_) => Some("this is a bug of ours; the log has the details"),
         }
     }
 }
@@ -174,6 +177,19 @@ enum Part {
     Probe,
     Sharing,
     Scrub,
+}
+
+impl Part {
+    /// For people.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Driver => "its driver",
+            Self::Link => "its link",
+            Self::Probe => "the look at its devices",
+            Self::Sharing => "the sharing of its files",
+            Self::Scrub => "the reading of its cache",
+        }
+    }
 }
 
 impl Agent {
@@ -276,12 +292,14 @@ impl Agent {
         self.state.clone()
     }
 
-    /// Returns only when the agent can no longer run.
+    /// Returns only when the agent can no longer run, and why: every part of it runs until it is told to end.
     pub async fn wait(&mut self) -> Result<(), AgentError> {
-        match self.tasks.join_next().await {
-            Some(ended) => Ok(ended.map(drop)?),
-            None => Ok(()),
+        let Some(ended) = self.tasks.join_next().await else { return Ok(()) };
+        if !matches!(ended, Ok(part) if part != Part::Driver) {
+            // A shutdown waits for the driver before it tells the others, and this may have been it.
+            self.rest.cancel();
         }
+        Err(AgentError::Ended(ended?.name()))
     }
 
     /// Leaves: workers go on, or save and end where the config says so; what is unsaid is kept on the disk.

@@ -40,6 +40,8 @@ impl Announcer {
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         if self.reads || self.listens != Listens::Nowhere {
             cancel.run_until_cancelled(self.announce()).await;
+        } else {
+            cancel.cancelled().await;
         }
     }
 

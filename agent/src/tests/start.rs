@@ -47,3 +47,40 @@ async fn a_worker_that_cannot_be_started_is_named_before_anything_is_offered() {
     assert!(error.to_string().contains("worker.command") && error.to_string().contains("/nowhere/train"), "{error}");
     assert_eq!(error.blame(), Blame::Person);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_neither_gives_files_nor_takes_them_runs_on() {
+    let mut scene = Scene::new(&Script::new(3, 1)).await;
+    scene.config.share.fetch = false;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    let agent = scene.agent.as_mut().unwrap();
+    let outcome = tokio::select! {
+        biased;
+        ended = agent.wait() => panic!("nobody told it to end: {ended:?}"),
+        ended = talk.until_ended() => ended.outcome,
+    };
+    assert_eq!(outcome, Outcome::Ok);
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_ends_untold_ends_the_agent_as_a_failure() {
+    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    let _talk = scene.start().await;
+    let agent = scene.agent.as_mut().unwrap();
+    agent.tasks.spawn(async { Part::Scrub });
+    let error = within(agent.wait()).await.unwrap_err();
+    assert!(error.to_string().contains("the reading of its cache ended"), "{error}");
+    agent.tasks.spawn(async { panic!("it died") });
+    assert!(matches!(within(agent.wait()).await, Err(AgentError::Task(_))));
+    scene.shutdown().await;
+
+    let _talk = scene.start().await;
+    let agent = scene.agent.as_mut().unwrap();
+    agent.driver.cancel();
+    let error = within(agent.wait()).await.unwrap_err();
+    assert!(error.to_string().contains("nobody had told it to"), "{error}");
+    assert_eq!(error.blame(), Blame::Bug);
+    scene.shutdown().await;
+}
