@@ -305,7 +305,14 @@ impl Cache {
         }
         let room = self.reserve(manifest.size)?;
         let partial = self.inner.folder.join("partial").join(manifest.hash.to_string());
-        fetch::fetch(source, attempt, manifest, &partial, self.inner.manners, &self.inner.tally).await?;
+        let fetched = fetch::fetch(source, attempt, manifest, &partial, self.inner.manners, &self.inner.tally).await;
+        if let Err(CacheError::Disk(error)) = &fetched
+            && error.is_full()
+        {
+            // What came so far is the room that others lack.
+            disk::remove_file(&partial)?;
+        }
+        fetched?;
         let path = self.path(manifest.hash);
         disk::make_read_only(&partial)?;
         std::fs::rename(&partial, &path).at("keep", &path)?;

@@ -3,7 +3,7 @@
 //! A turn is: wait for something, give it and whatever else waits to the host, make reports and records last, and only then do
 //! the rest. It has a thread of its own, so that a slow disk under its commits slows nobody else: heartbeats are the
 //! link's, for as long as turns are taken ([`Pulse`]), and workers need no agent. When the disk cannot take a commit, the turn
-//! waits and tries again; what it would have done next is not done before.
+//! waits and tries again, and a full one gets files of the cache back; what it would have done next is not done before.
 //!
 //! It ends when told to: workers are left alone, or, where the config says so, asked to save and waited for.
 
@@ -77,6 +77,8 @@ pub(crate) struct Driver {
     pub(crate) machine_bytes: u64,
     /// Ends what belongs to no attempt.
     pub(crate) cancel: CancellationToken,
+    /// Tells it to leave.
+    pub(crate) told: CancellationToken,
     /// While there is a session.
     pub(crate) conversation: Option<Conversation>,
 }
@@ -110,31 +112,19 @@ enum Input {
     Tick,
 }
 
+/// It was told to leave, and the disk does not take what has to last before anything else happens. The next agent finds all as it was.
+#[derive(Debug)]
+struct ToldToLeave;
+
 impl Driver {
-    /// Until `cancel`; then in order: workers as the config says, tasks, watchers.
-    pub(crate) async fn run(mut self, first: Vec<Action>, cancel: CancellationToken) {
+    /// Until told to leave; then in order: workers as the config says, tasks, watchers.
+    pub(crate) async fn run(mut self, first: Vec<Action>) {
         for known in self.host.known() {
             self.follow_events(known.id);
         }
-        self.commit_and_act(first).await;
-        let mut leaving = false;
-        loop {
-            self.pulse.beat();
-            let input = self.next(&cancel, leaving).await;
-            if matches!(input, Input::Stop) {
-                if !self.config.stop_workers_on_exit {
-                    if let going_on @ 1.. = self.host.workers() {
-                        tracing::warn!(workers = going_on, "workers go on; an agent started here again takes them up");
-                    }
-                    break;
-                }
-                leaving = true;
-            }
-            self.turn(input).await;
-            if leaving && self.host.workers() == 0 {
-                break;
-            }
-        }
+        // Where it was told to leave meanwhile the first turn says so as well.
+        let _ = self.commit_and_act(first).await;
+        self.turns().await;
         self.cancel.cancel();
         self.work.values().for_each(CancellationToken::cancel);
         self.tasks.close();
@@ -144,13 +134,34 @@ impl Driver {
         self.supervisor.leave().await;
     }
 
-    async fn next(&mut self, cancel: &CancellationToken, leaving: bool) -> Input {
+    async fn turns(&mut self) {
+        let mut leaving = false;
+        loop {
+            self.pulse.beat();
+            let input = self.next(leaving).await;
+            if matches!(input, Input::Stop) {
+                if !self.config.stop_workers_on_exit {
+                    if let going_on @ 1.. = self.host.workers() {
+                        tracing::warn!(workers = going_on, "workers go on; an agent started here again takes them up");
+                    }
+                    break;
+                }
+                leaving = true;
+            }
+            let taken = self.turn(input).await;
+            if taken.is_err() || (leaving && self.host.workers() == 0) {
+                break;
+            }
+        }
+    }
+
+    async fn next(&mut self, leaving: bool) -> Input {
         let deadline = self.deadline();
         let room = self.conversation.as_ref().filter(|talk| talk.has_words(&self.outbox)).map(Conversation::outgoing);
         let wants_room = room.is_some();
         tokio::select! {
             biased;
-            () = cancel.cancelled(), if !leaving => Input::Stop,
+            () = self.told.cancelled(), if !leaving => Input::Stop,
             Some(news) = self.inbox.link.recv() => Input::Link(news),
             Some(note) = self.inbox.notes.recv() => Input::Note(note),
             Some(event) = self.inbox.events.recv() => Input::Event(event),
@@ -167,10 +178,10 @@ impl Driver {
         [host, self.retry_at()].into_iter().flatten().min().unwrap_or(far)
     }
 
-    async fn turn(&mut self, input: Input) {
+    async fn turn(&mut self, input: Input) -> Result<(), ToldToLeave> {
         let actions = match input {
             Input::Stop => self.ask(Event::Leave),
-            Input::Link(news) => self.link(news).await,
+            Input::Link(news) => self.link(news).await?,
             Input::Event(event) => self.batch(event),
             Input::Note(note) => self.note(note),
             Input::Look(look) => self.look(look),
@@ -184,7 +195,7 @@ impl Driver {
                 self.ask(Event::Tick)
             }
         };
-        self.commit_and_act(actions).await;
+        self.commit_and_act(actions).await
     }
 
     fn ask(&mut self, event: Event) -> Vec<Action> {
@@ -204,14 +215,14 @@ impl Driver {
         actions
     }
 
-    async fn link(&mut self, news: link::News) -> Vec<Action> {
-        match news {
+    async fn link(&mut self, news: link::News) -> Result<Vec<Action>, ToldToLeave> {
+        Ok(match news {
             link::News::Dialled(answer) => {
                 // A link that gave up meanwhile dials again and asks again.
                 let _ = answer.send(self.hello());
                 Vec::new()
             }
-            link::News::Welcomed(welcome, session) => self.welcomed(*welcome, session).await,
+            link::News::Welcomed(welcome, session) => self.welcomed(*welcome, session).await?,
             link::News::Heard(ToAgent::Acknowledged { through }) => self.acknowledged(through),
             link::News::Heard(ToAgent::EventsAcknowledged { attempt, through }) => {
                 if let Some(spool) = self.spools.get_mut(&attempt) {
@@ -228,7 +239,7 @@ impl Driver {
                 self.conversation = None;
                 Vec::new()
             }
-        }
+        })
     }
 
     fn hello(&self) -> Hello {
@@ -245,10 +256,10 @@ impl Driver {
         }
     }
 
-    async fn welcomed(&mut self, welcome: Welcome, session: link::Session) -> Vec<Action> {
+    async fn welcomed(&mut self, welcome: Welcome, session: link::Session) -> Result<Vec<Action>, ToldToLeave> {
         // First, so that it is let go if the disk does not take what follows.
         self.conversation = Some(Conversation::new(welcome.session, session, self.spools.keys().copied()));
-        let mut delivered = self.until_done(|driver| driver.outbox.resume(welcome.last_report)).await;
+        let mut delivered = self.until_done(|driver| driver.outbox.resume(welcome.last_report)).await?;
         for (id, through) in &welcome.events {
             if let Some(spool) = self.spools.get_mut(id) {
                 spool.rewind(*through);
@@ -268,7 +279,7 @@ impl Driver {
         for id in delivered {
             actions.extend(self.ask(Event::Delivered(id)));
         }
-        actions
+        Ok(actions)
     }
 
     /// Attempts of which the coordinator wants to hear the end, and no report that waits says it.
@@ -320,11 +331,7 @@ impl Driver {
 
     fn look(&mut self, look: Look) -> Vec<Action> {
         let Look { mut seen, mut telemetry } = look;
-        let short = room::short(&self.places);
-        if short > 0 {
-            // Files can be fetched again, attempts cannot.
-            self.preparer.cache.shed(short);
-        }
+        self.make_room();
         room::judge(&mut seen.devices, &self.places);
         let before = self.devices().to_vec();
         let actions = self.ask(Event::Looked(seen));
@@ -337,8 +344,14 @@ impl Driver {
         actions
     }
 
+    /// A disk that is nearly full gets files of the cache back: those can be fetched again, attempts cannot. Whether that gave any.
+    fn make_room(&self) -> bool {
+        let short = room::short(&self.places);
+        short > 0 && self.preparer.cache.shed(short) > 0
+    }
+
     /// Reports and records first; nothing else happens before they are on the disk.
-    async fn commit_and_act(&mut self, actions: Vec<Action>) {
+    async fn commit_and_act(&mut self, actions: Vec<Action>) -> Result<(), ToldToLeave> {
         let (mut records, mut quarantine) = (BTreeMap::new(), None);
         let time = clock::now().wall;
         let is_durable =
@@ -358,10 +371,11 @@ impl Driver {
             records.values().try_for_each(|record| driver.records.keep(record))?;
             quarantine.iter().try_for_each(|reasons| driver.records.keep_quarantine(reasons))
         })
-        .await;
+        .await?;
         for effect in effects {
             self.act(effect);
         }
+        Ok(())
     }
 
     fn report(&mut self, id: AttemptId, time: lorikeet_protocol::id::UnixMillis, body: ReportBody) {
@@ -382,19 +396,31 @@ impl Driver {
         }
     }
 
-    /// Tries again for as long as the disk does not take it. Who can report nothing for long must not look alive either: the
-    /// session is let go, so that the coordinator counts the silence and gives the jobs to others when their time is over.
-    async fn until_done<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> Result<T, DiskError>) -> T {
-        let began = Instant::now();
+    /// Tries again for as long as the disk does not take it, unless it is told to leave. Who can report nothing for long must not look
+    /// alive either: the session is let go, so that the coordinator counts the silence and gives the jobs to others when their time is over.
+    async fn until_done<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, DiskError>,
+    ) -> Result<T, ToldToLeave> {
+        let (began, again) = (Instant::now(), COMMIT_AGAIN.min(self.config.link.report_retry));
         loop {
-            match attempt(self) {
-                Ok(done) => return done,
-                Err(error) => tracing::error!("nothing is reported or started: could not {}", chain(&error)),
+            let error = match attempt(self) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            tracing::error!("nothing is reported or started: could not {}", chain(&error));
+            // No look comes before this is done.
+            if error.is_full() && self.make_room() {
+                continue;
             }
             if began.elapsed() >= self.config.link.report_retry && self.conversation.take().is_some() {
                 tracing::error!("the session is let go until something can be reported again");
             }
-            tokio::time::sleep(COMMIT_AGAIN.min(self.config.link.report_retry)).await;
+            tokio::select! {
+                biased;
+                () = self.told.cancelled() => return Err(ToldToLeave),
+                () = tokio::time::sleep(again) => {}
+            }
         }
     }
 

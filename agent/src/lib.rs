@@ -251,10 +251,10 @@ impl Agent {
         first.extend(host.handle(Event::Looked(look.seen), clock::now()));
 
         let mut tasks = JoinSet::new();
-        let (running, cancel) = (parts.into_driver(host, link, received_looks), driver.clone());
+        let running = parts.into_driver(host, link, received_looks, driver.clone());
         let runtime = tokio::runtime::Handle::current();
         tasks.spawn_blocking(move || {
-            runtime.block_on(running.run(first, cancel));
+            runtime.block_on(running.run(first));
             Part::Driver
         });
         let (link, cancel) = (Link { caller, news, state: send_state, pulse }, rest.clone());
@@ -398,7 +398,13 @@ fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<h
 }
 
 impl Parts {
-    fn into_driver(self, host: Host, link: mpsc::Receiver<link::News>, looks: mpsc::Receiver<gpu::Look>) -> Driver {
+    fn into_driver(
+        self,
+        host: Host,
+        link: mpsc::Receiver<link::News>,
+        looks: mpsc::Receiver<gpu::Look>,
+        told: CancellationToken,
+    ) -> Driver {
         let (events, received_events) = mpsc::channel(EVENTS);
         let (notes, received_notes) = mpsc::channel(EVENTS);
         let setting = Setting { config: self.config.worker.clone(), boot: self.boot, events: events.clone() };
@@ -425,6 +431,7 @@ impl Parts {
             notes,
             machine_bytes: gpu::machine_bytes(),
             cancel: CancellationToken::new(),
+            told,
             conversation: None,
         }
     }

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::outbox::Outbox;
-use lorikeet_protocol::id::UnixMillis;
+use lorikeet_protocol::id::{Hash, UnixMillis};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     io::ErrorKind,
@@ -22,6 +22,11 @@ fn a_full_disk_lets_nothing_be_said_and_loses_nothing() {
     the_outbox_keeps_its_word(&disk);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(an_agent_waits_for_room(&disk));
+    if disk.0.is_some() {
+        runtime.block_on(an_agent_gives_its_cache_back_rather_than_wait(&disk));
+        runtime.block_on(a_file_that_found_no_room_leaves_none_of_it_taken());
+    }
+    runtime.block_on(an_agent_that_waits_for_room_leaves_when_it_is_told_to(&disk));
 }
 
 fn the_outbox_keeps_its_word(disk: &SmallDisk) {
@@ -58,6 +63,46 @@ async fn an_agent_waits_for_room(disk: &SmallDisk) {
     assert_eq!(talk.until_ended().await.outcome, Outcome::Ok);
     assert!(talk.numbers_have_no_gaps());
     scene.shutdown().await;
+}
+
+async fn an_agent_gives_its_cache_back_rather_than_wait(disk: &SmallDisk) {
+    let mut scene = Scene::new(&Script::new(3, 1)).await;
+    // No look comes to its help.
+    scene.config.devices.probe = Duration::from_secs(3600);
+    let cached = scene.places().cache().join("files").join(Hash([1; 32]).to_string());
+    std::fs::create_dir_all(cached.parent().unwrap()).unwrap();
+    std::fs::write(&cached, vec![1; 1 << 20]).unwrap();
+    let mut talk = scene.start().await;
+    disk.fill();
+    talk.offer(&scene, 1, None).await;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Ok);
+    assert!(!cached.exists());
+    scene.shutdown().await;
+    disk.make_room();
+}
+
+async fn a_file_that_found_no_room_leaves_none_of_it_taken() {
+    let mut scene = Scene::new(&Script::new(3, 1)).await;
+    let mut talk = scene.start().await;
+    let large = scene.coordinator.shelve("large", &vec![7; 3 << 20]);
+    let offer = Offer { base: vec![large.clone()], ..scene.offer(1, None) };
+    talk.say(ToAgent::Offer(Box::new(offer))).await;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::DiskFull);
+    assert!(!scene.places().cache().join("partial").join(large.manifest.hash.to_string()).exists());
+    scene.shutdown().await;
+}
+
+async fn an_agent_that_waits_for_room_leaves_when_it_is_told_to(disk: &SmallDisk) {
+    let mut scene = Scene::new(&Script::new(3, 1)).await;
+    let mut talk = scene.start().await;
+    disk.fill();
+    talk.offer(&scene, 1, None).await;
+    for _ in 0..8 {
+        let said = talk.peer.hear().await;
+        assert!(matches!(said, FromAgent::Heartbeat | FromAgent::Devices(_)), "{said:?} without a record of it");
+    }
+    scene.shutdown().await;
+    disk.make_room();
 }
 
 /// A mounted one of two megabytes, or the large one with a limit on files: then none can grow any more.
