@@ -175,7 +175,7 @@ impl Driver {
         // An idle driver takes a turn now and then all the same, so that it is not taken for one that hangs.
         let far = Instant::now() + self.config.link.report_retry / 4;
         let host = self.host.next_deadline().map(clock::instant);
-        [host, self.retry_at()].into_iter().flatten().min().unwrap_or(far)
+        [host, self.retry_at()].into_iter().flatten().fold(far, Instant::min)
     }
 
     async fn turn(&mut self, input: Input) -> Result<(), ToldToLeave> {

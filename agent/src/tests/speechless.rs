@@ -35,3 +35,22 @@ async fn an_agent_that_can_report_nothing_falls_silent_and_comes_back_with_all_o
     assert_eq!(talk.until_ended().await.outcome, Outcome::Lost);
     scene.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_with_nothing_to_do_for_hours_is_not_taken_for_one_that_hangs() {
+    let mut scene = Scene::new(&Script::new(1, 600_000)).await;
+    scene.config.devices.probe = Duration::from_secs(3600);
+    scene.config.link.report_retry = Duration::from_millis(200);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    while talk.lines.is_empty() {
+        talk.hear().await;
+    }
+    // From now on it waits for the end of the attempt's time alone.
+    talk.say(ToAgent::EventsAcknowledged { attempt: attempt(1), through: 1 }).await;
+    for _ in 0..15 {
+        talk.peer.hear().await;
+    }
+    scene.shutdown().await;
+}
