@@ -298,9 +298,10 @@ impl Driver {
             .take_while(|report| report.number <= through)
             .map(|report| (report.attempt, named(report)))
             .collect();
+        let before = self.outbox.acknowledged();
         let delivered = self.outbox.acknowledge(through);
-        if let Some(talk) = &mut self.conversation {
-            talk.acknowledged(through);
+        if let Some(talk) = self.conversation.as_mut().filter(|_| self.outbox.acknowledged() > before) {
+            talk.acknowledged(&self.outbox);
         }
         let still_named: BTreeSet<Hash> =
             self.outbox.waiting().flat_map(|report| report.body.files()).map(|file| file.manifest.hash).collect();

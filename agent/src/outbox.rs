@@ -135,6 +135,11 @@ impl Outbox {
         self.left = self.left.max(self.sent);
     }
 
+    /// Whether something that has left in this session is not acknowledged.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.sent > self.base
+    }
+
     /// Everything that is not acknowledged leaves again.
     pub(crate) fn rewind(&mut self) {
         self.sent = self.base;

@@ -79,9 +79,11 @@ impl Conversation {
         }
     }
 
-    pub(super) fn acknowledged(&mut self, through: u64) {
+    /// Some reports more are with the coordinator; what left behind them is waited for from now on.
+    pub(super) fn acknowledged(&mut self, outbox: &Outbox) {
+        let through = outbox.acknowledged();
         self.cleared.retain(|number| *number > through);
-        self.waiting = None;
+        self.waiting = outbox.is_waited_for().then(Instant::now);
     }
 
     /// When reports are sent again.

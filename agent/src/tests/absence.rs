@@ -80,6 +80,21 @@ async fn a_report_that_is_not_acknowledged_is_said_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_of_an_earlier_report_keeps_no_later_one_from_being_said_again() {
+    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    scene.config.link.report_retry = Duration::from_secs(1);
+    let mut talk = scene.start().await;
+    talk.mute = true;
+    talk.offer(&scene, 1, None).await;
+    talk.until_ended().await;
+    // All have left, and the end was lost on its way.
+    talk.say(ToAgent::Acknowledged { through: 1 }).await;
+    talk.until_ended().await;
+    talk.say(ToAgent::Acknowledged { through: talk.reports.last().unwrap().number }).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_is_not_current_is_stopped_and_forgotten() {
     let mut scene = Scene::new(&Script::new(100_000, 5)).await;
     let mut talk = scene.start().await;

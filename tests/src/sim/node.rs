@@ -273,7 +273,7 @@ impl Node {
 
     /// A session begins: numbers go on behind what either side knows. Answers attempts of which nothing waits any more.
     pub(super) fn resume(&mut self, session: u64, last_report: u64) -> Vec<AttemptId> {
-        let delivered = self.acknowledged(last_report);
+        let delivered = self.acknowledged(last_report, 0);
         let last = self.disk.base + self.disk.queue.len() as u64;
         if last_report > last {
             self.disk.base = last_report;
@@ -286,16 +286,16 @@ impl Node {
     }
 
     /// Reports through this one are with the coordinator.
-    pub(super) fn acknowledged(&mut self, through: u64) -> Vec<AttemptId> {
-        let mut gone = BTreeSet::new();
-        if let Some(talk) = &mut self.talk {
-            talk.waiting = None;
-        }
+    pub(super) fn acknowledged(&mut self, through: u64, now: u64) -> Vec<AttemptId> {
+        let (mut gone, before) = (BTreeSet::new(), self.disk.base);
         while self.disk.base < through
             && let Some(report) = self.disk.queue.pop_front()
         {
             self.disk.base += 1;
             gone.insert(report.attempt);
+        }
+        if let Some(talk) = self.talk.as_mut().filter(|_| self.disk.base > before) {
+            talk.waiting = (talk.sent > self.disk.base).then_some(now);
         }
         gone.retain(|attempt| !self.waits(*attempt));
         gone.into_iter().collect()

@@ -64,7 +64,7 @@ impl World {
         match &message {
             ToAgent::Welcome(welcome) => return self.welcomed(node, welcome),
             ToAgent::Acknowledged { through } => {
-                let delivered = self.nodes[node].acknowledged(*through);
+                let delivered = self.nodes[node].acknowledged(*through, self.now);
                 events.extend(delivered.into_iter().map(HostEvent::Delivered));
             }
             ToAgent::EventsAcknowledged { attempt, through } => {
