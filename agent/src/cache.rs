@@ -3,9 +3,10 @@
 //! ```text
 //! cache/files/<hash>     complete and verified; read-only; its modification time is when it was last fetched or given out
 //! cache/partial/<hash>   chunks so far; which of them are whole is asked of their hashes, not of a note beside them
+//! cache/tokens/          what workers made of datasets (`lorikeet-dataset`), each locked by who reads or writes it
 //! ```
-//! A [`Pin`] keeps a file from being evicted. The budget is kept by evicting what is longest unused; where pinned files alone
-//! fill it, a fetch fails with a name. What other nodes read here counts as just used, so it is the last to be evicted; but they pin
+//! A [`Pin`] keeps a file from being evicted. The budget is kept by evicting what is longest unused, of all three; where what is in use alone
+//! fills it, a fetch fails with a name. What other nodes read here counts as just used, so it is the last to be evicted; but they pin
 //! nothing, so they are never in the way of this node's own work.
 //!
 //! Disks fail and people err, so a file is looked at before it is given out: its size and its modification time each time, its bytes
@@ -15,6 +16,7 @@
 
 mod divide;
 mod fetch;
+mod rest;
 mod scrub;
 mod tally;
 
@@ -34,13 +36,15 @@ use lorikeet_protocol::{
     share::Moved,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
+use rest::Rest;
+pub(crate) use rest::taken;
 use tally::Tally;
 use tokio::sync::watch;
 
@@ -54,7 +58,7 @@ pub(crate) enum CacheError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// Everything in the cache is in use.
-    #[error("make room for {needed} bytes: the cache may hold {budget}, and {pinned} of them are in use")]
+    #[error("make room for {needed} bytes: the cache may hold {budget}, and {pinned} are in use")]
     NoRoom {
         /// What the file needs.
         needed: u64,
@@ -344,14 +348,12 @@ impl Cache {
     /// Makes room, evicting what is longest unused.
     fn reserve(&self, needed: u64) -> Result<Room, CacheError> {
         let mut index = self.index();
-        while index.total() + needed > self.inner.budget {
-            let Some(oldest) = index.oldest() else {
-                return Err(CacheError::NoRoom { needed, budget: self.inner.budget, pinned: index.total() });
-            };
-            tracing::info!(file = %oldest, "evicted from the cache");
-            disk::remove_file(&self.path(oldest))?;
-            index.files.remove(&oldest);
-            self.inner.changed.send_replace(());
+        let mut rest = self.rest(&index);
+        while index.total() + rest.bytes + needed > self.inner.budget {
+            if self.evict(&mut index, &mut rest)?.is_none() {
+                let pinned = index.total() + rest.bytes;
+                return Err(CacheError::NoRoom { needed, budget: self.inner.budget, pinned });
+            }
         }
         index.reserved += needed;
         Ok(Room { cache: self.clone(), bytes: needed })
@@ -360,20 +362,40 @@ impl Cache {
     /// The disk is short of this much: evicts what is longest unused, never what is in use; says how much that was.
     pub(crate) fn shed(&self, short: u64) -> u64 {
         let (mut index, mut freed) = (self.index(), 0);
-        while freed < short
-            && let Some(oldest) = index.oldest()
-        {
-            if let Err(error) = disk::remove_file(&self.path(oldest)) {
-                tracing::warn!("could not {}", lorikeet_protocol::chain(&error));
-                break;
+        let mut rest = self.rest(&index);
+        while freed < short {
+            match self.evict(&mut index, &mut rest) {
+                Ok(Some(bytes)) => freed += bytes,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!("could not {}", lorikeet_protocol::chain(&error));
+                    break;
+                }
             }
-            freed += index.files.remove(&oldest).map_or(0, |entry| entry.size);
         }
         if freed > 0 {
-            self.inner.changed.send_replace(());
             tracing::warn!(freed, "the disk is nearly full: files were evicted from the cache");
         }
         freed
+    }
+
+    /// Takes away what is longest unused, and how many bytes that gave; `None`: everything is in use.
+    fn evict(&self, index: &mut Index, rest: &mut Rest) -> Result<Option<u64>, DiskError> {
+        let Some((used, oldest)) = index.oldest() else {
+            return Ok(rest.oldest().is_some().then(|| rest.remove_oldest()));
+        };
+        if rest.oldest().is_some_and(|other| other < used) {
+            return Ok(Some(rest.remove_oldest()));
+        }
+        disk::remove_file(&self.path(oldest))?;
+        tracing::info!(file = %oldest, "evicted from the cache");
+        let freed = index.files.remove(&oldest).map_or(0, |entry| entry.size);
+        self.inner.changed.send_replace(());
+        Ok(Some(freed))
+    }
+
+    fn rest(&self, index: &Index) -> Rest {
+        Rest::find(&self.inner.folder, &index.fetched())
     }
 
     /// A file that is simply there, whatever it holds.
@@ -397,9 +419,15 @@ impl Index {
         self.reserved + self.files.values().map(|entry| entry.size).sum::<u64>()
     }
 
-    fn oldest(&self) -> Option<Hash> {
+    fn oldest(&self) -> Option<(SystemTime, Hash)> {
         let unused = self.files.iter().filter(|(_, entry)| entry.pins == 0);
-        unused.min_by_key(|(_, entry)| entry.used).map(|(hash, _)| *hash)
+        unused.map(|(hash, entry)| (entry.used, *hash)).min()
+    }
+
+    /// What somebody fetches, or is about to.
+    fn fetched(&self) -> BTreeSet<Hash> {
+        let held = self.fetching.iter().filter(|(_, turn)| Arc::strong_count(turn) > 1);
+        held.map(|(hash, _)| *hash).collect()
     }
 }
 

@@ -161,7 +161,7 @@ pub struct Worker {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Cache {
-    /// Bytes that the cache may hold; what is longest unused goes first.
+    /// Bytes that the cache may hold, tokens among them; what is longest unused goes first.
     #[serde(deserialize_with = "bytes")]
     pub budget: u64,
     /// Chunks of 16 MiB fetched at the same time.

@@ -2,7 +2,7 @@
 //! changed by looking; the coordinator sees one handshake.
 
 use crate::{
-    clock,
+    cache, clock,
     config::Config,
     disk, gpu,
     link::{Caller, DialError, IdentityError, LinkError, Timers, chain, identity::Identity},
@@ -86,12 +86,7 @@ fn room(config: &Config, places: &Places) -> Finding {
         return Finding::bad("disk", trouble, "make room: nothing is placed here until there is some");
     }
     let free = room::free(&config.data_dir);
-    let used: u64 = std::fs::read_dir(places.cache().join("files"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|file| Some(file.metadata().ok()?.len()))
-        .sum();
+    let used = cache::taken(&places.cache());
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
     let found = format!("{} free, the cache holds {} of {}", gib(free), gib(used), gib(config.cache.budget));
     if free.saturating_add(used) < config.cache.budget {

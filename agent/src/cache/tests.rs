@@ -98,6 +98,32 @@ async fn what_is_longest_unused_goes_first_and_what_is_pinned_never() {
 }
 
 #[tokio::test]
+async fn tokens_and_half_fetched_files_count_and_go_when_they_are_longest_unused_and_nobody_holds_them() {
+    let (folder, cache) = cache(100_000);
+    let lay = |name: &str, age: u64| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, vec![1; 32 << 10]).unwrap();
+        let file = File::open(&path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        (path, file)
+    };
+    let (read, lock) = lay("tokens/a.tokens", 400);
+    let ((old, _), (half, _)) = (lay("tokens/b.tokens", 300), lay(&format!("partial/{}", Hash([7; 32])), 200));
+    lock.lock_shared().unwrap();
+    let (first, second) = (Content::new(1, 30_000), Content::new(2, 30_000));
+    drop(cache.get(&first, attempt(), &first.manifest).await.unwrap());
+    assert_eq!([read.exists(), old.exists(), half.exists()], [true, false, true], "the oldest that nobody reads");
+    assert!(cache.shed(1) > 30_000);
+    assert_eq!([read.exists(), half.exists()], [true, false], "older than the file");
+    drop(cache.get(&second, attempt(), &second.manifest).await.unwrap());
+    assert!(cache.lend(first.manifest.hash, 0).await.is_some(), "there is room for both");
+    assert!(taken(folder.path()) >= 2 * 30_000 + (32 << 10));
+    assert_eq!(cache.shed(1 << 20), 60_000);
+    assert!(read.exists(), "what is read stays whatever happens");
+}
+
+#[tokio::test]
 async fn a_cache_opened_again_knows_its_files() {
     let (folder, cache) = cache(1 << 30);
     let file = Content::new(1, 1000);

@@ -10,13 +10,15 @@
 //! All numbers are little-endian. A file is written aside and renamed when whole; its name is the hash of all that went into
 //! it, so an existing one is never written again. Opening checks index and tail, which is at once done at any size; the tokens
 //! of an example are checked against its entry when they are read. A file found damaged is taken away, so that the next start
-//! makes it again.
+//! makes it again. One that is read is locked for as long, shared, and its modification time is when that began: whoever makes room
+//! takes those that nobody reads, the longest unread first.
 
 mod entry;
 mod write;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
@@ -46,6 +48,8 @@ pub struct TokenCache {
     index: usize,
     len: usize,
     notes: serde_json::Value,
+    /// Locked.
+    _file: File,
 }
 
 impl TokenCache {
@@ -54,11 +58,13 @@ impl TokenCache {
         let failed = |source| DatasetError::Cache { verb: "open", path: path.to_owned(), source };
         let damaged = |reason| DatasetError::Damaged { path: path.to_owned(), reason };
         let file = File::open(path).map_err(failed)?;
+        // Where neither can be done the file is made again too soon, at worst.
+        let _ = (file.try_lock_shared(), file.set_modified(SystemTime::now()));
         // SAFETY: the file is ours, named by its content's hash, and only ever replaced by rename; nobody writes into it.
         let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
         let (index, len, tail) = check_frame(&map).map_err(damaged)?;
         let notes = serde_json::from_slice(tail).map_err(|error| damaged(format!("the tail is broken: {error}")))?;
-        Ok(TokenCache { path: path.to_owned(), map, index, len, notes })
+        Ok(TokenCache { path: path.to_owned(), map, index, len, notes, _file: file })
     }
 
     /// How many examples it holds.

@@ -59,7 +59,10 @@ impl CacheWriter {
     pub fn finish(mut self, notes: &serde_json::Value) -> Result<TokenCache, DatasetError> {
         let tail = serde_json::to_vec(notes).expect("plain data is always JSON");
         self.publish(&tail).map_err(|error| not_written(&self.path, error))?;
-        TokenCache::open(&self.path)
+        let path = std::mem::take(&mut self.path);
+        // The writer's lock goes first, and the reader's takes its place.
+        drop(self);
+        TokenCache::open(&path)
     }
 
     fn publish(&mut self, tail: &[u8]) -> io::Result<()> {
@@ -207,6 +210,23 @@ mod tests {
         CacheWriter::create(&dir.path().join("d.tokens")).expect("created");
         assert_eq!(writer.finish(&serde_json::Value::Null).expect("written").len(), 1);
         assert_eq!(paths.map(|path| path.exists()), [false, false, true, true, true]);
+    }
+
+    #[test]
+    fn a_cache_that_is_read_is_locked_for_as_long_and_was_used_then() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("c.tokens");
+        let mut writer = CacheWriter::create(&path).expect("created");
+        writer.push(&example()).expect("added");
+        let is_free = || File::open(&path).expect("opened").try_lock().is_ok();
+        let written = writer.finish(&serde_json::Value::Null).expect("written");
+        assert!(!is_free(), "by who wrote it");
+        drop(written);
+        File::open(&path).expect("opened").set_modified(std::time::SystemTime::UNIX_EPOCH).expect("aged");
+        let readers = [(); 2].map(|()| TokenCache::open(&path).expect("whole"));
+        assert!(!is_free() && fs::metadata(&path).expect("there").mtime() > 0);
+        drop(readers);
+        assert!(is_free());
     }
 
     fn example() -> Example {
