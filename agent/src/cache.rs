@@ -319,7 +319,11 @@ impl Cache {
         fetched?;
         let path = self.path(manifest.hash);
         disk::make_read_only(&partial)?;
-        std::fs::rename(&partial, &path).at("keep", &path)?;
+        {
+            // Whoever has read the file of that name judges, and drops, that one or none.
+            let _index = self.index();
+            std::fs::rename(&partial, &path).at("keep", &path)?;
+        }
         disk::sync_parent(&path)?;
         let mut index = self.index();
         // An attempt that runs may still hold the damaged one that was here before.

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -66,6 +66,16 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], access: Access) -> Result<(), D
     file.write_all(bytes).and_then(|()| file.sync_all()).at("write", &aside)?;
     fs::rename(&aside, path).at("replace", path)?;
     sync_parent(path)
+}
+
+/// Whether the open file is still the one of that name.
+pub(crate) fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let of = |meta: fs::Metadata| (meta.dev(), meta.ino());
+    match fs::metadata(path) {
+        Ok(there) => Ok(of(there) == of(file.metadata()?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes a rename, a new file or a removal in the parent of `path` last.

@@ -4,12 +4,12 @@
 //! other nodes are not given it; what runs on it keeps its link, for it has read what it needs by now. Whoever reads here takes no
 //! more of the disk than `cache.scrub` allows.
 
-use super::{Cache, Pin};
+use super::Cache;
+use crate::disk;
 use lorikeet_protocol::{id::Hash, rate::Bucket};
 use std::{
     fs::File,
     io::{self, Read},
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -65,26 +65,40 @@ impl Cache {
     /// One file, to its end; `pace` is waited for before each piece.
     pub(super) async fn look_over(&self, hash: Hash, pace: &mut Pace) {
         let path = self.path(hash);
-        let found = hash_at_a_pace(&path, pace).await;
-        let mut index = self.index();
+        let opened = File::open(&path).and_then(|file| Ok((file.try_clone()?, file)));
+        let (found, read) = match opened {
+            Ok((file, read)) => (hash_at_a_pace(file, pace).await, Some(read)),
+            Err(error) => (Err(error), None),
+        };
+        self.judge(hash, found, read.as_ref());
+    }
+
+    /// What was found of the file that was opened. Whoever fetches it anew meanwhile gives its name to another, of which nothing was read.
+    pub(super) fn judge(&self, hash: Hash, found: io::Result<Hash>, read: Option<&File>) {
+        let (path, mut index) = (self.path(hash), self.index());
         let Some(entry) = index.files.get_mut(&hash) else { return };
         entry.read = Instant::now();
+        let was_read = |read: &File| disk::is_at(read, &path).unwrap_or(false);
+        if path.exists() && !read.is_some_and(was_read) {
+            return;
+        }
         if found.as_ref().is_ok_and(|found| *found == hash) {
             return;
         }
-        entry.pins += 1;
-        drop(index);
-        let pin = Pin { cache: self.clone(), hash, path };
-        let error = found.err().map(|error| error.to_string());
-        tracing::error!(path = %pin.path.display(), error, "a file of the cache has rotted on this disk; it is dropped, and fetched anew when it is wanted");
-        if let Err(error) = self.discard(pin) {
-            tracing::warn!("could not {}", lorikeet_protocol::chain(&error));
+        let (error, pins) = (found.err().map(|error| error.to_string()), entry.pins);
+        tracing::error!(path = %path.display(), error, "a file of the cache has rotted on this disk; it is dropped, and fetched anew when it is wanted");
+        if let Err(error) = disk::remove_file(&path) {
+            return tracing::warn!("could not {}", lorikeet_protocol::chain(&error));
         }
+        if pins == 0 {
+            index.files.remove(&hash);
+        }
+        self.inner.changed.send_replace(());
     }
 }
 
-async fn hash_at_a_pace(path: &Path, pace: &mut Pace) -> io::Result<Hash> {
-    let mut reading = (File::open(path)?, blake3::Hasher::new(), Vec::new());
+async fn hash_at_a_pace(file: File, pace: &mut Pace) -> io::Result<Hash> {
+    let mut reading = (file, blake3::Hasher::new(), Vec::new());
     loop {
         pace.wait_for(PIECE).await;
         let piece = move || {

@@ -207,6 +207,26 @@ async fn what_rots_unnoticed_is_found_by_reading_everything_again_a_piece_at_a_t
     assert_eq!(cache.due(Duration::ZERO).map(|(hash, _)| hash), Some(sound), "the one read longest ago comes next");
 }
 
+#[tokio::test]
+async fn a_file_that_was_fetched_anew_while_the_old_one_was_read_stays() {
+    let (folder, cache) = cache(1 << 30);
+    let file = Content::new(1, 1000);
+    let path = folder.path().join("files").join(file.manifest.hash.to_string());
+    drop(cache.get(&file, attempt(), &file.manifest).await.unwrap());
+    rot(&path);
+    let read = File::open(&path).unwrap();
+    cache.distrust(file.manifest.hash);
+    drop(cache.get(&file, attempt(), &file.manifest).await.unwrap());
+    cache.judge(file.manifest.hash, Ok(Hash([0; 32])), Some(&read));
+    assert!(std::fs::read(&path).unwrap() == file.bytes);
+    // A moment of too many open files says nothing of the file.
+    cache.judge(file.manifest.hash, Err(std::io::Error::other("too many open files")), None);
+    assert!(path.exists() && cache.hashes(9) == [file.manifest.hash]);
+    std::fs::remove_file(&path).unwrap();
+    cache.judge(file.manifest.hash, Err(std::io::ErrorKind::NotFound.into()), None);
+    assert!(cache.hashes(9).is_empty(), "it is gone");
+}
+
 /// One bit of a file flips, and nothing says so.
 fn rot(path: &Path) {
     let time = std::fs::metadata(path).unwrap().modified().unwrap();
