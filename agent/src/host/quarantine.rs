@@ -12,7 +12,8 @@
 //!                                                                                           └─ wait ┘ failed
 //! ```
 //! One that failed by its driver's word again and again, though it passed its test each time, is not tested any more: it stays out until
-//! the agent starts anew, for which somebody has looked at it.
+//! the agent starts anew, for which somebody has looked at it. What a driver says of one that is out already is told of the same failure, in
+//! a later look perhaps, or of a test: that counts no further one.
 //!
 //! A device for which there is no test is offered again after an hour: what mends itself has done so by then, and what has not takes
 //! it out again.
@@ -208,10 +209,10 @@ impl Quarantine {
     /// It failed by its driver's word, which says more than whatever it is out for already.
     pub(super) fn accuse(&mut self, device: &DeviceId, fault: &str, now: Duration) {
         let failures = self.failures.entry(device.clone()).or_default();
-        failures.retain(|at| now.saturating_sub(*at) < WITHIN);
-        failures.push(now);
-        // More are no more than these say.
-        failures.drain(..failures.len().saturating_sub(FAILURES));
+        if !self.out.contains_key(device) {
+            failures.retain(|at| now.saturating_sub(*at) < WITHIN);
+            failures.push(now);
+        }
         let often = failures.len() >= FAILURES;
         let out = self.out.entry(device.clone()).or_insert_with(|| Out::new(String::new(), now));
         out.reason = fault.to_owned();
@@ -339,7 +340,10 @@ impl Quarantine {
     pub(super) fn tested(&mut self, device: &DeviceId, result: Result<(), Unfit>, now: Duration) {
         let Some(out) = self.out.get_mut(device).filter(|out| out.test == Test::Running) else { return };
         match result {
-            _ if std::mem::take(&mut out.again) => out.test = Test::Due(now),
+            _ if std::mem::take(&mut out.again) => {
+                let again = if out.failed.is_some() { now + TEST_AGAIN } else { now };
+                (out.failed, out.test) = (Some(out.reason.clone()), Test::Due(again));
+            }
             Ok(()) => _ = self.out.remove(device),
             Err(Unfit::Failed(why)) => (out.failed, out.test) = (Some(why), Test::Due(now + TEST_AGAIN)),
             Err(Unfit::Untested) => out.test = Test::None(now + REST),

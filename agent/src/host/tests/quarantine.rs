@@ -373,6 +373,35 @@ fn a_device_that_fails_a_third_time_within_a_day_is_not_believed_any_more() {
 }
 
 #[test]
+fn one_failure_that_is_told_in_several_looks_counts_once() {
+    let mut scene = Scene::new();
+    let xid = |number: u32| fails("cpu", &format!("the driver reported error XID {number}"));
+    for failure in 1..=3 {
+        for number in [79, 48, 94] {
+            scene.event(Event::Looked(xid(number)));
+        }
+        let why = usable_after(&mut scene, 1, &[]).unwrap_err();
+        assert!(why.contains("XID 94"), "{why}");
+        assert_eq!(why.contains("3 times within a day"), failure == 3, "{failure}: {why}");
+        // What was said under the first test has it tested once more.
+        let tested = [(); 2].map(|()| scene.event(Event::Tested(DeviceId::cpu(), Ok(()))));
+        assert_eq!(tested[0].contains(&Action::Test(DeviceId::cpu())), failure < 3, "{failure}: {tested:?}");
+    }
+}
+
+#[test]
+fn a_device_that_fails_under_every_test_is_tested_no_more_often_than_one_that_does_not_pass() {
+    let mut scene = Scene::new();
+    let tests = |out: &[Action]| out.contains(&Action::Test(DeviceId::cpu()));
+    assert!(tests(&scene.event(Event::Looked(fails("cpu", "the driver reported error XID 79")))));
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 48")));
+    assert!(tests(&scene.event(Event::Tested(DeviceId::cpu(), Ok(())))), "that may still have been the same");
+    scene.event(Event::Looked(fails("cpu", "the driver reported error XID 48")));
+    assert!(!tests(&scene.event(Event::Tested(DeviceId::cpu(), Ok(())))));
+    assert!(!tests(&scene.wait(599)) && tests(&scene.wait(1)));
+}
+
+#[test]
 fn a_device_that_fails_under_its_test_is_tested_again_whatever_that_says() {
     let mut scene = Scene::new();
     scene.event(Event::Looked(fails("cpu", "2 memory errors")));
@@ -407,7 +436,14 @@ fn a_gpu_that_vanishes_ends_its_attempt_stays_on_the_list_and_is_tested_when_it_
     assert!(missing.usable.as_ref().is_err_and(|why| why.contains("missing")), "{missing:?}");
     let tests = |out: &[Action]| out.contains(&Action::Test(DeviceId("GPU-1".into())));
     assert!(!tests(&scene.event(Event::Looked(without))), "there is nothing to test");
-    assert!(tests(&scene.event(Event::Looked(with))));
+    // With it comes what its driver had said before it fell off its bus.
+    let faults = [(gpu.id.clone(), "the driver reported error XID 79".to_owned())].into();
+    assert!(tests(&scene.event(Event::Looked(Seen { faults, ..with.clone() }))));
+    for _ in 0..2 {
+        scene.event(Event::Tested(gpu.id.clone(), Ok(())));
+    }
+    let fault = |xid: u32| [(gpu.id.clone(), format!("the driver reported error XID {xid}"))].into();
+    assert!(tests(&scene.event(Event::Looked(Seen { faults: fault(48), ..with }))), "the second failure, not the third");
 }
 
 #[test]
