@@ -22,6 +22,10 @@ pub(super) struct Signs {
 /// Errors that the program brings upon itself: a bad access, a process that was ended. They say nothing about the card.
 const OF_PROGRAMS: [u64; 5] = [8, 13, 31, 43, 45];
 
+/// What the driver says for the record, by NVIDIA's catalogue: a faulty row of memory is set down to be replaced (which the counters say as
+/// well; that it cannot be is another, 64), corrected errors are many, what would mend the card is another thing than before.
+const FOR_THE_RECORD: [u64; 3] = [63, 92, 154];
+
 /// What is remembered of every GPU.
 #[derive(Debug, Default)]
 pub(super) struct Health {
@@ -34,7 +38,7 @@ pub(super) struct Health {
 impl Health {
     /// The driver reported an error (NVIDIA's XID) of this GPU.
     pub(super) fn reported(&mut self, device: &DeviceId, xid: u64) {
-        if !OF_PROGRAMS.contains(&xid) {
+        if !OF_PROGRAMS.contains(&xid) && !FOR_THE_RECORD.contains(&xid) {
             self.reports.entry(device.clone()).or_insert(xid);
         }
     }
@@ -98,12 +102,15 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_the_card_are_a_fault_and_errors_of_programs_are_not() {
+    fn errors_of_the_card_are_a_fault_and_errors_of_programs_and_words_for_the_record_are_not() {
         let (mut health, device) = (Health::default(), DeviceId("a".into()));
-        OF_PROGRAMS.iter().for_each(|xid| health.reported(&device, *xid));
+        OF_PROGRAMS.iter().chain(&FOR_THE_RECORD).for_each(|xid| health.reported(&device, *xid));
         let mut faults = BTreeMap::new();
         health.judge(&device, Signs::default(), &mut faults).unwrap();
         assert!(faults.is_empty(), "{faults:?}");
+        health.reported(&device, 64);
+        health.judge(&device, Signs::default(), &mut faults).unwrap();
+        assert!(faults.remove(&device).unwrap().contains("XID 64"), "a row that cannot be replaced");
         health.reported(&device, 79);
         health.reported(&device, 48);
         health.judge(&device, Signs::default(), &mut faults).unwrap();
