@@ -152,6 +152,11 @@ impl Attempt {
             };
             State::Starting { lock_by: now.mono + rules.start_grace, leave }
         } else {
+            if record.boot != rules.boot {
+                // Nothing of it was of the boot before: it begins in this one.
+                (record.boot, record.accepted, record.accepted_wall) = (rules.boot, now.mono, now.wall);
+                out.push(Action::Keep(Box::new(record.clone())));
+            }
             out.push(Action::Prepare(offer));
             State::Preparing
         };

@@ -80,3 +80,23 @@ fn a_worker_that_says_nothing_after_that_either_is_given_up() {
     assert_eq!(scene.wait(5), [Action::Kill(id(1))]);
     assert_eq!(ended(&scene.gone(1)).outcome, Outcome::PrepareFailed);
 }
+
+#[test]
+fn an_attempt_that_was_being_prepared_when_the_machine_started_anew_is_of_the_boot_in_which_it_runs() {
+    let mut scene = Scene::new();
+    scene.heard(offer(1));
+    scene.rules.boot = BootId(uuid::Uuid::from_u128(99));
+    (scene.now.mono, scene.now.wall) = (Duration::from_secs(3), UnixMillis(9_000_000));
+    let out = scene.restart();
+    let [Action::Keep(record), Action::Prepare(_)] = &out[..] else { panic!("{out:?}") };
+    scene.records.insert(id(1), (**record).clone());
+    scene.event(Event::Prepared(id(1)));
+    scene.news(1, News::Holds { pid: 42 });
+    // A restart of the agent alone: the time goes on.
+    scene.now.mono += Duration::from_secs(600);
+    assert!(matches!(scene.restart()[..], [Action::Adopt(_)]));
+    scene.news(1, News::Holds { pid: 42 });
+    let out = scene.wait(3_000);
+    assert!(out.contains(&Action::Ask(id(1), Ask::Stop(StopHow::Save, StopCause::TimeLimit))), "{out:?}");
+    assert_eq!(ended(&scene.gone(1)).held, Duration::from_secs(3_600));
+}
