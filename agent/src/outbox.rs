@@ -104,7 +104,7 @@ impl Outbox {
         let report = Report { number: self.last() + 1, attempt, time, body };
         match entry(&report) {
             Ok(bytes) => self.unwritten.extend_from_slice(&bytes),
-            // Offers are bounded by the frame size, and what is reported of an attempt is smaller than its offer.
+            // Offers are bounded by the frame size, and so is what is said of an end.
             Err(error) => {
                 tracing::error!(%attempt, %error, "a report is too long to be sent and is dropped");
                 return;

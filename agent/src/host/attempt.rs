@@ -44,6 +44,9 @@ const LINGER: Duration = Duration::from_secs(30);
 /// person reads, and a directory that nobody needs costs little.
 const FORGET_GRACE: Duration = Duration::from_secs(24 * 3_600);
 
+/// Of what is said of an end so much is reported: it has to fit into a report, and with those of all devices that are out for it into a hello.
+const MESSAGE_BYTES: usize = 8 << 10;
+
 /// What was drawn is kept so often, beside whatever else is.
 const KEEP_CHARGE: Duration = Duration::from_secs(60);
 
@@ -433,6 +436,7 @@ impl Attempt {
             Adapter::None | Adapter::Doubted | Adapter::Uploading => (Vec::new(), None),
         };
         let Word { outcome, class, message, step } = word;
+        let message = message.map(shortened);
         Ended { outcome, class, message, step, held, files, summary, last_event: self.record.last_event }
     }
 
@@ -444,4 +448,14 @@ impl Attempt {
         let last = self.last_event_wall.map_or(0, |wall| wall.0);
         Duration::from_millis(last.saturating_sub(self.record.accepted_wall.0))
     }
+}
+
+/// A message's beginning, where it is too long; all of it stands in the worker's events.
+fn shortened(mut message: String) -> String {
+    let length = message.len();
+    if length > MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        message.push_str(&format!("… [{length} bytes in all]"));
+    }
+    message
 }

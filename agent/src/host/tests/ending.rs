@@ -32,6 +32,19 @@ fn a_process_that_vanishes_is_lost_and_its_device_free() {
 }
 
 #[test]
+fn an_end_of_many_words_is_told_with_the_first_of_them() {
+    let mut scene = Scene::running();
+    let message = format!("the template is wrong: {}", "ä".repeat(2 << 20));
+    scene.line(1, WorkerEvent::Failed { class: FailureClass::Hardware, message, hint: None });
+    let out = scene.gone(1);
+    let said = ended(&out).message.clone().unwrap();
+    assert!(said.len() < 9 << 10 && said.starts_with("the template is wrong: ää"), "{} bytes", said.len());
+    assert!(said.ends_with("ä… [4194327 bytes in all]"), "{}", &said[said.len() - 60..]);
+    let kept = |action: &Action| matches!(action, Action::KeepQuarantine(reasons) if reasons[&DeviceId::cpu()].len() < 9 << 10);
+    assert!(out.iter().any(kept), "a hello says why it is out");
+}
+
+#[test]
 fn a_worker_that_could_not_write_its_last_word_ends_by_its_exit_code() {
     for (exit, outcome) in [
         (Exit::DiskFull, Outcome::DiskFull),
