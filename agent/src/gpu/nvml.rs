@@ -61,8 +61,11 @@ impl Gpus {
         };
         let mut cards = BTreeSet::new();
         for index in 0..count {
-            match self.nvml.device_by_index(index).and_then(|gpu| self.card(&gpu, time, &mut look)) {
-                Ok(card) => _ = cards.insert(card),
+            match self.nvml.device_by_index(index).and_then(|gpu| self.read(&gpu, time)) {
+                Ok(card) => {
+                    cards.insert(card.id.clone());
+                    card.join(&mut look, &mut self.health, &self.usable);
+                }
                 Err(error) => tracing::warn!(index, %error, "a GPU does not answer"),
             }
         }
@@ -89,28 +92,56 @@ impl Gpus {
         }
     }
 
-    /// One card: itself, or its instances. Answers which.
-    fn card(&mut self, gpu: &Gpu<'_>, time: UnixMillis, look: &mut Look) -> Result<DeviceId, NvmlError> {
+    /// Asks one card everything.
+    fn read(&self, gpu: &Gpu<'_>, time: UnixMillis) -> Result<Card, NvmlError> {
         let compute = gpu.cuda_compute_capability()?;
         let compute = (u8::try_from(compute.major).unwrap_or(0), u8::try_from(compute.minor).unwrap_or(0));
-        let (card, mut faults) = (DeviceId(gpu.uuid()?), BTreeMap::new());
-        let healthy = self.health.judge(&card, signs(gpu), &mut faults);
-        let fault = faults.remove(&card);
-        let usable = self.usable.clone().and_then(|()| is_recent(compute)).and(healthy);
-        let instances = instances(gpu);
-        let driver = self.driver().and_then(|text| Driver::parse(&text));
-        for gpu in if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances } {
-            let kind = DeviceKind::Cuda { compute, driver };
-            let (device, telemetry, holders) = one(gpu, kind, usable.clone(), time)?;
+        let (id, instances) = (DeviceId(gpu.uuid()?), instances(gpu));
+        let kind = DeviceKind::Cuda { compute, driver: self.driver().and_then(|text| Driver::parse(&text)) };
+        let gpus = if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances };
+        let mut parts = gpus.iter().map(|gpu| part(gpu, kind, time)).collect::<Result<Vec<_>, _>>()?;
+        if let [whole] = &mut parts[..]
+            && instances.is_empty()
+        {
             // what an instance's counter would say is its whole card's
-            let drawn = if instances.is_empty() { drawn(gpu) } else { None };
+            whole.drawn = drawn(gpu);
+        }
+        Ok(Card { id, compute, signs: signs(gpu), parts })
+    }
+}
+
+/// What one card said at a look, when it answered every question.
+struct Card {
+    id: DeviceId,
+    compute: (u8, u8),
+    signs: Signs,
+    /// Itself, or its instances.
+    parts: Vec<Part>,
+}
+
+/// What is offered of it.
+struct Part {
+    device: Device,
+    telemetry: Telemetry,
+    holders: Option<Holders>,
+    drawn: Option<Drawn>,
+}
+
+impl Card {
+    /// Judges it, and adds its parts to the look. What its driver reported counts once: it waits for a look at which the card answers.
+    fn join(self, look: &mut Look, health: &mut Health, usable: &Result<(), String>) {
+        let mut faults = BTreeMap::new();
+        let healthy = health.judge(&self.id, self.signs, &mut faults);
+        let usable = usable.clone().and_then(|()| is_recent(self.compute)).and(healthy);
+        let fault = faults.remove(&self.id);
+        for Part { device, telemetry, holders, drawn } in self.parts {
+            let device = Device { usable: usable.clone(), ..device };
             look.seen.drawn.extend(drawn.map(|drawn| (device.id.clone(), drawn)));
             look.seen.holders.extend(holders.map(|holders| (device.id.clone(), holders)));
             look.seen.faults.extend(fault.clone().map(|fault| (device.id.clone(), fault)));
             look.seen.devices.push(device);
             look.telemetry.push(telemetry);
         }
-        Ok(card)
     }
 }
 
@@ -170,16 +201,17 @@ fn remapped(gpu: &Gpu<'_>) -> Option<RemappedRows> {
 
 /// The device, how it feels, and which processes compute on it with how much of its memory, where the driver says: no answer is not
 /// "nobody".
-fn one(
-    gpu: &Gpu<'_>,
-    kind: DeviceKind,
-    usable: Result<(), String>,
-    time: UnixMillis,
-) -> Result<(Device, Telemetry, Option<Holders>), NvmlError> {
+fn part(gpu: &Gpu<'_>, kind: DeviceKind, time: UnixMillis) -> Result<Part, NvmlError> {
     let memory = gpu.memory_info()?;
     let id = DeviceId(gpu.uuid()?);
-    let device =
-        Device { id: id.clone(), name: gpu.name()?, kind, memory_bytes: memory.total, free_bytes: memory.free, usable };
+    let device = Device {
+        id: id.clone(),
+        name: gpu.name()?,
+        kind,
+        memory_bytes: memory.total,
+        free_bytes: memory.free,
+        usable: Ok(()),
+    };
     let telemetry = Telemetry {
         utilization_percent: gpu.utilization_rates().ok().map(|rates| rates.gpu as f32),
         temperature_celsius: gpu.temperature(TemperatureSensor::Gpu).ok().map(|celsius| celsius as f32),
@@ -200,7 +232,8 @@ fn one(
         |error| tracing::debug!(gpu = %device.id, %error, "the driver does not say which processes compute here"),
     );
     let each = |process: ProcessInfo| (process.pid, bytes(process.used_gpu_memory));
-    Ok((device, telemetry, holders.ok().map(|holders| holders.into_iter().map(each).collect())))
+    let holders = holders.ok().map(|holders| holders.into_iter().map(each).collect());
+    Ok(Part { device, telemetry, holders, drawn: None })
 }
 
 fn reading(gpu: &Gpu<'_>) -> Result<Reading, NvmlError> {
@@ -272,6 +305,39 @@ fn is_recent(compute: (u8, u8)) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_card_is_judged_as_a_whole_and_all_its_parts_with_it() {
+        let (mut health, mut look) = (Health::default(), Look::none());
+        let id = |name: &str| DeviceId(name.into());
+        let part = |name: &str| {
+            let kind = DeviceKind::Cuda { compute: (9, 0), driver: None };
+            let device =
+                Device { id: id(name), name: name.into(), kind, memory_bytes: 9, free_bytes: 9, usable: Ok(()) };
+            Part { device, telemetry: Telemetry::new(id(name), UnixMillis(1), 0, 9), holders: None, drawn: None }
+        };
+        let card = |compute, signs, parts: &[&str]| Card {
+            id: id("GPU-1"),
+            compute,
+            signs,
+            parts: parts.iter().copied().map(part).collect(),
+        };
+        health.reported(&id("GPU-1"), 79);
+        card((9, 0), Signs::default(), &["MIG-1", "MIG-2"]).join(&mut look, &mut health, &Ok(()));
+        assert!(look.seen.faults.keys().eq(&[id("MIG-1"), id("MIG-2")]), "{:?}", look.seen.faults);
+        assert_eq!(look.telemetry.len(), 2);
+        let mut usable = |card: Card, here: Result<(), String>| {
+            let mut look = Look::none();
+            card.join(&mut look, &mut health, &here);
+            assert!(look.seen.faults.is_empty(), "it was told");
+            look.seen.devices.remove(0).usable
+        };
+        let worn = Signs { remap_failed: true, ..Signs::default() };
+        assert_eq!(usable(card((9, 0), Signs::default(), &["GPU-1"]), Ok(())), Ok(()));
+        assert!(usable(card((9, 0), worn, &["GPU-1"]), Ok(())).unwrap_err().contains("faulty row"));
+        assert!(usable(card((7, 5), worn, &["GPU-1"]), Ok(())).unwrap_err().contains("7.5"));
+        assert_eq!(usable(card((7, 5), worn, &["GPU-1"]), Err("no CUDA".into())), Err("no CUDA".into()));
+    }
 
     #[test]
     fn reasons_have_the_names_of_the_library() {
