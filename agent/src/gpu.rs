@@ -24,10 +24,15 @@ use lorikeet_protocol::{
     id::{DeviceId, UnixMillis},
     job::Device,
 };
-use nvml_wrapper::error::NvmlError;
-use std::time::Duration;
+use std::{
+    fmt::Display,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+/// Between two tries to open NVIDIA's library where there was none.
+const OPEN_AGAIN: Duration = Duration::from_secs(60);
 
 /// One look at the devices.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +46,7 @@ pub(crate) struct Look {
 /// Looks at the devices that the config names.
 pub(crate) struct Probe {
     config: Devices,
-    nvml: Option<nvml::Gpus>,
+    nvml: Late<nvml::Gpus>,
     declared: fake::Declared,
     cpu: cpu::Slot,
     strays: Strays,
@@ -49,21 +54,27 @@ pub(crate) struct Probe {
 
 impl std::fmt::Debug for Probe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Probe").field("config", &self.config).field("nvml", &self.nvml.is_some()).finish()
+        f.debug_struct("Probe").field("config", &self.config).field("nvml", &self.nvml.it.is_some()).finish()
     }
 }
 
 impl Probe {
     /// Opens NVIDIA's library where it is there and wanted.
     pub(crate) fn new(config: &Devices) -> Self {
-        let wants_gpus = config.fake.is_empty() && config.kind != Choice::Cpu;
-        let usable = config.gpus_unusable.clone().map_or(Ok(()), Err);
-        let nvml = wants_gpus.then(|| nvml::Gpus::open(usable)).and_then(told);
-        if nvml.is_none() && config.fake.is_empty() && config.kind == Choice::Gpu {
+        let (nvml, declared, cpu, strays) = Default::default();
+        let mut probe = Self { config: config.clone(), nvml, declared, cpu, strays };
+        let is_there = probe.gpus().is_some();
+        if !is_there && config.fake.is_empty() && config.kind == Choice::Gpu {
             tracing::warn!("devices.kind is \"gpu\" and no NVIDIA driver answers: this machine offers nothing");
         }
-        let (declared, cpu, strays) = Default::default();
-        Self { config: config.clone(), nvml, declared, cpu, strays }
+        probe
+    }
+
+    /// What NVIDIA's library says, where it is wanted and there by now: a machine may start its agent before the driver is loaded.
+    fn gpus(&mut self) -> Option<&mut nvml::Gpus> {
+        let (wants, config) = (self.config.fake.is_empty() && self.config.kind != Choice::Cpu, &self.config);
+        let open = || nvml::Gpus::open(config.gpus_unusable.clone().map_or(Ok(()), Err));
+        if wants { self.nvml.get(Instant::now(), open) } else { None }
     }
 
     /// On a machine where workers are that nobody knows.
@@ -82,7 +93,7 @@ impl Probe {
         if !self.config.fake.is_empty() {
             return self.declared.look(&self.config.fake, time);
         }
-        let mut look = self.nvml.as_mut().map_or_else(Look::none, |gpus| gpus.look(time));
+        let mut look = self.gpus().map_or_else(Look::none, |gpus| gpus.look(time));
         look.keep(&self.config.only);
         // beside GPUs it is offered where none of them proves fit: the host's decision
         if self.config.kind != Choice::Gpu {
@@ -114,13 +125,35 @@ impl Look {
     }
 }
 
-/// A machine without a driver is a normal machine.
-fn told(opened: Result<nvml::Gpus, NvmlError>) -> Option<nvml::Gpus> {
-    let silent = |error: &NvmlError| {
-        tracing::debug!(%error, "NVIDIA's library does not open");
-        tracing::info!("no NVIDIA driver on this machine");
-    };
-    opened.inspect_err(silent).ok()
+/// What may come later than the agent. A machine without a driver is a normal machine.
+struct Late<T> {
+    it: Option<T>,
+    tried: Option<Instant>,
+}
+
+impl<T> Default for Late<T> {
+    fn default() -> Self {
+        Self { it: None, tried: None }
+    }
+}
+
+impl<T> Late<T> {
+    /// It, opened if need be, once in a while.
+    fn get<E: Display>(&mut self, now: Instant, open: impl FnOnce() -> Result<T, E>) -> Option<&mut T> {
+        if self.it.is_none() && self.tried.is_none_or(|tried| now.duration_since(tried) >= OPEN_AGAIN) {
+            let is_first = self.tried.replace(now).is_none();
+            match open() {
+                Ok(it) => self.it = Some(it),
+                Err(error) => tracing::debug!(%error, "NVIDIA's library does not open"),
+            }
+            match (is_first, self.it.is_some()) {
+                (true, false) => tracing::info!("no NVIDIA driver on this machine"),
+                (false, true) => tracing::info!("there is an NVIDIA driver on this machine by now"),
+                (true, true) | (false, false) => {}
+            }
+        }
+        self.it.as_mut()
+    }
 }
 
 /// Looks again and again, until nobody wants to know or `cancel`.
@@ -177,6 +210,21 @@ mod tests {
         assert_eq!((&device.id, device.kind, &device.usable), (&DeviceId::cpu(), DeviceKind::Cpu, &Ok(())));
         assert!(0 < device.free_bytes && device.free_bytes <= device.memory_bytes);
         assert_eq!(look.telemetry.len(), 1);
+    }
+
+    #[test]
+    fn a_driver_that_comes_after_the_agent_is_found_and_one_that_does_not_is_asked_for_once_a_minute() {
+        let (mut late, start, mut tries) = (Late::default(), Instant::now(), 0);
+        let mut get = |seconds, is_there: bool| {
+            let open = || {
+                tries += 1;
+                if is_there { Ok(7) } else { Err("the driver is not loaded") }
+            };
+            let got = late.get(start + Duration::from_secs(seconds), open).copied();
+            (got, tries)
+        };
+        assert_eq!([get(0, false), get(59, true), get(60, false)], [(None, 1), (None, 1), (None, 2)]);
+        assert_eq!([get(120, true), get(125, false), get(600, false)], [(Some(7), 3); 3], "it is opened once");
     }
 
     #[test]
