@@ -27,7 +27,7 @@ use std::{
 const MAGIC: &[u8; 4] = b"LKO1";
 const HEADER_BYTES: usize = 12;
 const CHECK_BYTES: usize = 8;
-/// The file is written anew when acknowledged entries make it longer than this.
+/// A file longer than this is written anew when most of it is acknowledged entries.
 const COMPACT_BYTES: u64 = 1 << 20;
 
 /// The queue of reports.
@@ -37,6 +37,8 @@ pub(crate) struct Outbox {
     file: File,
     /// Bytes of the file that are whole entries.
     length: u64,
+    /// Of these, bytes of entries that have left the queue, within what a newer progress in the place of an older one changes.
+    dead: u64,
     /// Encoded since the last commit.
     unwritten: Vec<u8>,
     /// The highest number acknowledged, or the one before the first entry.
@@ -83,7 +85,7 @@ impl Outbox {
         let synced = base + queue.len() as u64;
         let (unwritten, gone) = (Vec::new(), Vec::new());
         // An earlier agent may have sent all of it: acknowledged entries stay in the file until it is written anew.
-        Ok(Self { path, file, length, unwritten, base, queue, gone, sent: base, left: synced, synced })
+        Ok(Self { path, file, length, dead: 0, unwritten, base, queue, gone, sent: base, left: synced, synced })
     }
 
     /// Reports through this one are the coordinator's, and no longer here.
@@ -116,6 +118,10 @@ impl Outbox {
     /// Makes every pushed report last.
     pub(crate) fn commit(&mut self) -> Result<(), DiskError> {
         if !self.unwritten.is_empty() {
+            // What is written to a file that was taken away, or replaced, is lost with the descriptor, without a word.
+            if !disk::is_at(&self.file, &self.path).at("look at", &self.path)? {
+                return self.compact();
+            }
             self.append().at("append to", &self.path)?;
             self.length += self.unwritten.len() as u64;
             self.unwritten.clear();
@@ -171,7 +177,8 @@ impl Outbox {
     /// Forgets reports up to `through`; answers the attempts of which nothing waits any more.
     pub(crate) fn acknowledge(&mut self, through: u64) -> Vec<AttemptId> {
         self.drop_through(through);
-        if self.length > COMPACT_BYTES || (self.queue.is_empty() && self.length > COMPACT_BYTES / 16) {
+        let is_most_dead = self.dead > self.length / 2;
+        if is_most_dead && (self.length > COMPACT_BYTES || (self.queue.is_empty() && self.length > COMPACT_BYTES / 16)) {
             // A longer file than need be is no reason to keep anybody waiting; the next acknowledgement tries again.
             self.compact().unwrap_or_else(|error| tracing::warn!("could not {}", crate::link::chain(&error)));
         }
@@ -180,7 +187,10 @@ impl Outbox {
 
     fn drop_through(&mut self, through: u64) {
         while self.base < through.min(self.synced) {
-            self.gone.extend(self.queue.pop_front().map(|report| report.attempt));
+            if let Some(report) = self.queue.pop_front() {
+                self.dead += entry(&report).map_or(0, |bytes| bytes.len() as u64);
+                self.gone.push(report.attempt);
+            }
             self.base += 1;
         }
         self.sent = self.sent.max(self.base);
@@ -213,8 +223,6 @@ impl Outbox {
     }
 
     fn append(&mut self) -> std::io::Result<()> {
-        // What is written to a file that was taken away is lost with the descriptor, without a word.
-        std::fs::metadata(&self.path)?;
         // After a failed write the file may hold half an entry: the next one begins where the last whole one ended.
         self.file.seek(SeekFrom::Start(self.length))?;
         self.file.write_all(&self.unwritten)?;
@@ -228,7 +236,7 @@ impl Outbox {
         }
         disk::replace(&self.path, &bytes, Access::Plain)?;
         self.file = OpenOptions::new().read(true).write(true).open(&self.path).at("open", &self.path)?;
-        self.length = bytes.len() as u64;
+        (self.length, self.dead) = (bytes.len() as u64, 0);
         self.unwritten.clear();
         self.synced = self.last();
         Ok(())

@@ -162,6 +162,45 @@ fn an_acknowledgement_of_what_was_never_said_takes_nothing_away() {
 }
 
 #[test]
+fn what_is_said_after_the_file_was_replaced_or_taken_away_lasts() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    push(&mut outbox, 1, ReportBody::Preparing);
+    outbox.commit().unwrap();
+    let last = |path: &Path| Outbox::open(path).unwrap().last();
+    // As a shortening does that fails once the new file has the name.
+    let copy = folder.path().join("copy");
+    std::fs::copy(&outbox.path, &copy).unwrap();
+    std::fs::rename(&copy, &outbox.path).unwrap();
+    push(&mut outbox, 1, ReportBody::Finalizing);
+    outbox.commit().unwrap();
+    assert_eq!(last(folder.path()), 2);
+    std::fs::remove_file(&outbox.path).unwrap();
+    push(&mut outbox, 1, ended("why".into()));
+    outbox.commit().unwrap();
+    assert_eq!(last(folder.path()), 3);
+    assert_eq!(drain(&mut outbox), [1, 2, 3]);
+}
+
+#[test]
+fn a_log_of_which_most_still_waits_is_not_written_anew() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    for _ in 0..300 {
+        push(&mut outbox, 1, ended("x".repeat(8 << 10)));
+    }
+    outbox.commit().unwrap();
+    let inode = |outbox: &Outbox| std::fs::metadata(&outbox.path).unwrap().ino();
+    let before = inode(&outbox);
+    (1..=149).for_each(|through| drop(outbox.acknowledge(through)));
+    assert_eq!(inode(&outbox), before);
+    outbox.acknowledge(152);
+    assert_ne!(inode(&outbox), before);
+    assert_eq!(Outbox::open(folder.path()).unwrap().waiting().count(), 148);
+}
+
+#[test]
 fn a_long_log_is_written_anew_and_keeps_what_waits() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::open(folder.path()).unwrap();
