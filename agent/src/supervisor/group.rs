@@ -65,24 +65,31 @@ impl Group {
         Self { leader: leader.unwrap_or(process) }
     }
 
-    /// Who is alive in it.
-    pub(crate) fn members(self) -> Vec<Name> {
+    /// Who is alive in it. That nobody can be asked is not nobody.
+    pub(crate) fn members(self) -> ProcResult<Vec<Name>> {
         // The number is free for others once every member is gone; then its leader is somebody else.
         let reused = stat(self.leader.pid).is_ok_and(|stat| stat.starttime != self.leader.start_ticks);
-        let Ok(all) = procfs::process::all_processes() else { return Vec::new() };
-        let stats = all.filter_map(|process| process.ok()?.stat().ok());
+        let stats = procfs::process::all_processes()?.filter_map(|process| process.ok()?.stat().ok());
         let ours = stats.filter(|stat| !reused && self.contains(stat));
-        ours.filter_map(|stat| Some(Name { pid: stat.pid.try_into().ok()?, start_ticks: stat.starttime })).collect()
+        let name = |stat: Stat| Some(Name { pid: stat.pid.try_into().ok()?, start_ticks: stat.starttime });
+        Ok(ours.filter_map(name).collect())
     }
 
     /// Main memory that only they hold: what the kernel could drop and read again does not count.
     pub(crate) fn resident_bytes(self) -> u64 {
-        self.members().into_iter().map(resident_bytes).sum()
+        self.members().unwrap_or_default().into_iter().map(resident_bytes).sum()
     }
 
-    /// Kills all of them; one that was there, if anybody was.
+    /// Kills all of them; one that was there, if anybody was. Where nobody can be asked its leader is killed, and may be there.
     pub(crate) fn kill(self) -> Option<Name> {
-        let members = self.members();
+        self.kill_these(self.members())
+    }
+
+    fn kill_these(self, members: ProcResult<Vec<Name>>) -> Option<Name> {
+        let members = members.unwrap_or_else(|error| {
+            tracing::warn!(%error, "nobody can say who is in a worker's group");
+            vec![self.leader]
+        });
         for member in &members {
             member.signal(Signal::KILL);
         }
@@ -108,4 +115,17 @@ fn status(process: Name) -> Option<Status> {
 fn resident_bytes(process: Name) -> u64 {
     let kib = status(process).map_or(0, |status| status.rssanon.unwrap_or(0) + status.rssshmem.unwrap_or(0));
     kib * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nobody_can_be_asked_somebody_may_be_there() {
+        let group = Group::led_by(Name { pid: u32::MAX, start_ticks: 1 });
+        assert_eq!(group.kill_these(Ok(Vec::new())), None);
+        let unknown = procfs::ProcError::Other("too many open files".into());
+        assert_eq!(group.kill_these(Err(unknown)), Some(group.leader));
+    }
 }

@@ -22,7 +22,8 @@ use lorikeet_protocol::{
     id::AttemptId,
     worker::{EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, LOG, STOP, StopRequest},
 };
-use rustix::process::Signal;
+use procfs::ProcResult;
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     collections::BTreeSet,
     fs::{File, OpenOptions, TryLockError},
@@ -194,9 +195,7 @@ impl Watch {
     fn spawn(&mut self) -> Result<(), SupervisorError> {
         if let Worker::New(launch) = &self.worker {
             let mut child = launch.spawn(&self.setting.config)?;
-            let pid = child.id().expect("a child that was not waited for has a pid");
-            // Not reaped, so the pid is its own whatever became of it.
-            let group = Group::led_by(Name::of(pid)?);
+            let group = group_of(&child, Name::of)?;
             let tie = child.stdin.take();
             self.worker = Worker::Own { child: Box::new(child), group, _tie: tie };
         }
@@ -305,7 +304,7 @@ impl Watch {
     }
 
     async fn look_for_members(&mut self) {
-        let members = self.group().map(Group::members).unwrap_or_default();
+        let members = self.group().and_then(|group| group.members().ok()).unwrap_or_default();
         let pids: Vec<u32> = members.iter().map(|name| name.pid).filter(|pid| self.members.insert(*pid)).collect();
         if !pids.is_empty() {
             self.tell(News::Joined { pids }).await;
@@ -368,6 +367,18 @@ impl Watch {
     }
 }
 
+/// The group that a child leads. One that cannot be named can be neither followed nor asked, and does not stay.
+fn group_of(child: &Child, name: impl Fn(u32) -> ProcResult<Name>) -> ProcResult<Group> {
+    // Not reaped, so the pid is its own whatever became of it.
+    let pid = child.id().expect("a child that was not waited for has a pid");
+    name(pid).map(Group::led_by).inspect_err(|_| {
+        let leader = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        if let Some(Err(error)) = leader.map(|leader| kill_process_group(leader, Signal::KILL)) {
+            tracing::error!(pid, %error, "a worker that cannot be followed cannot be killed either");
+        }
+    })
+}
+
 /// Kills until nobody is left; who is still there after so long is told, once.
 async fn kill_all(kill: impl Fn() -> Option<Name>, after: Duration, stuck: impl AsyncFnOnce(Name)) {
     let [mut wait, longest] = KILL_AGAIN;
@@ -398,6 +409,15 @@ async fn exit(worker: &mut Worker) -> (String, Option<Exit>) {
 mod tests {
     use super::*;
     use std::cell::Cell;
+
+    #[tokio::test]
+    async fn a_child_that_cannot_be_named_is_killed_with_its_group() {
+        let mut sleep = tokio::process::Command::new("sleep");
+        let mut child = sleep.arg("600").process_group(0).spawn().unwrap();
+        let unknown = |_| Err(procfs::ProcError::Other("too many open files".into()));
+        assert!(group_of(&child, unknown).is_err());
+        assert!(child.wait().await.unwrap().to_string().contains("signal: 9"));
+    }
 
     #[tokio::test]
     async fn who_cannot_be_killed_is_told_once_and_waited_for() {
