@@ -25,12 +25,12 @@ use crate::{
     records::Records,
     room,
     supervisor::{Supervisor, spool::Spool},
-    upload::Uploader,
+    upload::{Errand, Uploader},
 };
 use conversation::Conversation;
 use lorikeet_protocol::{
     agent::{FromAgent, Hello, ReportBody, ToAgent, Verdict, Welcome},
-    id::{AttemptId, BootId, Hash},
+    id::{AttemptId, BootId},
     job::{AttemptPhase, Device, Outcome},
 };
 use std::{
@@ -81,6 +81,8 @@ pub(crate) struct Driver {
     pub(crate) told: CancellationToken,
     /// While there is a session.
     pub(crate) conversation: Option<Conversation>,
+    /// Uploads that this turn heard the end of.
+    pub(crate) uploaded: Vec<(AttemptId, Errand)>,
 }
 
 /// Everything that comes in.
@@ -97,7 +99,12 @@ pub(crate) enum Note {
     /// A preparation ended.
     Prepared(AttemptId, Result<Vec<Pin>, PrepareError>),
     /// The files of this report are with the coordinator, as far as that can be; asked in this session.
-    Cleared { session: u64, number: u64 },
+    Cleared {
+        session: u64,
+        number: u64,
+        /// They are nowhere, and why: the report goes without them.
+        lost: Option<String>,
+    },
 }
 
 /// What a turn begins with.
@@ -199,6 +206,7 @@ impl Driver {
     }
 
     fn ask(&mut self, event: Event) -> Vec<Action> {
+        self.uploaded.extend(errand(&event));
         if let (Event::Worker(id, _), Some(talk)) = (&event, &mut self.conversation) {
             talk.has_events(*id);
         }
@@ -291,24 +299,23 @@ impl Driver {
     }
 
     fn acknowledged(&mut self, through: u64) -> Vec<Action> {
-        let named = |report: &lorikeet_protocol::agent::Report| report.body.files().to_vec();
-        let gone: Vec<_> = self
-            .outbox
-            .waiting()
-            .take_while(|report| report.number <= through)
-            .map(|report| (report.attempt, named(report)))
-            .collect();
+        let gone = self.outbox.waiting().take_while(|report| report.number <= through);
+        let with_files = gone.filter(|report| !report.body.files().is_empty());
+        let over: BTreeSet<_> = with_files.map(|report| report.attempt).collect();
         let before = self.outbox.acknowledged();
         let delivered = self.outbox.acknowledge(through);
         if let Some(talk) = self.conversation.as_mut().filter(|_| self.outbox.acknowledged() > before) {
             talk.acknowledged(&self.outbox);
         }
-        let still_named: BTreeSet<Hash> =
-            self.outbox.waiting().flat_map(|report| report.body.files()).map(|file| file.manifest.hash).collect();
-        for (id, files) in gone {
-            self.uploader.drop_staged(id, &files, &still_named);
-        }
+        over.into_iter().for_each(|id| self.sweep(id));
         delivered.into_iter().flat_map(|id| self.ask(Event::Delivered(id))).collect()
+    }
+
+    /// Of what is staged of an attempt only that stays which somebody still names.
+    fn sweep(&self, id: AttemptId) {
+        let waiting = self.outbox.waiting().filter(|report| report.attempt == id);
+        let named = waiting.flat_map(|report| report.body.files()).map(|file| file.manifest.hash).collect();
+        self.uploader.sweep(id, &named);
     }
 
     fn note(&mut self, note: Note) -> Vec<Action> {
@@ -321,9 +328,10 @@ impl Driver {
                 Some(class) => self.ask(Event::Unprovided(id, error.fault(), class)),
                 None => self.ask(Event::PrepareFailed(id, error.fault())),
             },
-            Note::Cleared { session, number } => {
+            Note::Cleared { session, number, lost } => {
                 if let Some(talk) = self.conversation.as_mut().filter(|talk| talk.session == session) {
                     talk.cleared(number);
+                    talk.lost(number, lost);
                 }
                 Vec::new()
             }
@@ -373,6 +381,11 @@ impl Driver {
             quarantine.iter().try_for_each(|reasons| driver.records.keep_quarantine(reasons))
         })
         .await?;
+        // Their reports are queued, where there are any.
+        for (id, errand) in std::mem::take(&mut self.uploaded) {
+            self.uploader.over(id, errand);
+            self.sweep(id);
+        }
         for effect in effects {
             self.act(effect);
         }
@@ -427,6 +440,28 @@ impl Driver {
 
     fn devices(&self) -> &[Device] {
         self.host.devices()
+    }
+}
+
+/// The upload of which this is the end.
+fn errand(event: &Event) -> Option<(AttemptId, Errand)> {
+    match event {
+        Event::CheckpointUploaded(id, seq, _) | Event::CheckpointGivenUp(id, seq, _) => {
+            Some((*id, Errand::Checkpoint(*seq)))
+        }
+        Event::AdapterUploaded(id, ..) | Event::AdapterGivenUp(id, _) => Some((*id, Errand::Adapter)),
+        Event::Heard(_)
+        | Event::Delivered(_)
+        | Event::EndMissing(_)
+        | Event::Prepared(_)
+        | Event::PrepareFailed(..)
+        | Event::Unprovided(..)
+        | Event::Worker(..)
+        | Event::InputsRead(..)
+        | Event::Looked(_)
+        | Event::Tested(..)
+        | Event::Leave
+        | Event::Tick => None,
     }
 }
 

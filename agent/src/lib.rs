@@ -10,6 +10,7 @@
 //! Every decision is in `host`; everything else carries out or brings news. Workers need neither this process nor the
 //! coordinator: an agent that is stopped leaves them alone and finds them again.
 
+mod beneath;
 mod burn_in;
 mod cache;
 mod clock;
@@ -393,7 +394,7 @@ fn assemble(config: Config, places: Places, blobs: Blobs) -> Result<(Host, Vec<h
     host.quarantine(records.quarantine(), clock::now());
     let threads = config.worker.threads;
     let preparer = Preparer { places: places.clone(), cache, source: blobs.clone(), threads };
-    let uploader = Uploader { places: places.clone(), blobs };
+    let uploader = Uploader::new(places.clone(), blobs);
     Ok((host, first, Parts { config, places, boot, pulse, outbox, records, preparer, uploader }))
 }
 
@@ -433,6 +434,7 @@ impl Parts {
             cancel: CancellationToken::new(),
             told,
             conversation: None,
+            uploaded: Vec::new(),
         }
     }
 }

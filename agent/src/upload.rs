@@ -3,29 +3,37 @@
 //! First everything is *staged*: hard links under `uploads/<attempt>/<hash>`, made and hashed before the first byte leaves, so
 //! that a worker which drops an old checkpoint takes nothing away from us, and a report can be sent again with its files
 //! until it is acknowledged. A checkpoint is verified against its own manifest on the way.
+//!
+//! Files of several checkpoints, and of the adapter, may be the same and lie there once. One stays as long as a report that waits names it, or
+//! an upload under way whose report is not queued yet; whatever else lies there goes ([`Uploader::sweep`]).
 
 use crate::{
+    beneath::{self, For},
     disk::{self, At, DiskError},
     host::Fault,
     link::{blob::Blobs, chain},
     places::Places,
 };
 use lorikeet_protocol::{
-    agent::REPORT_FILES,
+    agent::{REPORT_FILES, Report, ReportBody},
     blob::Refusal,
     file::{CHUNK_BYTES, FileManifest, NamedFile, is_plain_path},
     id::{AttemptId, Hash},
     job::{FailureClass, Outcome},
-    worker::{ADAPTER, WrittenFile},
+    worker::{ADAPTER, CHECKPOINTS, WrittenFile},
 };
+use rustix::fs::{AtFlags, CWD};
 use serde::Deserialize;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read,
-    os::unix::fs::FileExt,
+    os::{fd::AsRawFd, unix::fs::FileExt},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tokio::task::spawn_blocking;
 
@@ -89,23 +97,72 @@ impl UploadError {
         let class = (outcome == Outcome::UserError).then_some(FailureClass::Settings);
         Fault { class, ..Fault::new(outcome, chain(self)) }
     }
+
+    /// Whether files will never be with the coordinator, which takes no report, of whatever attempt, behind one that names them.
+    pub(crate) fn is_for_good(&self) -> bool {
+        match self {
+            Self::Disk(error) => error.is_missing(),
+            Self::Removed(_) | Self::Unverified { .. } | Self::TooMany { .. } => true,
+            Self::Refused { refusal, .. } => *refusal == Refusal::TooLarge,
+            Self::Thread(_) => false,
+        }
+    }
 }
+
+/// One upload of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Errand {
+    /// Of the checkpoint of the event with this `seq`.
+    Checkpoint(u64),
+    /// Of the result.
+    Adapter,
+}
+
+/// What uploads under way have staged.
+type UnderWay = BTreeMap<(AttemptId, Errand), BTreeSet<Hash>>;
 
 /// Stages and sends.
 #[derive(Debug, Clone)]
 pub(crate) struct Uploader {
     pub(crate) places: Places,
     pub(crate) blobs: Blobs,
+    under_way: Arc<Mutex<UnderWay>>,
 }
 
 impl Uploader {
+    pub(crate) fn new(places: Places, blobs: Blobs) -> Self {
+        Self { places, blobs, under_way: Arc::default() }
+    }
+
+    /// An upload begins: what it stages stays until it is [`over`](Self::over).
+    pub(crate) fn begin(&self, id: AttemptId, errand: Errand) {
+        lock(&self.under_way).insert((id, errand), BTreeSet::new());
+    }
+
+    /// Its report is queued, or there will be none.
+    pub(crate) fn over(&self, id: AttemptId, errand: Errand) {
+        lock(&self.under_way).remove(&(id, errand));
+    }
+
+    /// None of this attempt's uploads is wanted any more.
+    pub(crate) fn abandon(&self, id: AttemptId) {
+        lock(&self.under_way).retain(|(of, _), _| *of != id);
+    }
+
     /// A checkpoint's every file; `path` is relative to the attempt directory.
-    pub(crate) async fn checkpoint(&self, id: AttemptId, path: String) -> Result<Vec<NamedFile>, UploadError> {
-        let (folder, staging) = (self.places.attempt(id).join(&path), self.places.uploads(id));
+    pub(crate) async fn checkpoint(
+        &self,
+        id: AttemptId,
+        seq: u64,
+        path: String,
+    ) -> Result<Vec<NamedFile>, UploadError> {
+        let (directory, staging) = (self.places.attempt(id), self.staging(id, Some(Errand::Checkpoint(seq))));
         if !is_plain_path(&path) {
-            return Err(UploadError::Unverified { path: folder, found: "its name is no plain path".into() });
+            let path = directory.join(path);
+            return Err(UploadError::Unverified { path, found: "its name is no plain path".into() });
         }
-        let files = spawn_blocking(move || stage_checkpoint(&folder, &staging)).await??;
+        let stage = move || stage_checkpoint(Below { directory: &directory, path: Path::new(&path) }, &staging);
+        let files = spawn_blocking(stage).await??;
         self.send(id, &files).await?;
         Ok(files)
     }
@@ -116,8 +173,10 @@ impl Uploader {
         id: AttemptId,
         written: Vec<WrittenFile>,
     ) -> Result<(Vec<NamedFile>, Option<String>), UploadError> {
-        let (folder, staging) = (self.places.attempt(id).join(ADAPTER), self.places.uploads(id));
-        let staged = spawn_blocking(move || stage_adapter(&folder, &staging, &written)).await??;
+        let (directory, staging) = (self.places.attempt(id), self.staging(id, Some(Errand::Adapter)));
+        let stage =
+            move || stage_adapter(Below { directory: &directory, path: Path::new(ADAPTER) }, &staging, &written);
+        let staged = spawn_blocking(stage).await??;
         self.send(id, &staged.0).await?;
         Ok(staged)
     }
@@ -130,13 +189,35 @@ impl Uploader {
         Ok(())
     }
 
-    /// The reports that named these files are acknowledged, and none that waits names them.
-    pub(crate) fn drop_staged(&self, id: AttemptId, files: &[NamedFile], still_named: &BTreeSet<Hash>) {
-        for file in files.iter().filter(|file| !still_named.contains(&file.manifest.hash)) {
-            if let Err(error) = disk::remove_file(&self.staged(id, file)) {
-                tracing::warn!("could not {}", chain(&error));
+    /// The files of a report that waits, once more. One that is no longer staged is staged again, where its worker still has it.
+    pub(crate) async fn send_again(&self, report: &Report) -> Result<(), UploadError> {
+        let (id, files) = (report.attempt, report.body.files());
+        match self.send(id, files).await {
+            Err(UploadError::Disk(error)) if error.is_missing() => {
+                let (directory, staging, files) = (self.places.attempt(id), self.staging(id, None), files.to_vec());
+                let path = match &report.body {
+                    ReportBody::Checkpoint(checkpoint) => format!("{CHECKPOINTS}/step-{:08}", checkpoint.step),
+                    _ => ADAPTER.to_owned(),
+                };
+                let stage = move || stage_again(Below { directory: &directory, path: Path::new(&path) }, &files, &staging);
+                spawn_blocking(stage).await??;
+                self.send(id, report.body.files()).await
             }
+            sent => sent,
         }
+    }
+
+    /// Removes what is staged of an attempt and neither `named` by a report that waits nor of an upload under way.
+    pub(crate) fn sweep(&self, id: AttemptId, named: &BTreeSet<Hash>) {
+        // Held until the end, so that nothing gets a name here that is not told yet.
+        let under_way = lock(&self.under_way);
+        let of_uploads = under_way.iter().filter(|((of, _), _)| *of == id).flat_map(|(_, staged)| staged);
+        remove_but(&self.places.uploads(id), &named.iter().chain(of_uploads).copied().collect());
+    }
+
+    fn staging(&self, id: AttemptId, errand: Option<Errand>) -> Staging {
+        let of = errand.map(|errand| (id, errand));
+        Staging { folder: self.places.uploads(id), under_way: Arc::clone(&self.under_way), of }
     }
 
     fn staged(&self, id: AttemptId, file: &NamedFile) -> PathBuf {
@@ -172,6 +253,54 @@ impl Uploader {
     }
 }
 
+/// Where an attempt's files are staged.
+struct Staging {
+    folder: PathBuf,
+    under_way: Arc<Mutex<UnderWay>>,
+    /// By which upload; none where a report that waits names them.
+    of: Option<(AttemptId, Errand)>,
+}
+
+impl Staging {
+    /// Gives a file its name, which is told first.
+    fn keep(&self, aside: &Path, hash: Hash) -> Result<(), DiskError> {
+        let mut under_way = lock(&self.under_way);
+        if let Some(staged) = self.of.and_then(|of| under_way.get_mut(&of)) {
+            staged.insert(hash);
+        }
+        let staged = self.folder.join(hash.to_string());
+        std::fs::rename(aside, &staged).at("keep", &staged)
+    }
+}
+
+/// Removes files that are named by a hash, except these.
+fn remove_but(folder: &Path, wanted: &BTreeSet<Hash>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let hash = entry.file_name().to_str().and_then(|name| name.parse::<Hash>().ok());
+        if let Some(Err(error)) = hash.filter(|hash| !wanted.contains(hash)).map(|_| disk::remove_file(&entry.path())) {
+            tracing::warn!("could not {}", chain(&error));
+        }
+    }
+}
+
+fn lock(under_way: &Mutex<UnderWay>) -> MutexGuard<'_, UnderWay> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A folder that a worker wrote, in its directory.
+#[derive(Clone, Copy)]
+struct Below<'a> {
+    directory: &'a Path,
+    path: &'a Path,
+}
+
+impl Below<'_> {
+    /// For people.
+    fn join(self, name: &str) -> PathBuf {
+        self.directory.join(self.path).join(name)
+    }
+}
+
 fn read_chunk(path: &Path, manifest: &FileManifest, chunk: u32) -> Result<Vec<u8>, DiskError> {
     let range = manifest.range(chunk).unwrap_or(0..0);
     let mut bytes = vec![0; usize::try_from(range.end - range.start).expect("a chunk is 16 MiB at most")];
@@ -192,17 +321,29 @@ struct Manifest {
     files: Vec<Listed>,
 }
 
-fn stage_checkpoint(folder: &Path, staging: &Path) -> Result<Vec<NamedFile>, UploadError> {
+fn stage_checkpoint(folder: Below<'_>, staging: &Staging) -> Result<Vec<NamedFile>, UploadError> {
     stage_listed(folder, staging).map_err(|error| {
+        let path = folder.directory.join(folder.path);
         let is_there = |path: &Path| path.try_exists().ok();
-        let is_removed = is_there(folder) == Some(false) && folder.parent().and_then(is_there) == Some(true);
-        if is_removed { UploadError::Removed(folder.to_owned()) } else { error }
+        let is_removed = is_there(&path) == Some(false) && path.parent().and_then(is_there) == Some(true);
+        if is_removed { UploadError::Removed(path) } else { error }
     })
 }
 
-fn stage_listed(folder: &Path, staging: &Path) -> Result<Vec<NamedFile>, UploadError> {
+/// What a report names and is not there; what is no longer what it names is not taken for it.
+fn stage_again(folder: Below<'_>, files: &[NamedFile], staging: &Staging) -> Result<(), UploadError> {
+    for file in files {
+        if !staging.folder.join(file.manifest.hash.to_string()).exists() {
+            let found = stage(folder, &file.path, staging)?;
+            verify(folder, &found, file.manifest.size, file.manifest.hash)?;
+        }
+    }
+    Ok(())
+}
+
+fn stage_listed(folder: Below<'_>, staging: &Staging) -> Result<Vec<NamedFile>, UploadError> {
     let path = folder.join(MANIFEST);
-    let json = std::fs::read(&path).at("read", &path)?;
+    let json = beneath::read(folder.directory, &folder.path.join(MANIFEST)).at("read", &path)?;
     let manifest: Manifest = serde_json::from_slice(&json)
         .map_err(|error| UploadError::Unverified { path: path.clone(), found: error.to_string() })?;
     // The manifest itself is one of them.
@@ -218,8 +359,8 @@ fn stage_listed(folder: &Path, staging: &Path) -> Result<Vec<NamedFile>, UploadE
 }
 
 fn stage_adapter(
-    folder: &Path,
-    staging: &Path,
+    folder: Below<'_>,
+    staging: &Staging,
     written: &[WrittenFile],
 ) -> Result<(Vec<NamedFile>, Option<String>), UploadError> {
     bound(written.len())?;
@@ -230,7 +371,8 @@ fn stage_adapter(
         verify(folder, &file, listed.size, listed.hash)?;
         if listed.path == SUMMARY && listed.size <= SUMMARY_BYTES {
             let path = folder.join(SUMMARY);
-            summary = Some(std::fs::read_to_string(&path).at("read", &path)?);
+            let text = beneath::read(folder.directory, &folder.path.join(SUMMARY)).at("read", &path)?;
+            summary = Some(String::from_utf8_lossy(&text).into_owned());
         }
         files.push(file);
     }
@@ -242,7 +384,7 @@ fn bound(found: usize) -> Result<(), UploadError> {
     if found > REPORT_FILES { Err(UploadError::TooMany { found }) } else { Ok(()) }
 }
 
-fn verify(folder: &Path, file: &NamedFile, size: u64, hash: Hash) -> Result<(), UploadError> {
+fn verify(folder: Below<'_>, file: &NamedFile, size: u64, hash: Hash) -> Result<(), UploadError> {
     let found = &file.manifest;
     if (found.size, found.hash) == (size, hash) {
         return Ok(());
@@ -252,36 +394,41 @@ fn verify(folder: &Path, file: &NamedFile, size: u64, hash: Hash) -> Result<(), 
 }
 
 /// Links a file into the staging folder under its hash.
-fn stage(folder: &Path, name: &str, staging: &Path) -> Result<NamedFile, UploadError> {
+fn stage(folder: Below<'_>, name: &str, staging: &Staging) -> Result<NamedFile, UploadError> {
     let path = folder.join(name);
     if !is_plain_path(name) {
         return Err(UploadError::Unverified { path, found: "its name is no plain path".into() });
     }
     // A link that leads elsewhere would carry off what the worker may read and the coordinator should not have.
-    if !path.symlink_metadata().at("read", &path)?.is_file() {
-        return Err(UploadError::Unverified { path, found: "it is no regular file".into() });
-    }
-    disk::create_folder(staging)?;
+    let file = match beneath::open_file(folder.directory, &folder.path.join(name), For::Reading) {
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+            return Err(UploadError::Unverified { path, found: error.to_string() });
+        }
+        opened => opened.at("open", &path)?,
+    };
+    disk::create_folder(&staging.folder)?;
     // Checkpoint and adapter of one attempt may be staged at the same time.
     static ASIDE: AtomicU64 = AtomicU64::new(0);
-    let aside = staging.join(format!("aside-{}", ASIDE.fetch_add(1, Ordering::Relaxed)));
+    let aside = staging.folder.join(format!("aside-{}", ASIDE.fetch_add(1, Ordering::Relaxed)));
     disk::remove_file(&aside)?;
-    std::fs::hard_link(&path, &aside).at("link", &path)?;
-    let manifest = manifest_of(&aside)?;
-    let staged = staging.join(manifest.hash.to_string());
-    std::fs::rename(&aside, &staged).at("keep", &staged)?;
+    // What was opened, whatever has the name by now.
+    let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, opened, CWD, &aside, AtFlags::SYMLINK_FOLLOW).map_err(std::io::Error::from).at("link", &path)?;
+    let staged = manifest_of(&file, &path).and_then(|manifest| {
+        staging.keep(&aside, manifest.hash)?;
+        Ok(manifest)
+    });
     // Renaming one name of a file over another of the same file does nothing and leaves both.
     disk::remove_file(&aside)?;
-    Ok(NamedFile { path: name.to_owned(), manifest })
+    Ok(NamedFile { path: name.to_owned(), manifest: staged? })
 }
 
 /// Hashes a file, whole and by chunks, in one pass.
-fn manifest_of(path: &Path) -> Result<FileManifest, DiskError> {
-    let mut file = File::open(path).at("open", path)?;
+fn manifest_of(mut file: &File, path: &Path) -> Result<FileManifest, DiskError> {
     let (mut whole, mut chunks, mut size) = (blake3::Hasher::new(), Vec::new(), 0);
     loop {
         let mut bytes = Vec::new();
-        let read = file.by_ref().take(CHUNK_BYTES).read_to_end(&mut bytes).at("read", path)?;
+        let read = (&mut file).take(CHUNK_BYTES).read_to_end(&mut bytes).at("read", path)?;
         if read == 0 {
             return Ok(FileManifest { size, hash: Hash(*whole.finalize().as_bytes()), chunks });
         }
@@ -298,7 +445,7 @@ mod tests {
     #[test]
     fn a_checkpoint_is_staged_and_survives_its_removal() {
         let (folder, staging) = checkpoint(None);
-        let files = stage_checkpoint(folder.path(), staging.path()).unwrap();
+        let files = stage_all(&folder, &staging).unwrap();
         assert_eq!(files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["a.bin", "b.bin", MANIFEST]);
         std::fs::remove_dir_all(folder.path()).unwrap();
         for file in &files {
@@ -311,45 +458,102 @@ mod tests {
     #[test]
     fn a_checkpoint_that_its_worker_has_removed_is_told_from_one_that_cannot_be_read() {
         let (folder, staging) = checkpoint(None);
-        let gone = stage_checkpoint(&folder.path().join("step-1"), staging.path()).unwrap_err();
+        let stage = |path: &str| {
+            let below = Below { directory: folder.path(), path: Path::new(path) };
+            stage_checkpoint(below, &anybodys(staging.path())).unwrap_err()
+        };
+        let gone = stage("step-1");
         assert!(matches!(gone, UploadError::Removed(_)), "{gone}");
-        let lost = stage_checkpoint(&folder.path().join("checkpoints/step-1"), staging.path()).unwrap_err();
+        let lost = stage("checkpoints/step-1");
         assert!(matches!(lost, UploadError::Disk(_)), "{lost}");
-        std::fs::remove_file(folder.path().join(MANIFEST)).unwrap();
-        let torn = stage_checkpoint(folder.path(), staging.path()).unwrap_err();
+        std::fs::remove_file(folder.path().join(MADE).join(MANIFEST)).unwrap();
+        let torn = stage(MADE);
         assert!(matches!(torn, UploadError::Disk(_)), "{torn}");
     }
 
     #[test]
     fn staging_twice_leaves_the_same_files() {
         let (folder, staging) = checkpoint(None);
-        let first = stage_checkpoint(folder.path(), staging.path()).unwrap();
-        assert_eq!(stage_checkpoint(folder.path(), staging.path()).unwrap(), first);
+        let first = stage_all(&folder, &staging).unwrap();
+        assert_eq!(stage_all(&folder, &staging).unwrap(), first);
         assert_eq!(std::fs::read_dir(staging.path()).unwrap().count(), 3);
     }
 
     #[test]
     fn a_checkpoint_with_a_swapped_file_is_not_uploaded() {
         let (folder, staging) = checkpoint(None);
-        std::fs::write(folder.path().join("a.bin"), b"swapped").unwrap();
-        let error = stage_checkpoint(folder.path(), staging.path()).unwrap_err().to_string();
+        std::fs::write(folder.path().join(MADE).join("a.bin"), b"swapped").unwrap();
+        let error = stage_all(&folder, &staging).unwrap_err().to_string();
         assert!(error.contains("a.bin") && error.contains("expected"), "{error}");
     }
 
     #[test]
     fn a_list_that_leads_out_of_its_folder_is_refused() {
         let (folder, staging) = checkpoint(Some("../a.bin"));
-        let error = stage_checkpoint(folder.path(), staging.path()).unwrap_err().to_string();
+        let error = stage_all(&folder, &staging).unwrap_err().to_string();
         assert!(error.contains("plain path"), "{error}");
     }
 
     #[test]
-    fn a_symbolic_link_is_refused() {
+    fn symbolic_links_are_refused_wherever_they_stand() {
         let (folder, staging) = checkpoint(None);
-        std::fs::remove_file(folder.path().join("a.bin")).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", folder.path().join("a.bin")).unwrap();
-        let error = stage_checkpoint(folder.path(), staging.path()).unwrap_err().to_string();
-        assert!(error.contains("regular file"), "{error}");
+        let made = folder.path().join(MADE);
+        // The whole checkpoint is somebody else's, and a file of it.
+        std::os::unix::fs::symlink(&made, folder.path().join("checkpoints")).unwrap();
+        let below = Below { directory: folder.path(), path: Path::new("checkpoints") };
+        let error = stage_checkpoint(below, &anybodys(staging.path())).unwrap_err().to_string();
+        assert!(error.contains("checkpoints"), "{error}");
+        std::fs::remove_file(made.join("a.bin")).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", made.join("a.bin")).unwrap();
+        let error = stage_all(&folder, &staging).unwrap_err().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+        assert_eq!(std::fs::read_dir(staging.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_report_names_and_is_gone_is_staged_again_as_it_was_or_not_at_all() {
+        let (folder, staging) = checkpoint(None);
+        let files = stage_all(&folder, &staging).unwrap();
+        let staged = staging.path().join(files[0].manifest.hash.to_string());
+        std::fs::remove_file(&staged).unwrap();
+        let below = Below { directory: folder.path(), path: Path::new(MADE) };
+        stage_again(below, &files, &anybodys(staging.path())).unwrap();
+        assert_eq!(std::fs::read(&staged).unwrap(), b"one");
+        std::fs::remove_file(&staged).unwrap();
+        std::fs::remove_file(folder.path().join(MADE).join("a.bin")).unwrap();
+        let lost = stage_again(below, &files, &anybodys(staging.path())).unwrap_err();
+        assert!(lost.is_for_good(), "{lost}");
+        std::fs::write(folder.path().join(MADE).join("a.bin"), b"other").unwrap();
+        let other = stage_again(below, &files, &anybodys(staging.path())).unwrap_err();
+        assert!(other.is_for_good(), "{other}");
+    }
+
+    #[test]
+    fn what_an_upload_under_way_has_staged_stays_though_a_report_that_named_the_same_is_acknowledged() {
+        let (folder, data) = (checkpoint(None).0, tempfile::tempdir().unwrap());
+        let (id, places, under_way) = (attempt(), Places::new(data.path()), Arc::<Mutex<UnderWay>>::default());
+        let sweep = |named: &BTreeSet<Hash>| {
+            let staged = lock(&under_way).values().flatten().chain(named).copied().collect();
+            remove_but(&places.uploads(id), &staged);
+            std::fs::read_dir(places.uploads(id)).unwrap().count()
+        };
+        let stage = |seq| {
+            let of = Some((id, Errand::Checkpoint(seq)));
+            let staging = Staging { folder: places.uploads(id), under_way: Arc::clone(&under_way), of };
+            stage_checkpoint(Below { directory: folder.path(), path: Path::new(MADE) }, &staging).unwrap()
+        };
+        lock(&under_way).insert((id, Errand::Checkpoint(7)), BTreeSet::new());
+        let files = stage(7);
+        assert_eq!(sweep(&BTreeSet::new()), 3, "its report is not queued yet");
+        lock(&under_way).clear();
+        assert_eq!(sweep(&[files[0].manifest.hash].into()), 1, "a report that waits names it");
+        stage(8);
+        assert_eq!(sweep(&BTreeSet::new()), 0, "nobody wants that upload any more");
+    }
+
+    fn attempt() -> AttemptId {
+        let token = lorikeet_protocol::id::AttemptToken { generation: 1, number: 1 };
+        AttemptId { job: lorikeet_protocol::id::JobId(uuid::Uuid::from_u128(7)), token }
     }
 
     #[test]
@@ -357,22 +561,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("big");
         std::fs::write(&path, vec![7; CHUNK_BYTES as usize + 1]).unwrap();
-        let manifest = manifest_of(&path).unwrap();
+        let manifest = manifest_of(&File::open(&path).unwrap(), &path).unwrap();
         assert!(manifest.is_consistent());
         assert_eq!((manifest.size, manifest.chunks.len()), (CHUNK_BYTES + 1, 2));
     }
 
+    /// Where the one below lies in its directory.
+    const MADE: &str = "made";
+
+    fn anybodys(folder: &Path) -> Staging {
+        Staging { folder: folder.to_owned(), under_way: Arc::default(), of: None }
+    }
+
+    fn stage_all(folder: &tempfile::TempDir, staging: &tempfile::TempDir) -> Result<Vec<NamedFile>, UploadError> {
+        let below = Below { directory: folder.path(), path: Path::new(MADE) };
+        stage_checkpoint(below, &anybodys(staging.path()))
+    }
+
     fn checkpoint(renamed: Option<&str>) -> (tempfile::TempDir, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(MADE)).unwrap();
         let mut files = Vec::new();
         for (name, bytes) in [("a.bin", b"one"), ("b.bin", b"two")] {
-            std::fs::write(folder.path().join(name), bytes).unwrap();
+            std::fs::write(folder.path().join(MADE).join(name), bytes).unwrap();
             let hash = blake3::hash(bytes).to_string();
             let name = renamed.filter(|_| name == "a.bin").unwrap_or(name);
             files.push(serde_json::json!({ "path": name, "size": 3, "blake3": hash }));
         }
         let json = serde_json::json!({ "version": 1, "step": 5, "kind": "PERIODIC", "files": files });
-        std::fs::write(folder.path().join(MANIFEST), json.to_string()).unwrap();
+        std::fs::write(folder.path().join(MADE).join(MANIFEST), json.to_string()).unwrap();
         (folder, tempfile::tempdir().unwrap())
     }
 }

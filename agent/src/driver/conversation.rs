@@ -1,18 +1,19 @@
 //! What is said in one session, and in which order: answers to offers, then reports, then lines of events.
 //!
 //! A report that names files is held until the coordinator has said in this very session that it has them: it may have
-//! lost what was only staged when it was killed. A report that is not acknowledged in time is sent again the same way, and so are
+//! lost what was only staged when it was killed. Where files are nowhere any more the report goes without them, for the coordinator takes none
+//! behind it: see [`without_files`]. A report that is not acknowledged in time is sent again the same way, and so are
 //! lines: a coordinator whose disk is full keeps none.
 
 use super::{Driver, Note};
 use crate::{link::Session, outbox::Outbox};
 use lorikeet_protocol::{
-    agent::{FromAgent, Report, Telemetry},
+    agent::{FromAgent, Report, ReportBody, Telemetry},
     id::AttemptId,
-    job::Device,
+    job::{Device, Outcome},
 };
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc;
@@ -27,6 +28,8 @@ pub(crate) struct Conversation {
     events: BTreeSet<AttemptId>,
     /// Reports whose files are with the coordinator.
     cleared: BTreeSet<u64>,
+    /// Those whose files are nowhere, and why.
+    lost: BTreeMap<u64, String>,
     /// The report whose files are being asked about.
     clearing: Option<u64>,
     /// Since when the oldest report that was sent waits for its acknowledgement.
@@ -44,6 +47,7 @@ impl Conversation {
             tells: VecDeque::new(),
             events: attempts.collect(),
             cleared: BTreeSet::new(),
+            lost: BTreeMap::new(),
             clearing: None,
             waiting: None,
             told_devices: Instant::now(),
@@ -79,10 +83,15 @@ impl Conversation {
         }
     }
 
+    pub(super) fn lost(&mut self, number: u64, why: Option<String>) {
+        self.lost.extend(why.map(|why| (number, why)));
+    }
+
     /// Some reports more are with the coordinator; what left behind them is waited for from now on.
     pub(super) fn acknowledged(&mut self, outbox: &Outbox) {
         let through = outbox.acknowledged();
         self.cleared.retain(|number| *number > through);
+        self.lost.retain(|number, _| *number > through);
         self.waiting = outbox.is_waited_for().then(Instant::now);
     }
 
@@ -161,25 +170,30 @@ impl Driver {
         if talk.is_clear(&report) {
             talk.waiting.get_or_insert_with(Instant::now);
             self.outbox.sent();
-            return Some(report);
+            return Some(match talk.lost.get(&report.number) {
+                Some(why) => without_files(report, why),
+                None => report,
+            });
         }
         talk.clearing = Some(report.number);
         self.clear(report);
         None
     }
 
-    /// Offers a report's files again. Whatever comes of it, the report is said: the coordinator judges it.
+    /// Offers a report's files again. Whatever comes of it, the report is said: the coordinator judges it, and takes none that names what is not
+    /// there.
     fn clear(&self, report: Report) {
         let Some(session) = self.conversation.as_ref().map(|talk| talk.session) else { return };
         let (uploader, notes) = (self.uploader.clone(), self.notes.clone());
         let cancel = self.cancel.clone();
         self.tasks.spawn(async move {
-            let send = uploader.send(report.attempt, report.body.files());
-            let Some(sent) = cancel.run_until_cancelled(send).await else { return };
-            if let Err(error) = sent {
-                tracing::warn!(attempt = %report.attempt, "could not {}", crate::link::chain(&error));
-            }
-            let _ = notes.send(Note::Cleared { session, number: report.number }).await;
+            let Some(sent) = cancel.run_until_cancelled(uploader.send_again(&report)).await else { return };
+            let lost = sent.err().and_then(|error| {
+                let why = crate::link::chain(&error);
+                tracing::warn!(attempt = %report.attempt, "could not {why}");
+                error.is_for_good().then_some(why)
+            });
+            let _ = notes.send(Note::Cleared { session, number: report.number, lost }).await;
         });
     }
 
@@ -195,4 +209,17 @@ impl Driver {
         }
         None
     }
+}
+
+/// What is left to say of a report whose files are nowhere: of a checkpoint nothing that is news, of a result that it was lost.
+fn without_files(report: Report, why: &str) -> Report {
+    let mut body = report.body;
+    if matches!(body, ReportBody::Checkpoint(_)) {
+        body = ReportBody::Preparing;
+    }
+    if let Some(ended) = body.end_mut() {
+        (ended.files, ended.summary) = (Vec::new(), None);
+        (ended.outcome, ended.message) = (Outcome::Lost, Some(format!("its result was lost: could not {why}")));
+    }
+    Report { body, ..report }
 }

@@ -6,13 +6,13 @@ use crate::{
     host::{Action, CheckpointMade, Event, Unfit},
     link::chain,
     supervisor::{spawn::Launch, spool::Spool},
-    upload::UploadError,
+    upload::{Errand, UploadError},
 };
 use lorikeet_protocol::{
     agent::{Checkpoint, Offer},
     id::{AttemptId, DeviceId},
     job::FailureClass,
-    worker::{EVENTS, WrittenFile},
+    worker::WrittenFile,
 };
 use std::sync::Arc;
 
@@ -90,6 +90,7 @@ impl Driver {
         if let Some(work) = self.work.remove(&id) {
             work.cancel();
         }
+        self.uploader.abandon(id);
     }
 
     fn start(&mut self, offer: &Offer) {
@@ -117,8 +118,8 @@ impl Driver {
     }
 
     pub(super) fn follow_events(&mut self, id: AttemptId) {
-        let path = self.places.attempt(id).join(EVENTS);
-        self.spools.entry(id).or_insert_with(|| Spool::new(id, &path));
+        let directory = self.places.attempt(id);
+        self.spools.entry(id).or_insert_with(|| Spool::new(id, &directory));
     }
 
     /// Resident bytes that the worker's group may have.
@@ -136,9 +137,10 @@ impl Driver {
 
     fn upload_checkpoint(&mut self, id: AttemptId, made: CheckpointMade) {
         let (uploader, events) = (self.uploader.clone(), self.events.clone());
+        uploader.begin(id, Errand::Checkpoint(made.seq));
         self.spawn(id, async move {
             let CheckpointMade { seq, step, loss, kind, path } = made;
-            let event = match uploader.checkpoint(id, path).await {
+            let event = match uploader.checkpoint(id, seq, path).await {
                 Ok(files) => Event::CheckpointUploaded(id, seq, Box::new(Checkpoint { step, loss, kind, files })),
                 Err(UploadError::Removed(_)) => Event::CheckpointGivenUp(id, seq, None),
                 Err(error) => Event::CheckpointGivenUp(id, seq, Some(chain(&error))),
@@ -149,6 +151,7 @@ impl Driver {
 
     fn upload_adapter(&mut self, id: AttemptId, files: Vec<WrittenFile>) {
         let (uploader, events) = (self.uploader.clone(), self.events.clone());
+        uploader.begin(id, Errand::Adapter);
         self.spawn(id, async move {
             let event = match uploader.adapter(id, files).await {
                 Ok((files, summary)) => Event::AdapterUploaded(id, files, summary),

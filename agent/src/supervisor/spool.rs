@@ -4,7 +4,7 @@ use super::tail::Tail;
 use lorikeet_protocol::{
     agent::EventLines,
     id::{AttemptId, UnixMillis},
-    worker::{EventLine, Level, WorkerEvent},
+    worker::{EVENTS, EventLine, Level, WorkerEvent},
 };
 use serde::Deserialize;
 use std::{
@@ -55,10 +55,10 @@ struct Head {
 
 impl Spool {
     /// At the beginning of the attempt's events.
-    pub(crate) fn new(attempt: AttemptId, path: &Path) -> Self {
+    pub(crate) fn new(attempt: AttemptId, directory: &Path) -> Self {
         Self {
             attempt,
-            tail: Tail::new(path),
+            tail: Tail::new(directory, EVENTS),
             read: VecDeque::new(),
             through: 0,
             sent: 0,
@@ -249,10 +249,9 @@ mod tests {
     }
 
     fn spool(folder: &tempfile::TempDir, lines: &[String]) -> Spool {
-        let path = folder.path().join("events.jsonl");
-        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+        std::fs::write(folder.path().join(EVENTS), lines.join("\n") + "\n").unwrap();
         let job = JobId(uuid::Uuid::from_u128(7));
-        Spool::new(AttemptId { job, token: AttemptToken { generation: 1, number: 1 } }, &path)
+        Spool::new(AttemptId { job, token: AttemptToken { generation: 1, number: 1 } }, folder.path())
     }
 
     fn line(seq: u64, length: usize) -> String {

@@ -8,6 +8,7 @@
 
 use super::group::{Group, Name};
 use crate::{
+    beneath::{self, For},
     disk::{self, Access, At, DiskError},
     link::chain,
 };
@@ -20,7 +21,7 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use std::{
     collections::BTreeSet,
-    fs::{File, TryLockError},
+    fs::TryLockError,
     io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -111,7 +112,7 @@ impl Stray {
     fn leave_word(&self) {
         let (path, request) = (self.directory.join(STOP), StopRequest { save: false, cause: StopCause::Superseded });
         let json = serde_json::to_vec(&request).expect("plain data is JSON");
-        if std::fs::read(&path).is_ok_and(|there| there == json) {
+        if beneath::read(&self.directory, Path::new(STOP)).is_ok_and(|there| there == json) {
             return;
         }
         if let Err(error) = disk::replace(&path, &json, Access::Plain) {
@@ -139,7 +140,8 @@ impl Stray {
     /// A lock that cannot be asked for holds nothing up: what is wrong with its disk is said.
     fn is_held(&self) -> bool {
         let path = self.directory.join(LOCK);
-        let error = match File::open(&path).map(|file| file.try_lock()) {
+        let opened = beneath::open_file(&self.directory, Path::new(LOCK), For::Reading);
+        let error = match opened.map(|file| file.try_lock()) {
             Ok(Ok(())) => return false,
             Ok(Err(TryLockError::WouldBlock)) => return true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
@@ -151,14 +153,14 @@ impl Stray {
 
     /// The process that said it holds the lock, if it is still the one that has this pid.
     fn holder(&self) -> Option<Name> {
-        let json = std::fs::read(self.directory.join(HOLDER)).ok()?;
+        let json = beneath::read(&self.directory, Path::new(HOLDER)).ok()?;
         let name = Name::of_holder(&serde_json::from_slice::<Holder>(&json).ok()?, self.boot)?;
         Name::of(name.pid).is_ok_and(|now| now == name).then_some(name)
     }
 
     /// On which devices it is; `None`: any of them.
     fn devices(&self) -> Option<Vec<DeviceId>> {
-        let json = std::fs::read(self.directory.join(SPEC)).ok()?;
+        let json = beneath::read(&self.directory, Path::new(SPEC)).ok()?;
         Some(serde_json::from_slice::<Place>(&json).ok()?.devices)
     }
 

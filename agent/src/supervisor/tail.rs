@@ -1,5 +1,6 @@
-//! Follows a file of lines that somebody else appends to: whole lines only, each once.
+//! Follows a file of lines that somebody else appends to: whole lines only, each once. Where its name leads elsewhere there is no such file.
 
+use crate::beneath::{self, For};
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
@@ -14,7 +15,8 @@ const LINE_BYTES: usize = 16 << 20;
 /// A place in a growing file.
 #[derive(Debug)]
 pub(crate) struct Tail {
-    path: PathBuf,
+    directory: PathBuf,
+    name: &'static str,
     file: Option<File>,
     /// Where the next unread byte is.
     offset: u64,
@@ -24,8 +26,8 @@ pub(crate) struct Tail {
 
 impl Tail {
     /// From the beginning; the file need not exist yet.
-    pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), file: None, offset: 0, partial: Vec::new() }
+    pub(crate) fn new(directory: &Path, name: &'static str) -> Self {
+        Self { directory: directory.to_owned(), name, file: None, offset: 0, partial: Vec::new() }
     }
 
     /// On from a place that [`place`](Self::place) named.
@@ -56,7 +58,7 @@ impl Tail {
         }
         let file = match &mut self.file {
             Some(file) => file,
-            None => match File::open(&self.path) {
+            None => match beneath::open_file(&self.directory, Path::new(self.name), For::Reading) {
                 Ok(file) => self.file.insert(file),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
                 Err(error) => return Err(error),
@@ -93,7 +95,7 @@ mod tests {
     fn only_whole_lines_are_read_and_each_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
-        let mut tail = Tail::new(&path);
+        let mut tail = Tail::new(folder.path(), "events.jsonl");
         assert!(tail.read().unwrap().is_empty(), "a file that is not there yet has no lines");
         let mut file = File::create(&path).unwrap();
         file.write_all(b"one\ntw").unwrap();
@@ -104,12 +106,21 @@ mod tests {
     }
 
     #[test]
+    fn a_link_in_the_files_place_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("other"), "somebody else's\n").unwrap();
+        std::os::unix::fs::symlink("other", folder.path().join("events.jsonl")).unwrap();
+        let error = Tail::new(folder.path(), "events.jsonl").read().unwrap_err();
+        assert!(error.to_string().contains("symbolic link"), "{error}");
+    }
+
+    #[test]
     fn a_torn_line_that_is_cut_off_leaves_no_trace() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         let mut file = File::create(&path).unwrap();
         file.write_all(b"one\ntorn").unwrap();
-        let mut tail = Tail::new(&path);
+        let mut tail = Tail::new(folder.path(), "events.jsonl");
         assert_eq!(tail.read().unwrap(), ["one"]);
         assert!(tail.read().unwrap().is_empty());
         file.set_len(4).unwrap();
@@ -124,7 +135,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
         std::fs::write(&path, vec![b'x'; 2 * LINE_BYTES]).unwrap();
-        let mut tail = Tail::new(&path);
+        let mut tail = Tail::new(folder.path(), "events.jsonl");
         for _ in 0..3 {
             assert_eq!(tail.read().unwrap_err().kind(), io::ErrorKind::InvalidData);
             assert!(tail.partial.len() <= LINE_BYTES + READ_BYTES as usize, "{}", tail.partial.len());
@@ -137,7 +148,7 @@ mod tests {
         let path = folder.path().join("events.jsonl");
         let written: Vec<String> = (0..20_000).map(|i| format!("line {i}")).collect();
         std::fs::write(&path, written.join("\n") + "\n").unwrap();
-        let mut tail = Tail::new(&path);
+        let mut tail = Tail::new(folder.path(), "events.jsonl");
         let mut read = Vec::new();
         loop {
             let lines = tail.read().unwrap();

@@ -13,6 +13,7 @@ use super::{
     tail::Tail,
 };
 use crate::{
+    beneath::{self, For},
     disk::{self, Access, At, DiskError},
     host::{Ask, Event, News},
     link::chain,
@@ -20,14 +21,14 @@ use crate::{
 use lorikeet_protocol::{
     agent::StopHow,
     id::AttemptId,
-    worker::{EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, LOG, STOP, StopRequest},
+    worker::{EVENTS, EventLine, Exit, HOLDER, Holder, LOCK, STOP, StopRequest},
 };
 use procfs::ProcResult;
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::{
     collections::BTreeSet,
-    fs::{File, OpenOptions, TryLockError},
-    path::PathBuf,
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 use tokio::{
@@ -118,7 +119,7 @@ impl Watch {
         worker: Worker,
         orders: mpsc::Receiver<Order>,
     ) -> Self {
-        let tail = Tail::new(&directory.join(EVENTS));
+        let tail = Tail::new(&directory, EVENTS);
         let stall = Stall::new(setting.config.stall_after, Instant::now());
         let (holder, members, measured, killed, overgrown) = (None, BTreeSet::new(), None, false, false);
         Self {
@@ -241,8 +242,8 @@ impl Watch {
 
     /// A cut is megabytes read and written: not on a thread that others wait for.
     async fn bound_log(&self) {
-        let (path, limit) = (self.directory.join(LOG), self.setting.config.log_limit);
-        let cut = tokio::task::spawn_blocking(move || bound::cut_log(&path, limit)).await;
+        let (directory, limit) = (self.directory.clone(), self.setting.config.log_limit);
+        let cut = tokio::task::spawn_blocking(move || bound::cut_log(&directory, limit)).await;
         if let Err(error) = cut.unwrap_or_else(|error| Err(error.into())) {
             tracing::debug!(attempt = %self.id, %error, "its log cannot be cut");
         }
@@ -252,7 +253,7 @@ impl Watch {
         if self.holder.is_some() {
             return;
         }
-        let Ok(json) = std::fs::read(self.directory.join(HOLDER)) else { return };
+        let Ok(json) = beneath::read(&self.directory, Path::new(HOLDER)) else { return };
         let Ok(holder) = serde_json::from_slice::<Holder>(&json) else { return };
         match Name::of_holder(&holder, self.setting.boot) {
             Some(name) => {
@@ -280,7 +281,7 @@ impl Watch {
 
     fn try_lock(&self) -> Result<Option<File>, DiskError> {
         let path = self.directory.join(LOCK);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("open", &path)?;
+        let file = beneath::open_file(&self.directory, Path::new(LOCK), For::Locking).at("open", &path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Ok(None),

@@ -65,6 +65,32 @@ async fn files_that_the_coordinator_lost_are_uploaded_again_before_their_report(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_report_whose_files_are_nowhere_goes_without_them_and_holds_no_other_up() {
+    let mut scene = Scene::new(&Script::new(12, 5)).await;
+    let mut talk = scene.start().await;
+    talk.mute = true;
+    talk.offer(&scene, 1, None).await;
+    talk.until_ended().await;
+    drop(talk);
+    scene.crash_coordinator().await;
+    scene.shelf_is_lost();
+    let (uploads, directory) = (scene.places().uploads(attempt(1)), scene.places().attempt(attempt(1)));
+    for gone in [uploads, directory.join("adapter"), directory.join("checkpoints/step-00000005")] {
+        std::fs::remove_dir_all(gone).unwrap();
+    }
+    let mut talk = scene.restart_coordinator(0).await;
+    let ended = talk.until_ended().await;
+    assert_eq!((ended.outcome, ended.files.len()), (Outcome::Lost, 0));
+    assert!(ended.message.unwrap().starts_with("its result was lost: could not"));
+    let mut phases = talk.phases();
+    phases.retain(|phase| phase.starts_with("checkpoint"));
+    assert_eq!(phases, ["checkpoint 10"], "its worker has it still");
+    scene.holds_every_file(&talk.reports);
+    assert!(talk.numbers_have_no_gaps());
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_not_acknowledged_is_said_again() {
     let mut scene = Scene::new(&Script::new(1, 1)).await;
     scene.config.link.report_retry = Duration::from_millis(200);

@@ -201,6 +201,22 @@ async fn an_upload_that_is_refused_for_good_ends_the_attempt_with_its_reason() {
     scene.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_checkpoint_that_was_given_up_nothing_stays_staged() {
+    let mut scene = Scene::new(&Script::new(12, 50)).await;
+    // What it would announce is no upload.
+    scene.config.share.fetch = false;
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
+    scene.coordinator.shelf.lock().unwrap().refuse = vec![Refusal::TooLarge];
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Ok);
+    assert!(!talk.phases().contains(&"checkpoint 5".to_owned()), "{:?}", talk.phases());
+    let staged = scene.places().uploads(attempt(1));
+    until(|| std::fs::read_dir(&staged).unwrap().count() == 0).await;
+    scene.shutdown().await;
+}
+
 /// A worker was killed, and a process of its number still holds memory of its device, as the file says.
 async fn a_dead_worker_holds_its_device() -> (Scene, Talk, PathBuf) {
     let mut scene = Scene::new(&Script::new(100_000, 5)).await;
