@@ -139,9 +139,9 @@ impl<S: Source> Preparer<S> {
         let data = data.chain(offer.validation.iter().map(|file| ("validation", file))).filter(|_| of_data);
         let model = offer.base.iter().map(|file| ("base", file));
         let model = model.chain(offer.init_adapter.iter().map(|file| ("adapter", file))).filter(|_| of_model);
+        let given = data.chain(model).map(|(folder, file)| (inputs.join(folder).join(&file.path), file));
         let mut rotten = Vec::new();
-        for (folder, file) in data.chain(model) {
-            let path = inputs.join(folder).join(&file.path);
+        for (path, file) in given.chain(self.checkpoint_of(offer, class)) {
             if !self.cache.is_still(file.manifest.hash, &path).await {
                 tracing::error!(attempt = %offer.attempt, path = %path.display(), "an input of an attempt that failed has rotted on this disk");
                 rotten.push(file.path.clone());
@@ -150,13 +150,25 @@ impl<S: Source> Preparer<S> {
         rotten
     }
 
+    /// The files of the checkpoint that a worker did not go on from. Once it has trained it may have made another of that name, or none.
+    fn checkpoint_of<'a>(
+        &self,
+        offer: &'a Offer,
+        class: FailureClass,
+    ) -> impl Iterator<Item = (PathBuf, &'a NamedFile)> + use<'a, S> {
+        let directory = self.places.attempt(offer.attempt);
+        let resume = offer.resume.iter().filter(move |_| class == FailureClass::Settings);
+        let resume = resume.map(move |checkpoint| (checkpoint_folder(&directory, checkpoint), checkpoint));
+        let there = resume.filter(|(folder, _)| folder.exists());
+        there.flat_map(|(folder, checkpoint)| checkpoint.files.iter().map(move |file| (folder.join(&file.path), file)))
+    }
+
     /// The checkpoint to go on from. It appears under its name only when it is complete.
     async fn resume(&self, id: AttemptId, checkpoint: &Checkpoint, directory: &Path) -> Result<(), PrepareError> {
         let aside = directory.join("resume.aside");
         self.link_all(id, &checkpoint.files, &aside, FailureClass::Internal).await?;
-        let folder = directory.join(CHECKPOINTS);
-        disk::create_folder(&folder)?;
-        let path = folder.join(format!("step-{:08}", checkpoint.step));
+        disk::create_folder(&directory.join(CHECKPOINTS))?;
+        let path = checkpoint_folder(directory, checkpoint);
         std::fs::rename(&aside, &path).at("keep", &path)?;
         disk::sync_parent(&path)?;
         Ok(())
@@ -180,6 +192,10 @@ impl<S: Source> Preparer<S> {
         }
         Ok(pins)
     }
+}
+
+fn checkpoint_folder(directory: &Path, checkpoint: &Checkpoint) -> PathBuf {
+    directory.join(CHECKPOINTS).join(format!("step-{:08}", checkpoint.step))
 }
 
 /// A hard link: the bytes stay as long as the attempt does, even if the cache lets them go.
@@ -232,8 +248,18 @@ mod tests {
     async fn of_a_failed_attempts_inputs_those_that_rotted_are_named_and_only_those_it_may_come_from_are_read() {
         let (_folder, preparer) = preparer();
         let base = vec![file("config.json", b"{}"), file("onnx/model.bin", b"weights")];
-        let offer = Offer { base, dataset: file("train.jsonl", b"[]"), ..offer_on(attempt(), "cpu") };
+        let files = vec![file("manifest.json", b"m")];
+        let resume = Some(Checkpoint { step: 40, loss: 1.0, kind: CheckpointKind::Periodic, files });
+        let offer = Offer { base, dataset: file("train.jsonl", b"[]"), resume, ..offer_on(attempt(), "cpu") };
         let _pins = preparer.prepare(&offer).await.unwrap();
+        assert!(preparer.rotten(&offer, FailureClass::Settings).await.is_empty());
+        let checkpoint = preparer.places.attempt(attempt()).join("checkpoints/step-00000040");
+        std::fs::remove_file(checkpoint.join("manifest.json")).unwrap();
+        std::fs::write(checkpoint.join("manifest.json"), b"n").unwrap();
+        assert_eq!(preparer.rotten(&offer, FailureClass::Settings).await, ["manifest.json"]);
+        assert!(preparer.rotten(&offer, FailureClass::NonFinite).await.is_empty(), "it had gone on from it");
+        std::fs::remove_dir_all(checkpoint).unwrap();
+        assert!(preparer.rotten(&offer, FailureClass::Settings).await.is_empty(), "its worker has newer ones");
         assert!(preparer.rotten(&offer, FailureClass::Internal).await.is_empty());
         let model = preparer.places.inputs(attempt()).join("base/onnx/model.bin");
         std::fs::remove_file(&model).unwrap();

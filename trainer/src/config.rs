@@ -28,6 +28,8 @@ pub struct Config {
     pub init_adapter: Option<PathBuf>,
     /// Where `checkpoints/` and `adapter/` are written.
     pub out: PathBuf,
+    /// Whether the run fails where there are checkpoints and none is whole, instead of beginning at the first step.
+    pub must_go_on: bool,
     /// What to train on.
     pub data: DataConfig,
     /// Everything that decides the numbers.
@@ -201,6 +203,7 @@ impl Config {
                 cache: out.join("cache"),
             },
             out,
+            must_go_on: false,
             settings: Settings::default(),
             telling: Telling::default(),
             save_interval: Duration::from_secs(30 * 60),

@@ -51,6 +51,14 @@ pub enum TrainError {
         /// What was expected and found.
         reason: String,
     },
+    /// None of the checkpoints that are there can be gone on from.
+    #[error("checkpoints {}: none of them is whole: {reason}", path.display())]
+    NoCheckpoint {
+        /// Where they lie.
+        path: PathBuf,
+        /// What is wrong with each.
+        reason: String,
+    },
     /// Loss or gradient norm was not finite; weights and moments are those of the step before.
     #[error("step {step}: {what} is {value}; {}", last_good(checkpoint))]
     NotFinite {
@@ -195,7 +203,9 @@ impl TrainError {
             TrainError::Config { .. } | TrainError::Unreached { .. } => FailureClass::Config,
             TrainError::Base { .. } => FailureClass::Base,
             TrainError::Dataset { .. } => FailureClass::Dataset,
-            TrainError::Adapter { .. } | TrainError::Checkpoint { .. } => FailureClass::Checkpoint,
+            TrainError::Adapter { .. } | TrainError::Checkpoint { .. } | TrainError::NoCheckpoint { .. } => {
+                FailureClass::Checkpoint
+            }
             TrainError::NotFinite { .. } => FailureClass::NotFinite,
             TrainError::OutOfMemory { .. } | TrainError::Refused { .. } => FailureClass::OutOfMemory,
             TrainError::Io { source, .. } | TrainError::Report(source) => io_class(source),

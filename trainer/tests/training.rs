@@ -122,6 +122,21 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
+fn a_run_that_must_go_on_does_not_begin_again_where_no_checkpoint_is_whole() {
+    let place = Place::new(14);
+    let mut config = place.config("a");
+    config.must_go_on = true;
+    run_until(&config, 2, Wish::SaveAndStop).expect("there is none, so it begins");
+    let damaged = config.out.join("checkpoints").join(checkpoint::name(2)).join("state.json");
+    fs::write(&damaged, "{}").expect("written");
+    let error = run(&config).expect_err("nothing to go on from");
+    assert_eq!(error.class(), FailureClass::Checkpoint);
+    assert!(error.to_string().contains("step-00000002") && error.to_string().contains("state.json"), "{error}");
+    config.must_go_on = false;
+    assert_eq!(run(&config).expect("a person's own may").plan().from_step, 0);
+}
+
+#[test]
 fn a_checkpoint_goes_on_only_in_the_run_it_came_from() {
     let place = Place::new(14);
     let config = place.config("a");

@@ -41,6 +41,8 @@ pub fn config(dir: &Path, spec: &Spec, terms: Terms) -> Config {
         base_name: spec.job.base.clone(),
         init_adapter: spec.init_adapter.clone(),
         out: dir.to_owned(),
+        // an agent that hears of a checkpoint that is not whole reads it again, and brings it anew
+        must_go_on: spec.attempt.is_some(),
         data: DataConfig {
             file: spec.dataset.clone(),
             validation_file: spec.validation.clone(),

@@ -113,8 +113,11 @@ fn find_checkpoint(
     config: &Config,
     tell: &mut dyn FnMut(Event) -> Result<(), TrainError>,
 ) -> Result<Option<Found>, TrainError> {
-    let mut rejected = Vec::new();
-    let found = checkpoint::newest(&config.out.join("checkpoints"), &mut |error| rejected.push(error.to_string()))?;
+    let (path, mut rejected) = (config.out.join("checkpoints"), Vec::new());
+    let found = checkpoint::newest(&path, &mut |error| rejected.push(error.to_string()))?;
+    if config.must_go_on && found.is_none() && !rejected.is_empty() {
+        return Err(TrainError::NoCheckpoint { path, reason: rejected.join("; ") });
+    }
     for reason in rejected {
         tell(Event::Log { level: Level::Warning, message: format!("passed over: {reason}") })?;
     }
