@@ -1,12 +1,13 @@
 //! Everything before the first step: data, memory plan, base, and the newest checkpoint if there is one. A follower has the
 //! leader's state in its place.
 
+use std::cell::OnceCell;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use lorikeet_dataset::{DatasetError, Prepared, Tokenizer, prepare};
+use lorikeet_dataset::{DatasetError, Prepared, Progress, Tokenizer, prepare};
 use lorikeet_plan::{Fitted, MAX_CONFIG_BYTES, ModelConfig, parameters, read_text};
 
 use super::memory::{self, Needs, Thrift};
@@ -21,6 +22,9 @@ use crate::ranks::Ranks;
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, Trained};
 
+/// Between two words on how far the data are.
+const SPEAKS_EVERY: Duration = Duration::from_secs(60);
+
 pub(super) fn session<'a, 'e>(
     config: &'a Config,
     mut ranks: Ranks,
@@ -33,7 +37,7 @@ pub(super) fn session<'a, 'e>(
     let found = find_checkpoint(config, &mut tell)?;
 
     tell(Event::Stage(Stage::Data))?;
-    let (tokenizer, data) = read_data(config, &shape, stop)?;
+    let (tokenizer, data) = read_data_aloud(config, &shape, stop, SPEAKS_EVERY, &mut tell)?;
     for warning in &data.report.warnings {
         tell(Event::Log { level: Level::Warning, message: warning.clone() })?;
     }
@@ -88,7 +92,7 @@ pub(super) fn follower(config: &Config, leader: UnixStream, stop: &Stop) -> Resu
     let (shape, trained) = what_is_trained(config)?;
     let mut model = load(config, machine(config)?, stop)?;
     let (mut ranks, state, meeting) = Ranks::follow(leader, &is_stopped)?;
-    let (_, data) = read_data(config, &shape, stop)?;
+    let (_, data) = read_data(config, &shape, &mut |_| {}, &is_stopped)?;
     let nothing = vec![0.0; trained.len()];
     let mut run = Run::new(&config.settings, trained, nothing, data.train);
     ranks.take_up(&mut run, &is_stopped)?;
@@ -143,9 +147,41 @@ fn machine(config: &Config) -> Result<Machine, TrainError> {
     }
 }
 
-fn read_data(config: &Config, shape: &ModelConfig, stop: &Stop) -> Result<(Tokenizer, Prepared), TrainError> {
+/// As below, and tells now and then how far it is: a run that says nothing for long is taken for one that hangs, and a large set takes hours.
+fn read_data_aloud(
+    config: &Config,
+    shape: &ModelConfig,
+    stop: &Stop,
+    every: Duration,
+    tell: &mut dyn FnMut(Event) -> Result<(), TrainError>,
+) -> Result<(Tokenizer, Prepared), TrainError> {
+    let (refused, mut told) = (OnceCell::new(), Instant::now());
+    let mut progress = |progress: Progress| {
+        if refused.get().is_none() && told.elapsed() >= every {
+            told = Instant::now();
+            if let Err(error) = tell(how_far(progress)) {
+                refused.get_or_init(|| error);
+            }
+        }
+    };
+    let read = read_data(config, shape, &mut progress, &|| stop.is_asked() || refused.get().is_some());
+    refused.into_inner().map_or(read, Err)
+}
+
+fn how_far(progress: Progress) -> Event {
+    let Progress { bytes, total_bytes, examples } = progress;
+    let message = format!("tokenising: {} of {} MiB, {examples} examples", bytes >> 20, total_bytes >> 20);
+    Event::Log { level: Level::Info, message }
+}
+
+fn read_data(
+    config: &Config,
+    shape: &ModelConfig,
+    progress: &mut dyn FnMut(Progress),
+    stop: &dyn Fn() -> bool,
+) -> Result<(Tokenizer, Prepared), TrainError> {
     let tokenizer = read_tokenizer(config, shape)?;
-    let data = prepare(&config.prepare(), &tokenizer, &mut |_| {}, &|| stop.is_asked())?;
+    let data = prepare(&config.prepare(), &tokenizer, progress, stop)?;
     Ok((tokenizer, data))
 }
 
@@ -249,6 +285,39 @@ fn what_will_be_done(
 mod tests {
     use super::*;
     use crate::FailureClass;
+
+    #[test]
+    fn how_far_the_data_are_is_told_while_they_are_prepared_and_a_word_that_is_refused_ends_it() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (base, file) = (dir.path().join("base"), dir.path().join("data.jsonl"));
+        let vocab_size = lorikeet_dataset::write_byte_tokenizer(&base).expect("a tokenizer");
+        let line = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+        fs::write(&file, format!("{line}\n").repeat(4)).expect("written");
+        let shape = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "vocab_size": vocab_size, "hidden_size": 32, "intermediate_size": 48,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+        });
+        let shape = ModelConfig::parse(&shape.to_string()).expect("a shape");
+        let config = Config::new(base, file, dir.path().join("out"));
+        let (stop, hour) = (Stop::new(), Duration::from_secs(3600));
+        let mut told = Vec::new();
+        let mut read = |every, takes: bool| {
+            let mut tell = |event| {
+                told.push(event);
+                if takes { Ok(()) } else { Err(TrainError::Report(ErrorKind::StorageFull.into())) }
+            };
+            let read = read_data_aloud(&config, &shape, &stop, every, &mut tell);
+            let _begun_anew = fs::remove_dir_all(&config.data.cache);
+            (read.map(|(_, data)| data.train.len() + data.validation.len()), std::mem::take(&mut told))
+        };
+        let (refused, _) = read(Duration::ZERO, false);
+        assert!(matches!(refused, Err(TrainError::Report(_))), "{refused:?}");
+        let (whole, told) = read(Duration::ZERO, true);
+        assert_eq!(whole.expect("prepared"), 4);
+        let is_progress = |event: &Event| matches!(event, Event::Log { message, .. } if message == "tokenising: 0 of 0 MiB, 4 examples");
+        assert!(told.iter().any(is_progress), "{told:?}");
+        assert!(read(hour, true).1.is_empty(), "not more often than it is of use");
+    }
 
     #[test]
     fn what_a_disk_does_to_the_cache_is_no_fault_of_the_data() {
