@@ -183,6 +183,7 @@ mod tests {
     use crate::clock;
     use lorikeet_protocol::job::DeviceKind;
     use std::{
+        fs::File,
         os::unix::process::CommandExt,
         process::{Child, Command},
     };
