@@ -34,7 +34,7 @@ use lorikeet_protocol::{
     id::{JobId, NodeId, RequestId},
     inspect::Inspection,
 };
-use run::{Clock, Door, Loop};
+use run::{Clock, Door, Loop, Periodic};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -237,10 +237,10 @@ impl Driver {
     pub fn start(store: Store, settings: impl Into<Settings>, stop: CancellationToken) -> Result<Self, StoreError> {
         let (clock, settings) = (Clock::start(), settings.into());
         let Now { mono, wall } = clock.now();
-        let next_expiry = match store.expire(wall, settings.old_audit(wall)) {
-            Ok(expired) if !expired.is_all => mono,
+        let is_all = match store.expire(wall, settings.old_audit(wall)) {
+            Ok(expired) => expired.is_all,
             // The loop will find out as well that there is no room, and knows what to do.
-            Ok(_) | Err(StoreError::NoSpace) => mono + run::EXPIRE_EVERY,
+            Err(StoreError::NoSpace) => true,
             Err(error) => return Err(error),
         };
         let cluster = Cluster::new(load::load(&store)?, settings.clone(), clock.now());
@@ -258,7 +258,7 @@ impl Driver {
         let worker = Loop {
             reading_only: Arc::clone(&handle.reading_only),
             next_look: clock.now().mono,
-            next_expiry,
+            expiry: Periodic::begun(mono, run::EXPIRE_EVERY, is_all),
             turn: Turn::new(cluster),
             clock,
             settings,

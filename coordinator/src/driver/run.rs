@@ -34,6 +34,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What expires lives for a day; an hour more does no harm.
 pub(super) const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
 
+/// Something that is done every so often, and again at once as long as it was not all of it.
+#[derive(Debug)]
+pub(super) struct Periodic {
+    next: Duration,
+    every: Duration,
+}
+
+impl Periodic {
+    /// It was done at this moment, all of it or a part.
+    pub(super) fn begun(now: Duration, every: Duration, is_all: bool) -> Self {
+        let mut periodic = Self { next: now, every };
+        periodic.done(now, is_all);
+        periodic
+    }
+
+    fn is_due(&self, now: Duration) -> bool {
+        now >= self.next
+    }
+
+    fn done(&mut self, now: Duration, is_all: bool) {
+        self.next = if is_all { now + self.every } else { now };
+    }
+}
+
 /// Both clocks.
 pub(super) struct Clock {
     started: Instant,
@@ -87,8 +111,8 @@ pub(super) struct Loop {
     pub(super) reading_only: Arc<AtomicBool>,
     /// When it is next looked whether there is room again.
     pub(super) next_look: Duration,
-    /// When what has expired next leaves the store.
-    pub(super) next_expiry: Duration,
+    /// What has expired leaves the store.
+    pub(super) expiry: Periodic,
 }
 
 /// Where an agent is told things; without it the session is over.
@@ -294,14 +318,14 @@ impl Loop {
     /// What nobody can ask for any more leaves the store; what of it is in memory went with the turn that noticed.
     async fn expire(&mut self) -> Result<(), DriverError> {
         let now = self.clock.now();
-        if now.mono < self.next_expiry || self.is_reading_only() {
+        if !self.expiry.is_due(now.mono) || self.is_reading_only() {
             return Ok(());
         }
         let old_audit = self.settings.old_audit(now.wall);
         match self.writer.run(move |store| store.expire(now.wall, old_audit)).await {
             Ok(expired) => {
                 // What is left goes after the next batch: nobody waits for more than these.
-                self.next_expiry = if expired.is_all { self.next_expiry } else { now.mono };
+                self.expiry.done(now.mono, expired.is_all);
                 Ok(())
             }
             Err(DriverError::Commit(StoreError::NoSpace)) => self.start_over().await,
@@ -357,5 +381,22 @@ impl Loop {
         for (_, outbox) in std::mem::take(&mut self.outboxes) {
             let _ = outbox.messages.try_send(ToAgent::Goodbye(Farewell::ShuttingDown));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_every_hour_is_due_again_after_an_hour_and_at_once_while_some_is_left() {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        let mut expiry = Periodic::begun(minutes(0), EXPIRE_EVERY, true);
+        assert!(!expiry.is_due(minutes(59)) && expiry.is_due(minutes(60)));
+        expiry.done(minutes(61), false);
+        assert!(expiry.is_due(minutes(61)));
+        expiry.done(minutes(62), true);
+        assert!(!expiry.is_due(minutes(62)) && !expiry.is_due(minutes(121)) && expiry.is_due(minutes(122)));
+        assert!(Periodic::begun(minutes(5), EXPIRE_EVERY, false).is_due(minutes(5)));
     }
 }
