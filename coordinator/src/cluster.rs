@@ -290,10 +290,13 @@ impl Cluster {
         first.map(|deadline| deadline.max(self.listen_until.min(deadline + self.timers.heartbeat)))
     }
 
-    /// A gap between two events longer than two heartbeats means that this process was paused: others may have spoken meanwhile.
+    /// A gap between two events longer than two heartbeats means that this process was paused: others may have spoken meanwhile, and an
+    /// agent whose connection broke over it takes a while to come back. What was slept through is held against nobody.
     fn notice_absence(&mut self, now: Now) {
-        if now.mono.saturating_sub(self.last_event) > self.timers.heartbeat * 2 {
+        let gap = now.mono.saturating_sub(self.last_event);
+        if gap > self.timers.heartbeat * 2 && self.guards.listen_first() {
             self.listen_until = now.mono + self.timers.heartbeat;
+            self.nodes.values_mut().for_each(|node| node.unheard += gap);
         }
         self.last_event = now.mono;
     }

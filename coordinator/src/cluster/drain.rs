@@ -34,6 +34,7 @@ impl Cluster {
     ) -> Result<Receipt, Refusal> {
         let (until, here) = (later(now.wall, patience), self.placed_on(id));
         let node = self.changed_node(actor, id)?;
+        node.drained_at = now.mono.saturating_add(patience);
         // Opening the node ends the report: what left it before that belongs to it, however often a drain is ordered.
         let before = node.record.drain.take();
         let started = before.as_ref().map_or(now.wall, |drain| drain.started);
@@ -53,7 +54,7 @@ impl Cluster {
     /// The end of a drain: what has not left is stopped as it is; its last checkpoint counts.
     pub(super) fn end_drain(&mut self, id: NodeId, now: Now, out: &mut Vec<Action>) {
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        if !matches!(node.record.closed, Some(Closed::Draining { until }) if until <= now.wall) {
+        if !matches!(node.record.closed, Some(Closed::Draining { .. })) || now.mono < node.drained_at {
             return;
         }
         for drained in node.record.drain.iter_mut().flat_map(|drain| &mut drain.attempts) {

@@ -121,13 +121,10 @@ impl LiveJob {
 impl LiveNode {
     fn deadline(&self, lease: Duration, now: Now) -> Option<Duration> {
         let silent = self.unreachable_since.is_none().then(|| self.heard + lease);
-        let drained = match self.record.closed {
-            Some(Closed::Draining { until }) => Some(until),
-            Some(Closed::Cordoned | Closed::Retired) | None => None,
-        };
+        let drained = matches!(self.record.closed, Some(Closed::Draining { .. })).then_some(self.drained_at);
         let tried = self.record.probation.as_ref().and_then(|probation| probation.until);
         let comes = |until: UnixMillis| now.mono.saturating_add(Duration::from_millis(until.0 - now.wall.0));
-        let moments = drained.into_iter().chain(tried).filter(|until| *until > now.wall).map(comes);
-        silent.into_iter().chain(moments).min()
+        let tried = tried.filter(|until| *until > now.wall).map(comes);
+        silent.into_iter().chain(drained).chain(tried).min()
     }
 }

@@ -30,6 +30,10 @@ pub struct LiveNode {
     pub session: Option<Session>,
     /// When it was last heard.
     pub(super) heard: Duration,
+    /// How long since then this process stood still, and could hear nobody.
+    pub(super) unheard: Duration,
+    /// When its drain ends, if it is drained: the wall clock says so only over a start.
+    pub(super) drained_at: Duration,
     /// The same for people; `None`: not since this process started.
     pub(super) seen: Option<UnixMillis>,
     /// Since when its lease is over.
@@ -68,10 +72,16 @@ pub struct Session {
 
 impl LiveNode {
     pub(super) fn new(record: Node, now: Now) -> Self {
+        let left = match record.closed {
+            Some(Closed::Draining { until }) => until.0.saturating_sub(now.wall.0),
+            Some(Closed::Cordoned | Closed::Retired) | None => 0,
+        };
         Self {
             record,
             session: None,
             heard: now.mono,
+            unheard: Duration::ZERO,
+            drained_at: now.mono.saturating_add(Duration::from_millis(left)),
             seen: None,
             unreachable_since: None,
             labels: BTreeMap::new(),
@@ -100,7 +110,7 @@ impl LiveNode {
     }
 
     pub(super) fn spoke(&mut self, now: Now) {
-        (self.heard, self.seen) = (now.mono, Some(now.wall));
+        (self.heard, self.unheard, self.seen) = (now.mono, Duration::ZERO, Some(now.wall));
     }
 
     /// It says what devices it has, and how much of them is free; what it said before.
@@ -113,6 +123,11 @@ impl LiveNode {
     /// How long it has said nothing.
     pub(super) fn silence(&self, now: Now) -> Duration {
         now.mono.saturating_sub(self.heard)
+    }
+
+    /// When what it holds is lost, if it says nothing for so long while this process could hear it.
+    pub(super) fn lost_at(&self, patience: Duration) -> Duration {
+        (self.heard + self.unheard).saturating_add(patience)
     }
 
     /// When it spoke last, for people; of one that has not since this process started, when that was.

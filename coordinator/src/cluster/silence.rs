@@ -1,7 +1,7 @@
 //! Silence: unreachable after a lease, over after `lost_after`; an offer without an answer is withdrawn.
 
 use super::{
-    AT_ONCE, Action, Cause, Cluster, Now,
+    AT_ONCE, Action, Cause, Cluster, LiveNode, Now,
     alarm::Sleeper,
     attempt::over,
     job::{JobState, LiveJob, Obstacle},
@@ -80,8 +80,8 @@ impl Cluster {
             });
             return self.end(attempt, over(Outcome::Withdrawn, "no answer to the offer"), &Cause::default(), now, out);
         }
-        let silence = self.nodes.get(&node).map_or(now.mono, |node| node.silence(now));
-        if silence >= job.record.spec.policy.lost_after.max(lease) {
+        let lost_at = |node: &LiveNode| node.lost_at(job.record.spec.policy.lost_after.max(lease));
+        if self.nodes.get(&node).is_none_or(|node| now.mono >= lost_at(node)) {
             self.lose(attempt, node, now, out);
         }
     }
@@ -112,9 +112,10 @@ impl Cluster {
         if attempt.phase == AttemptPhase::Offered {
             return Some(job.offered + self.timers.offer);
         }
-        let heard = self.nodes.get(&attempt.members[0].node).map_or(Duration::ZERO, |node| node.heard);
         let policy = &job.record.spec.policy;
+        let patience = policy.lost_after.max(self.timers.lease);
+        let lost_at = self.nodes.get(&attempt.members[0].node).map_or(patience, |node| node.lost_at(patience));
         let waits = policy.on_lost == OnLost::Wait && job.record.intent != Intent::Cancel;
-        (!waits).then(|| heard + policy.lost_after.max(self.timers.lease))
+        (!waits).then_some(lost_at)
     }
 }

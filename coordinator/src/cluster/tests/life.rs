@@ -120,6 +120,31 @@ fn what_a_drain_had_to_stop_is_told_apart_and_an_empty_node_is_drained_at_once()
 }
 
 #[test]
+fn a_drain_lasts_as_long_as_it_was_given_whatever_the_wall_clock_says_and_over_a_start_too() {
+    let drained_in = |step: fn(&mut World)| {
+        let mut world = World::ready();
+        let (_, attempt) = world.running(1);
+        world.ask(Command::DrainNode { id: NODE, patience: Duration::from_secs(60) }).0.unwrap();
+        step(&mut world);
+        let known = vec![KnownAttempt { id: attempt, phase: AttemptPhase::Running }];
+        world.hello(NODE, boot(1), known);
+        let begun = world.now.mono;
+        while !drained(&world).1 {
+            world.pass_talking(Duration::from_secs(1));
+        }
+        (world.now.mono - begun).as_secs()
+    };
+    assert_eq!(drained_in(|world| world.now.wall.0 += 3_600_000), 60);
+    assert_eq!(drained_in(|world| world.now.wall.0 -= 3_600_000), 60);
+    assert_eq!(drained_in(World::restart), 60);
+    let away = |world: &mut World| {
+        (world.now.mono, world.now.wall.0) = (Duration::ZERO, world.now.wall.0 + 40_000);
+        world.restart();
+    };
+    assert_eq!(drained_in(away), 20);
+}
+
+#[test]
 fn a_checkpoint_is_asked_for_now_of_the_node_that_runs_the_job_and_of_no_other_job() {
     let mut world = World::ready();
     let (job, attempt) = world.running(1);

@@ -123,6 +123,29 @@ fn a_coordinator_that_was_paused_listens_before_it_loses_anybody() {
     assert_eq!(world.cluster.jobs[&job].record.current_attempt(), Some(attempt));
 }
 
+#[test]
+fn what_a_coordinator_slept_through_is_held_against_nobody_and_what_it_lived_through_is() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    let is_placed = |world: &World| world.cluster.jobs[&job].record.current_attempt() == Some(attempt);
+    world.pass_in_steps(Duration::from_secs(100));
+    world.pass(Duration::from_secs(4_000));
+    // Its agent has to notice that the connection is gone, and to dial again.
+    world.pass_in_steps(Duration::from_secs(60));
+    assert!(is_placed(&world));
+    world.pass(Duration::from_secs(4_000));
+    world.pass_in_steps(Duration::from_secs(100));
+    assert!(is_placed(&world), "it was silent for 260 s");
+    world.pass_in_steps(Duration::from_secs(60));
+    assert!(!is_placed(&world), "and for 320 s");
+    // A word ends that account.
+    world.hello(NODE, boot(1), vec![]);
+    let again = world.until_offered(job).unwrap();
+    world.accept(again);
+    world.pass_in_steps(Duration::from_secs(320));
+    assert_eq!(world.phase(job), Some(Phase::Queued));
+}
+
 impl World {
     fn unreachable_since(&self, job: JobId) -> Option<UnixMillis> {
         let answer = self.cluster.answer(admin(), Query::Unreachable(job), self.now).unwrap();
