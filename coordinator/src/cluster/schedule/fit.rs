@@ -175,6 +175,9 @@ pub(super) struct Slot<'a> {
     pub(super) device: &'a Device,
     /// Bytes that nobody uses or has planned.
     free_bytes: u64,
+    /// Bytes that are not ours and stay when ours leave: at least, and at most. What of ours has not been seen on it yet may be in what is
+    /// in use, or not.
+    foreign_bytes: (u64, u64),
     state: SlotState,
     /// When those leave it that got it in this pass; nothing: nobody did.
     until: Option<Duration>,
@@ -206,7 +209,9 @@ impl<'a> Place<'a> {
             // Of the live figure goes what has not been taken yet; and what of ours takes less than its plan may yet take all of it. What
             // then is still too much for the device, its agent knows and declines.
             let free_bytes = device.free_bytes.saturating_sub(unseen).min(device.memory_bytes.saturating_sub(all));
-            Slot { device, free_bytes, state, until: None, reserved: None }
+            let used = device.memory_bytes.saturating_sub(device.free_bytes);
+            let foreign_bytes = (used.saturating_sub(all), used.saturating_sub(all - unseen));
+            Slot { device, free_bytes, foreign_bytes, state, until: None, reserved: None }
         };
         Self { node, slots: node.devices.iter().map(slot).collect() }
     }
@@ -340,12 +345,22 @@ impl<'a> Place<'a> {
         devices.iter().for_each(|index| self.slots[*index].reserved = Some(from));
     }
 
-    /// Whether a device would do once what we have on it is gone. What is in use on an idle one is somebody else's, and stays: a
-    /// reservation there would keep everybody out and let nobody in.
+    /// Whether a device may do once what we have on it is gone. What is in use there and not ours stays: a reservation would keep everybody
+    /// out and let nobody in.
     pub(super) fn would_do(&self, index: usize, candidate: &Candidate<'_>) -> bool {
-        let slot = &self.slots[index];
-        let room = if slot.state == SlotState::Idle { slot.free_bytes } else { slot.device.memory_bytes };
-        needed(candidate, slot.device) <= room
+        let (least, _) = self.slots[index].foreign_bytes;
+        self.holds_beside(index, least, candidate)
+    }
+
+    /// Whether it will, as far as is known: who is asked to leave for less would come back, and be asked again.
+    pub(super) fn will_do(&self, index: usize, candidate: &Candidate<'_>) -> bool {
+        let (_, most) = self.slots[index].foreign_bytes;
+        self.holds_beside(index, most, candidate)
+    }
+
+    fn holds_beside(&self, index: usize, foreign_bytes: u64, candidate: &Candidate<'_>) -> bool {
+        let device = self.slots[index].device;
+        needed(candidate, device).saturating_add(foreign_bytes) <= device.memory_bytes
     }
 
     /// When those leave a device that got it in this pass, if somebody did.

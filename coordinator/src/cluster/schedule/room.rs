@@ -90,7 +90,8 @@ fn plan(candidate: &Candidate<'_>, place: &Place<'_>, lookup: &impl Lookup, most
     let may_go = |index: &usize| staying(*index).all(|(_, holder)| holder.priority <= most);
     // Who got a device in this pass has no attempt yet that could be asked.
     let unasked = |index: &usize| place.until(*index).is_none();
-    let devices: Vec<usize> = usable(candidate, place).filter(unasked).filter(may_go).collect();
+    let makes_room = |index: &usize| place.will_do(*index, candidate);
+    let devices: Vec<usize> = usable(candidate, place).filter(makes_room).filter(unasked).filter(may_go).collect();
     let mut victims: BTreeMap<AttemptId, (u8, Duration)> = BTreeMap::new();
     for (attempt, holder) in devices.iter().flat_map(|index| staying(*index)) {
         victims.insert(attempt, (holder.priority, holder.at_stake));

@@ -36,7 +36,15 @@ struct Held {
     gib: u64,
     alone: bool,
     seen: bool,
+    /// How much of its memory is in use already, where its node has not been looked at since: so many quarters.
+    quarters: u64,
     ends: Duration,
+}
+
+impl Held {
+    fn in_use(&self) -> u64 {
+        if self.seen { self.gib } else { self.gib * self.quarters / 4 }
+    }
 }
 
 fn wish() -> impl Strategy<Value = Wish> {
@@ -54,10 +62,11 @@ fn wish() -> impl Strategy<Value = Wish> {
 
 fn held() -> impl Strategy<Value = Held> {
     let place = (0_usize..3, 0_usize..3, any::<bool>());
-    (place, 0_u8..3, 1..=MEMORY, any::<bool>(), any::<bool>(), 1_000_u64..5_000).prop_map(
-        |((node, first, wide), level, gib, alone, seen, ends)| {
+    let memory = (1..=MEMORY, any::<bool>(), 0..=4_u64);
+    (place, 0_u8..3, memory, any::<bool>(), 1_000_u64..5_000).prop_map(
+        |((node, first, wide), level, (gib, seen, quarters), alone, ends)| {
             let ends = Duration::from_secs(ends);
-            Held { node, first, wide, priority: level * 30, gib, alone, seen, ends }
+            Held { node, first, wide, priority: level * 30, gib, alone, seen, quarters, ends }
         },
     )
 }
@@ -97,6 +106,26 @@ proptest! {
             walk.judge(n, &wishes[n], &done, &rules)?;
         }
         walk.judge_victims(&wishes, &done, &rules)?;
+    }
+
+    #[test]
+    fn whoever_leaves_for_a_job_leaves_room_that_it_then_takes(
+        sizes in proptest::collection::vec(1_usize..=3, 1..=3),
+        foreign in proptest::collection::vec(0..=70_u64, 9),
+        held in proptest::collection::vec(held(), 1..8),
+        wish in wish(),
+    ) {
+        let urgent = Wish { priority: 100, ..wish };
+        let rules = Rules { preemption_margin: Some(1), ..Rules::default() };
+        let stage = |gone: &[AttemptId]| {
+            let mut stage = Stage::new(&sizes, &foreign);
+            held.iter().for_each(|held| stage.hold(held.clone()));
+            gone.iter().for_each(|attempt| stage.leave(*attempt));
+            stage
+        };
+        let victims = stage(&[]).pass(std::slice::from_ref(&urgent), &rules).victims;
+        let again = stage(&victims).pass(std::slice::from_ref(&urgent), &rules);
+        prop_assert!(victims.is_empty() || again.placements.len() == 1, "{victims:?} left for nothing: {again:?}");
     }
 
     #[test]
@@ -140,7 +169,8 @@ proptest! {
                 for device in placement.devices {
                     let first = device.0.strip_prefix("GPU-").unwrap().parse().unwrap();
                     let Wish { priority, gib, alone, lasts, .. } = wishes[n];
-                    let held = Held { node, first, wide: false, priority, gib, alone, seen: false, ends: now + lasts };
+                    let ends = now + lasts;
+                    let held = Held { node, first, wide: false, priority, gib, alone, seen: false, quarters: 0, ends };
                     running.push((now + takes(n), held, n));
                 }
             }
@@ -161,7 +191,7 @@ fn a_start_is_not_guessed_over_a_line_that_is_too_long_to_look_along() {
         let mut stage = Stage::new(&[2, 1], &[0; 6]);
         for (node, wide) in [(0, true), (1, false)] {
             let (first, priority, gib, ends) = (0, 50, 1, NOW + lasts);
-            stage.hold(Held { node, first, wide, priority, gib, alone: true, seen: false, ends });
+            stage.hold(Held { node, first, wide, priority, gib, alone: true, seen: false, quarters: 0, ends });
         }
         let waits: Vec<_> = (0..wishes.len()).collect();
         stage.ask(wishes, &waits, &Rules::default(), Some(about)).why.unwrap().expected
@@ -200,7 +230,8 @@ struct Slot {
     planned: u64,
     unseen: u64,
     alone: bool,
-    holders: BTreeSet<AttemptId>,
+    /// With what each has planned and what of that is in use.
+    holders: BTreeMap<AttemptId, (u64, u64)>,
     /// Jobs of this pass.
     fresh: usize,
     ends: Duration,
@@ -216,9 +247,15 @@ impl Slot {
         self.holders.is_empty() && self.fresh == 0
     }
 
-    /// Whether this job could be on it once everybody of ours has left.
+    /// Whether this job may fit on it once everybody of ours has left.
     fn would_do(&self, wish: &Wish) -> bool {
-        wish.gib <= if self.is_idle() { self.free() } else { MEMORY }
+        let held: u64 = self.holders.values().map(|(planned, _)| planned).sum();
+        wish.gib <= (self.live_free + held).min(MEMORY)
+    }
+
+    /// Whether it surely will: only what has been seen there is known to be ours.
+    fn will_do(&self, wish: &Wish) -> bool {
+        wish.gib <= self.live_free + self.planned - self.unseen
     }
 }
 
@@ -272,7 +309,7 @@ impl Stage {
             planned: 0,
             unseen: 0,
             alone: false,
-            holders: BTreeSet::new(),
+            holders: BTreeMap::new(),
             fresh: 0,
             ends: Duration::ZERO,
             reserved: None,
@@ -291,8 +328,9 @@ impl Stage {
         let node = held.node % self.nodes.len();
         let size = self.slots[node].len();
         let devices: BTreeSet<_> = (0..=usize::from(held.wide)).map(|more| (held.first + more) % size).collect();
-        let room =
-            |slot: &Slot| !slot.alone && (!held.alone || slot.holders.is_empty()) && slot.planned + held.gib <= MEMORY;
+        let (gib, in_use) = (held.gib, held.in_use());
+        let fits = |slot: &Slot| slot.planned + gib <= MEMORY && in_use <= slot.live_free;
+        let room = |slot: &Slot| !slot.alone && (!held.alone || slot.holders.is_empty()) && fits(slot);
         if !devices.iter().all(|device| room(&self.slots[node][*device])) {
             return;
         }
@@ -308,10 +346,24 @@ impl Stage {
             slot.unseen += if held.seen { 0 } else { held.gib };
             slot.alone |= held.alone;
             slot.ends = slot.ends.max(held.ends);
-            slot.holders.insert(attempt);
+            slot.holders.insert(attempt, (gib, in_use));
+            slot.live_free -= in_use;
+            self.nodes[node].0[device].free_bytes -= in_use * GIB;
         }
         let holder = Holder { priority: held.priority, ends: held.ends, at_stake: Duration::ZERO, leaving: false };
         self.holders.insert(attempt, holder);
+    }
+
+    /// One that holds devices leaves them, and their node has said so.
+    fn leave(&mut self, attempt: AttemptId) {
+        for (node, slots) in self.slots.iter_mut().enumerate() {
+            for (device, slot) in slots.iter_mut().enumerate() {
+                let Some((_, in_use)) = slot.holders.remove(&attempt) else { continue };
+                let (devices, ledger) = &mut self.nodes[node];
+                ledger.release(&[gpu(device).id], attempt);
+                devices[device].free_bytes += in_use * GIB;
+            }
+        }
     }
 
     fn pass(&self, wishes: &[Wish], rules: &Rules) -> Schedule {
@@ -461,7 +513,7 @@ impl Walk {
         let may_go = |id: &AttemptId| self.stage.holders[id].priority.saturating_add(margin) <= wish.priority;
         prop_assert!(victims.iter().all(may_go), "{victims:?} for {wish:?}");
         let free = |slots: &[Slot], gone: &dyn Fn(&AttemptId) -> bool| {
-            let empty = |slot: &&Slot| slot.fresh == 0 && slot.would_do(wish) && slot.holders.iter().all(gone);
+            let empty = |slot: &&Slot| slot.fresh == 0 && slot.will_do(wish) && slot.holders.keys().all(gone);
             slots.iter().filter(empty).count() >= usize::from(wish.gpus)
         };
         let possible = slots.iter().any(|slots| free(slots, &may_go));

@@ -225,6 +225,30 @@ fn a_job_of_higher_priority_makes_the_one_with_least_at_stake_save_and_leave() {
 }
 
 #[test]
+fn nobody_leaves_a_device_on_which_others_memory_leaves_no_room_for_the_job() {
+    let mut world = World::with_gpus(1, Rules { preemption_margin: Some(20), ..Rules::default() });
+    world.findings.cuda_bytes = 10 << 30;
+    let first = world.submit(1);
+    let attempt = world.run(first);
+    world.report(attempt, step_one());
+    let told = |world: &mut World, gib: u64| {
+        world.hear(FromAgent::Devices(vec![Device { free_bytes: gib << 30, ..gpu(0) }]));
+    };
+    // Of 80 GiB ours has 10 and somebody else 50.
+    told(&mut world, 20);
+    world.findings.cuda_bytes = 40 << 30;
+    let urgent = world.submit_with(2, |spec| spec.priority = 90);
+    assert!(world.asked_to_leave().is_empty());
+    assert_eq!(world.why(urgent).expected, None);
+    // Somebody else has gone.
+    told(&mut world, 40);
+    assert_eq!(world.asked_to_leave(), [attempt]);
+    world.report(attempt, ended(Outcome::Preempted));
+    told(&mut world, 50);
+    assert!(world.is_placed(urgent));
+}
+
+#[test]
 fn one_that_holds_two_devices_leaves_alone_for_a_job_that_wants_two() {
     let mut world = World::with_gpus(3, Rules { preemption_margin: Some(20), ..Rules::default() });
     let wide = world.submit_with(1, |spec| spec.resources.gpus = 2);
