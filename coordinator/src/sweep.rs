@@ -197,9 +197,10 @@ fn named(store: &Store, now: SystemTime) -> Result<HashSet<Hash>, StoreError> {
     for row in store.scan::<Model>(&[], |row| counts(row.deleted_at))? {
         named.extend(row.files.iter().map(|file| file.manifest.hash));
     }
-    // What it begins with may be gone from the lists by now.
+    // What it begins with, or goes on from, may be gone from the lists by now.
     for job in store.live_jobs()? {
-        named.extend(job.init_adapter.iter().map(|file| file.manifest.hash));
+        let checkpoint = job.checkpoint.iter().flat_map(|checkpoint| &checkpoint.files);
+        named.extend(job.init_adapter.iter().chain(checkpoint).map(|file| file.manifest.hash));
     }
     for row in store.scan::<StoredCheckpoint>(&[], |row| row.removed_at.is_none() && !(row.orphan && row.at <= cut))? {
         named.extend(row.checkpoint.files.iter().map(|file| file.manifest.hash));
@@ -270,6 +271,26 @@ mod tests {
         assert!(is_outlived(&job, UnixMillis(6)) && !is_outlived(&job, UnixMillis(5)));
         series.remove(id).await.unwrap();
         assert_eq!((series.jobs().await.unwrap(), series.read(attempt, 0, 9).await.unwrap()), (vec![], vec![]));
+    }
+
+    #[tokio::test]
+    async fn the_files_of_the_checkpoint_that_a_live_job_goes_on_from_stay_whatever_the_lists_say() {
+        use crate::{http::tests::World, record::Record};
+        use lorikeet_protocol::{
+            agent::{Checkpoint, CheckpointKind},
+            file::{FileManifest, NamedFile},
+        };
+        let world = World::new().await;
+        let id = world.job().await;
+        let driver = &world.coordinator.driver;
+        let mut job = driver.job(Actor::System, id).await.unwrap();
+        let manifest = FileManifest { size: 1, hash: Hash([7; 32]), chunks: vec![Hash([7; 32])] };
+        let files = vec![NamedFile { path: "adapter.bin".into(), manifest }];
+        job.checkpoint = Some(Checkpoint { step: 3, loss: 1.0, kind: CheckpointKind::Periodic, files });
+        let records = vec![Record::Job(Box::new(job))];
+        driver.read(move |store| store.commit(&records)).await.unwrap();
+        let named = driver.read(|store| named(store, SystemTime::now())).await.unwrap();
+        assert!(named.contains(&Hash([7; 32])));
     }
 
     #[tokio::test]

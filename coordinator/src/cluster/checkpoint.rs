@@ -1,11 +1,12 @@
 //! Checkpoints: which one the next attempt goes on from, and which are kept.
 //!
-//! The pointer to the latest moves only under the current token, and only forward. Kept are the last three, the best and the
-//! final one, and of a job that is over the last instead of three; the rows of the others stay, marked, and their files go with
-//! the next sweep.
+//! The pointer to the latest moves only under the current token, and only forward. A worker that passed it over (its files were damaged on
+//! that machine: they were whole when they came here) begins below it, and what it saves counts for the next attempt once it has come as
+//! far again. Kept are the last three, the best and the final one and, as long as the job goes on, the one that the pointer names; of a
+//! job that is over the last instead of three. The rows of the others stay, marked, and their files go with the next sweep.
 
 use super::{Action, Cluster, Now, command::put_job, job::LiveJob, put};
-use crate::record::{Record, StoredCheckpoint};
+use crate::record::{Job, Record, StoredCheckpoint};
 use lorikeet_protocol::{
     agent::{Checkpoint, CheckpointKind},
     id::AttemptId,
@@ -49,7 +50,8 @@ impl Cluster {
             removed_at: None,
         };
         out.push(put(Record::Checkpoint(row.clone())));
-        if current && job.record.checkpoint.as_ref().is_none_or(|latest| latest.step <= checkpoint.step) {
+        let is_ahead = job.record.checkpoint.as_ref().is_none_or(|latest| latest.step <= checkpoint.step);
+        if current && is_ahead && checkpoint.step <= job.record.last_step() {
             job.record.checkpoint = Some(checkpoint);
             job.record.infrastructure_failures = 0;
             job.record.blamed.clear();
@@ -75,16 +77,27 @@ fn weightier(one: CheckpointKind, other: CheckpointKind) -> CheckpointKind {
     if weight(one) > weight(other) { one } else { other }
 }
 
+impl Job {
+    /// Its last step, as it was planned or as its worker counts. A checkpoint beyond it would be gone on from for ever.
+    fn last_step(&self) -> u64 {
+        let planned = self.findings.as_ref().map(|findings| findings.total_steps);
+        let counted = self.progress.map(|progress| progress.total_steps);
+        planned.into_iter().chain(counted).max().unwrap_or(u64::MAX)
+    }
+}
+
 impl LiveJob {
     /// The job is over: takes out what nobody needs any more.
     pub(super) fn last_checkpoints(&mut self, now: Now, out: &mut Vec<Action>) {
         out.extend(self.thin_checkpoints(KEPT_AT_THE_END, now).map(|row| put(Record::Checkpoint(row))));
     }
 
-    /// Takes out those that newer ones replace; so many of the newest stay, with the best and the final one.
+    /// Takes out those that newer ones replace; so many of the newest stay, with the best, the final one and the one to go on from.
     fn thin_checkpoints(&mut self, kept: usize, now: Now) -> impl Iterator<Item = StoredCheckpoint> + use<> {
         let newest = |kind| self.checkpoints.iter().rposition(|row| row.checkpoint.kind == kind);
-        let marked = [newest(CheckpointKind::Best), newest(CheckpointKind::Final)];
+        let next = self.record.checkpoint.as_ref().filter(|_| self.record.completed_at.is_none());
+        let next = next.and_then(|next| self.checkpoints.iter().rposition(|row| row.checkpoint.step == next.step));
+        let marked = [newest(CheckpointKind::Best), newest(CheckpointKind::Final), next];
         let recent = self.checkpoints.len().saturating_sub(kept);
         let mut index = 0;
         let stays = |_: &mut StoredCheckpoint| {

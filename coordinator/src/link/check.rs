@@ -103,6 +103,7 @@ fn report(report: &mut Report) -> Result<(), Fault> {
             finite(numbers.into_iter().chain(progress.validation_loss))
         }
         ReportBody::Checkpoint(checkpoint) => {
+            checkpoint.step = checkpoint.step.min(STEPS);
             finite([checkpoint.loss])?;
             files(&checkpoint.files)
         }
@@ -195,6 +196,11 @@ mod tests {
             let FromAgent::Report(Report { body: ReportBody::Progress(found), .. }) = said else { panic!("{said:?}") };
             assert_eq!((found.step, found.total_steps), believed);
         }
+        let ReportBody::Checkpoint(wrong) = checkpoint(2.0, "a.bin") else { unreachable!("it makes one") };
+        let mut said = said(ReportBody::Checkpoint(Checkpoint { step: u64::MAX, ..wrong }));
+        assert_eq!(message(&mut said), Ok(()));
+        let FromAgent::Report(Report { body: ReportBody::Checkpoint(found), .. }) = said else { panic!("{said:?}") };
+        assert_eq!(found.step, STEPS);
     }
 
     #[test]

@@ -29,6 +29,39 @@ fn the_last_three_the_best_and_the_final_one_are_kept() {
 }
 
 #[test]
+fn the_one_to_go_on_from_is_kept_however_many_come_below_it() {
+    let mut world = World::ready();
+    let (job, attempt) = world.running(1);
+    world.report(attempt, ReportBody::Checkpoint(checkpoint(90)));
+    world.report(attempt, ended(Outcome::Lost));
+    // Its worker could not go on from there, and begins anew.
+    let again = world.until_offered(job).unwrap();
+    world.accept(again);
+    for step in 1..=6 {
+        world.report(again, ReportBody::Checkpoint(checkpoint(step)));
+    }
+    let live = &world.cluster.jobs[&job];
+    assert_eq!(steps(&live.checkpoints), [90, 4, 5, 6]);
+    assert_eq!(live.record.checkpoint.as_ref().map(|next| next.step), Some(90));
+    world.report(again, ReportBody::Checkpoint(checkpoint(91)));
+    assert_eq!(steps(&world.cluster.jobs[&job].checkpoints), [5, 6, 91]);
+}
+
+#[test]
+fn nothing_goes_on_from_a_step_that_the_job_does_not_have() {
+    let mut world = World::ready();
+    world.findings.total_steps = 100;
+    let (job, attempt) = world.running(1);
+    let next = |world: &mut World, step| {
+        world.report(attempt, ReportBody::Checkpoint(checkpoint(step)));
+        world.cluster.jobs[&job].record.checkpoint.as_ref().map(|next| next.step)
+    };
+    assert_eq!(next(&mut world, 40), Some(40));
+    assert_eq!(next(&mut world, 1 << 40), Some(40));
+    assert_eq!(next(&mut world, 100), Some(100));
+}
+
+#[test]
 fn what_an_older_attempt_says_late_changes_no_row() {
     let mut world = World::ready();
     let (job, attempt) = world.running(1);

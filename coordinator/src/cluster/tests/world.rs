@@ -174,7 +174,7 @@ impl World {
         let findings = JobFindings {
             examples: 10,
             validation_examples: 1,
-            total_steps: 3,
+            total_steps: 1_000,
             epoch_tokens: 100,
             supervised_tokens: 50,
             longest_tokens: 20,
