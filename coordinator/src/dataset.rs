@@ -56,6 +56,7 @@ impl Dataset {
         let manifest = self.manifest.as_ref()?;
         (self.state == DatasetState::Validating).then_some(Inspect::Dataset {
             id: self.id,
+            owner: self.owner,
             file: manifest.hash,
             format: self.declared_format,
         })

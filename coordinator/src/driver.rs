@@ -194,6 +194,11 @@ impl Handle {
         let _ = self.send(Input::Closed { node, session, nonsense }).await;
     }
 
+    /// Whether an inspection is still waited for.
+    pub async fn is_judged(&self, subject: Subject) -> bool {
+        matches!(self.query(Actor::System, Query::IsJudged(subject)).await, Ok(Answer::Allowed(true)))
+    }
+
     /// What `lorikeet inspect` printed, or why it printed nothing.
     pub async fn inspected(&self, subject: Subject, result: Result<Inspection, Trouble>, files: Vec<NamedFile>) {
         let _ = self.send(Input::Inspected { subject, result: Box::new(result), files }).await;

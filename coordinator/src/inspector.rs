@@ -3,10 +3,12 @@
 //!
 //! The child has an empty environment and no inherited handles. The limits on its memory and processor time are arguments; it sets
 //! them, and those on files, on itself before it opens anything. It is killed when it takes too long, which grows with its file,
-//! or says too much. What it prints is one JSON object, read as data. A bounded number run at once; the rest wait in line: base
-//! models and dry runs in lines of their own, so that a slow directory or a curious person holds up no dataset and no job.
+//! or says too much. What it prints is one JSON object, read as data. A bounded number run at once; the rest wait in line
+//! (`inspector/line.rs`), and what nobody waits for any more is not asked. Dry runs have a line of their own, so that a curious person holds
+//! up no dataset and no job.
 
 mod answers;
+mod line;
 pub(crate) mod program;
 
 use crate::{
@@ -16,6 +18,7 @@ use crate::{
     driver::Handle,
 };
 use answers::Answers;
+use line::Lines;
 use lorikeet_protocol::{
     file::NamedFile,
     id::UserId,
@@ -23,7 +26,7 @@ use lorikeet_protocol::{
     job::JobSpec,
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     io,
     path::{Path, PathBuf},
     process::Stdio,
@@ -107,11 +110,9 @@ pub struct Inspector {
     program: Arc<PathBuf>,
     memory: u64,
     timeout: Duration,
-    running: Arc<Semaphore>,
+    at_once: usize,
     dry_running: Arc<Semaphore>,
     curious: Curious,
-    /// The line of the base models.
-    bases: Arc<Semaphore>,
     blobs: Blobs,
     answers: Answers,
 }
@@ -155,14 +156,12 @@ impl Inspector {
             .clone()
             .map_or_else(own, Ok)
             .map_err(|source| InspectError::Start { program: PathBuf::from("lorikeet"), source })?;
-        let permits = || Arc::new(Semaphore::new(config.at_once));
         Ok(Self {
             program: Arc::new(program),
             memory: config.memory,
             timeout: config.timeout,
-            running: permits(),
-            dry_running: permits(),
-            bases: Arc::new(Semaphore::new(1)),
+            at_once: config.at_once,
+            dry_running: Arc::new(Semaphore::new(config.at_once)),
             curious: Curious::default(),
             blobs,
             answers: Answers::default(),
@@ -176,32 +175,45 @@ impl Inspector {
         driver: Handle,
         cancel: CancellationToken,
     ) {
-        let mut children = JoinSet::new();
+        let (mut children, mut running) = (JoinSet::new(), HashMap::new());
+        let mut lines = Lines::new(self.at_once);
         loop {
+            while let Some(question) = lines.next() {
+                let (subject, inspector, driver) = (question.subject(), self.clone(), driver.clone());
+                let child = children.spawn(async move { inspector.answer_if_judged(question, driver).await });
+                running.insert(child.id(), subject);
+            }
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
-                Some(_) = children.join_next() => {}
                 question = questions.recv() => match question {
                     None => break,
-                    Some(question) => {
-                        let (inspector, driver) = (self.clone(), driver.clone());
-                        children.spawn(async move { inspector.answer(question, driver).await });
-                    }
+                    Some(question) => lines.join(question),
                 },
+                Some(ended) = children.join_next_with_id() => {
+                    let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                    running.remove(&id).into_iter().for_each(|subject| lines.done(subject));
+                }
             }
         }
         children.shutdown().await;
     }
 
+    /// A job that was cancelled while it stood in line, or a dataset that was deleted, is not looked at.
+    async fn answer_if_judged(&self, question: cluster::Inspect, driver: Handle) {
+        if driver.is_judged(question.subject()).await {
+            self.answer(question, driver).await;
+        }
+    }
+
     async fn answer(&self, question: cluster::Inspect, driver: Handle) {
         let (subject, found) = match question {
-            cluster::Inspect::Dataset { id, file, format } => {
+            cluster::Inspect::Dataset { id, owner: _, file, format } => {
                 let found = async { self.dataset(&self.blobs.path(file).await?, format).await };
                 (Subject::Dataset(id), found.await.map(|found| (found, Vec::new())))
             }
             cluster::Inspect::Base { id, path } => (Subject::Base(id), self.base(&path).await),
-            cluster::Inspect::Job { id, spec, base, dataset, validation } => {
+            cluster::Inspect::Job { id, owner: _, spec, base, dataset, validation } => {
                 let found = async {
                     let validation = match validation {
                         Some(file) => Some(self.blobs.path(file.hash).await?),
@@ -227,7 +239,7 @@ impl Inspector {
     pub async fn dataset(&self, file: &Path, declared: Option<DatasetFormat>) -> Result<Inspection, InspectError> {
         let mut command = self.command("dataset");
         command.arg(file);
-        let found = self.run(command, &[], &self.running, self.time_for(file)).await?;
+        let found = self.run(command, &[], self.time_for(file)).await?;
         Ok(match (declared, found) {
             (Some(declared), Inspection::Dataset(findings))
                 if findings.format.is_some_and(|found| found != declared) =>
@@ -252,7 +264,7 @@ impl Inspector {
         }
         let mut command = self.command("base");
         command.arg(directory);
-        let found = self.run(command, &[], &self.bases, self.timeout.min(LEAST_TIME)).await?;
+        let found = self.run(command, &[], self.timeout.min(LEAST_TIME)).await?;
         let mut files = Vec::new();
         if let Inspection::Base(findings) = &found {
             for name in &findings.files {
@@ -275,7 +287,7 @@ impl Inspector {
     /// What a job comes to.
     pub async fn job(&self, base: &Path, data: Data<'_>, job: JobSpec) -> Result<Inspection, InspectError> {
         let question = answers::question(base, data, &job);
-        self.answers.get(question, self.judge(base, data, job, &self.running)).await
+        self.answers.get(question, self.judge(base, data, job)).await
     }
 
     /// The same for somebody who only wants to know. It has a line of its own, a short one, and each user one place in it, so that
@@ -288,25 +300,20 @@ impl Inspector {
         job: JobSpec,
     ) -> Result<Inspection, InspectError> {
         let _place = self.curious.enter(user).ok_or(InspectError::Crowded)?;
-        match self.answers.known(answers::question(base, data, &job)) {
-            Some(plan) => Ok(plan),
-            None => self.judge(base, data, job, &self.dry_running).await,
+        if let Some(plan) = self.answers.known(answers::question(base, data, &job)) {
+            return Ok(plan);
         }
+        let _turn = self.dry_running.acquire().await.expect("the semaphore is never closed");
+        self.judge(base, data, job).await
     }
 
-    async fn judge(
-        &self,
-        base: &Path,
-        data: Data<'_>,
-        job: JobSpec,
-        line: &Semaphore,
-    ) -> Result<Inspection, InspectError> {
+    async fn judge(&self, base: &Path, data: Data<'_>, job: JobSpec) -> Result<Inspection, InspectError> {
         // Once more: what its owner is shown is made of these files.
         if let Some(refused) = self.strays(base).await? {
             return Ok(refused);
         }
         let input = serde_json::to_vec(&JobQuestion { job }).expect("a job spec is plain data");
-        self.run(self.job_command(base, data), &input, line, self.time_for(data.0)).await
+        self.run(self.job_command(base, data), &input, self.time_for(data.0)).await
     }
 
     fn job_command(&self, base: &Path, (dataset, validation): Data<'_>) -> Command {
@@ -334,14 +341,7 @@ impl Inspector {
         command
     }
 
-    async fn run(
-        &self,
-        mut command: Command,
-        input: &[u8],
-        line: &Semaphore,
-        within: Duration,
-    ) -> Result<Inspection, InspectError> {
-        let _turn = line.acquire().await.expect("the semaphore is never closed");
+    async fn run(&self, mut command: Command, input: &[u8], within: Duration) -> Result<Inspection, InspectError> {
         command.arg("--memory-bytes").arg(self.memory.to_string());
         command.arg("--seconds").arg(within.as_secs().max(1).to_string());
         let start = |source| InspectError::Start { program: self.program.to_path_buf(), source };

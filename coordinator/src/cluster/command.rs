@@ -1,7 +1,7 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
 use super::{
-    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, put,
+    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, Subject, put,
     schedule::Why,
     share::Sharing,
     submit::{Wanted, adapter_files},
@@ -269,6 +269,8 @@ pub enum Query {
     DryRun { spec: Box<JobSpec>, findings: JobFindings },
     /// What a job that is to start so would wait for; with the rows of jobs that it names by id.
     Conditions { start: Start, named: Vec<Job> },
+    /// Is it still being judged?
+    IsJudged(Subject),
     /// Since when its node has been silent.
     Unreachable(JobId),
     /// May this node read this file for this attempt?
@@ -412,6 +414,7 @@ impl Cluster {
             }
             Query::DryRun { spec, findings } => Answer::Why(self.dry_run(actor, &spec, &findings, now)?),
             Query::Conditions { start, named } => Answer::Conditions(self.dependencies(actor, &start, &named)?),
+            Query::IsJudged(subject) => Answer::Allowed(self.inspection(subject).is_some()),
             Query::Unreachable(id) => Answer::Unreachable(self.unreachable_since(self.visible(actor, id)?, now)),
             Query::MayFetch { node, attempt, file } => Answer::Allowed(self.may_fetch(node, attempt, file)),
             Query::Givers { node, attempt, file } => Answer::Givers(self.givers(node, attempt, file, now)),

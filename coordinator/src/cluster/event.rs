@@ -12,7 +12,7 @@ use crate::{
 use lorikeet_protocol::{
     agent::{Farewell, FromAgent, Hello, Report, ToAgent},
     file::{FileManifest, NamedFile},
-    id::{BaseId, DatasetId, Hash, JobId, NodeId},
+    id::{BaseId, DatasetId, Hash, JobId, NodeId, UserId},
     inspect::{DatasetFormat, Inspection},
     job::JobSpec,
 };
@@ -146,6 +146,8 @@ pub enum Inspect {
     Dataset {
         /// Its id.
         id: DatasetId,
+        /// Whose it is.
+        owner: UserId,
         /// Its bytes.
         file: Hash,
         /// As declared.
@@ -162,6 +164,8 @@ pub enum Inspect {
     Job {
         /// Its id.
         id: JobId,
+        /// Whose it is.
+        owner: UserId,
         /// Its settings.
         spec: Box<JobSpec>,
         /// Where its base lies.
@@ -171,6 +175,25 @@ pub enum Inspect {
         /// The file it is evaluated on, if it has one of its own.
         validation: Option<FileManifest>,
     },
+}
+
+impl Inspect {
+    /// About what.
+    pub fn subject(&self) -> Subject {
+        match self {
+            Self::Dataset { id, .. } => Subject::Dataset(*id),
+            Self::Base { id, .. } => Subject::Base(*id),
+            Self::Job { id, .. } => Subject::Job(*id),
+        }
+    }
+
+    /// Who waits for the answer; for a base model everybody does.
+    pub fn owner(&self) -> Option<UserId> {
+        match self {
+            Self::Dataset { owner, .. } | Self::Job { owner, .. } => Some(*owner),
+            Self::Base { .. } => None,
+        }
+    }
 }
 
 /// What follows.

@@ -80,7 +80,7 @@ impl Cluster {
     }
 
     /// What has to be asked about it, if it is being judged.
-    fn inspection(&self, subject: Subject) -> Option<Inspect> {
+    pub(super) fn inspection(&self, subject: Subject) -> Option<Inspect> {
         match subject {
             Subject::Dataset(id) => self.datasets.get(&id).and_then(Dataset::inspection),
             Subject::Base(id) => self.bases.get(&id).and_then(Base::inspection),

@@ -189,6 +189,7 @@ impl Cluster {
         let bytes = |dataset: &Dataset| dataset.manifest.clone().expect("a ready dataset has its bytes");
         (job.state == JobState::Validating).then(|| Inspect::Job {
             id: job.id,
+            owner: job.owner,
             spec: Box::new(job.spec.clone()),
             base: base.path.clone(),
             dataset: bytes(dataset),

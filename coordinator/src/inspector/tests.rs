@@ -1,7 +1,15 @@
 //! The child is a shell script here: what matters is what happens to one that lies, hangs, floods or dies.
 
 use super::*;
+use crate::{
+    access::{Actor, Context, Role},
+    cluster::Timers,
+    driver::Driver,
+    store::Store,
+};
+use lorikeet_protocol::id::{BaseId, DatasetId, RequestId, TokenId};
 use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+use uuid::Uuid;
 
 struct Place {
     folder: tempfile::TempDir,
@@ -140,19 +148,85 @@ async fn a_base_with_a_link_to_the_outside_is_refused_by_name_before_anybody_rea
 }
 
 #[tokio::test]
-async fn bases_that_hang_hold_up_no_dataset() {
+async fn neither_a_base_that_hangs_nor_a_crowd_of_one_owner_holds_others_up_and_what_was_deleted_is_not_looked_at() {
     let place = Place::new();
-    let base = place.folder.path().join("base");
-    fs::create_dir(&base).unwrap();
-    let script = format!("[ \"$2\" = base ] && exec sleep 600; echo '{DATASET}'");
-    let inspector = place.inspector(&script, Duration::from_secs(60));
-    let hanging = [inspector.clone(), inspector.clone(), inspector.clone()].map(|inspector| {
-        let base = base.clone();
-        tokio::spawn(async move { inspector.base(&base).await })
-    });
-    let found = tokio::time::timeout(Duration::from_secs(20), inspector.dataset(Path::new("/x"), None)).await;
-    assert!(matches!(found.expect("it waits behind the bases"), Ok(Inspection::Dataset(_))));
-    hanging.iter().for_each(|base| base.abort());
+    let at = |name: &str| place.folder.path().join(name);
+    fs::create_dir(at("base")).unwrap();
+    let (asked, go) = (at("asked"), at("go"));
+    let script = format!(
+        "[ $2 = base ] && exec sleep 600\ncat \"$3\" >> {}\nwhile [ ! -e {} ]; do sleep 0.01; done\necho '{DATASET}'",
+        asked.display(),
+        go.display()
+    );
+    let inspector = Inspector { at_once: 1, ..place.inspector(&script, Duration::from_secs(60)) };
+    let stop = CancellationToken::new();
+    let store = Store::open(&at("state.redb")).unwrap();
+    let Driver { handle, inspections, task } = Driver::start(store, Timers::default(), stop.clone()).unwrap();
+    let serving = tokio::spawn(inspector.serve(inspections, handle.clone(), stop.clone()));
+    let crowd = Crowd { place: &place, driver: handle };
+    let [one, other] = [crowd.user(1).await, crowd.user(2).await];
+    let base =
+        cluster::command::Command::RegisterBase { id: BaseId(Uuid::from_u128(1)), name: "b".into(), path: at("base") };
+    crowd.command(one, base).await;
+    let looked_at = |lines: usize| {
+        let asked = asked.clone();
+        async move {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            loop {
+                let text = fs::read_to_string(&asked).unwrap_or_default();
+                if text.lines().count() >= lines {
+                    return text;
+                }
+                assert!(Instant::now() < deadline, "only {text:?} were looked at");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    crowd.dataset(one, "one 1").await;
+    looked_at(1).await;
+    crowd.dataset(one, "one 2").await;
+    let deleted = crowd.dataset(one, "one 3").await;
+    crowd.dataset(one, "one 4").await;
+    crowd.dataset(other, "other 1").await;
+    crowd.command(one, cluster::command::Command::DeleteDataset { id: deleted }).await;
+    fs::write(&go, "").unwrap();
+    assert_eq!(looked_at(4).await, "one 1\none 2\nother 1\none 4\n");
+    stop.cancel();
+    serving.await.unwrap();
+    task.await.unwrap().unwrap();
+}
+
+struct Crowd<'a> {
+    place: &'a Place,
+    driver: Handle,
+}
+
+impl Crowd<'_> {
+    async fn command(&self, actor: Actor, command: cluster::command::Command) {
+        let context = Context { actor, request: RequestId(Uuid::now_v7()), from: "test".into(), idempotency: None };
+        self.driver.command(context, command).await.unwrap();
+    }
+
+    async fn user(&self, n: u128) -> Actor {
+        let (id, email) = (UserId(Uuid::from_u128(n)), format!("{n}@example.org"));
+        let role = Role::Admin;
+        let command = cluster::command::Command::CreateUser { id, email, name: "A".into(), role };
+        self.command(Actor::System, command).await;
+        Actor::User { id, role, token: TokenId(Uuid::from_u128(n)) }
+    }
+
+    /// With these words in its file; its validation is asked for when this returns.
+    async fn dataset(&self, owner: Actor, words: &str) -> DatasetId {
+        use cluster::command::Command;
+        let (id, file) = (DatasetId(Uuid::now_v7()), self.place.folder.path().join("base").join(words));
+        fs::write(&file, format!("{words}\n")).unwrap();
+        let manifest = self.place.blobs.link(file).await.unwrap();
+        let (name, file_name, size) = (words.to_owned(), "x.jsonl".into(), manifest.size);
+        let create = Command::CreateDataset { id, name, description: None, file_name, size, format: None };
+        self.command(owner, create).await;
+        self.command(owner, Command::ConfirmDataset { id, manifest }).await;
+        id
+    }
 }
 
 #[test]
