@@ -1,11 +1,8 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
 use super::{
-    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, Subject, put,
-    schedule::Why,
-    share::Sharing,
-    submit::{Wanted, adapter_files},
-    sweep::NewSweep,
+    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, Subject, put, schedule::Why, share::Sharing,
+    submit::adapter_files, sweep::NewSweep,
 };
 use crate::{
     access::{Actor, Context, Refusal, Role},
@@ -371,10 +368,7 @@ impl Cluster {
             Command::RegisterBase { id, name, path } => self.register_base(actor, id, name, path, now, out),
             Command::RemoveBase { id } => self.remove_base(actor, id, now, out),
             Command::MarkChanged { file } => self.mark_changed(actor, file, now, out),
-            Command::SubmitJob { id, spec, start } => {
-                let wanted = Wanted { spec: *spec, start, parent: None, sweep: None };
-                self.submit(actor, id, wanted, &rows, now, out)
-            }
+            Command::SubmitJob { id, spec, start } => self.submit(actor, id, *spec, start, &rows, now, out),
             Command::SubmitSweep(sweep) => self.submit_sweep(actor, *sweep, &rows, now, out),
             Command::CancelSweep { id, reason } => self.cancel_sweep(actor, id, reason, &cause, now, out),
             Command::ReleaseJob { id } => self.release(actor, id, &cause, now, out),

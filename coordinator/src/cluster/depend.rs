@@ -53,9 +53,10 @@ impl Cluster {
         start: &Start,
         finished: &[Job],
     ) -> Result<Vec<Dependency>, Refusal> {
+        let called = self.called(actor, start);
         let mut waits_for = Vec::new();
         for after in &start.after {
-            match self.meant(actor, after)? {
+            match self.meant(actor, after, &called)? {
                 Some(job) => waits_for.push(Dependency { job, wants: after.wants }),
                 None => ended_as_wanted(actor, after, finished)?,
             }
@@ -65,13 +66,28 @@ impl Cluster {
         Ok(waits_for)
     }
 
-    /// The live job that is meant, one's own before another's.
-    fn meant(&self, actor: Actor, after: &After) -> Result<Option<JobId>, Refusal> {
-        let meant = |job: &&Job| job.id.to_string() == after.job || job.spec.name == after.job;
-        let visible: Vec<_> =
-            self.jobs.values().map(|job| &job.record).filter(|job| actor.sees(job.owner)).filter(meant).collect();
-        let own: Vec<_> = visible.iter().filter(|job| Some(job.owner) == actor.user()).collect();
-        match if own.is_empty() { visible.iter().collect() } else { own }.as_slice() {
+    /// The live jobs that are called as `start` says, found in one walk for all of its words.
+    fn called<'a>(&'a self, actor: Actor, start: &Start) -> BTreeMap<&'a str, Vec<&'a Job>> {
+        let words: BTreeSet<&str> = start.after.iter().map(|after| after.job.as_str()).collect();
+        let mut called = BTreeMap::<_, Vec<_>>::new();
+        if words.is_empty() {
+            return called;
+        }
+        let visible = self.jobs.values().map(|job| &job.record).filter(|job| actor.sees(job.owner));
+        for job in visible.filter(|job| words.contains(job.spec.name.as_str())) {
+            called.entry(job.spec.name.as_str()).or_default().push(job);
+        }
+        called
+    }
+
+    /// The live job that is meant: the one with this id, else of those that are called so one's own before another's.
+    fn meant(&self, actor: Actor, after: &After, called: &BTreeMap<&str, Vec<&Job>>) -> Result<Option<JobId>, Refusal> {
+        if let Some(job) = after.job.parse().ok().and_then(|id| self.visible(actor, id).ok()) {
+            return Ok(Some(job.record.id));
+        }
+        let visible = called.get(after.job.as_str()).map_or(&[][..], Vec::as_slice);
+        let own: Vec<_> = visible.iter().copied().filter(|job| Some(job.owner) == actor.user()).collect();
+        match if own.is_empty() { visible } else { &own } {
             [] => Ok(None),
             [only] => Ok(Some(only.id)),
             several => Err(Refusal::invalid(
@@ -165,7 +181,8 @@ impl Cluster {
 }
 
 fn ended_as_wanted(actor: Actor, after: &After, finished: &[Job]) -> Result<(), Refusal> {
-    let row = finished.iter().find(|job| job.id.to_string() == after.job && actor.sees(job.owner));
+    let id = after.job.parse::<JobId>().ok();
+    let row = finished.iter().find(|job| Some(job.id) == id && actor.sees(job.owner));
     let Some(job) = row else {
         let message =
             format!("no job `{}`; `lorikeet jobs` names them, and one that is over is named by its id", after.job);

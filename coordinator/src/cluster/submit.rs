@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     access::{Actor, Refusal},
-    record::{Base, BaseState, Dataset, DatasetState, Job, Model, Receipt},
+    record::{Base, BaseState, Dataset, DatasetState, Dependency, Job, Model, Receipt},
 };
 use lorikeet_api::jobfile::start::Start;
 use lorikeet_protocol::{
     file::NamedFile,
-    id::{BaseId, DatasetId, JobId, SweepId},
+    id::{BaseId, DatasetId, JobId, SweepId, UserId},
     inspect::{Fault, Inspection, JobFindings},
     job::{Intent, JobSpec, Phase},
 };
@@ -22,6 +22,8 @@ use std::time::Duration;
 pub(super) struct Wanted {
     pub(super) spec: JobSpec,
     pub(super) start: Start,
+    /// What of that are jobs that are not over.
+    pub(super) waits_for: Vec<Dependency>,
     /// The job it is another try of.
     pub(super) parent: Option<JobId>,
     /// The sweep it belongs to.
@@ -29,7 +31,7 @@ pub(super) struct Wanted {
 }
 
 /// What a job is made of.
-struct Inputs {
+pub(super) struct Inputs {
     base: BaseId,
     dataset: DatasetId,
     validation: Option<DatasetId>,
@@ -37,36 +39,43 @@ struct Inputs {
 }
 
 impl Cluster {
+    #[expect(clippy::too_many_arguments, reason = "what a job is, when it may start, and the turn it comes in")]
     pub(super) fn submit(
         &mut self,
         actor: Actor,
         id: JobId,
-        wanted: Wanted,
+        spec: JobSpec,
+        start: Start,
         rows: &Rows,
         now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
-        let named = self.resolve(actor, &wanted.spec)?;
-        let init_adapter = adapter_files(actor, &wanted.spec, named.base, &rows.adapters)?;
-        let inputs = usable(named, init_adapter)?;
-        self.admit(actor, id, wanted, inputs, &rows.named, now, out)
+        let (owner, inputs) = (actor.owner()?, self.made_of(actor, &spec, rows)?);
+        let waits_for = self.dependencies(actor, &start, &rows.named)?;
+        self.admit(owner, id, Wanted { spec, start, waits_for, parent: None, sweep: None }, inputs, now, out);
+        Ok(Receipt::Job(id))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a job is, what it is made of, and the turn it comes in")]
-    fn admit(
+    /// What stands behind a job's names, or why it cannot be made.
+    pub(super) fn made_of(&self, actor: Actor, spec: &JobSpec, rows: &Rows) -> Result<Inputs, Refusal> {
+        let named = self.resolve(actor, spec)?;
+        let inputs = usable(named)?;
+        let init_adapter = adapter_files(actor, spec, named.base, &rows.adapters)?;
+        Ok(Inputs { init_adapter, ..inputs })
+    }
+
+    /// Nothing speaks against the job any more.
+    pub(super) fn admit(
         &mut self,
-        actor: Actor,
+        owner: UserId,
         id: JobId,
         wanted: Wanted,
         inputs: Inputs,
-        named: &[Job],
         now: Now,
         out: &mut Vec<Action>,
-    ) -> Result<Receipt, Refusal> {
-        let Wanted { spec, start, parent, sweep } = wanted;
+    ) {
+        let Wanted { spec, start, waits_for, parent, sweep } = wanted;
         let Inputs { base, dataset, validation, init_adapter } = inputs;
-        let owner = actor.owner()?;
-        let waits_for = self.dependencies(actor, &start, named)?;
         let record = Job {
             id,
             owner,
@@ -102,7 +111,6 @@ impl Cluster {
         self.jobs.insert(id, LiveJob::new(record, None, vec![], now));
         self.validate_when_ready(id, now, out);
         put_job(&self.jobs[&id].record, out);
-        Ok(Receipt::Job(id))
     }
 
     pub(super) fn retry(
@@ -118,12 +126,13 @@ impl Cluster {
             return Err(Refusal::conflict("the job is not over yet; cancel it first"));
         }
         let job = actor.find(rows.job.take().filter(|row| row.id == old), |job| job.owner, "job")?;
-        let inputs = self.same_inputs(&job, &rows.adapters)?;
+        let (owner, inputs) = (actor.owner()?, self.same_inputs(&job, &rows.adapters)?);
         let mut spec = job.spec;
         spec.name = next_name(&spec.name);
         // Its first start's conditions are no conditions of another try, which somebody wants now.
-        let wanted = Wanted { spec, start: Start::default(), parent: Some(old), sweep: None };
-        self.admit(actor, new, wanted, inputs, &[], now, out)
+        let (start, waits_for) = (Start::default(), vec![]);
+        self.admit(owner, new, Wanted { spec, start, waits_for, parent: Some(old), sweep: None }, inputs, now, out);
+        Ok(Receipt::Job(new))
     }
 
     /// What an earlier job was made of, whatever its names mean by now.
@@ -141,7 +150,7 @@ impl Cluster {
         if !job.init_adapter.is_empty() && !adapters.iter().any(|model| model.holds(&job.init_adapter)) {
             return Err(gone("the adapter to begin with,", job.spec.init_adapter.as_deref().unwrap_or_default()));
         }
-        usable(named, job.init_adapter.clone())
+        Ok(Inputs { init_adapter: job.init_adapter.clone(), ..usable(named)? })
     }
 
     /// A submitted job is validated once both its files are ready.
@@ -220,8 +229,8 @@ impl Cluster {
     }
 }
 
-/// What stands behind the names, unless it cannot be trained on.
-fn usable(named: Named<'_>, init_adapter: Vec<NamedFile>) -> Result<Inputs, Refusal> {
+/// What stands behind the names, without an adapter, unless it cannot be trained on.
+fn usable(named: Named<'_>) -> Result<Inputs, Refusal> {
     let Named { base, dataset, validation } = named;
     if matches!(base.state, BaseState::Error | BaseState::Changed) {
         let words = format!("base model `{}` cannot be used; `lorikeet base list` says why", base.name);
@@ -234,7 +243,7 @@ fn usable(named: Named<'_>, init_adapter: Vec<NamedFile>) -> Result<Inputs, Refu
         }
     }
     let validation = validation.map(|dataset| dataset.id);
-    Ok(Inputs { base: base.id, dataset: dataset.id, validation, init_adapter })
+    Ok(Inputs { base: base.id, dataset: dataset.id, validation, init_adapter: vec![] })
 }
 
 /// The files of the adapter that a job begins with: of the newest model of that name or id, one's own before another's.

@@ -39,7 +39,7 @@ pub struct NewSweep {
 }
 
 impl Cluster {
-    /// All of it or nothing.
+    /// All of it or nothing: each child is judged before the first is made.
     pub(super) fn submit_sweep(
         &mut self,
         actor: Actor,
@@ -49,10 +49,13 @@ impl Cluster {
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         let NewSweep { id, name, children, max_parallel, stop, start } = sweep;
-        let (owner, said) = (actor.owner()?, out.len());
+        let owner = actor.owner()?;
         if children.is_empty() {
             return Err(Refusal::invalid("sweep", "the sweep has no jobs"));
         }
+        let inputs =
+            children.iter().map(|(_, _, spec)| self.made_of(actor, spec, rows)).collect::<Result<Vec<_>, _>>()?;
+        let waits_for = self.dependencies(actor, &start, &rows.named)?;
         let mut row = Sweep {
             id,
             owner,
@@ -65,24 +68,14 @@ impl Cluster {
             created: now.wall,
             completed_at: None,
         };
-        for (job, values, spec) in children {
-            let wanted = Wanted { spec, start: start.clone(), parent: None, sweep: Some(id) };
-            if let Err(refusal) = self.submit(actor, job, wanted, rows, now, out) {
-                out.truncate(said);
-                row.children.iter().for_each(|child| self.never_was(child.job));
-                return Err(refusal);
-            }
+        for ((job, values, spec), inputs) in children.into_iter().zip(inputs) {
+            let (start, waits_for) = (start.clone(), waits_for.clone());
+            self.admit(owner, job, Wanted { spec, start, waits_for, parent: None, sweep: Some(id) }, inputs, now, out);
             row.children.push(SweepChild { job, values, stopped_at: None, end: None });
         }
         out.push(put(Record::Sweep(Box::new(row.clone()))));
         self.sweeps.insert(id, row);
         Ok(Receipt::Sweep(id))
-    }
-
-    /// A child of a sweep that was refused for another one.
-    fn never_was(&mut self, id: JobId) {
-        self.unfile(id);
-        self.jobs.remove(&id);
     }
 
     /// Every child that is not over is cancelled with this reason.

@@ -26,6 +26,22 @@ fn a_name_stands_for_a_live_job_as_long_as_it_is_the_only_one() {
 }
 
 #[test]
+fn an_id_stands_for_its_job_whatever_others_are_called() {
+    let mut world = World::ready();
+    let first = world.submit(1);
+    let called = world.submit_with(2, |spec| spec.name = first.to_string());
+    let third = world.submit_after(3, &first.to_string(), Wants::Any);
+    assert_eq!(world.cluster.jobs[&third].record.waits_for[0].job, first);
+    let attempt = world.run(first);
+    world.report(attempt, ended(Outcome::Ok));
+    let fourth = world.submit_after(4, &first.to_string(), Wants::Any);
+    assert_eq!(
+        world.cluster.jobs[&fourth].record.waits_for[0].job, called,
+        "a name as good as any, once the job is over"
+    );
+}
+
+#[test]
 fn a_job_of_somebody_else_is_as_unknown_as_none() {
     let mut world = World::ready();
     world.shares_everything();

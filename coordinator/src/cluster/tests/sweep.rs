@@ -117,6 +117,40 @@ fn a_sweep_with_a_condition_that_cannot_be_leaves_nothing_behind() {
     assert!(world.cluster.jobs.is_empty() && world.cluster.sweeps.is_empty());
 }
 
+#[test]
+fn a_sweep_of_which_a_later_job_is_refused_leaves_no_hole_in_the_audit_records() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let bad = JobSpec { validation_dataset: Some("nobody".into()), ..spec() };
+    let children = [spec(), spec(), bad].into_iter().enumerate();
+    let children = children.map(|(n, spec)| (JobId(uuid(600 + n as u128)), Default::default(), spec)).collect();
+    let (name, start) = ("tone".into(), Start::default());
+    let sweep = NewSweep { id: SWEEP, name, children, max_parallel: None, stop: None, start };
+    let refused = world.ask(Command::SubmitSweep(Box::new(sweep))).0.unwrap_err();
+    assert!(refused.to_string().contains("no dataset `nobody`"), "{refused}");
+    assert!(world.cluster.jobs.is_empty() && world.cluster.sweeps.is_empty());
+    world.submit(1);
+    let numbers = world.history.iter().filter_map(|action| match action {
+        Action::Put(record) => match &**record {
+            Record::Audit(audit) => Some(audit.number),
+            _ => None,
+        },
+        _ => None,
+    });
+    let numbers: Vec<_> = numbers.collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{numbers:?}");
+}
+
+#[test]
+fn the_jobs_of_a_sweep_wait_for_what_was_there_before_it_and_not_for_each_other() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let before = world.submit(1);
+    let start = Start { after: vec![After { job: spec().name, wants: Wants::Any }], ..Start::default() };
+    let children = world.try_sweep(3, None, None, start).unwrap();
+    let waits =
+        |job: &JobId| world.cluster.jobs[job].record.waits_for.iter().map(|waits| waits.job).collect::<Vec<_>>();
+    assert!(children.iter().all(|child| waits(child) == [before]));
+}
+
 fn progress(step: u64, validation_loss: Option<f64>) -> ReportBody {
     ReportBody::Progress(Progress {
         step,
