@@ -153,4 +153,7 @@ pub enum Refusal {
     /// The coordinator is leaving.
     #[error("the coordinator is shutting down")]
     Unavailable,
+    /// What it names is in the store, and does not read.
+    #[error("what this names cannot be read from the coordinator's store; its log says which row")]
+    Unreadable,
 }

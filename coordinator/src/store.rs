@@ -17,6 +17,7 @@ pub mod tables;
 pub use copy::{Facts, FileKind};
 
 use crate::{
+    access::Actor,
     record::{Audit, Job, JoinSecret, Model, Orphan, Record, Replay},
     space::{self, Reserve},
 };
@@ -363,12 +364,20 @@ impl Store {
         })
     }
 
-    /// Models that a job's `init_adapter` may mean, by id or name, oldest first.
-    pub fn adapters(&self, name: &str) -> Result<Vec<Model>, StoreError> {
-        match name.parse::<ModelId>() {
-            Ok(id) => Ok(self.get(&id.bytes())?.into_iter().collect()),
-            Err(_) => self.scan(&[], |model: &Model| model.name == name && model.deleted_at.is_none()),
+    /// Models that `init_adapter` may mean in a job of this actor, by id or name, oldest first. One's own go before another's: others are
+    /// read only where none of one's own is called so.
+    pub fn adapters(&self, actor: Actor, name: &str) -> Result<Vec<Model>, StoreError> {
+        if let Ok(id) = name.parse::<ModelId>() {
+            return Ok(self.get(&id.bytes())?.into_iter().collect());
         }
+        let called = |model: &Model| model.name == name;
+        let newest_first = |owner| Ok::<_, StoreError>(self.listed(owner, 0, usize::MAX, Some(called))?.0);
+        let mut found = actor.user().map_or(Ok(vec![]), |user| newest_first(Some(user)))?;
+        if found.is_empty() && actor.sees_everything() {
+            found = newest_first(None)?;
+        }
+        found.reverse();
+        Ok(found)
     }
 
     /// The jobs that are not over, oldest first.
@@ -389,6 +398,11 @@ impl Store {
 }
 
 impl StoreError {
+    /// Whether only one row is at fault, and everything else reads as ever.
+    pub(crate) fn is_of_one_row(&self) -> bool {
+        matches!(self, Self::Row { .. } | Self::Lost { .. })
+    }
+
     fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| if space::is_full(&source) { Self::NoSpace } else { Self::File { path, source } }

@@ -6,6 +6,7 @@ use crate::{
     cluster::{Action, Cluster, Event, Now, ReplyKey, command::Query},
     record::Record,
 };
+use lorikeet_protocol::job::JobSpec;
 use std::time::Duration;
 
 /// What a batch comes to.
@@ -57,6 +58,11 @@ impl Turn {
     /// Answers a question and lets no time pass, so that nothing is to be written: for a driver that cannot write.
     pub fn ask(&mut self, reply: ReplyKey, actor: Actor, query: Query, now: Now) -> Vec<Action> {
         self.cluster.handle(Event::Asked { reply, actor, query }, now)
+    }
+
+    /// Whether a job with these settings could be made, as far as memory knows: only then is it worth looking for more.
+    pub(crate) fn can_make(&self, actor: Actor, spec: &JobSpec) -> bool {
+        self.cluster.can_make(actor, spec)
     }
 
     /// When the next batch must come, if no event brings one.

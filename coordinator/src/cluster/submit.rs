@@ -64,6 +64,11 @@ impl Cluster {
         Ok(Inputs { init_adapter, ..inputs })
     }
 
+    /// The same but for the adapter to begin with, of which memory knows nothing.
+    pub(crate) fn can_make(&self, actor: Actor, spec: &JobSpec) -> bool {
+        self.resolve(actor, spec).and_then(usable).is_ok()
+    }
+
     /// Nothing speaks against the job any more.
     pub(super) fn admit(
         &mut self,

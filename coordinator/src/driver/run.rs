@@ -2,7 +2,7 @@
 
 use super::{Answering, DriverError, Input, Session, load::load, writer::Writer};
 use crate::{
-    access::Refusal,
+    access::{Actor, Refusal},
     clock,
     cluster::{Action, Cluster, Event, Inspect, Loaded, Now, ReplyKey, Rows, Settings, command::Command, model_of},
     inbox::{BATCH, Inbox},
@@ -171,22 +171,26 @@ impl Loop {
         let mut batch = Vec::with_capacity(inputs.len());
         for input in inputs {
             let rows = match &input {
-                Input::Command { command, .. } => self.rows(command).map_err(DriverError::Commit)?,
+                Input::Command { context, command, .. } => self.rows(context.actor, command),
                 Input::Query { .. }
                 | Input::Session { .. }
                 | Input::Closed { .. }
                 | Input::Heard { .. }
                 | Input::Stray { .. }
                 | Input::Announced { .. }
-                | Input::Inspected { .. } => Rows::default(),
+                | Input::Inspected { .. } => Ok(Rows::default()),
             };
-            batch.push(self.event(input, rows));
+            match rows {
+                Ok(rows) => batch.push(self.event(input, rows)),
+                Err(error) if error.is_of_one_row() => refuse_unread(input, &error),
+                Err(error) => return Err(DriverError::Commit(error)),
+            }
         }
         self.turn(batch).await
     }
 
     /// Of what is over, as everything before has left it.
-    fn rows(&self, command: &Command) -> Result<Rows, StoreError> {
+    fn rows(&self, actor: Actor, command: &Command) -> Result<Rows, StoreError> {
         let mut rows = Rows::default();
         if let Command::RetryJob { old, .. } = command {
             rows.job = self.store.get(&old.bytes())?;
@@ -196,8 +200,12 @@ impl Loop {
                 .transpose()?
                 .unwrap_or_default();
         }
-        if let Some(name) = command.begins_with().and_then(|spec| spec.init_adapter.as_deref()) {
-            rows.adapters = self.store.adapters(name)?;
+        // Models are many: they are looked through only for who would get a job with one.
+        if let Some(spec) = command.begins_with()
+            && let Some(name) = &spec.init_adapter
+            && self.turn.can_make(actor, spec)
+        {
+            rows.adapters = self.store.adapters(actor, name)?;
         }
         if let Some(start) = command.conditions() {
             let ids = start.after.iter().filter_map(|after| after.job.parse::<JobId>().ok());
@@ -381,6 +389,14 @@ impl Loop {
         for (_, outbox) in std::mem::take(&mut self.outboxes) {
             let _ = outbox.messages.try_send(ToAgent::Goodbye(Farewell::ShuttingDown));
         }
+    }
+}
+
+/// A row that a command names does not read: whoever asked is told, and everybody else goes on.
+fn refuse_unread(input: Input, error: &StoreError) {
+    tracing::error!(error = error as &dyn std::error::Error, "a command names a row that does not read");
+    if let Input::Command { answer, .. } = input {
+        let _ = answer.send(Err(Refusal::Unreadable));
     }
 }
 

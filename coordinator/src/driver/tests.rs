@@ -4,13 +4,14 @@ use super::*;
 use crate::{
     access::Role,
     cluster::{Subject, Timers},
-    record::{DatasetState, Record},
+    record::{DatasetState, Model, Record},
     store::tests::full::Full,
 };
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use lorikeet_api::{JobFile, Presets, jobfile::start::Start};
 use lorikeet_protocol::{
     file::FileManifest,
-    id::{BootId, DatasetId, Hash, RequestId, TokenId, UnixMillis, UserId},
+    id::{AttemptToken, BaseId, BootId, DatasetId, Hash, JobId, ModelId, RequestId, TokenId, UnixMillis, UserId},
 };
 use std::time::Instant;
 use uuid::Uuid;
@@ -104,6 +105,40 @@ async fn a_row_that_does_not_read_stops_the_start_and_is_named() {
     store.damage::<crate::record::Node>(&node.id.bytes());
     let error = Driver::start(store, Timers::default(), CancellationToken::new()).unwrap_err().to_string();
     assert!(error.contains("nodes_1") && error.contains(&node.id.0.simple().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_read_refuses_whoever_names_it_and_nobody_else() {
+    let world = World::new().await;
+    let Actor::User { id: owner, .. } = world.user else { unreachable!("a person") };
+    let id = ModelId(Uuid::from_u128(7));
+    let model = Model {
+        id,
+        owner,
+        job: JobId(id.0),
+        token: AttemptToken { generation: 1, number: 1 },
+        name: "tone".into(),
+        version: "1.0.0".into(),
+        description: None,
+        files: vec![],
+        summary: None,
+        dataset: DatasetId(Uuid::from_u128(8)),
+        base: BaseId(Uuid::from_u128(9)),
+        spec: None,
+        created: UnixMillis(1),
+        deleted_at: None,
+    };
+    let store = &world.driver.handle.store;
+    store.commit(&[Record::Model(model)]).unwrap();
+    store.damage::<Model>(&id.bytes());
+    assert_eq!(world.command(world.user, Command::DeleteModel { id }).await, Err(Refusal::Unreadable));
+    world.create("after").await.unwrap();
+    // It would be looked for by its name, if the job could be made at all.
+    let mut file = JobFile::new("nowhere", "after");
+    file.init_adapter = Some("tone".into());
+    let (spec, start) = (Box::new(file.resolve(&Presets::embedded()).unwrap()), Start::default());
+    let refused = world.command(world.user, Command::SubmitJob { id: JobId(Uuid::now_v7()), spec, start }).await;
+    assert!(matches!(&refused, Err(Refusal::Invalid { field, .. }) if field == "base"), "{refused:?}");
 }
 
 #[tokio::test]

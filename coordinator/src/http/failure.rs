@@ -59,6 +59,7 @@ impl From<Refusal> for Failure {
             Refusal::IdempotencyMismatch => Self::new(ErrorCode::IdempotencyMismatch, message),
             Refusal::NoSpace => Self::new(ErrorCode::InsufficientStorage, message),
             Refusal::Unavailable => Self::new(ErrorCode::Unavailable, message),
+            Refusal::Unreadable => Self::new(ErrorCode::Internal, message),
         }
     }
 }

@@ -196,7 +196,7 @@ fn obstacle(start: &Start, waits_for: &[Dependency]) -> Option<Why> {
 pub(super) async fn dry_run(app: &App, actor: Actor, spec: JobSpec, start: Start) -> Result<DryRun, Failure> {
     let waits_for = conditions(app, actor, &start).await?;
     let adapters = match spec.init_adapter.clone() {
-        Some(name) => app.driver.read(move |store| store.adapters(&name)).await?,
+        Some(name) => app.driver.read(move |store| store.adapters(actor, &name)).await?,
         None => Vec::new(),
     };
     let answer = app.driver.query(actor, Query::Resolve { spec: Box::new(spec.clone()), adapters }).await?;

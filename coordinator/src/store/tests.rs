@@ -120,6 +120,46 @@ impl Store {
     }
 }
 
+#[test]
+fn an_adapter_is_looked_for_among_ones_own_and_among_others_only_by_who_sees_them() {
+    use crate::{access::Actor, record::Model};
+    use lorikeet_protocol::id::{BaseId, ModelId, TokenId};
+    use uuid::Uuid;
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let model = |n: u128, owner: u128, name: &str| Model {
+        id: ModelId(Uuid::from_u128(n)),
+        owner: UserId(Uuid::from_u128(owner)),
+        job: JobId(Uuid::from_u128(n)),
+        token: AttemptToken { generation: 1, number: 1 },
+        name: name.into(),
+        version: "1.0.0".into(),
+        description: None,
+        files: vec![],
+        summary: None,
+        dataset: DatasetId(Uuid::from_u128(1)),
+        base: BaseId(Uuid::from_u128(1)),
+        spec: None,
+        created: UnixMillis(1),
+        deleted_at: None,
+    };
+    let rows =
+        [model(1, 7, "tone"), model(2, 7, "tone"), model(3, 7, "other"), model(4, 8, "tone"), model(5, 8, "mine")];
+    store.commit(&rows.map(Record::Model)).unwrap();
+    let of = |owner: u128, role| Actor::User { id: UserId(Uuid::from_u128(owner)), role, token: TokenId(Uuid::nil()) };
+    let found = |actor, name: &str| {
+        let rows = store.adapters(actor, name).unwrap();
+        rows.iter().map(|model| model.id.0.as_u128()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(of(7, Role::User), "tone"), [1, 2], "oldest first");
+    assert_eq!(found(of(7, Role::User), "mine"), []);
+    assert_eq!((found(of(7, Role::Admin), "tone"), found(of(7, Role::Admin), "mine")), (vec![1, 2], vec![5]));
+    assert_eq!(found(Actor::System, "tone"), [1, 2, 4]);
+    // Nobody else's row is read for it.
+    store.damage::<Model>(&ModelId(Uuid::from_u128(4)).bytes());
+    assert_eq!(found(of(7, Role::User), "tone"), [1, 2]);
+}
+
 fn place() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
