@@ -20,12 +20,15 @@ use crate::{
     series::Series,
     store::{Store, StoreError},
 };
-use lorikeet_protocol::id::{Hash, UnixMillis};
+use lorikeet_protocol::id::{Hash, JobId, UnixMillis};
 use std::{
     collections::{BTreeSet, HashSet},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-use tokio::{sync::broadcast::error::RecvError, time::Instant};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Often enough for a policy in days.
@@ -54,21 +57,18 @@ impl From<&Storage> for Keep {
 
 /// Sweeps every hour until cancelled.
 pub(crate) async fn run(driver: Handle, blobs: Blobs, series: Series, keep: Keep, cancel: CancellationToken) {
-    let (mut changes, mut next) = (driver.changes(), Instant::now() + EVERY);
+    let (mut changes, mut due) = (driver.changes(), Instant::now() + EVERY);
     let mut linked = named_of_ours(&driver).await;
     take_in(&blobs, &mut linked, &cancel).await;
     loop {
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => return,
-            changed = changes.recv() => match changed {
-                Ok(_) | Err(RecvError::Lagged(_)) => {
-                    drop_ended(&driver, &blobs).await;
-                    continue;
-                }
-                Err(RecvError::Closed) => return cancel.cancelled().await,
-            },
-            () = tokio::time::sleep_until(next) => next += EVERY,
+        match next(&mut changes, due, &cancel).await {
+            Next::Cancelled => return,
+            Next::Due => due += EVERY,
+            Next::Changed(Ok(_) | Err(RecvError::Lagged(_))) => {
+                drop_ended(&driver, &blobs).await;
+                continue;
+            }
+            Next::Changed(Err(RecvError::Closed)) => return cancel.cancelled().await,
         }
         take_in(&blobs, &mut linked, &cancel).await;
         if let Some(kept) = keep.jobs {
@@ -82,6 +82,24 @@ pub(crate) async fn run(driver: Handle, blobs: Blobs, series: Series, keep: Keep
             Ok(gone) => tracing::info!(gone, "files that no record names were removed"),
             Err(error) => tracing::error!(%error, "files that no record names could not be removed"),
         }
+    }
+}
+
+/// What there is to do.
+#[derive(Debug, PartialEq)]
+enum Next {
+    Cancelled,
+    Due,
+    Changed(Result<JobId, RecvError>),
+}
+
+/// The moment goes before what changes: where jobs move without pause, it would never come.
+async fn next(changes: &mut Receiver<JobId>, due: Instant, cancel: &CancellationToken) -> Next {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Next::Cancelled,
+        () = tokio::time::sleep_until(due) => Next::Due,
+        changed = changes.recv() => Next::Changed(changed),
     }
 }
 
@@ -232,6 +250,20 @@ mod tests {
         let gone = |restored: u32| superfluous(&files, &HashSet::new(), now, day, Some(now - restored * day));
         assert_eq!(gone(29), [files[1]], "only what came since goes by the ordinary rule");
         assert_eq!(gone(31).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn changes_without_end_do_not_keep_the_hourly_sweep_from_its_hour() {
+        let (told, mut changes) = tokio::sync::broadcast::channel(4);
+        let (job, cancel) = (JobId(uuid::Uuid::from_u128(1)), CancellationToken::new());
+        let (past, future) = (Instant::now() - Duration::from_secs(1), Instant::now() + EVERY);
+        for _ in 0..20 {
+            told.send(job).unwrap();
+            assert_eq!(next(&mut changes, past, &cancel).await, Next::Due);
+        }
+        assert!(matches!(next(&mut changes, future, &cancel).await, Next::Changed(_)));
+        cancel.cancel();
+        assert_eq!(next(&mut changes, past, &cancel).await, Next::Cancelled);
     }
 
     #[tokio::test]
