@@ -206,7 +206,7 @@ pub struct Job {
     pub progress: Option<Progress>,
     /// Where the next attempt goes on.
     pub checkpoint: Option<Checkpoint>,
-    /// The base's files that this checkpoint was made on.
+    /// The base's files that it was validated with, and that this checkpoint was made on.
     #[serde(default)]
     pub base_files: Vec<Hash>,
     /// Time its devices were held.

@@ -7,6 +7,7 @@
 //!     └── waits for its      Blocked       │ data, settings, out of retries: Failed
 //!         dataset and base                 └ wanted so: Paused, Cancelled
 //! Blocked waits for a base model, for other jobs, for a hand, for a moment; one after the other, each judged anew.
+//! Whatever would be queued over other files of its base than it was validated with is Submitted again; with a checkpoint of them, Failed.
 //! ```
 //! A terminal state is never left: another try is another job, with this one as its parent.
 
@@ -214,6 +215,9 @@ impl Cluster {
         }
         self.unsettled = true;
         self.audit_phase(id, (before, after), cause, now, out);
+        if after == Phase::Submitted {
+            self.validate_when_ready(id, now, out);
+        }
         after.is_terminal().then_some((id, after))
     }
 
@@ -241,6 +245,10 @@ fn waiting(job: &Job, base: Option<&Base>, now: Now) -> JobState {
                 class: FailureClass::Base,
                 message: "its base model is no longer the one that its checkpoints were made on".into(),
             })
+        }
+        // What was found of it is of other files, so it is judged again.
+        (Intent::Run | Intent::Cancel, Some(base)) if !job.base_files.is_empty() && job.base_files != base.hashes() => {
+            JobState::Submitted
         }
         (Intent::Run | Intent::Cancel, Some(_)) => Obstacle::to(job, now).map_or(JobState::Queued, JobState::Blocked),
     }

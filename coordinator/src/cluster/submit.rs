@@ -169,6 +169,7 @@ impl Cluster {
         });
         if let (true, Some(job)) = (ready, self.jobs.get_mut(&id)) {
             job.record.state = JobState::Validating;
+            job.record.base_files = self.bases.get(&job.record.base).map(Base::hashes).unwrap_or_default();
             put_job(&job.record, out);
             let inspection = self.job_inspection(&self.jobs[&id].record);
             out.extend(inspection.map(Action::Inspect));

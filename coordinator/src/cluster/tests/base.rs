@@ -71,6 +71,38 @@ fn a_checkpoint_of_a_job_that_ran_through_the_change_never_goes_on_over_other_we
 }
 
 #[test]
+fn a_job_without_a_checkpoint_is_judged_anew_over_other_files_wherever_it_was_when_they_changed() {
+    let mut world = World::with_gpus(3, Rules::default());
+    let (lost, attempt) = world.running(1);
+    let paused = world.submit_with(2, |spec| spec.resources.gpus = 3);
+    world.ask(Command::SetIntent { id: paused, intent: Intent::Pause }).0.unwrap();
+    let asked = JobId(uuid(103));
+    world.ask(Command::SubmitJob { id: asked, spec: Box::new(spec()), start: Default::default() }).0.unwrap();
+    world.change_base();
+    world.register_base_again(77);
+    assert_eq!((world.phase(paused), world.phase(asked)), (Some(Phase::Paused), Some(Phase::Validating)));
+    world.ask(Command::SetIntent { id: paused, intent: Intent::Run }).0.unwrap();
+    assert_eq!(world.phase(paused), Some(Phase::Validating));
+    world.report(attempt, ended(Outcome::Lost));
+    assert_eq!(world.phase(lost), Some(Phase::Validating));
+    // What it was asked of the old files is answered late.
+    let found = |world: &mut World, id, cuda_bytes| {
+        let findings = JobFindings { cuda_bytes, ..world.findings.clone() };
+        world.handle(Event::Inspected {
+            subject: Subject::Job(id),
+            result: Ok(Inspection::Job(findings)),
+            files: vec![],
+        });
+    };
+    found(&mut world, asked, 5);
+    assert_eq!(world.phase(asked), Some(Phase::Validating));
+    found(&mut world, asked, 7);
+    assert_eq!(world.offer_of(asked).unwrap().planned_bytes, 7);
+    found(&mut world, lost, 7);
+    assert_eq!(world.until_offered(lost).map(|attempt| attempt.token.number), Some(2));
+}
+
+#[test]
 fn a_name_stands_for_one_directory() {
     let mut world = World::ready();
     let elsewhere = Command::RegisterBase { id: BaseId(uuid(22)), name: "b".into(), path: "/other".into() };
