@@ -26,8 +26,11 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 const BATCH: usize = 64;
 /// How far an attempt is whose last lines are not kept.
 const THROUGH: &str = "through";
-/// Files held open between batches; beyond that all are closed and opened again when needed.
+/// Files held open between batches; beyond that those that were not used for longest are closed, and opened again when needed.
 const OPEN_FILES: usize = 256;
+/// Attempts of which it is remembered how far they are, so that nothing is read to go on behind their last line: more than write at one
+/// time. Beyond that those that nobody asked for longest are forgotten, and looked at again when needed.
+const KNOWN: usize = 4_096;
 
 /// Where an answer goes.
 pub(super) type Reply = oneshot::Sender<Result<Held, SeriesError>>;
@@ -68,13 +71,28 @@ pub(super) struct Writer {
     shed: Shed,
     followers: Arc<Followers>,
     marks: Arc<Marks>,
-    open: HashMap<AttemptId, Log>,
+    logs: HashMap<AttemptId, Log>,
+    /// Batches so far: by that it is known which log was used last.
+    batches: u64,
+    /// How often an attempt's files were read to find out how far it is.
+    #[cfg(test)]
+    scans: usize,
 }
 
 impl Writer {
     pub(super) fn new(root: PathBuf, limits: Limits, followers: Arc<Followers>, marks: Arc<Marks>) -> Self {
         let (space, shed) = (Space::new(&root, limits.keep_free), Shed::new(root.clone(), limits));
-        Self { root, space, shed, followers, marks, open: HashMap::new() }
+        Self {
+            root,
+            space,
+            shed,
+            followers,
+            marks,
+            logs: HashMap::new(),
+            batches: 0,
+            #[cfg(test)]
+            scans: 0,
+        }
     }
 
     /// Until the last handle is gone.
@@ -91,6 +109,7 @@ impl Writer {
     }
 
     fn serve(&mut self, batch: Vec<Request>) {
+        self.batches += 1;
         let mut waiting = Vec::new();
         for request in batch {
             let (attempt, reply, written) = match request {
@@ -110,26 +129,24 @@ impl Writer {
             // Whoever asked may have gone; the lines stay.
             let _ = reply.send(answer);
         }
-        if self.open.len() > OPEN_FILES {
-            self.open.clear();
-        }
+        self.rest();
     }
 
     fn append(&mut self, lines: &EventLines) -> Result<(), SeriesError> {
         // Lines go before records do: their senders have them still.
         self.space.check(lines.lines.iter().map(|line| line.len() as u64).sum())?;
         let kept = self.shed.judge(lines.attempt.job)?;
-        let written = self.log(lines.attempt)?.append(lines.first, &lines.lines, kept);
+        let written = self.log_to_write(lines.attempt)?.append(lines.first, &lines.lines, kept);
         if written.is_err() {
             // What the file holds now is not known: it is read again before the next write.
-            self.open.remove(&lines.attempt);
+            self.logs.remove(&lines.attempt);
         }
         self.shed.took(lines.attempt.job, written?);
         Ok(())
     }
 
     fn remove(&mut self, job: JobId) -> Result<(), SeriesError> {
-        self.open.retain(|attempt, _| attempt.job != job);
+        self.logs.retain(|attempt, _| attempt.job != job);
         self.shed.forget(job)?;
         let folder = self.root.join(job.to_string());
         match std::fs::remove_dir_all(&folder) {
@@ -143,16 +160,46 @@ impl Writer {
 
     fn log(&mut self, attempt: AttemptId) -> Result<&mut Log, SeriesError> {
         use std::collections::hash_map::Entry;
-        match self.open.entry(attempt) {
-            Entry::Occupied(open) => Ok(open.into_mut()),
-            Entry::Vacant(place) => Ok(place.insert(Log::open(folder(&self.root, attempt), &self.marks)?)),
+        let log = match self.logs.entry(attempt) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                #[cfg(test)]
+                {
+                    self.scans += 1;
+                }
+                place.insert(Log::open(folder(&self.root, attempt), &self.marks)?)
+            }
+        };
+        log.used = self.batches;
+        Ok(log)
+    }
+
+    /// The same, with its file open. One that is not as it was left is looked at again.
+    fn log_to_write(&mut self, attempt: AttemptId) -> Result<&mut Log, SeriesError> {
+        if !self.log(attempt)?.wake() {
+            self.logs.remove(&attempt);
+        }
+        self.log(attempt)
+    }
+
+    /// Closes the files that were not used for longest, and forgets the logs, each as far as there are too many. By now all is synced.
+    fn rest(&mut self) {
+        if self.logs.len() <= OPEN_FILES {
+            return;
+        }
+        let open = self.logs.iter().filter(|(_, log)| log.is_awake());
+        for attempt in surplus(open, OPEN_FILES) {
+            self.logs.get_mut(&attempt).into_iter().for_each(Log::close);
+        }
+        for attempt in surplus(self.logs.iter(), KNOWN) {
+            self.logs.remove(&attempt);
         }
     }
 
     /// Syncs what was written; a log whose sync failed is closed, and its new lines are not acknowledged.
     fn sync(&mut self) -> HashMap<AttemptId, SeriesError> {
         let mut failures = HashMap::new();
-        for (attempt, log) in self.open.iter_mut().filter(|(_, log)| log.written != log.synced) {
+        for (attempt, log) in self.logs.iter_mut().filter(|(_, log)| log.written != log.synced) {
             match log.sync() {
                 Ok(()) => self.followers.wake(attempt.job),
                 Err(error) => {
@@ -160,9 +207,17 @@ impl Writer {
                 }
             }
         }
-        self.open.retain(|attempt, _| !failures.contains_key(attempt));
+        self.logs.retain(|attempt, _| !failures.contains_key(attempt));
         failures
     }
+}
+
+/// All but the newest so many.
+fn surplus<'a>(logs: impl Iterator<Item = (&'a AttemptId, &'a Log)>, most: usize) -> Vec<AttemptId> {
+    let mut used: Vec<(u64, AttemptId)> = logs.map(|(attempt, log)| (log.used, *attempt)).collect();
+    used.sort_unstable();
+    used.truncate(used.len().saturating_sub(most));
+    used.into_iter().map(|(_, attempt)| attempt).collect()
 }
 
 /// How far a log is.
@@ -176,16 +231,24 @@ struct Mark {
     bytes: u64,
 }
 
-/// One attempt's last segment, open for writing.
+/// How far one attempt is, and its last segment.
 struct Log {
     folder: PathBuf,
-    segment: Option<(PathBuf, File)>,
+    segment: Option<Segment>,
     written: Mark,
     synced: Mark,
     /// Whether it was said that lines are missing.
     told: bool,
     /// Whether something behind the last line cannot be read, and nothing has come in its place.
     is_torn: bool,
+    /// In which batch.
+    used: u64,
+}
+
+/// A segment that is written on. Its file is closed while there are too many others.
+struct Segment {
+    path: PathBuf,
+    file: Option<File>,
 }
 
 impl Log {
@@ -210,7 +273,7 @@ impl Log {
             if is_torn {
                 tracing::warn!(path = %path.display(), bytes = length - extent.bytes, "lines at its end cannot be read");
             } else {
-                segment = Some((path, file));
+                segment = Some(Segment { path, file: Some(file) });
             }
             break;
         }
@@ -218,7 +281,24 @@ impl Log {
         is_torn |= aside.last().is_some_and(|(first, _)| *first > mark.through);
         let number = number(&folder.join(THROUGH));
         mark.through = mark.through.max(number.unwrap_or(0));
-        Ok(Self { folder, segment, written: mark, synced: mark, told: number.is_some(), is_torn })
+        Ok(Self { folder, segment, written: mark, synced: mark, told: number.is_some(), is_torn, used: 0 })
+    }
+
+    /// Opens the file again if it was closed; false: it is not as it was left.
+    fn wake(&mut self) -> bool {
+        let Some(Segment { path, file: file @ None }) = &mut self.segment else { return true };
+        *file = reopened(path, self.written.bytes);
+        file.is_some()
+    }
+
+    fn is_awake(&self) -> bool {
+        self.segment.as_ref().is_some_and(|segment| segment.file.is_some())
+    }
+
+    /// Only once all of it is synced.
+    fn close(&mut self) {
+        let is_synced = self.written == self.synced;
+        self.segment.iter_mut().filter(|_| is_synced).for_each(|segment| segment.file = None);
     }
 
     fn held(&self) -> Held {
@@ -236,11 +316,11 @@ impl Log {
         let mut bytes = 0;
         for (first, run) in shed::sift(next, fresh, kept, &mut self.told) {
             let record = segment::record(first, &run);
-            let (path, file) = self.segment_for(first)?;
+            let (path, mut file, length) = self.segment_for(first)?;
             let written = file.write_all(&record).map_err(SeriesError::disk("write", path));
-            if let (Err(_), Some((_, file))) = (&written, &self.segment) {
+            if written.is_err() {
                 // Half a record is ours to take back; a disk that is full has no room for it.
-                let _ = file.set_len(self.written.bytes);
+                let _ = file.set_len(length);
             }
             written?;
             self.written.kept = first + run.len() as u64 - 1;
@@ -252,22 +332,24 @@ impl Log {
         Ok(bytes)
     }
 
-    /// The segment to write to; a new one when the last is full.
-    fn segment_for(&mut self, next: u64) -> Result<&mut (PathBuf, File), SeriesError> {
+    /// The segment to write to, and its length; a new one when the last is full.
+    fn segment_for(&mut self, next: u64) -> Result<(&Path, &File, u64), SeriesError> {
         if self.segment.is_some() && self.written.bytes >= SEGMENT_BYTES {
             self.sync()?;
             self.segment = None;
         }
         if self.segment.is_none() {
-            self.segment = Some(create(&self.folder, next)?);
+            let (path, file) = create(&self.folder, next)?;
+            self.segment = Some(Segment { path, file: Some(file) });
             (self.written.bytes, self.synced.bytes) = (MAGIC.len() as u64, MAGIC.len() as u64);
         }
-        Ok(self.segment.as_mut().expect("made above"))
+        let Segment { path, file } = self.segment.as_ref().expect("made above");
+        Ok((path, file.as_ref().expect("whoever writes has opened it"), self.written.bytes))
     }
 
     fn sync(&mut self) -> Result<(), SeriesError> {
         if self.written.kept != self.synced.kept
-            && let Some((path, file)) = &self.segment
+            && let Some(Segment { path, file: Some(file) }) = &self.segment
             && let Err(error) = file.sync_data()
         {
             // The kernel forgets a failed write-back: without the cut, a later sync would vouch for pages that never reached the disk.
@@ -328,6 +410,12 @@ fn synced(path: &Path) -> Result<File, SeriesError> {
     Ok(file)
 }
 
+/// A segment that was closed at this length, synced and whole; `None`: it is another now.
+fn reopened(path: &Path, length: u64) -> Option<File> {
+    let mut file = OpenOptions::new().write(true).open(path).ok()?;
+    (file.seek(SeekFrom::End(0)).ok()? == length).then_some(file)
+}
+
 /// Makes a segment whose name is durable before anything in it is acknowledged.
 fn create(folder: &Path, first: u64) -> Result<(PathBuf, File), SeriesError> {
     let path = folder.join(segment::name(first));
@@ -344,4 +432,56 @@ fn sync_names(segment: &Path) -> Result<(), SeriesError> {
     folders.into_iter().try_for_each(|folder| {
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(SeriesError::disk("sync", folder))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lorikeet_protocol::id::{AttemptToken, JobId};
+
+    fn attempt(number: u32) -> AttemptId {
+        AttemptId { job: JobId(uuid::Uuid::from_u128(7)), token: AttemptToken { generation: 1, number } }
+    }
+
+    /// Keeps one line of each attempt in turn, a batch each, and answers up to where each is here.
+    fn append(writer: &mut Writer, attempts: u32, seq: u64) -> Vec<u64> {
+        let one = |number| {
+            let (reply, mut answer) = oneshot::channel();
+            let lines = EventLines { attempt: attempt(number), first: seq, lines: vec!["{}".into()] };
+            writer.serve(vec![Request::Append { lines, reply }]);
+            answer.try_recv().unwrap().unwrap().through
+        };
+        (1..=attempts).map(one).collect()
+    }
+
+    fn writer(root: &Path) -> Writer {
+        Writer::new(root.to_owned(), Limits::default(), Arc::default(), Arc::default())
+    }
+
+    #[test]
+    fn more_attempts_than_files_may_be_open_write_on_and_nothing_is_read_for_that() {
+        let root = tempfile::tempdir().unwrap();
+        let (mut writer, attempts) = (writer(root.path()), OPEN_FILES as u32 + 44);
+        for seq in 1..=3 {
+            assert_eq!(append(&mut writer, attempts, seq), vec![seq; attempts as usize]);
+            assert_eq!(writer.logs.values().filter(|log| log.is_awake()).count(), OPEN_FILES);
+        }
+        assert_eq!(writer.scans, attempts as usize, "each was looked at once, when its first line came");
+        let last: Vec<_> = (45..=attempts).map(attempt).collect();
+        assert!(last.iter().all(|attempt| writer.logs[attempt].is_awake()), "those that wrote last");
+    }
+
+    #[test]
+    fn a_closed_file_that_somebody_changed_is_looked_at_again() {
+        let root = tempfile::tempdir().unwrap();
+        let mut writer = writer(root.path());
+        let attempts = OPEN_FILES as u32 + 1;
+        append(&mut writer, attempts, 1);
+        let path = folder(root.path(), attempt(1)).join(segment::name(1));
+        assert!(!writer.logs[&attempt(1)].is_awake());
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"torn").unwrap();
+        assert_eq!(append(&mut writer, 1, 2), [2]);
+        assert_eq!(writer.scans, attempts as usize + 1);
+        assert_eq!(segment::list(path.parent().unwrap()).unwrap().len(), 2, "what is torn is left as it lies");
+    }
 }
