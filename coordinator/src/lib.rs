@@ -19,6 +19,7 @@ mod clock;
 pub mod cluster;
 pub mod config;
 mod dataset;
+mod discreet;
 pub mod driver;
 mod felt;
 pub mod guard;

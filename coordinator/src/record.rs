@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 pub use crate::cluster::job::JobState;
+pub(crate) use node::TRIED_AGAIN;
 pub use node::{Became, Closed, Drain, Drained, JoinSecret, Node, NodeTrust, Probation};
 
 /// A person.

@@ -16,6 +16,7 @@ use crate::{
         job::{JobState, Obstacle},
         schedule::{self, Lack, WhyNot},
     },
+    discreet::Told,
     record::{BaseState, DatasetState, Dependency, Job},
 };
 use axum::extract::State;
@@ -40,7 +41,7 @@ pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<
     if phase == Phase::Queued
         && let Ok(Answer::Why(Some(waits))) = app.driver.query(caller.actor, Query::Why(id)).await
     {
-        return one(waiting(phase, waits));
+        return one(waiting(phase, waits, Told::to(caller.actor)));
     }
     if let Some(summary) = silence(&app, caller.actor, id).await {
         return one(Why { code: WhyCode::Unreachable, ..settled(phase, summary) });
@@ -54,9 +55,9 @@ fn settled(phase: Phase, summary: String) -> Why {
     Why { phase, code, summary, never: false, waits_for, position: None, expected_start: None, fair_share: None, nodes }
 }
 
-fn waiting(phase: Phase, waits: schedule::Why) -> Why {
+fn waiting(phase: Phase, waits: schedule::Why, told: Told) -> Why {
     let reason = |(node, name, why)| {
-        let (code, message) = explain(&why);
+        let (code, message) = explain(&why, told);
         NodeReason { node, name, fits: false, code: code.into(), message }
     };
     let nodes: Vec<NodeReason> = waits.nodes.into_iter().map(reason).collect();
@@ -65,7 +66,7 @@ fn waiting(phase: Phase, waits: schedule::Why) -> Why {
         (None, Some(_)) => WhyCode::BackOff,
         (None, None) => WhyCode::Devices,
     };
-    let never = waits.never.map(|(_, name, why)| (name, explain(&why).1));
+    let never = waits.never.map(|(_, name, why)| (name, explain(&why, told).1));
     let too_large = matches!(waits.limit, Some(schedule::Limit::TooLarge { .. }));
     let is_never = never.is_some() || too_large;
     let never = never.map(|(name, lacks)| match waits.machines {
@@ -103,15 +104,15 @@ fn over_limit(limit: schedule::Limit) -> String {
 }
 
 /// A word for programs and a sentence for people, to follow a node's name.
-fn explain(why: &WhyNot) -> (&'static str, String) {
+fn explain(why: &WhyNot, told: Told) -> (&'static str, String) {
     let size = |bytes: u64| bytesize::ByteSize(bytes).to_string();
     match why {
         WhyNot::Unreachable => ("unreachable", "is not connected".into()),
-        WhyNot::Quarantined(reason) => ("quarantined", format!("is closed: {reason}")),
+        WhyNot::Quarantined(reason) => ("quarantined", format!("is closed: {}", told.closed(reason.clone()))),
         WhyNot::Cordoned => ("cordoned", "takes nothing new until `lorikeet node open`, as a person wants it".into()),
         WhyNot::Draining => ("draining", "is being drained and takes nothing new".into()),
         WhyNot::ClosedAndAway(closed) => {
-            let (code, message) = explain(closed);
+            let (code, message) = explain(closed, told);
             (code, format!("{message}; nor is it connected"))
         }
         WhyNot::Label { key, value } => ("labels", format!("lacks the label {key}={value}")),
@@ -126,7 +127,9 @@ fn explain(why: &WhyNot) -> (&'static str, String) {
         WhyNot::TooFew { wanted, there } => {
             ("gpus", format!("has {there} of the {wanted} devices of the kind asked for"))
         }
-        WhyNot::Unusable(reason) => ("unusable", format!("cannot train on its device: {reason}")),
+        WhyNot::Unusable(reason) => {
+            ("unusable", format!("cannot train on its device: {}", told.unusable(reason.clone())))
+        }
         WhyNot::Busy => ("busy", "is busy with other attempts".into()),
         WhyNot::Memory { needed_bytes, free_bytes, stale } => {
             let (free, needed) = (size(*free_bytes), size(*needed_bytes));
@@ -257,7 +260,7 @@ async fn placed(
     let query = Query::DryRun { spec: Box::new(spec), findings: findings.clone() };
     let Answer::Why(waits) = app.driver.query(actor, query).await? else { unreachable!("a dry run says why") };
     let why = match waits {
-        Some(waits) => waiting(Phase::Queued, waits),
+        Some(waits) => waiting(Phase::Queued, waits, Told::to(actor)),
         None => Why { code: WhyCode::Free, ..settled(Phase::Assigned, "it would start now".into()) },
     };
     Ok(DryRun { spec: file, findings: Some(findings.into()), faults: Vec::new(), why })
@@ -281,7 +284,7 @@ mod tests {
         let nodes = vec![reason(1, WhyNot::Busy), reason(2, WhyNot::Draining)];
         let mut waits = schedule::Why { position: 1, machines: 2, nodes, ..schedule::Why::default() };
         change(&mut waits);
-        waiting(Phase::Queued, waits)
+        waiting(Phase::Queued, waits, Told::Everything)
     }
 
     #[test]
@@ -309,8 +312,8 @@ mod tests {
             why.summary.starts_with("its last attempt ended: declined: device GPU-0 is busy; it is placed again after")
         );
         let memory = |stale| WhyNot::Memory { needed_bytes: 2 << 30, free_bytes: 1 << 30, stale };
-        assert_eq!(explain(&memory(None)).1, "has 1.0 GiB of device memory free, 2.0 GiB are needed");
-        let old = explain(&memory(Some(Duration::from_secs(300)))).1;
+        assert_eq!(explain(&memory(None), Told::Everything).1, "has 1.0 GiB of device memory free, 2.0 GiB are needed");
+        let old = explain(&memory(Some(Duration::from_secs(300))), Told::Everything).1;
         assert_eq!(old, "has 1.0 GiB of device memory free, as it said 5 minutes ago, 2.0 GiB are needed");
     }
 
@@ -323,10 +326,16 @@ mod tests {
             WhyNot::Draining,
             WhyNot::Unusable("why".into()),
         ];
-        let words: BTreeSet<_> = out.iter().map(|why| explain(why).0).collect();
+        let words: BTreeSet<_> = out.iter().map(|why| explain(why, Told::Everything).0).collect();
         assert_eq!(words.len(), out.len(), "{words:?}");
+        let named = format!("the dead worker of {}-1.2", JobId(Uuid::from_u128(7)));
+        let told = explain(&WhyNot::Unusable(named), Told::Machines).1;
+        assert_eq!(told, "cannot train on its device: the dead worker of another attempt");
+        let closed = WhyNot::Quarantined("the last one: a secret; it is tried again at noon".into());
+        let told = explain(&WhyNot::ClosedAndAway(Box::new(closed)), Told::Machines).1;
+        assert!(told.starts_with("is closed: several jobs in a row") && told.contains("at noon"), "{told}");
         let both = WhyNot::ClosedAndAway(Box::new(WhyNot::Cordoned));
         let expected = "takes nothing new until `lorikeet node open`, as a person wants it; nor is it connected";
-        assert_eq!(explain(&both), ("cordoned", expected.into()));
+        assert_eq!(explain(&both, Told::Everything), ("cordoned", expected.into()));
     }
 }

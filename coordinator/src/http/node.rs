@@ -14,7 +14,9 @@ use crate::{
         Sharing,
         command::{Answer, Command, NodeStatus as Live, Query},
     },
-    record::{Became, Closed, Drain, Drained, JoinSecret},
+    discreet::Told,
+    record::{Became, Closed, Drain, Drained, Job, JoinSecret},
+    store::Store,
 };
 use axum::{Json, extract::State, http::StatusCode};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -52,12 +54,12 @@ pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Pa
     let own = own_attempts(&app, caller.actor, &nodes).await?;
     let told = |node: Live| {
         let newest = app.telemetry.of(node.record.id);
-        view(node, &own, newest)
+        view(node, (&own, Told::to(caller.actor)), newest)
     };
     Ok(paging.cut(nodes.into_iter().map(told).collect()))
 }
 
-/// Attempts that exist for the caller: what others run is not theirs to know.
+/// Attempts that exist for the caller: what others run is not theirs to know. All are looked up in one read.
 async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSet<AttemptId>, Failure> {
     let placed = nodes.iter().flat_map(|node| node.attempts.iter().map(|(attempt, _)| *attempt));
     let drained = nodes.iter().filter_map(|node| node.record.drain.as_ref()).flat_map(|drain| &drain.attempts);
@@ -65,16 +67,19 @@ async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSe
     if actor.sees_everything() {
         return Ok(all);
     }
-    let mut own = BTreeSet::new();
-    for attempt in all {
-        if app.driver.job(actor, attempt.job).await.is_ok() {
-            own.insert(attempt);
+    let read = move |store: &Store| {
+        let mut own = BTreeSet::new();
+        for attempt in all {
+            let job: Option<Job> = store.get(&attempt.job.bytes())?;
+            own.extend(job.filter(|job| actor.sees(job.owner)).map(|_| attempt));
         }
-    }
-    Ok(own)
+        Ok(own)
+    };
+    Ok(app.driver.read(read).await?)
 }
 
-fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Telemetry>) -> Node {
+/// As somebody sees it to whom these attempts exist and who is told so much.
+fn view(node: Live, (own, told): (&BTreeSet<AttemptId>, Told), mut newest: BTreeMap<DeviceId, Telemetry>) -> Node {
     let status = match (node.connected, node.attempts.is_empty()) {
         _ if node.record.quarantine.is_some() || node.record.fault().is_some() => NodeStatus::Quarantined,
         (_, true) if matches!(node.record.closed, Some(Closed::Draining { .. } | Closed::Cordoned)) => {
@@ -86,7 +91,7 @@ fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Te
         (false, false) => NodeStatus::Unreachable,
         (false, true) => NodeStatus::Offline,
     };
-    let reason = node.record.closed_because();
+    let reason = node.record.closed_because().map(|reason| told.closed(reason));
     let mut held = node.attempts;
     held.retain(|(attempt, _)| own.contains(attempt));
     Node {
@@ -101,7 +106,7 @@ fn view(node: Live, own: &BTreeSet<AttemptId>, mut newest: BTreeMap<DeviceId, Te
             .into_iter()
             .map(|device| DeviceView {
                 telemetry: newest.remove(&device.id).map(Into::into),
-                ..device_view(device, &held)
+                ..device_view(device, &held, told)
             })
             .collect(),
         cache: node.sharing.map(cache_view),
@@ -143,7 +148,7 @@ fn drain_view(Drain { started, until, ended, attempts }: Drain, own: &BTreeSet<A
     }
 }
 
-fn device_view(device: Device, held: &[(AttemptId, Vec<DeviceId>)]) -> DeviceView {
+fn device_view(device: Device, held: &[(AttemptId, Vec<DeviceId>)], told: Told) -> DeviceView {
     let here = held.iter().filter(|(_, devices)| devices.contains(&device.id));
     let attempts = here.map(|(attempt, _)| *attempt).collect();
     DeviceView {
@@ -160,7 +165,7 @@ fn device_view(device: Device, held: &[(AttemptId, Vec<DeviceId>)]) -> DeviceVie
         name: device.name,
         memory_bytes: device.memory_bytes,
         free_bytes: device.free_bytes,
-        unusable: device.usable.err(),
+        unusable: device.usable.err().map(|reason| told.unusable(reason)),
         attempts,
         telemetry: None,
     }
@@ -242,10 +247,10 @@ async fn looked_at(app: &App, actor: Actor, id: NodeId) -> Answered<Node> {
     let Answer::Nodes(nodes) = app.driver.query(actor, Query::Nodes).await? else {
         unreachable!("the question for nodes is answered with nodes")
     };
-    let own = own_attempts(app, actor, &nodes).await?;
     let node = nodes.into_iter().find(|node| node.record.id == id).ok_or_else(|| Refusal::not_found("node"))?;
+    let own = own_attempts(app, actor, std::slice::from_ref(&node)).await?;
     let newest = app.telemetry.of(id);
-    one(view(node, &own, newest))
+    one(view(node, (&own, Told::to(actor)), newest))
 }
 
 /// A string that makes one machine a node, once. Only an ADMIN may ask for it.

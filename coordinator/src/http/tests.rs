@@ -2,6 +2,7 @@
 
 mod ca;
 mod crowd;
+mod discreet;
 mod events;
 mod ownership;
 mod repeats;

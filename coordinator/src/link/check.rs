@@ -1,10 +1,12 @@
 //! What an agent may say: the one place where its words are measured before anybody believes them.
 //!
-//! Texts for people are cut, because an agent says them again for ever and a long one is no reason to be deaf to it. Everything
+//! Texts for people are cut, because an agent says them again for ever and a long one is no reason to be deaf to it; and what is said of an
+//! attempt names no other job, for its owner reads it. Everything
 //! else that is out of bounds no agent of ours says, and ends the session ([`Farewell::Misbehaved`](lorikeet_protocol::agent::Farewell)):
 //! numbers that are none (JSON has no word for them, so a row that holds one never reads back), paths that lead out, lists without end.
 //! What comes from a worker's lines and is merely wrong is brought to the nearest that can be.
 
+use crate::discreet::without_names;
 use lorikeet_protocol::{
     agent::{AUTHORITIES, FromAgent, Hello, LABELS, Metered, REPORT_FILES, Report, ReportBody, Telemetry, WORD},
     file::{NamedFile, is_plain_path},
@@ -49,8 +51,9 @@ pub(super) fn message(message: &mut FromAgent) -> Result<(), Fault> {
     match message {
         FromAgent::Hello(said) => hello(said),
         FromAgent::Devices(said) => devices(said),
-        FromAgent::Declined { reason, .. } => {
+        FromAgent::Declined { reason, attempt } => {
             cut(reason, MESSAGE);
+            *reason = without_names(reason, Some(attempt.job));
             Ok(())
         }
         FromAgent::Report(said) => report(said),
@@ -108,7 +111,10 @@ fn report(report: &mut Report) -> Result<(), Fault> {
             files(&checkpoint.files)
         }
         ReportBody::Ended(ended) | ReportBody::Metered(Metered { ended, .. }) => {
-            ended.message.iter_mut().for_each(|message| cut(message, MESSAGE));
+            for message in ended.message.iter_mut() {
+                cut(message, MESSAGE);
+                *message = without_names(message, Some(report.attempt.job));
+            }
             hold(ended.summary.as_ref().is_none_or(|text| text.len() <= SUMMARY), "its summary is too long")?;
             files(&ended.files)
         }
@@ -186,6 +192,15 @@ mod tests {
         ] {
             assert!(message(&mut said(bad.clone())).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_is_said_of_an_attempt_names_no_other_job() {
+        let id = |job| AttemptId { job: JobId(Uuid::from_u128(job)), token: AttemptToken { generation: 1, number: 1 } };
+        let mut said = FromAgent::Declined { attempt: id(1), reason: format!("{} is newer than {}", id(1), id(2)) };
+        assert_eq!(message(&mut said), Ok(()));
+        let FromAgent::Declined { reason, .. } = said else { panic!("{said:?}") };
+        assert_eq!(reason, format!("{} is newer than another attempt", id(1)));
     }
 
     #[test]

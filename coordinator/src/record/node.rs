@@ -3,6 +3,9 @@
 use lorikeet_protocol::id::{AttemptId, BootId, Hash, JobId, NodeId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+/// What stands between the reason for which a node is closed for a while and the moment of its end.
+pub(crate) const TRIED_AGAIN: &str = "; it is tried again at ";
+
 /// A machine with an agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Node {
@@ -56,7 +59,7 @@ impl Node {
     /// Whether it is closed for what ended badly on it, and why.
     pub fn fault(&self) -> Option<String> {
         let Probation { reason, until: Some(until), .. } = self.probation.as_ref()? else { return None };
-        Some(format!("{reason}; it is tried again at {}", lorikeet_api::Timestamp(*until)))
+        Some(format!("{reason}{TRIED_AGAIN}{}", lorikeet_api::Timestamp(*until)))
     }
 
     /// Whether a person has sent it away for ever.
