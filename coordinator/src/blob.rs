@@ -10,10 +10,12 @@
 //! stay where they are: [`Blobs::link`] makes a manifest that points outside, at each place where the file was found, and a chunk
 //! that matches at none of them is [`BlobError::Changed`]; what may be pointed at is `blob/outside.rs`. A link is no possession: what
 //! a model or checkpoint names is ours, copied in if it was only linked (`blob/taken.rs`), and a file of ours is never replaced while
-//! it is whole, because somebody may have it open. Who may read what is the caller's question; a hash is no permission.
+//! it is whole, because somebody may have it open. Who may read what is the caller's question; a hash is no permission: an attempt that
+//! names a file which it may not read has to bring its bytes, here or not (`blob/brought.rs`).
 //!
 //! Disk work runs on blocking threads; [`Blobs`] is a cheap handle. What may go is decided outside: see [`Blobs::list`].
 
+mod brought;
 mod disk;
 mod entry;
 mod error;
@@ -29,6 +31,7 @@ pub use look::{Found, entry_of, look_at, whole_at};
 pub use upload::Upload;
 
 use crate::space::Space;
+use brought::Brought;
 use entry::{Entry, Place};
 use incoming::Arrival;
 use lorikeet_protocol::{
@@ -71,6 +74,8 @@ struct Inner {
     claims: Mutex<HashSet<String>>,
     /// What agents are uploading.
     incoming: Mutex<Arrivals>,
+    /// What they have uploaded.
+    brought: Brought,
     /// Asked before every byte that comes from outside.
     space: Space,
     /// Held by whoever finds a file here and makes it young again, and by whoever removes one because it is old.
@@ -108,7 +113,8 @@ impl Blobs {
         let (roots, space) = (outside::Roots::new(roots), Space::new(staging, keep_free));
         let (blobs, staging) = (blobs.to_owned(), staging.to_owned());
         let (claims, incoming, ages) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, space, ages }) })
+        let brought = Brought::default();
+        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, brought, space, ages }) })
     }
 
     /// The manifest of a file that is here whole.
@@ -116,18 +122,9 @@ impl Blobs {
         self.work(move |inner| Ok(inner.entry(hash)?.map(|entry| entry.manifest))).await
     }
 
-    /// Whether all of these are here whole, and ours; those that are only linked are copied in.
+    /// Whether all of these are here whole, and ours.
     pub async fn have_all(&self, files: Vec<FileManifest>) -> Result<bool, BlobError> {
-        self.work(move |inner| {
-            for file in files {
-                let entry = inner.entry(file.hash)?.filter(|entry| entry.manifest == file);
-                if entry.is_none_or(|entry| !inner.is_ours(&entry) && inner.take_in(&entry).is_err()) {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })
-        .await
+        self.work(move |inner| inner.has_all(&files)).await
     }
 
     /// One chunk, compared with its hash.
@@ -207,6 +204,7 @@ impl Blobs {
     /// Removes what was staged and not touched since `before`, and bytes without a manifest from before then.
     pub async fn sweep(&self, before: SystemTime) -> Result<(), BlobError> {
         self.work(move |inner| {
+            inner.brought.sweep(before);
             let old = |path: &Path| path.metadata().and_then(|file| file.modified()).is_ok_and(|time| time < before);
             for path in disk::list(&inner.staging)?.iter().filter(|path| old(path)) {
                 disk::remove(path)?;
@@ -283,6 +281,15 @@ impl Inner {
     fn is_ours(&self, entry: &Entry) -> bool {
         let length = || self.content(entry.manifest.hash).metadata().map(|file| file.len());
         entry.place == Place::Here && length().is_ok_and(|length| length == entry.manifest.size)
+    }
+
+    fn has_all(&self, files: &[FileManifest]) -> Result<bool, BlobError> {
+        for file in files {
+            if self.own(file.hash)?.is_none_or(|entry| entry.manifest != *file) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The entry of a file of ours.

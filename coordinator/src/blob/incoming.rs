@@ -3,7 +3,7 @@
 //! Each attempt stages under its own name, so that no attempt can stand in the way of another's. What survives a restart is the
 //! part file alone: the next offer hashes its chunks again and asks for those that are missing or torn.
 
-use super::{BlobError, Blobs, Inner, disk, lock};
+use super::{BlobError, Blobs, Inner, brought, disk, lock};
 use lorikeet_protocol::{
     file::FileManifest,
     id::{AttemptId, Hash},
@@ -19,7 +19,7 @@ use std::{
 /// Files one attempt may have under way: a checkpoint and an adapter have about a dozen each.
 const FILES_UNDER_WAY: usize = 64;
 
-/// Bytes that one attempt may have staged.
+/// Bytes that one attempt may have staged: on their way in, or brought and not yet named by a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit(pub u64);
 
@@ -40,9 +40,30 @@ struct Incoming {
 }
 
 impl Blobs {
-    /// Which chunks of a file are still wanted; none: it is here whole.
+    /// Which chunks of a file are still wanted; none: the attempt has brought it whole. That somebody else has it here counts for nothing.
     pub async fn offer(&self, attempt: AttemptId, manifest: FileManifest, limit: Limit) -> Result<Vec<u32>, BlobError> {
-        self.work(move |inner| inner.offer(attempt, manifest, limit)).await
+        self.work(move |inner| inner.offer(attempt, manifest, limit, false)).await
+    }
+
+    /// The same of a file that the attempt may read anyway: if it is here, nothing of it is wanted.
+    pub async fn offer_own(
+        &self,
+        attempt: AttemptId,
+        manifest: FileManifest,
+        limit: Limit,
+    ) -> Result<Vec<u32>, BlobError> {
+        self.work(move |inner| inner.offer(attempt, manifest, limit, true)).await
+    }
+
+    /// Whether all of these are here whole, and ours, and this attempt has brought them.
+    pub async fn has_brought(&self, attempt: AttemptId, files: Vec<FileManifest>) -> Result<bool, BlobError> {
+        let brought = files.iter().all(|file| self.inner.brought.has(attempt, file.hash));
+        if brought { self.have_all(files).await } else { Ok(false) }
+    }
+
+    /// A report names these files of an attempt's: they count no longer as staged.
+    pub fn reported(&self, attempt: AttemptId, files: &[Hash]) {
+        self.inner.brought.reported(attempt, files);
     }
 
     /// Takes one chunk of an offered file.
@@ -79,6 +100,7 @@ impl Blobs {
     pub async fn drop_incoming(&self, attempt: AttemptId) -> Result<(), BlobError> {
         self.work(move |inner| {
             lock(&inner.incoming).retain(|(whose, _), _| *whose != attempt);
+            inner.brought.forget(attempt);
             let prefix = format!("{attempt}-");
             let own = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
             disk::list(&inner.staging)?.iter().filter(|path| own(path)).try_for_each(|path| disk::remove(path))
@@ -98,6 +120,7 @@ impl Inner {
         attempt: AttemptId,
         manifest: FileManifest,
         limit: Limit,
+        is_own: bool,
     ) -> Result<Vec<u32>, BlobError> {
         let file = manifest.hash;
         let inconsistent = |why| BlobError::Inconsistent { what: file.to_string(), why };
@@ -105,7 +128,9 @@ impl Inner {
             return Err(inconsistent("its manifest has another number of chunks than its size"));
         }
         let ages = lock(&self.ages);
-        let known = self.entry(file)?;
+        // Who may not read it is not told whether it is here, either.
+        let is_known = is_own || self.brought.has(attempt, file);
+        let known = if is_known { self.entry(file)? } else { None };
         match &known {
             Some(entry) if entry.manifest != manifest => {
                 return Err(inconsistent("its manifest is not the one of the file with this hash"));
@@ -113,6 +138,7 @@ impl Inner {
             Some(entry) if self.is_ours(entry) => {
                 // As if it came now: nobody may sweep it before a report names it.
                 disk::touch(&self.entry_path(file))?;
+                self.brought.note(attempt, file, 0);
                 return Ok(Vec::new());
             }
             Some(_) | None => {}
@@ -121,6 +147,7 @@ impl Inner {
         self.check_limit(attempt, &manifest, limit)?;
         // A base has it, an adapter's tokenizer for one. The base may go, so it must be ours; if it cannot be copied, it is sent.
         if known.is_some_and(|entry| self.take_in(&entry).is_ok()) {
+            self.brought.note(attempt, file, manifest.size);
             return Ok(Vec::new());
         }
         let known = lock(&self.incoming).get(&(attempt, file)).cloned();
@@ -146,8 +173,9 @@ impl Inner {
         let others = table.iter().filter(|((whose, file), _)| *whose == attempt && *file != manifest.hash);
         let sizes: Vec<u64> = others.map(|(_, arrival)| arrival.manifest.size).collect();
         drop(table);
-        let found = sizes.iter().sum::<u64>().saturating_add(manifest.size);
-        if sizes.len() >= FILES_UNDER_WAY {
+        let (files, bytes) = self.brought.unreported(attempt);
+        let found = sizes.iter().sum::<u64>().saturating_add(bytes).saturating_add(manifest.size);
+        if sizes.len() >= FILES_UNDER_WAY || files >= brought::FILES {
             return Err(BlobError::Busy { what: format!("more files of {attempt}") });
         }
         if found > limit.0 {
@@ -158,13 +186,16 @@ impl Inner {
 
     fn finish(&self, attempt: AttemptId, file: Hash) -> Result<(), BlobError> {
         let incoming = match self.incoming(attempt, file) {
-            Err(_) if self.own(file)?.is_some() => return Ok(()),
+            Err(_) if self.brought.has(attempt, file) && self.own(file)?.is_some() => return Ok(()),
             incoming => incoming?,
         };
         let finished = lock(&incoming.file).finish(self);
         // Whatever came of it, memory no longer knows what lies on the disk: the part may have been moved before a step failed.
         // The next offer hashes what is left of it, as after a restart.
         lock(&self.incoming).remove(&(attempt, file));
+        if finished.is_ok() {
+            self.brought.note(attempt, file, incoming.manifest.size);
+        }
         // A whole that does not match its hash is hopeless: its chunks match, so the manifest lied, and the sender begins anew.
         if matches!(finished, Ok(()) | Err(BlobError::Corrupt { .. })) {
             disk::remove(&self.part(attempt, file))?;

@@ -158,6 +158,60 @@ async fn an_attempt_stages_no_more_than_its_limit() {
 }
 
 #[tokio::test]
+async fn what_an_attempt_brought_counts_until_a_report_names_it_and_so_does_what_was_copied_for_it() {
+    let place = Place::new();
+    let (blobs, sent, next) = (&place.blobs, manifest(b"12345"), manifest(b"678"));
+    blobs.offer(attempt(), sent.clone(), Limit(7)).await.unwrap();
+    blobs.put_chunk(attempt(), sent.hash, 0, b"12345".to_vec()).await.unwrap();
+    blobs.finish(attempt(), sent.hash).await.unwrap();
+    let refused = blobs.offer(attempt(), next.clone(), Limit(7)).await.unwrap_err();
+    assert!(matches!(refused, BlobError::TooLarge { found: 8, limit: 7, .. }), "{refused}");
+    blobs.reported(attempt(), &[sent.hash]);
+    let outside = place.base("tiny/merges.txt");
+    std::fs::write(&outside, b"abcdef").unwrap();
+    let linked = blobs.link(outside).await.unwrap();
+    assert!(blobs.offer_own(attempt(), linked, Limit(7)).await.unwrap().is_empty());
+    let refused = blobs.offer(attempt(), next, Limit(7)).await.unwrap_err();
+    assert!(matches!(refused, BlobError::TooLarge { found: 9, limit: 7, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn who_only_knows_the_hash_of_a_file_has_not_brought_it() {
+    let place = Place::new();
+    let (blobs, bytes) = (&place.blobs, large());
+    let source = place.folder.path().join("source");
+    std::fs::write(&source, &bytes).unwrap();
+    let file = blobs.put(source).await.unwrap();
+    assert_eq!(blobs.offer(attempt(), file.clone(), ROOM).await.unwrap(), [0, 1, 2], "all of it, though it is here");
+    assert!(!blobs.has_brought(attempt(), vec![file.clone()]).await.unwrap());
+    blobs.finish(attempt(), file.hash).await.unwrap_err();
+    assert_eq!(blobs.offer(attempt(), file.clone(), ROOM).await.unwrap(), [0, 1, 2]);
+    for index in [0, 1, 2] {
+        blobs.put_chunk(attempt(), file.hash, index, piece(&bytes, index as usize)).await.unwrap();
+    }
+    blobs.finish(attempt(), file.hash).await.unwrap();
+    assert!(blobs.has_brought(attempt(), vec![file.clone()]).await.unwrap());
+    assert!(
+        blobs.offer(attempt(), file.clone(), ROOM).await.unwrap().is_empty(),
+        "it is offered again with each report"
+    );
+    let next = AttemptId { token: AttemptToken { generation: 1, number: 2 }, ..attempt() };
+    assert!(!blobs.has_brought(next, vec![file.clone()]).await.unwrap());
+    assert!(blobs.offer_own(next, file.clone(), ROOM).await.unwrap().is_empty(), "its job's checkpoint has it");
+    assert!(blobs.has_brought(next, vec![file]).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_report_does_not_copy_in_what_is_only_linked() {
+    let place = Place::new();
+    let outside = place.base("tiny/tokenizer.json");
+    std::fs::write(&outside, b"bytes").unwrap();
+    let file = place.blobs.link(outside).await.unwrap();
+    assert!(!place.blobs.have_all(vec![file.clone()]).await.unwrap());
+    assert!(!place.blobs.inner.content(file.hash).exists());
+}
+
+#[tokio::test]
 async fn an_empty_file_is_whole_as_soon_as_it_is_offered() {
     let place = Place::new();
     let empty = manifest(b"");
@@ -282,7 +336,7 @@ async fn what_was_offered_again_since_somebody_listed_it_is_not_deleted() {
     let file = place.blobs.put(source).await.unwrap();
     let listed = place.blobs.list().await.unwrap()[0];
     let old = Kept { since: listed.since - std::time::Duration::from_secs(60), ..listed };
-    assert!(place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap().is_empty());
+    assert!(place.blobs.offer_own(attempt(), file.clone(), ROOM).await.unwrap().is_empty());
     place.blobs.delete(old).await.unwrap();
     assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");
 }
@@ -361,7 +415,7 @@ async fn what_an_agent_offers_and_a_base_has_too_is_copied_in_and_outlives_the_b
     let bytes = large();
     std::fs::write(&outside, &bytes).unwrap();
     let file = place.blobs.link(outside.clone()).await.unwrap();
-    assert!(place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap().is_empty(), "nothing has to be sent");
+    assert!(place.blobs.offer_own(attempt(), file.clone(), ROOM).await.unwrap().is_empty(), "nothing has to be sent");
     std::fs::remove_file(&outside).unwrap();
     assert_eq!(place.blobs.chunk(file.hash, 2).await.unwrap(), piece(&bytes, 2));
     assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
@@ -375,7 +429,7 @@ async fn what_an_agent_offers_and_a_base_no_longer_has_is_sent() {
     let file = place.blobs.link(outside.clone()).await.unwrap();
     std::fs::write(&outside, b"other").unwrap();
     assert!(!place.blobs.have_all(vec![file.clone()]).await.unwrap(), "a link is no possession");
-    assert_eq!(place.blobs.offer(attempt(), file.clone(), ROOM).await.unwrap(), [0]);
+    assert_eq!(place.blobs.offer_own(attempt(), file.clone(), ROOM).await.unwrap(), [0]);
     place.blobs.put_chunk(attempt(), file.hash, 0, b"bytes".to_vec()).await.unwrap();
     place.blobs.finish(attempt(), file.hash).await.unwrap();
     assert_eq!(place.blobs.chunk(file.hash, 0).await.unwrap(), b"bytes");

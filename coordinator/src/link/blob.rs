@@ -138,8 +138,13 @@ impl Exchange {
 
     async fn offer(&self, attempt: AttemptId, manifest: FileManifest) -> Result<Reply, Refusal> {
         self.check_upload(attempt).await?;
-        let limit = Limit(self.shared.services.attempt_limit);
-        let wanted = self.shared.services.blobs.offer(attempt, manifest, limit).await.map_err(refusal)?;
+        let services = &self.shared.services;
+        let limit = Limit(services.attempt_limit);
+        let wanted = match services.may_fetch(self.certificate.node, attempt, manifest.hash).await {
+            true => services.blobs.offer_own(attempt, manifest, limit).await,
+            false => services.blobs.offer(attempt, manifest, limit).await,
+        };
+        let wanted = wanted.map_err(refusal)?;
         Ok((BlobAnswer::Wanted(wanted), Vec::new()))
     }
 

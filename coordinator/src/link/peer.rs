@@ -3,7 +3,7 @@
 //! The session's number comes from the driver, which closes an older session of the same node through its outbox. Lines of
 //! events go to `series` and are acknowledged from here once they are synced; everything else goes to the driver, which
 //! acknowledges after its commit. A report of a current attempt that names files is handed on only when every one of them is here
-//! whole: otherwise nothing is answered, and the agent uploads them again before it repeats the report. Of an attempt whose word
+//! whole and the attempt has brought it: otherwise nothing is answered, and the agent uploads them again before it repeats the report. Of an attempt whose word
 //! no longer counts nothing is uploaded any more; its report goes on without its files, so that it is acknowledged and those
 //! behind it are heard. Words that are out of bounds end the session (`link/check.rs`).
 
@@ -21,7 +21,7 @@ use lorikeet_protocol::{
     ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER,
     agent::{EventLines, Farewell, FromAgent, Hello, Report, ReportBody, Telemetry, ToAgent, Trusts, Welcome, former},
     codec::{self, CodecError},
-    id::{AttemptId, DeviceId, NodeId},
+    id::{AttemptId, DeviceId, Hash, NodeId},
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use std::{
@@ -394,12 +394,19 @@ impl Peer<'_> {
             // Not answered: it is said again.
             Standing::Unknown => return,
         };
-        if !self.files_are_here(&report).await {
-            if self.shared.services.may_upload(self.certificate.node, report.attempt).await {
-                return self.complain(report.attempt, "a report names files that are not here; it is not taken");
+        if !report.body.files().is_empty() {
+            let is_current = self.shared.services.may_upload(self.certificate.node, report.attempt).await;
+            match (self.files_are_here(&report, is_current).await, is_current) {
+                (true, true) => self.shared.services.blobs.reported(report.attempt, &hashes(&report.body)),
+                (true, false) => {}
+                (false, true) => {
+                    return self.complain(report.attempt, "a report names files that are not here; it is not taken");
+                }
+                (false, false) => {
+                    self.complain(report.attempt, "files of an attempt that is no longer current are not here");
+                    forget_files(&mut report.body);
+                }
             }
-            self.complain(report.attempt, "files of an attempt that is no longer current are not here");
-            forget_files(&mut report.body);
         }
         if is_stray {
             let (node, driver) = (self.certificate.node, &self.shared.services.driver);
@@ -459,13 +466,15 @@ impl Peer<'_> {
         standing
     }
 
-    async fn files_are_here(&self, report: &Report) -> bool {
-        let files = report.body.files();
-        if files.is_empty() {
-            return true;
-        }
-        let manifests = files.iter().map(|file| file.manifest.clone()).collect();
-        self.shared.services.blobs.have_all(manifests).await.unwrap_or_else(|error| {
+    /// Of a current attempt those count that it has brought itself; of another nobody comes to read what it names.
+    async fn files_are_here(&self, report: &Report, is_current: bool) -> bool {
+        let blobs = &self.shared.services.blobs;
+        let manifests = report.body.files().iter().map(|file| file.manifest.clone()).collect();
+        let here = match is_current {
+            true => blobs.has_brought(report.attempt, manifests).await,
+            false => blobs.have_all(manifests).await,
+        };
+        here.unwrap_or_else(|error| {
             tracing::error!(%error, "the files of a report cannot be looked at");
             false
         })
@@ -477,6 +486,10 @@ fn forget_files(body: &mut ReportBody) {
         checkpoint.files.clear();
     }
     body.end_mut().into_iter().for_each(|ended| ended.files.clear());
+}
+
+fn hashes(body: &ReportBody) -> Vec<Hash> {
+    body.files().iter().map(|file| file.manifest.hash).collect()
 }
 
 /// A certificate for the next days and for the same key, and until when it is valid; `None`: the request is none, and the old one stays.

@@ -143,6 +143,34 @@ async fn a_report_counts_only_when_its_files_are_here() {
     assert_eq!(row.checkpoint.map(|checkpoint| checkpoint.step), Some(1));
 }
 
+#[tokio::test]
+async fn the_hash_of_anothers_file_is_no_leave_to_have_it() {
+    let world = World::new();
+    queued(&world).await;
+    let foreign = stored(&world, b"another's").await;
+    let (mut control, blob, offer) = offered(&world, 16).await;
+    let (attempt, own) = (offer.attempt, offer.base[0].clone());
+    let checkpoint = |step, manifest: &FileManifest| {
+        let files = vec![NamedFile { path: "adapter_model.safetensors".into(), manifest: manifest.clone() }];
+        ReportBody::Checkpoint(Checkpoint { step, loss: 2.0, kind: CheckpointKind::Periodic, files })
+    };
+    let wanted = ask(&blob, BlobRequest::Offer { attempt, manifest: foreign.clone() }, b"").await;
+    assert_eq!(wanted.0, BlobAnswer::Wanted(vec![0]), "it has to bring the bytes");
+    let finished = ask(&blob, BlobRequest::Finish { attempt, file: foreign.hash }, b"").await;
+    assert!(matches!(finished.0, BlobAnswer::Refused(_)), "{finished:?}");
+    control.say(report(&offer, 1, checkpoint(1, &foreign))).await;
+    // Lines are acknowledged behind it: had the report been taken, its own acknowledgement would come first.
+    control.say(FromAgent::Events(EventLines { attempt, first: 1, lines: vec!["{}".to_owned()] })).await;
+    assert_eq!(control.hear().await, ToAgent::EventsAcknowledged { attempt, through: 1 });
+    let fetched = ask(&blob, BlobRequest::Fetch { attempt, file: foreign.hash, chunk: 0 }, b"").await;
+    assert_eq!(fetched.0, BlobAnswer::Refused(Refusal::NotYours));
+    // What it may read anyway need not be brought.
+    let wanted = ask(&blob, BlobRequest::Offer { attempt, manifest: own.manifest.clone() }, b"").await;
+    assert_eq!(wanted.0, BlobAnswer::Wanted(vec![]));
+    control.say(report(&offer, 1, checkpoint(1, &own.manifest))).await;
+    assert_eq!(control.hear().await, ToAgent::Acknowledged { through: 1 });
+}
+
 /// An attempt of one node, whose connections last as long as they are held, and another node with its key.
 async fn offered_to_another(world: &World) -> (Offer, (Control, Connection), Control, KeyPair) {
     queued(world).await;
