@@ -32,20 +32,21 @@ use doormat::Doormat;
 use guest::{Guests, Purpose};
 use lorikeet_protocol::{
     ALPN_BLOB, ALPN_BLOB_SHARE, ALPN_CONTROL, ALPN_CONTROL_EXPEL, ALPN_CONTROL_METER, ALPN_CONTROL_TRUST, ALPN_JOIN,
-    agent::FromAgent, codec::CodecError, id::NodeId, rate::Bucket,
+    agent::FromAgent, codec::CodecError, id::NodeId,
 };
 use quinn::{
     Connection, ConnectionError, Endpoint, IdleTimeout, Incoming, ReadExactError, ServerConfig, TokioRuntime,
     TransportConfig, VarInt, WriteError, crypto::rustls::HandshakeData,
 };
+use rate::Outgoing;
 use rustls_pki_types::CertificateDer;
 use share::Sealer;
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 use telemetry::Newest;
 use tokio::{
@@ -214,9 +215,8 @@ struct Shared {
     cancel: CancellationToken,
     connections: Semaphore,
     joins: Semaphore,
-    outgoing: Option<Mutex<Bucket>>,
+    outgoing: Outgoing,
     sealer: Sealer,
-    started: Instant,
 }
 
 impl Shared {
@@ -227,14 +227,6 @@ impl Shared {
             () = self.cancel.cancelled() => Err(LinkError::Leaving),
             said = timeout(PATIENCE, said) => said?,
         }
-    }
-
-    /// Waits until so many bytes of files may leave.
-    async fn pace(&self, bytes: usize) {
-        let Some(outgoing) = &self.outgoing else { return };
-        let now = self.started.elapsed();
-        let wait = outgoing.lock().unwrap_or_else(PoisonError::into_inner).take(bytes as u64, now);
-        tokio::time::sleep(wait).await;
     }
 
     /// Any traffic of a node's renews its lease.
@@ -278,9 +270,7 @@ impl Link {
             cancel: cancel.clone(),
             connections: Semaphore::new(CONNECTIONS),
             joins: Semaphore::new(JOINS),
-            // A second's worth may leave at once.
-            outgoing: bandwidth.map(|bytes| Mutex::new(Bucket::new(bytes, bytes))),
-            started: Instant::now(),
+            outgoing: Outgoing::new(bandwidth),
         });
         let accepting = tokio::spawn(accept(endpoint.clone(), shared, tasks.clone()));
         Ok(Self { endpoint, address, tasks, cancel, accepting })

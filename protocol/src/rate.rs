@@ -30,6 +30,13 @@ impl Bucket {
         Duration::from_secs_f64((-self.level).max(0.0) / self.per_second)
     }
 
+    /// The same, but nothing is taken where others wait for longer than `most` already.
+    pub fn take_behind(&mut self, amount: u64, most: Duration, now: Duration) -> Option<Duration> {
+        self.fill(now);
+        let owed = (-self.level).max(0.0) / self.per_second;
+        (owed <= most.as_secs_f64()).then(|| self.take(amount, now))
+    }
+
     /// Takes `amount` if it is there.
     pub fn take_if_there(&mut self, amount: u64, now: Duration) -> bool {
         let is_there = self.holds(amount, now);
@@ -70,6 +77,20 @@ mod tests {
             Duration::ZERO,
             "a word does not wait behind bytes"
         );
+    }
+
+    #[test]
+    fn who_would_wait_behind_too_many_takes_nothing() {
+        let (mut bucket, most) = (Bucket::new(10, 10), Duration::from_secs(60));
+        let start = Duration::from_secs(9);
+        let waits: Vec<_> = (0..1_000).map_while(|_| bucket.take_behind(100, most, start)).collect();
+        assert_eq!(waits.len(), 7, "{waits:?}");
+        assert!(waits.is_sorted() && waits[6] == Duration::from_secs(69), "{waits:?}");
+        assert_eq!(bucket.take_behind(100, most, start + Duration::from_secs(8)), None, "61 s are owed");
+        let later = start + Duration::from_secs(9);
+        assert_eq!(bucket.take_behind(100, most, later), Some(Duration::from_secs(70)), "those refused owe nothing");
+        let alone = Bucket::new(1, 1).take_behind(301, most, start);
+        assert_eq!(alone, Some(Duration::from_secs(300)), "who is alone waits for itself only");
     }
 
     #[test]

@@ -92,7 +92,13 @@ impl Exchange {
             Ok(reply) => reply,
             Err(refusal) => (BlobAnswer::Refused(refusal), Vec::new()),
         };
-        self.shared.pace(bytes.len()).await;
+        let (answer, bytes) = match self.shared.outgoing.wait(bytes.len()) {
+            Some(wait) => {
+                tokio::time::sleep(wait).await;
+                (answer, bytes)
+            }
+            None => (BlobAnswer::Refused(Refusal::Busy), Vec::new()),
+        };
         wire::write(&mut self.send, &answer).await?;
         self.send.write_all(&bytes).await.map_err(LinkError::Write)?;
         let _ = self.send.finish();

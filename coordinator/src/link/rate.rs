@@ -1,7 +1,11 @@
-//! How much one agent may say in a time. What must arrive waits, and QUIC makes its sender wait with it; what may get lost is dropped.
+//! How much one agent may say in a time, and how fast files leave for all of them. What must arrive waits, and QUIC makes its sender wait with it;
+//! what may get lost is dropped.
 
 use lorikeet_protocol::{agent::FromAgent, rate::Bucket};
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// Messages: an agent of sixteen devices says some tens in a second; after an outage it says what it kept.
 const MESSAGES: (u64, u64) = (1_000, 10_000);
@@ -15,6 +19,32 @@ const REQUESTS: (u64, u64) = (200, 1_000);
 const RENEWALS: (u64, u64) = (1, 5);
 /// A lease is renewed by words; nobody is made silent for so long that it runs out.
 const LONGEST: Duration = Duration::from_millis(500);
+/// Bytes of files that wait already for so long are waited for by nobody else: a request has a few minutes in all, and one that is given up has
+/// taken what others could have had.
+const QUEUE: Duration = Duration::from_secs(60);
+
+/// How fast bytes of files leave, for all agents together.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    start: Instant,
+    /// Without one as fast as the line takes them.
+    bytes: Option<Mutex<Bucket>>,
+}
+
+impl Outgoing {
+    /// So many bytes a second; as many may leave at once.
+    pub(super) fn new(bandwidth: Option<u64>) -> Self {
+        Self { start: Instant::now(), bytes: bandwidth.map(|bytes| Mutex::new(Bucket::new(bytes, bytes))) }
+    }
+
+    /// How long so many bytes wait before they leave; `None`: too many wait already, and these are to be asked for again.
+    pub(super) fn wait(&self, bytes: usize) -> Option<Duration> {
+        let Some(outgoing) = &self.bytes else { return Some(Duration::ZERO) };
+        let mut outgoing = outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        // A word takes no time, and waits behind nothing.
+        if bytes == 0 { Some(Duration::ZERO) } else { outgoing.take_behind(bytes as u64, QUEUE, self.start.elapsed()) }
+    }
+}
 
 /// Of one connection.
 #[derive(Debug)]
@@ -93,6 +123,17 @@ mod tests {
             waits[..5].iter().all(Duration::is_zero) && waits[6..].iter().all(|wait| *wait == LONGEST),
             "{waits:?}"
         );
+    }
+
+    #[test]
+    fn whoever_is_let_wait_gets_its_chunk_in_time_however_many_ask() {
+        let (chunk, bandwidth) = (16 << 20, 1 << 20);
+        let outgoing = Outgoing::new(Some(bandwidth));
+        let waits: Vec<_> = (0..1_000).filter_map(|_| outgoing.wait(chunk)).collect();
+        assert!((4..=6).contains(&waits.len()), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait < Duration::from_secs(80)), "{waits:?}");
+        assert_eq!(outgoing.wait(0), Some(Duration::ZERO), "a word does not wait behind bytes");
+        assert_eq!(Outgoing::new(None).wait(chunk), Some(Duration::ZERO));
     }
 
     #[test]
