@@ -65,7 +65,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, util::MapRequestLayer};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -76,10 +76,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 const MAX_BODY: usize = 1 << 20;
 /// Open event streams: each holds a task and wakes once a second at most.
 const STREAMS: usize = 256;
-/// Downloads at once: each holds two chunks of 16 MiB.
-const DOWNLOADS: usize = 32;
 /// Those of one user: enough for a wall of screens, and a quarter of all.
 const STREAMS_EACH: usize = 64;
+/// Downloads at once: each holds two chunks of 16 MiB.
+const DOWNLOADS: usize = 32;
+/// Those of one user: a quarter of all.
+const DOWNLOADS_EACH: usize = 8;
 /// A TLS handshake is two round trips.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -123,7 +125,7 @@ pub(crate) struct App {
     /// Work that goes on when its client has gone.
     pub(crate) tasks: TaskTracker,
     pub(crate) streams: Arc<Places<UserId>>,
-    pub(crate) downloads: Arc<Semaphore>,
+    pub(crate) downloads: Arc<Places<UserId>>,
     /// Cancelled when the coordinator goes down.
     pub(crate) leaving: CancellationToken,
 }
@@ -135,8 +137,8 @@ impl App {
     }
 
     /// How many downloads may be under way.
-    pub(crate) fn downloads() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(DOWNLOADS))
+    pub(crate) fn downloads() -> Arc<Places<UserId>> {
+        Places::new(DOWNLOADS, DOWNLOADS_EACH)
     }
 }
 

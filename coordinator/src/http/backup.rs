@@ -1,10 +1,11 @@
 //! `/api/backup`: everything that a coordinator cannot make again, as one file, while it runs. For administrators: keys are in it.
 
-use super::{App, ask::Params, caller::Caller, failure::Failure};
+use super::{App, ask::Params, caller::Caller, download::place, failure::Failure};
 use crate::{
     access::Refusal,
     backup::{self, Head},
     cluster::command::Command,
+    start::Folders,
     store::Facts,
 };
 use axum::{
@@ -52,9 +53,11 @@ pub(super) async fn take(
     let still = app.trust.hold_still();
     let still =
         still.ok_or_else(|| Failure::new(ErrorCode::Conflict, "the certificate authority is changing; try again"))?;
-    let permit = app.downloads.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| Failure::new(ErrorCode::RateLimited, "too many downloads are under way"))?;
+    let permit = place(&app, &caller)?;
     let data = app.config.data.clone();
+    // The copy is no larger than the store, and must not take what is kept free for it.
+    let store = Folders::at(&data).state().metadata().map_or(0, |file| file.len());
+    app.space.check(store)?;
     let copy = Copy(data.join("staging").join(format!("backup-{}.redb", uuid::Uuid::now_v7().simple())));
     let place = copy.0.clone();
     let facts: Facts = app.driver.read(move |store| store.copy_to(&place)).await?;

@@ -5,6 +5,7 @@ use super::{
     ask::{Id, Params},
     caller::Caller,
     failure::Failure,
+    place::{Full, Place},
 };
 use crate::{
     blob::{BlobError, Blobs},
@@ -20,19 +21,21 @@ use bytes::Bytes;
 use lorikeet_api::{ErrorCode, FieldError, route};
 use lorikeet_protocol::{
     file::{FileManifest, NamedFile},
-    id::ModelId,
+    id::{ModelId, UserId},
 };
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Tar's unit.
 const BLOCK: u64 = 512;
-/// A client that takes nothing for so long has gone; it begins again.
+/// A client that takes no part for so long has gone; it begins again.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Chunks read ahead of the client: 16 MiB each.
-const AHEAD: usize = 1;
+/// Bytes of a part: a line of 35 kbit/s takes one in time.
+const PART: usize = 256 << 10;
+/// Parts read ahead of the client: a chunk of 16 MiB.
+const AHEAD: usize = 64;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,12 +62,12 @@ pub(super) async fn download(
     let named =
         |name: &str| -> Vec<NamedFile> { model.files.iter().filter(|file| file.path == name).cloned().collect() };
     match wish.artifact.as_str() {
-        "all" => archive(&app, &model, model.files.clone()),
-        "adapter-model" => single(&app, named("adapter_model.safetensors")),
-        "adapter-config" => single(&app, named("adapter_config.json")),
+        "all" => archive(&app, &caller, &model, model.files.clone()),
+        "adapter-model" => single(&app, &caller, named("adapter_model.safetensors")),
+        "adapter-config" => single(&app, &caller, named("adapter_config.json")),
         "tokenizer" => match tokenizer_files(&model) {
             files if files.is_empty() => Err(Failure::not_found("file")),
-            files => archive(&app, &model, files),
+            files => archive(&app, &caller, &model, files),
         },
         other @ ("merged" | "gguf") => Err(Failure::fields(vec![FieldError::not_yet("artifact", other)])),
         other => {
@@ -80,20 +83,20 @@ fn tokenizer_files(model: &Model) -> Vec<NamedFile> {
     model.files.iter().filter(belongs).cloned().collect()
 }
 
-fn single(app: &App, files: Vec<NamedFile>) -> Result<Response, Failure> {
+fn single(app: &App, caller: &Caller, files: Vec<NamedFile>) -> Result<Response, Failure> {
     let file = files.into_iter().next().ok_or_else(|| Failure::not_found("file"))?;
     let (sender, receiver) = mpsc::channel(AHEAD);
     let (size, name) = (file.manifest.size, file.path.clone());
-    let stream = Stream::of(app, sender)?;
+    let stream = Stream::of(app, caller, sender)?;
     app.tasks.spawn(async move { stream.file(&file.manifest).await });
     Ok(answer(receiver, size, &name, "application/octet-stream"))
 }
 
-fn archive(app: &App, model: &Model, files: Vec<NamedFile>) -> Result<Response, Failure> {
+fn archive(app: &App, caller: &Caller, model: &Model, files: Vec<NamedFile>) -> Result<Response, Failure> {
     let bodies: u64 = files.iter().map(|file| BLOCK + file.manifest.size.next_multiple_of(BLOCK)).sum();
     let size = bodies + 2 * BLOCK;
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let (stream, modified) = (Stream::of(app, sender)?, model.created.0 / 1_000);
+    let (stream, modified) = (Stream::of(app, caller, sender)?, model.created.0 / 1_000);
     app.tasks.spawn(async move { stream.archive(files, modified).await });
     Ok(answer(receiver, size, &format!("{}.tar", model.id), "application/x-tar"))
 }
@@ -109,21 +112,30 @@ fn answer(receiver: mpsc::Receiver<Result<Bytes, BlobError>>, size: u64, name: &
     (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
 }
 
+/// A place among the downloads, a backup's too.
+pub(super) fn place(app: &App, caller: &Caller) -> Result<Place<UserId>, Failure> {
+    app.downloads.take(caller.actor.owner()?).map_err(|full| {
+        let message = match full {
+            Full::Each(most) => format!("you have {most} downloads under way, which is all one user may; wait for one"),
+            Full::All(most) => format!("{most} downloads are under way, which is all there are; try again later"),
+        };
+        Failure::new(ErrorCode::RateLimited, message)
+    })
+}
+
 /// The sending half of a download. Whatever fails breaks the connection, so that a client never takes half for whole.
 struct Stream {
     blobs: Blobs,
     sender: mpsc::Sender<Result<Bytes, BlobError>>,
-    _permit: OwnedSemaphorePermit,
+    _place: Place<UserId>,
 }
 
 /// The client has gone, or was told of a failure.
 struct Gone;
 
 impl Stream {
-    fn of(app: &App, sender: mpsc::Sender<Result<Bytes, BlobError>>) -> Result<Self, Failure> {
-        let permit = app.downloads.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Failure::new(ErrorCode::RateLimited, "too many downloads are under way"))?;
-        Ok(Self { blobs: app.blobs.clone(), sender, _permit: permit })
+    fn of(app: &App, caller: &Caller, sender: mpsc::Sender<Result<Bytes, BlobError>>) -> Result<Self, Failure> {
+        Ok(Self { blobs: app.blobs.clone(), sender, _place: place(app, caller)? })
     }
 
     async fn archive(self, files: Vec<NamedFile>, modified: u64) -> Result<(), Gone> {
@@ -150,11 +162,14 @@ impl Stream {
         Ok(())
     }
 
+    /// Part by part, so that a slow client that takes something is not taken for one that has gone.
     async fn send(&self, bytes: Vec<u8>) -> Result<(), Gone> {
-        if bytes.is_empty() {
-            return Ok(());
+        let mut rest = Bytes::from(bytes);
+        while !rest.is_empty() {
+            let part = rest.split_to(rest.len().min(PART));
+            self.sender.send_timeout(Ok(part), PATIENCE).await.map_err(|_| Gone)?;
         }
-        self.sender.send_timeout(Ok(bytes.into()), PATIENCE).await.map_err(|_| Gone)
+        Ok(())
     }
 }
 
@@ -171,4 +186,39 @@ fn tar_header(file: &NamedFile, modified: u64) -> Vec<u8> {
     header.set_mtime(modified);
     header.set_cksum();
     header.as_bytes().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::place::Places;
+
+    #[tokio::test]
+    async fn a_chunk_leaves_in_parts_that_a_slow_line_takes_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let blobs = Blobs::open(&at("blobs"), &at("staging"), &[], 0).unwrap();
+        let bytes: Vec<u8> = (0..3 * PART + 5).map(|index| (index / 9) as u8).collect();
+        std::fs::write(at("source"), &bytes).unwrap();
+        let manifest = blobs.put(at("source")).await.unwrap();
+        let (sender, mut parts) = mpsc::channel(AHEAD);
+        let _place = Places::new(1, 1).take(UserId(uuid::Uuid::nil())).unwrap();
+        let sending = Stream { blobs, sender, _place }.file_and_end(manifest);
+        let (mut lengths, mut found) = (Vec::new(), Vec::new());
+        let taking = async {
+            while let Some(part) = parts.recv().await {
+                let part = part.unwrap();
+                lengths.push(part.len());
+                found.extend_from_slice(&part);
+            }
+        };
+        tokio::join!(sending, taking);
+        assert_eq!((lengths, found), (vec![PART, PART, PART, 5], bytes));
+    }
+
+    impl Stream {
+        async fn file_and_end(self, manifest: FileManifest) {
+            assert!(self.file(&manifest).await.is_ok());
+        }
+    }
 }

@@ -108,3 +108,44 @@ async fn a_stream_ends_when_its_token_is_withdrawn() {
     let rest = tokio::time::timeout(PATIENCE, stream.text()).await.expect("the stream goes on").unwrap();
     assert!(rest.contains("event: error") && rest.contains("expired or withdrawn"), "{rest}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_has_so_many_downloads_and_leaves_the_rest_to_others() {
+    let world = World::new().await;
+    let other = world.user("other@example.org", Role::Admin).await;
+    let (_, model) = world.finished(world.job().await).await;
+    // More than the wire and both ends of it hold while nobody reads.
+    let source = world.folder.path().join("large");
+    fs::File::create(&source).unwrap().set_len(96 << 20).unwrap();
+    let at = |name: &str| world.data().join(name);
+    let blobs = crate::blob::Blobs::open(&at("blobs"), &at("staging"), &[], 0).unwrap();
+    let manifest = blobs.put(source).await.unwrap();
+    let mut row = world.coordinator.driver.model(Actor::System, model).await.unwrap();
+    row.files = vec![lorikeet_protocol::file::NamedFile { path: "adapter_model.safetensors".into(), manifest }];
+    world.insert(vec![Record::Model(row)]).await;
+    let path = format!("{}?artifact=adapter-model", route::with_id(route::MODEL_DOWNLOAD, model));
+    let download = async |token: &str| world.ask(Method::GET, &path, token).send().await.unwrap();
+    let mut mine = Vec::new();
+    for _ in 0..super::super::DOWNLOADS_EACH {
+        mine.push(download(&world.admin).await);
+    }
+    assert!(mine.iter().all(|response| response.status() == StatusCode::OK));
+    assert_eq!(download(&world.admin).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    let backup = world.ask(Method::GET, route::BACKUP, &world.admin).send().await.unwrap();
+    assert_eq!(backup.status(), StatusCode::TOO_MANY_REQUESTS, "it is one of them");
+    assert_eq!(download(&other).await.status(), StatusCode::OK);
+    drop(mine);
+    let deadline = Instant::now() + PATIENCE;
+    while download(&world.admin).await.status() != StatusCode::OK {
+        assert!(Instant::now() < deadline, "a place that nobody uses is given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_backup_that_the_disk_has_no_room_for_is_not_begun() {
+    let world = World::with(|config| config.storage.keep_free = u64::MAX).await;
+    let (status, body) = answer(world.ask(Method::GET, route::BACKUP, &world.admin)).await;
+    assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE, "{body}");
+    assert_eq!(fs::read_dir(world.data().join("staging")).unwrap().count(), 0);
+}
