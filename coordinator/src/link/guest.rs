@@ -19,7 +19,10 @@ pub(super) const OF_ONE_NODE: usize = 4;
 /// Hellos of one node in a second, and at once: each writes a row and is compared with everything that is placed there. An agent says one when it starts and
 /// one after each break.
 pub(super) const HELLOS: (u64, u64) = (1, 20);
-/// Guests that are remembered although nothing of theirs is open: their hellos. A cluster has fewer nodes.
+/// Renewals of one node in a second, and at once, whichever connections they come by: each costs a signature and a commit, and an agent asks for one
+/// in days.
+pub(super) const RENEWALS: (u64, u64) = (1, 5);
+/// Guests that are remembered although nothing of theirs is open: their hellos and renewals. A cluster has fewer nodes.
 const REMEMBERED: usize = 4_096;
 
 /// What a connection is for.
@@ -42,6 +45,7 @@ pub(super) struct Guests {
 struct Guest {
     open: [usize; 2],
     hellos: Bucket,
+    renewals: Bucket,
 }
 
 /// One connection's place, as long as this lives.
@@ -79,18 +83,27 @@ impl Guests {
 
     /// Whether a hello of this node is heard now.
     pub(super) fn may_say_hello(&self, certificate: &NodeCertificate) -> bool {
+        self.may(certificate, |guest| &mut guest.hellos)
+    }
+
+    /// Whether a renewal of this node is answered now.
+    pub(super) fn may_renew(&self, certificate: &NodeCertificate) -> bool {
+        self.may(certificate, |guest| &mut guest.renewals)
+    }
+
+    fn may(&self, certificate: &NodeCertificate, what: impl Fn(&mut Guest) -> &mut Bucket) -> bool {
         let now = self.started.elapsed();
         let mut known = self.lock();
         let guest = known.get_mut(&(certificate.node, certificate.shown.key));
-        // Who says hello has a place.
-        guest.is_none_or(|guest| guest.hellos.take_if_there(1, now))
+        // Who says anything has a place.
+        guest.is_none_or(|guest| what(guest).take_if_there(1, now))
     }
 }
 
 impl Default for Guest {
     fn default() -> Self {
-        let (per_second, burst) = HELLOS;
-        Self { open: [0, 0], hellos: Bucket::new(per_second, burst) }
+        let bucket = |(per_second, burst)| Bucket::new(per_second, burst);
+        Self { open: [0, 0], hellos: bucket(HELLOS), renewals: bucket(RENEWALS) }
     }
 }
 
@@ -144,5 +157,18 @@ mod tests {
         let _place = guests.enter(&node, Purpose::Control);
         let heard = (0..1_000).filter(|_| guests.may_say_hello(&node)).count();
         assert!((20..30).contains(&heard), "{heard}");
+    }
+
+    #[test]
+    fn renewals_beyond_measure_are_not_answered_by_whichever_connection_they_come() {
+        let (guests, node) = (Guests::default(), named(1, 1));
+        let _place = guests.enter(&node, Purpose::Control);
+        let answered = (0..1_000).filter(|_| {
+            let _one_more = guests.enter(&node, Purpose::Control);
+            guests.may_renew(&node)
+        });
+        let answered = answered.count();
+        assert!((5..15).contains(&answered), "{answered}");
+        assert!(guests.may_say_hello(&node), "the one is not the other");
     }
 }

@@ -77,6 +77,11 @@ pub(super) async fn serve(
     };
     let (mut send, receive, first) = shared.first(hearing).await?;
     match first {
+        Some(FromAgent::Renew(_)) if !shared.guests.may_renew(&certificate) => {
+            let reason = b"this node renews its certificate too often; come back later";
+            connection.close(VarInt::from_u32(CloseCode::TooMany as u32), reason);
+            Ok(())
+        }
         Some(FromAgent::Renew(request)) => {
             let renewed = renew(shared, &certificate, &request).await.map(|(renewed, _)| renewed);
             say_goodbye(&mut send, renewed.unwrap_or(ToAgent::Goodbye(Farewell::Misbehaved))).await
@@ -349,7 +354,9 @@ impl Peer<'_> {
             FromAgent::Hello(_) => return Err(LinkError::Misbehaved("it said hello twice")),
             FromAgent::Events(lines) => self.keep(lines).await,
             FromAgent::Renew(request) => {
-                if let Some((renewed, ends)) = renew(self.shared, &self.certificate, &request).await {
+                if self.shared.guests.may_renew(&self.certificate)
+                    && let Some((renewed, ends)) = renew(self.shared, &self.certificate, &request).await
+                {
                     self.renewed.send_replace(ends);
                     self.say(renewed).await;
                 }
@@ -481,15 +488,15 @@ impl Peer<'_> {
     }
 }
 
+fn hashes(body: &ReportBody) -> Vec<Hash> {
+    body.files().iter().map(|file| file.manifest.hash).collect()
+}
+
 fn forget_files(body: &mut ReportBody) {
     if let ReportBody::Checkpoint(checkpoint) = body {
         checkpoint.files.clear();
     }
     body.end_mut().into_iter().for_each(|ended| ended.files.clear());
-}
-
-fn hashes(body: &ReportBody) -> Vec<Hash> {
-    body.files().iter().map(|file| file.manifest.hash).collect()
 }
 
 /// A certificate for the next days and for the same key, and until when it is valid; `None`: the request is none, and the old one stays.

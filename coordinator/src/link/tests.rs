@@ -361,6 +361,25 @@ async fn a_certificate_is_renewed_over_the_live_link() {
 }
 
 #[tokio::test]
+async fn a_node_that_renews_without_end_is_told_to_come_back_later() {
+    let world = World::new();
+    let (identity, key) = world.node(13).await;
+    let mut answered = 0;
+    // Each on a connection of its own; a renewal a second is answered, so it takes more than five.
+    for _ in 0..60 {
+        let mut control = world.control((&identity, &key)).await;
+        control.say(FromAgent::Renew(request(&key))).await;
+        if close_code(&control.connection).await == CloseCode::TooMany as u32 {
+            break;
+        }
+        answered += 1;
+    }
+    assert!((5..60).contains(&answered), "{answered}");
+    let mut control = world.control((&identity, &key)).await;
+    assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)), "what else it says is heard");
+}
+
+#[tokio::test]
 async fn an_expired_certificate_may_renew_and_nothing_else() {
     // One second: the shortest that a certificate, which knows no fractions, can be.
     let world = World::with_ttl(Duration::from_secs(1));
