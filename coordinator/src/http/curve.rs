@@ -24,8 +24,8 @@ use points::{Point, Points};
 use std::sync::Arc;
 pub(super) use thin::thin;
 
-/// Points that are remembered over all attempts: some 60 MiB. Beyond that all are forgotten.
-const POINTS: usize = 1 << 19;
+/// Points that are remembered over all attempts: as many as one curve may have. Beyond that all are forgotten.
+const POINTS: usize = points::MOST;
 
 /// Of each attempt its points.
 #[derive(Debug)]

@@ -1,12 +1,16 @@
 //! Points in order of their steps, an evaluation behind the step it followed, and how those of several attempts become one curve.
 
-use super::line::Said;
+use super::{line::Said, thin::thin};
 use crate::felt::Felt;
 use lorikeet_protocol::{
     id::{AttemptId, AttemptToken, UnixMillis},
     worker::Step,
 };
 use std::sync::Arc;
+
+/// Points of one curve that are held in memory: some 60 MiB. Beyond that half of them stay, of each stretch the lowest and the highest loss: a run is
+/// bounded by what a job's lines may take on disk alone, and that is more than a few such curves.
+pub(super) const MOST: usize = 1 << 19;
 
 /// What was measured after one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,6 +94,7 @@ impl Points {
             }
         }
         self.put_in_order();
+        self.hold(MOST);
     }
 
     /// What an attempt did, and what the next one did after it.
@@ -101,7 +106,15 @@ impl Points {
         let points = kept.chain(&later.points).copied().collect();
         let mut whole = Self { points, begins: None };
         whole.put_in_order();
+        whole.hold(MOST);
         Arc::new(whole)
+    }
+
+    /// Half of so many points, if they are more.
+    fn hold(&mut self, most: usize) {
+        if self.points.len() > most {
+            self.points = thin(&self.points, most / 2);
+        }
     }
 
     /// Of two for one place the later counts.
@@ -173,6 +186,19 @@ mod tests {
             step(3, 2.0),
         ];
         assert_eq!(shown(curve(&[&said]).from(0)), [(0, 1, 5.0), (1, 1, 4.0), (2, 1, 3.5), (2, 1, 3.0), (3, 1, 2.0)]);
+    }
+
+    #[test]
+    fn a_curve_without_end_is_thinned_and_keeps_its_extremes() {
+        let (mut points, steps) = (Points::default(), MOST as u64 + 9);
+        let loss = |at| if at == 4_711 { 99.0 } else { 1.0 };
+        points.extend(attempt(1), (1..=steps).map(|at| step(at, loss(at))));
+        assert!(points.len() <= MOST / 2, "{}", points.len());
+        let shown = shown(points.from(0));
+        assert!(shown.contains(&(4_711, 1, 99.0)));
+        assert_eq!((shown[0].0, shown.last().unwrap().0), (1, steps));
+        points.extend(attempt(1), [step(steps + 1, 0.5)]);
+        assert_eq!(points.from(steps + 1).len(), 1, "what comes goes on as it is");
     }
 
     #[test]
