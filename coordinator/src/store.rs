@@ -18,13 +18,14 @@ pub use copy::{Facts, FileKind};
 
 use crate::{
     access::Actor,
-    record::{Audit, Job, JoinSecret, Model, Orphan, Record, Replay},
+    record::{Audit, Job, JoinSecret, Model, Orphan, Record, Replay, Token},
     space::{self, Reserve},
 };
 use lorikeet_protocol::id::{ModelId, UnixMillis, UserId};
 use open::Disk;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use std::{
+    collections::HashSet,
     fmt::Write,
     io,
     ops::Range,
@@ -210,20 +211,24 @@ impl Store {
         })
     }
 
-    /// Removes what nobody can ask for any more – answers to repeated requests, join secrets, late results of jobs that are not here –
+    /// Removes what nobody can ask for any more – answers to repeated requests, join secrets, tokens, late results of jobs that are not here –
     /// and audit records from before `old_audit`; so many at a time.
     pub fn expire(&self, now: UnixMillis, old_audit: UnixMillis) -> Result<Expired, StoreError> {
         let replays = self.scan(&[], |row: &Replay| row.expires <= now)?;
         let secrets = self.scan(&[], |row: &JoinSecret| row.is_over(now))?;
+        let tokens = self.scan(&[], |row: &Token| row.is_over(now))?;
         let old = |row: &Orphan| row.at.0.saturating_add(ORPHAN_KEPT_MILLIS) <= now.0;
         let orphans = self.scan(&[], old)?;
         let keys = replays.iter().map(|row| (Replay::TABLE, row.key()));
         let keys = keys.chain(self.without_job(orphans)?.into_iter().map(|key| (Orphan::TABLE, key)));
         let keys = keys.chain(secrets.iter().map(|row| (JoinSecret::TABLE, row.key())));
+        let keys = keys.chain(tokens.iter().map(|row| (Token::TABLE, row.key())));
         let mut keys: Vec<_> =
             keys.chain(self.audits_before(old_audit)?.into_iter().map(|key| (Audit::TABLE, key))).collect();
         let is_all = keys.len() <= EXPIRED_AT_ONCE;
         keys.truncate(EXPIRED_AT_ONCE);
+        let gone: HashSet<_> =
+            keys.iter().filter(|(table, _)| *table == Token::TABLE).map(|(_, key)| key.clone()).collect();
         let expired = Expired { rows: keys.len(), is_all };
         if keys.is_empty() {
             return Ok(expired);
@@ -233,6 +238,9 @@ impl Store {
             for (table, key) in &keys {
                 transaction.open_table(Definition::new(table))?.remove(key.as_slice())?;
             }
+            let mut writing = Writing::new(&transaction);
+            tokens.iter().filter(|row| gone.contains(&row.key())).try_for_each(|row| writing.unlist(row))?;
+            drop(writing);
             Ok(transaction.commit()?)
         })?;
         Ok(expired)

@@ -341,7 +341,7 @@ impl Cluster {
             }
             Command::CreateToken { id, user, name, hash, expires } => {
                 let token = Token { id, owner: user, name, hash, created: now.wall, expires, deleted_at: None };
-                self.create_token(actor, token, out)
+                self.create_token(actor, token, now, out)
             }
             Command::RevokeToken { id } => self.revoke_token(actor, id, now, out),
             Command::CreateJoinSecret { hash, expires } => {

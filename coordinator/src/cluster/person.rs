@@ -8,6 +8,15 @@ use crate::{
 use lorikeet_protocol::id::{Hash, TokenId, UnixMillis};
 
 impl Token {
+    /// Its row is kept a day longer, so that a request which is repeated is answered as before.
+    const KEPT_MILLIS: u64 = 86_400_000;
+
+    /// Whether nobody asks for it any more: it was withdrawn or has expired, a day ago.
+    pub(crate) fn is_over(&self, now: UnixMillis) -> bool {
+        let ended = self.deleted_at.into_iter().chain(self.expires).min();
+        ended.is_some_and(|ended| ended.0.saturating_add(Self::KEPT_MILLIS) <= now.0)
+    }
+
     /// Whether it lets anybody in.
     pub(crate) fn works(&self, now: UnixMillis) -> bool {
         self.deleted_at.is_none() && self.expires.is_none_or(|end| end > now)
@@ -36,11 +45,14 @@ impl Cluster {
         &mut self,
         actor: Actor,
         token: Token,
+        now: Now,
         out: &mut Vec<Action>,
     ) -> Result<Receipt, Refusal> {
         if !actor.sees(token.owner) || !self.users.contains_key(&token.owner) {
             return Err(Refusal::not_found("user"));
         }
+        // Their rows go by themselves; here they would stay until the next start.
+        self.tokens.retain(|_, token| !token.is_over(now.wall));
         out.push(put(Record::Token(token.clone())));
         let receipt = Receipt::Token(token.id);
         self.tokens.insert(token.hash, token);

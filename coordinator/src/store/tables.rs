@@ -229,12 +229,18 @@ impl<'t> Writing<'t> {
         Ok(())
     }
 
+    /// Of a row that is gone no index says anything.
+    pub(super) fn unlist<R: Row>(&mut self, row: &R) -> Result<(), StoreError> {
+        for IndexEntry { index, key, .. } in row.entries() {
+            self.index(index)?.remove(key.as_slice())?;
+        }
+        Ok(())
+    }
+
     /// A job that is over goes with everything that its id begins.
     fn forget(&mut self, job: &Job) -> Result<(), StoreError> {
         self.table(Job::TABLE)?.remove(job.key().as_slice())?;
-        for IndexEntry { index, key, .. } in job.entries() {
-            self.index(index)?.remove(key.as_slice())?;
-        }
+        self.unlist(job)?;
         let (first, end) = (job.key(), [job.key().as_slice(), &[0xff; 17]].concat());
         for table in [Attempt::TABLE, StoredCheckpoint::TABLE, Orphan::TABLE] {
             self.table(table)?.retain_in(first.as_slice()..end.as_slice(), |_, _| false)?;

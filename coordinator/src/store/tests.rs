@@ -10,7 +10,7 @@ use crate::{
 };
 use full::Full;
 use lorikeet_protocol::{
-    id::{AttemptId, AttemptToken, DatasetId, Hash, JobId, UnixMillis, UserId},
+    id::{AttemptId, AttemptToken, DatasetId, Hash, JobId, TokenId, UnixMillis, UserId},
     job::Outcome,
 };
 
@@ -253,6 +253,36 @@ fn answers_and_secrets_that_have_expired_go_and_others_stay() {
     expire(0);
     assert_eq!(store.scan::<Replay>(&[], |_| true).unwrap(), [replay("new", now + 1)]);
     assert_eq!(store.scan::<JoinSecret>(&[], |_| true).unwrap(), [secret(2, now)]);
+}
+
+#[test]
+fn tokens_that_were_withdrawn_or_have_expired_go_with_their_places_in_lists() {
+    let (_folder, path) = place();
+    let store = Store::open(&path).unwrap();
+    let (day, owner) = (86_400_000, UserId(uuid::Uuid::from_u128(7)));
+    let now = 2 * day;
+    let token = |n: u128, expires: Option<u64>, withdrawn: Option<u64>| Token {
+        id: TokenId(uuid::Uuid::from_u128(n)),
+        owner,
+        name: "a".into(),
+        hash: Hash([n as u8; 32]),
+        created: UnixMillis(1),
+        expires: expires.map(UnixMillis),
+        deleted_at: withdrawn.map(UnixMillis),
+    };
+    let rows = [
+        token(1, Some(now - day), None),
+        token(2, Some(now), None),
+        token(3, None, Some(now - day)),
+        token(4, Some(now + day), Some(now - day)),
+        token(5, None, None),
+    ];
+    store.commit(&rows.clone().map(Record::Token)).unwrap();
+    let expired = store.expire(UnixMillis(now), UnixMillis(0)).unwrap();
+    assert_eq!(expired, Expired { rows: 3, is_all: true });
+    assert_eq!(store.scan::<Token>(&[], |_| true).unwrap(), [rows[1].clone(), rows[4].clone()]);
+    let listed = |owner| store.listed::<Token>(owner, 0, 9, None::<fn(&Token) -> bool>).unwrap();
+    assert_eq!((listed(Some(owner)).1, listed(None).1), (2, 2), "no list names what is gone");
 }
 
 #[test]
