@@ -35,6 +35,8 @@ use lorikeet_protocol::{
     id::{AttemptId, Hash},
     share::Moved,
 };
+use rest::Rest;
+pub(crate) use rest::taken;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
@@ -43,8 +45,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
-use rest::Rest;
-pub(crate) use rest::taken;
 use tally::Tally;
 use tokio::sync::watch;
 

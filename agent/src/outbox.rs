@@ -178,7 +178,8 @@ impl Outbox {
     pub(crate) fn acknowledge(&mut self, through: u64) -> Vec<AttemptId> {
         self.drop_through(through);
         let is_most_dead = self.dead > self.length / 2;
-        if is_most_dead && (self.length > COMPACT_BYTES || (self.queue.is_empty() && self.length > COMPACT_BYTES / 16)) {
+        if is_most_dead && (self.length > COMPACT_BYTES || (self.queue.is_empty() && self.length > COMPACT_BYTES / 16))
+        {
             // A longer file than need be is no reason to keep anybody waiting; the next acknowledgement tries again.
             self.compact().unwrap_or_else(|error| tracing::warn!("could not {}", crate::link::chain(&error)));
         }

@@ -199,7 +199,8 @@ impl Uploader {
                     ReportBody::Checkpoint(checkpoint) => format!("{CHECKPOINTS}/step-{:08}", checkpoint.step),
                     _ => ADAPTER.to_owned(),
                 };
-                let stage = move || stage_again(Below { directory: &directory, path: Path::new(&path) }, &files, &staging);
+                let stage =
+                    move || stage_again(Below { directory: &directory, path: Path::new(&path) }, &files, &staging);
                 spawn_blocking(stage).await??;
                 self.send(id, report.body.files()).await
             }
@@ -413,7 +414,9 @@ fn stage(folder: Below<'_>, name: &str, staging: &Staging) -> Result<NamedFile, 
     disk::remove_file(&aside)?;
     // What was opened, whatever has the name by now.
     let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(CWD, opened, CWD, &aside, AtFlags::SYMLINK_FOLLOW).map_err(std::io::Error::from).at("link", &path)?;
+    rustix::fs::linkat(CWD, opened, CWD, &aside, AtFlags::SYMLINK_FOLLOW)
+        .map_err(std::io::Error::from)
+        .at("link", &path)?;
     let staged = manifest_of(&file, &path).and_then(|manifest| {
         staging.keep(&aside, manifest.hash)?;
         Ok(manifest)

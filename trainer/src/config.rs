@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 
 pub use lorikeet_plan::BaseDtype;
 
+use crate::TrainError;
 use crate::lora::LoraConfig;
 use crate::model::gpu;
 use crate::optim::AdamWSettings;
 use crate::schedule::{Curve, Schedule, ratio_of};
-use crate::TrainError;
 
 /// One training run.
 #[derive(Debug, Clone, PartialEq)]

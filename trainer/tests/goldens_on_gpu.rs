@@ -45,6 +45,8 @@ use work::Work;
 /// Of the length of all gradients: what rounding every activation of these small models to eight bits may move them by. A term that is
 /// missing or has the wrong sign moves them by their whole length; what single operations may be off by is `ops/parity.rs`'s.
 const GRADIENTS: f64 = 0.08;
+/// The same of `dora`, whose modules are rounded once more each way: a share that grows from 3 % at the head to 10 % in the lowest block.
+const GRADIENTS_OF_DORA: f64 = 0.1;
 /// Of the loss.
 const LOSS: f64 = 0.01;
 /// Of the loss of any of twenty steps, each of which begins where rounding has led the ones before.
@@ -82,7 +84,8 @@ fn losses_logits_and_gradients_are_the_references_to_the_precision_of_brain_floa
             (loss - f64::from(expected)).abs() < LOSS * f64::from(expected),
             "{name}: a loss of {loss}, expected {expected}"
         );
-        assert!((1e-5..GRADIENTS).contains(&share), "{name}: gradients differ by {share} of their length");
+        let bound = if name == "dora" { GRADIENTS_OF_DORA } else { GRADIENTS };
+        assert!((1e-5..bound).contains(&share), "{name}: gradients differ by {share} of their length");
         assert!(logits < 0.03, "{name}: logits differ by {logits} of their length");
         assert!(pass(&golden, &batch).expect("a pass") == (loss, grads), "{name}: the same bits again");
     }

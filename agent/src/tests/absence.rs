@@ -115,7 +115,7 @@ async fn an_acknowledgement_of_an_earlier_report_keeps_no_later_one_from_being_s
     talk.until_ended().await;
     // All have left, and the end was lost on its way.
     talk.say(ToAgent::Acknowledged { through: 1 }).await;
-    talk.until_ended().await;
+    within(talk.until_ended()).await;
     talk.say(ToAgent::Acknowledged { through: talk.reports.last().unwrap().number }).await;
     scene.shutdown().await;
 }
@@ -192,7 +192,10 @@ async fn a_worker_whose_record_is_damaged_is_gone_before_its_device_is_offered()
         assert_eq!(talk.known, [], "nobody knows of it");
         let Holder { pid, start_ticks, .. } = scene.holder(1);
         let name = supervisor::group::Name { pid, start_ticks };
-        assert!(supervisor::group::Group::led_by(name).members().unwrap().is_empty(), "two of them would be on one device");
+        assert!(
+            supervisor::group::Group::led_by(name).members().unwrap().is_empty(),
+            "two of them would be on one device"
+        );
         scene.shutdown().await;
     }
 }

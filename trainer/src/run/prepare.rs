@@ -283,6 +283,8 @@ fn what_will_be_done(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::FailureClass;
 

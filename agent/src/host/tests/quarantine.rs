@@ -443,7 +443,10 @@ fn a_gpu_that_vanishes_ends_its_attempt_stays_on_the_list_and_is_tested_when_it_
         scene.event(Event::Tested(gpu.id.clone(), Ok(())));
     }
     let fault = |xid: u32| [(gpu.id.clone(), format!("the driver reported error XID {xid}"))].into();
-    assert!(tests(&scene.event(Event::Looked(Seen { faults: fault(48), ..with }))), "the second failure, not the third");
+    assert!(
+        tests(&scene.event(Event::Looked(Seen { faults: fault(48), ..with }))),
+        "the second failure, not the third"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::ops::attention::{self, Heads};
 use crate::ops::buffer::Buffers;
 use crate::ops::dora::{self, Dora, DoraGradient};
 use crate::ops::dropout::Kept;
-use crate::ops::head::{self, Beside, Head, Wanted};
+use crate::ops::head::{self, Head, Wanted};
 use crate::ops::linear::{self, Weight};
 use crate::ops::lora::{self, Columns, Input, Pair, PairGradient};
 use crate::ops::machine::{Losses, Machine};
