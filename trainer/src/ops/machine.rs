@@ -62,12 +62,14 @@ impl Default for Machine {
 }
 
 /// Why a pass was broken off.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Broken {
     /// There is no memory for it.
+    #[error("take {} bytes of memory", .0.bytes)]
     Refused(Refused),
     /// The GPU refused something else.
     #[cfg(feature = "cuda")]
+    #[error(transparent)]
     Gpu(GpuError),
 }
 

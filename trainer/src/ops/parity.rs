@@ -24,6 +24,7 @@ use super::adamw::AdamW;
 use super::attention::Heads;
 use super::head::Wanted;
 use super::lora::{Columns, Pair};
+use super::machine::caught;
 use super::random::{Masks, philox};
 use super::rope::Rotations;
 
@@ -265,9 +266,9 @@ pub fn cases() -> Vec<Case> {
     case::all()
 }
 
-/// Runs a case twice on inputs that follow from `seed`.
+/// Runs a case twice on inputs that follow from `seed`. What a machine refuses in it is an error, as everywhere.
 pub fn judge(case: &Case, forms: &dyn Forms, seed: u64) -> Answer<Verdict> {
-    let run = || (case.run)(forms, &mut Fresh::new(seed));
+    let run = || caught(|| (case.run)(forms, &mut Fresh::new(seed)))?;
     let (first, second) = (run()?, run()?);
     let bits = |outputs: &[Output]| -> Vec<u32> {
         outputs.iter().flat_map(|output| output.ours.iter().map(|x| x.to_bits())).collect()
@@ -329,6 +330,9 @@ impl Fresh {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::resume_unwind;
+
+    use super::super::buffer::Refused;
     use super::*;
 
     #[test]
@@ -350,6 +354,13 @@ mod tests {
         assert_eq!(output(vec![1.0, -4.0]).error(), 0.0);
         assert!(output(vec![1.2, -4.0]).error() > 0.01);
         assert_eq!(output(vec![1.0, f32::NAN]).error(), f64::INFINITY);
+    }
+
+    #[test]
+    fn memory_that_is_refused_inside_a_case_is_its_error() {
+        let case = Case { name: "greedy", run: |_, _| resume_unwind(Box::new(Refused { bytes: 7 })) };
+        let error = judge(&case, &cpu::Cpu::default(), 7).expect_err("there is none");
+        assert_eq!(error.to_string(), "take 7 bytes of memory");
     }
 
     #[test]

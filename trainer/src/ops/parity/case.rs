@@ -518,7 +518,7 @@ fn lookup_both(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
     lookup::forward_plain(pair, &tokens, &mut sum_plain);
     let mut gradient = PairGradient { a: &mut da_plain, b: &mut db_plain };
     lookup::backward_plain(pair, (&tokens, padding), &wide(&dy), &mut gradient);
-    Ok(vec![output("y", sum, sum_plain, ONCE), output("dA", da, da_plain, EXACT), output("dB", db, db_plain, EXACT)])
+    Ok(vec![output("y", sum, sum_plain, ONCE), output("dA", da, da_plain, CUT), output("dB", db, db_plain, CUT)])
 }
 
 fn head_adapted(forms: &dyn Forms, fresh: &mut Fresh) -> Answer<Vec<Output>> {
