@@ -124,14 +124,14 @@ KERNEL(dora_forward, bf16* z, const bf16* e, const float* lengths, bf16* y, u32 
 // dv = g dy, and for every part of the rows the sums of dy v / n, which `lora_add_parts` adds to the gradient of m. A warp takes 32 MANY columns of
 // every WARPS-th row.
 //
-// Grid: groups of columns x parts of PART_ROWS rows.
-constexpr u32 WARPS = 8, PART_ROWS = 256;
+// Grid: groups of columns x parts.
+constexpr u32 WARPS = 8;
 template <u32 MANY>
 __device__ __forceinline__ void backward(const bf16* dy, const bf16* v, const float* lengths, bf16* dv, float* parts, u32 rows, u32 count,
-                                         u32 stride) {
+                                         u32 stride, u32 part_rows) {
   __shared__ float sums[WARPS][32 * MANY];
   const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = 32 * MANY * blockIdx.x, c = first + MANY * lane;
-  const u32 begin = PART_ROWS * blockIdx.y, end = begin + PART_ROWS < rows ? begin + PART_ROWS : rows;
+  const u32 begin = part_rows * blockIdx.y, end = begin + part_rows < rows ? begin + part_rows : rows;
   Some<MANY> sum = {};
   if (c < count) {
     Some<MANY> by = some<MANY>(lengths + count + c);
@@ -156,11 +156,11 @@ __device__ __forceinline__ void backward(const bf16* dy, const bf16* v, const fl
 }
 
 KERNEL(dora_backward, const bf16* dy, const bf16* v, const float* lengths, bf16* dv, float* parts, u32 rows, u32 count, u32 stride,
-       u32 many) {
+       u32 many, u32 part_rows) {
   if (many == 8)
-    backward<8>(dy, v, lengths, dv, parts, rows, count, stride);
+    backward<8>(dy, v, lengths, dv, parts, rows, count, stride, part_rows);
   else
-    backward<1>(dy, v, lengths, dv, parts, rows, count, stride);
+    backward<1>(dy, v, lengths, dv, parts, rows, count, stride, part_rows);
 }
 
 // dz = (g - 1) dy: what goes back through the frozen weight a second time. Not dv - dy, of which the rounding of both would be left.

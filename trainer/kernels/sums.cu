@@ -1,5 +1,5 @@
-// Gradients of a model's own weights that are sums over rows: gains, biases, rows of the embedding. src/ops/norm.rs, linear.rs and
-// lookup.rs have the equations. A sum is made in parts of so many rows, by shape alone, which are added in order.
+// Gradients of a model's own weights that are sums over rows: gains and biases. src/ops/norm.rs and linear.rs have the equations. A sum
+// is made in parts of so many rows, by shape alone, which are added in order.
 #include "prelude.cuh"
 
 // parts[p] = sum of rho dy x over the rows of part p, one blockIdx.y for each; of dy alone where there is no x. A thread has eight columns
@@ -38,23 +38,4 @@ KERNEL(add_row_parts, const float* parts, float* sums, u32 many, u32 columns) {
   if (warp > 0 || c >= columns) return;
   for (u32 other = 1; other < 8; other++) sum += of_warp[other][lane];
   sums[c] += sum;
-}
-
-// table[tokens[t]] += scale times the sum of dy's rows `places[starts[t] .. starts[t + 1]]`, in that order. One block per token, none of which
-// comes twice.
-KERNEL(table_add, const bf16* dy, const u32* tokens, const u32* starts, const u32* places, float* table, u32 width, float scale) {
-  float* row = table + (u64)tokens[blockIdx.x] * width;
-  u32 first = starts[blockIdx.x], last = starts[blockIdx.x + 1];
-  for (u32 c = 8 * threadIdx.x; c < width; c += 8 * blockDim.x) {
-    Eight sum = {}, all = eight(row + c);
-#pragma unroll 4
-    for (u32 i = first; i < last; i++) {
-      Eight d = eight(dy + (u64)places[i] * width + c);
-#pragma unroll
-      for (u32 n = 0; n < 8; n++) sum.x[n] += d.x[n];
-    }
-#pragma unroll
-    for (u32 n = 0; n < 8; n++) all.x[n] += scale * sum.x[n];
-    put(row + c, all);
-  }
 }

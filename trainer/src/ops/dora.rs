@@ -133,7 +133,7 @@ pub fn forward(
         ViewMut::new(v, tokens, outputs).set(View::new(x, tokens, inputs).times(weight.t()));
     });
     each_row(y, columns, v, |y, z| y.iter_mut().zip(z).for_each(|(y, z)| *y -= z));
-    let whole = Columns { first: 0, count: outputs, stride: outputs };
+    let whole = Columns::all(outputs);
     lora::forward(pair, input, u, v, whole);
     each_row(y, columns, v, |y, v| {
         for (o, (y, v)) in y.iter_mut().zip(v).enumerate() {
@@ -163,7 +163,7 @@ pub fn backward(
             dv[o] = dora.magnitude[o] / dora.norms[o] * dy[o];
         }
     }
-    let whole = Columns { first: 0, count: outputs, stride: outputs };
+    let whole = Columns::all(outputs);
     let mut dx = dx;
     lora::backward(pair, input, buffers, (u, &dv, whole), &mut gradient.pair, dx.as_deref_mut());
     if let Some(dx) = dx {

@@ -331,7 +331,7 @@ impl Bench<'_> {
         let (mut da, mut db, mut dm) = (gpu.zeros(rank * width)?, gpu.zeros(width * rank)?, gpu.zeros(width)?);
         let (a, b, x, magnitude) = (a.as_view(), b.as_view(), x.as_view(), magnitude.as_view());
         let (pair, input) = (Pair { a: &a, b: &b, rank, scale: 0.01 }, Input { x: &x, kept: None });
-        let columns = Columns { first: 0, count: width, stride: width };
+        let columns = Columns::all(width);
         let measure = || Lengths::measure(gpu, &weight, columns, pair, &magnitude);
         let lengths = measure()?;
         let dora = Dora { weight: &weight, lengths: &lengths };

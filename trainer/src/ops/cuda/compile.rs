@@ -38,13 +38,13 @@ const SOURCES: [(Source, &[&str]); 13] = [
     (source!("dropout.cu"), &["dropout_draw", "dropout_mask", "dropout_add"]),
     (source!("glu.cu"), &["glu_forward", "glu_backward"]),
     (source!("head.cu"), &["head_loss", "add_losses"]),
-    (source!("lookup.cu"), &["lookup_columns", "lookup_add"]),
+    (source!("lookup.cu"), &["lookup_columns", "lookup_add", "table_add"]),
     (source!("lora.cu"), &["lora_down", "lora_parts", "lora_add_parts", "lora_up"]),
     (source!("norm.cu"), &["norm_forward", "norm_backward", "norm_rho"]),
     (source!("quant.cu"), &["nf4_widen", "int8_widen"]),
     (source!("rope.cu"), &["rope_forward", "rope_backward", "rope_gains"]),
     (source!("rows.cu"), &["rows_gather", "rows_scatter", "rows_add_bias", "cast_narrow", "shift"]),
-    (source!("sums.cu"), &["row_parts", "add_row_parts", "table_add"]),
+    (source!("sums.cu"), &["row_parts", "add_row_parts"]),
 ];
 
 /// Every kernel but attention's, by name.

@@ -21,6 +21,9 @@ const ROWS: usize = 8;
 const WARP: usize = 32;
 const THREADS: u32 = 256;
 
+/// Rows of a part of the gradient of m.
+const PART_ROWS: usize = lorikeet_plan::GPU_PART_ROWS;
+
 /// The frozen weight, of which the module's columns of output are rows, and the lengths of the adapted ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Dora<'a> {
@@ -97,7 +100,7 @@ pub fn backward(
     let dy = dy.slice(columns.first..);
     let mut dv = gpu.take::<bf16>(v.len())?;
     add_grad_lengths(gpu, dora.lengths, (&dy, v, columns), &mut dv.as_view_mut(), dm)?;
-    let whole = Columns { first: 0, count: columns.count, stride: columns.count };
+    let whole = Columns::all(columns.count);
     lora::backward(gpu, pair, input, (u, &dv.as_view(), whole), [da, db], dx.as_deref_mut())?;
     let Some(dx) = dx else { return Ok(()) };
     let (many, shape) = at_once(v.len() / columns.count, columns);
@@ -156,13 +159,13 @@ fn add_grad_lengths(
     let count = columns.count;
     let rows = v.len() / count;
     assert!(v.len() == rows * count && dm.len() == count, "a length for every column");
-    let (parts, (many, _)) = (rows.div_ceil(lorikeet_plan::GPU_PART_ROWS), at_once(rows, columns));
+    let (parts, (many, _)) = (rows.div_ceil(PART_ROWS), at_once(rows, columns));
     let mut sums = gpu.take::<f32>(parts * count)?;
     let across = count.div_ceil(WARP * many as usize);
     let shape =
         LaunchConfig { grid_dim: (number(across), number(parts), 1), block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 };
-    let [rows, count, stride, parts] = [rows, count, columns.stride, parts].map(number);
-    launch!(gpu, "dora_backward", shape, dy, v, &lengths.0, dv, &mut sums, &rows, &count, &stride, &many)?;
+    let [rows, count, stride, parts, of_part] = [rows, count, columns.stride, parts, PART_ROWS].map(number);
+    launch!(gpu, "dora_backward", shape, dy, v, &lengths.0, dv, &mut sums, &rows, &count, &stride, &many, &of_part)?;
     launch!(gpu, "lora_add_parts", per_number(columns.count), &sums, dm, &count, &parts)
 }
 
