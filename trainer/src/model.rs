@@ -1,4 +1,4 @@
-//! The decoder: `Model` over frozen weights, and the three passes over it.
+//! The decoder: `Model`, and the three passes over it.
 //!
 //! ```text
 //! x₀ = embedding[tokens]
@@ -26,8 +26,11 @@ mod linear;
 mod loss;
 mod mlp;
 mod new;
+mod operands;
 mod pass;
 mod weights;
+
+use std::ops::Range;
 
 use lorikeet_plan::{ModelConfig, Module};
 
@@ -36,7 +39,7 @@ use crate::data::{MicroBatch, Segment};
 use crate::full::WeightLayout;
 use crate::lora::{self, AdapterView, Init, LoraLayout, Site};
 use crate::ops::buffer::Refused;
-use crate::ops::machine::{Broken, Buffer, LossSums, Machine, Operand, Sums, Weight, caught};
+use crate::ops::machine::{Broken, Buffer, LossSums, Machine, Sums, Weight, caught};
 use crate::ops::profile::Profile;
 use crate::ops::rope::Known;
 
@@ -47,6 +50,7 @@ pub use decode::Cache;
 use gain::Gain;
 use loss::{BesideHead, Gradient, Pending};
 pub use new::read_weights;
+use operands::Operands;
 use pass::Pass;
 pub(crate) use weights::stored;
 
@@ -116,7 +120,7 @@ impl Model {
         self.machine.forget_use();
     }
 
-    /// The frozen weight of one projection, `[outputs, inputs]`, as products see it.
+    /// The weight of one projection, `[outputs, inputs]`, as products see it.
     pub fn weight(&self, layer: usize, module: Module) -> Vec<f32> {
         let (weight, rows) = self.blocks[layer].weight_of(module);
         self.machine.rows_of(weight, rows).into_owned()
@@ -131,14 +135,19 @@ impl Model {
             return params;
         }
         for entry in layout.entries() {
-            let (weight, rows) = match entry.site {
-                Site::Embedding => continue,
-                Site::Block(layer, module) => self.blocks[layer].weight_of(module),
-                Site::Head => (self.head().weight, 0..self.config.vocab_size),
-            };
+            let Some((weight, rows)) = self.weight_under(entry.site) else { continue };
             lora::complete(layout, entry, &self.machine.rows_of(weight, rows), seed, &mut params);
         }
         params
+    }
+
+    /// The weight of a place, and which of its rows are that place's; an embedding has columns.
+    fn weight_under(&self, site: Site) -> Option<(&Weight, Range<usize>)> {
+        match site {
+            Site::Embedding => None,
+            Site::Block(layer, module) => Some(self.blocks[layer].weight_of(module)),
+            Site::Head => Some((self.head().weight, 0..self.config.vocab_size)),
+        }
     }
 
     /// Where the time of its passes went.
@@ -219,11 +228,6 @@ impl Model {
                 Ok(Work { model: self, adapters, operands, weights, sums, losses })
             },
         )
-    }
-
-    /// The numbers of adapters as products take them.
-    fn operands<'a>(&self, adapters: &[AdapterView<'a>]) -> Vec<Operand<'a>> {
-        adapters.iter().map(|view| self.machine.operand(view.params)).collect()
     }
 
     fn there_and_back(
@@ -368,13 +372,13 @@ impl Model {
     }
 }
 
-/// Passes whose losses and gradients are added up. What they have in common is done once: on a GPU the copy of the adapters that products
-/// take. Nothing in it waits for a GPU.
+/// Passes whose losses and gradients are added up. What products take of the adapters is made once for all of them. Nothing in it waits for a
+/// GPU.
 #[derive(Debug)]
 pub struct Work<'a> {
     model: &'a Model,
     adapters: &'a [AdapterView<'a>],
-    operands: Vec<Operand<'a>>,
+    operands: Vec<Operands<'a>>,
     weights: Option<&'a WeightLayout>,
     sums: Vec<Sums<'a>>,
     losses: LossSums,

@@ -18,7 +18,7 @@ use super::pass::Pass;
 pub(super) const MODULES: [Module; 5] = [Module::QProj, Module::KProj, Module::VProj, Module::QkvProj, Module::OProj];
 const QKV: [Module; 4] = [Module::QProj, Module::KProj, Module::VProj, Module::QkvProj];
 
-/// Frozen weights of the half.
+/// Weights of the half.
 #[derive(Debug)]
 pub(super) struct Attention {
     /// q, k and v.

@@ -45,7 +45,7 @@ impl Kept {
 }
 
 impl Block {
-    /// The frozen weight that holds one projection, and the rows of it that are.
+    /// The weight that holds one projection, and the rows of it that are.
     pub(super) fn weight_of(&self, module: Module) -> (&Weight, Range<usize>) {
         let (attention, mlp) = (&self.attention, &self.mlp);
         [&attention.entry.linear, &attention.exit.linear, &mlp.entry.linear, &mlp.exit.linear]

@@ -10,11 +10,12 @@
 use crate::TrainError;
 use crate::data::{MicroBatch, Segment};
 use crate::lora::AdapterView;
-use crate::ops::machine::{Buffer, Operand, Past};
+use crate::ops::machine::{Buffer, Past};
 use crate::ops::profile::Op;
 use crate::ops::rope::length_class;
 
 use super::attention::{Attention, heads};
+use super::operands::Operands;
 use super::pass::Pass;
 use super::{Model, go_on, refusable, refusable_for};
 
@@ -24,7 +25,7 @@ pub struct Cache<'a> {
     model: &'a Model,
     adapters: Vec<AdapterView<'a>>,
     /// What products take of the adapter is the same for every token.
-    operands: Vec<Operand<'a>>,
+    operands: Vec<Operands<'a>>,
     tokens: Vec<u32>,
     layers: Vec<Past>,
 }

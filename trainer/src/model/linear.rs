@@ -1,4 +1,4 @@
-//! A linear layer of a block and whatever adapters sit on it. One frozen weight may hold several modules, one below the other
+//! A linear layer of a block and whatever adapters sit on it. One weight may hold several modules, one below the other
 //! (q, k and v; gate and up): one product makes all of them, and each module's adapter adds to its own columns.
 
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::ops::profile::Op;
 use super::new::New;
 use super::pass::{Adapted, Pass, Products};
 
-/// A frozen weight and the modules it is made of.
+/// A weight and the modules it is made of.
 #[derive(Debug)]
 pub(super) struct Linear {
     weight: Weight,

@@ -12,7 +12,7 @@ use super::pass::Pass;
 
 const GATE_UP: [Module; 3] = [Module::GateProj, Module::UpProj, Module::GateUpProj];
 
-/// Frozen weights of the half.
+/// Weights of the half.
 #[derive(Debug)]
 pub(super) struct Mlp {
     /// gate and up.

@@ -11,13 +11,13 @@ use crate::lora::{AdapterView, LoraEntry, Site};
 use crate::ops::buffer::reserve;
 use crate::ops::lora::Columns;
 use crate::ops::machine::{
-    Buffer, Dora, Input, Lengths, Machine, Mask, Operand, Pair, Part, PartMut, RowMasks, Segments, Sums, SumsAt, Turns,
-    Weight,
+    Buffer, Dora, Input, Lengths, Machine, Mask, Pair, Part, PartMut, RowMasks, Segments, Sums, SumsAt, Turns, Weight,
 };
 use crate::ops::profile::{Op, Profile};
 use crate::ops::random::Masks;
 use crate::ops::rope::{Known, Rotations};
 
+use super::operands::Operands;
 use super::{EMBEDDING, Model, gpu};
 
 /// What every layer needs to know about the batch.
@@ -30,8 +30,8 @@ pub(super) struct Pass<'a> {
     pub(super) segments: Segments,
     batch: &'a MicroBatch,
     adapters: &'a [AdapterView<'a>],
-    /// The numbers of every adapter.
-    operands: &'a [Operand<'a>],
+    /// What products take of every adapter.
+    operands: &'a [Operands<'a>],
     /// The model itself is trained, no adapter: every gradient is wanted, and the one flat gradient is that of all weights.
     pub(super) weights: Option<&'a WeightLayout>,
     /// All rows.
@@ -60,8 +60,6 @@ pub(super) struct Products {
     u: Option<Buffer>,
     /// DoRA's products with the whole weight.
     v: Option<Buffer>,
-    /// DoRA's row lengths, per adapter.
-    lengths: Vec<Option<Lengths>>,
     /// Dropout of every run; none without.
     masks: Vec<Option<Mask>>,
 }
@@ -70,16 +68,11 @@ impl Products {
     pub(super) fn give(self, machine: &Machine) {
         [self.u, self.v].into_iter().flatten().for_each(|buffer| machine.give(buffer));
     }
-
-    /// DoRA's row lengths of one adapter.
-    fn lengths(&self, adapter: usize) -> Option<&Lengths> {
-        self.lengths.get(adapter)?.as_ref()
-    }
 }
 
 const KEPT: &str = "a module with adapters keeps their products";
 
-/// A module that may be adapted, as a pass meets it: its place, its frozen weight, and its columns of a row of output.
+/// A module that may be adapted, as a pass meets it: its place, its weight, and its columns of a row of output.
 #[derive(Clone, Copy)]
 pub(super) struct Adapted<'w> {
     pub(super) site: Site,
@@ -103,7 +96,7 @@ impl<'a> Pass<'a> {
     pub(super) fn new(
         model: &'a Model,
         batch: &'a MicroBatch,
-        adapters: (&'a [AdapterView<'a>], &'a [Operand<'a>]),
+        adapters: (&'a [AdapterView<'a>], &'a [Operands<'a>]),
     ) -> Result<Pass<'a>, TrainError> {
         let width = model.config.rotary_dim;
         let lengths: Vec<usize> = batch.segments.iter().map(|segment| segment.len).collect();
@@ -114,7 +107,7 @@ impl<'a> Pass<'a> {
     pub(super) fn of_last_rows(
         model: &'a Model,
         batch: &'a MicroBatch,
-        adapters: (&'a [AdapterView<'a>], &'a [Operand<'a>]),
+        adapters: (&'a [AdapterView<'a>], &'a [Operands<'a>]),
         len: usize,
     ) -> Result<Pass<'a>, TrainError> {
         let (width, positions) = (model.config.rotary_dim, len - batch.tokens.len()..len);
@@ -124,7 +117,7 @@ impl<'a> Pass<'a> {
     fn turned(
         model: &'a Model,
         batch: &'a MicroBatch,
-        (adapters, operands): (&'a [AdapterView<'a>], &'a [Operand<'a>]),
+        (adapters, operands): (&'a [AdapterView<'a>], &'a [Operands<'a>]),
         rotations: impl Fn(&Rope, &Known) -> Rotations,
     ) -> Result<Pass<'a>, TrainError> {
         let mut end = 0;
@@ -226,7 +219,7 @@ impl<'a> Pass<'a> {
         self.adapters.iter().any(|view| view.layout.entry(site).is_some())
     }
 
-    /// Adds every adapter's product of one module to its columns of `y`, which hold the frozen layer's output.
+    /// Adds every adapter's product of one module to its columns of `y`, which hold the layer's own output.
     pub(super) fn lora_forward(&self, adapted: Adapted<'_>, rows: &Rows, x: &Part<'_>, mut y: PartMut<'_>) -> Products {
         let Adapted { site, columns, .. } = adapted;
         if !self.has(site) {
@@ -234,8 +227,7 @@ impl<'a> Pass<'a> {
         }
         let (machine, most) = (self.machine, self.most_rank(site));
         let (mut u, mut v) = (machine.take(rows.len * most), self.room_for_dora(site, rows, columns));
-        let lengths = if v.is_some() { self.lengths(adapted) } else { Vec::new() };
-        let mut products = Products { lengths, ..Products::default() };
+        let mut masks = Vec::with_capacity(rows.runs.len());
         for (run, entry) in self.adapted(rows, site) {
             let mask = run.masks.as_ref().map(|masks| machine.mask(masks, site.key(), entry.in_features));
             let input = Input { x: input_of(run, entry, x), mask: mask.as_ref() };
@@ -243,7 +235,7 @@ impl<'a> Pass<'a> {
             let of_u = run.rows.start * most..run.rows.start * most + run.rows.len() * entry.rank;
             let mut y = y.slice(run.rows.start * columns.stride..run.rows.end * columns.stride);
             let mut u = u.all_mut();
-            match (products.lengths(run.adapter), &mut v) {
+            match (self.operands[run.adapter].lengths(site), &mut v) {
                 (Some(lengths), Some(v)) => {
                     let mut v = v.all_mut();
                     let kept = (u.slice(of_u), v.slice(adapted.own(&run.rows)));
@@ -251,30 +243,20 @@ impl<'a> Pass<'a> {
                 }
                 _ => machine.lora(&pair, &input, u.slice(of_u), y.again(), columns),
             }
-            if let Some(start) = self.started(run, entry) {
+            if let Some(start) = self.operands[run.adapter].started(entry) {
                 let mut u = machine.take(run.rows.len() * entry.rank);
                 machine.lora(&start, &Input { mask: None, ..input }, u.all_mut(), y, columns);
                 machine.give(u);
             }
-            products.masks.push(mask);
+            masks.push(mask);
         }
-        Products { u: Some(u), v, ..products }
+        Products { u: Some(u), v, masks }
     }
 
     /// Room for what DoRA keeps, where an adapter of the module has it.
     fn room_for_dora(&self, site: Site, rows: &Rows, columns: Columns) -> Option<Buffer> {
         let any = self.entries(site).any(|entry| !entry.magnitude.is_empty());
         any.then(|| self.machine.take(rows.len * columns.count))
-    }
-
-    /// The lengths of the rows of `W + s B A`, which are the same for every run of an adapter.
-    fn lengths(&self, Adapted { site, weight, columns }: Adapted<'_>) -> Vec<Option<Lengths>> {
-        let of = |(adapter, view): (usize, &AdapterView<'_>)| {
-            let entry = view.layout.entry(site).filter(|entry| !entry.magnitude.is_empty())?;
-            let (pair, magnitude) = (self.pair_of(adapter, entry), entry.magnitude.clone());
-            Some(self.machine.lengths(weight, columns, &pair, (view.params, magnitude)))
-        };
-        self.adapters.iter().enumerate().map(of).collect()
     }
 
     /// Adds the gradients of one module to every adapter's, and to `dx` where that is wanted.
@@ -297,11 +279,11 @@ impl<'a> Pass<'a> {
             let dy = dy.slice(run.rows.start * columns.stride..run.rows.end * columns.stride);
             let inputs = run.rows.start * entry.in_features..run.rows.end * entry.in_features;
             let mut dx = dx.as_mut().map(|dx| dx.slice(inputs));
-            if let (Some(start), Some(dx)) = (self.started(run, entry), &mut dx) {
+            if let (Some(start), Some(dx)) = (self.operands[run.adapter].started(entry), &mut dx) {
                 machine.lora_backward_constant(&start, (&dy, columns), dx.again());
             }
             let sums = &mut grads[run.adapter];
-            match (products.lengths(run.adapter), &products.v) {
+            match (self.operands[run.adapter].lengths(site), &products.v) {
                 (Some(lengths), Some(v)) => {
                     let kept = (&input, u, v.all().slice(adapted.own(&run.rows)));
                     let places = [entry.a.clone(), entry.b.clone(), entry.magnitude.clone()];
@@ -349,20 +331,7 @@ impl<'a> Pass<'a> {
     }
 
     fn pair(&self, run: &Run, entry: &LoraEntry) -> Pair<'_> {
-        self.pair_of(run.adapter, entry)
-    }
-
-    fn pair_of(&self, adapter: usize, entry: &LoraEntry) -> Pair<'_> {
-        let operand = &self.operands[adapter];
-        let (a, b) = (operand.part(entry.a.clone()), operand.part(entry.b.clone()));
-        Pair { a, b, rank: entry.rank, scale: entry.scale }
-    }
-
-    /// What a PiSSA adapter takes out again: the product it began with.
-    fn started(&self, run: &Run, entry: &LoraEntry) -> Option<Pair<'_>> {
-        let operand = &self.operands[run.adapter];
-        let [a, b] = entry.start.clone()?.map(|place| operand.part(place));
-        Some(Pair { a, b, rank: entry.rank, scale: -entry.scale })
+        self.operands[run.adapter].pair(entry)
     }
 
     /// A module's entry in every adapter that has it.

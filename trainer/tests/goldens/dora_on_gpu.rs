@@ -1,23 +1,25 @@
 //! DoRA on a device, beside the processor: with dropout, in few bits, over many steps, and what it moves and takes. The reference has a case of it, `dora`.
 
-use lorikeet_plan::{BaseDtype, Processor, Settings, plan};
+use lorikeet_plan::BaseDtype;
 use lorikeet_trainer::config::{Device, Length};
 use lorikeet_trainer::data::MicroBatch;
-use lorikeet_trainer::export::{StoredAs, init_base};
 use lorikeet_trainer::lora::{AdapterView, Dropout, LoraConfig, LoraLayout, Targets};
-use lorikeet_trainer::model::Model;
+use lorikeet_trainer::model::{Cache, Model};
 use lorikeet_trainer::ops::cuda::TRAFFIC;
 use lorikeet_trainer::ops::cuda::adamw::Clip;
+use lorikeet_trainer::ops::cuda::timeline::Work;
 use lorikeet_trainer::ops::machine::Machine;
 use lorikeet_trainer::step;
-use serde_json::json;
 
 use super::place::Place;
 use super::told::run;
-use super::{ANY, GRADIENTS, LOSS, PARAMETERS, RUN, apart, gpu, numbers, on, on_gpu, on_gpu_with_data, opened, saved};
+use super::{
+    ANY, GRADIENTS, LOSS, PARAMETERS, RUN, apart, gpu, numbers, on, on_gpu, on_gpu_with_data, opened, random_base,
+    saved, whole,
+};
 
 /// Tokens of a pass over the small base.
-const TOKENS: usize = 640;
+pub(super) const TOKENS: usize = 640;
 
 #[test]
 fn row_lengths_with_dropout_and_beside_an_adapter_without_them_have_the_processors_gradients() {
@@ -51,7 +53,7 @@ fn row_lengths_with_dropout_and_beside_an_adapter_without_them_have_the_processo
 
 #[test]
 fn row_lengths_on_a_base_in_few_bits_are_the_processors() {
-    let dir = small_base();
+    let dir = random_base(96, true);
     for (dtype, p) in [(BaseDtype::Nf4, 0.0), (BaseDtype::Nf4, 0.2), (BaseDtype::Int8, 0.2)] {
         let here = Model::load_on(Machine::Gpu(gpu()), dir.path(), dtype, &|| false).expect("a base");
         let there = Model::load_on(Machine::default(), dir.path(), dtype, &|| false).expect("a base");
@@ -112,43 +114,29 @@ fn a_step_of_row_lengths_moves_no_more_than_its_batch() {
 }
 
 #[test]
-fn the_plan_is_what_passes_with_row_lengths_take_of_the_card() {
-    let dir = small_base();
-    for dtype in [BaseDtype::Bf16, BaseDtype::Nf4] {
-        let mut model = Model::load_on(Machine::Gpu(gpu()), dir.path(), dtype, &|| false).expect("a base");
-        for p in [0.0, 0.2] {
-            let (layout, params) = lengthened(&model, p);
-            for recompute in [0, 1, 2] {
-                model.set_recompute(recompute);
-                model.forget_use();
-                let before = model.most_in_use();
-                pass(&model, &layout, &params, p);
-                let used = model.most_in_use() - before;
-                let settings = Settings {
-                    adapters: vec![layout.shape()],
-                    base_dtype: dtype,
-                    processor: Processor::Cuda,
-                    tokens_per_micro: TOKENS,
-                    longest_segment: TOKENS / 4,
-                    supervised_rows: batch().targets.len(),
-                    recompute,
-                };
-                let planned = plan(model.config(), &settings);
-                // of what is trained a pass brings the copy for its products and gradients of its own
-                let expected = planned.activations + planned.head.max(planned.layer) + 6 * layout.len() as u64;
-                println!(
-                    "dora, {:<9} p = {p}, {recompute} twice: {used} bytes in use, {expected} planned",
-                    dtype.name()
-                );
-                assert!(used as f64 <= 1.02 * expected as f64, "{used} in use, {expected} planned");
-                assert!(expected as f64 <= 1.04 * used as f64, "{used} in use, {expected} planned");
-            }
-        }
-    }
+fn row_lengths_are_measured_with_a_step_and_with_no_pass_or_token() {
+    let golden = on_gpu("dora");
+    let view = golden.view();
+    let modules = golden.layout.entries().len();
+    let measured = || {
+        let recorded = gpu().recorded().expect("read").spent;
+        let of_lengths = recorded.iter().find(|spent| spent.work == Work::Named("dora_lengths"));
+        of_lengths.map_or(0, |spent| spent.launches)
+    };
+    gpu().record();
+    let mut cache = Cache::new(&golden.model, Some(&view)).expect("a cache");
+    (0..3).for_each(|token| drop(cache.extend(&[token], &|| false).expect("a pass")));
+    assert_eq!(measured(), modules, "once for all tokens");
+    let mut grads = golden.model.machine().put_exact(vec![0.0; golden.layout.len()]);
+    let views = [view];
+    gpu().record();
+    let mut work = golden.model.work(&views, vec![grads.sums()]).expect("there is room");
+    (0..3).for_each(|_| work.pass(&whole(&golden), &[1.0], &|| false).expect("a pass"));
+    assert_eq!(measured(), modules, "once for all passes of a step");
 }
 
 /// An adapter on every projection in which nothing is zero and no row has the length that it has by itself.
-fn lengthened(model: &Model, p: f64) -> (LoraLayout, Vec<f32>) {
+pub(super) fn lengthened(model: &Model, p: f64) -> (LoraLayout, Vec<f32>) {
     let config = LoraConfig { dora: true, target_modules: Targets::AllLinear, ..LoraConfig::plain(4, 8.0, p) };
     let layout = LoraLayout::new(model.config(), &config).expect("all linear layers");
     let mut params = model.start(&layout, 5);
@@ -170,7 +158,7 @@ fn assert_gradients(what: &str, layout: &LoraLayout, ours: &[f32], theirs: &[f32
 }
 
 /// Loss and gradients.
-fn pass(model: &Model, layout: &LoraLayout, params: &[f32], p: f64) -> (f64, Vec<f32>) {
+pub(super) fn pass(model: &Model, layout: &LoraLayout, params: &[f32], p: f64) -> (f64, Vec<f32>) {
     let view = AdapterView { layout, params: params.into(), dropout: dropout(p) };
     let mut grads = vec![0.0; layout.len()];
     let sums = model.forward_backward(&batch(), &[view], &[0.01], &mut [&mut grads], &|| false).expect("a pass");
@@ -181,23 +169,12 @@ fn dropout(p: f64) -> Option<Dropout> {
     (p > 0.0).then_some(Dropout { p, seed: 4 })
 }
 
-fn batch() -> MicroBatch {
+pub(super) fn batch() -> MicroBatch {
     let mut batch = MicroBatch::default();
     for segment in 0..4 {
-        let tokens: Vec<u32> = (0..TOKENS / 4).map(|i| ((i * 7 + segment * 13) % 96) as u32).collect();
+        let tokens: Vec<u32> = (0..TOKENS / 4).map(|i| ((i * 7 + segment * 13) % 48) as u32).collect();
         let supervised: Vec<bool> = (0..tokens.len()).map(|i| i % 3 > 0).collect();
         batch.push(&tokens, &supervised, 0, segment as u64, 0);
     }
     batch
-}
-
-fn small_base() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "vocab_size": 96, "hidden_size": 64, "intermediate_size": 128,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-        "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
-    });
-    init_base(dir.path(), &config, 3, StoredAs::Bf16).expect("a base");
-    dir
 }

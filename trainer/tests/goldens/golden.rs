@@ -52,19 +52,20 @@ impl Golden {
         bytes.as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()
     }
 
-    /// How far all gradients together are from the reference's, as a share of their length.
-    pub fn gradients_apart(&self, grads: &[f32]) -> f64 {
-        let (mut apart, mut whole) = (0.0, 0.0);
+    /// How far gradients are from the reference's, each kind together as a share of its length: A's, B's, and those of row lengths, where
+    /// there are any.
+    pub fn gradients_apart(&self, grads: &[f32]) -> Vec<f64> {
+        let (mut apart, mut whole) = ([0.0; 3], [0.0; 3]);
         for entry in self.layout.entries() {
             let places = [entry.a.clone(), entry.b.clone(), entry.magnitude.clone()];
-            for (key, place) in entry.keys().iter().zip(places) {
+            for (kind, (key, place)) in entry.keys().iter().zip(places).enumerate() {
                 for (ours, theirs) in grads[place].iter().zip(self.expected(&format!("grad.{key}"))) {
-                    apart += f64::from(ours - theirs).powi(2);
-                    whole += f64::from(theirs).powi(2);
+                    apart[kind] += f64::from(ours - theirs).powi(2);
+                    whole[kind] += f64::from(theirs).powi(2);
                 }
             }
         }
-        (apart / whole).sqrt()
+        apart.iter().zip(whole).filter(|(_, whole)| *whole > 0.0).map(|(apart, whole)| (apart / whole).sqrt()).collect()
     }
 
     /// The loss sum of a batch, its gradient added to `grads`.

@@ -1,12 +1,12 @@
 //! What a step has in use at once: a walk over the passes of the trainer's `model/`, buffer by buffer.
 //!
 //! ```text
-//! kept per block    x, qkv, out, lse, mid, gate|up, u of every adapter, on a GPU its masks and row lengths; q|k before their norm, what goes into
-//!                   norms behind
+//! kept per block    x, qkv, out, lse, mid, gate|up, u of every adapter, on a GPU its masks; q|k before their norm, what goes into norms behind
+//! throughout        on a GPU row lengths of every adapter
 //! between passes    the last output, its gradient, its supervised rows thrice, one chunk of logits; on a GPU u, s dy B and masks of an adapter
-//!                   there, and with DoRA v and dv
+//!                   there, and with DoRA v, dv and sums for the row lengths
 //! block, backward   MLP exit:  dx, act, dact                        attention exit:   dx, dout
-//!                   MLP entry: dx, dact, h, dh                      attention:        dx, dout, dqkv, the heads' gradients
+//!                   MLP entry: dx, dact, h, dh                      attention:        dx, dout, dqkv, on a CPU the heads' gradients
 //!                                                                   attention entry:  dx, dout, dqkv, h, dh
 //!                   beside each product with an adapter: sums for A and B of each block of rows, with DoRA dv and the masked input; on a GPU
 //!                   its sums for the row lengths
@@ -48,7 +48,7 @@ impl<'a> Live<'a> {
         let blocks = self.blocks();
         let again = (self.settings.recompute as u64).min(blocks);
         let input = self.tokens() * self.activation(self.hidden);
-        again * input + (blocks - again) * (self.tokens() * self.token_and_layer() + self.lengths())
+        again * input + (blocks - again) * self.tokens() * self.token_and_layer() + self.lengths()
     }
 
     /// Bytes that one token keeps in one block.
@@ -64,10 +64,10 @@ impl<'a> Live<'a> {
         self.activation(plain + products.div_ceil(blocks)) + (masks + 4 * self.config.num_attention_heads) as u64
     }
 
-    /// Bytes of the row lengths of one block, which a GPU has twice: as they are, and as factors. A CPU has them beside its buffers.
+    /// Bytes of all row lengths, which a GPU has twice: as they are, and as factors. A CPU has them beside its buffers.
     fn lengths(&self) -> u64 {
-        let all: usize = self.settings.adapters.iter().map(|adapter| adapter.lengths).sum();
-        if self.settings.processor == Processor::Cpu { 0 } else { 8 * (all as u64).div_ceil(self.blocks().max(1)) }
+        let all: usize = self.settings.adapters.iter().map(|adapter| adapter.lengths + adapter.head_lengths).sum();
+        if self.settings.processor == Processor::Cpu { 0 } else { 8 * all as u64 }
     }
 
     /// Bytes in use between the passes, beside what is kept.
@@ -85,11 +85,14 @@ impl<'a> Live<'a> {
     /// Bytes that an adapter on the head has in use for a chunk of rows on a GPU; a CPU's blocks of them are too small to be counted.
     fn beside_head(&self, chunk: usize) -> u64 {
         let of = |adapter: &AdapterShape| {
-            let (rank, masks) = (adapter.head_rank, adapter.head_masks);
-            let parts = if masks > 0 { rank * GPU_PART_COLUMNS.max(self.hidden) } else { 0 };
-            // v, dv and the masked input
-            let of_lengths = if adapter.head_lengths > 0 { 2 * adapter.head_lengths + self.hidden } else { 0 };
-            self.activation(chunk * (2 * rank + of_lengths)) + (chunk * masks + 4 * parts) as u64
+            let (rank, masks, lengths) = (adapter.head_rank, adapter.head_masks, adapter.head_lengths);
+            let parts = if masks > 0 { rank * part_columns(chunk, self.hidden) } else { 0 };
+            let masked = if masks > 0 && lengths > 0 { self.hidden } else { 0 };
+            // u, v and dv; and of what comes one after another the most
+            let held = self.activation(chunk * (rank + 2 * lengths)) + (chunk * masks) as u64;
+            let of_pair = self.activation(chunk * rank) + 4 * parts as u64;
+            let of_lengths = 4 * (lengths * chunk.div_ceil(GPU_PART_ROWS)) as u64;
+            held + of_pair.max(of_lengths).max(self.activation(chunk * masked))
         };
         match self.settings.processor {
             Processor::Cpu => 0,
@@ -104,12 +107,13 @@ impl<'a> Live<'a> {
         let wide =
             |modules: &[Module]| modules.iter().map(|module| module.out_features(self.config)).max().unwrap_or(0);
         let [gate_up, of_qkv] = [Module::of_gate_up(self.config), Module::of_qkv(self.config)].map(wide);
+        let of_heads = if self.settings.processor == Processor::Cpu { 3 * queries } else { 0 };
         // each with the input of the adapters there, for DoRA's masks, and their widest output, for its dv
         let moments = [
             (2 * mlp + behind, mlp, hidden),
             (mlp + 2 * hidden, hidden, gate_up),
             (queries + behind, queries, hidden),
-            (queries + qkv + 3 * queries, 0, 0),
+            (queries + qkv + of_heads, 0, 0),
             (queries + qkv + 2 * hidden, hidden, of_qkv),
         ];
         let masked = |input: usize| if self.masks() > 0 && self.any_lengths() { input } else { 0 };
@@ -120,8 +124,7 @@ impl<'a> Live<'a> {
         // there; before a lower one is, the blocks above have given back more than it keeps
         let again = self.settings.recompute as u64 >= self.blocks();
         let whole = if again { self.token_and_layer() - self.activation(hidden) } else { 0 };
-        let lengths = if again { self.lengths() } else { 0 };
-        self.tokens() * (self.activation(widest) + whole) + lengths + self.sums() + self.widened()
+        self.tokens() * (self.activation(widest) + whole) + self.sums() + self.widened()
     }
 
     /// Bytes of the one weight in few bits that a GPU has made brain floats for a product.
@@ -184,7 +187,7 @@ impl<'a> Live<'a> {
     /// and those of row lengths in parts.
     fn sums_on_gpu(&self) -> u64 {
         let parts = self.settings.tokens_per_micro.div_ceil(GPU_PART_ROWS);
-        let columns = (parts * self.widest_input()).min(GPU_PART_COLUMNS.max(self.widest_input()));
+        let columns = part_columns(self.settings.tokens_per_micro, self.widest_input());
         let of_masked = if self.masks() > 0 { self.rank() * columns } else { 0 };
         let of_adapters = self.tokens() * self.activation(self.rank()) + 4 * of_masked as u64;
         let of_lengths = 4 * (parts * self.widest_length()) as u64;
@@ -197,10 +200,15 @@ impl<'a> Live<'a> {
         if !self.settings.whole() {
             return 0;
         }
-        let parts =
-            (GPU_SUM_PARTS * self.hidden.max(self.qkv).max(self.mlp)).max(2 * GPU_HEAD_PARTS * self.config.head_dim);
+        let of_heads = if self.config.qk_norm { 2 * GPU_HEAD_PARTS * self.config.head_dim } else { 0 };
+        let parts = (GPU_SUM_PARTS * self.hidden.max(self.qkv).max(self.mlp)).max(of_heads);
         4 * (self.tokens() + parts as u64)
     }
+}
+
+/// Columns that the parts of one A's gradient have together on a GPU, where there is dropout.
+fn part_columns(rows: usize, inputs: usize) -> usize {
+    (rows.div_ceil(GPU_PART_ROWS) * inputs).min(GPU_PART_COLUMNS.max(inputs))
 }
 
 #[cfg(test)]
@@ -213,9 +221,10 @@ mod tests {
             "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
             "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true}"#;
         let config = ModelConfig::parse(text).expect("a supported model");
-        let head = |processor, rows, head_rank, head_masks| {
+        let head = |processor, rows, head_rank, head_masks, head_lengths| {
+            let shape = AdapterShape { rank: 16, head_rank, head_masks, head_lengths, ..AdapterShape::default() };
             let settings = Settings {
-                adapters: vec![AdapterShape { rank: 16, head_rank, head_masks, ..AdapterShape::default() }],
+                adapters: vec![shape],
                 base_dtype: BaseDtype::Bf16,
                 processor,
                 tokens_per_micro: rows,
@@ -225,11 +234,13 @@ mod tests {
             };
             Live::new(&config, &settings).head()
         };
-        let more = |processor, rows, masks| head(processor, rows, 16, masks) - head(processor, rows, 0, 0);
+        let more = |processor, rows, masks| head(processor, rows, 16, masks, 0) - head(processor, rows, 0, 0, 0);
         assert_eq!(more(Processor::Cuda, 100, 0), 100 * 2 * (16 + 16), "u and s dy B");
         let chunk = (GPU_LOGITS / 49152) as u64;
-        let parts = 4 * 16 * GPU_PART_COLUMNS as u64;
+        let parts = 4 * 16 * 576 * chunk.div_ceil(GPU_PART_ROWS as u64);
         assert_eq!(more(Processor::Cuda, 10_000, 72), chunk * (2 * (16 + 16) + 72) + parts, "no more than one chunk");
         assert_eq!(more(Processor::Cpu, 100, 72), 0);
+        let lengths = head(Processor::Cuda, 300, 16, 0, 49152) - head(Processor::Cuda, 300, 0, 0, 0);
+        assert_eq!(lengths, 300 * 2 * (16 + 2 * 49152) + 2 * 4 * 49152, "v, dv and two parts of what lengths get");
     }
 }

@@ -11,7 +11,7 @@ use super::{Done, Gpu, GpuError, rows, sums};
 use crate::ops::linear::{self, Numbers};
 use crate::ops::lora::Columns;
 
-/// A frozen weight, `[rows, cols]`: rows are outputs.
+/// A weight, `[rows, cols]`: rows are outputs.
 #[derive(Debug)]
 pub struct Weight {
     numbers: Stored,

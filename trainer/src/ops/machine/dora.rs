@@ -10,7 +10,7 @@ use crate::ops::cuda;
 use crate::ops::dora::{self, DoraGradient};
 use crate::ops::lora::{Columns, PairGradient};
 
-/// The lengths of one adapted module's rows: the trained ones, and those that `W + s B A` has in this pass.
+/// The lengths of one adapted module's rows: the trained ones, and those that `W + s B A` has until the next step.
 #[derive(Debug)]
 pub enum Lengths {
     /// On the host.
