@@ -155,7 +155,7 @@ __device__ __forceinline__ void store(bf16* row, const float (&sum)[C][4], u32 h
   for (u32 c = 0; c < C; c++) {
     u32 at = column + 8 * c + 2 * t;
     if (at < HEAD)
-      *reinterpret_cast<u32*>(row + at) = both(sum[c][2 * half] * factor, sum[c][2 * half + 1] * factor);
+      *at_once<u32>(row + at) = both(sum[c][2 * half] * factor, sum[c][2 * half + 1] * factor);
   }
 }
 

@@ -15,7 +15,7 @@ __device__ __forceinline__ u32 only(u32 pair, u32 bits) {
   return pair & ((0u - (bits & 1u)) & 0xffffu | (0u - (bits >> 1 & 1u)) & 0xffff0000u);
 }
 
-__device__ __forceinline__ uint2 four(const bf16* at) { return *reinterpret_cast<const uint2*>(at); }
+__device__ __forceinline__ uint2 four(const bf16* at) { return *at_once<uint2>(at); }
 
 // u = (x m) Aᵀ. A block owns 16 rows of x, its warps take turns with their channels. The order in which a product sums over
 // channels is anybody's: each thread takes four neighbours with one load, channels 16 j + 4 q to 16 j + 4 q + 3 of the 64, q = lane % 4.
@@ -102,7 +102,7 @@ KERNEL(lora_parts, const bf16* t, const bf16* x, const u64* kept, float* parts, 
       u32 bits = row < end ? (u32)(kept[(u64)row * words + blockIdx.x] >> within) & 255u : 0;
       uint4 eight = make_uint4(0, 0, 0, 0);
       if (bits && channel + within < inputs)
-        eight = *reinterpret_cast<const uint4*>(x + (u64)row * inputs + channel + within);
+        eight = *at_once<uint4>(x + (u64)row * inputs + channel + within);
       ahead[i] = make_uint4(only(eight.x, bits), only(eight.y, bits >> 2), only(eight.z, bits >> 4), only(eight.w, bits >> 6));
     }
   };
@@ -113,7 +113,7 @@ KERNEL(lora_parts, const bf16* t, const bf16* x, const u64* kept, float* parts, 
 #pragma unroll
     for (u32 i = 0; i < EIGHTHS; i++) {
       u32 at = threadIdx.x + 32 * WARPS * i;
-      *reinterpret_cast<uint4*>(xs + at / 8 * LONG + at % 8 * 8) = ahead[i];
+      *at_once<uint4>(xs + at / 8 * LONG + at % 8 * 8) = ahead[i];
     }
     wait_for_copies();
     if (from + TURN < end) ask(from + TURN);
@@ -198,7 +198,7 @@ KERNEL(lora_up, const bf16* t, const bf16* a, const u64* kept, bf16* dx, u32 row
       for (u32 n = 0; n < CHANNELS / 8; n += 2) {
         u32 within = 8 * n + 4 * q, four_bits = (u32)(bits >> within) & 15u;
         if (!four_bits || channel + within >= inputs) continue;
-        uint2* at = reinterpret_cast<uint2*>(dx + (u64)down * inputs + channel + within);
+        uint2* at = at_once<uint2>(dx + (u64)down * inputs + channel + within);
         uint2 sum = *at;
         auto added = [&](u32 pair, u32 two_bits, const float* by) {
           float lower = __uint_as_float(pair << 16) + (two_bits & 1u ? keep * by[0] : 0.0f);

@@ -23,6 +23,16 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+// Neighbours that are read or written at once, as one T: they lie at a multiple of its size.
+#ifdef LORIKEET_EMULATOR
+// emulator.h has it, and looks
+#else
+template <class T>
+__device__ __forceinline__ const T* at_once(const void* at) { return reinterpret_cast<const T*>(at); }
+template <class T>
+__device__ __forceinline__ T* at_once(void* at) { return reinterpret_cast<T*>(at); }
+#endif
+
 // A bf16 number as stored: the upper half of a float.
 struct bf16 {
   unsigned short bits;
@@ -45,7 +55,7 @@ __device__ __forceinline__ bf16 narrow(float x) {
 
 // Two neighbours with one load; `pair` must lie at an even place.
 __device__ __forceinline__ float2 wide2(const bf16* pair) {
-  u32 both = *reinterpret_cast<const u32*>(pair);
+  u32 both = *at_once<u32>(pair);
   return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
 }
 
@@ -55,7 +65,7 @@ struct Eight {
 };
 
 __device__ __forceinline__ Eight eight(const bf16* at) {
-  uint4 pairs = *reinterpret_cast<const uint4*>(at);
+  uint4 pairs = *at_once<uint4>(at);
   const u32 of[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
   Eight numbers;
 #pragma unroll
@@ -67,7 +77,7 @@ __device__ __forceinline__ Eight eight(const bf16* at) {
 }
 
 __device__ __forceinline__ Eight eight(const float* at) {
-  float4 lower = reinterpret_cast<const float4*>(at)[0], upper = reinterpret_cast<const float4*>(at)[1];
+  float4 lower = *at_once<float4>(at), upper = *at_once<float4>(at + 4);
   return {{lower.x, lower.y, lower.z, lower.w, upper.x, upper.y, upper.z, upper.w}};
 }
 
@@ -84,13 +94,13 @@ __device__ __forceinline__ u32 both(float x, float y) {
 
 __device__ __forceinline__ void put(bf16* at, const Eight& numbers) {
   const float* x = numbers.x;
-  *reinterpret_cast<uint4*>(at) = make_uint4(both(x[0], x[1]), both(x[2], x[3]), both(x[4], x[5]), both(x[6], x[7]));
+  *at_once<uint4>(at) = make_uint4(both(x[0], x[1]), both(x[2], x[3]), both(x[4], x[5]), both(x[6], x[7]));
 }
 
 __device__ __forceinline__ void put(float* at, const Eight& numbers) {
   const float* x = numbers.x;
-  reinterpret_cast<float4*>(at)[0] = make_float4(x[0], x[1], x[2], x[3]);
-  reinterpret_cast<float4*>(at)[1] = make_float4(x[4], x[5], x[6], x[7]);
+  *at_once<float4>(at) = make_float4(x[0], x[1], x[2], x[3]);
+  *at_once<float4>(at + 4) = make_float4(x[4], x[5], x[6], x[7]);
 }
 
 // 2^x by the processor's own table, to 2^-22 of itself; what is too small for a normal number is zero.

@@ -167,6 +167,25 @@ fn mixed(name: &str, modules: [&str; 2]) {
 }
 
 #[test]
+fn adapters_behind_one_on_an_embedding_of_odd_size_are_those_of_the_processor() {
+    let dir = random_base(97, false);
+    let [here, there] = [Machine::Gpu(gpu()), Machine::default()]
+        .map(|machine| Model::load_on(machine, dir.path(), BaseDtype::Bf16, &|| false).expect("a base"));
+    let target_modules = Targets::Names(["embed_tokens", "q_proj", "down_proj"].map(str::to_owned).to_vec());
+    for rank in [1, 2, 3] {
+        let config =
+            LoraConfig { target_modules: target_modules.clone(), ..LoraConfig::plain(rank, 2.0 * rank as f64, 0.1) };
+        let layout = LoraLayout::new(here.config(), &config).expect("they are there");
+        let params: Vec<f32> = lora::init(&layout, 5).iter().map(|x| x + 0.02).collect();
+        let [ours, theirs] = [&here, &there].map(|model| dora_on_gpu::pass(model, &layout, &params, 0.1));
+        let gradients = apart(&ours.1, &theirs.1);
+        println!("{:<28} gradients {gradients:.2e}", format!("odd embedding, rank {rank}"));
+        assert!((ours.0 - theirs.0).abs() < LOSS * theirs.0, "rank {rank}: {} and {}", ours.0, theirs.0);
+        assert!(gradients < GRADIENTS, "rank {rank}: gradients {gradients}");
+    }
+}
+
+#[test]
 fn a_base_in_few_bits_is_the_one_that_the_processor_has() {
     let dir = random_base(96, true);
     let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 96).collect();

@@ -192,6 +192,15 @@ inline unsigned ballot(bool vote) {
 inline float wide_half(unsigned pair, unsigned upper) { return __uint_as_float(upper ? pair & 0xffff0000u : pair << 16); }
 } // namespace emulator
 
+// Hardware reads and writes several bytes at once only where they are aligned.
+template <class T>
+const T* at_once(const void* at) {
+  if ((size_t)at % sizeof(T)) fprintf(stderr, "emulator: %zu bytes at once are not aligned\n", sizeof(T)), abort();
+  return reinterpret_cast<const T*>(at);
+}
+template <class T>
+T* at_once(void* at) { return const_cast<T*>(at_once<T>((const void*)at)); }
+
 // prelude.cuh says what these do. A copy arrives as late as it may; until then its place is no number, from the moment that it may arrive.
 template <unsigned BYTES>
 void copy(void* to, const void* from, bool there) {

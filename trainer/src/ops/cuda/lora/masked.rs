@@ -2,11 +2,11 @@
 //!
 //! Rows of x are read eight channels at a time: their count is a multiple of eight, which `model/gpu.rs` asks of a model.
 
-use cudarc::driver::{CudaView, CudaViewMut, LaunchConfig};
+use cudarc::driver::{CudaSlice, CudaView, CudaViewMut, DevicePtr, LaunchConfig};
 use half::bf16;
 
 use super::super::dropout::Kept;
-use super::super::{Done, Gpu, launch, number, per_number};
+use super::super::{Done, Gpu, GpuError, launch, number, per_number};
 use super::Pair;
 
 /// As in `lora.cu`.
@@ -16,6 +16,8 @@ const DOWN_ROWS: usize = 16;
 const DOWN_THREADS: u32 = 256;
 const UP_ROWS: usize = 128;
 const THREADS: u32 = 128;
+/// What is read of A at once.
+const A_BYTES: u64 = 8;
 
 /// Rows of a part of A's gradient at least: what a part writes and reads again is a quarter of what it reads, at rank 16.
 const PART_ROWS: usize = lorikeet_plan::GPU_PART_ROWS;
@@ -31,9 +33,11 @@ pub(super) fn down(
 ) -> Done {
     let (rows, inputs) = shape(x.len(), kept);
     assert!(a.len() == rank * inputs && u.len() >= rows * rank, "u has a row for each of x");
+    let copied = aligned(gpu, a)?;
+    let a = copied.as_ref().map_or_else(|| a.slice(..), CudaSlice::as_view);
     let shape = grid([rows.div_ceil(DOWN_ROWS), rank.div_ceil(RANKS), 1], DOWN_THREADS);
     let [rows, inputs, rank] = [rows, inputs, rank].map(number);
-    launch!(gpu, "lora_down", shape, x, a, &kept.words, u, &rows, &inputs, &rank, &kept.keep)
+    launch!(gpu, "lora_down", shape, x, &a, &kept.words, u, &rows, &inputs, &rank, &kept.keep)
 }
 
 /// `dA += tᵀ (x∘m)`.
@@ -65,9 +69,22 @@ pub(super) fn add_up(
 ) -> Done {
     let (rows, inputs) = shape(dx.len(), kept);
     assert!(a.len() == rank * inputs && t.len() == rows * rank, "t has a row for each of dx");
+    let copied = aligned(gpu, a)?;
+    let a = copied.as_ref().map_or_else(|| a.slice(..), CudaSlice::as_view);
     let shape = grid([inputs.div_ceil(CHANNELS), rows.div_ceil(UP_ROWS), 1], THREADS);
     let [rows, inputs, rank] = [rows, inputs, rank].map(number);
-    launch!(gpu, "lora_up", shape, t, a, &kept.words, dx, &rows, &inputs, &rank, &kept.keep)
+    launch!(gpu, "lora_up", shape, t, &a, &kept.words, dx, &rows, &inputs, &rank, &kept.keep)
+}
+
+/// A where its rows are read four numbers at a time. Behind an adapter on an embedding of odd size it lies anywhere, and is copied; products of
+/// cuBLASLt are chosen for the place where it lies.
+fn aligned(gpu: &Gpu, a: &CudaView<'_, bf16>) -> Result<Option<CudaSlice<bf16>>, GpuError> {
+    if a.device_ptr(gpu.stream()).0.is_multiple_of(A_BYTES) {
+        return Ok(None);
+    }
+    let mut copy = gpu.take(a.len())?;
+    gpu.copy(a, &mut copy.as_view_mut())?;
+    Ok(Some(copy))
 }
 
 fn shape(numbers: usize, kept: &Kept) -> (usize, usize) {
