@@ -19,7 +19,7 @@ use lorikeet_protocol::{
     file::NamedFile,
     id::{AttemptId, AttemptToken, Hash, JobId, NodeId, SweepId, UnixMillis, UserId},
     inspect::JobFindings,
-    job::{AttemptPhase, BaseDtype, FailureClass, Intent, JobSpec, Outcome, StopCause, Task},
+    job::{AttemptPhase, BaseDtype, FailureClass, Intent, JobSpec, Method, Outcome, StopCause, Task},
 };
 use std::{collections::BTreeSet, time::Duration};
 
@@ -70,6 +70,7 @@ impl Cluster {
             cpu_bytes: findings.cpu_bytes,
             cuda_bytes: findings.cuda_bytes,
             cpu_only: cpu_only(&job.record.spec),
+            gpu_only: gpu_only(&job.record.spec),
             files: self.inputs(&job.record)?,
             avoid: job.record.blamed.keys().chain(&job.shunned).copied().collect(),
             lasts: job.time_left(),
@@ -117,6 +118,7 @@ impl Cluster {
             cpu_bytes: findings.cpu_bytes,
             cuda_bytes: findings.cuda_bytes,
             cpu_only: cpu_only(spec),
+            gpu_only: gpu_only(spec),
             files: named.files(),
             avoid: BTreeSet::new(),
             lasts: spec.resources.max_runtime,
@@ -323,4 +325,10 @@ fn elapsed(since: UnixMillis, now: Now) -> Duration {
 fn cpu_only(spec: &JobSpec) -> Option<&'static str> {
     let Task::Train(train) = &spec.task;
     (train.training.base_dtype == BaseDtype::F32).then_some("training.base_dtype = f32")
+}
+
+/// Whether a worker on a processor would refuse it: a model that is trained itself lies there in 32-bit floats (`trainer/src/config/check.rs`).
+fn gpu_only(spec: &JobSpec) -> bool {
+    let Task::Train(train) = &spec.task;
+    train.training.method == Method::Full && train.training.base_dtype == BaseDtype::Bf16
 }

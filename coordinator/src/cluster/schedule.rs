@@ -49,6 +49,8 @@ pub struct Candidate<'a> {
     pub cuda_bytes: u64,
     /// What of it no GPU trains, where there is such a thing.
     pub cpu_only: Option<&'static str>,
+    /// No processor trains it.
+    pub gpu_only: bool,
     /// The files it reads: near them is better.
     pub files: Vec<Hash>,
     /// Nodes that it failed on, or that declined it: tried only when no other fits.

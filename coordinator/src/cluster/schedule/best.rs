@@ -123,6 +123,7 @@ mod tests {
             cpu_bytes: 0,
             cuda_bytes: gib << 30,
             cpu_only: None,
+            gpu_only: false,
             files: (0..files).map(|byte| Hash([byte; 32])).collect(),
             avoid: (0..avoid).map(|node| NodeId(Uuid::from_u128(node))).collect(),
             lasts: Duration::from_secs(60),

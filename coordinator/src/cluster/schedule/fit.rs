@@ -143,14 +143,15 @@ pub(super) type Rank = (bool, usize, usize, Reverse<u64>, NodeId);
 
 /// What makes two requests the same for a node.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Shape(String, Option<&'static str>, u64, u64, Duration);
+pub(super) struct Shape(String, (Option<&'static str>, bool), u64, u64, Duration);
 
 impl Shape {
     pub(super) fn of(candidate: &Candidate<'_>) -> Self {
         // What it would rather have keeps it from no node.
         let Resources { gpus, gpu, min_driver, labels, prefer: _, exclusive, max_runtime: _ } = candidate.resources;
         let request = format!("{gpus} {gpu:?} {min_driver:?} {labels:?} {exclusive}");
-        Self(request, candidate.cpu_only, candidate.cpu_bytes, candidate.cuda_bytes, candidate.lasts)
+        let kind = (candidate.cpu_only, candidate.gpu_only);
+        Self(request, kind, candidate.cpu_bytes, candidate.cuda_bytes, candidate.lasts)
     }
 }
 
@@ -248,7 +249,7 @@ impl<'a> Place<'a> {
         let (mut unusable, mut cpu_only, mut largest) = (None, None, None);
         let mut lack = Lack::Device;
         for (index, slot) in self.slots.iter().enumerate() {
-            if let Some(lacks) = lacks(candidate.resources, slot.device) {
+            if let Some(lacks) = lacks(candidate, slot.device) {
                 lack = lack.max(lacks);
                 continue;
             }
@@ -376,7 +377,11 @@ fn needed(candidate: &Candidate<'_>, device: &Device) -> u64 {
     }
 }
 
-fn lacks(resources: &Resources, device: &Device) -> Option<Lack> {
+fn lacks(candidate: &Candidate<'_>, device: &Device) -> Option<Lack> {
+    if candidate.gpu_only && device.kind == DeviceKind::Cpu {
+        return Some(Lack::Gpu);
+    }
+    let resources = candidate.resources;
     let driver = match device.kind {
         DeviceKind::Cpu => None,
         DeviceKind::Cuda { driver, .. } => driver,

@@ -276,6 +276,7 @@ impl Lookup for Books<'_> {
             cpu_bytes: 0,
             cuda_bytes: wish.gib * GIB,
             cpu_only: None,
+            gpu_only: false,
             files: vec![],
             avoid: BTreeSet::new(),
             lasts: wish.lasts,

@@ -114,6 +114,22 @@ fn what_no_gpu_trains_waits_for_a_cpu_slot_and_says_so() {
 }
 
 #[test]
+fn a_model_that_is_trained_in_brain_floats_waits_for_a_gpu_beside_a_free_cpu_slot() {
+    let mut world = World::with_gpus(0, Rules::default());
+    let cpu = Device { id: DeviceId::cpu(), kind: DeviceKind::Cpu, ..gpu(0) };
+    world.hear(FromAgent::Devices(vec![cpu.clone()]));
+    let job = world.submit_with(1, |spec| {
+        let Task::Train(train) = &mut spec.task;
+        (train.training.method, train.training.base_dtype) = (Method::Full, BaseDtype::Bf16);
+    });
+    assert_eq!(world.why(job).nodes[0].2, WhyNot::NoSuchDevice(Lack::Gpu));
+    let other = world.submit(2);
+    assert!(world.is_placed(other), "the slot is for those that it trains");
+    world.hear(FromAgent::Devices(vec![gpu(0), cpu]));
+    assert!(world.is_placed(job));
+}
+
+#[test]
 fn users_take_turns_however_many_jobs_one_of_them_brings() {
     let mut world = World::with_gpus(2, Rules::default());
     world.shares_everything();

@@ -8,6 +8,7 @@ pub(super) const METHOD: &str = "lora or full";
 pub(super) const SCHEDULE: &str = "cosine, linear, constant or wsd";
 pub(super) const SUPERVISE: &str = "assistant, last, completion or all";
 pub(super) const BASE_DTYPE: &str = "auto, f32, bf16, int8 or nf4";
+pub(super) const BASE_DTYPE_OF_FULL: &str = "auto, f32 or bf16 where training.method is full";
 pub(super) const INIT_ADAPTER: &str = "the name or id of a model";
 pub(super) const VALIDATION_DATASET: &str = "the name or id of a dataset";
 /// Every prompt is answered at every evaluation.

@@ -43,6 +43,7 @@ pub(super) fn resolve(file: &JobFile, presets: &Presets) -> Result<JobSpec, Faul
     };
     if faults.is_empty() {
         devices_have_work(&spec, faults);
+        own_weights_are_floats(&spec, faults);
     }
     if faults.is_empty() { Ok(spec) } else { Err(std::mem::take(faults)) }
 }
@@ -55,6 +56,17 @@ fn devices_have_work(spec: &JobSpec, faults: &mut Faults) {
         let expected = format!("at most training.batch_size = {most}, so that each has an example of every step");
         faults.push(FieldError::new("resources.gpus", gpus, expected));
     }
+}
+
+/// What is trained itself takes gradients, which codes of a few bits do not.
+fn own_weights_are_floats(spec: &JobSpec, faults: &mut Faults) {
+    let Task::Train(Train { training, .. }) = &spec.task;
+    let word = match (training.method, training.base_dtype) {
+        (Method::Full, BaseDtype::Int8) => "int8",
+        (Method::Full, BaseDtype::Nf4) => "nf4",
+        (Method::Lora, _) | (Method::Full, BaseDtype::Auto | BaseDtype::F32 | BaseDtype::Bf16) => return,
+    };
+    faults.push(FieldError::new("training.base_dtype", quoted(word), range::BASE_DTYPE_OF_FULL));
 }
 
 macro_rules! overlay {

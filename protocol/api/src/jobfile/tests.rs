@@ -344,6 +344,16 @@ fn a_resolved_job_written_out_resolves_to_itself() {
 }
 
 #[test]
+fn a_model_that_is_trained_itself_is_not_taken_in_few_bits() {
+    for (dtype, is_taken) in [("auto", true), ("f32", true), ("bf16", true), ("int8", false), ("nf4", false)] {
+        let file = format!("{LEAST}[training]\nmethod = \"full\"\nbase_dtype = \"{dtype}\"");
+        let faults = resolve(&file).err().unwrap_or_default();
+        let fields: Vec<&str> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(fields, if is_taken { &[][..] } else { &["training.base_dtype"] }, "{dtype}");
+    }
+}
+
+#[test]
 fn a_long_value_is_cut_in_its_message() {
     let faults = with("training.schedule", &"x".repeat(1_000)).unwrap_err();
     assert!(faults[0].message.len() < 300, "{}", faults[0].message.len());
