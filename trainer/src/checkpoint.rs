@@ -131,8 +131,9 @@ pub fn save(
 ) -> Result<Found, TrainError> {
     let path = dir.join(name(run.state.step));
     let staged = StagedDir::create(&path, abandon)?;
-    let [params, m, v] = run.everything()?;
-    run.trained.save(staged.path(), &params, &AdapterMeta::default())?;
+    // read back from a GPU one after the other: of a whole model each takes much of main memory
+    run.trained.save(staged.path(), &run.params()?, &AdapterMeta::default())?;
+    let [m, v] = run.moments()?;
     write_flat(staged.path(), OPTIMIZER_FILE, &[("m", &m), ("v", &v)])?;
     if let Some(best) = &run.best {
         write_flat(staged.path(), BEST_FILE, &[("best", best)])?;

@@ -106,7 +106,8 @@ impl Ranks {
             Ok(meeting) => (meeting, None),
             Err(error) => (None, Some(collective::words(error))),
         };
-        let (ranks, numbers) = (self.seat().ranks, run.everything()?);
+        let [m, v] = run.moments()?;
+        let (ranks, numbers) = (self.seat().ranks, [run.params()?, m, v]);
         self.tell_each(|rank, wire| {
             wire.send_word(&(Seat { rank, ranks }, &run.state, &meeting), stop)?;
             numbers.iter().try_for_each(|numbers| wire.send_numbers(numbers, stop))

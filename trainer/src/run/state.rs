@@ -170,9 +170,9 @@ impl Run {
         self.read(&self.params)
     }
 
-    /// Those and both moments.
-    pub(crate) fn everything(&self) -> Result<[Cow<'_, [f32]>; 3], TrainError> {
-        Ok([self.params()?, self.read(&self.optimizer.m)?, self.read(&self.optimizer.v)?])
+    /// Their moments.
+    pub(crate) fn moments(&self) -> Result<[Cow<'_, [f32]>; 2], TrainError> {
+        Ok([self.read(&self.optimizer.m)?, self.read(&self.optimizer.v)?])
     }
 
     /// Numbers of its own, on the host; waits for them.
