@@ -2,7 +2,8 @@
 //!
 //! Two hashes: one over the config and the names and sizes of its files, which tells models apart without opening them, and one over
 //! their numbers, which tells apart what was trained from the same start. Of a large file the second takes a sixteenth, evenly: who
-//! trains or merges changes whole matrices, and a run should begin before a terabyte was read twice.
+//! trains or merges changes whole matrices, and a run should begin before a terabyte was read twice. What is shorter than a mebibyte may lie
+//! between.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -31,23 +32,23 @@ pub(crate) fn of_shapes(base: &Path) -> Result<String, TrainError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// BLAKE3 of the numbers of a base, of which large files give a part.
-pub fn of_weights(base: &Path) -> Result<String, TrainError> {
+/// BLAKE3 of the numbers of a base, of which large files give a part. `stop` is asked before every piece and ends it with
+/// [`TrainError::Stopped`].
+pub fn of_weights(base: &Path, stop: &dyn Fn() -> bool) -> Result<String, TrainError> {
     let mut hasher = blake3::Hasher::new();
     for (_, path) in weights(base)? {
-        let mut add = || {
-            let file = File::open(&path)?;
-            let size = file.metadata()?.len();
-            let taken = if size <= WHOLE { EVERY } else { TAKEN };
-            let mut bytes = vec![0; taken as usize];
-            for at in (0..size).step_by(EVERY as usize) {
-                let part = &mut bytes[..taken.min(size - at) as usize];
-                file.read_exact_at(part, at)?;
-                hasher.update(part);
+        let file = File::open(&path).map_err(TrainError::io("read", &path))?;
+        let size = file.metadata().map_err(TrainError::io("read", &path))?.len();
+        let taken = if size <= WHOLE { EVERY } else { TAKEN };
+        let mut bytes = vec![0; taken as usize];
+        for at in (0..size).step_by(EVERY as usize) {
+            if stop() {
+                return Err(TrainError::Stopped);
             }
-            Ok(())
-        };
-        add().map_err(TrainError::io("read", &path))?;
+            let part = &mut bytes[..taken.min(size - at) as usize];
+            file.read_exact_at(part, at).map_err(TrainError::io("read", &path))?;
+            hasher.update(part);
+        }
     }
     Ok(hasher.finalize().to_hex().to_string())
 }
@@ -60,6 +61,8 @@ fn weights(base: &Path) -> Result<Vec<(String, PathBuf)>, TrainError> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -68,7 +71,7 @@ mod tests {
         let (config, weights) = (folder.path().join("config.json"), folder.path().join("model.safetensors"));
         fs::write(config, "{}").expect("written");
         fs::write(&weights, vec![1; 3 << 20]).expect("written");
-        let both = || (of_shapes(folder.path()).expect("hashed"), of_weights(folder.path()).expect("hashed"));
+        let both = || (of_shapes(folder.path()).expect("hashed"), hashed(folder.path()));
         let (shapes, numbers) = both();
         assert_eq!(both(), (shapes.clone(), numbers.clone()));
         let file = File::options().write(true).open(&weights).expect("there");
@@ -79,13 +82,24 @@ mod tests {
     }
 
     #[test]
-    fn of_a_large_file_every_matrix_is_seen() {
+    fn of_a_large_file_a_mebibyte_is_seen_wherever_it_lies() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("model.safetensors");
         let file = File::create(&path).expect("made");
         file.set_len(WHOLE + EVERY + 1).expect("sparse");
-        let before = of_weights(folder.path()).expect("hashed");
+        let before = hashed(folder.path());
         file.write_all_at(&vec![1; EVERY as usize], 7 * EVERY + EVERY / 2).expect("written");
-        assert_ne!(of_weights(folder.path()).expect("hashed"), before);
+        assert_ne!(hashed(folder.path()), before);
+        let asked = Cell::new(0);
+        let third = || asked.replace(asked.get() + 1) == 2;
+        assert!(
+            matches!(of_weights(folder.path(), &third), Err(TrainError::Stopped)),
+            "whoever wants to stop need not wait"
+        );
+        assert_eq!(asked.get(), 3);
+    }
+
+    fn hashed(base: &Path) -> String {
+        of_weights(base, &|| false).expect("hashed")
     }
 }

@@ -64,7 +64,7 @@ pub(super) fn session<'a, 'e>(
         settings: config.settings.clone(),
         data: data.report.fingerprint.clone(),
         base: fingerprint::of_shapes(&config.base)?,
-        weights: Some(fingerprint::of_weights(&config.base)?),
+        weights: Some(fingerprint::of_weights(&config.base, &|| stop.is_asked())?),
     };
     if let Some(found) = &found {
         let (_, differing) = checkpoint::restore(found, &mut run, &identity)?;

@@ -75,7 +75,7 @@ impl Directory {
         let made_of: Value =
             fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         let of_base = made_of["base_weights"].as_str();
-        if of_base.is_some_and(|known| weights_fingerprint(&spec.base).is_ok_and(|found| found != known)) {
+        if of_base.is_some_and(|known| weights_fingerprint(&spec.base, &|| false).is_ok_and(|found| found != known)) {
             let trained =
                 format!("has not the weights that the finished training in {} began with", self.path.display());
             return differs(&spec.base, &trained);
