@@ -55,9 +55,17 @@ pub struct TokenCache {
 impl TokenCache {
     /// Opens a cache. What cannot be opened and what is damaged are told apart; either is made anew.
     pub fn open(path: &Path) -> Result<TokenCache, DatasetError> {
+        let file = File::open(path);
+        TokenCache::of(
+            path,
+            file.map_err(|source| DatasetError::Cache { verb: "open", path: path.to_owned(), source })?,
+        )
+    }
+
+    /// That of a file, which stood at this path when it was opened. A lock that it holds becomes a shared one.
+    fn of(path: &Path, file: File) -> Result<TokenCache, DatasetError> {
         let failed = |source| DatasetError::Cache { verb: "open", path: path.to_owned(), source };
         let damaged = |reason| DatasetError::Damaged { path: path.to_owned(), reason };
-        let file = File::open(path).map_err(failed)?;
         // Where neither can be done the file is made again too soon, at worst.
         let _ = (file.try_lock_shared(), file.set_modified(SystemTime::now()));
         // SAFETY: the file is ours, named by its content's hash, and only ever replaced by rename; nobody writes into it.

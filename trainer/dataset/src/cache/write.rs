@@ -55,14 +55,12 @@ impl CacheWriter {
         self.len == 0
     }
 
-    /// Writes index and tail, syncs, renames, and opens what now stands there.
+    /// Writes index and tail, syncs, renames, and reads what now stands there.
     pub fn finish(mut self, notes: &serde_json::Value) -> Result<TokenCache, DatasetError> {
         let tail = serde_json::to_vec(notes).expect("plain data is always JSON");
-        self.publish(&tail).map_err(|error| not_written(&self.path, error))?;
-        let path = std::mem::take(&mut self.path);
-        // The writer's lock goes first, and the reader's takes its place.
-        drop(self);
-        TokenCache::open(&path)
+        let written = self.publish(&tail).and_then(|()| self.data.file.get_ref().try_clone());
+        // The very file, and its lock with it: somebody who makes room may take the name at any moment that it is free.
+        TokenCache::of(&self.path, written.map_err(|error| not_written(&self.path, error))?)
     }
 
     fn publish(&mut self, tail: &[u8]) -> io::Result<()> {
@@ -177,6 +175,8 @@ fn not_written(path: &Path, source: io::Error) -> DatasetError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::{Cut, Key};
 
@@ -227,6 +227,30 @@ mod tests {
         assert!(!is_free() && fs::metadata(&path).expect("there").mtime() > 0);
         drop(readers);
         assert!(is_free());
+    }
+
+    #[test]
+    fn a_cache_that_was_written_is_read_whoever_makes_room_meanwhile() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("c.tokens");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) {
+                        let _gone = fs::remove_file(&path);
+                    }
+                }
+            });
+            let read = (0..200).map(|_| {
+                let mut writer = CacheWriter::create(&path).expect("created");
+                writer.push(&example()).expect("added");
+                writer.finish(&serde_json::Value::Null).and_then(|cache| cache.example(0))
+            });
+            let failed = read.filter_map(Result::err).map(|error| error.to_string()).collect::<Vec<_>>();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(failed, [""; 0]);
+        });
     }
 
     fn example() -> Example {
