@@ -252,11 +252,14 @@ impl Cache {
         Some(Pin { cache: self.clone(), hash, path: self.path(hash) })
     }
 
-    /// Whether the bytes at `path`, a link to what was here, are still those. If not, what is here is read before it is given out.
-    pub(crate) async fn is_still(&self, hash: Hash, path: &Path) -> bool {
-        let path = path.to_owned();
-        let read = tokio::task::spawn_blocking(move || fetch::hash_of(&path).is_ok_and(|found| found == hash));
-        let is_still = read.await.unwrap_or(false);
+    /// Whether an open file is the one that is here.
+    pub(crate) fn has(&self, hash: Hash, file: &File) -> bool {
+        disk::is_at(file, &self.path(hash)).unwrap_or(false)
+    }
+
+    /// Whether the bytes of a link to what was here are still those, all of them read. If not, what is here is read before it is given out.
+    pub(crate) fn is_still(&self, hash: Hash, file: &File) -> bool {
+        let is_still = fetch::hash_of_open(file, &self.path(hash)).is_ok_and(|found| found == hash);
         if !is_still {
             self.distrust(hash);
         }

@@ -4,6 +4,7 @@
 //! fetched stays in the cache.
 
 use crate::{
+    beneath::{self, For},
     cache::{Cache, CacheError, Pin},
     disk::{self, Access, At, DiskError},
     host::Fault,
@@ -14,7 +15,7 @@ use lorikeet_protocol::{
     agent::{Checkpoint, Offer},
     blob::Refusal,
     file::NamedFile,
-    id::AttemptId,
+    id::{AttemptId, Hash},
     job::{FailureClass, Outcome},
     worker::{CHECKPOINTS, SPEC, Spec},
 };
@@ -131,36 +132,32 @@ impl<S: Source> Preparer<S> {
     }
 
     /// Of an attempt's inputs, those that a failure of this class may come from and that are not what they were when they came: read as
-    /// the worker read them. A file that is missing, or that cannot be read, is not either.
+    /// the worker read them. A file that is missing, or that cannot be read, is not either; of what the worker itself may have changed only
+    /// that counts which is still the cache's.
     pub(crate) async fn rotten(&self, offer: &Offer, class: FailureClass) -> Vec<String> {
-        let inputs = self.places.inputs(offer.attempt);
+        let (inputs, directory) = (self.places.inputs(offer.attempt), self.places.attempt(offer.attempt));
         let (of_model, of_data) = (class != FailureClass::Dataset, class != FailureClass::Base);
         let data = [&offer.dataset].into_iter().map(|file| ("dataset", file));
         let data = data.chain(offer.validation.iter().map(|file| ("validation", file))).filter(|_| of_data);
         let model = offer.base.iter().map(|file| ("base", file));
         let model = model.chain(offer.init_adapter.iter().map(|file| ("adapter", file))).filter(|_| of_model);
-        let given = data.chain(model).map(|(folder, file)| (inputs.join(folder).join(&file.path), file));
-        let mut rotten = Vec::new();
-        for (path, file) in given.chain(self.checkpoint_of(offer, class)) {
-            if !self.cache.is_still(file.manifest.hash, &path).await {
-                tracing::error!(attempt = %offer.attempt, path = %path.display(), "an input of an attempt that failed has rotted on this disk");
+        let given = data.chain(model).map(|(folder, file)| (&inputs, Path::new(folder).join(&file.path), file));
+        // The checkpoint that it did not go on from. Once it has trained it may have made another of that name, or none.
+        let resume = offer.resume.iter().filter(|_| class == FailureClass::Settings);
+        let resume =
+            resume.flat_map(|from| from.files.iter().map(|file| (checkpoint_folder(from).join(&file.path), file)));
+        let resume = resume.map(|(path, file)| (&directory, path, file));
+        let (files, mut rotten) = (given.chain(resume).collect::<Vec<_>>(), Vec::new());
+        for (folder, path, file) in files {
+            let (cache, folder, hash) = (self.cache.clone(), folder.clone(), file.manifest.hash);
+            let (is_workers, shown) = (folder == directory, folder.join(&path));
+            let read = tokio::task::spawn_blocking(move || has_rotted(&cache, hash, &folder, &path, is_workers));
+            if read.await.unwrap_or(true) {
+                tracing::error!(attempt = %offer.attempt, path = %shown.display(), "an input of an attempt that failed has rotted on this disk");
                 rotten.push(file.path.clone());
             }
         }
         rotten
-    }
-
-    /// The files of the checkpoint that a worker did not go on from. Once it has trained it may have made another of that name, or none.
-    fn checkpoint_of<'a>(
-        &self,
-        offer: &'a Offer,
-        class: FailureClass,
-    ) -> impl Iterator<Item = (PathBuf, &'a NamedFile)> + use<'a, S> {
-        let directory = self.places.attempt(offer.attempt);
-        let resume = offer.resume.iter().filter(move |_| class == FailureClass::Settings);
-        let resume = resume.map(move |checkpoint| (checkpoint_folder(&directory, checkpoint), checkpoint));
-        let there = resume.filter(|(folder, _)| folder.exists());
-        there.flat_map(|(folder, checkpoint)| checkpoint.files.iter().map(move |file| (folder.join(&file.path), file)))
     }
 
     /// The checkpoint to go on from. It appears under its name only when it is complete.
@@ -168,7 +165,7 @@ impl<S: Source> Preparer<S> {
         let aside = directory.join("resume.aside");
         self.link_all(id, &checkpoint.files, &aside, FailureClass::Internal).await?;
         disk::create_folder(&directory.join(CHECKPOINTS))?;
-        let path = checkpoint_folder(directory, checkpoint);
+        let path = directory.join(checkpoint_folder(checkpoint));
         std::fs::rename(&aside, &path).at("keep", &path)?;
         disk::sync_parent(&path)?;
         Ok(())
@@ -194,8 +191,23 @@ impl<S: Source> Preparer<S> {
     }
 }
 
-fn checkpoint_folder(directory: &Path, checkpoint: &Checkpoint) -> PathBuf {
-    directory.join(CHECKPOINTS).join(format!("step-{:08}", checkpoint.step))
+/// In an attempt directory.
+fn checkpoint_folder(checkpoint: &Checkpoint) -> PathBuf {
+    Path::new(CHECKPOINTS).join(format!("step-{:08}", checkpoint.step))
+}
+
+/// Whether a link to what was in the cache no longer holds its bytes. In a folder that is a worker's own another file may have its name, or
+/// something that has no end, or none: that is the worker's doing, and is not read.
+fn has_rotted(cache: &Cache, hash: Hash, folder: &Path, path: &Path, is_workers: bool) -> bool {
+    match beneath::open_file(folder, path, For::Reading) {
+        Ok(file) if is_workers && !cache.has(hash, &file) => false,
+        Ok(file) => !cache.is_still(hash, &file),
+        Err(_) if is_workers => false,
+        Err(_) => {
+            cache.distrust(hash);
+            true
+        }
+    }
 }
 
 /// A hard link: the bytes stay as long as the attempt does, even if the cache lets them go.
@@ -213,7 +225,7 @@ mod tests {
     use lorikeet_protocol::{
         agent::CheckpointKind,
         file::FileManifest,
-        id::{AttemptToken, Hash, JobId},
+        id::{AttemptToken, JobId},
     };
 
     #[tokio::test]
@@ -246,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_a_failed_attempts_inputs_those_that_rotted_are_named_and_only_those_it_may_come_from_are_read() {
-        let (_folder, preparer) = preparer();
+        let (folder, preparer) = preparer();
         let base = vec![file("config.json", b"{}"), file("onnx/model.bin", b"weights")];
         let files = vec![file("manifest.json", b"m")];
         let resume = Some(Checkpoint { step: 40, loss: 1.0, kind: CheckpointKind::Periodic, files });
@@ -254,8 +266,11 @@ mod tests {
         let _pins = preparer.prepare(&offer).await.unwrap();
         assert!(preparer.rotten(&offer, FailureClass::Settings).await.is_empty());
         let checkpoint = preparer.places.attempt(attempt()).join("checkpoints/step-00000040");
-        std::fs::remove_file(checkpoint.join("manifest.json")).unwrap();
-        std::fs::write(checkpoint.join("manifest.json"), b"n").unwrap();
+        // The same file by two names.
+        let cached =
+            folder.path().join("cache/files").join(offer.resume.as_ref().unwrap().files[0].manifest.hash.to_string());
+        std::fs::set_permissions(&cached, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        std::fs::write(&cached, b"n").unwrap();
         assert_eq!(preparer.rotten(&offer, FailureClass::Settings).await, ["manifest.json"]);
         assert!(preparer.rotten(&offer, FailureClass::NonFinite).await.is_empty(), "it had gone on from it");
         std::fs::remove_dir_all(checkpoint).unwrap();
@@ -267,6 +282,28 @@ mod tests {
         assert_eq!(preparer.rotten(&offer, FailureClass::Base).await, ["onnx/model.bin"]);
         assert_eq!(preparer.rotten(&offer, FailureClass::NonFinite).await, ["onnx/model.bin"]);
         assert!(preparer.rotten(&offer, FailureClass::Dataset).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_put_in_the_place_of_the_checkpoint_that_it_was_given_is_not_read_and_has_not_rotted() {
+        let (_folder, preparer) = preparer();
+        let files = vec![file("manifest.json", b"m")];
+        let resume = Some(Checkpoint { step: 40, loss: 1.0, kind: CheckpointKind::Periodic, files });
+        let offer = Offer { dataset: file("train.jsonl", b"[]"), resume, ..offer_on(attempt(), "cpu") };
+        let _pins = preparer.prepare(&offer).await.unwrap();
+        let path = preparer.places.attempt(attempt()).join("checkpoints/step-00000040/manifest.json");
+        let pipe = || assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let puts: [&dyn Fn(); 4] = [
+            &|| std::fs::write(&path, b"n").unwrap(),
+            &|| std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+            &pipe,
+            &|| {},
+        ];
+        for put in puts {
+            std::fs::remove_file(&path).unwrap_or_default();
+            put();
+            assert!(preparer.rotten(&offer, FailureClass::Settings).await.is_empty(), "{:?}", path.symlink_metadata());
+        }
     }
 
     #[tokio::test]

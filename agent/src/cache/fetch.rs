@@ -274,8 +274,12 @@ fn finish(manifest: &FileManifest, file: &File, path: &Path) -> Result<(), Cache
 
 /// The hash of a file's bytes.
 pub(super) fn hash_of(path: &Path) -> Result<Hash, DiskError> {
+    hash_of_open(&File::open(path).at("open", path)?, path)
+}
+
+/// The same of an open one, wherever it was found.
+pub(super) fn hash_of_open(mut file: &File, path: &Path) -> Result<Hash, DiskError> {
     let mut hasher = blake3::Hasher::new();
-    let mut file = File::open(path).at("open", path)?;
     let mut buffer = vec![0; 1 << 20];
     loop {
         let read = file.read(&mut buffer).at("read", path)?;
