@@ -5,10 +5,13 @@
 
 use lorikeet_protocol::{id::BootId, worker::Holder};
 use procfs::{
-    ProcResult,
+    ProcError, ProcResult,
     process::{Stat, Status},
 };
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
 /// A process, for certain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +72,8 @@ impl Group {
     pub(crate) fn members(self) -> ProcResult<Vec<Name>> {
         // The number is free for others once every member is gone; then its leader is somebody else.
         let reused = stat(self.leader.pid).is_ok_and(|stat| stat.starttime != self.leader.start_ticks);
-        let stats = procfs::process::all_processes()?.filter_map(|process| process.ok()?.stat().ok());
-        let ours = stats.filter(|stat| !reused && self.contains(stat));
+        let stats = answered(procfs::process::all_processes()?.map(|process| process?.stat()))?;
+        let ours = stats.into_iter().filter(|stat| !reused && self.contains(stat));
         let name = |stat: Stat| Some(Name { pid: stat.pid.try_into().ok()?, start_ticks: stat.starttime });
         Ok(ours.filter_map(name).collect())
     }
@@ -103,6 +106,17 @@ impl Group {
     }
 }
 
+/// Those that could be asked. Who is gone, or is not ours to ask, is no worker; of anybody else nobody knows.
+fn answered(asked: impl Iterator<Item = ProcResult<Stat>>) -> ProcResult<Vec<Stat>> {
+    let is_no_worker = |error: &ProcError| match error {
+        ProcError::NotFound(_) | ProcError::PermissionDenied(_) => true,
+        // It went while it was read.
+        ProcError::Io(error, _) => error.raw_os_error() == Some(Errno::SRCH.raw_os_error()),
+        ProcError::Incomplete(_) | ProcError::Other(_) | ProcError::InternalError(_) => false,
+    };
+    asked.filter(|answer| !answer.as_ref().is_err_and(is_no_worker)).collect()
+}
+
 fn stat(pid: u32) -> ProcResult<Stat> {
     let pid = i32::try_from(pid).map_err(|_| procfs::ProcError::NotFound(None))?;
     procfs::process::Process::new(pid)?.stat()
@@ -120,6 +134,16 @@ fn resident_bytes(process: Name) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_gone_or_anothers_is_passed_over_and_who_cannot_be_asked_for_another_reason_is_not() {
+        let me = || stat(std::process::id());
+        let failed = |errno: Errno| Err(ProcError::Io(errno.into(), None));
+        let strangers = [Err(ProcError::NotFound(None)), Err(ProcError::PermissionDenied(None)), failed(Errno::SRCH)];
+        let found = answered(strangers.into_iter().chain([me()])).unwrap();
+        assert_eq!(found.iter().map(|stat| stat.pid).collect::<Vec<_>>(), [std::process::id().cast_signed()]);
+        assert!(answered([me(), failed(Errno::MFILE)].into_iter()).is_err());
+    }
 
     #[test]
     fn where_nobody_can_be_asked_somebody_may_be_there() {
