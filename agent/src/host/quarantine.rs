@@ -131,6 +131,8 @@ struct Out {
     test: Test,
     /// It failed while it was being tested: whatever that says, it is tested again.
     again: bool,
+    /// That has been so before: it rests first.
+    retested: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -341,8 +343,8 @@ impl Quarantine {
         let Some(out) = self.out.get_mut(device).filter(|out| out.test == Test::Running) else { return };
         match result {
             _ if std::mem::take(&mut out.again) => {
-                let again = if out.failed.is_some() { now + TEST_AGAIN } else { now };
-                (out.failed, out.test) = (Some(out.reason.clone()), Test::Due(again));
+                let rests = std::mem::replace(&mut out.retested, true) || out.failed.is_some();
+                out.test = Test::Due(if rests { now + TEST_AGAIN } else { now });
             }
             Ok(()) => _ = self.out.remove(device),
             Err(Unfit::Failed(why)) => (out.failed, out.test) = (Some(why), Test::Due(now + TEST_AGAIN)),
@@ -371,7 +373,7 @@ fn held<'a>(dead: &'a [Dead], at_work: &'a BTreeSet<DeviceId>) -> BTreeSet<&'a D
 
 impl Out {
     fn new(reason: String, now: Duration) -> Self {
-        Self { reason, failed: None, test: Test::Due(now), again: false }
+        Self { reason, failed: None, test: Test::Due(now), again: false, retested: false }
     }
 
     fn is_due(&self, now: Duration) -> bool {

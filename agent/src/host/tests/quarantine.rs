@@ -246,6 +246,34 @@ fn the_cpu_slot_is_there_where_no_gpu_proves_fit_and_only_there() {
 }
 
 #[test]
+fn the_cpu_slot_waits_also_for_a_gpu_that_is_tested_again_because_it_failed_under_its_test() {
+    let gpu = DeviceId("GPU-1".into());
+    let mut scene = Scene::new();
+    let look = |scene: &mut Scene, fault: Option<&str>| {
+        let kind = DeviceKind::Cuda { compute: (9, 0), driver: None };
+        let cpu = seen(&[]).devices[0].clone();
+        let faults = fault.map(|fault| (gpu.clone(), fault.to_owned())).into_iter().collect();
+        let devices = vec![Device { id: gpu.clone(), kind, ..cpu.clone() }, cpu];
+        scene.event(Event::Looked(Seen { devices, faults, ..Seen::default() }));
+        let names: Vec<_> = scene.host.devices().iter().map(|device| device.id.0.clone()).collect();
+        names
+    };
+    assert_eq!(look(&mut scene, Some("2 memory errors")), ["GPU-1"]);
+    look(&mut scene, Some("the driver reported error XID 79"));
+    let out = scene.event(Event::Tested(gpu.clone(), Ok(())));
+    assert!(out.contains(&Action::Test(gpu.clone())), "{out:?}");
+    assert_eq!(look(&mut scene, None), ["GPU-1"], "it has failed no test");
+    look(&mut scene, Some("the driver reported error XID 48"));
+    scene.event(Event::Tested(gpu.clone(), Ok(())));
+    look(&mut scene, None);
+    let why = scene.host.devices()[0].usable.clone().unwrap_err();
+    assert!(why.ends_with("XID 48; it is tested before it is offered"), "{why}");
+    scene.wait(600);
+    scene.event(Event::Tested(gpu.clone(), Err(Unfit::Failed("lora: dA".into()))));
+    assert_eq!(look(&mut scene, None), ["GPU-1", "cpu"]);
+}
+
+#[test]
 fn what_others_hold_and_what_a_living_worker_holds_is_nobodys_fault() {
     let mut scene = Scene::running();
     assert_eq!(usable_after(&mut scene, 600, &[42, 7]), Ok(()), "it trains");
