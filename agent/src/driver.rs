@@ -443,14 +443,15 @@ impl Driver {
     }
 }
 
-/// The upload of which this is the end.
+/// The upload of which this is the end. The report of a result waits for the worker's process to go: it is over when its attempt is.
 fn errand(event: &Event) -> Option<(AttemptId, Errand)> {
     match event {
         Event::CheckpointUploaded(id, seq, _) | Event::CheckpointGivenUp(id, seq, _) => {
             Some((*id, Errand::Checkpoint(*seq)))
         }
-        Event::AdapterUploaded(id, ..) | Event::AdapterGivenUp(id, _) => Some((*id, Errand::Adapter)),
-        Event::Heard(_)
+        Event::AdapterGivenUp(id, _) => Some((*id, Errand::Adapter)),
+        Event::AdapterUploaded(..)
+        | Event::Heard(_)
         | Event::Delivered(_)
         | Event::EndMissing(_)
         | Event::Prepared(_)

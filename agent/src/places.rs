@@ -8,7 +8,7 @@
 //!   records/<attempt>.json  what of an attempt outlives the agent
 //!   attempts/<attempt>/   the attempt directory, the worker's own
 //!   inputs/<attempt>/     its base model and dataset: links into the cache
-//!   uploads/<attempt>/    files named by their hash, kept until the report that names them is acknowledged
+//!   uploads/<attempt>/    files named by their hash, kept from their upload until the report that names them is acknowledged
 //!   cache/                files/, partial/, tokens/
 //! ```
 

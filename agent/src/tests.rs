@@ -14,7 +14,7 @@ use crate::{
     config::{Choice, Devices, Fake},
     host::tests::offer_on,
     link::stand_in::{Coordinator, Manner, Peer, Shelf, attempt, welcome, within},
-    supervisor::stand_in::{End, Script},
+    supervisor::stand_in::{End, Script, goes},
 };
 use lorikeet_protocol::{
     agent::{

@@ -36,12 +36,16 @@ pub(crate) struct Script {
     /// Memory taken at the start.
     pub(crate) grow_bytes: usize,
     pub(crate) deaf: bool,
+    /// Takes these steps once [`goes`] says so.
+    pub(crate) waits_at: Vec<u64>,
 }
 
 /// How it ends if nobody stops it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum End {
     Finish,
+    /// Says its last word and stays until it is killed.
+    Linger,
     Vanish,
     /// Finds the disk full, and no room to say so.
     DiskFull,
@@ -58,7 +62,7 @@ pub(crate) enum End {
 
 impl Script {
     pub(crate) fn new(steps: u64, step_millis: u64) -> Self {
-        Self { steps, step_millis, end: End::Finish, grow_bytes: 0, deaf: false }
+        Self { steps, step_millis, end: End::Finish, grow_bytes: 0, deaf: false, waits_at: vec![] }
     }
 
     /// A worker config that starts the stand-in with this script.
@@ -107,6 +111,9 @@ fn run(script: &Script) -> ! {
     });
     journal.write(WorkerEvent::Plan(plan(script.steps, from_step)));
     for step in from_step + 1..=script.steps {
+        while script.waits_at.contains(&step) && !Path::new(&goes(step)).exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         std::thread::sleep(Duration::from_millis(script.step_millis));
         let asked = fs::read(STOP).ok().map(|json| serde_json::from_slice::<StopRequest>(&json).unwrap());
         if (discard.load(Ordering::Relaxed) || asked.as_ref().is_some_and(|asked| !asked.save)) && !script.deaf {
@@ -138,6 +145,12 @@ fn run(script: &Script) -> ! {
             }
             journal.finish(script.steps)
         }
+        End::Linger => {
+            journal.write(write_adapter(script.steps));
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
         End::Vanish => std::process::exit(9),
         End::DiskFull => std::process::exit(Exit::DiskFull.code().into()),
         End::Orphan => {
@@ -150,6 +163,11 @@ fn run(script: &Script) -> ! {
             journal.end(WorkerEvent::Failed { class: FailureClass::Dataset, message: "bad".into(), hint }, 5)
         }
     }
+}
+
+/// A file in its directory that lets it take this step.
+pub(crate) fn goes(step: u64) -> String {
+    format!("go-{step}")
 }
 
 fn cause(asked: Option<StopRequest>) -> StopCause {
@@ -200,18 +218,19 @@ impl Journal {
     }
 
     fn finish(&mut self, step: u64) -> ! {
-        fs::create_dir_all(ADAPTER).unwrap();
-        let files = [("adapter_model.safetensors", "weights"), ("training_summary.json", "{\"steps\":1}")];
-        let files = files.map(|(name, text)| {
-            fs::write(Path::new(ADAPTER).join(name), text).unwrap();
-            WrittenFile {
-                path: name.into(),
-                size: text.len() as u64,
-                hash: Hash(*blake3::hash(text.as_bytes()).as_bytes()),
-            }
-        });
-        self.end(WorkerEvent::Finished { step, files: files.to_vec() }, 0)
+        self.end(write_adapter(step), 0)
     }
+}
+
+fn write_adapter(step: u64) -> WorkerEvent {
+    fs::create_dir_all(ADAPTER).unwrap();
+    let files = [("adapter_model.safetensors", "weights"), ("training_summary.json", "{\"steps\":1}")];
+    let files = files.map(|(name, text)| {
+        fs::write(Path::new(ADAPTER).join(name), text).unwrap();
+        let hash = Hash(*blake3::hash(text.as_bytes()).as_bytes());
+        WrittenFile { path: name.into(), size: text.len() as u64, hash }
+    });
+    WorkerEvent::Finished { step, files: files.to_vec() }
 }
 
 fn one_word() -> WorkerEvent {

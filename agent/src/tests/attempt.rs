@@ -190,11 +190,12 @@ async fn a_device_that_is_out_when_an_agent_starts_is_tested_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_is_refused_for_good_ends_the_attempt_with_its_reason() {
-    let mut scene = Scene::new(&Script::new(4, 100)).await;
+    let mut scene = Scene::new(&Script { waits_at: vec![1], ..Script::new(4, 1) }).await;
     let mut talk = scene.start().await;
     talk.offer(&scene, 1, None).await;
     talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
     scene.coordinator.shelf.lock().unwrap().refuse = vec![Refusal::TooLarge; 8];
+    scene.lets_go(1, 1);
     let ended = talk.until_ended().await;
     assert_eq!(ended.outcome, Outcome::UserError);
     assert!(ended.message.unwrap().contains("TooLarge"));
@@ -203,16 +204,42 @@ async fn an_upload_that_is_refused_for_good_ends_the_attempt_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_checkpoint_that_was_given_up_nothing_stays_staged() {
-    let mut scene = Scene::new(&Script::new(12, 50)).await;
+    let mut scene = Scene::new(&Script { waits_at: vec![1, 6], ..Script::new(7, 1) }).await;
     // What it would announce is no upload.
     scene.config.share.fetch = false;
     let mut talk = scene.start().await;
     talk.offer(&scene, 1, None).await;
     talk.until(|report| matches!(report.body, ReportBody::Running { .. })).await;
     scene.coordinator.shelf.lock().unwrap().refuse = vec![Refusal::TooLarge];
+    scene.lets_go(1, 1);
+    until(|| scene.coordinator.shelf.lock().unwrap().refuse.is_empty()).await;
+    scene.lets_go(1, 6);
     assert_eq!(talk.until_ended().await.outcome, Outcome::Ok);
     assert!(!talk.phases().contains(&"checkpoint 5".to_owned()), "{:?}", talk.phases());
     let staged = scene.places().uploads(attempt(1));
+    until(|| std::fs::read_dir(&staged).unwrap().count() == 0).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_stays_staged_until_the_report_that_names_it_is_acknowledged() {
+    let mut scene = Scene::new(&Script { end: End::Linger, ..Script::new(2, 1) }).await;
+    let mut talk = scene.start().await;
+    talk.mute = true;
+    talk.offer(&scene, 1, None).await;
+    let staged = scene.places().uploads(attempt(1));
+    let has_come = |text: &str| {
+        let hash = lorikeet_protocol::id::Hash(*blake3::hash(text.as_bytes()).as_bytes());
+        scene.coordinator.shelf.lock().unwrap().files.contains_key(&hash)
+    };
+    until(|| has_come("weights") && has_come("{\"steps\":1}")).await;
+    scene.kill(1);
+    let report = talk.until(|report| report.body.end().is_some()).await;
+    assert_eq!(report.body.files().len(), 2);
+    for file in report.body.files() {
+        assert!(staged.join(file.manifest.hash.to_string()).exists(), "{} is no longer staged", file.path);
+    }
+    talk.say(ToAgent::Acknowledged { through: report.number }).await;
     until(|| std::fs::read_dir(&staged).unwrap().count() == 0).await;
     scene.shutdown().await;
 }
