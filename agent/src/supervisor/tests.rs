@@ -9,7 +9,7 @@ use lorikeet_protocol::{
     agent::StopHow,
     id::{AttemptToken, JobId},
     job::StopCause,
-    worker::{EventLine, Exit, HOLDER, Holder, LOG, WorkerEvent},
+    worker::{EventLine, Exit, HOLDER, Holder, LOCK, LOG, WorkerEvent},
 };
 use std::time::Duration;
 
@@ -191,6 +191,24 @@ async fn a_worker_that_died_while_no_agent_was_there_is_found_dead_with_all_it_s
     let (events, how) = scene.until_gone().await;
     assert!(events.iter().map(|line| line.seq).eq(1..=events.len() as u64));
     assert_eq!(how, "its lock is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_put_something_else_in_its_locks_place_is_gone_when_nobody_of_its_group_is_there() {
+    let mut scene = Scene::new(&Script::new(100_000, 1));
+    scene.start();
+    scene.until_holds().await;
+    scene.restart().await;
+    let (lock, holder) = (scene.folder.path().join(LOCK), std::fs::read(scene.folder.path().join(HOLDER)).unwrap());
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    scene.adopt();
+    scene.until_holds().await;
+    scene.until_event(|event| matches!(event, WorkerEvent::Step(step) if step.step > 30)).await;
+    let holder: Holder = serde_json::from_slice(&holder).unwrap();
+    let name = Name::of_holder(&holder, clock::boot_id()).unwrap();
+    assert!(name.signal(rustix::process::Signal::KILL), "it lives, whatever it did to its lock");
+    assert_eq!(scene.until_gone().await.1, "nobody of its group is there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

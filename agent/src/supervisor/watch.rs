@@ -69,6 +69,8 @@ pub(super) struct Watch {
     killed: bool,
     /// Whether it wrote more events than it may: what is beyond is not read.
     overgrown: bool,
+    /// Files of its that cannot be opened or read: one word of each is enough.
+    unreadable: BTreeSet<&'static str>,
 }
 
 /// Whose child it is.
@@ -122,6 +124,7 @@ impl Watch {
         let tail = Tail::new(&directory, EVENTS);
         let stall = Stall::new(setting.config.stall_after, Instant::now());
         let (holder, members, measured, killed, overgrown) = (None, BTreeSet::new(), None, false, false);
+        let unreadable = BTreeSet::new();
         Self {
             setting,
             id,
@@ -136,6 +139,7 @@ impl Watch {
             measured,
             killed,
             overgrown,
+            unreadable,
         }
     }
 
@@ -182,11 +186,11 @@ impl Watch {
                 return Some(Gone { how, exit, _lock: None });
             }
             // The order of these two matters: a line written before the lock was freed must not be overlooked.
-            let free = self.free_lock();
+            let gone = self.look_for_lock();
             self.tell_events().await;
-            if let Some(lock) = free {
+            if gone.is_some() {
                 self.kill_rest().await;
-                return Some(Gone { how: "its lock is free".into(), exit: None, _lock: Some(lock) });
+                return gone;
             }
             self.measure().await;
             self.look_for_life().await;
@@ -221,8 +225,7 @@ impl Watch {
                     return self.tell_overgrown(format!("its events hold {error}")).await;
                 }
                 Err(error) => {
-                    tracing::warn!(attempt = %self.id, %error, "the worker's events cannot be read");
-                    return;
+                    return self.warn_of(EVENTS, &format!("read its events: {error}"));
                 }
             };
             self.stall.spoke(Instant::now());
@@ -265,17 +268,26 @@ impl Watch {
         }
     }
 
-    /// The lock of an adopted worker, if it is free.
-    fn free_lock(&self) -> Option<File> {
+    /// An adopted worker is gone when its lock is free. One that put something else in its lock's place is when nobody of its group is there.
+    fn look_for_lock(&mut self) -> Option<Gone> {
         if !matches!(self.worker, Worker::Adopted) || (self.holder.is_none() && !self.killed) {
             return None;
         }
+        let gone = |how: &str, lock| Gone { how: how.into(), exit: None, _lock: lock };
         match self.try_lock() {
-            Ok(lock) => lock,
+            Ok(Some(lock)) => Some(gone("its lock is free", Some(lock))),
+            Ok(None) => None,
             Err(error) => {
-                tracing::warn!(attempt = %self.id, "could not {}", chain(&error));
-                None
+                self.warn_of(LOCK, &chain(&error));
+                let nobody = |group: Group| group.members().is_ok_and(|members| members.is_empty());
+                self.group().is_some_and(nobody).then(|| gone("nobody of its group is there", None))
             }
+        }
+    }
+
+    fn warn_of(&mut self, file: &'static str, failed: &str) {
+        if self.unreadable.insert(file) {
+            tracing::warn!(attempt = %self.id, "could not {failed}");
         }
     }
 
