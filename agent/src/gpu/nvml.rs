@@ -99,7 +99,7 @@ impl Gpus {
         let (id, instances) = (DeviceId(gpu.uuid()?), instances(gpu));
         let kind = DeviceKind::Cuda { compute, driver: self.driver().and_then(|text| Driver::parse(&text)) };
         let gpus = if instances.is_empty() { std::slice::from_ref(gpu) } else { &instances };
-        let mut parts = gpus.iter().map(|gpu| part(gpu, kind, time)).collect::<Result<Vec<_>, _>>()?;
+        let mut parts = answering(gpus.iter().map(|gpu| part(gpu, kind, time)))?;
         if let [whole] = &mut parts[..]
             && instances.is_empty()
         {
@@ -172,6 +172,16 @@ fn next_report(set: &EventSet<'static>) -> Result<Option<u64>, NvmlError> {
 fn instances<'n>(gpu: &Gpu<'n>) -> Vec<Gpu<'n>> {
     let places = 0..gpu.mig_device_count().unwrap_or(0);
     places.filter_map(|place| gpu.mig_device_by_index(place).ok()).collect()
+}
+
+/// Of a card's parts those that answer, while one of them does: a card that is not cut has one.
+fn answering<T>(parts: impl Iterator<Item = Result<T, NvmlError>>) -> Result<Vec<T>, NvmlError> {
+    let (answered, silent): (Vec<_>, Vec<_>) = parts.partition(Result::is_ok);
+    if let Some(error) = silent.iter().find_map(|part| part.as_ref().err()).filter(|_| !answered.is_empty()) {
+        tracing::warn!(%error, instances = silent.len(), "instances of a GPU do not answer");
+        return answered.into_iter().collect();
+    }
+    answered.into_iter().chain(silent).collect()
 }
 
 /// Its counter, from Volta on; an older one says its power alone.
@@ -305,6 +315,15 @@ fn is_recent(compute: (u8, u8)) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_card_is_as_many_devices_as_answer_and_silent_where_none_does() {
+        let of = |parts: &[Result<u8, ()>]| {
+            answering(parts.iter().map(|part| part.map_err(|()| NvmlError::GpuLost))).map_err(|error| error.to_string())
+        };
+        assert_eq!(of(&[Ok(1), Err(()), Ok(3)]), Ok(vec![1, 3]));
+        assert_eq!(of(&[Err(()), Err(())]), Err(NvmlError::GpuLost.to_string()));
+    }
 
     #[test]
     fn a_card_is_judged_as_a_whole_and_all_its_parts_with_it() {
