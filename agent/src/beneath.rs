@@ -82,12 +82,15 @@ fn step_by_step(mut at: OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, 
     Ok(at)
 }
 
-/// The system says of a link in the way that there are too many.
+/// The system says of a link in the way that there are too many, or, where a folder was asked for, that it is none.
 fn named(errno: Errno, path: &Path) -> io::Error {
     match errno {
-        Errno::LOOP => io::Error::new(
+        Errno::LOOP | Errno::NOTDIR => io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!("there is a symbolic link in {}, where no link is followed", path.display()),
+            format!(
+                "there is a symbolic link in {}, where no link is followed, or a file in a folder's place",
+                path.display()
+            ),
         ),
         Errno::XDEV => {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{} leads out of its directory", path.display()))
@@ -122,7 +125,8 @@ mod tests {
             let opens = |path: &str| way(folder.path(), Path::new(path)).map(drop);
             assert_eq!(opens("a/b/file"), Ok(()));
             for led_away in ["link/secret", "a/secret", "a/near", "../x", "a/../../x", "/etc/passwd"] {
-                assert!(opens(led_away).is_err(), "{led_away}");
+                let error = named(opens(led_away).unwrap_err(), Path::new(led_away));
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{led_away}: {error}");
             }
             assert_eq!(opens("a/none"), Err(Errno::NOENT));
         }
