@@ -4,8 +4,10 @@
 use super::Hash;
 use crate::disk;
 use std::{
+    cmp::Reverse,
     collections::BTreeSet,
     fs::{File, Metadata},
+    io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::SystemTime,
@@ -33,7 +35,7 @@ impl Rest {
     /// Looks; what is being fetched is counted by who fetches it.
     pub(super) fn find(cache: &Path, fetching: &BTreeSet<Hash>) -> Self {
         let mut found: Vec<_> = FOLDERS.iter().flat_map(|folder| pieces(&cache.join(folder), fetching)).collect();
-        found.sort_unstable_by(|a, b| b.used.cmp(&a.used));
+        found.sort_unstable_by_key(|piece| Reverse(piece.used));
         let bytes = found.iter().map(|piece| piece.bytes).sum();
         Self { found, bytes }
     }
@@ -46,10 +48,13 @@ impl Rest {
     /// Removes that one; how many bytes it took: none where somebody uses it, or it does not go.
     pub(super) fn remove_oldest(&mut self) -> u64 {
         let Some(Piece { path, bytes, .. }) = self.found.pop() else { return 0 };
-        let is_in_use = File::open(&path).is_ok_and(|file| file.try_lock().is_err());
-        if is_in_use {
-            return 0;
-        }
+        // Its lock is held until it is gone.
+        let _unused = match File::open(&path).map(|file| file.try_lock().map(|()| file)) {
+            Ok(Ok(file)) => Some(file),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            // Who uses it cannot be asked.
+            Ok(Err(_)) | Err(_) => return 0,
+        };
         if let Err(error) = disk::remove_file(&path) {
             tracing::warn!("could not {}", lorikeet_protocol::chain(&error));
             return 0;
@@ -77,4 +82,21 @@ fn pieces(folder: &Path, fetching: &BTreeSet<Hash>) -> Vec<Piece> {
         (!entry.file_name().to_str().is_some_and(is_fetched)).then_some(piece)
     });
     pieces.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_asked_whether_it_is_used_stays_and_what_is_gone_already_is_no_hindrance() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shut, gone) = (folder.path().join("shut"), folder.path().join("gone"));
+        std::os::unix::fs::symlink(&shut, &shut).unwrap();
+        let piece = |path: &Path| Piece { used: SystemTime::UNIX_EPOCH, path: path.to_owned(), bytes: 5 };
+        let mut rest = Rest { found: vec![piece(&gone), piece(&shut)], bytes: 10 };
+        assert_eq!(rest.remove_oldest(), 0);
+        assert!(shut.symlink_metadata().is_ok());
+        assert_eq!((rest.remove_oldest(), rest.bytes), (5, 5));
+    }
 }
