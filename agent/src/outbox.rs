@@ -8,8 +8,8 @@
 //! A report gets its number when it is pushed and leaves only after [`Outbox::commit`] synced it, so a number never means two
 //! things: an entry torn by a crash was never sent, and its number is free. One that the disk has damaged looks the same and takes those behind
 //! it along; the next welcome says how far the coordinator is, and of which attempts it waits for an end that is nowhere. A [`Progress`](ReportBody::Progress) that never left
-//! in this session is replaced in memory by a newer one under the same number; if a crash brings the older one back, that is
-//! harmless, for the coordinator applies each number once.
+//! in this session or before this agent is replaced in memory by a newer one under the same number; if a crash brings the older one back, that
+//! is harmless, for the coordinator applies each number once.
 
 use crate::disk::{self, Access, At, DiskError};
 use lorikeet_protocol::{

@@ -15,7 +15,7 @@ use crate::{
     places::Places,
 };
 use lorikeet_protocol::{
-    agent::{REPORT_FILES, Report, ReportBody},
+    agent::{REPORT_FILES, Report, ReportBody, SUMMARY_BYTES},
     blob::Refusal,
     file::{CHUNK_BYTES, FileManifest, NamedFile, is_plain_path},
     id::{AttemptId, Hash},
@@ -27,7 +27,7 @@ use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::Read,
+    io::{ErrorKind, Read},
     os::{fd::AsRawFd, unix::fs::FileExt},
     path::{Path, PathBuf},
     sync::{
@@ -41,8 +41,6 @@ use tokio::task::spawn_blocking;
 const MANIFEST: &str = "manifest.json";
 /// What of the adapter goes into the model's record.
 const SUMMARY: &str = "training_summary.json";
-/// A report with a longer summary would not fit into a frame.
-const SUMMARY_BYTES: u64 = 256 << 10;
 /// The coordinator may lose what was staged there once or twice; more often is no accident.
 const TRIES: u32 = 3;
 
@@ -96,6 +94,15 @@ impl UploadError {
         // All that is judged here is how much comes out, and the settings decide that.
         let class = (outcome == Outcome::UserError).then_some(FailureClass::Settings);
         Fault { class, ..Fault::new(outcome, chain(self)) }
+    }
+
+    /// Whether what is staged may not be what was named: it is missing, cut or of other bytes, for a worker can still write to it.
+    fn doubts_staged(&self) -> bool {
+        match self {
+            Self::Disk(error) => error.is_missing() || error.cause.kind() == ErrorKind::UnexpectedEof,
+            Self::Refused { refusal, .. } => *refusal == Refusal::Corrupt,
+            Self::Removed(_) | Self::Unverified { .. } | Self::TooMany { .. } | Self::Thread(_) => false,
+        }
     }
 
     /// Whether files will never be with the coordinator, which takes no report, of whatever attempt, behind one that names them.
@@ -189,20 +196,27 @@ impl Uploader {
         Ok(())
     }
 
-    /// The files of a report that waits, once more. One that is no longer staged is staged again, where its worker still has it.
+    /// The files of a report that waits, once more. One that is no longer staged as it was is staged again, where its worker still has it so;
+    /// who changes it even then has none.
     pub(crate) async fn send_again(&self, report: &Report) -> Result<(), UploadError> {
         let (id, files) = (report.attempt, report.body.files());
         match self.send(id, files).await {
-            Err(UploadError::Disk(error)) if error.is_missing() => {
+            Err(error) if error.doubts_staged() => {
                 let (directory, staging, files) = (self.places.attempt(id), self.staging(id, None), files.to_vec());
-                let path = match &report.body {
-                    ReportBody::Checkpoint(checkpoint) => format!("{CHECKPOINTS}/step-{:08}", checkpoint.step),
-                    _ => ADAPTER.to_owned(),
+                let path = if let ReportBody::Checkpoint(checkpoint) = &report.body {
+                    format!("{CHECKPOINTS}/step-{:08}", checkpoint.step)
+                } else {
+                    ADAPTER.to_owned()
                 };
                 let stage =
                     move || stage_again(Below { directory: &directory, path: Path::new(&path) }, &files, &staging);
                 spawn_blocking(stage).await??;
-                self.send(id, report.body.files()).await
+                match self.send(id, report.body.files()).await {
+                    Err(error) if error.doubts_staged() => {
+                        Err(UploadError::Unverified { path: self.places.uploads(id), found: chain(&error) })
+                    }
+                    sent => sent,
+                }
             }
             sent => sent,
         }
@@ -210,10 +224,7 @@ impl Uploader {
 
     /// Removes what is staged of an attempt and neither `named` by a report that waits nor of an upload under way.
     pub(crate) fn sweep(&self, id: AttemptId, named: &BTreeSet<Hash>) {
-        // Held until the end, so that nothing gets a name here that is not told yet.
-        let under_way = lock(&self.under_way);
-        let of_uploads = under_way.iter().filter(|((of, _), _)| *of == id).flat_map(|(_, staged)| staged);
-        remove_but(&self.places.uploads(id), &named.iter().chain(of_uploads).copied().collect());
+        sweep(&self.places.uploads(id), id, named, &self.under_way);
     }
 
     fn staging(&self, id: AttemptId, errand: Option<Errand>) -> Staging {
@@ -274,8 +285,11 @@ impl Staging {
     }
 }
 
-/// Removes files that are named by a hash, except these.
-fn remove_but(folder: &Path, wanted: &BTreeSet<Hash>) {
+fn sweep(folder: &Path, id: AttemptId, named: &BTreeSet<Hash>, under_way: &Mutex<UnderWay>) {
+    // Held until the end, so that nothing gets a name here that is not told yet.
+    let under_way = lock(under_way);
+    let of_uploads = under_way.iter().filter(|((of, _), _)| *of == id).flat_map(|(_, staged)| staged);
+    let wanted: BTreeSet<_> = named.iter().chain(of_uploads).collect();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let hash = entry.file_name().to_str().and_then(|name| name.parse::<Hash>().ok());
         if let Some(Err(error)) = hash.filter(|hash| !wanted.contains(hash)).map(|_| disk::remove_file(&entry.path())) {
@@ -331,15 +345,24 @@ fn stage_checkpoint(folder: Below<'_>, staging: &Staging) -> Result<Vec<NamedFil
     })
 }
 
-/// What a report names and is not there; what is no longer what it names is not taken for it.
+/// What a report names and is not there, or no longer is what it names; nothing else is taken for it.
 fn stage_again(folder: Below<'_>, files: &[NamedFile], staging: &Staging) -> Result<(), UploadError> {
     for file in files {
-        if !staging.folder.join(file.manifest.hash.to_string()).exists() {
+        let staged = staging.folder.join(file.manifest.hash.to_string());
+        if !is_staged(&staged, file.manifest.hash)? {
+            disk::remove_file(&staged)?;
             let found = stage(folder, &file.path, staging)?;
             verify(folder, &found, file.manifest.size, file.manifest.hash)?;
         }
     }
     Ok(())
+}
+
+fn is_staged(staged: &Path, hash: Hash) -> Result<bool, DiskError> {
+    match File::open(staged) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        opened => Ok(manifest_of(&opened.at("open", staged)?, staged)?.hash == hash),
+    }
 }
 
 fn stage_listed(folder: Below<'_>, staging: &Staging) -> Result<Vec<NamedFile>, UploadError> {
@@ -370,14 +393,22 @@ fn stage_adapter(
     for listed in written {
         let file = stage(folder, &listed.path, staging)?;
         verify(folder, &file, listed.size, listed.hash)?;
-        if listed.path == SUMMARY && listed.size <= SUMMARY_BYTES {
-            let path = folder.join(SUMMARY);
-            let text = beneath::read(folder.directory, &folder.path.join(SUMMARY)).at("read", &path)?;
-            summary = Some(String::from_utf8_lossy(&text).into_owned());
+        if listed.path == SUMMARY {
+            summary = read_summary(&staging.folder.join(listed.hash.to_string()), listed.hash)?;
         }
         files.push(file);
     }
     Ok((files, summary))
+}
+
+/// Read from what was verified, and once more compared: its worker may still write it. One that a report cannot carry word for word is none,
+/// for the coordinator ends session after session in which it hears another.
+fn read_summary(staged: &Path, hash: Hash) -> Result<Option<String>, DiskError> {
+    let mut bytes = Vec::new();
+    let file = File::open(staged).at("open", staged)?;
+    file.take(SUMMARY_BYTES as u64 + 1).read_to_end(&mut bytes).at("read", staged)?;
+    let fits = bytes.len() <= SUMMARY_BYTES && Hash(*blake3::hash(&bytes).as_bytes()) == hash;
+    Ok(String::from_utf8(bytes).ok().filter(|_| fits))
 }
 
 /// A report beyond it would end session after session.
@@ -402,7 +433,7 @@ fn stage(folder: Below<'_>, name: &str, staging: &Staging) -> Result<NamedFile, 
     }
     // A link that leads elsewhere would carry off what the worker may read and the coordinator should not have.
     let file = match beneath::open_file(folder.directory, &folder.path.join(name), For::Reading) {
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => {
             return Err(UploadError::Unverified { path, found: error.to_string() });
         }
         opened => opened.at("open", &path)?,
@@ -532,12 +563,53 @@ mod tests {
     }
 
     #[test]
+    fn a_staged_file_that_its_worker_has_changed_or_cut_is_staged_again_as_it_was_or_not_at_all() {
+        let (folder, staging) = checkpoint(None);
+        let files = stage_all(&folder, &staging).unwrap();
+        let (staged, below) = (
+            staging.path().join(files[0].manifest.hash.to_string()),
+            Below { directory: folder.path(), path: Path::new(MADE) },
+        );
+        let made = folder.path().join(MADE).join("a.bin");
+        for changed in ["other", "on"] {
+            // The same file by two names.
+            std::fs::write(&made, changed).unwrap();
+            assert_eq!(std::fs::read_to_string(&staged).unwrap(), changed);
+            let lost = stage_again(below, &files, &anybodys(staging.path())).unwrap_err();
+            assert!(lost.is_for_good(), "{lost}");
+            std::fs::write(&made, "one").unwrap();
+            stage_again(below, &files, &anybodys(staging.path())).unwrap();
+            assert_eq!(std::fs::read(&staged).unwrap(), b"one");
+        }
+    }
+
+    #[test]
+    fn a_summary_is_what_was_verified_or_none_and_never_longer_than_a_report_may_carry() {
+        let of = |bytes: &[u8]| {
+            let (folder, staging) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            std::fs::write(folder.path().join(SUMMARY), bytes).unwrap();
+            let hash = Hash(*blake3::hash(bytes).as_bytes());
+            let written = WrittenFile { path: SUMMARY.into(), size: bytes.len() as u64, hash };
+            let below = Below { directory: folder.path(), path: Path::new("") };
+            let (files, summary) = stage_adapter(below, &anybodys(staging.path()), &[written]).unwrap();
+            let staged = staging.path().join(files[0].manifest.hash.to_string());
+            std::fs::write(&staged, "another").unwrap();
+            assert_eq!(read_summary(&staged, hash).unwrap(), None, "it was written to since");
+            summary
+        };
+        assert_eq!(of(b"{}").as_deref(), Some("{}"));
+        assert_eq!(of(&vec![b'x'; SUMMARY_BYTES]).map(|text| text.len()), Some(SUMMARY_BYTES));
+        assert!(of(&vec![b'x'; SUMMARY_BYTES + 1]).is_none());
+        // Each of them would be three bytes of text.
+        assert!(of(&vec![0xff; SUMMARY_BYTES]).is_none());
+    }
+
+    #[test]
     fn what_an_upload_under_way_has_staged_stays_though_a_report_that_named_the_same_is_acknowledged() {
         let (folder, data) = (checkpoint(None).0, tempfile::tempdir().unwrap());
         let (id, places, under_way) = (attempt(), Places::new(data.path()), Arc::<Mutex<UnderWay>>::default());
         let sweep = |named: &BTreeSet<Hash>| {
-            let staged = lock(&under_way).values().flatten().chain(named).copied().collect();
-            remove_but(&places.uploads(id), &staged);
+            sweep(&places.uploads(id), id, named, &under_way);
             std::fs::read_dir(places.uploads(id)).unwrap().count()
         };
         let stage = |seq| {
@@ -549,6 +621,8 @@ mod tests {
         let files = stage(7);
         assert_eq!(sweep(&BTreeSet::new()), 3, "its report is not queued yet");
         lock(&under_way).clear();
+        let other = AttemptId { job: lorikeet_protocol::id::JobId(uuid::Uuid::from_u128(8)), ..id };
+        lock(&under_way).insert((other, Errand::Checkpoint(7)), files.iter().map(|file| file.manifest.hash).collect());
         assert_eq!(sweep(&[files[0].manifest.hash].into()), 1, "a report that waits names it");
         stage(8);
         assert_eq!(sweep(&BTreeSet::new()), 0, "nobody wants that upload any more");

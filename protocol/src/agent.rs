@@ -97,6 +97,8 @@ pub struct KnownAttempt {
 
 /// Files that one report may name.
 pub const REPORT_FILES: usize = 256;
+/// Bytes of a training summary that a report may carry; they are some KiB.
+pub const SUMMARY_BYTES: usize = 256 << 10;
 
 /// A numbered message that changes state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

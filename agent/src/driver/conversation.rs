@@ -84,7 +84,11 @@ impl Conversation {
     }
 
     pub(super) fn lost(&mut self, number: u64, why: Option<String>) {
-        self.lost.extend(why.map(|why| (number, why)));
+        match why {
+            Some(why) => _ = self.lost.insert(number, why),
+            // The worker has it once more, or the coordinator.
+            None => _ = self.lost.remove(&number),
+        }
     }
 
     /// Some reports more are with the coordinator; what left behind them is waited for from now on.

@@ -400,7 +400,11 @@ impl Shelf {
                 (BlobAnswer::Wanted(wanted), vec![])
             }
             BlobRequest::Put { file, chunk, .. } => {
-                self.staged.get_mut(&file).unwrap().1.insert(chunk, bytes);
+                let (manifest, chunks) = self.staged.get_mut(&file).unwrap();
+                if *blake3::hash(&bytes).as_bytes() != manifest.chunks[chunk as usize].0 {
+                    return (BlobAnswer::Refused(Refusal::Corrupt), vec![]);
+                }
+                chunks.insert(chunk, bytes);
                 (BlobAnswer::Stored, vec![])
             }
             BlobRequest::Finish { file, .. } => {

@@ -91,6 +91,59 @@ async fn a_report_whose_files_are_nowhere_goes_without_them_and_holds_no_other_u
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_report_whose_staged_files_were_changed_or_cut_goes_without_them_and_holds_no_other_up() {
+    let mut scene = Scene::new(&Script::new(12, 5)).await;
+    let mut talk = scene.start().await;
+    talk.mute = true;
+    talk.offer(&scene, 1, None).await;
+    talk.until_ended().await;
+    drop(talk);
+    scene.crash_coordinator().await;
+    scene.shelf_is_lost();
+    let directory = scene.places().attempt(attempt(1));
+    // What is staged are the same files by other names.
+    for (file, bytes) in
+        [("adapter/adapter_model.safetensors", "wEIGHTS"), ("checkpoints/step-00000005/state.json", "s")]
+    {
+        std::fs::write(directory.join(file), bytes).unwrap();
+    }
+    let mut talk = scene.restart_coordinator(0).await;
+    let ended = talk.until_ended().await;
+    assert_eq!((ended.outcome, ended.files.len()), (Outcome::Lost, 0));
+    let mut phases = talk.phases();
+    phases.retain(|phase| phase.starts_with("checkpoint"));
+    assert_eq!(phases, ["checkpoint 10"]);
+    scene.holds_every_file(&talk.reports);
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_whose_files_are_there_again_when_it_is_said_again_goes_with_them() {
+    let mut scene = Scene::new(&Script::new(1, 1)).await;
+    scene.config.link.report_retry = Duration::from_millis(200);
+    let mut talk = scene.start().await;
+    talk.mute = true;
+    talk.offer(&scene, 1, None).await;
+    talk.until_ended().await;
+    drop(talk);
+    scene.crash_coordinator().await;
+    scene.shelf_is_lost();
+    let adapter = scene.places().attempt(attempt(1)).join("adapter");
+    let aside = adapter.with_added_extension("aside");
+    std::fs::rename(&adapter, &aside).unwrap();
+    std::fs::remove_dir_all(scene.places().uploads(attempt(1))).unwrap();
+    let mut talk = scene.restart_coordinator(0).await;
+    talk.mute = true;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::Lost);
+    std::fs::rename(&aside, &adapter).unwrap();
+    let has_files = |report: &Report| report.body.end().is_some_and(|ended| ended.files.len() == 2);
+    let report = within(talk.until(has_files)).await;
+    assert_eq!(report.body.end().unwrap().outcome, Outcome::Ok);
+    talk.say(ToAgent::Acknowledged { through: report.number }).await;
+    scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_is_not_acknowledged_is_said_again() {
     let mut scene = Scene::new(&Script::new(1, 1)).await;
     scene.config.link.report_retry = Duration::from_millis(200);

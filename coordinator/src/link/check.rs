@@ -8,7 +8,10 @@
 
 use crate::discreet::without_names;
 use lorikeet_protocol::{
-    agent::{AUTHORITIES, FromAgent, Hello, LABELS, Metered, REPORT_FILES, Report, ReportBody, Telemetry, WORD},
+    agent::{
+        AUTHORITIES, FromAgent, Hello, LABELS, Metered, REPORT_FILES, Report, ReportBody, SUMMARY_BYTES, Telemetry,
+        WORD,
+    },
     file::{NamedFile, is_plain_path},
     job::Device,
 };
@@ -32,8 +35,6 @@ const MEMORY: u64 = 64 << 40;
 const CLOCK_MHZ: u32 = 100_000;
 /// No run takes more steps.
 const STEPS: u64 = 1 << 40;
-/// `training_summary.json` is some KiB.
-const SUMMARY: usize = 256 << 10;
 
 /// The first word.
 pub(super) fn hello(hello: &mut Hello) -> Result<(), Fault> {
@@ -115,7 +116,7 @@ fn report(report: &mut Report) -> Result<(), Fault> {
                 cut(message, MESSAGE);
                 *message = without_names(message, Some(report.attempt.job));
             }
-            hold(ended.summary.as_ref().is_none_or(|text| text.len() <= SUMMARY), "its summary is too long")?;
+            hold(ended.summary.as_ref().is_none_or(|text| text.len() <= SUMMARY_BYTES), "its summary is too long")?;
             files(&ended.files)
         }
         ReportBody::Preparing | ReportBody::Running { .. } | ReportBody::Finalizing => Ok(()),
