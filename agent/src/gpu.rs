@@ -174,7 +174,8 @@ pub(crate) async fn watch(mut probe: Probe, every: Duration, looks: mpsc::Sender
         };
         probe = again;
         if looks.send(look).await.is_err() {
-            return;
+            // The driver is gone, and is what is named.
+            return cancel.cancelled().await;
         }
     }
 }

@@ -260,7 +260,9 @@ impl Agent {
         });
         let (link, cancel) = (Link { caller, news, state: send_state, pulse }, rest.clone());
         tasks.spawn(async move {
-            link.run(cancel).await;
+            link.run(cancel.clone()).await;
+            // It ends untold where the driver has gone: then that is what is named.
+            cancel.cancelled().await;
             Part::Link
         });
         let cancel = rest.clone();
@@ -355,12 +357,15 @@ impl Sharing {
     }
 
     async fn run(self, cancel: CancellationToken) {
+        // What gives no more is not announced, and is to be noticed.
+        let both = cancel.child_token();
         let giving = async {
             if let Some(giving) = self.giving {
-                giving.run(cancel.clone()).await;
+                giving.run(both.clone()).await;
+                both.cancel();
             }
         };
-        futures_util::future::join(giving, self.announcer.run(cancel.clone())).await;
+        futures_util::future::join(giving, self.announcer.run(both.clone())).await;
     }
 }
 

@@ -105,6 +105,11 @@ impl Giving {
         self.address
     }
 
+    #[cfg(test)]
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        self.endpoint.clone()
+    }
+
     /// Until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let (handshakes, tasks) = (Arc::new(Semaphore::new(HANDSHAKES)), TaskTracker::new());

@@ -76,11 +76,30 @@ async fn a_part_that_ends_untold_ends_the_agent_as_a_failure() {
     assert!(matches!(within(agent.wait()).await, Err(AgentError::Task(_))));
     scene.shutdown().await;
 
+    // Others find at once that it has gone.
+    scene.config.devices.probe = Duration::from_millis(1);
     let _talk = scene.start().await;
     let agent = scene.agent.as_mut().unwrap();
     agent.driver.cancel();
     let error = within(agent.wait()).await.unwrap_err();
-    assert!(error.to_string().contains("nobody had told it to"), "{error}");
+    assert!(error.to_string().contains("its driver ended, and nobody had told it to"), "{error}");
     assert_eq!(error.blame(), Blame::Bug);
     scene.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sharing_ends_when_its_socket_does() {
+    let scene = Scene::new(&Script::new(1, 1)).await;
+    let (caller, (_up, state)) = (caller(&scene), watch::channel(LinkState::Down { why: None }));
+    let cache = Cache::open(&scene.places().cache(), &scene.config.cache).unwrap();
+    let share = config::Share { listen: Some("127.0.0.1:0".parse().unwrap()), ..scene.config.share.clone() };
+    let blobs = Blobs::new(caller.clone(), state.clone());
+    let sharing = Sharing::bind(&share, &caller, blobs, cache, state).unwrap();
+    sharing.giving.as_ref().unwrap().endpoint().close(0u32.into(), b"");
+    within(sharing.run(CancellationToken::new())).await;
+}
+
+fn caller(scene: &Scene) -> Caller {
+    let identity = Identity::load(&scene.places().identity()).unwrap();
+    Caller::new(identity, None, Timers::new(&scene.config.link)).unwrap()
 }
