@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lorikeet_dataset::{DatasetError, Prepared, Progress, Tokenizer, prepare};
@@ -118,14 +118,28 @@ fn find_checkpoint(
     tell: &mut dyn FnMut(Event) -> Result<(), TrainError>,
 ) -> Result<Option<Found>, TrainError> {
     let (path, mut rejected) = (config.out.join("checkpoints"), Vec::new());
-    let found = checkpoint::newest(&path, &mut |error| rejected.push(error.to_string()))?;
-    if config.must_go_on && found.is_none() && !rejected.is_empty() {
-        return Err(TrainError::NoCheckpoint { path, reason: rejected.join("; ") });
+    let found = checkpoint::newest(&path, &mut |error| rejected.push(error))?;
+    if config.must_go_on && found.is_none() {
+        nothing_to_go_on_from(path, &mut rejected)?;
     }
-    for reason in rejected {
-        tell(Event::Log { level: Level::Warning, message: format!("passed over: {reason}") })?;
+    for error in rejected {
+        tell(Event::Log { level: Level::Warning, message: format!("passed over: {error}") })?;
     }
     Ok(found)
+}
+
+/// One that is there and could not be read may be whole: that is said, for what is over by the next attempt ends no job.
+fn nothing_to_go_on_from(path: PathBuf, rejected: &mut Vec<TrainError>) -> Result<(), TrainError> {
+    let is_there =
+        |error: &TrainError| matches!(error, TrainError::Io { source, .. } if source.kind() != ErrorKind::NotFound);
+    if let Some(unread) = rejected.iter().position(is_there) {
+        return Err(rejected.swap_remove(unread));
+    }
+    if rejected.is_empty() {
+        return Ok(());
+    }
+    let reason = rejected.iter().map(TrainError::to_string).collect::<Vec<_>>().join("; ");
+    Err(TrainError::NoCheckpoint { path, reason })
 }
 
 fn what_is_trained(config: &Config) -> Result<(ModelConfig, Trained), TrainError> {
@@ -319,6 +333,25 @@ mod tests {
         let is_progress = |event: &Event| matches!(event, Event::Log { message, .. } if message == "tokenising: 0 of 0 MiB, 4 examples");
         assert!(told.iter().any(is_progress), "{told:?}");
         assert!(read(hour, true).1.is_empty(), "not more often than it is of use");
+    }
+
+    #[test]
+    fn a_checkpoint_that_cannot_be_read_now_is_no_checkpoint_that_is_lost() {
+        let path = || PathBuf::from("checkpoints/step-00000002");
+        let unread = |kind: ErrorKind| TrainError::Io { verb: "read", path: path(), source: kind.into() };
+        let torn =
+            || TrainError::Checkpoint { path: path(), reason: "state.json is not what the manifest says".into() };
+        let over = |mut rejected: Vec<TrainError>| nothing_to_go_on_from("checkpoints".into(), &mut rejected);
+        assert!(over(vec![]).is_ok(), "there never was one");
+        for (rejected, class) in [
+            (vec![torn()], FailureClass::Checkpoint),
+            (vec![torn(), unread(ErrorKind::NotFound)], FailureClass::Checkpoint),
+            (vec![torn(), unread(ErrorKind::StaleNetworkFileHandle)], FailureClass::Io),
+            (vec![unread(ErrorKind::Other), torn()], FailureClass::Io),
+        ] {
+            let error = over(rejected).expect_err("nothing to go on from");
+            assert_eq!(error.class(), class, "{error}");
+        }
     }
 
     #[test]
