@@ -45,7 +45,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
     time::SystemTime,
 };
 
@@ -76,6 +76,8 @@ struct Inner {
     incoming: Mutex<Arrivals>,
     /// What they have uploaded.
     brought: Brought,
+    /// In which order files were offered and brought.
+    order: AtomicU64,
     /// Asked before every byte that comes from outside.
     space: Space,
     /// Held by whoever finds a file here and makes it young again, and by whoever removes one because it is old.
@@ -113,8 +115,8 @@ impl Blobs {
         let (roots, space) = (outside::Roots::new(roots), Space::new(staging, keep_free));
         let (blobs, staging) = (blobs.to_owned(), staging.to_owned());
         let (claims, incoming, ages) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let brought = Brought::default();
-        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, brought, space, ages }) })
+        let (brought, order) = (Brought::default(), AtomicU64::default());
+        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, brought, order, space, ages }) })
     }
 
     /// The manifest of a file that is here whole.
@@ -182,6 +184,7 @@ impl Blobs {
             if kept_file(&path).is_some_and(|found| found.since > kept.since) {
                 return Ok(());
             }
+            inner.brought.gone(kept.hash);
             disk::remove(&path)?;
             disk::remove(&inner.content(kept.hash))
         })
@@ -204,7 +207,6 @@ impl Blobs {
     /// Removes what was staged and not touched since `before`, and bytes without a manifest from before then.
     pub async fn sweep(&self, before: SystemTime) -> Result<(), BlobError> {
         self.work(move |inner| {
-            inner.brought.sweep(before);
             let old = |path: &Path| path.metadata().and_then(|file| file.modified()).is_ok_and(|time| time < before);
             for path in disk::list(&inner.staging)?.iter().filter(|path| old(path)) {
                 disk::remove(path)?;

@@ -152,7 +152,7 @@ pub struct Storage {
     /// New work is refused when less than this is free on the disk of `data`.
     #[serde(with = "unit::bytes")]
     pub keep_free: u64,
-    /// What one attempt may upload in all: checkpoints and adapter.
+    /// What one attempt may have uploaded that no report names yet: the checkpoint or adapter on its way, and those whose reports wait.
     #[serde(with = "unit::bytes")]
     pub attempt_limit: u64,
     /// What the metrics and logs of one job may take: of the last quarter only numbers are kept, beyond it nothing.
@@ -242,7 +242,7 @@ impl Default for Storage {
     fn default() -> Self {
         Self {
             keep_free: 1 << 30,
-            attempt_limit: 64 << 30,
+            attempt_limit: 512 << 30,
             // Ten million steps, over all its attempts.
             series_limit: 4 << 30,
             // Of ten thousand jobs of ten thousand steps a third.

@@ -64,8 +64,12 @@ pub(crate) async fn run(driver: Handle, blobs: Blobs, series: Series, keep: Keep
         match next(&mut changes, due, &cancel).await {
             Next::Cancelled => return,
             Next::Due => due += EVERY,
-            Next::Changed(Ok(_) | Err(RecvError::Lagged(_))) => {
-                drop_ended(&driver, &blobs).await;
+            Next::Changed(Ok(job)) => {
+                drop_ended(&driver, &blobs, Some(job)).await;
+                continue;
+            }
+            Next::Changed(Err(RecvError::Lagged(_))) => {
+                drop_ended(&driver, &blobs, None).await;
                 continue;
             }
             Next::Changed(Err(RecvError::Closed)) => return cancel.cancelled().await,
@@ -157,9 +161,9 @@ fn is_outlived(job: &Job, cut: UnixMillis) -> bool {
     job.completed_at.is_some_and(|ended| ended < cut)
 }
 
-/// Nothing of an attempt that has ended is uploaded any more. Mostly there is none, and nothing is asked.
-async fn drop_ended(driver: &Handle, blobs: &Blobs) {
-    for attempt in blobs.attempts_under_way() {
+/// Nothing of an attempt that has ended is uploaded any more: of this job's, or, where it is not known whose ended, of all.
+async fn drop_ended(driver: &Handle, blobs: &Blobs, job: Option<JobId>) {
+    for attempt in blobs.attempts().into_iter().filter(|attempt| job.is_none_or(|job| attempt.job == job)) {
         match driver.job(Actor::System, attempt.job).await {
             Ok(job) if job.current_attempt() != Some(attempt) => {}
             Ok(_) | Err(_) => continue,
@@ -336,13 +340,21 @@ mod tests {
         let job = world.job().await;
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging"), &[], 0).unwrap();
+        let hash = |bytes: &[u8]| Hash(*blake3::hash(bytes).as_bytes());
         // The job waits: none of its attempts is current.
         let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
         let manifest = FileManifest { size: 1, hash: Hash([1; 32]), chunks: vec![Hash([1; 32])] };
         blobs.offer(attempt, manifest, crate::blob::Limit(10)).await.unwrap();
+        let brought = FileManifest { size: 5, hash: hash(b"bytes"), chunks: vec![hash(b"bytes")] };
+        blobs.offer(attempt, brought.clone(), crate::blob::Limit(10)).await.unwrap();
+        blobs.put_chunk(attempt, brought.hash, 0, b"bytes".to_vec()).await.unwrap();
+        blobs.finish(attempt, brought.hash).await.unwrap();
         assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 1);
-        drop_ended(&world.coordinator.driver, &blobs).await;
-        assert!(blobs.attempts_under_way().is_empty());
+        drop_ended(&world.coordinator.driver, &blobs, Some(JobId(uuid::Uuid::nil()))).await;
+        assert_eq!(blobs.attempts(), BTreeSet::from([attempt]), "another job has changed");
+        drop_ended(&world.coordinator.driver, &blobs, Some(job)).await;
+        assert!(blobs.attempts().is_empty());
         assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
+        assert!(!blobs.has_brought(attempt, vec![brought]).await.unwrap());
     }
 }

@@ -2,10 +2,16 @@
 //! that its attempt has brought, because who knows the hash of a file need not know what is in it.
 //!
 //! It is in memory alone. After a restart a file that no report has named yet is offered again, and sent again.
+//!
+//! A file *waits* from when it is here until a report names it. An attempt brings files in the order of its reports: what still waits
+//! and was brought before a file that is named was given up, and waits no more.
 
 use super::lock;
 use lorikeet_protocol::id::{AttemptId, Hash};
-use std::{collections::HashMap, sync::Mutex, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Mutex,
+};
 
 /// Files of one attempt that are remembered: some checkpoints' worth, and more than four reports may name.
 pub(super) const FILES: usize = 1_024;
@@ -19,9 +25,10 @@ pub(super) struct Brought(Mutex<HashMap<AttemptId, HashMap<Hash, File>>>);
 struct File {
     /// Bytes that were written for it.
     size: u64,
-    /// Whether a report has named it, and so records say whose it is.
-    is_reported: bool,
-    since: SystemTime,
+    /// When, as a number that grows.
+    order: u64,
+    /// Whether a report may name it yet for the first time.
+    waits: bool,
 }
 
 impl Brought {
@@ -29,33 +36,36 @@ impl Brought {
         lock(&self.0).get(&attempt).is_some_and(|files| files.contains_key(&file))
     }
 
-    /// Files that no report has named yet, and their bytes.
-    pub(super) fn unreported(&self, attempt: AttemptId) -> (usize, u64) {
+    /// Files that wait for a report, and their bytes.
+    pub(super) fn waiting(&self, attempt: AttemptId) -> (usize, u64) {
         let brought = lock(&self.0);
-        let files = brought.get(&attempt).into_iter().flat_map(HashMap::values).filter(|file| !file.is_reported);
+        let files = brought.get(&attempt).into_iter().flat_map(HashMap::values).filter(|file| file.waits);
         files.fold((0, 0), |(count, bytes), file| (count + 1, bytes + file.size))
     }
 
     /// It is here whole, and so many bytes were written for that. Of the attempts of a job only one goes on.
-    pub(super) fn note(&self, attempt: AttemptId, file: Hash, size: u64) {
+    pub(super) fn note(&self, attempt: AttemptId, file: Hash, size: u64, order: u64) {
         let mut brought = lock(&self.0);
         brought.retain(|other, _| other.job != attempt.job || other.token >= attempt.token);
         let files = brought.entry(attempt).or_default();
         if files.len() >= FILES {
-            files.retain(|_, file| !file.is_reported);
+            files.retain(|_, file| file.waits);
         }
-        files.entry(file).or_insert(File { size, is_reported: false, since: SystemTime::now() });
+        files.entry(file).or_insert(File { size, order, waits: true });
     }
 
-    /// A report names these.
-    pub(super) fn reported(&self, attempt: AttemptId, named: &[Hash]) {
+    /// A report names these. When the last of them was brought; what came before is not waited for any longer.
+    pub(super) fn reported(&self, attempt: AttemptId, named: &[Hash]) -> Option<u64> {
         let mut brought = lock(&self.0);
-        let Some(files) = brought.get_mut(&attempt) else { return };
-        for hash in named {
-            if let Some(file) = files.get_mut(hash) {
-                file.is_reported = true;
-            }
-        }
+        let files = brought.get_mut(&attempt)?;
+        let last = named.iter().filter_map(|hash| files.get(hash)).map(|file| file.order).max()?;
+        files.values_mut().filter(|file| file.order <= last).for_each(|file| file.waits = false);
+        Some(last)
+    }
+
+    /// Attempts that brought any.
+    pub(super) fn attempts(&self) -> BTreeSet<AttemptId> {
+        lock(&self.0).keys().copied().collect()
     }
 
     /// Nothing more is heard of these.
@@ -63,12 +73,9 @@ impl Brought {
         lock(&self.0).remove(&attempt);
     }
 
-    /// What was brought before then is not waited for any longer.
-    pub(super) fn sweep(&self, before: SystemTime) {
-        lock(&self.0).retain(|_, files| {
-            files.retain(|_, file| file.since >= before);
-            !files.is_empty()
-        });
+    /// It is here no longer: who brought it would have to bring it again.
+    pub(super) fn gone(&self, file: Hash) {
+        lock(&self.0).values_mut().for_each(|files| files.retain(|hash, _| *hash != file));
     }
 }
 
@@ -76,35 +83,41 @@ impl Brought {
 mod tests {
     use super::*;
     use lorikeet_protocol::id::{AttemptToken, JobId};
-    use std::time::Duration;
 
     fn attempt(number: u32) -> AttemptId {
         AttemptId { job: JobId(uuid::Uuid::from_u128(1)), token: AttemptToken { generation: 1, number } }
     }
 
     #[test]
-    fn what_was_reported_counts_no_more_and_is_known_still() {
-        let (brought, [one, two]) = (Brought::default(), [Hash([1; 32]), Hash([2; 32])]);
-        brought.note(attempt(1), one, 5);
-        brought.note(attempt(1), two, 7);
-        brought.reported(attempt(1), &[one, Hash([9; 32])]);
-        assert_eq!(brought.unreported(attempt(1)), (1, 7));
-        assert!(brought.has(attempt(1), one) && !brought.has(attempt(1), Hash([9; 32])));
+    fn what_was_reported_or_given_up_before_counts_no_more_and_is_known_still() {
+        let (brought, [given_up, one, two]) = (Brought::default(), [0, 1, 2].map(|byte| Hash([byte; 32])));
+        for (order, (file, size)) in (0..).zip([(given_up, 3), (one, 5), (two, 7)]) {
+            brought.note(attempt(1), file, size, order);
+        }
+        assert_eq!(brought.reported(attempt(1), &[Hash([9; 32])]), None, "it has brought no such file");
+        assert_eq!(brought.waiting(attempt(1)), (3, 15));
+        assert_eq!(brought.reported(attempt(1), &[one, Hash([9; 32])]), Some(1));
+        assert_eq!(brought.waiting(attempt(1)), (1, 7), "the one that came later has a report to come");
+        assert!([given_up, one].iter().all(|file| brought.has(attempt(1), *file)));
+        assert!(!brought.has(attempt(1), Hash([9; 32])));
         assert!(!brought.has(attempt(2), one), "it is the attempt's, not the job's");
-        brought.note(attempt(2), one, 5);
+        brought.note(attempt(2), one, 5, 3);
         assert!(!brought.has(attempt(1), one), "the one before is over");
     }
 
     #[test]
-    fn no_attempt_is_remembered_for_ever_nor_without_end() {
+    fn no_attempt_is_remembered_without_end_nor_a_file_that_is_gone() {
         let brought = Brought::default();
-        for file in 0..FILES as u64 + 9 {
-            let hash = Hash(*blake3::hash(&file.to_le_bytes()).as_bytes());
-            brought.note(attempt(1), hash, 1);
+        for order in 0..FILES as u64 + 9 {
+            let hash = Hash(*blake3::hash(&order.to_le_bytes()).as_bytes());
+            brought.note(attempt(1), hash, 1, order);
             brought.reported(attempt(1), &[hash]);
         }
         assert!(lock(&brought.0)[&attempt(1)].len() <= FILES);
-        brought.sweep(SystemTime::now() + Duration::from_secs(9));
-        assert!(lock(&brought.0).is_empty());
+        brought.note(attempt(1), Hash([1; 32]), 5, u64::MAX);
+        brought.gone(Hash([1; 32]));
+        assert_eq!(brought.waiting(attempt(1)), (0, 0));
+        brought.forget(attempt(1));
+        assert!(brought.attempts().is_empty());
     }
 }

@@ -78,6 +78,14 @@ pub enum BlobError {
         /// The limit.
         limit: u64,
     },
+    /// More files than one attempt may have waiting for a report.
+    #[error("keep {what}: {limit} files of its attempt wait for a report already, more are not taken")]
+    TooMany {
+        /// Which.
+        what: String,
+        /// The limit.
+        limit: usize,
+    },
     /// Not everything has come yet.
     #[error("keep {what}: {found} of {expected} bytes have come")]
     Incomplete {

@@ -13,13 +13,16 @@ use std::{
     fs::{File, OpenOptions},
     os::unix::fs::FileExt,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Files one attempt may have under way: a checkpoint and an adapter have about a dozen each.
 const FILES_UNDER_WAY: usize = 64;
 
-/// Bytes that one attempt may have staged: on their way in, or brought and not yet named by a report.
+/// Bytes that one attempt may have staged: on their way in, or brought and waiting for a report that names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit(pub u64);
 
@@ -27,6 +30,8 @@ pub struct Limit(pub u64);
 #[derive(Debug)]
 pub(super) struct Arrival {
     manifest: FileManifest,
+    /// When it was offered last, as a number that grows.
+    offered: AtomicU64,
     file: Mutex<Incoming>,
 }
 
@@ -61,9 +66,20 @@ impl Blobs {
         if brought { self.have_all(files).await } else { Ok(false) }
     }
 
-    /// A report names these files of an attempt's: they count no longer as staged.
-    pub fn reported(&self, attempt: AttemptId, files: &[Hash]) {
-        self.inner.brought.reported(attempt, files);
+    /// A report names these files of an attempt's: neither they nor what it gave up before them counts any longer as staged, and what of
+    /// that was under way goes.
+    pub async fn reported(&self, attempt: AttemptId, files: Vec<Hash>) -> Result<(), BlobError> {
+        self.work(move |inner| {
+            let Some(last) = inner.brought.reported(attempt, &files) else { return Ok(()) };
+            let mut under_way = lock(&inner.incoming);
+            let is_given_up = |(whose, _): &(AttemptId, Hash), arrival: &mut Arc<Arrival>| {
+                *whose == attempt && arrival.offered.load(Ordering::Relaxed) < last
+            };
+            let given_up: Vec<Hash> = under_way.extract_if(is_given_up).map(|((_, file), _)| file).collect();
+            drop(under_way);
+            given_up.into_iter().try_for_each(|file| disk::remove(&inner.part(attempt, file)))
+        })
+        .await
     }
 
     /// Takes one chunk of an offered file.
@@ -91,12 +107,14 @@ impl Blobs {
         self.work(move |inner| inner.finish(attempt, file)).await
     }
 
-    /// Attempts that have files under way.
-    pub fn attempts_under_way(&self) -> BTreeSet<AttemptId> {
-        lock(&self.inner.incoming).keys().map(|(attempt, _)| *attempt).collect()
+    /// Attempts of which there are files under way, or brought.
+    pub fn attempts(&self) -> BTreeSet<AttemptId> {
+        let mut attempts = self.inner.brought.attempts();
+        attempts.extend(lock(&self.inner.incoming).keys().map(|(attempt, _)| *attempt));
+        attempts
     }
 
-    /// Drops what an attempt staged and did not finish.
+    /// Drops what an attempt staged and did not finish, and forgets what it brought.
     pub async fn drop_incoming(&self, attempt: AttemptId) -> Result<(), BlobError> {
         self.work(move |inner| {
             lock(&inner.incoming).retain(|(whose, _), _| *whose != attempt);
@@ -138,7 +156,7 @@ impl Inner {
             Some(entry) if self.is_ours(entry) => {
                 // As if it came now: nobody may sweep it before a report names it.
                 disk::touch(&self.entry_path(file))?;
-                self.brought.note(attempt, file, 0);
+                self.brought.note(attempt, file, 0, self.next_order());
                 return Ok(Vec::new());
             }
             Some(_) | None => {}
@@ -147,7 +165,7 @@ impl Inner {
         self.check_limit(attempt, &manifest, limit)?;
         // A base has it, an adapter's tokenizer for one. The base may go, so it must be ours; if it cannot be copied, it is sent.
         if known.is_some_and(|entry| self.take_in(&entry).is_ok()) {
-            self.brought.note(attempt, file, manifest.size);
+            self.brought.note(attempt, file, manifest.size, self.next_order());
             return Ok(Vec::new());
         }
         let known = lock(&self.incoming).get(&(attempt, file)).cloned();
@@ -155,6 +173,7 @@ impl Inner {
             Some(known) => known,
             None => Arc::new(Arrival::open(self.part(attempt, file), manifest)?),
         };
+        incoming.offered.store(self.next_order(), Ordering::Relaxed);
         let wanted = lock(&incoming.file).wanted();
         lock(&self.incoming).insert((attempt, file), incoming);
         if wanted.is_empty() {
@@ -162,6 +181,10 @@ impl Inner {
             self.finish(attempt, file)?;
         }
         Ok(wanted)
+    }
+
+    fn next_order(&self) -> u64 {
+        self.order.fetch_add(1, Ordering::Relaxed)
     }
 
     fn part(&self, attempt: AttemptId, file: Hash) -> PathBuf {
@@ -173,10 +196,13 @@ impl Inner {
         let others = table.iter().filter(|((whose, file), _)| *whose == attempt && *file != manifest.hash);
         let sizes: Vec<u64> = others.map(|(_, arrival)| arrival.manifest.size).collect();
         drop(table);
-        let (files, bytes) = self.brought.unreported(attempt);
+        let (files, bytes) = self.brought.waiting(attempt);
         let found = sizes.iter().sum::<u64>().saturating_add(bytes).saturating_add(manifest.size);
-        if sizes.len() >= FILES_UNDER_WAY || files >= brought::FILES {
+        if sizes.len() >= FILES_UNDER_WAY {
             return Err(BlobError::Busy { what: format!("more files of {attempt}") });
+        }
+        if files >= brought::FILES {
+            return Err(BlobError::TooMany { what: manifest.hash.to_string(), limit: brought::FILES });
         }
         if found > limit.0 {
             return Err(BlobError::TooLarge { what: manifest.hash.to_string(), found, limit: limit.0 });
@@ -194,7 +220,7 @@ impl Inner {
         // The next offer hashes what is left of it, as after a restart.
         lock(&self.incoming).remove(&(attempt, file));
         if finished.is_ok() {
-            self.brought.note(attempt, file, incoming.manifest.size);
+            self.brought.note(attempt, file, incoming.manifest.size, self.next_order());
         }
         // A whole that does not match its hash is hopeless: its chunks match, so the manifest lied, and the sender begins anew.
         if matches!(finished, Ok(()) | Err(BlobError::Corrupt { .. })) {
@@ -206,7 +232,8 @@ impl Inner {
 
 impl Arrival {
     fn open(path: PathBuf, manifest: FileManifest) -> Result<Self, BlobError> {
-        Ok(Self { file: Mutex::new(Incoming::open(path, manifest.clone())?), manifest })
+        let file = Mutex::new(Incoming::open(path, manifest.clone())?);
+        Ok(Self { manifest, offered: AtomicU64::default(), file })
     }
 
     fn disk(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> BlobError + use<> {

@@ -166,13 +166,52 @@ async fn what_an_attempt_brought_counts_until_a_report_names_it_and_so_does_what
     blobs.finish(attempt(), sent.hash).await.unwrap();
     let refused = blobs.offer(attempt(), next.clone(), Limit(7)).await.unwrap_err();
     assert!(matches!(refused, BlobError::TooLarge { found: 8, limit: 7, .. }), "{refused}");
-    blobs.reported(attempt(), &[sent.hash]);
+    blobs.reported(attempt(), vec![sent.hash]).await.unwrap();
     let outside = place.base("tiny/merges.txt");
     std::fs::write(&outside, b"abcdef").unwrap();
     let linked = blobs.link(outside).await.unwrap();
     assert!(blobs.offer_own(attempt(), linked, Limit(7)).await.unwrap().is_empty());
     let refused = blobs.offer(attempt(), next, Limit(7)).await.unwrap_err();
     assert!(matches!(refused, BlobError::TooLarge { found: 9, limit: 7, .. }), "{refused}");
+}
+
+/// Sent whole.
+async fn bring(blobs: &Blobs, bytes: &[u8], limit: Limit) -> FileManifest {
+    let file = manifest(bytes);
+    blobs.offer(attempt(), file.clone(), limit).await.unwrap();
+    blobs.put_chunk(attempt(), file.hash, 0, bytes.to_vec()).await.unwrap();
+    blobs.finish(attempt(), file.hash).await.unwrap();
+    file
+}
+
+#[tokio::test]
+async fn what_an_attempt_gave_up_counts_until_a_report_names_something_newer_or_its_bytes_go() {
+    let place = Place::new();
+    let (blobs, limit) = (&place.blobs, Limit(12));
+    // Of two checkpoints one file each: the first was brought, the other broke off.
+    bring(blobs, b"123", limit).await;
+    blobs.offer(attempt(), manifest(b"456"), limit).await.unwrap();
+    let named = bring(blobs, b"78901", limit).await;
+    let newer = manifest(b"ab");
+    let refused = blobs.offer(attempt(), newer.clone(), limit).await.unwrap_err();
+    assert!(matches!(refused, BlobError::TooLarge { found: 13, .. }), "{refused}");
+    blobs.reported(attempt(), vec![named.hash]).await.unwrap();
+    assert_eq!(std::fs::read_dir(place.folder.path().join("staging")).unwrap().count(), 0);
+    let next = bring(blobs, b"abcdefghijkl", limit).await;
+    blobs.offer(attempt(), newer.clone(), limit).await.unwrap_err();
+    let since = SystemTime::now();
+    blobs.delete(Kept { hash: next.hash, since }).await.unwrap();
+    blobs.offer(attempt(), newer, limit).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_too_many_is_refused_for_good() {
+    let place = Place::new();
+    for number in 0..brought::FILES as u64 {
+        place.blobs.inner.brought.note(attempt(), disk::hash(&number.to_le_bytes()), 1, number);
+    }
+    let refused = place.blobs.offer(attempt(), manifest(b"more"), ROOM).await.unwrap_err();
+    assert!(matches!(refused, BlobError::TooMany { .. }), "{refused}");
 }
 
 #[tokio::test]

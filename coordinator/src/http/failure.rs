@@ -71,7 +71,9 @@ impl From<BlobError> for Failure {
                 tracing::warn!(error = &error as &dyn std::error::Error, "bytes were not kept");
                 Self::new(ErrorCode::InsufficientStorage, "the coordinator's disk is full")
             }
-            BlobError::TooLarge { .. } => Self::new(ErrorCode::PayloadTooLarge, error.to_string()),
+            BlobError::TooLarge { .. } | BlobError::TooMany { .. } => {
+                Self::new(ErrorCode::PayloadTooLarge, error.to_string())
+            }
             BlobError::Incomplete { .. } | BlobError::Busy { .. } => Self::new(ErrorCode::Conflict, error.to_string()),
             BlobError::Corrupt { .. } => Self::field("hash", error.to_string()),
             BlobError::Closed => Refusal::Unavailable.into(),

@@ -190,7 +190,7 @@ fn refusal(error: BlobError) -> Refusal {
         | BlobError::Corrupt { .. }
         | BlobError::Inconsistent { .. } => Refusal::Corrupt,
         BlobError::NoSpace { .. } => Refusal::NoSpace,
-        BlobError::TooLarge { .. } => Refusal::TooLarge,
+        BlobError::TooLarge { .. } | BlobError::TooMany { .. } => Refusal::TooLarge,
         BlobError::Disk { .. } | BlobError::Incomplete { .. } | BlobError::Busy { .. } | BlobError::Closed => {
             Refusal::Busy
         }
