@@ -32,9 +32,13 @@ impl Bucket {
 
     /// The same, but nothing is taken where others wait for longer than `most` already.
     pub fn take_behind(&mut self, amount: u64, most: Duration, now: Duration) -> Option<Duration> {
+        (self.owed(now) <= most).then(|| self.take(amount, now))
+    }
+
+    /// How long those wait who have taken most of what was not there.
+    pub fn owed(&mut self, now: Duration) -> Duration {
         self.fill(now);
-        let owed = (-self.level).max(0.0) / self.per_second;
-        (owed <= most.as_secs_f64()).then(|| self.take(amount, now))
+        Duration::from_secs_f64((-self.level).max(0.0) / self.per_second)
     }
 
     /// Takes `amount` if it is there.

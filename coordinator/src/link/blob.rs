@@ -131,6 +131,9 @@ impl Exchange {
         if !services.may_fetch(self.certificate.node, attempt, file).await {
             return Err(Refusal::NotYours);
         }
+        if self.shared.outgoing.is_full() {
+            return Err(Refusal::Busy);
+        }
         match services.blobs.chunk(file, chunk).await {
             Ok(bytes) => Ok((BlobAnswer::Bytes(bytes.len() as u64), bytes)),
             Err(error) => {

@@ -3,7 +3,7 @@
 
 use lorikeet_protocol::{agent::FromAgent, rate::Bucket};
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,8 @@ const LONGEST: Duration = Duration::from_millis(500);
 /// Bytes of files that wait already for so long are waited for by nobody else: a request has a few minutes in all, and one that is given up has
 /// taken what others could have had.
 const QUEUE: Duration = Duration::from_secs(60);
+/// The same for so many of them: those that wait are in memory.
+const QUEUE_BYTES: u64 = 1 << 30;
 
 /// How fast bytes of files leave, for all agents together.
 #[derive(Debug)]
@@ -29,21 +31,38 @@ pub(super) struct Outgoing {
     start: Instant,
     /// Without one as fast as the line takes them.
     bytes: Option<Mutex<Bucket>>,
+    /// Who would wait behind more is refused.
+    queue: Duration,
 }
 
 impl Outgoing {
     /// So many bytes a second; as many may leave at once.
     pub(super) fn new(bandwidth: Option<u64>) -> Self {
-        Self { start: Instant::now(), bytes: bandwidth.map(|bytes| Mutex::new(Bucket::new(bytes, bytes))) }
+        let queue = QUEUE.min(Duration::from_secs_f64(QUEUE_BYTES as f64 / bandwidth.unwrap_or(1).max(1) as f64));
+        let bytes = bandwidth.map(|bytes| Mutex::new(Bucket::new(bytes, bytes)));
+        Self { start: Instant::now(), bytes, queue }
+    }
+
+    /// Whether too many wait already: bytes need not be read that would be refused.
+    pub(super) fn is_full(&self) -> bool {
+        let owed = |bytes: &Mutex<Bucket>| lock(bytes).owed(self.start.elapsed());
+        self.bytes.as_ref().is_some_and(|bytes| owed(bytes) > self.queue)
     }
 
     /// How long so many bytes wait before they leave; `None`: too many wait already, and these are to be asked for again.
     pub(super) fn wait(&self, bytes: usize) -> Option<Duration> {
         let Some(outgoing) = &self.bytes else { return Some(Duration::ZERO) };
-        let mut outgoing = outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outgoing = lock(outgoing);
         // A word takes no time, and waits behind nothing.
-        if bytes == 0 { Some(Duration::ZERO) } else { outgoing.take_behind(bytes as u64, QUEUE, self.start.elapsed()) }
+        if bytes == 0 {
+            return Some(Duration::ZERO);
+        }
+        outgoing.take_behind(bytes as u64, self.queue, self.start.elapsed())
     }
+}
+
+fn lock(bytes: &Mutex<Bucket>) -> MutexGuard<'_, Bucket> {
+    bytes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Of one connection.
@@ -134,6 +153,16 @@ mod tests {
         assert!(waits.iter().all(|wait| *wait < Duration::from_secs(80)), "{waits:?}");
         assert_eq!(outgoing.wait(0), Some(Duration::ZERO), "a word does not wait behind bytes");
         assert_eq!(Outgoing::new(None).wait(chunk), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn no_more_bytes_wait_than_memory_is_meant_for_however_broad_the_line() {
+        let (chunk, bandwidth) = (16 << 20, 200 << 20);
+        let outgoing = Outgoing::new(Some(bandwidth));
+        let held = (0..4_000).map_while(|_| outgoing.wait(chunk)).filter(|wait| !wait.is_zero()).count() as u64;
+        // More may become free while the test runs.
+        assert!((60..=100).contains(&held), "{held} chunks wait");
+        assert!(outgoing.is_full() && !Outgoing::new(None).is_full());
     }
 
     #[test]

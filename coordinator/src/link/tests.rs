@@ -64,14 +64,26 @@ impl World {
         let at = crate::clock::now();
         store.mark_restored(7, crate::cluster::Restored { taken: at, at }).unwrap();
         drop(store);
-        Self::open_in(folder, (Ipv4Addr::LOCALHOST, 0).into(), None, Duration::from_secs(3600))
+        Self::open_in(folder, (Ipv4Addr::LOCALHOST, 0).into(), None, Duration::from_secs(3600), None)
     }
 
     fn open(listen: SocketAddr, trust: Option<Trust>, certificate_ttl: Duration) -> Self {
-        Self::open_in(tempfile::tempdir().unwrap(), listen, trust, certificate_ttl)
+        Self::open_in(tempfile::tempdir().unwrap(), listen, trust, certificate_ttl, None)
     }
 
-    fn open_in(folder: tempfile::TempDir, listen: SocketAddr, trust: Option<Trust>, certificate_ttl: Duration) -> Self {
+    /// So many bytes of files leave in a second.
+    fn narrow(bandwidth: u64) -> Self {
+        let (folder, listen) = (tempfile::tempdir().unwrap(), (Ipv4Addr::LOCALHOST, 0).into());
+        Self::open_in(folder, listen, None, Duration::from_secs(3600), Some(bandwidth))
+    }
+
+    fn open_in(
+        folder: tempfile::TempDir,
+        listen: SocketAddr,
+        trust: Option<Trust>,
+        certificate_ttl: Duration,
+        bandwidth: Option<u64>,
+    ) -> Self {
         let at = |name: &str| folder.path().join(name);
         let stop = CancellationToken::new();
         let store = Store::open(&at("state.redb")).unwrap();
@@ -86,7 +98,7 @@ impl World {
             certificate_ttl,
             attempt_limit: 1 << 20,
             telemetry: Newest::default(),
-            bandwidth: None,
+            bandwidth,
         };
         let link = Link::bind(listen, services.clone()).unwrap();
         Self { folder, link, services, stop, driver: driver.task }

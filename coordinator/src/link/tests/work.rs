@@ -66,7 +66,11 @@ pub(super) async fn queued(world: &World) {
 /// An agent with a processor to offer, and the offer it gets.
 pub(super) async fn offered(world: &World, seed: u8) -> (Control, Connection, Offer) {
     let (identity, key) = world.node(seed).await;
-    let mut control = world.control((&identity, &key)).await;
+    offered_to(world, (&identity, &key)).await
+}
+
+async fn offered_to(world: &World, identity: (&Identity, &KeyPair)) -> (Control, Connection, Offer) {
+    let mut control = world.control(identity).await;
     let device = Device {
         id: DeviceId::cpu(),
         name: "processor".into(),
@@ -77,7 +81,7 @@ pub(super) async fn offered(world: &World, seed: u8) -> (Control, Connection, Of
     };
     control.say(FromAgent::Hello(Box::new(Hello { devices: vec![device], ..hello(1) }))).await;
     assert!(matches!(control.hear().await, ToAgent::Welcome(_)));
-    let blob = world.dial(ALPN_BLOB_SHARE, Some((&identity, &key))).await.unwrap();
+    let blob = world.dial(ALPN_BLOB_SHARE, Some(identity)).await.unwrap();
     let ToAgent::Offer(offer) = control.hear().await else { panic!("no offer") };
     control.say(FromAgent::Accepted(offer.attempt)).await;
     (control, blob, *offer)
@@ -109,6 +113,30 @@ async fn an_attempt_fetches_its_files_and_no_others() {
     assert_eq!(beyond.0, BlobAnswer::Refused(Refusal::Missing));
     let other = ask(&blob, BlobRequest::Fetch { attempt, file: foreign.hash, chunk: 0 }, b"").await;
     assert_eq!(other.0, BlobAnswer::Refused(Refusal::NotYours));
+}
+
+#[tokio::test]
+async fn a_chunk_that_would_wait_behind_too_many_is_not_even_read() {
+    let world = World::narrow(1);
+    queued(&world).await;
+    let (identity, key) = world.node(1).await;
+    let (_control, blob, offer) = offered_to(&world, (&identity, &key)).await;
+    let (attempt, file) = (offer.attempt, offer.dataset.manifest.hash);
+    let fetch = move || BlobRequest::Fetch { attempt, file, chunk: 0 };
+    // Of 13 bytes each, a byte a second, over two connections of four streams: nobody waits here for those that are let wait.
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let other = world.dial(ALPN_BLOB_SHARE, Some((&identity, &key))).await.unwrap();
+        for _ in 0..4 {
+            let other = other.clone();
+            asked.spawn(async move { ask(&other, fetch(), b"").await.0 });
+        }
+    }
+    while asked.join_next().await.unwrap().unwrap() != BlobAnswer::Refused(Refusal::Busy) {}
+    let kept = world.services.blobs.list().await.unwrap().into_iter().find(|kept| kept.hash == file).unwrap();
+    world.services.blobs.delete(kept).await.unwrap();
+    let refused = ask(&blob, fetch(), b"").await.0;
+    assert_eq!(refused, BlobAnswer::Refused(Refusal::Busy), "whoever looked for it would say that it is missing");
 }
 
 #[tokio::test]
