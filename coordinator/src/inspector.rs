@@ -4,7 +4,7 @@
 //! The child has an empty environment and no inherited handles. The limits on its memory and processor time are arguments; it sets
 //! them, and those on files, on itself before it opens anything. It is killed when it takes too long, which grows with its file,
 //! or says too much. What it prints is one JSON object, read as data. A bounded number run at once; the rest wait in line
-//! (`inspector/line.rs`), and what nobody waits for any more is not asked. Dry runs have a line of their own, so that a curious person holds
+//! (`inspector/line.rs`), but for jobs whose plan is known, and what nobody waits for any more is not asked. Dry runs have a line of their own, so that a curious person holds
 //! up no dataset and no job.
 
 mod answers;
@@ -21,7 +21,7 @@ use answers::Answers;
 use line::Lines;
 use lorikeet_protocol::{
     file::NamedFile,
-    id::UserId,
+    id::{Hash, UserId},
     inspect::{DatasetFormat, Fault, Inspection, JobQuestion, NAMED_FAULTS},
     job::JobSpec,
 };
@@ -180,23 +180,52 @@ impl Inspector {
         loop {
             while let Some(question) = lines.next() {
                 let (subject, inspector, driver) = (question.subject(), self.clone(), driver.clone());
+                let same = self.same(&question).await;
                 let child = children.spawn(async move { inspector.answer_if_judged(question, driver).await });
-                running.insert(child.id(), subject);
+                running.insert(child.id(), (subject, same));
             }
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 question = questions.recv() => match question {
                     None => break,
-                    Some(question) => lines.join(question),
+                    Some(question) => {
+                        let same = self.same(&question).await;
+                        lines.join(question, same);
+                        self.tell_known(same, &mut lines, &driver).await;
+                    }
                 },
                 Some(ended) = children.join_next_with_id() => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                    running.remove(&id).into_iter().for_each(|subject| lines.done(subject));
+                    if let Some((subject, same)) = running.remove(&id) {
+                        lines.done(subject);
+                        self.tell_known(same, &mut lines, &driver).await;
+                    }
                 }
             }
         }
         children.shutdown().await;
+    }
+
+    /// What a job's question is, whosever it is; nothing else is asked twice.
+    async fn same(&self, question: &cluster::Inspect) -> Option<Hash> {
+        let cluster::Inspect::Job { spec, base, dataset, validation, .. } = question else { return None };
+        let dataset = self.blobs.path(dataset.hash).await.ok()?;
+        let validation = match validation {
+            Some(file) => Some(self.blobs.path(file.hash).await.ok()?),
+            None => None,
+        };
+        Some(answers::question(base, (&dataset, validation.as_deref()), spec))
+    }
+
+    /// Whoever waits for what is known need not wait behind what is not.
+    async fn tell_known(&self, same: Option<Hash>, lines: &mut Lines, driver: &Handle) {
+        let Some((same, plan)) = same.and_then(|same| Some((same, self.answers.known(same)?))) else { return };
+        for question in lines.answered(same) {
+            if driver.is_judged(question.subject()).await {
+                driver.inspected(question.subject(), Ok(plan.clone()), Vec::new()).await;
+            }
+        }
     }
 
     /// A job that was cancelled while it stood in line, or a dataset that was deleted, is not looked at.

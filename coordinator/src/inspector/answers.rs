@@ -37,7 +37,7 @@ impl Answers {
         place.get_or_try_init(|| plan).await.cloned().or_else(|other| other)
     }
 
-    /// The answer, if it is known already.
+    /// The answer, if it is known.
     pub(super) fn known(&self, question: Hash) -> Option<Inspection> {
         find(&self.lock(), question)?.get().cloned()
     }

@@ -33,6 +33,8 @@ impl Place {
     }
 }
 
+const BASE: &str = r#"{"kind":"base","architecture":"L","parameters":1,"config_json":"{}","dtype":"F32","vocabulary":3,"chat_template":false,"files":[]}"#;
+const PLAN: &str = r#"{"kind":"job","examples":1,"validation_examples":0,"total_steps":1,"epoch_tokens":1,"supervised_tokens":1,"longest_tokens":1,"cut_examples":0,"cut_tokens":0,"cpu_bytes":1,"cuda_bytes":1,"rendered":[]}"#;
 const DATASET: &str = r#"{"kind":"dataset","format":"CHAT_MESSAGES","conversations":1,"pairs":2,"trainable_pairs":2,"average_turns":2.0,"tokens":null,"warnings":[],"errors":[],"error_count":0,"samples":[]}"#;
 
 #[tokio::test]
@@ -196,6 +198,44 @@ async fn neither_a_base_that_hangs_nor_a_crowd_of_one_owner_holds_others_up_and_
     task.await.unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn a_job_whose_plan_is_known_waits_behind_nothing() {
+    let place = Place::new();
+    let at = |name: &str| place.folder.path().join(name);
+    fs::create_dir(at("base")).unwrap();
+    let script = format!(
+        "case $2 in\nbase) echo '{BASE}';;\njob) echo '{PLAN}';;\n*) while grep -q slow \"$3\" && [ ! -e {} ]; do sleep 0.01; done; echo '{DATASET}';;\nesac",
+        at("go").display()
+    );
+    let inspector = Inspector { at_once: 1, ..place.inspector(&script, Duration::from_secs(60)) };
+    let stop = CancellationToken::new();
+    let store = Store::open(&at("state.redb")).unwrap();
+    let Driver { handle, inspections, task } = Driver::start(store, Timers::default(), stop.clone()).unwrap();
+    let mut changes = handle.changes();
+    let serving = tokio::spawn(inspector.serve(inspections, handle.clone(), stop.clone()));
+    let crowd = Crowd { place: &place, driver: handle };
+    let one = crowd.user(1).await;
+    crowd.dataset(one, "chats").await;
+    let base =
+        cluster::command::Command::RegisterBase { id: BaseId(Uuid::from_u128(1)), name: "b".into(), path: at("base") };
+    crowd.command(one, base).await;
+    for number in [1, 2] {
+        let (id, spec) =
+            (lorikeet_protocol::id::JobId(Uuid::from_u128(number)), lorikeet_api::JobFile::new("b", "chats"));
+        let spec = Box::new(spec.resolve(&lorikeet_api::Presets::embedded()).unwrap());
+        crowd.command(one, cluster::command::Command::SubmitJob { id, spec, start: Default::default() }).await;
+        while crowd.driver.job(one, id).await.unwrap().phase() != lorikeet_protocol::job::Phase::Queued {
+            timeout(Duration::from_secs(20), changes.recv()).await.expect("it is judged").unwrap();
+        }
+        // From now on the one place is taken.
+        crowd.dataset(one, "slow").await;
+    }
+    fs::write(at("go"), "").unwrap();
+    stop.cancel();
+    serving.await.unwrap();
+    task.await.unwrap().unwrap();
+}
+
 struct Crowd<'a> {
     place: &'a Place,
     driver: Handle,
@@ -245,7 +285,6 @@ async fn the_same_question_about_a_job_is_asked_once_and_a_refusal_is_not_rememb
     let place = Place::new();
     let (base, asked) = (place.folder.path().join("base"), place.folder.path().join("asked"));
     fs::create_dir(&base).unwrap();
-    let plan = r#"{"kind":"job","examples":1,"validation_examples":0,"total_steps":1,"epoch_tokens":1,"supervised_tokens":1,"longest_tokens":1,"cut_examples":0,"cut_tokens":0,"cpu_bytes":1,"cuda_bytes":1,"rendered":[]}"#;
     let refusal = r#"{"kind":"refused","faults":[]}"#;
     let script = |answer: &str| format!("echo >> {}; echo '{answer}'", asked.display());
     let spec = |name: &str, rate: &str| {
@@ -264,7 +303,7 @@ async fn the_same_question_about_a_job_is_asked_once_and_a_refusal_is_not_rememb
         assert!(matches!(ask(&inspector, spec("one", "1e-4")).await, Inspection::Refused { .. }));
     }
     assert_eq!(children(), 2);
-    let inspector = place.inspector(&script(plan), Duration::from_secs(20));
+    let inspector = place.inspector(&script(PLAN), Duration::from_secs(20));
     let both = tokio::join!(ask(&inspector, spec("one", "1e-4")), ask(&inspector, spec("two", "1e-4")));
     assert!(matches!(both, (Inspection::Job(_), Inspection::Job(_))) && both.0 == both.1);
     assert_eq!(children(), 3);
