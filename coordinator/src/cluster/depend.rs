@@ -56,9 +56,8 @@ impl Cluster {
         let called = self.called(actor, start);
         let mut waits_for = Vec::new();
         for after in &start.after {
-            match self.meant(actor, after, &called)? {
-                Some(job) => waits_for.push(Dependency { job, wants: after.wants }),
-                None => ended_as_wanted(actor, after, finished)?,
+            if let Some(job) = self.meant(actor, after, finished, &called)? {
+                waits_for.push(Dependency { job, wants: after.wants });
             }
         }
         waits_for.sort_by_key(|dependency| (dependency.job, dependency.wants));
@@ -80,15 +79,30 @@ impl Cluster {
         called
     }
 
-    /// The live job that is meant: the one with this id, else of those that are called so one's own before another's.
-    fn meant(&self, actor: Actor, after: &After, called: &BTreeMap<&str, Vec<&Job>>) -> Result<Option<JobId>, Refusal> {
-        if let Some(job) = after.job.parse().ok().and_then(|id| self.visible(actor, id).ok()) {
-            return Ok(Some(job.record.id));
+    /// The job that is to be waited for: the one with this id, else of the live ones that are called so one's own before another's. None,
+    /// where the one that is meant ended as wanted already.
+    fn meant(
+        &self,
+        actor: Actor,
+        after: &After,
+        finished: &[Job],
+        called: &BTreeMap<&str, Vec<&Job>>,
+    ) -> Result<Option<JobId>, Refusal> {
+        if let Ok(id) = after.job.parse::<JobId>() {
+            if let Ok(job) = self.visible(actor, id) {
+                return Ok(Some(job.record.id));
+            }
+            if let Some(job) = finished.iter().find(|job| job.id == id && actor.sees(job.owner)) {
+                return ended_as_wanted(after, job).map(|()| None);
+            }
         }
         let visible = called.get(after.job.as_str()).map_or(&[][..], Vec::as_slice);
         let own: Vec<_> = visible.iter().copied().filter(|job| Some(job.owner) == actor.user()).collect();
         match if own.is_empty() { visible } else { &own } {
-            [] => Ok(None),
+            [] => Err(Refusal::invalid(
+                "after",
+                format!("no job `{}`; `lorikeet jobs` names them, and one that is over is named by its id", after.job),
+            )),
             [only] => Ok(Some(only.id)),
             several => Err(Refusal::invalid(
                 "after",
@@ -180,14 +194,7 @@ impl Cluster {
     }
 }
 
-fn ended_as_wanted(actor: Actor, after: &After, finished: &[Job]) -> Result<(), Refusal> {
-    let id = after.job.parse::<JobId>().ok();
-    let row = finished.iter().find(|job| Some(job.id) == id && actor.sees(job.owner));
-    let Some(job) = row else {
-        let message =
-            format!("no job `{}`; `lorikeet jobs` names them, and one that is over is named by its id", after.job);
-        return Err(Refusal::invalid("after", message));
-    };
+fn ended_as_wanted(after: &After, job: &Job) -> Result<(), Refusal> {
     if is_wanted(after.wants, job.phase()) {
         return Ok(());
     }

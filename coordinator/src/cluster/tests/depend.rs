@@ -32,13 +32,15 @@ fn an_id_stands_for_its_job_whatever_others_are_called() {
     let called = world.submit_with(2, |spec| spec.name = first.to_string());
     let third = world.submit_after(3, &first.to_string(), Wants::Any);
     assert_eq!(world.cluster.jobs[&third].record.waits_for[0].job, first);
+    let row = world.cluster.jobs[&first].record.clone();
     let attempt = world.run(first);
     world.report(attempt, ended(Outcome::Ok));
-    let fourth = world.submit_after(4, &first.to_string(), Wants::Any);
-    assert_eq!(
-        world.cluster.jobs[&fourth].record.waits_for[0].job, called,
-        "a name as good as any, once the job is over"
-    );
+    let over = Job { state: JobState::Expired, ..row };
+    let fourth = world.try_after(4, &first.to_string(), Wants::Fail, vec![over]).unwrap();
+    assert!(world.cluster.jobs[&fourth].record.waits_for.is_empty(), "it has ended so, and its row says it");
+    let fifth = world.submit_after(5, &first.to_string(), Wants::Any);
+    let waits_for = &world.cluster.jobs[&fifth].record.waits_for;
+    assert_eq!(waits_for[0].job, called, "a name as good as any, once no row is left of the job");
 }
 
 #[test]
