@@ -302,7 +302,20 @@ impl Store {
         })
     }
 
-    /// The first rows, at most `limit`, with keys in this range that `keep` wants.
+    /// The rows of a whole table that read and that `keep` wants, oldest first.
+    pub fn readable<R: Row>(&self, keep: impl Fn(&R) -> bool) -> Result<Vec<R>, StoreError> {
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(Definition::new(R::TABLE))?;
+            let mut rows = Vec::new();
+            for entry in table.iter()? {
+                let (key, value) = entry?;
+                rows.extend(decode_or_tell(key.value(), value.value()).filter(&keep));
+            }
+            Ok(rows)
+        })
+    }
+
+    /// The first rows, at most `limit`, with keys in this range that read and that `keep` wants.
     pub fn between<R: Row>(
         &self,
         keys: Range<[u8; 16]>,
@@ -314,7 +327,7 @@ impl Store {
             let mut rows = Vec::new();
             for entry in table.range(keys.start.as_slice()..keys.end.as_slice())? {
                 let (key, value) = entry?;
-                rows.extend(Some(decode(key.value(), value.value())?).filter(|row| keep(row)));
+                rows.extend(decode_or_tell(key.value(), value.value()).filter(&keep));
                 if rows.len() == limit {
                     break;
                 }
@@ -360,8 +373,12 @@ impl Store {
                     continue;
                 }
                 let key = &key.value()[prefix.len()..];
-                let row: R = decode(key, table.get(key)?.ok_or_else(|| lost(R::TABLE, key))?.value())?;
-                if keep.as_ref().is_none_or(|keep| keep(&row)) {
+                let value = table.get(key)?.ok_or_else(|| lost(R::TABLE, key))?;
+                let row = match &keep {
+                    Some(keep) => decode_or_tell(key, value.value()).filter(keep),
+                    None => Some(decode(key, value.value())?),
+                };
+                if let Some(row) = row {
                     if page.contains(&total) {
                         rows.push(row);
                     }
@@ -426,6 +443,14 @@ fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
 
 fn decode<R: Row>(key: &[u8], bytes: &[u8]) -> Result<R, StoreError> {
     serde_json::from_slice(bytes).map_err(|source| StoreError::Row { table: R::TABLE, key: hex(key), source })
+}
+
+/// One of many among which something is looked for: one that does not read is not it, and nobody's fault who looks.
+fn decode_or_tell<R: Row>(key: &[u8], bytes: &[u8]) -> Option<R> {
+    let told = |error: &StoreError| {
+        tracing::error!(error = error as &dyn std::error::Error, "a row that does not read was passed over");
+    };
+    decode(key, bytes).inspect_err(told).ok()
 }
 
 fn lost(table: &'static str, key: &[u8]) -> StoreError {

@@ -196,7 +196,7 @@ impl Loop {
             rows.job = self.store.get(&old.bytes())?;
             let files = rows.job.iter().map(|job: &Job| job.init_adapter.as_slice()).find(|files| !files.is_empty());
             rows.adapters = files
-                .map(|files| self.store.scan(&[], |model: &Model| model.holds(files)))
+                .map(|files| self.store.readable(|model: &Model| model.holds(files)))
                 .transpose()?
                 .unwrap_or_default();
         }
@@ -217,11 +217,23 @@ impl Loop {
         }
         if let Command::ForgetJobs { ids, .. } = command {
             for id in ids {
-                let Some(job) = self.store.get(&id.bytes())? else { continue };
-                rows.old.push((job, self.store.get(&model_of(*id).bytes())?));
+                match self.old(*id) {
+                    Ok(found) => rows.old.extend(found),
+                    // The others are forgotten all the same.
+                    Err(error) if error.is_of_one_row() => {
+                        tracing::error!(job = %id, error = &error as &dyn std::error::Error, "an old job stays");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(rows)
+    }
+
+    /// A job and its model.
+    fn old(&self, id: JobId) -> Result<Option<(Job, Option<Model>)>, StoreError> {
+        let Some(job) = self.store.get(&id.bytes())? else { return Ok(None) };
+        Ok(Some((job, self.store.get(&model_of(id).bytes())?)))
     }
 
     fn event(&mut self, input: Input, rows: Rows) -> Event {

@@ -132,6 +132,8 @@ async fn a_row_that_does_not_read_refuses_whoever_names_it_and_nobody_else() {
     store.commit(&[Record::Model(model)]).unwrap();
     store.damage::<Model>(&id.bytes());
     assert_eq!(world.command(world.user, Command::DeleteModel { id }).await, Err(Refusal::Unreadable));
+    assert_eq!(store.adapters(world.user, "other").unwrap(), [], "it is nothing that anybody looks for");
+    assert_eq!(store.readable(|model: &Model| model.holds(&[])).unwrap(), []);
     world.create("after").await.unwrap();
     // It would be looked for by its name, if the job could be made at all.
     let mut file = JobFile::new("nowhere", "after");

@@ -96,4 +96,33 @@ mod tests {
         assert_eq!(series.jobs().await.unwrap(), [live]);
         assert_eq!(world.get(&model).await, shown);
     }
+
+    #[tokio::test]
+    async fn a_row_that_does_not_read_keeps_no_other_job_from_being_forgotten() {
+        let world = World::new().await;
+        let live = world.job().await;
+        let driver = &world.coordinator.driver;
+        let [unread, _, of_unread, readable] = [
+            world.finished(live).await,
+            world.finished(live).await,
+            world.finished(live).await,
+            world.finished(live).await,
+        ];
+        let damage = move |store: &crate::store::Store| {
+            store.damage::<Job>(&unread.0.bytes());
+            store.damage::<crate::record::Model>(&of_unread.1.bytes());
+            Ok(())
+        };
+        driver.read(damage).await.unwrap();
+        let made = crate::clock::now();
+        while crate::clock::now() <= made {
+            tokio::task::yield_now().await;
+        }
+        forget(driver, &world.coordinator.series, Duration::ZERO).await;
+        assert!(driver.job(Actor::System, readable.0).await.is_err(), "it is forgotten");
+        assert!(
+            driver.job(Actor::System, of_unread.0).await.is_ok(),
+            "its model could not be told what it was made of"
+        );
+    }
 }
