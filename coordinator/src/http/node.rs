@@ -70,7 +70,12 @@ async fn own_attempts(app: &App, actor: Actor, nodes: &[Live]) -> Result<BTreeSe
     let read = move |store: &Store| {
         let mut own = BTreeSet::new();
         for attempt in all {
-            let job: Option<Job> = store.get(&attempt.job.bytes())?;
+            let job: Option<Job> = match store.get(&attempt.job.bytes()) {
+                Ok(job) => job,
+                // Nobody knows whose it is.
+                Err(error) if error.is_of_one_row() => None,
+                Err(error) => return Err(error),
+            };
             own.extend(job.filter(|job| actor.sees(job.owner)).map(|_| attempt));
         }
         Ok(own)

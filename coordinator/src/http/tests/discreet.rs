@@ -94,3 +94,19 @@ async fn what_the_jobs_of_one_said_on_a_machine_is_not_read_by_another() {
         assert!(!whole.contains(SECRET) && !whole.contains(&first.to_string()), "{whole}");
     }
 }
+
+#[tokio::test]
+async fn a_job_whose_row_does_not_read_is_nobodys_and_hides_no_machine() {
+    let world = World::new().await;
+    let other = world.user("other@example.org", Role::User).await;
+    let job = world.job().await;
+    let (node, mut session) = world.machine(1, vec![device("cpu", Ok(()))]).await;
+    while !matches!(session.outbox.recv().await.unwrap(), ToAgent::Offer(_)) {}
+    let damage = move |store: &crate::store::Store| {
+        store.damage::<record::Job>(&job.bytes());
+        Ok(())
+    };
+    world.coordinator.driver.read(damage).await.unwrap();
+    let (status, listed) = answer(world.ask(Method::GET, route::NODES, &other)).await;
+    assert_eq!((status, &listed["data"][0]["id"]), (StatusCode::OK, &json!(node.to_string())), "{listed}");
+}
