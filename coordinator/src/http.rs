@@ -65,7 +65,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::{Layer, util::MapRequestLayer};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -126,6 +126,8 @@ pub(crate) struct App {
     pub(crate) tasks: TaskTracker,
     pub(crate) streams: Arc<Places<UserId>>,
     pub(crate) downloads: Arc<Places<UserId>>,
+    /// One backup at a time: each makes a copy of the store.
+    pub(crate) backup: Arc<Semaphore>,
     /// Cancelled when the coordinator goes down.
     pub(crate) leaving: CancellationToken,
 }

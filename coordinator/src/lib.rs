@@ -60,7 +60,10 @@ use std::{
     time::Duration,
 };
 use store::Store;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Everything that runs.
@@ -178,6 +181,7 @@ impl Coordinator {
             tasks: tasks.clone(),
             streams: App::streams(),
             downloads: App::downloads(),
+            backup: Arc::new(Semaphore::new(1)),
             leaving: leaving.clone(),
         };
         let http = Http::bind(listen, Arc::new(app), tls)?;

@@ -1,6 +1,6 @@
 //! `/api/backup`: everything that a coordinator cannot make again, as one file, while it runs. For administrators: keys are in it.
 
-use super::{App, ask::Params, caller::Caller, download::place, failure::Failure};
+use super::{App, ask::Params, caller::Caller, failure::Failure};
 use crate::{
     access::Refusal,
     backup::{self, Head},
@@ -49,18 +49,22 @@ pub(super) async fn take(
     caller: Caller,
     Params(wish): Params<Wish>,
 ) -> Result<Response, Failure> {
-    app.driver.command(caller.context_with(None), Command::TakeBackup).await?;
+    caller.actor.require_admin("take a backup")?;
+    let place = Arc::clone(&app.backup).try_acquire_owned();
+    let place =
+        place.map_err(|_| Failure::new(ErrorCode::RateLimited, "a backup is under way, and there is one at a time"))?;
     let still = app.trust.hold_still();
     let still =
         still.ok_or_else(|| Failure::new(ErrorCode::Conflict, "the certificate authority is changing; try again"))?;
-    let permit = place(&app, &caller)?;
     let data = app.config.data.clone();
     // The copy is no larger than the store, and must not take what is kept free for it.
     let store = Folders::at(&data).state().metadata().map_or(0, |file| file.len());
     app.space.check(store)?;
+    // Nothing speaks against it any more, and no key has left yet.
+    app.driver.command(caller.context_with(None), Command::TakeBackup).await?;
     let copy = Copy(data.join("staging").join(format!("backup-{}.redb", uuid::Uuid::now_v7().simple())));
-    let place = copy.0.clone();
-    let facts: Facts = app.driver.read(move |store| store.copy_to(&place)).await?;
+    let path = copy.0.clone();
+    let facts: Facts = app.driver.read(move |store| store.copy_to(&path)).await?;
     let (sender, receiver) = mpsc::channel(AHEAD);
     let reading = data.clone();
     let authority = spawn_blocking(move || backup::AuthorityFiles::read(&reading)).await;
@@ -77,7 +81,7 @@ pub(super) async fn take(
             // Whatever fails breaks the connection, so that half is never taken for whole.
             let _ = sender.try_send(Err(io::Error::other("the backup was broken off")));
         }
-        drop(permit);
+        drop((copy, place));
     });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar")),

@@ -112,8 +112,8 @@ fn answer(receiver: mpsc::Receiver<Result<Bytes, BlobError>>, size: u64, name: &
     (headers, Body::from_stream(ReceiverStream::new(receiver))).into_response()
 }
 
-/// A place among the downloads, a backup's too.
-pub(super) fn place(app: &App, caller: &Caller) -> Result<Place<UserId>, Failure> {
+/// A place among the downloads.
+fn place(app: &App, caller: &Caller) -> Result<Place<UserId>, Failure> {
     app.downloads.take(caller.actor.owner()?).map_err(|full| {
         let message = match full {
             Full::Each(most) => format!("you have {most} downloads under way, which is all one user may; wait for one"),

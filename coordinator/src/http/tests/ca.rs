@@ -104,11 +104,7 @@ async fn a_request_that_is_repeated_late_neither_begins_a_rotation_nor_forgets_w
 #[tokio::test]
 async fn a_backup_that_is_taken_slowly_keeps_nobody_from_rotating() {
     let world = World::new().await;
-    // More than what is on its way at once, without a byte on the disk.
-    let segment = world.data().join("series/long.seg");
-    fs::create_dir_all(segment.parent().unwrap()).unwrap();
-    fs::File::create(&segment).unwrap().set_len(256 << 20).unwrap();
-    let taking = world.ask(Method::GET, &format!("{}?full=true", route::BACKUP), &world.admin).send().await.unwrap();
+    let taking = world.slow_backup().await;
     assert_eq!(taking.status(), StatusCode::OK);
     let (status, began) = world.call(Method::POST, route::CA_ROTATION, json!({})).await;
     assert_eq!((status, &began["data"]["phase"]), (StatusCode::OK, &json!("OVERLAP")), "{began}");
@@ -129,8 +125,17 @@ async fn nothing_is_written_down_where_the_files_are_in_use() {
 }
 
 impl World {
+    /// One of which nobody takes the rest.
+    pub(super) async fn slow_backup(&self) -> reqwest::Response {
+        // More than what is on its way at once, without a byte on the disk.
+        let segment = self.data().join("series/long.seg");
+        fs::create_dir_all(segment.parent().unwrap()).unwrap();
+        fs::File::create(&segment).unwrap().set_len(256 << 20).unwrap();
+        self.ask(Method::GET, &format!("{}?full=true", route::BACKUP), &self.admin).send().await.unwrap()
+    }
+
     /// The actions on record.
-    async fn audits(&self) -> Vec<String> {
+    pub(super) async fn audits(&self) -> Vec<String> {
         let read = |store: &crate::store::Store| store.scan::<record::Audit>(&[], |_| true);
         self.coordinator.driver.read(read).await.unwrap().into_iter().map(|row| row.action.to_string()).collect()
     }

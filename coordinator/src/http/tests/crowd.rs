@@ -132,7 +132,7 @@ async fn one_user_has_so_many_downloads_and_leaves_the_rest_to_others() {
     assert!(mine.iter().all(|response| response.status() == StatusCode::OK));
     assert_eq!(download(&world.admin).await.status(), StatusCode::TOO_MANY_REQUESTS);
     let backup = world.ask(Method::GET, route::BACKUP, &world.admin).send().await.unwrap();
-    assert_eq!(backup.status(), StatusCode::TOO_MANY_REQUESTS, "it is one of them");
+    assert_eq!(backup.status(), StatusCode::OK, "it is none of them");
     assert_eq!(download(&other).await.status(), StatusCode::OK);
     drop(mine);
     let deadline = Instant::now() + PATIENCE;
@@ -148,4 +148,16 @@ async fn a_backup_that_the_disk_has_no_room_for_is_not_begun() {
     let (status, body) = answer(world.ask(Method::GET, route::BACKUP, &world.admin)).await;
     assert_eq!(status, StatusCode::INSUFFICIENT_STORAGE, "{body}");
     assert_eq!(fs::read_dir(world.data().join("staging")).unwrap().count(), 0);
+    assert!(!world.audits().await.contains(&"backup.take".to_owned()), "no keys have left");
+}
+
+#[tokio::test]
+async fn one_backup_is_taken_at_a_time() {
+    let world = World::new().await;
+    let taking = world.slow_backup().await;
+    assert_eq!(taking.status(), StatusCode::OK);
+    let (status, body) = answer(world.ask(Method::GET, route::BACKUP, &world.admin)).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{body}");
+    let taken = world.audits().await.into_iter().filter(|action| action == "backup.take").count();
+    assert_eq!(taken, 1, "no keys have left a second time");
 }
