@@ -54,7 +54,8 @@ impl Part {
     }
 }
 
-/// One point per step and one per evaluation, in order.
+/// One point per step and one per evaluation, in order; of a curve of more than 524,288 points half of them, of each stretch of steps the lowest and
+/// the highest loss.
 #[utoipa::path(get, path = route::JOB_METRICS, tag = "jobs", params(("id" = String, Path), ("from" = Option<u64>, Query, description = "the first step"),
         ("limit" = Option<usize>, Query, description = "points at most, 1 to 100000; go on from the step behind the last"),
         ("maxPoints" = Option<usize>, Query, description = "for a chart: the whole curve from `from` on in so many points, 10 to 100000; of each stretch of steps the lowest and the highest loss stay")),
