@@ -17,6 +17,12 @@ impl Dataset {
         matches!(self.state, DatasetState::Error | DatasetState::Uploading)
     }
 
+    /// What is wrong with a job that is to be trained on it.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        let message = "the dataset cannot be trained on".into();
+        (self.state == DatasetState::Error).then(|| Fault { line: None, path: self.name.clone(), message })
+    }
+
     /// A dataset whose bytes are still to come.
     pub fn new(
         id: DatasetId,
@@ -177,11 +183,7 @@ impl Cluster {
             Err(message) => (dataset.state, dataset.faults) = (DatasetState::Error, vec![Fault::whole(message)]),
         }
         out.push(put(Record::Dataset(dataset.clone())));
-        let broken = (dataset.state == DatasetState::Error).then(|| Fault {
-            line: None,
-            path: dataset.name.clone(),
-            message: "the dataset cannot be trained on".into(),
-        });
+        let broken = dataset.fault();
         self.wake_submitted(|job| job.names_dataset(id), broken, now, out);
     }
 }

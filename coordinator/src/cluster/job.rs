@@ -7,19 +7,23 @@
 //!     └── waits for its      Blocked       │ data, settings, out of retries: Failed
 //!         dataset and base                 └ wanted so: Paused, Cancelled
 //! Blocked waits for a base model, for other jobs, for a hand, for a moment; one after the other, each judged anew.
-//! Whatever would be queued over other files of its base than it was validated with is Submitted again; with a checkpoint of them, Failed.
+//! Whatever would be queued over other files of its base than it was validated with is Submitted again, or Rejected where its dataset is
+//! of no use by now; with a checkpoint of them, Failed.
 //! ```
 //! A terminal state is never left: another try is another job, with this one as its parent.
 
 use super::{Action, Cause, Cluster, Now, command::put_job, schedule::Standing};
-use crate::record::{Attempt, Base, BaseState, Job, Member, StoredCheckpoint};
+use crate::record::{Attempt, Base, BaseState, Dataset, Job, Member, StoredCheckpoint};
 use lorikeet_protocol::{
     id::{AttemptId, AttemptToken, DatasetId, JobId, ModelId, NodeId},
     inspect::Fault,
     job::{AttemptPhase, FailureClass, Intent, Phase},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// What is observed of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,7 +200,8 @@ impl Cluster {
         assert!(job.attempt.is_none(), "{id} still holds devices");
         let before = job.record.phase();
         let base = self.bases.get(&job.record.base);
-        job.record.state = if state == JobState::Queued { waiting(&job.record, base, now) } else { state };
+        job.record.state =
+            if state == JobState::Queued { waiting(&job.record, base, &self.datasets, now) } else { state };
         let after = job.record.phase();
         if after == Phase::Queued {
             job.record.queued_at = job.record.queued_at.or(Some(now.wall));
@@ -235,7 +240,7 @@ impl Cluster {
 }
 
 /// A job that could be placed, unless somebody or something holds it back. A checkpoint never goes on over other weights.
-fn waiting(job: &Job, base: Option<&Base>, now: Now) -> JobState {
+fn waiting(job: &Job, base: Option<&Base>, datasets: &BTreeMap<DatasetId, Dataset>, now: Now) -> JobState {
     let ready = base.filter(|base| base.state == BaseState::Ready);
     match (job.intent, ready) {
         (Intent::Pause, _) => JobState::Paused,
@@ -248,7 +253,13 @@ fn waiting(job: &Job, base: Option<&Base>, now: Now) -> JobState {
         }
         // What was found of it is of other files, so it is judged again.
         (Intent::Run | Intent::Cancel, Some(base)) if !job.base_files.is_empty() && job.base_files != base.hashes() => {
-            JobState::Submitted
+            // Nobody wakes it for the sake of a dataset that was judged before.
+            let mut named =
+                [Some(job.dataset), job.validation].into_iter().flatten().filter_map(|id| datasets.get(&id));
+            match named.find_map(Dataset::fault) {
+                Some(fault) => JobState::Rejected { faults: vec![fault] },
+                None => JobState::Submitted,
+            }
         }
         (Intent::Run | Intent::Cancel, Some(_)) => Obstacle::to(job, now).map_or(JobState::Queued, JobState::Blocked),
     }

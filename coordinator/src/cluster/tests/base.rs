@@ -103,6 +103,23 @@ fn a_job_without_a_checkpoint_is_judged_anew_over_other_files_wherever_it_was_wh
 }
 
 #[test]
+fn a_job_that_is_to_be_judged_anew_without_a_dataset_that_can_be_used_is_rejected() {
+    let mut world = World::ready();
+    let paused = world.submit_with(1, |spec| spec.resources.gpus = 3);
+    world.ask(Command::SetIntent { id: paused, intent: Intent::Pause }).0.unwrap();
+    world.change_base();
+    world.register_base_again(77);
+    let dataset = world.cluster.datasets.values_mut().next().unwrap();
+    dataset.state = crate::record::DatasetState::Error;
+    let name = dataset.name.clone();
+    let (_, out) = world.ask(Command::SetIntent { id: paused, intent: Intent::Run });
+    let rejected = row(&out, |row| matches!(row, Record::Job(job) if job.id == paused));
+    let Some(Record::Job(job)) = rejected else { panic!("{out:?}") };
+    let JobState::Rejected { faults } = &job.state else { panic!("{:?}", job.state) };
+    assert_eq!(faults[0].path, name);
+}
+
+#[test]
 fn a_name_stands_for_one_directory() {
     let mut world = World::ready();
     let elsewhere = Command::RegisterBase { id: BaseId(uuid(22)), name: "b".into(), path: "/other".into() };
