@@ -94,17 +94,12 @@ fn a_job_of_several_devices_is_told_how_many_there_are_and_which_of_them_lacks_r
 #[test]
 fn what_no_gpu_trains_waits_for_a_cpu_slot_and_says_so() {
     let mut world = World::with_gpus(1, Rules::default());
-    let waits = |world: &mut World, n: u128, change: &dyn Fn(&mut Train)| {
-        let job = world.submit_with(n, |spec| {
-            let Task::Train(train) = &mut spec.task;
-            change(train);
-        });
-        world.why(job).nodes[0].2.clone()
+    let in_f32 = |spec: &mut JobSpec| {
+        let Task::Train(train) = &mut spec.task;
+        train.training.base_dtype = BaseDtype::F32;
     };
-    for n in [1, 2] {
-        let found = waits(&mut world, n, &|train| train.training.base_dtype = BaseDtype::F32);
-        assert_eq!(found, WhyNot::CpuOnly("training.base_dtype = f32".into()));
-    }
+    let jobs = [1, 2].map(|n| world.submit_with(n, in_f32));
+    assert_eq!(world.why(jobs[0]).nodes[0].2, WhyNot::CpuOnly("training.base_dtype = f32".into()));
     let cpu = Device { id: DeviceId::cpu(), kind: DeviceKind::Cpu, ..gpu(0) };
     world.hear(FromAgent::Devices(vec![gpu(0), cpu]));
     let placed: Vec<_> = world.cluster.jobs.values().filter_map(|job| job.node()).collect();
