@@ -51,7 +51,8 @@ async fn find(client: &Client, adapter: &str) -> Result<Model, Failure> {
     let id = match adapter.parse::<ModelId>() {
         Ok(id) => id,
         Err(_) => {
-            let job = job::show(client, named::id::<Job>(client, adapter).await?).await?;
+            let has_made_one = |job: &Job| job.model.is_some();
+            let job = job::show(client, named::id_fitting(client, adapter, has_made_one).await?).await?;
             job.model.ok_or_else(|| {
                 Failure::refused(format!("{} has made no adapter", job.id)).hint("is it done? see `lorikeet jobs`")
             })?

@@ -47,13 +47,17 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Args::List(page) => {
             context.ask(async |client| jobs::list::<Dataset>(&client, output, route::DATASETS, page, None).await)
         }
-        Args::Show { dataset } => context.ask(async |client| output.answer(&find(&client, &dataset).await?)),
+        Args::Show { dataset } => context.ask(async |client| {
+            let id = named::id::<Dataset>(&client, &dataset).await?;
+            output.answer(&client.get::<Dataset>(&with_id(route::DATASET, id), &[]).await?)
+        }),
         Args::Delete { dataset } => context.ask(async |client| delete(&client, output, &dataset).await),
     }
 }
 
 async fn delete(client: &Client, output: Output, dataset: &str) -> Result<(), Failure> {
-    let found = find(client, dataset).await?;
+    let id = named::own_id::<Dataset>(client, dataset).await?;
+    let found: Dataset = client.get(&with_id(route::DATASET, id), &[]).await?;
     client.delete(&with_id(route::DATASET, found.id)).await?;
     output.note(&format!("deleted {} ({})", found.id, found.name));
     Ok(())
@@ -87,7 +91,7 @@ pub(crate) struct New {
 pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: bool) -> Result<Dataset, Failure> {
     let (size, hash) = measure(&new.file)?;
     let request = request(new, size)?;
-    let known: Vec<Dataset> = named::all(client, &request.name).await?;
+    let known = named::all::<Dataset>(client, &request.name).await?.own;
     if let Some(twin) = known.iter().find(|known| known.content_hash == Some(hash)) {
         output.note(&format!("{} has this name and the same content already", twin.id));
     }
@@ -149,10 +153,6 @@ async fn open(
         }
         None => client.post(route::DATASETS, &[], &request).await,
     }
-}
-
-async fn find(client: &Client, dataset: &str) -> Result<Dataset, Failure> {
-    client.get(&with_id(route::DATASET, named::id::<Dataset>(client, dataset).await?), &[]).await
 }
 
 /// Size and hash of a file.

@@ -20,20 +20,21 @@ use serde::Serialize;
 /// Does what was asked of one job.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
     let id = async |OneJob { job }: OneJob| named::id::<Job>(client, &job).await;
+    let own = async |OneJob { job }: OneJob| named::own_id::<Job>(client, &job).await;
     match args {
         Args::List(args) => jobs::run(client, output, args).await,
         Args::Show(job) => output.answer(&show(client, id(job).await?).await?),
-        Args::Cancel { job, reason } => cancel(client, output, id(job).await?, reason).await,
-        Args::Pause(job) => order(client, output, route::JOB_PAUSE, id(job).await?).await,
-        Args::Resume(job) => order(client, output, route::JOB_RESUME, id(job).await?).await,
-        Args::Release(job) => order(client, output, route::JOB_RELEASE, id(job).await?).await,
+        Args::Cancel { job, reason } => cancel(client, output, own(job).await?, reason).await,
+        Args::Pause(job) => order(client, output, route::JOB_PAUSE, own(job).await?).await,
+        Args::Resume(job) => order(client, output, route::JOB_RESUME, own(job).await?).await,
+        Args::Release(job) => order(client, output, route::JOB_RELEASE, own(job).await?).await,
         Args::Priority { job, priority } => {
-            let changed: Job = client.patch(&with_id(route::JOB, id(job).await?), &PatchJob { priority }).await?;
+            let changed: Job = client.patch(&with_id(route::JOB, own(job).await?), &PatchJob { priority }).await?;
             output.answer(&changed)
         }
-        Args::Checkpoint(job) => order(client, output, route::JOB_CHECKPOINT, id(job).await?).await,
+        Args::Checkpoint(job) => order(client, output, route::JOB_CHECKPOINT, own(job).await?).await,
         Args::Retry { job, follow } => {
-            let again: Job = client.post(&with_id(route::JOB_RETRY, id(job).await?), &[], &NoBody {}).await?;
+            let again: Job = client.post(&with_id(route::JOB_RETRY, own(job).await?), &[], &NoBody {}).await?;
             submit::show(client, output, again, follow).await
         }
         Args::Why(job) => output.answer(&client.get::<Why>(&with_id(route::JOB_WHY, id(job).await?), &[]).await?),

@@ -1,20 +1,26 @@
 //! What a person calls by its name: an id is taken as it is, anything else is looked up among what the caller may see.
 //!
-//! A name may be several things'. What is over steps back behind what is not; of those that are all over the newest is meant, since
+//! A name may be several things'. The caller's own go before what an administrator sees of others, and a name changes nothing of
+//! somebody else's. What is over or of no use steps back behind what is not; of those that are all over the newest is meant, since
 //! nothing can happen to them. Where that leaves two, nobody is guessed at.
 
 use crate::{client::Client, failure::Failure};
 use lorikeet_api::{
-    dataset::Dataset,
+    dataset::{Dataset, DatasetStatus},
     job::{Job, JobStatus},
     node::Node,
     route,
+    server::Me,
     sweep::{SweepStatus, SweepSummary},
     token::Token,
 };
-use lorikeet_protocol::id::{DatasetId, IdError, JobId, NodeId, SweepId, TokenId};
+use lorikeet_protocol::id::{DatasetId, IdError, JobId, NodeId, SweepId, TokenId, UserId};
 use serde::de::DeserializeOwned;
-use std::{fmt::Display, str::FromStr};
+use std::{
+    fmt::Display,
+    str::FromStr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 /// A thing of the server's that has a name.
 pub(super) trait Named: DeserializeOwned {
@@ -33,32 +39,75 @@ pub(super) trait Named: DeserializeOwned {
     fn id(&self) -> Self::Id;
     /// Its name.
     fn name(&self) -> &str;
-    /// Whether nothing more can become of it.
+    /// Whose it is; nobody's is everybody's.
+    fn owner(&self) -> Option<UserId>;
+    /// Whether nothing more can become of it, or nothing can be done with it.
     fn is_over(&self) -> bool {
         false
     }
 }
 
+/// What has a name, newest first.
+pub(super) struct Known<T> {
+    /// The caller's.
+    pub(super) own: Vec<T>,
+    /// Others', of which only administrators are told.
+    others: Vec<T>,
+}
+
 /// The id of what was named; asks the server only where that was not an id.
 pub(super) async fn id<T: Named>(client: &Client, which: &str) -> Result<T::Id, Failure> {
+    id_fitting(client, which, |_: &T| true).await
+}
+
+/// The same, where of one name those that fit are meant, if there are any.
+pub(super) async fn id_fitting<T: Named>(
+    client: &Client,
+    which: &str,
+    fits: impl Fn(&T) -> bool,
+) -> Result<T::Id, Failure> {
     match which.parse() {
         Ok(id) => Ok(id),
-        Err(IdError { expected, .. }) => {
-            let found = the_one(all::<T>(client, which).await?, which)?;
-            found.map(|found| found.id()).ok_or_else(|| {
-                Failure::refused(format!("there is no {} `{which}`", T::KIND))
-                    .hint(format!("its name or its id, `{expected}`, stands in `lorikeet {}`", T::COMMAND))
-            })
+        Err(unparsed) => {
+            let Known { own, others } = all::<T>(client, which).await?;
+            let mut found = if own.is_empty() { others } else { own };
+            if found.iter().any(&fits) {
+                found.retain(fits);
+            }
+            the_one(found, which)?.map(|found| found.id()).ok_or_else(|| unknown::<T>(which, unparsed))
         }
     }
 }
 
-/// All of this name, newest first.
-pub(super) async fn all<T: Named>(client: &Client, name: &str) -> Result<Vec<T>, Failure> {
-    let search = T::IS_SEARCHED.then(|| ("search", name.to_owned()));
-    let mut found: Vec<T> = client.all(T::LIST, search.as_slice()).await?;
+/// The id of what is to be changed: somebody else's goes by its id alone.
+pub(super) async fn own_id<T: Named>(client: &Client, which: &str) -> Result<T::Id, Failure> {
+    match which.parse() {
+        Ok(id) => Ok(id),
+        Err(unparsed) => {
+            let Known { own, others } = all::<T>(client, which).await?;
+            match (the_one(own, which)?, others.first()) {
+                (Some(found), _) => Ok(found.id()),
+                (None, Some(other)) => {
+                    let message = format!("the {} `{which}` is somebody else's: {}", T::KIND, other.id());
+                    Err(Failure::mistake(message).hint("to change what is not yours, name it by its id"))
+                }
+                (None, None) => Err(unknown::<T>(which, unparsed)),
+            }
+        }
+    }
+}
+
+/// All of this name.
+pub(super) async fn all<T: Named>(client: &Client, name: &str) -> Result<Known<T>, Failure> {
+    let wanted = T::IS_SEARCHED.then(|| ("name", name.to_owned()));
+    let mut found: Vec<T> = client.all(T::LIST, wanted.as_slice()).await?;
     found.retain(|known| known.name() == name);
-    Ok(found)
+    if found.iter().all(|known| known.owner().is_none()) {
+        return Ok(Known { own: found, others: Vec::new() });
+    }
+    let me: Me = client.get(route::ME, &[]).await?;
+    let (own, others) = found.into_iter().partition(|known| known.owner() == Some(me.id));
+    Ok(Known { own, others })
 }
 
 fn the_one<T: Named>(found: Vec<T>, name: &str) -> Result<Option<T>, Failure> {
@@ -69,6 +118,11 @@ fn the_one<T: Named>(found: Vec<T>, name: &str) -> Result<Option<T>, Failure> {
         return Err(Failure::mistake(message).hint("name the one that is meant by its id"));
     }
     Ok(open.pop().or_else(|| over.into_iter().next()))
+}
+
+fn unknown<T: Named>(which: &str, IdError { expected, .. }: IdError) -> Failure {
+    Failure::refused(format!("there is no {} `{which}`", T::KIND))
+        .hint(format!("its name or its id, `{expected}`, stands in `lorikeet {}`", T::COMMAND))
 }
 
 impl Named for Job {
@@ -83,6 +137,9 @@ impl Named for Job {
     }
     fn name(&self) -> &str {
         &self.name
+    }
+    fn owner(&self) -> Option<UserId> {
+        Some(self.owner)
     }
     fn is_over(&self) -> bool {
         match self.status {
@@ -105,6 +162,9 @@ impl Named for SweepSummary {
     fn name(&self) -> &str {
         &self.name
     }
+    fn owner(&self) -> Option<UserId> {
+        Some(self.owner)
+    }
     fn is_over(&self) -> bool {
         self.status != SweepStatus::Running
     }
@@ -123,6 +183,15 @@ impl Named for Dataset {
     fn name(&self) -> &str {
         &self.name
     }
+    fn owner(&self) -> Option<UserId> {
+        Some(self.owner)
+    }
+    fn is_over(&self) -> bool {
+        match self.status {
+            DatasetStatus::Validating | DatasetStatus::Ready => false,
+            DatasetStatus::Uploading | DatasetStatus::Error => true,
+        }
+    }
 }
 
 impl Named for Node {
@@ -138,6 +207,9 @@ impl Named for Node {
     fn name(&self) -> &str {
         &self.name
     }
+    fn owner(&self) -> Option<UserId> {
+        None
+    }
 }
 
 impl Named for Token {
@@ -152,5 +224,12 @@ impl Named for Token {
     }
     fn name(&self) -> &str {
         &self.name
+    }
+    fn owner(&self) -> Option<UserId> {
+        Some(self.owner)
+    }
+    fn is_over(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.expires_at.is_some_and(|end| u128::from(end.0.0) <= now.as_millis())
     }
 }

@@ -15,13 +15,16 @@ use lorikeet_api::{
 
 /// Does what was asked of one sweep, or lists them.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
-    let id = async |OneSweep { sweep }: OneSweep| named::id::<SweepSummary>(client, &sweep).await;
     match args {
         Args::List(page) => jobs::list::<SweepSummary>(client, output, route::SWEEPS, page, None).await,
-        Args::Show(one) => output.answer(&client.get::<Sweep>(&with_id(route::SWEEP, id(one).await?), &[]).await?),
-        Args::Cancel { sweep, reason } => {
+        Args::Show(OneSweep { sweep }) => {
+            let id = named::id::<SweepSummary>(client, &sweep).await?;
+            output.answer(&client.get::<Sweep>(&with_id(route::SWEEP, id), &[]).await?)
+        }
+        Args::Cancel { sweep: OneSweep { sweep }, reason } => {
+            let id = named::own_id::<SweepSummary>(client, &sweep).await?;
             let body = CancelJob { reason: job::reason(reason) };
-            output.answer(&client.post::<_, Sweep>(&with_id(route::SWEEP_CANCEL, id(sweep).await?), &[], &body).await?)
+            output.answer(&client.post::<_, Sweep>(&with_id(route::SWEEP_CANCEL, id), &[], &body).await?)
         }
     }
 }

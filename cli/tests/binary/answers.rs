@@ -4,7 +4,7 @@ use crate::support::{FakeServer, Scripted, file, pin, run};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{fs, process::Stdio};
 
-const JOB: &str = "job_01920000000070008000000000000001";
+pub(crate) const JOB: &str = "job_01920000000070008000000000000001";
 
 #[test]
 fn lists_are_tables_for_people_and_json_for_programs() {
@@ -42,43 +42,6 @@ fn a_token_is_withdrawn_by_its_id() {
     let (code, _, note) = run(server.client().args(["token", "revoke", "tok_01920000000070008000000000000009"]));
     assert_eq!((code, note.as_str()), (0, "tok_01920000000070008000000000000009 works no more\n"));
     assert_eq!(server.asked()[0].line, "DELETE /api/tokens/tok_01920000000070008000000000000009");
-}
-
-#[test]
-fn a_job_is_named_by_its_name_as_well() {
-    let other = |job: String| job.replace(JOB, "job_01920000000070008000000000000009");
-    let (live, over) = (job("RUNNING", "running"), other(job("FAILED", "failed")));
-    for (listed, meant) in
-        [(format!("[{over},{live}]"), JOB), (format!("[{over}]"), "job_01920000000070008000000000000009")]
-    {
-        let server = FakeServer::new([Scripted::data(&listed), Scripted::data(&live)]);
-        let (code, _, complaint) = run(server.client().args(["job", "pause", "support tone"]));
-        assert_eq!((code, complaint.as_str()), (0, ""));
-        let asked: Vec<_> = server.asked().iter().map(|asked| asked.line.clone()).collect();
-        let list = "GET /api/training-jobs?search=support+tone&page=1&pageSize=100".to_owned();
-        assert_eq!(asked, [list, format!("POST /api/training-jobs/{meant}/pause")], "one that is not over goes first");
-    }
-}
-
-#[test]
-fn nobody_guesses_which_of_two_is_meant_nor_takes_a_part_of_a_name_for_it() {
-    let live = job("RUNNING", "running");
-    let other = live.replace(JOB, "job_01920000000070008000000000000009");
-    for (listed, name, code, complaint) in [
-        (
-            format!("[{other},{live}]"),
-            "support tone",
-            2,
-            "more than one job is named `support tone`: job_01920000000070008000000000000009 and job_01920000000070008000000000000001",
-        ),
-        (format!("[{live}]"), "support", 3, "there is no job `support`"),
-    ] {
-        let server = FakeServer::new([Scripted::data(&listed)]);
-        let (found, _, said) = run(server.client().args(["job", "cancel", name]));
-        assert_eq!(found, code);
-        assert!(said.contains(complaint), "{said}");
-        assert_eq!(server.asked().len(), 1, "nothing is cancelled");
-    }
 }
 
 #[test]
@@ -253,21 +216,6 @@ fn an_upload_goes_on_where_the_server_says_it_stopped() {
     assert_eq!((asked[5].header("upload-offset"), asked[5].body.as_slice()), (Some("6"), &b"6789"[..]));
     let hash = blake3::hash(b"0123456789").to_hex();
     assert_eq!(asked[6].body, format!("{{\"hash\":\"{hash}\"}}").as_bytes());
-}
-
-#[test]
-fn a_name_that_stands_for_two_datasets_is_told_and_deletes_neither() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = file(folder.path(), "chats.jsonl", "0123456789");
-    let hash = blake3::hash(b"0123456789").to_hex();
-    let known = dataset("READY").replace(r#""contentHash":null"#, &format!(r#""contentHash":"{hash}""#));
-    let server = FakeServer::new([Scripted::data(&format!("[{known}]"))]);
-    let (_, _, notes) = run(server.client().args(["dataset", "add"]).arg(&path));
-    assert!(notes.contains("ds_01920000000070008000000000000004 has this name and the same content"), "{notes}");
-    let other = known.replace("000000000004", "000000000005");
-    let server = FakeServer::new([Scripted::data(&format!("[{other},{known}]"))]);
-    let (code, _, complaint) = run(server.client().args(["dataset", "delete", "chats"]));
-    assert!(code == 2 && complaint.contains("0005 and ds_") && complaint.contains("by its id"), "{complaint}");
 }
 
 #[test]
@@ -485,7 +433,7 @@ fn metrics(step: u64, loss: f64) -> String {
     format!("event: metrics\ndata: {{\"type\":\"metrics\",{point}}}\n\n")
 }
 
-fn job(status: &str, phase: &str) -> String {
+pub(crate) fn job(status: &str, phase: &str) -> String {
     let error = "{\"class\":\"out_of_memory\",\"message\":\"out of memory\",\"hint\":\"a smaller batch\"}";
     let error = if status == "FAILED" { error } else { "null" };
     format!(
@@ -501,7 +449,7 @@ fn job(status: &str, phase: &str) -> String {
     .replace('\n', "")
 }
 
-fn dataset(status: &str) -> String {
+pub(crate) fn dataset(status: &str) -> String {
     format!(
         r#"{{"id":"ds_01920000000070008000000000000004","owner":"usr_01920000000070008000000000000009","name":"chats",
 "description":null,"format":"CHAT_MESSAGES","status":"{status}","fileName":"chats.jsonl","sizeBytes":10,"contentHash":null,
@@ -511,7 +459,7 @@ fn dataset(status: &str) -> String {
     .replace('\n', "")
 }
 
-fn model(files: &str) -> String {
+pub(crate) fn model(files: &str) -> String {
     format!(
         r#"{{"id":"mdl_01920000000070008000000000000005","owner":"usr_01920000000070008000000000000009","job":"{JOB}",
 "name":"Model from chats","version":"1.0.0","description":null,"status":"STORED","base":"smollm2","dataset":"chats",
@@ -592,4 +540,4 @@ const BASE: &str = r#"{"id":"base_01920000000070008000000000000003","name":"smol
 "sizeBytes":269060552,"files":[],"errors":[],"addedBy":"usr_01920000000070008000000000000009",
 "createdAt":"2026-01-01T09:00:00.000Z"}"#;
 
-const TOKEN: &str = r#"{"id":"tok_01920000000070008000000000000009","owner":"usr_01920000000070008000000000000002","name":"laptop","secret":"lk_shown_once","createdAt":"2026-01-31T12:00:00Z","expiresAt":"2026-04-30T12:00:00Z"}"#;
+pub(crate) const TOKEN: &str = r#"{"id":"tok_01920000000070008000000000000009","owner":"usr_01920000000070008000000000000002","name":"laptop","secret":"lk_shown_once","createdAt":"2026-01-31T12:00:00Z","expiresAt":"2026-04-30T12:00:00Z"}"#;

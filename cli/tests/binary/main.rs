@@ -10,6 +10,7 @@ mod help;
 mod inspect;
 mod local;
 mod malformed;
+mod named;
 mod plan;
 mod reference;
 mod support;

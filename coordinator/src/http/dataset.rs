@@ -86,6 +86,7 @@ pub(super) struct Filter {
     page: Option<u32>,
     page_size: Option<u32>,
     status: Option<DatasetStatus>,
+    name: Option<String>,
     search: Option<Search>,
     sort: Option<Sort>,
 }
@@ -110,6 +111,7 @@ enum Sort {
 /// The caller's datasets, newest first.
 #[utoipa::path(get, path = route::DATASETS, tag = "datasets",
     params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query), ("status" = Option<String>, Query),
+        ("name" = Option<String>, Query, description = "the whole of a name"),
         ("search" = Option<String>, Query), ("sort" = Option<String>, Query, description = "created, name or size; with a minus: largest first")),
     responses((status = 200, body = Envelope<Vec<api::Dataset>>)))]
 pub(super) async fn list(
@@ -118,10 +120,11 @@ pub(super) async fn list(
     Params(filter): Params<Filter>,
 ) -> Answered<Vec<api::Dataset>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
-    let Filter { status, search, .. } = filter;
-    let wants_all = status.is_none() && search.is_none();
+    let Filter { status, name, search, .. } = filter;
+    let wants_all = status.is_none() && name.is_none() && search.is_none();
     let keep = move |row: &Dataset| {
         status.is_none_or(|status| status == status_of(&row.state))
+            && name.as_ref().is_none_or(|name| *name == row.name)
             && search.as_ref().is_none_or(|part| part.is_in(&row.name))
     };
     let keep: Option<Keep<Dataset>> = (!wants_all).then(|| Box::new(keep) as _);

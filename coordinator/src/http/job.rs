@@ -85,12 +85,14 @@ pub(super) struct Filter {
     page: Option<u32>,
     page_size: Option<u32>,
     status: Option<JobStatus>,
+    name: Option<String>,
     search: Option<Search>,
 }
 
 /// The caller's jobs, newest first.
 #[utoipa::path(get, path = route::JOBS, tag = "jobs",
     params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query), ("status" = Option<String>, Query),
+        ("name" = Option<String>, Query, description = "the whole of a name"),
         ("search" = Option<String>, Query, description = "part of a name, whatever its case")),
     responses((status = 200, body = Envelope<Vec<api::Job>>)))]
 pub(super) async fn list(
@@ -99,10 +101,11 @@ pub(super) async fn list(
     Params(filter): Params<Filter>,
 ) -> Answered<Vec<api::Job>> {
     let paging = Paging::new(filter.page, filter.page_size)?;
-    let Filter { status, search, .. } = filter;
-    let wants_all = status.is_none() && search.is_none();
+    let Filter { status, name, search, .. } = filter;
+    let wants_all = status.is_none() && name.is_none() && search.is_none();
     let keep = move |job: &Job| {
         status.is_none_or(|status| status == JobStatus::of(job.phase()))
+            && name.as_ref().is_none_or(|name| *name == job.spec.name)
             && search.as_ref().is_none_or(|part| part.is_in(&job.spec.name))
     };
     let keep: Option<Keep<Job>> = (!wants_all).then(|| Box::new(keep) as _);

@@ -269,6 +269,24 @@ async fn wrong_fields_are_all_named() {
 }
 
 #[tokio::test]
+async fn a_list_is_asked_for_the_whole_of_a_name_or_a_part_of_one() {
+    let world = World::new().await;
+    world.job().await;
+    for name in ["tone", "tone 2"] {
+        world.dataset(name, "one line\n").await;
+        let job = json!({ "name": name, "base": "tiny", "dataset": "chats" });
+        let (status, body) = world.call(Method::POST, route::JOBS, job).await;
+        assert_eq!(status, StatusCode::CREATED, "{body}");
+    }
+    for list in [route::JOBS, route::DATASETS] {
+        for (question, count) in [("name=tone", 1), ("name=Tone", 0), ("search=Tone", 2)] {
+            let found = world.get(&format!("{list}?{question}")).await;
+            assert_eq!(found.as_array().unwrap().len(), count, "{list}?{question}: {found}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_large_is_refused() {
     let world = World::new().await;
     let body = json!({ "name": "x".repeat(2 << 20) });

@@ -64,7 +64,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, Json(Envelope::one(Token { secret, ..view(row) }))))
 }
 
-/// The caller's tokens, without their secrets.
+/// The caller's tokens, for an administrator everybody's; without their secrets.
 #[utoipa::path(get, path = route::TOKENS, tag = "tokens", params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query)),
     responses((status = 200, body = Envelope<Vec<Token>>)))]
 pub(super) async fn list(State(app): State<Arc<App>>, caller: Caller, paging: Paging) -> Answered<Vec<Token>> {

@@ -1,6 +1,6 @@
 //! The paths of all routes, said once for the server and its clients. `{id}` stands where an id goes, as axum and OpenAPI write it.
 
-/// POST creates a dataset; GET lists (`page`, `pageSize`, `status`, `search`, `sort`).
+/// POST creates a dataset; GET lists (`page`, `pageSize`, `status`, `name`, `search`, `sort`).
 pub const DATASETS: &str = "/api/datasets";
 /// GET one; DELETE it.
 pub const DATASET: &str = "/api/datasets/{id}";
@@ -18,7 +18,7 @@ pub const UPLOAD: &str = "/api/uploads/{id}";
 pub const BASES: &str = "/api/base-models";
 /// GET one; DELETE it.
 pub const BASE: &str = "/api/base-models/{id}";
-/// POST submits a job file (`?dry_run=true` only says what would happen); GET lists (`page`, `pageSize`, `status`).
+/// POST submits a job file (`?dry_run=true` only says what would happen); GET lists (`page`, `pageSize`, `status`, `name`, `search`).
 pub const JOBS: &str = "/api/training-jobs";
 /// The same under a shorter name.
 pub const JOBS_ALIAS: &str = "/api/jobs";
