@@ -340,21 +340,24 @@ mod tests {
         let job = world.job().await;
         let folder = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(&folder.path().join("blobs"), &folder.path().join("staging"), &[], 0).unwrap();
-        let hash = |bytes: &[u8]| Hash(*blake3::hash(bytes).as_bytes());
         // The job waits: none of its attempts is current.
         let attempt = AttemptId { job, token: AttemptToken { generation: 1, number: 1 } };
         let manifest = FileManifest { size: 1, hash: Hash([1; 32]), chunks: vec![Hash([1; 32])] };
         blobs.offer(attempt, manifest, crate::blob::Limit(10)).await.unwrap();
-        let brought = FileManifest { size: 5, hash: hash(b"bytes"), chunks: vec![hash(b"bytes")] };
-        blobs.offer(attempt, brought.clone(), crate::blob::Limit(10)).await.unwrap();
-        blobs.put_chunk(attempt, brought.hash, 0, b"bytes".to_vec()).await.unwrap();
-        blobs.finish(attempt, brought.hash).await.unwrap();
         assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 1);
         drop_ended(&world.coordinator.driver, &blobs, Some(JobId(uuid::Uuid::nil()))).await;
         assert_eq!(blobs.attempts(), BTreeSet::from([attempt]), "another job has changed");
         drop_ended(&world.coordinator.driver, &blobs, Some(job)).await;
         assert!(blobs.attempts().is_empty());
         assert_eq!(std::fs::read_dir(folder.path().join("staging")).unwrap().count(), 0);
+        // What came whole is forgotten as well.
+        let hash = Hash(*blake3::hash(b"bytes").as_bytes());
+        let brought = FileManifest { size: 5, hash, chunks: vec![hash] };
+        blobs.offer(attempt, brought.clone(), crate::blob::Limit(10)).await.unwrap();
+        blobs.put_chunk(attempt, hash, 0, b"bytes".to_vec()).await.unwrap();
+        blobs.finish(attempt, hash).await.unwrap();
+        assert!(blobs.has_brought(attempt, vec![brought.clone()]).await.unwrap());
+        drop_ended(&world.coordinator.driver, &blobs, None).await;
         assert!(!blobs.has_brought(attempt, vec![brought]).await.unwrap());
     }
 }
