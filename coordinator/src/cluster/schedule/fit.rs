@@ -137,6 +137,10 @@ pub(super) fn never(candidate: &Candidate<'_>, places: &[Place<'_>]) -> Option<(
 /// An agent says every minute how much of its devices is free, and at once when one of its attempts has left one: after three it should have.
 const STALE: Duration = Duration::from_secs(180);
 
+/// What an attempt may take beyond its plan: an allocator rounds up, and a driver's context is never as large as the last one's. Where somebody
+/// else has so little, a device is kept once for a job that then does not fit.
+const BEYOND_PLAN: u64 = 1 << 30;
+
 /// How much a node is liked for a job, more being greater: not blamed, then rather wanted, then near the files, then the tightest fit;
 /// the id decides between equals.
 pub(super) type Rank = (bool, usize, usize, Reverse<u64>, NodeId);
@@ -177,7 +181,7 @@ pub(super) struct Slot<'a> {
     /// Bytes that nobody uses or has planned.
     free_bytes: u64,
     /// Bytes that are not ours and stay when ours leave: at least, and at most. What of ours has not been seen on it yet may be in what is
-    /// in use, or not.
+    /// in use, or not, and what is beyond a plan may be ours too.
     foreign_bytes: (u64, u64),
     state: SlotState,
     /// When those leave it that got it in this pass; nothing: nobody did.
@@ -211,7 +215,8 @@ impl<'a> Place<'a> {
             // then is still too much for the device, its agent knows and declines.
             let free_bytes = device.free_bytes.saturating_sub(unseen).min(device.memory_bytes.saturating_sub(all));
             let used = device.memory_bytes.saturating_sub(device.free_bytes);
-            let foreign_bytes = (used.saturating_sub(all), used.saturating_sub(all - unseen));
+            let beyond = BEYOND_PLAN * shares.len() as u64;
+            let foreign_bytes = (used.saturating_sub(all.saturating_add(beyond)), used.saturating_sub(all - unseen));
             Slot { device, free_bytes, foreign_bytes, state, until: None, reserved: None }
         };
         Self { node, slots: node.devices.iter().map(slot).collect() }

@@ -117,6 +117,31 @@ fn a_job_that_foreign_memory_keeps_out_keeps_nobody_else_out() {
 }
 
 #[test]
+fn what_ours_take_beyond_their_plan_keeps_no_job_from_its_turn() {
+    let mut world = World::with_gpus(1, Rules::default());
+    world.findings.cuda_bytes = 10 << 30;
+    let share = |hours: u64| {
+        move |spec: &mut JobSpec| {
+            (spec.resources.exclusive, spec.resources.max_runtime) = (false, Duration::from_secs(hours * 3_600));
+        }
+    };
+    let first = world.submit_with(1, share(1));
+    let attempt = world.run(first);
+    let ReportBody::Progress(progress) = step_one() else { unreachable!("it tells of a step") };
+    world.report(attempt, ReportBody::Progress(Progress { total_steps: 2, ..progress }));
+    let told = |world: &mut World, bytes: u64| {
+        world.hear(FromAgent::Devices(vec![Device { free_bytes: bytes, ..gpu(0) }]));
+    };
+    told(&mut world, (70 << 30) - (600 << 20));
+    world.findings.cuda_bytes = 80 << 30;
+    let whole = world.submit(2);
+    world.findings.cuda_bytes = 10 << 30;
+    let small = world.submit_with(3, share(2));
+    assert!(!world.is_placed(small), "it would be there longer than the first");
+    assert!(world.why(whole).expected.is_some());
+}
+
+#[test]
 fn what_an_agent_says_of_its_progress_stops_no_clock() {
     let mut world = World::with_gpus(1, Rules::default());
     let job = world.submit(1);
