@@ -35,7 +35,13 @@ impl Directory {
             HoldError::Io { .. } => Failure::mistake(error),
         })?;
         match directory.spec()? {
-            Some(known) if same(&known, spec) => directory.take_back()?,
+            Some(known) if same(&known, spec) => {
+                directory.take_back()?;
+                // It goes on as it is asked for now.
+                if known != *spec {
+                    directory.write(spec)?;
+                }
+            }
             Some(_) if directory.is_blank() => directory.begin_anew(spec)?,
             Some(known) => return Err(another(path, &known, spec)),
             None => directory.write(spec)?,
@@ -183,9 +189,10 @@ impl Directory {
     }
 }
 
-/// Threads change no number, so they may differ; on which device it goes on is no part of what a training is.
+/// Threads, the device on which it goes on and the place of its tokens are no part of what a training is. The last lies in its directory,
+/// which may have been moved.
 fn same(known: &Spec, wanted: &Spec) -> bool {
-    let what = |spec: &Spec| Spec { threads: None, devices: Vec::new(), ..spec.clone() };
+    let what = |spec: &Spec| Spec { threads: None, devices: Vec::new(), cache: PathBuf::new(), ..spec.clone() };
     what(known) == what(wanted)
 }
 
@@ -194,7 +201,7 @@ fn another(path: &Path, known: &Spec, wanted: &Spec) -> Failure {
     let value = |spec: &Spec| serde_json::to_value(spec).unwrap_or_default();
     let mut differences = Vec::new();
     differ("", &value(known), &value(wanted), &mut differences);
-    differences.retain(|line| !["threads ", "devices "].iter().any(|place| line.starts_with(place)));
+    differences.retain(|line| !["threads ", "devices ", "cache "].iter().any(|place| line.starts_with(place)));
     let listed = differences.iter().map(|line| format!("\n  {line}")).collect::<String>();
     let message = format!("{} holds a training with other settings or files:{listed}", path.display());
     Failure::mistake(message).hint("name another --out, or ask for what it was begun with, and it goes on")
@@ -229,6 +236,10 @@ mod tests {
         let path = folder.path().join("out");
         Directory::open(&path, &spec(8)).unwrap();
         Directory::open(&path, &Spec { threads: Some(3), ..spec(8) }).unwrap();
+        let moved = Spec { cache: "/moved/cache".into(), ..spec(8) };
+        let (directory, _hold) = Directory::open(&path, &moved).unwrap();
+        assert_eq!(directory.spec().unwrap(), Some(moved), "it goes on as it is asked for now");
+        drop(_hold);
         write(&path, &[WorkerEvent::Finished { step: 1, files: vec![] }]);
         let refused = Directory::open(&path, &Spec { base: "/c".into(), ..spec(16) }).err().unwrap();
         assert_eq!(refused.kind.exit_code(), 2);
