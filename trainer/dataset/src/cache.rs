@@ -55,11 +55,12 @@ pub struct TokenCache {
 impl TokenCache {
     /// Opens a cache. What cannot be opened and what is damaged are told apart; either is made anew.
     pub fn open(path: &Path) -> Result<TokenCache, DatasetError> {
-        let file = File::open(path);
-        TokenCache::of(
-            path,
-            file.map_err(|source| DatasetError::Cache { verb: "open", path: path.to_owned(), source })?,
-        )
+        let failed = |source| DatasetError::Cache { verb: "open", path: path.to_owned(), source };
+        // A pipe would be waited for.
+        if !fs::metadata(path).map_err(failed)?.is_file() {
+            return Err(DatasetError::Damaged { path: path.to_owned(), reason: "it is no file".into() });
+        }
+        TokenCache::of(path, File::open(path).map_err(failed)?)
     }
 
     /// That of a file, which stood at this path when it was opened. A lock that it holds becomes a shared one.

@@ -227,6 +227,10 @@ fn a_cache_with_a_damaged_index_is_made_again_and_one_with_damaged_tokens_names_
     assert!(error.contains("example 0") && error.contains("the next start makes it again"), "{error}");
     assert!(!cache.exists());
     assert_eq!(prepared().train.get(0).expect("made again"), first);
+    fs::remove_file(&cache).expect("removed");
+    let pipe = std::process::Command::new("mkfifo").arg(&cache).status().expect("made");
+    assert!(pipe.success() && TokenCache::open(&cache).is_err(), "nobody waits for who would write to it");
+    assert_eq!(prepared().train.get(0).expect("made again"), first);
 }
 
 #[test]
