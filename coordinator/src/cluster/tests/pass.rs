@@ -247,9 +247,9 @@ impl Slot {
         self.holders.is_empty() && self.fresh == 0
     }
 
-    /// Whether this job may fit on it once everybody of ours has left.
+    /// Whether this job may fit on it once everybody of ours has left, each with its plan and a GiB beyond.
     fn would_do(&self, wish: &Wish) -> bool {
-        let held: u64 = self.holders.values().map(|(planned, _)| planned).sum();
+        let held: u64 = self.holders.values().map(|(planned, _)| planned + 1).sum();
         wish.gib <= (self.live_free + held).min(MEMORY)
     }
 
