@@ -83,6 +83,8 @@ pub(crate) struct Driver {
     pub(crate) conversation: Option<Conversation>,
     /// Uploads that this turn heard the end of.
     pub(crate) uploaded: Vec<(AttemptId, Errand)>,
+    /// Bytes to have free since some work found the disk full; 0 once work has gone well.
+    pub(crate) wanted_free: u64,
 }
 
 /// Everything that comes in.
@@ -353,9 +355,10 @@ impl Driver {
         actions
     }
 
-    /// A disk that is nearly full gets files of the cache back: those can be fetched again, attempts cannot. Whether that gave any.
+    /// A disk that is nearly full, or was too full for some work, gets files of the cache back: those can be fetched again, attempts cannot.
+    /// Whether that gave any.
     fn make_room(&self) -> bool {
-        let short = room::short(&self.places);
+        let short = room::short(&self.places, self.wanted_free);
         short > 0 && self.preparer.cache.shed(short) > 0
     }
 
@@ -402,6 +405,12 @@ impl Driver {
             let went_wrong = matches!(ended.outcome, Outcome::Lost | Outcome::UserError | Outcome::Hardware);
             let pins = self.pins.get(&id).filter(|_| went_wrong);
             pins.into_iter().flatten().for_each(|pin| self.preparer.cache.distrust(pin.hash()));
+            if ended.outcome == Outcome::DiskFull {
+                self.wanted_free = room::more(&self.places, self.wanted_free);
+                self.make_room();
+            } else if ended.outcome == Outcome::Ok {
+                self.wanted_free = 0;
+            }
         }
         self.outbox.push(id, time, body);
         if let Some(talk) = self.conversation.as_mut().filter(|_| has_files) {

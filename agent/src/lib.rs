@@ -440,6 +440,7 @@ impl Parts {
             told,
             conversation: None,
             uploaded: Vec::new(),
+            wanted_free: 0,
         }
     }
 }

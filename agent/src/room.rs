@@ -24,9 +24,14 @@ pub(crate) fn judge(devices: &mut [Device], places: &Places) {
     }
 }
 
-/// Bytes that the cache should give back, so that work goes on: the limit is met twice before it is met.
-pub(crate) fn short(places: &Places) -> u64 {
-    free_and_size(&places.cache()).map_or(0, |(free, size)| (2 * limit(size)).saturating_sub(free))
+/// Bytes that the cache should give back, so that work goes on: the limit is met twice before it is met, or so many are free.
+pub(crate) fn short(places: &Places, wanted: u64) -> u64 {
+    free_and_size(&places.cache()).map_or(0, |(free, size)| (2 * limit(size)).max(wanted).saturating_sub(free))
+}
+
+/// Bytes to have free where those before were too few for some work: what it lacked nobody knows, and fourfold is soon enough.
+pub(crate) fn more(places: &Places, wanted: u64) -> u64 {
+    free_and_size(&places.cache()).map_or(wanted, |(_, size)| (2 * limit(size)).max(wanted).saturating_mul(4).min(size))
 }
 
 /// Bytes that a folder's disk still takes; none where it cannot be asked.

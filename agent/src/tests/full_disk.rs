@@ -25,6 +25,7 @@ fn a_full_disk_lets_nothing_be_said_and_loses_nothing() {
     if disk.0.is_some() {
         runtime.block_on(an_agent_gives_its_cache_back_rather_than_wait(&disk));
         runtime.block_on(a_file_that_found_no_room_leaves_none_of_it_taken());
+        runtime.block_on(work_that_found_the_disk_full_makes_the_cache_give_room());
     }
     runtime.block_on(an_agent_that_waits_for_room_leaves_when_it_is_told_to(&disk));
 }
@@ -69,9 +70,7 @@ async fn an_agent_gives_its_cache_back_rather_than_wait(disk: &SmallDisk) {
     let mut scene = Scene::new(&Script::new(3, 1)).await;
     // No look comes to its help.
     scene.config.devices.probe = Duration::from_secs(3600);
-    let cached = scene.places().cache().join("files").join(Hash([1; 32]).to_string());
-    std::fs::create_dir_all(cached.parent().unwrap()).unwrap();
-    std::fs::write(&cached, vec![1; 1 << 20]).unwrap();
+    let cached = cache_a_megabyte(&scene);
     let mut talk = scene.start().await;
     disk.fill();
     talk.offer(&scene, 1, None).await;
@@ -90,6 +89,24 @@ async fn a_file_that_found_no_room_leaves_none_of_it_taken() {
     assert_eq!(talk.until_ended().await.outcome, Outcome::DiskFull);
     assert!(!scene.places().cache().join("partial").join(large.manifest.hash.to_string()).exists());
     scene.shutdown().await;
+}
+
+async fn work_that_found_the_disk_full_makes_the_cache_give_room() {
+    let mut scene = Scene::new(&Script { end: End::DiskFull, ..Script::new(1, 1) }).await;
+    let cached = cache_a_megabyte(&scene);
+    let mut talk = scene.start().await;
+    talk.offer(&scene, 1, None).await;
+    assert_eq!(talk.until_ended().await.outcome, Outcome::DiskFull);
+    assert!(!cached.exists(), "half of the disk was free, and too little for that");
+    scene.shutdown().await;
+}
+
+/// A file that nothing uses.
+fn cache_a_megabyte(scene: &Scene) -> PathBuf {
+    let cached = scene.places().cache().join("files").join(Hash([1; 32]).to_string());
+    std::fs::create_dir_all(cached.parent().unwrap()).unwrap();
+    std::fs::write(&cached, vec![1; 1 << 20]).unwrap();
+    cached
 }
 
 async fn an_agent_that_waits_for_room_leaves_when_it_is_told_to(disk: &SmallDisk) {
