@@ -210,17 +210,18 @@ impl Outbox {
         self.queue.iter()
     }
 
+    /// The first that tells an evaluation says after which step it was, and stays.
     fn replace_progress(&mut self, attempt: AttemptId, time: UnixMillis, body: &ReportBody) -> bool {
         let left = self.left.saturating_sub(self.base) as usize;
-        let old = self.queue.iter_mut().skip(left).rev().find(|report| report.attempt == attempt);
-        match old {
-            Some(report) if matches!(report.body, ReportBody::Progress(_)) => {
-                report.body = body.clone();
-                report.time = time;
-                true
-            }
-            _ => false,
+        let mut of_attempt = self.queue.iter_mut().skip(left).rev().filter(|report| report.attempt == attempt);
+        let Some(old) = of_attempt.next() else { return false };
+        let told = evaluation(body);
+        let is_told_before = of_attempt.next().is_some_and(|before| evaluation(&before.body) == told);
+        if evaluation(&old.body) != told || !(told == Some(None) || is_told_before) {
+            return false;
         }
+        (old.body, old.time) = (body.clone(), time);
+        true
     }
 
     fn append(&mut self) -> std::io::Result<()> {
@@ -242,6 +243,12 @@ impl Outbox {
         self.synced = self.last();
         Ok(())
     }
+}
+
+/// Of a progress: which evaluation it tells, if any.
+fn evaluation(body: &ReportBody) -> Option<Option<u64>> {
+    let ReportBody::Progress(progress) = body else { return None };
+    Some(progress.validation_loss.map(f64::to_bits))
 }
 
 fn header(base: u64) -> [u8; HEADER_BYTES] {

@@ -254,6 +254,20 @@ pub struct Plan {
     pub modules: Vec<Modules>,
     /// The step it goes on from; 0 from the start.
     pub from_step: u64,
+    /// What was told of that step; nothing from the start, and from a worker of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<Reached>,
+}
+
+/// What is told of the step at which a run goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Reached {
+    /// Passes over the data after it, as a fraction.
+    pub epoch: f64,
+    /// Mean over the step's supervised tokens.
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
 }
 
 /// Planned bytes by what they are for. Head and layer take turns with the same memory, so the larger one counts.

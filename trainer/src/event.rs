@@ -110,6 +110,19 @@ pub struct Plan {
     pub modules: Vec<Matched>,
     /// The step it goes on from; 0 from the start.
     pub from_step: u64,
+    /// What was told of that step; nothing from the start.
+    pub reached: Option<Reached>,
+}
+
+/// What is told of the step at which a run goes on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reached {
+    /// Passes over the data after it.
+    pub epoch: f64,
+    /// Mean over the step's targets, before its update.
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
 }
 
 /// One optimizer step; tokens and seconds are of this step alone.

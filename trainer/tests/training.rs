@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lorikeet_trainer::checkpoint;
 use lorikeet_trainer::config::{BaseDtype, Every, Length, Method, MicroTokens, Settings};
-use lorikeet_trainer::event::{CheckpointKind, Event, Outcome, Step};
+use lorikeet_trainer::event::{CheckpointKind, Event, Outcome, Reached, Step};
 use lorikeet_trainer::schedule::Curve;
 use lorikeet_trainer::{Config, FailureClass, Stop, TrainError, Wish, train};
 use place::Place;
@@ -39,7 +39,9 @@ fn a_run_stopped_at_any_step_goes_on_bit_for_bit() {
         let first = run_until(&config, at, Wish::SaveAndStop).expect("stops");
         assert_eq!(first.outcome, Outcome::Stopped { step: at, checkpoint: Some(checkpoint::name(at)) });
         let second = run(&config).expect("goes on");
-        assert_eq!(second.plan().from_step, at);
+        let Step { step, epoch, loss, lr, .. } = *first.steps.last().expect("a step");
+        assert_eq!((second.plan().from_step, second.plan().reached), (step, Some(Reached { epoch, loss, lr })));
+        assert_eq!(step, at);
         assert_same(&whole, &[first, second], &place, &format!("stopped-{at}"));
     }
 }

@@ -1,6 +1,9 @@
 //! From steps to progress: the newest numbers, a speed over the last steps, and at most one report in an interval.
 
-use lorikeet_protocol::{agent::Progress, worker::Step};
+use lorikeet_protocol::{
+    agent::Progress,
+    worker::{Plan, Reached, Step},
+};
 use std::{collections::VecDeque, time::Duration};
 
 /// Steps over which the speed is taken.
@@ -11,6 +14,8 @@ const WINDOW: usize = 20;
 pub(crate) struct Meter {
     total_steps: u64,
     validation_loss: Option<f64>,
+    /// Where it goes on from, if not from the start.
+    begun: Option<(u64, Reached)>,
     last: Option<Step>,
     window: VecDeque<(u64, f64)>,
     /// When progress was last reported; `None`: never.
@@ -20,15 +25,17 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// The plan says how far the way is.
-    pub(crate) fn planned(&mut self, total_steps: u64) {
-        self.total_steps = total_steps;
+    /// The plan says how far the way is, and how much of it lies behind.
+    pub(crate) fn planned(&mut self, plan: &Plan) {
+        self.total_steps = plan.total_steps;
+        self.begun = plan.reached.map(|reached| (plan.from_step, reached));
+        self.news = self.begun.is_some();
     }
 
-    /// The held-out split was evaluated.
+    /// The held-out split was evaluated after the step at which it stands.
     pub(crate) fn evaluated(&mut self, loss: f64) {
         self.validation_loss = Some(loss);
-        self.news = self.last.is_some();
+        self.news = self.at().is_some();
     }
 
     /// A step was done.
@@ -41,7 +48,7 @@ impl Meter {
         }
     }
 
-    /// The last whole step.
+    /// The last whole step of this attempt.
     pub(crate) fn step(&self) -> u64 {
         self.last.map_or(0, |step| step.step)
     }
@@ -53,21 +60,27 @@ impl Meter {
 
     /// What is to be said now, if anything.
     pub(crate) fn take(&mut self, now: Duration) -> Option<Progress> {
-        let step = self.last.filter(|_| self.news)?;
+        let (step, reached) = self.at().filter(|_| self.news)?;
         self.news = false;
         self.reported = Some(now);
         let sum = |sum: (u64, f64), one: &(u64, f64)| (sum.0.saturating_add(one.0), sum.1 + one.1);
         let (tokens, seconds) = self.window.iter().fold((0, 0.0), sum);
         let progress = Progress {
-            step: step.step,
+            step,
             total_steps: self.total_steps,
-            epoch: step.epoch,
-            loss: step.loss,
-            learning_rate: step.lr,
+            epoch: reached.epoch,
+            loss: reached.loss,
+            learning_rate: reached.lr,
             tokens_per_second: if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 },
             validation_loss: self.validation_loss,
         };
         can_be(&progress).then_some(progress)
+    }
+
+    /// Where it stands, once it has come anywhere.
+    fn at(&self) -> Option<(u64, Reached)> {
+        let last = self.last.map(|Step { step, epoch, loss, lr, .. }| (step, Reached { epoch, loss, lr }));
+        last.or(self.begun)
     }
 }
 
@@ -85,7 +98,7 @@ mod tests {
     #[test]
     fn progress_that_cannot_be_is_passed_over_and_the_next_that_can_is_said() {
         let mut meter = Meter::default();
-        meter.planned(10);
+        meter.planned(&Plan { total_steps: 10, ..Plan::default() });
         let mut say = |step, lr, at| {
             let (epoch, loss, grad_norm, tokens, supervised_tokens, seconds) = (0.1, 2.0, 1.0, u64::MAX, 1, 0.5);
             meter.stepped(Step { step, epoch, loss, lr, grad_norm, tokens, supervised_tokens, seconds });
@@ -95,5 +108,18 @@ mod tests {
         assert_eq!(say(2, f64::INFINITY, 2), None);
         assert_eq!(say(3, 0.1, 3), Some(3));
         assert_eq!(Meter::default().take(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn who_goes_on_stands_where_it_was_left_and_what_is_evaluated_there_is_said() {
+        let mut meter = Meter::default();
+        let reached = Reached { epoch: 2.0, loss: 0.5, lr: 1e-5 };
+        meter.planned(&Plan { total_steps: 60, from_step: 60, reached: Some(reached), ..Plan::default() });
+        let said = meter.take(Duration::ZERO).expect("where it stands");
+        assert_eq!((said.step, said.epoch, said.loss, said.learning_rate), (60, 2.0, 0.5, 1e-5));
+        assert_eq!((said.validation_loss, meter.step()), (None, 0));
+        meter.evaluated(0.75);
+        let said = meter.take(Duration::ZERO).expect("an evaluation without a step");
+        assert_eq!((said.step, said.validation_loss), (60, Some(0.75)));
     }
 }

@@ -89,6 +89,19 @@ fn a_newer_progress_replaces_one_that_was_not_sent() {
 }
 
 #[test]
+fn a_progress_that_tells_an_evaluation_is_not_replaced_by_a_later_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    let evaluations =
+        [(30, None), (40, Some(1.5)), (41, Some(1.5)), (42, Some(1.5)), (80, Some(1.25)), (90, Some(1.25))];
+    for (step, loss) in evaluations {
+        push(&mut outbox, 1, evaluated(step, loss));
+    }
+    let steps: Vec<_> = outbox.waiting().map(|report| step(Some(report))).collect();
+    assert_eq!(steps, [30, 40, 42, 80, 90]);
+}
+
+#[test]
 fn what_an_earlier_agent_may_have_sent_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::open(folder.path()).unwrap();
@@ -258,6 +271,10 @@ fn push(outbox: &mut Outbox, number: u32, body: ReportBody) {
 }
 
 fn progress(step: u64) -> ReportBody {
+    evaluated(step, None)
+}
+
+fn evaluated(step: u64, validation_loss: Option<f64>) -> ReportBody {
     ReportBody::Progress(Progress {
         step,
         total_steps: 100,
@@ -265,7 +282,7 @@ fn progress(step: u64) -> ReportBody {
         loss: 1.0,
         learning_rate: 1e-4,
         tokens_per_second: 10.0,
-        validation_loss: None,
+        validation_loss,
     })
 }
 

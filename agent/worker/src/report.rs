@@ -2,7 +2,9 @@
 
 use lorikeet_protocol::agent::CheckpointKind;
 use lorikeet_protocol::job::{FailureClass, StopCause};
-use lorikeet_protocol::worker::{CHECKPOINTS, Level, Memory, Modules, Plan, Stage, Step, WorkerEvent, WrittenFile};
+use lorikeet_protocol::worker::{
+    CHECKPOINTS, Level, Memory, Modules, Plan, Reached, Stage, Step, WorkerEvent, WrittenFile,
+};
 use lorikeet_trainer::event::{self, Event, FileRecord, MemoryPlan, Outcome};
 use lorikeet_trainer::lora::Matched;
 use lorikeet_trainer::{FailureClass as Trouble, TrainError};
@@ -131,6 +133,7 @@ fn plan(plan: &event::Plan) -> Plan {
         recompute: plan.recompute,
         modules: plan.modules.iter().map(modules).collect(),
         from_step: plan.from_step,
+        reached: plan.reached.map(|event::Reached { epoch, loss, lr }| Reached { epoch, loss, lr }),
     }
 }
 

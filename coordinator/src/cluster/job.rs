@@ -155,6 +155,8 @@ pub struct LiveJob {
     pub(super) retry_at: Duration,
     /// Where it stands in the queue, if it does.
     pub(super) standing: Option<Standing>,
+    /// Whose progress its row tells, if this process heard it.
+    pub(super) told_by: Option<AttemptId>,
 }
 
 impl LiveJob {
@@ -169,6 +171,7 @@ impl LiveJob {
             offered: now.mono,
             retry_at: Duration::ZERO,
             standing: None,
+            told_by: None,
         }
     }
 

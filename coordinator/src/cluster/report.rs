@@ -143,14 +143,21 @@ impl Cluster {
         self.advance(attempt, AttemptPhase::Running, now, out);
     }
 
-    fn progressed(&mut self, attempt: AttemptId, progress: Progress, now: Now, out: &mut Vec<Action>) {
-        if let Some(job) = self.jobs.get_mut(&attempt.job) {
-            let node = job.node().and_then(|id| self.nodes.get_mut(&id));
-            node.into_iter().for_each(|node| node.ledger.loaded(attempt));
-            let before = job.record.progress.replace(progress);
-            put_job(&job.record, out);
-            self.judge_child(attempt.job, before, progress, now, out);
+    fn progressed(&mut self, attempt: AttemptId, mut progress: Progress, now: Now, out: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
+        let node = job.node().and_then(|id| self.nodes.get_mut(&id));
+        node.into_iter().for_each(|node| node.ledger.loaded(attempt));
+        let before = job.record.progress;
+        // An agent that began anew reads its attempts' lines from the first one, and tells what was told before.
+        let is_heard_of = job.told_by.replace(attempt) == Some(attempt);
+        if is_heard_of && before.is_some_and(|before| progress.step < before.step) {
+            return;
         }
+        // An attempt that goes on has evaluated nothing yet; what is known of its job stays known.
+        progress.validation_loss = progress.validation_loss.or(before.and_then(|before| before.validation_loss));
+        job.record.progress = Some(progress);
+        put_job(&job.record, out);
+        self.judge_child(attempt.job, before, progress, now, out);
     }
 
     /// A result under an older token, or of a job that is over: kept as an orphan, never applied.

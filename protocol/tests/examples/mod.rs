@@ -400,6 +400,7 @@ pub fn events() -> Vec<EventLine> {
                 parameters: 552_960,
             }],
             from_step: 5,
+            reached: Some(Reached { epoch: 0.25, loss: 2.75, lr: 5e-5 }),
         }),
         WorkerEvent::Log { level: Level::Warning, message: "3 examples lost history".into() },
         WorkerEvent::Step(Step {

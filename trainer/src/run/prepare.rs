@@ -11,10 +11,10 @@ use lorikeet_dataset::{DatasetError, Prepared, Progress, Tokenizer, prepare};
 use lorikeet_plan::{Fitted, MAX_CONFIG_BYTES, ModelConfig, parameters, read_text};
 
 use super::memory::{self, Needs, Thrift};
-use super::{Events, Run, Session, fingerprint};
+use super::{Events, Run, Session, State, fingerprint};
 use crate::checkpoint::{self, Found, Identity};
-use crate::config::{Config, Device, MicroTokens, Numbers};
-use crate::event::{Event, Level, Outcome, Plan, Stage};
+use crate::config::{Config, Device, MicroTokens, Numbers, Settings};
+use crate::event::{Event, Level, Outcome, Plan, Reached, Stage};
 use crate::lora;
 use crate::model::{Model, read_weights, refusable_for};
 use crate::ops::machine::Machine;
@@ -46,8 +46,8 @@ pub(super) fn session<'a, 'e>(
     let available = memory::available(&machine, config.memory_limit)?;
     let fitted = plan_memory(config, &needs, (saved.as_ref().map(|saved| saved.micro_tokens), available), &mut tell)?;
     let thrift = Thrift { micro_tokens: fitted.micro_tokens, recompute: fitted.recompute };
-    let from_step = saved.map_or(0, |saved| saved.state.step);
-    tell(Event::Plan(what_will_be_done(config, &trained, &data, &shape, fitted, from_step)))?;
+    let state = saved.map(|saved| saved.state).unwrap_or_default();
+    tell(Event::Plan(what_will_be_done(config, &trained, &data, &shape, fitted, &state)))?;
 
     tell(Event::Stage(Stage::Loading))?;
     let mut model = load(config, machine, stop)?;
@@ -271,7 +271,7 @@ fn what_will_be_done(
     data: &Prepared,
     shape: &ModelConfig,
     fitted: Fitted,
-    from_step: u64,
+    state: &State,
 ) -> Plan {
     let (report, numbers) = (&data.report, Numbers::new(&config.settings, data.train.len() as u64));
     Plan {
@@ -291,8 +291,15 @@ fn what_will_be_done(
         recompute: fitted.recompute as u64,
         memory: fitted.memory,
         modules: trained.matched(),
-        from_step,
+        from_step: state.step,
+        reached: reached(&config.settings, &numbers, state),
     }
+}
+
+/// As it was told when that step was heard; `None` before the first.
+fn reached(settings: &Settings, numbers: &Numbers, state: &State) -> Option<Reached> {
+    let lr = numbers.schedule(settings).rate(state.step.checked_sub(1)?);
+    Some(Reached { epoch: state.cursor.epochs(numbers.examples), loss: state.last_loss?, lr })
 }
 
 #[cfg(test)]

@@ -120,9 +120,13 @@ impl Attempt {
         self.record.last_event = line.seq;
         self.last_event_wall = Some(line.time);
         match line.event {
-            WorkerEvent::Plan(plan) => self.meter.planned(plan.total_steps),
+            WorkerEvent::Plan(plan) => self.meter.planned(&plan),
             WorkerEvent::Step(step) => self.meter.stepped(step),
-            WorkerEvent::Eval { loss, .. } => self.meter.evaluated(loss),
+            WorkerEvent::Eval { loss, .. } => {
+                self.meter.evaluated(loss);
+                // At once: with the next step it would stand beside another's number.
+                self.report_progress(now, out);
+            }
             WorkerEvent::Checkpoint { step, loss, kind, path } => {
                 self.checkpoint_made(CheckpointMade { seq: line.seq, step, loss, kind, path }, out);
             }

@@ -67,6 +67,39 @@ fn the_worse_of_those_at_a_rung_ends_there_with_the_reason_and_the_better_goes_o
 }
 
 #[test]
+fn a_loss_that_was_told_before_judges_no_later_step() {
+    let mut world = World::with_gpus(2, Rules::default());
+    let children = world.sweep(2, None, Some(StopRule { min_steps: 60, reduction: 2 }));
+    let attempts: Vec<_> = children.iter().map(|child| world.run(*child)).collect();
+    world.report(attempts[0], progress(80, Some(0.75)));
+    world.report(attempts[1], progress(40, Some(1.25)));
+    world.report(attempts[1], progress(55, Some(1.25)));
+    // Its agent begins anew, and reads the lines again.
+    for (step, loss) in [(1, None), (40, Some(1.25)), (77, Some(1.25))] {
+        world.report(attempts[1], progress(step, loss));
+        let told = world.cluster.jobs[&children[1]].record.progress.unwrap();
+        assert_eq!((told.step, told.validation_loss), (step.max(55), Some(1.25)), "after {step}");
+    }
+    assert_eq!(world.cluster.jobs[&children[1]].record.intent, Intent::Run, "it was not evaluated behind the rung");
+    world.report(attempts[1], progress(80, Some(1.0)));
+    assert_eq!(world.cluster.jobs[&children[1]].record.intent, Intent::Cancel);
+}
+
+#[test]
+fn an_attempt_that_goes_on_tells_where_and_keeps_the_evaluation_before_its_own() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let job = world.submit(1);
+    let attempt = world.run(job);
+    world.report(attempt, progress(54, Some(1.5)));
+    world.report(attempt, ended(Outcome::Lost));
+    world.until_offered(job).unwrap();
+    let next = world.run(job);
+    world.report(next, progress(50, None));
+    let told = world.cluster.jobs[&job].record.progress.unwrap();
+    assert_eq!((told.step, told.validation_loss), (50, Some(1.5)));
+}
+
+#[test]
 fn what_was_judged_is_remembered_over_a_restart() {
     let mut world = World::with_gpus(2, Rules::default());
     let children = world.sweep(2, Some(2), Some(StopRule { min_steps: 10, reduction: 2 }));
