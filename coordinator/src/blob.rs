@@ -45,7 +45,7 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
@@ -76,8 +76,6 @@ struct Inner {
     incoming: Mutex<Arrivals>,
     /// What they have uploaded.
     brought: Brought,
-    /// In which order files were offered and brought.
-    order: AtomicU64,
     /// Asked before every byte that comes from outside.
     space: Space,
     /// Held by whoever finds a file here and makes it young again, and by whoever removes one because it is old.
@@ -115,8 +113,8 @@ impl Blobs {
         let (roots, space) = (outside::Roots::new(roots), Space::new(staging, keep_free));
         let (blobs, staging) = (blobs.to_owned(), staging.to_owned());
         let (claims, incoming, ages) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (brought, order) = (Brought::default(), AtomicU64::default());
-        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, brought, order, space, ages }) })
+        let brought = Brought::default();
+        Ok(Self { inner: Arc::new(Inner { blobs, staging, roots, claims, incoming, brought, space, ages }) })
     }
 
     /// The manifest of a file that is here whole.

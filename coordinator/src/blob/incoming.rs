@@ -13,10 +13,7 @@ use std::{
     fs::{File, OpenOptions},
     os::unix::fs::FileExt,
     path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 /// Files one attempt may have under way: a checkpoint and an adapter have about a dozen each.
@@ -30,8 +27,6 @@ pub struct Limit(pub u64);
 #[derive(Debug)]
 pub(super) struct Arrival {
     manifest: FileManifest,
-    /// When it was offered last, as a number that grows.
-    offered: AtomicU64,
     file: Mutex<Incoming>,
 }
 
@@ -66,20 +61,9 @@ impl Blobs {
         if brought { self.have_all(files).await } else { Ok(false) }
     }
 
-    /// A report names these files of an attempt's: neither they nor what it gave up before them counts any longer as staged, and what of
-    /// that was under way goes.
-    pub async fn reported(&self, attempt: AttemptId, files: Vec<Hash>) -> Result<(), BlobError> {
-        self.work(move |inner| {
-            let Some(last) = inner.brought.reported(attempt, &files) else { return Ok(()) };
-            let mut under_way = lock(&inner.incoming);
-            let is_given_up = |(whose, _): &(AttemptId, Hash), arrival: &mut Arc<Arrival>| {
-                *whose == attempt && arrival.offered.load(Ordering::Relaxed) < last
-            };
-            let given_up: Vec<Hash> = under_way.extract_if(is_given_up).map(|((_, file), _)| file).collect();
-            drop(under_way);
-            given_up.into_iter().try_for_each(|file| disk::remove(&inner.part(attempt, file)))
-        })
-        .await
+    /// A report names these files of an attempt's: neither they nor what it brought before them counts any longer as staged.
+    pub fn reported(&self, attempt: AttemptId, files: &[Hash]) {
+        self.inner.brought.reported(attempt, files);
     }
 
     /// Takes one chunk of an offered file.
@@ -156,7 +140,7 @@ impl Inner {
             Some(entry) if self.is_ours(entry) => {
                 // As if it came now: nobody may sweep it before a report names it.
                 disk::touch(&self.entry_path(file))?;
-                self.brought.note(attempt, file, 0, self.next_order());
+                self.brought.note(attempt, file, 0);
                 return Ok(Vec::new());
             }
             Some(_) | None => {}
@@ -165,7 +149,7 @@ impl Inner {
         self.check_limit(attempt, &manifest, limit)?;
         // A base has it, an adapter's tokenizer for one. The base may go, so it must be ours; if it cannot be copied, it is sent.
         if known.is_some_and(|entry| self.take_in(&entry).is_ok()) {
-            self.brought.note(attempt, file, manifest.size, self.next_order());
+            self.brought.note(attempt, file, manifest.size);
             return Ok(Vec::new());
         }
         let known = lock(&self.incoming).get(&(attempt, file)).cloned();
@@ -173,7 +157,6 @@ impl Inner {
             Some(known) => known,
             None => Arc::new(Arrival::open(self.part(attempt, file), manifest)?),
         };
-        incoming.offered.store(self.next_order(), Ordering::Relaxed);
         let wanted = lock(&incoming.file).wanted();
         lock(&self.incoming).insert((attempt, file), incoming);
         if wanted.is_empty() {
@@ -181,10 +164,6 @@ impl Inner {
             self.finish(attempt, file)?;
         }
         Ok(wanted)
-    }
-
-    fn next_order(&self) -> u64 {
-        self.order.fetch_add(1, Ordering::Relaxed)
     }
 
     fn part(&self, attempt: AttemptId, file: Hash) -> PathBuf {
@@ -220,7 +199,7 @@ impl Inner {
         // The next offer hashes what is left of it, as after a restart.
         lock(&self.incoming).remove(&(attempt, file));
         if finished.is_ok() {
-            self.brought.note(attempt, file, incoming.manifest.size, self.next_order());
+            self.brought.note(attempt, file, incoming.manifest.size);
         }
         // A whole that does not match its hash is hopeless: its chunks match, so the manifest lied, and the sender begins anew.
         if matches!(finished, Ok(()) | Err(BlobError::Corrupt { .. })) {
@@ -233,7 +212,7 @@ impl Inner {
 impl Arrival {
     fn open(path: PathBuf, manifest: FileManifest) -> Result<Self, BlobError> {
         let file = Mutex::new(Incoming::open(path, manifest.clone())?);
-        Ok(Self { manifest, offered: AtomicU64::default(), file })
+        Ok(Self { manifest, file })
     }
 
     fn disk(&self, what: &'static str) -> impl FnOnce(std::io::Error) -> BlobError + use<> {

@@ -404,7 +404,7 @@ impl Peer<'_> {
         if !report.body.files().is_empty() {
             let is_current = self.shared.services.may_upload(self.certificate.node, report.attempt).await;
             match (self.files_are_here(&report, is_current).await, is_current) {
-                (true, true) => self.count_no_more(&report).await,
+                (true, true) => self.shared.services.blobs.reported(report.attempt, &hashes(&report.body)),
                 (true, false) => {}
                 (false, true) => {
                     return self.complain(report.attempt, "a report names files that are not here; it is not taken");
@@ -420,12 +420,6 @@ impl Peer<'_> {
             return driver.stray(node, self.session, report).await;
         }
         self.hand_on(FromAgent::Report(report)).await;
-    }
-
-    async fn count_no_more(&self, report: &Report) {
-        if let Err(error) = self.shared.services.blobs.reported(report.attempt, hashes(&report.body)).await {
-            tracing::warn!(attempt = %report.attempt, %error, "what an attempt gave up could not be removed");
-        }
     }
 
     async fn keep(&mut self, mut lines: EventLines) {
