@@ -152,7 +152,7 @@ pub struct Worker {
     /// How often the resident memory is looked at.
     #[serde(deserialize_with = "duration")]
     pub memory_poll: Duration,
-    /// At most one progress report per attempt in this time.
+    /// At most one progress report per attempt in this time, beside those that tell an evaluation.
     #[serde(deserialize_with = "duration")]
     pub progress: Duration,
 }

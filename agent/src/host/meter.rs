@@ -1,4 +1,5 @@
-//! From steps to progress: the newest numbers, a speed over the last steps, and at most one report in an interval.
+//! From steps to progress: the newest numbers, a speed over the last steps, and at most one report in an interval, but for evaluations:
+//! these are told at once, with their step.
 
 use lorikeet_protocol::{
     agent::Progress,
@@ -32,10 +33,13 @@ impl Meter {
         self.news = self.begun.is_some();
     }
 
-    /// The held-out split was evaluated after the step at which it stands.
+    /// The held-out split was evaluated after the step at which it stands. Before the first there is none to tell it with: it says how good the
+    /// base is, not this attempt.
     pub(crate) fn evaluated(&mut self, loss: f64) {
-        self.validation_loss = Some(loss);
-        self.news = self.at().is_some();
+        if self.at().is_some() {
+            self.validation_loss = Some(loss);
+            self.news = true;
+        }
     }
 
     /// A step was done.
@@ -108,6 +112,17 @@ mod tests {
         assert_eq!(say(2, f64::INFINITY, 2), None);
         assert_eq!(say(3, 0.1, 3), Some(3));
         assert_eq!(Meter::default().take(Duration::ZERO), None);
+    }
+
+    #[test]
+    fn what_the_base_was_evaluated_at_is_no_loss_of_a_step() {
+        let mut meter = Meter::default();
+        meter.planned(&Plan { total_steps: 10, ..Plan::default() });
+        meter.evaluated(3.0);
+        assert_eq!(meter.take(Duration::ZERO), None);
+        let (epoch, loss, lr, grad_norm, tokens, supervised_tokens, seconds) = (0.1, 2.0, 0.1, 1.0, 9, 1, 0.5);
+        meter.stepped(Step { step: 1, epoch, loss, lr, grad_norm, tokens, supervised_tokens, seconds });
+        assert_eq!(meter.take(Duration::ZERO).expect("a step").validation_loss, None);
     }
 
     #[test]

@@ -145,8 +145,12 @@ impl Cluster {
 
     fn progressed(&mut self, attempt: AttemptId, mut progress: Progress, now: Now, out: &mut Vec<Action>) {
         let Some(job) = self.jobs.get_mut(&attempt.job) else { return };
-        let node = job.node().and_then(|id| self.nodes.get_mut(&id));
-        node.into_iter().for_each(|node| node.ledger.loaded(attempt));
+        let from = job.attempt.as_ref().and_then(|row| row.from_step);
+        // Where it goes on from is told before anything is loaded.
+        if from.is_none_or(|from| progress.step > from) {
+            let node = job.node().and_then(|id| self.nodes.get_mut(&id));
+            node.into_iter().for_each(|node| node.ledger.loaded(attempt));
+        }
         let before = job.record.progress;
         // An agent that began anew reads its attempts' lines from the first one, and tells what was told before.
         let is_heard_of = job.told_by.replace(attempt) == Some(attempt);

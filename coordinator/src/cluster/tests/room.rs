@@ -181,10 +181,16 @@ fn what_others_use_and_what_ours_have_yet_to_take_are_both_taken_off_a_device() 
     assert!(world.is_placed(first) && world.is_placed(second) && !world.is_placed(third), "5 GiB are left");
     let missing = WhyNot::Memory { needed_bytes: 20 << 30, free_bytes: 5 << 30, stale: None };
     assert_eq!(world.why(third).nodes[0].2, missing);
-    // The first has taken its part, and is in what the node sees; the second has not.
+    // The first goes on from its first step, and says so before it has taken anything.
     let attempt = world.run(first);
     world.run(second);
+    world.report(attempt, ReportBody::Running { from_step: 1 });
     world.report(attempt, step_one());
+    told(&mut world, 45);
+    assert_eq!(world.why(third).nodes[0].2, missing);
+    // It has taken its part, and is in what the node sees; the second has not.
+    let ReportBody::Progress(progress) = step_one() else { unreachable!("it tells of a step") };
+    world.report(attempt, ReportBody::Progress(Progress { step: 2, ..progress }));
     told(&mut world, 25);
     assert_eq!(world.why(third).nodes[0].2, missing);
     // What the others have left is there for the third.
