@@ -83,8 +83,8 @@ pub(crate) struct Driver {
     pub(crate) conversation: Option<Conversation>,
     /// Uploads that this turn heard the end of.
     pub(crate) uploaded: Vec<(AttemptId, Errand)>,
-    /// Bytes to have free since some work found the disk full; 0 once work has gone well.
-    pub(crate) wanted_free: u64,
+    /// None once work has gone well.
+    pub(crate) wanted_free: room::Wanted,
 }
 
 /// Everything that comes in.
@@ -342,6 +342,7 @@ impl Driver {
 
     fn look(&mut self, look: Look) -> Vec<Action> {
         let Look { mut seen, mut telemetry } = look;
+        self.wanted_free.looked();
         self.make_room();
         room::judge(&mut seen.devices, &self.places);
         let before = self.devices().to_vec();
@@ -358,7 +359,7 @@ impl Driver {
     /// A disk that is nearly full, or was too full for some work, gets files of the cache back: those can be fetched again, attempts cannot.
     /// Whether that gave any.
     fn make_room(&self) -> bool {
-        let short = room::short(&self.places, self.wanted_free);
+        let short = room::short(&self.places, self.wanted_free.bytes);
         short > 0 && self.preparer.cache.shed(short) > 0
     }
 
@@ -406,10 +407,10 @@ impl Driver {
             let pins = self.pins.get(&id).filter(|_| went_wrong);
             pins.into_iter().flatten().for_each(|pin| self.preparer.cache.distrust(pin.hash()));
             if ended.outcome == Outcome::DiskFull {
-                self.wanted_free = room::more(&self.places, self.wanted_free);
+                self.wanted_free.found_full(&self.places);
                 self.make_room();
             } else if ended.outcome == Outcome::Ok {
-                self.wanted_free = 0;
+                self.wanted_free = room::Wanted::default();
             }
         }
         self.outbox.push(id, time, body);

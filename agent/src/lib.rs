@@ -440,7 +440,7 @@ impl Parts {
             told,
             conversation: None,
             uploaded: Vec::new(),
-            wanted_free: 0,
+            wanted_free: room::Wanted::default(),
         }
     }
 }

@@ -29,9 +29,25 @@ pub(crate) fn short(places: &Places, wanted: u64) -> u64 {
     free_and_size(&places.cache()).map_or(0, |(free, size)| (2 * limit(size)).max(wanted).saturating_sub(free))
 }
 
-/// Bytes to have free where those before were too few for some work: what it lacked nobody knows, and fourfold is soon enough.
-pub(crate) fn more(places: &Places, wanted: u64) -> u64 {
-    free_and_size(&places.cache()).map_or(wanted, |(_, size)| (2 * limit(size)).max(wanted).saturating_mul(4).min(size))
+/// Bytes to have free for work, since some found the disk full: what it lacked nobody knows, and fourfold is soon enough.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) bytes: u64,
+    /// Whether they were asked for since the last look: many that find one disk full at once lack no more than one does.
+    is_new: bool,
+}
+
+impl Wanted {
+    pub(crate) fn found_full(&mut self, places: &Places) {
+        if !std::mem::replace(&mut self.is_new, true) {
+            let (_, size) = free_and_size(&places.cache()).unwrap_or_default();
+            self.bytes = (2 * limit(size)).max(self.bytes).saturating_mul(4).min(size);
+        }
+    }
+
+    pub(crate) fn looked(&mut self) {
+        self.is_new = false;
+    }
 }
 
 /// Bytes that a folder's disk still takes; none where it cannot be asked.
