@@ -223,11 +223,16 @@ async fn a_worker_that_never_came_is_given_up_when_killed_and_its_lock_kept_from
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_holder_of_another_boot_is_nobody() {
-    let mut scene = Scene::new(&Script::new(1, 1));
-    let holder = Holder { pid: 1, start_ticks: 0, boot: BootId(uuid::Uuid::from_u128(5)) };
-    std::fs::write(scene.folder.path().join(HOLDER), serde_json::to_vec(&holder).unwrap()).unwrap();
-    scene.adopt();
-    scene.until_gone().await;
+    for locks_place in ["free", "taken by a folder"] {
+        let mut scene = Scene::new(&Script::new(1, 1));
+        let holder = Holder { pid: 1, start_ticks: 0, boot: BootId(uuid::Uuid::from_u128(5)) };
+        std::fs::write(scene.folder.path().join(HOLDER), serde_json::to_vec(&holder).unwrap()).unwrap();
+        if locks_place != "free" {
+            std::fs::create_dir(scene.folder.path().join(LOCK)).unwrap();
+        }
+        scene.adopt();
+        scene.until_gone().await;
+    }
 }
 
 #[test]

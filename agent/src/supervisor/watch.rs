@@ -67,6 +67,8 @@ pub(super) struct Watch {
     measured: Option<Instant>,
     /// Whether a kill was ordered: from then on the lock may be tried even if nobody ever said that he holds it.
     killed: bool,
+    /// Whether its machine was started anew since: nobody of it is left.
+    is_past: bool,
     /// Whether it wrote more events than it may: what is beyond is not read.
     overgrown: bool,
     /// Files of its that cannot be opened or read: one word of each is enough.
@@ -123,8 +125,8 @@ impl Watch {
     ) -> Self {
         let tail = Tail::new(&directory, EVENTS);
         let stall = Stall::new(setting.config.stall_after, Instant::now());
-        let (holder, members, measured, killed, overgrown) = (None, BTreeSet::new(), None, false, false);
-        let unreadable = BTreeSet::new();
+        let (holder, measured, members, unreadable) = (None, None, BTreeSet::new(), BTreeSet::new());
+        let (killed, is_past, overgrown) = (false, false, false);
         Self {
             setting,
             id,
@@ -138,6 +140,7 @@ impl Watch {
             stall,
             measured,
             killed,
+            is_past,
             overgrown,
             unreadable,
         }
@@ -264,11 +267,12 @@ impl Watch {
                 self.tell(News::Holds { pid: name.pid }).await;
             }
             // The machine was started anew since: whoever it was is no more, and its lock may be tried.
-            None => self.killed = true,
+            None => (self.killed, self.is_past) = (true, true),
         }
     }
 
-    /// An adopted worker is gone when its lock is free. One that put something else in its lock's place is when nobody of its group is there.
+    /// An adopted worker is gone when its lock is free. One that put something else in its lock's place is when nobody of its group is there, or
+    /// its machine was started anew.
     fn look_for_lock(&mut self) -> Option<Gone> {
         if !matches!(self.worker, Worker::Adopted) || (self.holder.is_none() && !self.killed) {
             return None;
@@ -280,7 +284,8 @@ impl Watch {
             Err(error) => {
                 self.warn_of(LOCK, &chain(&error));
                 let nobody = |group: Group| group.members().is_ok_and(|members| members.is_empty());
-                self.group().is_some_and(nobody).then(|| gone("nobody of its group is there", None))
+                let is_gone = self.is_past || self.group().is_some_and(nobody);
+                is_gone.then(|| gone("nobody of its group is there", None))
             }
         }
     }
