@@ -48,7 +48,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
             context.ask(async |client| jobs::list::<Dataset>(&client, output, route::DATASETS, page, None).await)
         }
         Args::Show { dataset } => context.ask(async |client| {
-            let id = named::id::<Dataset>(&client, &dataset).await?;
+            // Who would look at one looks at what can be used, and who cleans up does not mean that.
+            let is_sound = |found: &Dataset| matches!(found.status, DatasetStatus::Validating | DatasetStatus::Ready);
+            let id = named::id_fitting(&client, &dataset, is_sound).await?;
             output.answer(&client.get::<Dataset>(&with_id(route::DATASET, id), &[]).await?)
         }),
         Args::Delete { dataset } => context.ask(async |client| delete(&client, output, &dataset).await),

@@ -1,12 +1,12 @@
 //! What a person calls by its name: an id is taken as it is, anything else is looked up among what the caller may see.
 //!
 //! A name may be several things'. The caller's own go before what an administrator sees of others, and a name changes nothing of
-//! somebody else's. What is over or of no use steps back behind what is not; of those that are all over the newest is meant, since
-//! nothing can happen to them. Where that leaves two, nobody is guessed at.
+//! somebody else's. What is over steps back behind what is not; of those that are all over the newest is meant, since nothing can happen
+//! to them. Where that leaves two, nobody is guessed at.
 
 use crate::{client::Client, failure::Failure};
 use lorikeet_api::{
-    dataset::{Dataset, DatasetStatus},
+    dataset::Dataset,
     job::{Job, JobStatus},
     node::Node,
     route,
@@ -185,12 +185,6 @@ impl Named for Dataset {
     }
     fn owner(&self) -> Option<UserId> {
         Some(self.owner)
-    }
-    fn is_over(&self) -> bool {
-        match self.status {
-            DatasetStatus::Validating | DatasetStatus::Ready => false,
-            DatasetStatus::Uploading | DatasetStatus::Error => true,
-        }
     }
 }
 

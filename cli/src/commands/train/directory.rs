@@ -237,9 +237,9 @@ mod tests {
         Directory::open(&path, &spec(8)).unwrap();
         Directory::open(&path, &Spec { threads: Some(3), ..spec(8) }).unwrap();
         let moved = Spec { cache: "/moved/cache".into(), ..spec(8) };
-        let (directory, _hold) = Directory::open(&path, &moved).unwrap();
+        let (directory, hold) = Directory::open(&path, &moved).unwrap();
         assert_eq!(directory.spec().unwrap(), Some(moved), "it goes on as it is asked for now");
-        drop(_hold);
+        drop(hold);
         write(&path, &[WorkerEvent::Finished { step: 1, files: vec![] }]);
         let refused = Directory::open(&path, &Spec { base: "/c".into(), ..spec(16) }).err().unwrap();
         assert_eq!(refused.kind.exit_code(), 2);
