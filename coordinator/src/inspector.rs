@@ -180,9 +180,8 @@ impl Inspector {
         loop {
             while let Some(question) = lines.next() {
                 let (subject, inspector, driver) = (question.subject(), self.clone(), driver.clone());
-                let same = self.same(&question).await;
                 let child = children.spawn(async move { inspector.answer_if_judged(question, driver).await });
-                running.insert(child.id(), (subject, same));
+                running.insert(child.id(), subject);
             }
             tokio::select! {
                 biased;
@@ -197,8 +196,8 @@ impl Inspector {
                 },
                 Some(ended) = children.join_next_with_id() => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
-                    if let Some((subject, same)) = running.remove(&id) {
-                        lines.done(subject);
+                    if let Some(subject) = running.remove(&id) {
+                        let same = lines.done(subject);
                         self.tell_known(same, &mut lines, &driver).await;
                     }
                 }

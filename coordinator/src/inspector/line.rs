@@ -39,8 +39,9 @@ impl Lines {
         self.bases.next().or_else(|| self.others.next())
     }
 
-    pub(super) fn done(&mut self, subject: Subject) {
-        self.of(subject).running.remove(&subject);
+    /// Answers which others it is the same as.
+    pub(super) fn done(&mut self, subject: Subject) -> Option<Hash> {
+        self.of(subject).running.remove(&subject).flatten()
     }
 
     fn of(&mut self, subject: Subject) -> &mut Line {
