@@ -162,7 +162,9 @@ mod tests {
         let held = (0..4_000).map_while(|_| outgoing.wait(chunk)).filter(|wait| !wait.is_zero()).count() as u64;
         // More may become free while the test runs.
         assert!((60..=100).contains(&held), "{held} chunks wait");
-        assert!(outgoing.is_full() && !Outgoing::new(None).is_full());
+        assert!(!Outgoing::new(None).is_full());
+        let slow = Outgoing::new(Some(1));
+        assert!(!slow.is_full() && slow.wait(1 << 30).is_some() && slow.is_full());
     }
 
     #[test]

@@ -27,12 +27,17 @@ async fn stored(world: &World, bytes: &[u8]) -> FileManifest {
 
 /// A job that only waits for a machine.
 pub(super) async fn queued(world: &World) {
+    queued_over(world, b"training data").await;
+}
+
+/// The same over a dataset of these bytes.
+async fn queued_over(world: &World, data: &[u8]) {
     let (driver, id) = (&world.services.driver, UserId(Uuid::now_v7()));
     let user = Actor::User { id, role: Role::Admin, token: TokenId(Uuid::now_v7()) };
     command(world, Actor::System, Command::CreateUser { id, email: "a@b".into(), name: "A".into(), role: Role::Admin })
         .await;
     let dataset = DatasetId(Uuid::now_v7());
-    let manifest = stored(world, b"training data").await;
+    let manifest = stored(world, data).await;
     let (name, file_name, size) = ("chats".to_owned(), "x.jsonl".to_owned(), manifest.size);
     command(
         world,
@@ -118,21 +123,18 @@ async fn an_attempt_fetches_its_files_and_no_others() {
 #[tokio::test]
 async fn a_chunk_that_would_wait_behind_too_many_is_not_even_read() {
     let world = World::narrow(1);
-    queued(&world).await;
+    queued_over(&world, &[7; 4 << 10]).await;
     let (identity, key) = world.node(1).await;
     let (_control, blob, offer) = offered_to(&world, (&identity, &key)).await;
     let (attempt, file) = (offer.attempt, offer.dataset.manifest.hash);
     let fetch = move || BlobRequest::Fetch { attempt, file, chunk: 0 };
-    // Of 13 bytes each, a byte a second, over two connections of four streams: nobody waits here for those that are let wait.
+    // A byte a second: who asks first waits for an hour, and nobody waits here for that.
     let mut asked = tokio::task::JoinSet::new();
-    for _ in 0..2 {
-        let other = world.dial(ALPN_BLOB_SHARE, Some((&identity, &key))).await.unwrap();
-        for _ in 0..4 {
-            let other = other.clone();
-            asked.spawn(async move { ask(&other, fetch(), b"").await.0 });
-        }
+    let other = world.dial(ALPN_BLOB_SHARE, Some((&identity, &key))).await.unwrap();
+    for other in [other.clone(), other] {
+        asked.spawn(async move { ask(&other, fetch(), b"").await.0 });
     }
-    while asked.join_next().await.unwrap().unwrap() != BlobAnswer::Refused(Refusal::Busy) {}
+    assert_eq!(asked.join_next().await.unwrap().unwrap(), BlobAnswer::Refused(Refusal::Busy));
     let kept = world.services.blobs.list().await.unwrap().into_iter().find(|kept| kept.hash == file).unwrap();
     world.services.blobs.delete(kept).await.unwrap();
     let refused = ask(&blob, fetch(), b"").await.0;

@@ -243,9 +243,9 @@ mod tests {
                 }
             });
             let read = (0..200).map(|_| {
-                let mut writer = CacheWriter::create(&path).expect("created");
-                writer.push(&example()).expect("added");
-                writer.finish(&serde_json::Value::Null).and_then(|cache| cache.example(0))
+                let mut writer = CacheWriter::create(&path)?;
+                writer.push(&example())?;
+                writer.finish(&serde_json::Value::Null)?.example(0)
             });
             let failed = read.filter_map(Result::err).map(|error| error.to_string()).collect::<Vec<_>>();
             done.store(true, Ordering::Relaxed);
