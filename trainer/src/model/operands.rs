@@ -1,5 +1,5 @@
-//! What products take of an adapter: its numbers and, with DoRA, the lengths of the rows that it adapts. Both change with a step alone, and are
-//! made once for all passes between two.
+//! What products take of an adapter: its numbers and, with DoRA, the lengths of the rows that it adapts. Both change with a step alone: they are
+//! made once for all passes of one, and once for all tokens that are generated.
 
 use std::collections::BTreeMap;
 
