@@ -223,12 +223,17 @@ pub fn plan(config: &ModelConfig, settings: &Settings) -> MemoryPlan {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_model_that_is_trained_itself_takes_eighteen_bytes_a_number_of_a_gpu() {
+    /// SmolLM2-135M.
+    pub(super) fn smollm2() -> ModelConfig {
         let text = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536,
             "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
             "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true}"#;
-        let config = ModelConfig::parse(text).expect("a supported model");
+        ModelConfig::parse(text).expect("a supported model")
+    }
+
+    #[test]
+    fn a_model_that_is_trained_itself_takes_eighteen_bytes_a_number_of_a_gpu() {
+        let config = smollm2();
         let parameters = crate::parameters(&config);
         let of = |processor, base_dtype| {
             let whole = AdapterShape { parameters, whole: true, ..AdapterShape::default() };

@@ -213,14 +213,12 @@ fn part_columns(rows: usize, inputs: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::smollm2;
     use super::*;
 
     #[test]
     fn an_adapter_on_the_head_counts_on_a_gpu_with_one_chunk_of_rows() {
-        let text = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536,
-            "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-            "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true}"#;
-        let config = ModelConfig::parse(text).expect("a supported model");
+        let config = smollm2();
         let head = |processor, rows, head_rank, head_masks, head_lengths| {
             let shape = AdapterShape { rank: 16, head_rank, head_masks, head_lengths, ..AdapterShape::default() };
             let settings = Settings {
