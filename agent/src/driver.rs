@@ -83,7 +83,7 @@ pub(crate) struct Driver {
     pub(crate) conversation: Option<Conversation>,
     /// Uploads that this turn heard the end of.
     pub(crate) uploaded: Vec<(AttemptId, Errand)>,
-    /// None once work has gone well.
+    /// What the disk is to have free since work found it full; no more than ever once work has gone well.
     pub(crate) wanted_free: room::Wanted,
 }
 

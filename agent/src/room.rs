@@ -79,6 +79,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_disk_that_was_too_full_is_to_have_fourfold_free_once_for_all_who_found_it_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let places = Places::new(folder.path());
+        std::fs::create_dir_all(places.cache()).expect("made");
+        let (_, size) = free_and_size(&places.cache()).expect("a disk");
+        let mut wanted = Wanted::default();
+        let mut found_full = |times: u32| {
+            (0..times).for_each(|_| wanted.found_full(&places));
+            wanted.looked();
+            wanted.bytes
+        };
+        let first = (8 * limit(size)).min(size);
+        assert_eq!([found_full(8), found_full(1)], [first, (4 * first).min(size)]);
+    }
+
+    #[test]
     fn a_folder_that_is_gone_and_a_disk_that_is_full_are_told_apart() {
         let folder = tempfile::tempdir().expect("a folder");
         assert_eq!(trouble(&folder.path().join("none")).as_deref(), Some("the agent's data directory is gone"));

@@ -67,7 +67,7 @@ pub(super) struct Watch {
     measured: Option<Instant>,
     /// Whether a kill was ordered: from then on the lock may be tried even if nobody ever said that he holds it.
     killed: bool,
-    /// Whether its machine was started anew since: nobody of it is left.
+    /// Whether its machine was started anew since: nobody of it is left, and its lock may be tried.
     is_past: bool,
     /// Whether it wrote more events than it may: what is beyond is not read.
     overgrown: bool,
@@ -267,14 +267,15 @@ impl Watch {
                 self.tell(News::Holds { pid: name.pid }).await;
             }
             // The machine was started anew since: whoever it was is no more, and its lock may be tried.
-            None => (self.killed, self.is_past) = (true, true),
+            None => self.is_past = true,
         }
     }
 
     /// An adopted worker is gone when its lock is free. One that put something else in its lock's place is when nobody of its group is there, or
     /// its machine was started anew.
     fn look_for_lock(&mut self) -> Option<Gone> {
-        if !matches!(self.worker, Worker::Adopted) || (self.holder.is_none() && !self.killed) {
+        let may_be_tried = self.holder.is_some() || self.killed || self.is_past;
+        if !matches!(self.worker, Worker::Adopted) || !may_be_tried {
             return None;
         }
         let gone = |how: &str, lock| Gone { how: how.into(), exit: None, _lock: lock };

@@ -48,16 +48,21 @@ async fn two_hours_without_a_coordinator_cost_nothing() {
     scene.shutdown().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn files_that_the_coordinator_lost_are_uploaded_again_before_their_report() {
-    let mut scene = Scene::new(&Script::new(12, 5)).await;
+/// An attempt whose reports nobody acknowledges, and a coordinator that comes back without the files that they name.
+async fn ends_unheard_and_the_shelf_is_lost(scene: &mut Scene) {
     let mut talk = scene.start().await;
     talk.mute = true;
-    talk.offer(&scene, 1, None).await;
+    talk.offer(scene, 1, None).await;
     talk.until_ended().await;
     drop(talk);
     scene.crash_coordinator().await;
     scene.shelf_is_lost();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_the_coordinator_lost_are_uploaded_again_before_their_report() {
+    let mut scene = Scene::new(&Script::new(12, 5)).await;
+    ends_unheard_and_the_shelf_is_lost(&mut scene).await;
     let mut talk = scene.restart_coordinator(0).await;
     talk.until_ended().await;
     scene.holds_every_file(&talk.reports);
@@ -67,13 +72,7 @@ async fn files_that_the_coordinator_lost_are_uploaded_again_before_their_report(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_whose_files_are_nowhere_goes_without_them_and_holds_no_other_up() {
     let mut scene = Scene::new(&Script::new(12, 5)).await;
-    let mut talk = scene.start().await;
-    talk.mute = true;
-    talk.offer(&scene, 1, None).await;
-    talk.until_ended().await;
-    drop(talk);
-    scene.crash_coordinator().await;
-    scene.shelf_is_lost();
+    ends_unheard_and_the_shelf_is_lost(&mut scene).await;
     let (uploads, directory) = (scene.places().uploads(attempt(1)), scene.places().attempt(attempt(1)));
     for gone in [uploads, directory.join("adapter"), directory.join("checkpoints/step-00000005")] {
         std::fs::remove_dir_all(gone).unwrap();
@@ -93,13 +92,7 @@ async fn a_report_whose_files_are_nowhere_goes_without_them_and_holds_no_other_u
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_whose_staged_files_were_changed_or_cut_goes_without_them_and_holds_no_other_up() {
     let mut scene = Scene::new(&Script::new(12, 5)).await;
-    let mut talk = scene.start().await;
-    talk.mute = true;
-    talk.offer(&scene, 1, None).await;
-    talk.until_ended().await;
-    drop(talk);
-    scene.crash_coordinator().await;
-    scene.shelf_is_lost();
+    ends_unheard_and_the_shelf_is_lost(&mut scene).await;
     let directory = scene.places().attempt(attempt(1));
     // What is staged are the same files by other names.
     for (file, bytes) in
@@ -121,13 +114,7 @@ async fn a_report_whose_staged_files_were_changed_or_cut_goes_without_them_and_h
 async fn a_report_whose_files_are_there_again_when_it_is_said_again_goes_with_them() {
     let mut scene = Scene::new(&Script::new(1, 1)).await;
     scene.config.link.report_retry = Duration::from_millis(200);
-    let mut talk = scene.start().await;
-    talk.mute = true;
-    talk.offer(&scene, 1, None).await;
-    talk.until_ended().await;
-    drop(talk);
-    scene.crash_coordinator().await;
-    scene.shelf_is_lost();
+    ends_unheard_and_the_shelf_is_lost(&mut scene).await;
     let adapter = scene.places().attempt(attempt(1)).join("adapter");
     let aside = adapter.with_added_extension("aside");
     std::fs::rename(&adapter, &aside).unwrap();
