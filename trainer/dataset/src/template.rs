@@ -44,9 +44,11 @@ const ENDLESS: &str = "it takes more than";
 /// that loops for ever is stopped within a second.
 const FUEL: u64 = 10_000_000;
 
-/// Bytes of text that one rendering may make beside some copies of what is said in it: within its steps a template could make gigabytes.
-const MOST_TEXT: usize = 8 << 20;
+/// Bytes of text that one rendering may make beside some copies of what is said in it and a frame around each message: within its steps
+/// a template could make gigabytes. A tokenizer that is loaded holds two texts at a time, each of which may have grown by doubling.
+const MOST_TEXT: usize = 4 << 20;
 const COPIES: usize = 4;
+const FRAME: usize = 256;
 
 /// A compiled chat template with the special tokens it may print.
 #[derive(Debug)]
@@ -107,7 +109,8 @@ impl Template {
         context.insert("documents", Value::from(()));
         let template = self.env.get_template(NAME).map_err(|error| in_words(&error))?;
         let said: usize = messages.iter().filter_map(|message| message.content.as_deref()).map(str::len).sum();
-        let mut text = Text { bytes: Vec::new(), most: MOST_TEXT + COPIES * said, is_full: false };
+        let most = MOST_TEXT + COPIES * said + FRAME * messages.len();
+        let mut text = Text { bytes: Vec::new(), most, is_full: false };
         let rendered = guarded(UNREADABLE, || {
             template
                 .render_captured_to(Value::from_pairs(context), &mut text)
@@ -261,7 +264,7 @@ mod tests {
         let source = format!("{{% for i in range(99999) %}}{}{{% endfor %}}", "pa".repeat(200));
         let template = Template::compile(&source, BTreeMap::new()).expect("sound");
         let error = template.check_end(&[]).expect_err("40 MB");
-        assert!(error.contains("8388608 bytes for the text of one conversation"), "{error}");
+        assert!(error.contains("4194304 bytes for the text of one conversation"), "{error}");
         let long = [Message::new(Role::User, "x".repeat(20 << 20))];
         let repeats = Template::compile("{% for m in messages %}{{ m.content }}{% endfor %}", BTreeMap::new());
         assert_eq!(repeats.expect("sound").render(&long, &[], false).map(|text| text.len()), Ok(20 << 20));
@@ -308,6 +311,12 @@ mod tests {
         let template = Template::compile(BUILT_IN, BTreeMap::new()).expect("compiles");
         let messages = vec![Message::new(Role::User, "hi"); 100_000];
         template.render(&messages, &[], true).expect("renders");
+        let frame = "-".repeat(200);
+        let framed = Template::compile(
+            &format!("{{% for m in messages %}}{frame}{{{{ m.content }}}}{{% endfor %}}"),
+            BTreeMap::new(),
+        );
+        framed.expect("compiles").render(&messages, &[], true).expect("20 MB of frames renders");
     }
 
     #[test]
