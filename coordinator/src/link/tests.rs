@@ -3,8 +3,10 @@
 mod flood;
 mod frozen;
 mod leaving;
+mod renewal;
 mod rotation;
 mod share;
+mod telemetry;
 mod thief;
 mod work;
 
@@ -22,7 +24,7 @@ use crate::{
     store::Store,
 };
 use lorikeet_protocol::{
-    agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Trusts, former},
+    agent::{Farewell, FromAgent, Hello, Telemetry, ToAgent, Trusts},
     blob::{BlobAnswer, BlobRequest, Refusal},
     codec,
     file::FileManifest,
@@ -360,59 +362,6 @@ async fn a_certificate_nobody_recorded_is_turned_away() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_renewed_over_the_live_link() {
-    let world = World::new();
-    let (identity, key) = world.node(7).await;
-    let mut control = world.control((&identity, &key)).await;
-    control.hello(1).await;
-    control.say(FromAgent::Renew(request(&key))).await;
-    let ToAgent::Renewed(certificate) = control.hear().await else { panic!("no certificate") };
-    let renewed = Identity { certificate, ..identity };
-    let mut control = world.control((&renewed, &key)).await;
-    assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)));
-}
-
-#[tokio::test]
-async fn a_node_that_renews_without_end_is_told_to_come_back_later() {
-    let world = World::new();
-    let (identity, key) = world.node(13).await;
-    let mut answered = 0;
-    // Each on a connection of its own; a renewal a second is answered, so it takes more than five.
-    for _ in 0..60 {
-        let mut control = world.control((&identity, &key)).await;
-        control.say(FromAgent::Renew(request(&key))).await;
-        if close_code(&control.connection).await == CloseCode::TooMany as u32 {
-            break;
-        }
-        answered += 1;
-    }
-    assert!((5..60).contains(&answered), "{answered}");
-    let mut control = world.control((&identity, &key)).await;
-    assert!(matches!(control.hello(1).await, ToAgent::Welcome(_)), "what else it says is heard");
-}
-
-#[tokio::test]
-async fn an_expired_certificate_may_renew_and_nothing_else() {
-    // One second: the shortest that a certificate, which knows no fractions, can be.
-    let world = World::with_ttl(Duration::from_secs(1));
-    let (identity, key) = world.node(8).await;
-    let deadline = std::time::Instant::now() + PATIENCE;
-    while !world.identify(&identity.certificate).expired {
-        assert!(std::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let mut control = world.control((&identity, &key)).await;
-    control.say(FromAgent::Hello(Box::new(hello(1)))).await;
-    assert_eq!(close_code(&control.connection).await, CloseCode::Misbehaved as u32);
-    let blob = world.dial(ALPN_BLOB, Some((&identity, &key))).await.unwrap();
-    assert_eq!(close_code(&blob).await, CloseCode::NoCertificate as u32);
-    let mut control = world.control((&identity, &key)).await;
-    control.say(FromAgent::Renew(request(&key))).await;
-    let ToAgent::Renewed(certificate) = control.hear().await else { panic!("no certificate") };
-    assert_eq!(world.identify(&certificate).node, identity.node);
-}
-
-#[tokio::test]
 async fn bytes_need_a_session_and_an_attempt_of_ones_own() {
     let world = World::new();
     let (identity, key) = world.node(9).await;
@@ -529,74 +478,4 @@ fn a_connection_of_a_killed_coordinator_ends_at_its_first_packet_to_the_next_one
         let ended = timeout(IDLE / 3, control.connection.closed()).await.expect("no reset came");
         assert!(matches!(ended, ConnectionError::Reset), "{ended}");
     });
-}
-
-#[tokio::test]
-async fn a_certificate_of_any_length_is_renewed_in_its_middle_and_not_before() {
-    let folder = tempfile::tempdir().unwrap();
-    let authority = Authority::open(folder.path()).unwrap();
-    for hours in [1, 12, 24, 7 * 24] {
-        let ttl = Duration::from_secs(hours * 3_600);
-        let issued = authority.certify(NodeId(Uuid::nil()), &request(&new_key()), ttl).unwrap();
-        let (_, parsed) = x509_parser::parse_x509_certificate(&issued.certificate).unwrap();
-        let (from, to) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
-        let left = from.midpoint(to) - now;
-        assert!(from < now && left > (hours * 3_600 / 3) as i64, "{hours} h: {left} s until it is renewed");
-    }
-}
-
-#[tokio::test]
-async fn what_a_device_says_of_itself_is_there_while_its_node_is() {
-    let world = World::new();
-    let (identity, key) = world.node(12).await;
-    let mut control = world.control_in(ALPN_CONTROL_METER, (&identity, &key)).await;
-    control.hello(1).await;
-    let said = Telemetry { sm_clock_mhz: Some(1_755), ..device_says(5) };
-    let nonsense = Telemetry { power_watts: Some(f32::NAN), ..device_says(6) };
-    let told = codec::encode(&former::Telemetry::from(&device_says(7))).unwrap();
-    let frames = [encoded(&nonsense), told, encoded(&said)];
-    world.until_device_says(&identity, std::slice::from_ref(&said), &control, &frames).await;
-    control.connection.close(VarInt::from_u32(0), b"");
-    world.until_device_says(&identity, &[], &control, &[]).await;
-}
-
-#[tokio::test]
-async fn an_agent_of_before_is_understood_when_it_says_how_its_devices_are() {
-    let world = World::new();
-    let (identity, key) = world.node(12).await;
-    let mut control = world.control((&identity, &key)).await;
-    control.hello(1).await;
-    let said = device_says(5);
-    let former = codec::encode(&former::Telemetry::from(&said)).unwrap();
-    let newer = encoded(&Telemetry { sm_clock_mhz: Some(1), ..device_says(6) });
-    world.until_device_says(&identity, &[said], &control, &[newer, former]).await;
-}
-
-fn encoded(said: &Telemetry) -> Vec<u8> {
-    codec::encode(said).unwrap()
-}
-
-/// What one of before can say as well.
-fn device_says(time: u64) -> Telemetry {
-    Telemetry {
-        utilization_percent: Some(40.0),
-        temperature_celsius: Some(50.0),
-        ..Telemetry::new(DeviceId::cpu(), UnixMillis(time), 3, 9)
-    }
-}
-
-impl World {
-    /// Says these frames until that is what is known of the node's devices.
-    async fn until_device_says(&self, node: &Identity, expected: &[Telemetry], control: &Control, frames: &[Vec<u8>]) {
-        let newest = || self.services.telemetry.of(node.node).into_values().collect::<Vec<_>>();
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while newest() != expected {
-            assert!(std::time::Instant::now() < deadline, "it stayed {:?}", newest());
-            for frame in frames {
-                let _ = control.connection.send_datagram(frame[codec::HEADER_BYTES..].to_vec().into());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
 }
