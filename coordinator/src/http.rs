@@ -15,6 +15,7 @@ mod ca;
 mod caller;
 mod curve;
 mod dataset;
+mod document;
 mod door;
 mod download;
 mod ends;
@@ -151,13 +152,9 @@ pub(crate) struct Http {
     task: JoinHandle<io::Result<()>>,
 }
 
-#[derive(OpenApi)]
-#[openapi(info(title = "Lorikeet", description = "LoRA fine-tuning on your own GPUs.", license(name = "Apache-2.0")))]
-struct Document;
-
 /// Every route, and the document that describes them.
 fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(Document::openapi())
+    OpenApiRouter::with_openapi(document::Document::openapi())
         .routes(routes!(dataset::create, dataset::list))
         .routes(routes!(dataset::show, dataset::delete))
         .routes(routes!(dataset::upload_url))
@@ -220,7 +217,7 @@ use download::download as model_download;
 pub(crate) fn service(app: Arc<App>) -> Router {
     let (quick, document) = routes();
     let (patient, more) = patient_routes();
-    let document = document.merge_from(more);
+    let document = document::complete(document.merge_from(more));
     let quick = quick.layer(middleware::from_fn_with_state(Arc::clone(&app), frame::in_time));
     let queryless = ask::Queryless::of(&document);
     let routed = quick

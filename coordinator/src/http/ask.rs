@@ -30,7 +30,7 @@ use utoipa::openapi::{
 };
 
 /// Longer keys are no keys of any client library.
-const MAX_KEY: usize = 255;
+pub(super) const MAX_KEY: usize = 255;
 
 /// A request with a body.
 pub(super) struct Ask<T> {

@@ -33,21 +33,21 @@ impl From<RotationError> for Failure {
 }
 
 /// The certificate of the CA that signs; needs no token, because who pins it compares the hash first.
-#[utoipa::path(get, path = route::CA, tag = "server", security(()), responses((status = 200, body = Envelope<CaCertificate>)))]
+#[utoipa::path(get, path = route::CA, tag = "ca", security(()), responses((status = 200, body = Envelope<CaCertificate>)))]
 pub(super) async fn certificate(State(app): State<Arc<App>>) -> Answered<CaCertificate> {
     let authorities = app.trust.now();
     one(CaCertificate { pem: authorities.issuing().pem().to_owned(), hash: authorities.issuing().hash() })
 }
 
 /// Where the rotation of the CA is, and what it waits for; for administrators.
-#[utoipa::path(get, path = route::CA_ROTATION, tag = "server", responses((status = 200, body = Envelope<Rotation>)))]
+#[utoipa::path(get, path = route::CA_ROTATION, tag = "ca", responses((status = 200, body = Envelope<Rotation>)))]
 pub(super) async fn show(State(app): State<Arc<App>>, caller: Caller) -> Answered<Rotation> {
     caller.actor.require_admin("see what nodes trust")?;
     standing(&app, caller.actor).await
 }
 
 /// Makes the next CA, which signs from now on; both are trusted until the rotation is finished. One that is under way goes on.
-#[utoipa::path(post, path = route::CA_ROTATION, tag = "server", responses((status = 200, body = Envelope<Rotation>)))]
+#[utoipa::path(post, path = route::CA_ROTATION, tag = "ca", responses((status = 200, body = Envelope<Rotation>)))]
 pub(super) async fn begin(
     State(app): State<Arc<App>>,
     Ask { context, caller, .. }: Ask<Nothing>,
@@ -57,7 +57,7 @@ pub(super) async fn begin(
 }
 
 /// Forgets the older CA now. Refused with the names of the nodes that would be cut off, unless it is forced.
-#[utoipa::path(post, path = route::CA_ROTATION_FINISH, tag = "server", request_body = FinishRotation,
+#[utoipa::path(post, path = route::CA_ROTATION_FINISH, tag = "ca", request_body = FinishRotation,
     responses((status = 200, body = Envelope<Rotation>)))]
 pub(super) async fn finish(
     State(app): State<Arc<App>>,

@@ -29,6 +29,7 @@ use lorikeet_protocol::{
 };
 use serde::Deserialize;
 use std::{cmp::Ordering, sync::Arc, time::Duration};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Between two looks at an upload that somebody else confirms at the same time; a minute in all.
@@ -92,7 +93,7 @@ pub(super) struct Filter {
 }
 
 /// A leading minus: the largest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 enum Sort {
     #[serde(rename = "created")]
     Oldest,
@@ -110,9 +111,9 @@ enum Sort {
 
 /// The caller's datasets, newest first.
 #[utoipa::path(get, path = route::DATASETS, tag = "datasets",
-    params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query), ("status" = Option<String>, Query),
+    params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query), ("status" = Option<DatasetStatus>, Query),
         ("name" = Option<String>, Query, description = "the whole of a name"),
-        ("search" = Option<String>, Query), ("sort" = Option<String>, Query, description = "created, name or size; with a minus: largest first")),
+        ("search" = Option<String>, Query), ("sort" = inline(Option<Sort>), Query, description = "with a minus: largest first")),
     responses((status = 200, body = Envelope<Vec<api::Dataset>>)))]
 pub(super) async fn list(
     State(app): State<Arc<App>>,

@@ -91,7 +91,7 @@ pub(super) struct Filter {
 
 /// The caller's jobs, newest first.
 #[utoipa::path(get, path = route::JOBS, tag = "jobs",
-    params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query), ("status" = Option<String>, Query),
+    params(("page" = Option<u32>, Query), ("pageSize" = Option<u32>, Query), ("status" = Option<JobStatus>, Query),
         ("name" = Option<String>, Query, description = "the whole of a name"),
         ("search" = Option<String>, Query, description = "part of a name, whatever its case")),
     responses((status = 200, body = Envelope<Vec<api::Job>>)))]

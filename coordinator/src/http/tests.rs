@@ -3,6 +3,7 @@
 mod ca;
 mod crowd;
 mod discreet;
+mod document;
 mod events;
 mod ownership;
 mod repeats;
@@ -200,6 +201,20 @@ pub(super) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
     let text = response.text().await.unwrap();
     let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
     (status, body)
+}
+
+/// Method, path and what is said of it, of every operation of the document that the coordinator serves.
+pub(super) async fn documented(world: &World) -> Vec<(Method, String, Value)> {
+    let (_, document) = answer(world.ask(Method::GET, route::OPENAPI, &world.admin)).await;
+    let paths = document["paths"].as_object().unwrap();
+    let operations = |(path, item): (&String, &Value)| {
+        let named =
+            |(verb, said): (&String, &Value)| (verb.to_uppercase().parse().unwrap(), path.clone(), said.clone());
+        item.as_object().unwrap().iter().map(named).collect::<Vec<_>>()
+    };
+    let operations: Vec<_> = paths.iter().flat_map(operations).collect();
+    assert!(operations.len() > 50, "{document}");
+    operations
 }
 
 pub(super) fn patch(world: &World, url: &str, offset: u64, bytes: impl Into<reqwest::Body>) -> RequestBuilder {

@@ -48,7 +48,7 @@ pub(super) fn link(app: &App, dataset: &Dataset) -> (String, UnixMillis) {
 }
 
 /// How much of an upload is safe.
-#[utoipa::path(head, path = route::UPLOAD, tag = "datasets", params(("id" = String, Path), ("expires" = u64, Query), ("signature" = String, Query)),
+#[utoipa::path(head, path = route::UPLOAD, tag = "datasets", security(()), params(("id" = String, Path), ("expires" = u64, Query), ("signature" = String, Query)),
     responses((status = 200, description = "Upload-Offset and Upload-Length")))]
 pub(super) async fn offset(
     State(app): State<Arc<App>>,
@@ -64,7 +64,7 @@ pub(super) async fn offset(
 }
 
 /// Adds to an upload.
-#[utoipa::path(patch, path = route::UPLOAD, tag = "datasets", params(("id" = String, Path), ("expires" = u64, Query), ("signature" = String, Query)),
+#[utoipa::path(patch, path = route::UPLOAD, tag = "datasets", security(()), params(("id" = String, Path), ("expires" = u64, Query), ("signature" = String, Query)),
     request_body(content = String, content_type = "application/offset+octet-stream"), responses((status = 204, description = "Upload-Offset")))]
 pub(super) async fn append(
     State(app): State<Arc<App>>,

@@ -1,0 +1,101 @@
+//! What the document says of every route alike is so.
+
+use super::*;
+use lorikeet_api::ErrorEnvelope;
+use lorikeet_protocol::id::NodeId;
+use std::collections::BTreeSet;
+
+/// The documented operations, with an id that nobody has in each path.
+async fn operations(world: &World) -> Vec<(Method, String, Value)> {
+    let mut operations = documented(world).await;
+    for (_, path, _) in &mut operations {
+        *path = route::with_id(path, nobodys(path));
+    }
+    operations
+}
+
+fn nobodys(path: &str) -> String {
+    let id = Uuid::now_v7();
+    match path.split('/').nth(2).unwrap_or_default() {
+        "training-jobs" => JobId(id).to_string(),
+        "base-models" => BaseId(id).to_string(),
+        "models" => ModelId(id).to_string(),
+        "nodes" => NodeId(id).to_string(),
+        "sweeps" => SweepId(id).to_string(),
+        "tokens" => TokenId(id).to_string(),
+        _ => DatasetId(id).to_string(),
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused_where_it_says_so_and_in_the_form_that_it_says() {
+    let world = World::new().await;
+    for (method, path, said) in operations(&world).await {
+        let is_open = said["security"] == json!([{}]);
+        let request = world.http.request(method.clone(), format!("{}{path}", world.coordinator.http_url()));
+        let (status, body) = answer(request).await;
+        assert_eq!(status != StatusCode::UNAUTHORIZED, is_open, "{method} {path}: {status}");
+        let form = &said["responses"]["default"]["content"]["application/json"]["schema"]["$ref"];
+        assert_eq!(form.is_null(), method == Method::HEAD, "{method} {path}: {said}");
+        if !status.is_success() && method != Method::HEAD {
+            assert_eq!(form, "#/components/schemas/ErrorEnvelope", "{method} {path}");
+            serde_json::from_value::<ErrorEnvelope>(body).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_two_operations_have_one_name_and_every_change_may_be_asked_for_again() {
+    let world = World::new().await;
+    let mut names = BTreeSet::new();
+    for (method, path, said) in operations(&world).await {
+        let name = said["operationId"].as_str().unwrap().to_owned();
+        assert!(names.insert(name.clone()), "{method} {path}: {name} stands twice");
+        let parameters = said["parameters"].as_array().cloned().unwrap_or_default();
+        let is_repeatable = parameters.iter().any(|parameter| parameter["name"] == "Idempotency-Key");
+        let is_change = ![Method::GET, Method::HEAD].contains(&method) && said["security"].is_null();
+        assert_eq!(is_repeatable, is_change, "{method} {path}");
+        if is_change {
+            let asked = world.ask(method.clone(), &path, &world.admin).header("idempotency-key", "x".repeat(256));
+            let (_, refused) = answer(asked).await;
+            assert_eq!(refused["error"]["field"], "Idempotency-Key", "{method} {path}: {refused}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_left_out_where_it_says_so_and_nowhere_else() {
+    let world = World::new().await;
+    for (method, path, said) in operations(&world).await {
+        let Some(is_required) = said["requestBody"].as_object().map(|body| body["required"] == true) else { continue };
+        if said["security"] == json!([{}]) {
+            continue;
+        }
+        let (status, body) = answer(world.ask(method.clone(), &path, &world.admin)).await;
+        assert_eq!(status == StatusCode::BAD_REQUEST, is_required, "{method} {path}: {status} {body}");
+    }
+}
+
+#[tokio::test]
+async fn pages_are_as_long_as_it_says_and_no_longer() {
+    let world = World::new().await;
+    let mut lists = 0;
+    for (method, path, said) in operations(&world).await {
+        for parameter in said["parameters"].as_array().into_iter().flatten() {
+            let (name, bounds) = (parameter["name"].as_str().unwrap(), &parameter["schema"]);
+            if !["page", "pageSize"].contains(&name) {
+                continue;
+            }
+            assert_eq!(bounds["minimum"], 1, "{method} {path}");
+            let beyond = bounds["maximum"].as_u64().map(|most| most + 1);
+            for wrong in [Some(0), beyond].into_iter().flatten() {
+                let (_, refused) =
+                    answer(world.ask(method.clone(), &format!("{path}?{name}={wrong}"), &world.admin)).await;
+                let is_unknown = refused["error"]["code"] == "NOT_FOUND";
+                assert!(is_unknown || refused["error"]["field"] == name, "{method} {path}?{name}={wrong}: {refused}");
+            }
+            lists += 1;
+        }
+    }
+    assert!(lists > 10, "{lists}");
+}
