@@ -1,8 +1,11 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
 use super::{
-    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, Subject, put, schedule::Why, share::Sharing,
-    submit::adapter_files, sweep::NewSweep,
+    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, Subject, put,
+    schedule::Why,
+    share::Sharing,
+    submit::{adapter_files, the_one},
+    sweep::NewSweep,
 };
 use crate::{
     access::{Actor, Context, Refusal, Role},
@@ -429,16 +432,17 @@ impl Cluster {
     }
 
     fn dataset_named(&self, actor: Actor, field: &'static str, name: &str) -> Result<&Dataset, Refusal> {
-        let visible = |dataset: &&Dataset| actor.sees(dataset.owner);
-        let named = |dataset: &&Dataset| dataset.id.to_string() == name || dataset.name == name;
-        // Of several with one name the newest is meant that can be used or is being judged, and one's own before another's: an upload
-        // that broke off does not hide what came before it.
-        let found = || self.datasets.values().filter(|dataset| visible(dataset) && named(dataset));
-        let own = |dataset: &&Dataset| Some(dataset.owner) == actor.user();
-        let sound = |dataset: &&Dataset| !dataset.is_broken();
-        let of_mine = found().filter(own).rfind(sound).or_else(|| found().rfind(own));
-        let dataset = of_mine.or_else(|| found().rfind(sound)).or_else(|| found().next_back());
-        dataset
+        let by_id = name.parse().ok().and_then(|id: DatasetId| self.datasets.get(&id));
+        if let Some(dataset) = by_id.filter(|dataset| actor.sees(dataset.owner)) {
+            return Ok(dataset);
+        }
+        let called = self.datasets.values().filter(|dataset| actor.sees(dataset.owner) && dataset.name == name);
+        let (own, others): (Vec<_>, Vec<_>) = called.partition(|dataset| Some(dataset.owner) == actor.user());
+        let found = if own.is_empty() { others } else { own };
+        // An upload that broke off does not hide what came before it; where nothing can be used the newest says why.
+        let (broken, sound): (Vec<_>, Vec<_>) = found.into_iter().partition(|dataset| dataset.is_broken());
+        let only = the_one(field, "dataset", name, &sound, |dataset| dataset.id.to_string())?;
+        only.or(broken.last().copied())
             .ok_or_else(|| Refusal::invalid(field, format!("no dataset `{name}`; `lorikeet dataset list` names them")))
     }
 

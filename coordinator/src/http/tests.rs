@@ -144,9 +144,9 @@ impl World {
 
     /// A job that waits for a machine.
     pub(crate) async fn job(&self) -> JobId {
-        self.dataset("chats", "one line\n").await;
+        let chats = self.dataset("chats", "one line\n").await.to_string();
         self.base("tiny").await;
-        let (status, body) = self.call(Method::POST, route::JOBS, json!({ "base": "tiny", "dataset": "chats" })).await;
+        let (status, body) = self.call(Method::POST, route::JOBS, json!({ "base": "tiny", "dataset": chats })).await;
         assert_eq!(status, StatusCode::CREATED, "{body}");
         let id: JobId = body["data"]["id"].as_str().unwrap().parse().unwrap();
         self.wait(&route::with_id(route::JOB, id), |row| row["phase"] == "queued").await;
