@@ -263,6 +263,8 @@ pub enum Query {
     Nodes,
     /// Why does this job wait?
     Why(JobId),
+    /// Which of these jobs cannot start as machines and limits are?
+    Stuck(Vec<JobId>),
     /// What a job's words for base and dataset stand for; with the models that its `init_adapter` may mean.
     Resolve { spec: Box<JobSpec>, adapters: Vec<Model> },
     /// Where would this job go?
@@ -292,6 +294,7 @@ pub enum Answer {
     Actor(Option<Actor>),
     Nodes(Vec<NodeStatus>),
     Why(Option<Why>),
+    Stuck(BTreeMap<JobId, Why>),
     Conditions(Vec<Dependency>),
     Resolved {
         base: Box<Base>,
@@ -400,6 +403,7 @@ impl Cluster {
             Query::Authenticate(hash) => Answer::Actor(self.authenticate(hash, now)),
             Query::Nodes => Answer::Nodes(self.present_nodes().map(LiveNode::status).collect()),
             Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?.record.id, now)),
+            Query::Stuck(ids) => Answer::Stuck(self.stuck(actor, &ids, now)),
             Query::Resolve { spec, adapters } => {
                 let Named { base, dataset, validation } = self.resolve(actor, &spec)?;
                 adapter_files(actor, &spec, base, &adapters)?;
