@@ -355,6 +355,18 @@ pub(crate) enum Base {
     /// List base models
     #[command(after_help = "Example:\n  lorikeet base list")]
     List(Page),
+    /// One base model: directory, size, faults
+    #[command(after_help = "Example:\n  lorikeet base show smollm2-135m")]
+    Show {
+        /// Its name or id
+        base: String,
+    },
+    /// Forget one that no job needs any more; its files stay
+    #[command(after_help = "Example:\n  lorikeet base delete smollm2-135m")]
+    Delete {
+        /// Its name or id
+        base: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use crate::{
     client::Client,
     failure::Failure,
     interrupt::Interrupt,
-    output::{progress::BytesProgress, table::size},
+    output::{Output, progress::BytesProgress, table::size},
 };
 use lorikeet_api::{
     job::Job,
@@ -33,9 +33,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Args::List(page) => {
             context.ask(async |client| jobs::list::<Model>(&client, output, route::MODELS, page, None).await)
         }
-        Args::Show { adapter } => context.ask(async |client| output.answer(&find(&client, &adapter).await?)),
+        Args::Show { adapter } => context.ask(async |client| output.answer(&find(&client, output, &adapter).await?)),
         Args::Pull { adapter, out } => context.ask(async |client| {
-            let model = find(&client, &adapter).await?;
+            let model = find(&client, output, &adapter).await?;
             let interrupt = Interrupt::listen()?;
             interrupt.or(pull(&client, &model, &out)).await?;
             output.note(&format!("{} files, {} in {}", model.files.len(), size(model.size_bytes), out.display()));
@@ -47,12 +47,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
 }
 
 /// By its id, or by the job that made it.
-async fn find(client: &Client, adapter: &str) -> Result<Model, Failure> {
+async fn find(client: &Client, output: Output, adapter: &str) -> Result<Model, Failure> {
     let id = match adapter.parse::<ModelId>() {
         Ok(id) => id,
         Err(_) => {
             let has_made_one = |job: &Job| job.model.is_some();
-            let job = job::show(client, named::id_fitting(client, adapter, has_made_one).await?).await?;
+            let job = job::show(client, named::id_fitting(client, output, adapter, has_made_one).await?).await?;
             job.model.ok_or_else(|| {
                 Failure::refused(format!("{} has made no adapter", job.id)).hint("is it done? see `lorikeet jobs`")
             })?

@@ -535,7 +535,7 @@ const NODE: &str = r#"{"id":"node_01920000000070008000000000000002","name":"gpu-
 "attempts":[]}],"cache":{"files":9,"givesAt":"192.0.2.7:7172",
 "fromCoordinatorBytes":2147483648,"fromNodesBytes":15032385536,"toNodesBytes":0},
 "joinedAt":"2026-01-01T09:00:00.000Z","lastSeen":"2026-01-01T10:00:00.000Z","unreachableSince":null}"#;
-const BASE: &str = r#"{"id":"base_01920000000070008000000000000003","name":"smollm2","path":"/srv/smollm2","status":"READY",
+pub(crate) const BASE: &str = r#"{"id":"base_01920000000070008000000000000003","name":"smollm2","path":"/srv/smollm2","status":"READY",
 "architecture":"LlamaForCausalLM","parameters":134515008,"dtype":"BF16","vocabulary":49152,"chatTemplate":true,
 "sizeBytes":269060552,"files":[],"errors":[],"addedBy":"usr_01920000000070008000000000000009",
 "createdAt":"2026-01-01T09:00:00.000Z"}"#;
