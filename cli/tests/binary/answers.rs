@@ -131,6 +131,17 @@ fn what_is_submitted_is_the_file_with_what_was_set_and_may_be_sent_twice() {
 }
 
 #[test]
+fn the_preset_of_the_command_line_goes_before_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\npreset = \"balanced\"\n");
+    let server = FakeServer::new([Scripted::data(&job("QUEUED", "submitted"))]);
+    let (code, _, complaint) = run(server.client().arg("submit").arg(&path).args(["--preset", "conservative"]));
+    assert_eq!(code, 0, "{complaint}");
+    let body = r#"{"base":"b","dataset":"d","preset":"conservative"}"#;
+    assert_eq!(String::from_utf8_lossy(&server.asked()[0].body), body);
+}
+
+#[test]
 fn the_help_of_submit_tells_what_a_job_may_wait_for_by_an_example_that_works() {
     let (_, help, _) = run(crate::support::lorikeet().args(["submit", "--help"]));
     let example = help.lines().find_map(|line| line.split_once("--set 'after=")?.1.split_once('\'')).unwrap().0;
