@@ -88,7 +88,7 @@ pub(crate) enum Command {
     Quantise(Quantise),
     /// Submit a job file, or a sweep of many
     #[command(
-        after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow\n  lorikeet submit job.toml --set 'sweep.training.seed=[1,2,3]'    # an array: one job for each\n  lorikeet submit job.toml --set 'after=[\"support tone:ok\"]'      # once that job has its adapter\n\nWhat a job waits for stands in its file, or behind --set:\n  after = [\"job_0192…:ok\", \"support tone:any\"]   until these jobs have ended so: ok, fail or any\n  hold = true                                    until `lorikeet job release`\n  not_before = 2026-12-01T08:00:00Z              until that moment\n\nOther jobs are named by id or, while they are not over, by name; without a word ok is meant.\nok: with an adapter; fail: failed, rejected or out of time; any: however they like."
+        after_help = "Example:\n  lorikeet submit job.toml --set lora.rank=8 --follow\n  lorikeet submit job.toml --preset conservative --dry-run\n  lorikeet submit job.toml --set 'sweep.training.seed=[1,2,3]'    # an array: one job for each\n  lorikeet submit job.toml --set 'after=[\"support tone:ok\"]'      # once that job has its adapter\n\nWhat a job waits for stands in its file, or behind --set:\n  after = [\"job_0192…:ok\", \"support tone:any\"]   until these jobs have ended so: ok, fail or any\n  hold = true                                    until `lorikeet job release`\n  not_before = 2026-12-01T08:00:00Z              until that moment\n\nOther jobs are named by id or, while they are not over, by name; without a word ok is meant.\nok: with an adapter; fail: failed, rejected or out of time; any: however they like."
     )]
     Submit(Submit),
     /// List jobs, newest first
@@ -234,6 +234,9 @@ pub(crate) struct Submit {
     /// The job file, TOML
     #[arg(value_name = "JOB.toml")]
     pub(crate) file: PathBuf,
+    /// conservative, balanced or aggressive, whatever the file says
+    #[arg(long, value_name = "NAME")]
+    pub(crate) preset: Option<String>,
     /// Override a key of the file, like lora.rank=8; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     pub(crate) set: Vec<(String, String)>,
@@ -355,6 +358,18 @@ pub(crate) enum Base {
     /// List base models
     #[command(after_help = "Example:\n  lorikeet base list")]
     List(Page),
+    /// One base model: directory, size, faults
+    #[command(after_help = "Example:\n  lorikeet base show smollm2-135m")]
+    Show {
+        /// Its name or id
+        base: String,
+    },
+    /// Forget one that no job needs any more; its files stay
+    #[command(after_help = "Example:\n  lorikeet base delete smollm2-135m")]
+    Delete {
+        /// Its name or id
+        base: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

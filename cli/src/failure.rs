@@ -141,7 +141,7 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl From<ErrorBody> for Failure {
-    /// A field that is wrong is the person's mistake, whoever noticed it.
+    /// A field that is wrong, or an id that names nothing, is the person's mistake, whoever noticed it.
     fn from(error: ErrorBody) -> Self {
         if error.code == ErrorCode::ValidationError {
             if error.details.len() > 1 {
@@ -156,9 +156,9 @@ impl From<ErrorBody> for Failure {
             }
             ErrorCode::InsufficientStorage => failure.hint("free space in the coordinator's data directory"),
             ErrorCode::Unavailable | ErrorCode::RateLimited => failure.hint("try again in a moment"),
+            ErrorCode::NotFound => Self { kind: Kind::Mistake, ..failure },
             ErrorCode::ValidationError
             | ErrorCode::Forbidden
-            | ErrorCode::NotFound
             | ErrorCode::MethodNotAllowed
             | ErrorCode::Conflict
             | ErrorCode::IdempotencyMismatch
@@ -183,6 +183,12 @@ mod tests {
     }
 
     #[test]
+    fn what_names_nothing_is_the_persons_mistake_by_name_or_by_id() {
+        let failure = Failure::from(ErrorBody::new(ErrorCode::NotFound, "no such job"));
+        assert_eq!((failure.kind.exit_code(), failure.message.as_str()), (2, "the server refused: no such job"));
+    }
+
+    #[test]
     fn what_the_trainer_could_not_do_has_one_exit_code_whichever_command_asked() {
         let code = |class| Failure::of_trainer(class, "it failed", Some("try".into())).kind.exit_code();
         let machine = [FailureClass::OutOfMemory, FailureClass::DiskFull, FailureClass::Hardware].map(code);
@@ -199,7 +205,7 @@ mod tests {
 
     #[test]
     fn any_other_refusal_is_the_servers() {
-        let failure = Failure::from(ErrorBody::new(ErrorCode::NotFound, "there is no such job"));
+        let failure = Failure::from(ErrorBody::new(ErrorCode::Conflict, "the job is over"));
         assert_eq!(failure.kind.exit_code(), 3);
         let failure = Failure::from(ErrorBody::new(ErrorCode::Unauthorized, "no token"));
         assert!(failure.hint.unwrap().contains("lorikeet login"));

@@ -234,7 +234,7 @@ mod tests {
         let mut events = Events::new(&client, job(), Backoff::new(Duration::from_millis(1), Duration::from_millis(2)));
         assert_eq!(step(events.next().await.unwrap()), 1);
         assert!(matches!(events.next().await.unwrap(), Told::Broken(_)));
-        assert_eq!(events.next().await.unwrap_err().kind.exit_code(), 3);
+        assert!(events.next().await.unwrap_err().message.contains("no such job"));
     }
 
     const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n";

@@ -9,7 +9,7 @@ use crate::{
     client::Client,
     failure::Failure,
     interrupt::Interrupt,
-    output::{progress::BytesProgress, table::size},
+    output::{Output, progress::BytesProgress, table::size},
 };
 use lorikeet_api::{
     job::Job,
@@ -33,9 +33,9 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         Args::List(page) => {
             context.ask(async |client| jobs::list::<Model>(&client, output, route::MODELS, page, None).await)
         }
-        Args::Show { adapter } => context.ask(async |client| output.answer(&find(&client, &adapter).await?)),
+        Args::Show { adapter } => context.ask(async |client| output.answer(&find(&client, output, &adapter).await?)),
         Args::Pull { adapter, out } => context.ask(async |client| {
-            let model = find(&client, &adapter).await?;
+            let model = find(&client, output, &adapter).await?;
             let interrupt = Interrupt::listen()?;
             interrupt.or(pull(&client, &model, &out)).await?;
             output.note(&format!("{} files, {} in {}", model.files.len(), size(model.size_bytes), out.display()));
@@ -47,12 +47,12 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
 }
 
 /// By its id, or by the job that made it.
-async fn find(client: &Client, adapter: &str) -> Result<Model, Failure> {
+async fn find(client: &Client, output: Output, adapter: &str) -> Result<Model, Failure> {
     let id = match adapter.parse::<ModelId>() {
         Ok(id) => id,
         Err(_) => {
             let has_made_one = |job: &Job| job.model.is_some();
-            let job = job::show(client, named::id_fitting(client, adapter, has_made_one).await?).await?;
+            let job = job::show(client, named::id_fitting(client, output, adapter, has_made_one).await?).await?;
             job.model.ok_or_else(|| {
                 Failure::refused(format!("{} has made no adapter", job.id)).hint("is it done? see `lorikeet jobs`")
             })?
@@ -68,11 +68,19 @@ pub(crate) async fn pull(client: &Client, model: &Model, out: &Path) -> Result<(
     let tar = fetch(client, model, &aside).await?;
     let unpacked = aside.path().join("files");
     unpack(tar, model, &unpacked)?;
-    let place = || {
-        // An empty folder may stand in the way; whatever else came meanwhile stays.
-        fs::rename(&unpacked, out)
-    };
-    place().map_err(|error| Failure::file("write", out, &error))
+    place(&unpacked, out)
+}
+
+/// An empty folder may stand in the way; whatever else came meanwhile stays.
+fn place(files: &Path, out: &Path) -> Result<(), Failure> {
+    let came = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists, io::ErrorKind::NotADirectory];
+    fs::rename(files, out).map_err(|error| {
+        if came.contains(&error.kind()) {
+            let message = format!("{} was made by somebody else while the files were fetched", out.display());
+            return Failure::mistake(message).hint("look at what is there, or name a folder that does not exist yet");
+        }
+        Failure::file("write", out, &error)
+    })
 }
 
 /// Where a new folder may stand: nothing is there, or an empty folder, which it takes the place of. So it cannot be the one in which
@@ -183,4 +191,29 @@ fn write(from: &mut impl Read, target: &Path) -> io::Result<Hash> {
     }
     file.sync_all()?;
     Ok(Hash(*hasher.finalize().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_that_fetch_into_one_place_the_later_one_is_told_what_is_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let (out, [first, second]) =
+            (folder.path().join("adapter"), ["first", "second"].map(|name| folder.path().join(name)));
+        for files in [&first, &second] {
+            fs::create_dir(files).unwrap();
+            fs::write(files.join("of"), files.display().to_string()).unwrap();
+        }
+        place(&first, &out).unwrap();
+        let failure = place(&second, &out).unwrap_err();
+        assert!(
+            failure.message.ends_with("adapter was made by somebody else while the files were fetched"),
+            "{failure}"
+        );
+        assert_eq!(fs::read_to_string(out.join("of")).unwrap(), first.display().to_string());
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(place(&second, &folder.path().join("file")).unwrap_err().message.contains("somebody else"));
+    }
 }

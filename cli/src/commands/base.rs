@@ -1,6 +1,6 @@
 //! `lorikeet base …`: base models.
 
-use super::jobs;
+use super::{jobs, named};
 use crate::{
     args::Base as Args,
     client::Client,
@@ -16,10 +16,21 @@ use std::time::Duration;
 /// Between two looks at a base that is being read.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Registers or lists.
+/// Does what was asked of base models.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
     match args {
         Args::List(page) => jobs::list::<BaseModel>(client, output, route::BASES, page, None).await,
+        Args::Show { base } => {
+            let id = named::id::<BaseModel>(client, output, &base).await?;
+            output.answer(&client.get::<BaseModel>(&with_id(route::BASE, id), &[]).await?)
+        }
+        Args::Delete { base } => {
+            let id = named::id::<BaseModel>(client, output, &base).await?;
+            let found: BaseModel = client.get(&with_id(route::BASE, id), &[]).await?;
+            client.delete(&with_id(route::BASE, id)).await?;
+            output.note(&format!("deleted {id} ({}); its files stay where they are", found.name));
+            Ok(())
+        }
         Args::Add { name, path, no_wait } => {
             let base = add(client, AddBase { name, path }, !no_wait).await?;
             output.answer(&base)?;

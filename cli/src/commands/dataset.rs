@@ -49,8 +49,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
         }
         Args::Show { dataset } => context.ask(async |client| {
             // Who would look at one looks at what can be used, and who cleans up does not mean that.
-            let is_sound = |found: &Dataset| matches!(found.status, DatasetStatus::Validating | DatasetStatus::Ready);
-            let id = named::id_fitting(&client, &dataset, is_sound).await?;
+            let id = named::id_fitting(&client, output, &dataset, is_usable).await?;
             output.answer(&client.get::<Dataset>(&with_id(route::DATASET, id), &[]).await?)
         }),
         Args::Delete { dataset } => context.ask(async |client| delete(&client, output, &dataset).await),
@@ -58,7 +57,7 @@ pub(crate) fn run(context: &Context, args: Args) -> Result<(), Failure> {
 }
 
 async fn delete(client: &Client, output: Output, dataset: &str) -> Result<(), Failure> {
-    let id = named::own_id::<Dataset>(client, dataset).await?;
+    let id = named::own_id::<Dataset>(client, output, dataset).await?;
     let found: Dataset = client.get(&with_id(route::DATASET, id), &[]).await?;
     client.delete(&with_id(route::DATASET, found.id)).await?;
     output.note(&format!("deleted {} ({})", found.id, found.name));
@@ -94,20 +93,46 @@ pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: 
     let (size, hash) = measure(&new.file)?;
     let request = request(new, size)?;
     let known = named::all::<Dataset>(client, &request.name).await?.own;
-    if let Some(twin) = known.iter().find(|known| known.content_hash == Some(hash)) {
-        output.note(&format!("{} has this name and the same content already", twin.id));
-    }
-    let created = open(client, output, request, &known).await?;
-    let bar = BytesProgress::new("uploading", size);
-    client.upload(&created, &new.file, size, |bytes| bar.at(bytes)).await?;
-    bar.finish();
-    let confirm = with_id(route::DATASET_CONFIRM, created.dataset.id);
-    let mut dataset: Dataset = client.post(&confirm, &[], &ConfirmDataset { hash: Some(hash) }).await?;
+    let twins = || known.iter().filter(|known| known.content_hash == Some(hash));
+    let mut dataset = match twins().find(|twin| is_usable(twin)).or_else(|| twins().next()) {
+        Some(twin) => {
+            output.note(&format!("nothing is uploaded: {} has this name and the same content already", twin.id));
+            again(client, twin).await?
+        }
+        None => {
+            if let Some(other) = known.iter().find(|known| is_usable(known)) {
+                let words =
+                    format!("{} has this name and other content: a job has to name one of them by its id", other.id);
+                output.note(&words);
+            }
+            let created = open(client, output, request, &known).await?;
+            let bar = BytesProgress::new("uploading", size);
+            client.upload(&created, &new.file, size, |bytes| bar.at(bytes)).await?;
+            bar.finish();
+            let confirm = with_id(route::DATASET_CONFIRM, created.dataset.id);
+            client.post(&confirm, &[], &ConfirmDataset { hash: Some(hash) }).await?
+        }
+    };
     while to_its_end && dataset.status == DatasetStatus::Validating {
         tokio::time::sleep(POLL).await;
         dataset = client.get(&with_id(route::DATASET, dataset.id), &[]).await?;
     }
     Ok(dataset)
+}
+
+/// Whether a job that names it would be trained on it, now or once it is judged.
+fn is_usable(dataset: &Dataset) -> bool {
+    matches!(dataset.status, DatasetStatus::Validating | DatasetStatus::Ready)
+}
+
+/// One that is here already; one with faults is judged anew, by what the server knows by now.
+async fn again(client: &Client, twin: &Dataset) -> Result<Dataset, Failure> {
+    match twin.status {
+        DatasetStatus::Error => {
+            client.post(&with_id(route::DATASET_VALIDATE, twin.id), &[], &super::job::NoBody {}).await
+        }
+        DatasetStatus::Uploading | DatasetStatus::Validating | DatasetStatus::Ready => Ok(twin.clone()),
+    }
 }
 
 /// A file that cannot be trained on was the wrong one to upload.

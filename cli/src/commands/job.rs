@@ -19,8 +19,8 @@ use serde::Serialize;
 
 /// Does what was asked of one job.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
-    let id = async |OneJob { job }: OneJob| named::id::<Job>(client, &job).await;
-    let own = async |OneJob { job }: OneJob| named::own_id::<Job>(client, &job).await;
+    let id = async |OneJob { job }: OneJob| named::id::<Job>(client, output, &job).await;
+    let own = async |OneJob { job }: OneJob| named::own_id::<Job>(client, output, &job).await;
     match args {
         Args::List(args) => jobs::run(client, output, args).await,
         Args::Show(job) => output.answer(&show(client, id(job).await?).await?),

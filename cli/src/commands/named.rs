@@ -2,10 +2,16 @@
 //!
 //! A name may be several things'. The caller's own go before what an administrator sees of others, and a name changes nothing of
 //! somebody else's. What is over steps back behind what is not; of those that are all over the newest is meant, since nothing can happen
-//! to them. Where that leaves two, nobody is guessed at.
+//! to them; which one was taken is said. Where that leaves two, nobody is guessed at.
 
-use crate::{client::Client, failure::Failure};
+use crate::{
+    client::Client,
+    failure::Failure,
+    output::{Output, table::moment},
+};
 use lorikeet_api::{
+    Timestamp,
+    base::BaseModel,
     dataset::Dataset,
     job::{Job, JobStatus},
     node::Node,
@@ -14,7 +20,7 @@ use lorikeet_api::{
     sweep::{SweepStatus, SweepSummary},
     token::Token,
 };
-use lorikeet_protocol::id::{DatasetId, IdError, JobId, NodeId, SweepId, TokenId, UserId};
+use lorikeet_protocol::id::{BaseId, DatasetId, IdError, JobId, NodeId, SweepId, TokenId, UserId};
 use serde::de::DeserializeOwned;
 use std::{
     fmt::Display,
@@ -41,6 +47,8 @@ pub(super) trait Named: DeserializeOwned {
     fn name(&self) -> &str;
     /// Whose it is; nobody's is everybody's.
     fn owner(&self) -> Option<UserId>;
+    /// Since when it is there.
+    fn made(&self) -> Timestamp;
     /// Whether nothing more can become of it, or nothing can be done with it.
     fn is_over(&self) -> bool {
         false
@@ -56,13 +64,14 @@ pub(super) struct Known<T> {
 }
 
 /// The id of what was named; asks the server only where that was not an id.
-pub(super) async fn id<T: Named>(client: &Client, which: &str) -> Result<T::Id, Failure> {
-    id_fitting(client, which, |_: &T| true).await
+pub(super) async fn id<T: Named>(client: &Client, output: Output, which: &str) -> Result<T::Id, Failure> {
+    id_fitting(client, output, which, |_: &T| true).await
 }
 
 /// The same, where of one name those that fit are meant, if there are any.
 pub(super) async fn id_fitting<T: Named>(
     client: &Client,
+    output: Output,
     which: &str,
     fits: impl Fn(&T) -> bool,
 ) -> Result<T::Id, Failure> {
@@ -71,22 +80,25 @@ pub(super) async fn id_fitting<T: Named>(
         Err(unparsed) => {
             let Known { own, others } = all::<T>(client, which).await?;
             let mut found = if own.is_empty() { others } else { own };
+            let count = found.len();
             if found.iter().any(&fits) {
                 found.retain(fits);
             }
-            the_one(found, which)?.map(|found| found.id()).ok_or_else(|| unknown::<T>(which, unparsed))
+            let found = the_one(found, which)?.ok_or_else(|| unknown::<T>(which, unparsed))?;
+            Ok(taken(output, found, which, count))
         }
     }
 }
 
 /// The id of what is to be changed: somebody else's goes by its id alone.
-pub(super) async fn own_id<T: Named>(client: &Client, which: &str) -> Result<T::Id, Failure> {
+pub(super) async fn own_id<T: Named>(client: &Client, output: Output, which: &str) -> Result<T::Id, Failure> {
     match which.parse() {
         Ok(id) => Ok(id),
         Err(unparsed) => {
             let Known { own, others } = all::<T>(client, which).await?;
+            let count = own.len();
             match (the_one(own, which)?, others.first()) {
-                (Some(found), _) => Ok(found.id()),
+                (Some(found), _) => Ok(taken(output, found, which, count)),
                 (None, Some(other)) => {
                     let message = format!("the {} `{which}` is somebody else's: {}", T::KIND, other.id());
                     Err(Failure::mistake(message).hint("to change what is not yours, name it by its id"))
@@ -120,8 +132,18 @@ fn the_one<T: Named>(found: Vec<T>, name: &str) -> Result<Option<T>, Failure> {
     Ok(open.pop().or_else(|| over.into_iter().next()))
 }
 
+/// The id of what is meant; where it was chosen among several, that is said.
+fn taken<T: Named>(output: Output, found: T, name: &str, count: usize) -> T::Id {
+    let id = found.id();
+    if count > 1 {
+        let made = moment(found.made());
+        output.note(&format!("`{name}` is taken for {id}, made {made}: one of {count} {}s with this name", T::KIND));
+    }
+    id
+}
+
 fn unknown<T: Named>(which: &str, IdError { expected, .. }: IdError) -> Failure {
-    Failure::refused(format!("there is no {} `{which}`", T::KIND))
+    Failure::mistake(format!("there is no {} `{which}`", T::KIND))
         .hint(format!("its name or its id, `{expected}`, stands in `lorikeet {}`", T::COMMAND))
 }
 
@@ -140,6 +162,9 @@ impl Named for Job {
     }
     fn owner(&self) -> Option<UserId> {
         Some(self.owner)
+    }
+    fn made(&self) -> Timestamp {
+        self.created_at
     }
     fn is_over(&self) -> bool {
         match self.status {
@@ -165,6 +190,9 @@ impl Named for SweepSummary {
     fn owner(&self) -> Option<UserId> {
         Some(self.owner)
     }
+    fn made(&self) -> Timestamp {
+        self.created_at
+    }
     fn is_over(&self) -> bool {
         self.status != SweepStatus::Running
     }
@@ -186,6 +214,9 @@ impl Named for Dataset {
     fn owner(&self) -> Option<UserId> {
         Some(self.owner)
     }
+    fn made(&self) -> Timestamp {
+        self.created_at
+    }
 }
 
 impl Named for Node {
@@ -204,6 +235,30 @@ impl Named for Node {
     fn owner(&self) -> Option<UserId> {
         None
     }
+    fn made(&self) -> Timestamp {
+        self.joined_at
+    }
+}
+
+impl Named for BaseModel {
+    type Id = BaseId;
+    const KIND: &str = "base model";
+    const LIST: &str = route::BASES;
+    const IS_SEARCHED: bool = false;
+    const COMMAND: &str = "base list";
+
+    fn id(&self) -> BaseId {
+        self.id
+    }
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn owner(&self) -> Option<UserId> {
+        None
+    }
+    fn made(&self) -> Timestamp {
+        self.created_at
+    }
 }
 
 impl Named for Token {
@@ -221,6 +276,9 @@ impl Named for Token {
     }
     fn owner(&self) -> Option<UserId> {
         Some(self.owner)
+    }
+    fn made(&self) -> Timestamp {
+        self.created_at
     }
     fn is_over(&self) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

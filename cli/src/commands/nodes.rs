@@ -27,7 +27,7 @@ pub(crate) async fn list(client: &Client, output: Output) -> Result<(), Failure>
 /// Does what was asked of one machine, or for the next one.
 pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(), Failure> {
     let at = async |route, OneNode { node }: OneNode| {
-        Ok::<_, Failure>(with_id(route, named::id::<Node>(client, &node).await?))
+        Ok::<_, Failure>(with_id(route, named::id::<Node>(client, output, &node).await?))
     };
     match args {
         Args::List => list(client, output).await,

@@ -16,7 +16,7 @@ const MAX_JOB_FILE: u64 = 1 << 20;
 
 /// Reads, checks what can be checked here, and submits.
 pub(crate) async fn run(client: &Client, output: Output, args: Submit) -> Result<(), Failure> {
-    let file = read(&args.file, &args.set)?;
+    let file = read(&args.file, args.preset.as_deref(), &args.set)?;
     if file.sweep.is_some() {
         return sweep(client, output, &args, &file).await;
     }
@@ -68,10 +68,13 @@ pub(super) async fn show(client: &Client, output: Output, job: Job, to_its_end: 
 }
 
 /// A job file with what the command line sets in it; every fault with its line.
-fn read(path: &Path, set: &[(String, String)]) -> Result<JobFile, Failure> {
+fn read(path: &Path, preset: Option<&str>, set: &[(String, String)]) -> Result<JobFile, Failure> {
     let text = file::text("read the job file", path, MAX_JOB_FILE)?;
     let name = path.display().to_string();
     let mut file = JobFile::from_toml(&text).map_err(|faults| Failure::fields(&name, &locate(faults, &text)))?;
+    if let Some(preset) = preset {
+        file.preset = Some(preset.to_owned());
+    }
     for (key, value) in set {
         file.set(key, value).map_err(|faults| Failure::fields("--set", &faults))?;
     }

@@ -18,11 +18,16 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
     match args {
         Args::List(page) => jobs::list::<SweepSummary>(client, output, route::SWEEPS, page, None).await,
         Args::Show(OneSweep { sweep }) => {
-            let id = named::id::<SweepSummary>(client, &sweep).await?;
-            output.answer(&client.get::<Sweep>(&with_id(route::SWEEP, id), &[]).await?)
+            let id = named::id::<SweepSummary>(client, output, &sweep).await?;
+            let sweep: Sweep = client.get(&with_id(route::SWEEP, id), &[]).await?;
+            output.answer(&sweep)?;
+            if let Some(best) = sweep.summary.best {
+                output.note(&format!("fetch the best adapter with `lorikeet adapter pull {} --out adapter`", best.job));
+            }
+            Ok(())
         }
         Args::Cancel { sweep: OneSweep { sweep }, reason } => {
-            let id = named::own_id::<SweepSummary>(client, &sweep).await?;
+            let id = named::own_id::<SweepSummary>(client, output, &sweep).await?;
             let body = CancelJob { reason: job::reason(reason) };
             output.answer(&client.post::<_, Sweep>(&with_id(route::SWEEP_CANCEL, id), &[], &body).await?)
         }

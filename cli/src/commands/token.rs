@@ -19,7 +19,7 @@ pub(crate) async fn run(client: &Client, output: Output, args: Args) -> Result<(
         }
         Args::List(page) => jobs::list::<Token>(client, output, route::TOKENS, page, None).await,
         Args::Revoke { token } => {
-            let id = named::own_id::<Token>(client, &token).await?;
+            let id = named::own_id::<Token>(client, output, &token).await?;
             client.delete(&with_id(route::TOKEN, id)).await?;
             output.note(&format!("{id} works no more"));
             Ok(())

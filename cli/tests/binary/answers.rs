@@ -45,6 +45,39 @@ fn a_token_is_withdrawn_by_its_id() {
 }
 
 #[test]
+fn a_queued_job_that_cannot_start_is_told_apart_in_the_list() {
+    let row = |reason: &str| job("QUEUED", "queued").replace(r#""reason":null"#, &format!(r#""reason":{reason}"#));
+    let list = |row: &str| run(FakeServer::new([Scripted::data(&format!("[{row}]"))]).client().arg("jobs")).1;
+    assert!(list(&row(r#""never, as the machines are""#)).contains("QUEUED (cannot start)"));
+    assert!(!list(&row("null")).contains("cannot start"));
+}
+
+#[test]
+fn a_model_of_a_coordinator_of_before_is_listed_with_its_jobs_id() {
+    let before = model("").replace(r#""jobName":"support tone","#, "");
+    let server = FakeServer::new([Scripted::data(&format!("[{before}]"))]);
+    let (code, answer, complaint) = run(server.client().args(["adapter", "list"]));
+    assert!(code == 0 && answer.contains(JOB), "{answer}{complaint}");
+}
+
+#[test]
+fn a_sweep_is_shown_with_the_command_that_fetches_the_best_of_it() {
+    let sweep = |best: &str| {
+        format!(
+            r#"{{"id":"sweep_01920000000070008000000000000006","owner":"usr_01920000000070008000000000000009","name":"tone","status":"COMPLETED","jobs":2,"ended":2,"succeeded":2,"stoppedEarly":0,"maxParallel":null,"stop":null,"best":{best},"createdAt":"2026-01-01T10:00:00Z","completedAt":null,"children":[]}}"#
+        )
+    };
+    let show = |best: &str| {
+        let server = FakeServer::new([Scripted::data(&sweep(best))]);
+        run(server.client().args(["sweep", "show", "sweep_01920000000070008000000000000006"]))
+    };
+    let (code, _, note) = show(&format!(r#"{{"job":"{JOB}","loss":1.5}}"#));
+    assert_eq!(code, 0, "{note}");
+    assert_eq!(note, format!("fetch the best adapter with `lorikeet adapter pull {JOB} --out adapter`\n"));
+    assert_eq!(show("null").2, "");
+}
+
+#[test]
 fn what_others_wrote_is_shown_and_not_obeyed() {
     let job = job("QUEUED", "queued").replace("\"name\":\"", "\"name\":\"\\u001b]0;pwn\\u0007");
     for args in [&["jobs"][..], &["job", "show", JOB]] {
@@ -95,6 +128,17 @@ fn what_is_submitted_is_the_file_with_what_was_set_and_may_be_sent_twice() {
     assert!(asked.header("idempotency-key").is_some());
     let body = r#"{"name":"it's x","base":"b","dataset":"d","lora":{"rank":8}}"#;
     assert_eq!(String::from_utf8_lossy(&asked.body), body);
+}
+
+#[test]
+fn the_preset_of_the_command_line_goes_before_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file(folder.path(), "job.toml", "base = \"b\"\ndataset = \"d\"\npreset = \"balanced\"\n");
+    let server = FakeServer::new([Scripted::data(&job("QUEUED", "submitted"))]);
+    let (code, _, complaint) = run(server.client().arg("submit").arg(&path).args(["--preset", "conservative"]));
+    assert_eq!(code, 0, "{complaint}");
+    let body = r#"{"base":"b","dataset":"d","preset":"conservative"}"#;
+    assert_eq!(String::from_utf8_lossy(&server.asked()[0].body), body);
 }
 
 #[test]
@@ -462,7 +506,7 @@ pub(crate) fn dataset(status: &str) -> String {
 pub(crate) fn model(files: &str) -> String {
     format!(
         r#"{{"id":"mdl_01920000000070008000000000000005","owner":"usr_01920000000070008000000000000009","job":"{JOB}",
-"name":"Model from chats","version":"1.0.0","description":null,"status":"STORED","base":"smollm2","dataset":"chats",
+"jobName":"support tone","name":"Model from chats","version":"1.0.0","description":null,"status":"STORED","base":"smollm2","dataset":"chats",
 "datasetId":"ds_01920000000070008000000000000004","datasetHash":null,"files":[{files}],"sizeBytes":9,
 "summary":{{"final_loss":1.5,"steps":200,"stop":"done"}},"configuration":{SPEC},"createdAt":"2026-01-01T10:05:00.000Z"}}"#
     )
@@ -487,7 +531,9 @@ fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-const SPEC: &str = r#"{"name":"support tone","base":"smollm2","dataset":"chats","preset":"balanced"}"#;
+const SPEC: &str = r#"{"name":"support tone","base":"smollm2","dataset":"chats","preset":"balanced",
+"training":{"method":"lora","learning_rate":0.0002,"batch_size":8,"epochs":3,"max_seq_length":2048,"schedule":"cosine","seed":42},
+"lora":{"rank":16,"alpha":32.0,"dropout":0.05}}"#;
 const FINDINGS: &str = r#"{"examples":270,"validationExamples":30,"totalSteps":170,"epochTokens":32000,
 "supervisedTokens":12000,"longestTokens":180,"cutExamples":2,"cutTokens":50,"cpuBytes":123456789,"cudaBytes":98765432,
 "rendered":[[{"text":"<user>hi","supervised":false},{"text":"hello","supervised":true}]]}"#;
@@ -535,7 +581,7 @@ const NODE: &str = r#"{"id":"node_01920000000070008000000000000002","name":"gpu-
 "attempts":[]}],"cache":{"files":9,"givesAt":"192.0.2.7:7172",
 "fromCoordinatorBytes":2147483648,"fromNodesBytes":15032385536,"toNodesBytes":0},
 "joinedAt":"2026-01-01T09:00:00.000Z","lastSeen":"2026-01-01T10:00:00.000Z","unreachableSince":null}"#;
-const BASE: &str = r#"{"id":"base_01920000000070008000000000000003","name":"smollm2","path":"/srv/smollm2","status":"READY",
+pub(crate) const BASE: &str = r#"{"id":"base_01920000000070008000000000000003","name":"smollm2","path":"/srv/smollm2","status":"READY",
 "architecture":"LlamaForCausalLM","parameters":134515008,"dtype":"BF16","vocabulary":49152,"chatTemplate":true,
 "sizeBytes":269060552,"files":[],"errors":[],"addedBy":"usr_01920000000070008000000000000009",
 "createdAt":"2026-01-01T09:00:00.000Z"}"#;

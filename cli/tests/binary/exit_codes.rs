@@ -155,8 +155,14 @@ fn a_refusal_is_the_servers_and_a_field_error_the_persons() {
     let refuse = |status, code| Scripted::json(status, refusal(code, "no such thing"));
     let server = FakeServer::new([refuse("404 Not Found", "NOT_FOUND")]);
     let (code, answer, complaint) = run(server.client().args(["job", "why", JOB]));
-    assert_eq!((code, answer.as_str()), (3, ""));
+    assert_eq!(
+        (code, answer.as_str()),
+        (2, ""),
+        "what names nothing is the person's mistake, as a name in a job file is"
+    );
     assert_eq!(complaint, "error: the server refused: no such thing\n");
+    let server = FakeServer::new([refuse("409 Conflict", "CONFLICT")]);
+    assert_eq!(run(server.client().args(["job", "cancel", JOB])).0, 3);
     let server = FakeServer::new([refuse("401 Unauthorized", "UNAUTHORIZED")]);
     let (code, _, complaint) = run(server.client().arg("nodes"));
     assert!(code == 3 && complaint.contains("lorikeet login"), "{complaint}");

@@ -1,7 +1,7 @@
 //! What is called by its name: which of several is meant, and what a name does to somebody else's.
 
 use crate::{
-    answers::{JOB, TOKEN, dataset, job, model},
+    answers::{BASE, JOB, TOKEN, dataset, job, model},
     support::{FakeServer, Scripted, file, run},
 };
 
@@ -30,10 +30,14 @@ fn lines(server: &FakeServer) -> Vec<String> {
 #[test]
 fn a_job_is_named_by_its_name_as_well() {
     let (live, over) = (job("RUNNING", "running"), other(job("FAILED", "failed")));
-    for (listed, meant) in [(format!("[{over},{live}]"), JOB), (format!("[{over}]"), OTHER_JOB)] {
+    let chosen =
+        format!("`support tone` is taken for {JOB}, made 2026-01-01 10:00:00 UTC: one of 2 jobs with this name\n");
+    for (listed, meant, note) in
+        [(format!("[{over},{live}]"), JOB, chosen.as_str()), (format!("[{over}]"), OTHER_JOB, "")]
+    {
         let server = script([&listed, ME, &live]);
         let (code, _, complaint) = run(server.client().args(["job", "pause", "support tone"]));
-        assert_eq!((code, complaint.as_str()), (0, ""));
+        assert_eq!((code, complaint.as_str()), (0, note));
         let asked = [JOBS.to_owned(), "GET /api/me".into(), format!("POST /api/training-jobs/{meant}/pause")];
         assert_eq!(lines(&server), asked, "one that is not over goes first");
     }
@@ -49,7 +53,7 @@ fn nobody_guesses_which_of_two_is_meant_nor_takes_a_part_of_a_name_for_it() {
             2,
             "more than one job is named `support tone`: job_01920000000070008000000000000009 and job_01920000000070008000000000000001",
         ),
-        (format!("[{live}]"), "support", 3, "there is no job `support`"),
+        (format!("[{live}]"), "support", 2, "there is no job `support`"),
     ] {
         let server = script([&listed, ME]);
         let (found, _, said) = run(server.client().args(["job", "cancel", name]));
@@ -96,7 +100,7 @@ fn an_adapter_is_sought_among_the_jobs_that_made_one() {
     let listed = format!("[{},{done}]", job("RUNNING", "running"));
     let server = script([&listed, ME, &done, &model("")]);
     let (code, _, complaint) = run(server.client().args(["adapter", "show", "support tone"]));
-    assert_eq!((code, complaint.as_str()), (0, ""));
+    assert!(code == 0 && complaint.contains(&format!("is taken for {OTHER_JOB}")), "{complaint}");
     let asked = [
         format!("GET /api/training-jobs/{OTHER_JOB}"),
         "GET /api/models/mdl_01920000000070008000000000000005".to_owned(),
@@ -105,14 +109,49 @@ fn an_adapter_is_sought_among_the_jobs_that_made_one() {
 }
 
 #[test]
-fn a_name_that_stands_for_two_datasets_is_told_and_deletes_neither() {
+fn a_file_that_is_there_already_under_its_name_is_answered_and_not_uploaded_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = file(folder.path(), "chats.jsonl", "0123456789");
-    let hash = blake3::hash(b"0123456789").to_hex();
-    let known = dataset("READY").replace(r#""contentHash":null"#, &format!(r#""contentHash":"{hash}""#));
-    let server = script([&format!("[{known}]"), ME]);
+    let known = |status: &str| {
+        let hash = blake3::hash(b"0123456789").to_hex();
+        dataset(status).replace(r#""contentHash":null"#, &format!(r#""contentHash":"{hash}""#))
+    };
+    let id = "ds_01920000000070008000000000000004";
+    let server = script([&format!("[{}]", known("READY")), ME]);
+    let (code, answer, notes) = run(server.client().args(["dataset", "add", "--output", "json"]).arg(&path));
+    assert!(code == 0 && answer.contains(&format!(r#""id": "{id}""#)), "{answer}{notes}");
+    assert!(notes.contains(&format!("nothing is uploaded: {id} has this name and the same content")), "{notes}");
+    assert_eq!(server.asked().len(), 2, "nothing was made");
+    let faulty = format!("[{}]", known("ERROR"));
+    let server = script([&faulty, ME, &known("VALIDATING"), &known("READY")]);
+    let (code, _, notes) = run(server.client().args(["dataset", "add"]).arg(&path));
+    assert_eq!((code, lines(&server)[2].clone()), (0, format!("POST /api/datasets/{id}/validate")), "{notes}");
+    let server = script([&format!("[{}]", dataset("READY")), ME, "null"]);
     let (_, _, notes) = run(server.client().args(["dataset", "add"]).arg(&path));
-    assert!(notes.contains("ds_01920000000070008000000000000004 has this name and the same content"), "{notes}");
+    assert_eq!(lines(&server)[2..], ["POST /api/datasets"], "other bytes are another dataset");
+    assert!(notes.contains(&format!("{id} has this name and other content")) && notes.contains("by its id"), "{notes}");
+}
+
+#[test]
+fn a_base_model_is_shown_and_forgotten_by_its_name() {
+    let listed = format!("[{BASE}]");
+    let server = script([&listed, BASE]);
+    let (code, answer, complaint) = run(server.client().args(["base", "show", "smollm2"]));
+    assert!(code == 0 && answer.contains("/srv/smollm2"), "{answer}{complaint}");
+    let server =
+        FakeServer::new([Scripted::data(&listed), Scripted::data(BASE), Scripted::empty("204 No Content", &[])]);
+    let (code, _, note) = run(server.client().args(["base", "delete", "smollm2"]));
+    let id = "base_01920000000070008000000000000003";
+    assert_eq!((code, note), (0, format!("deleted {id} (smollm2); its files stay where they are\n")));
+    assert_eq!(lines(&server)[2], format!("DELETE /api/base-models/{id}"));
+    let server = script(["[]"]);
+    let (code, _, complaint) = run(server.client().args(["base", "delete", "smollm2"]));
+    assert!(code == 2 && complaint.contains("there is no base model `smollm2`"), "{complaint}");
+}
+
+#[test]
+fn a_name_that_stands_for_two_datasets_is_told_and_deletes_neither() {
+    let known = dataset("READY");
     let other = known.replace("000000000004", "000000000005");
     for other in [other.clone(), other.replace("READY", "ERROR")] {
         let server = script([&format!("[{other},{known}]"), ME]);
@@ -138,5 +177,5 @@ fn a_broken_upload_and_an_expired_token_stand_in_nobodys_way() {
         Scripted::empty("204 No Content", &[]),
     ]);
     let (code, _, note) = run(server.client().args(["token", "revoke", "laptop"]));
-    assert_eq!((code, note.as_str()), (0, "tok_01920000000070008000000000000008 works no more\n"));
+    assert!(code == 0 && note.ends_with("\ntok_01920000000070008000000000000008 works no more\n"), "{note}");
 }

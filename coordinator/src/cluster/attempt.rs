@@ -134,7 +134,9 @@ impl Cluster {
                 JobState::Cancelled
             }
             (_, Outcome::Ok) => {
-                out.push(put(Record::Model(new_model(record, attempt, ended, now))));
+                // The job may have said its id.
+                let dataset = self.datasets.get(&record.dataset).map_or(&record.spec.dataset, |dataset| &dataset.name);
+                out.push(put(Record::Model(new_model(record, dataset, attempt, ended, now))));
                 JobState::Succeeded { model: model_of(record.id) }
             }
             (_, Outcome::TimedOut) => JobState::Expired,
@@ -213,13 +215,13 @@ pub(super) fn orphan(attempt: AttemptId, ended: &Ended, reason: &str, now: Now) 
     }))
 }
 
-fn new_model(job: &Job, attempt: AttemptId, ended: &Ended, now: Now) -> crate::record::Model {
+fn new_model(job: &Job, dataset: &str, attempt: AttemptId, ended: &Ended, now: Now) -> crate::record::Model {
     crate::record::Model {
         id: model_of(job.id),
         owner: job.owner,
         job: job.id,
         token: attempt.token,
-        name: format!("Model from {}", job.spec.dataset),
+        name: format!("Model from {dataset}"),
         version: "1.0.0".into(),
         description: None,
         files: ended.files.clone(),

@@ -1,8 +1,11 @@
 //! What can be asked of the cluster, and the commands about people, tokens and joining.
 
 use super::{
-    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, Subject, put, schedule::Why, share::Sharing,
-    submit::adapter_files, sweep::NewSweep,
+    Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, Subject, put,
+    schedule::Why,
+    share::Sharing,
+    submit::{adapter_files, the_one},
+    sweep::NewSweep,
 };
 use crate::{
     access::{Actor, Context, Refusal, Role},
@@ -260,6 +263,8 @@ pub enum Query {
     Nodes,
     /// Why does this job wait?
     Why(JobId),
+    /// Which of these jobs cannot start as machines and limits are?
+    Stuck(Vec<JobId>),
     /// What a job's words for base and dataset stand for; with the models that its `init_adapter` may mean.
     Resolve { spec: Box<JobSpec>, adapters: Vec<Model> },
     /// Where would this job go?
@@ -289,6 +294,7 @@ pub enum Answer {
     Actor(Option<Actor>),
     Nodes(Vec<NodeStatus>),
     Why(Option<Why>),
+    Stuck(BTreeMap<JobId, Why>),
     Conditions(Vec<Dependency>),
     Resolved {
         base: Box<Base>,
@@ -397,6 +403,7 @@ impl Cluster {
             Query::Authenticate(hash) => Answer::Actor(self.authenticate(hash, now)),
             Query::Nodes => Answer::Nodes(self.present_nodes().map(LiveNode::status).collect()),
             Query::Why(id) => Answer::Why(self.why(self.visible(actor, id)?.record.id, now)),
+            Query::Stuck(ids) => Answer::Stuck(self.stuck(actor, &ids, now)),
             Query::Resolve { spec, adapters } => {
                 let Named { base, dataset, validation } = self.resolve(actor, &spec)?;
                 adapter_files(actor, &spec, base, &adapters)?;
@@ -429,16 +436,17 @@ impl Cluster {
     }
 
     fn dataset_named(&self, actor: Actor, field: &'static str, name: &str) -> Result<&Dataset, Refusal> {
-        let visible = |dataset: &&Dataset| actor.sees(dataset.owner);
-        let named = |dataset: &&Dataset| dataset.id.to_string() == name || dataset.name == name;
-        // Of several with one name the newest is meant that can be used or is being judged, and one's own before another's: an upload
-        // that broke off does not hide what came before it.
-        let found = || self.datasets.values().filter(|dataset| visible(dataset) && named(dataset));
-        let own = |dataset: &&Dataset| Some(dataset.owner) == actor.user();
-        let sound = |dataset: &&Dataset| !dataset.is_broken();
-        let of_mine = found().filter(own).rfind(sound).or_else(|| found().rfind(own));
-        let dataset = of_mine.or_else(|| found().rfind(sound)).or_else(|| found().next_back());
-        dataset
+        let by_id = name.parse().ok().and_then(|id: DatasetId| self.datasets.get(&id));
+        if let Some(dataset) = by_id.filter(|dataset| actor.sees(dataset.owner)) {
+            return Ok(dataset);
+        }
+        let called = self.datasets.values().filter(|dataset| actor.sees(dataset.owner) && dataset.name == name);
+        let (own, others): (Vec<_>, Vec<_>) = called.partition(|dataset| Some(dataset.owner) == actor.user());
+        let found = if own.is_empty() { others } else { own };
+        // An upload that broke off does not hide what came before it; where nothing can be used the newest says why.
+        let (broken, sound): (Vec<_>, Vec<_>) = found.into_iter().partition(|dataset| dataset.is_broken());
+        let only = the_one(field, "dataset", name, &sound, |dataset| dataset.id.to_string())?;
+        only.or(broken.last().copied())
             .ok_or_else(|| Refusal::invalid(field, format!("no dataset `{name}`; `lorikeet dataset list` names them")))
     }
 

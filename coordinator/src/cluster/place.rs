@@ -21,7 +21,10 @@ use lorikeet_protocol::{
     inspect::JobFindings,
     job::{AttemptPhase, BaseDtype, FailureClass, Intent, JobSpec, Method, Outcome, StopCause, Task},
 };
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// What no agent could be told would be told for ever.
 fn unsayable() -> Ended {
@@ -98,6 +101,13 @@ impl Cluster {
             let expected = why.expected.map(|at| until.map_or(at, |until| at.max(until)));
             Why { expected, backs_off_until: until, last_word, ..why }
         })
+    }
+
+    /// Of these jobs those that wait for a device and cannot get one as things are.
+    pub(super) fn stuck(&self, actor: Actor, ids: &[JobId], now: Now) -> BTreeMap<JobId, Why> {
+        let visible = ids.iter().filter_map(|id| self.visible(actor, *id).ok());
+        let waiting = visible.filter(|job| job.record.state == JobState::Queued);
+        schedule::stuck(waiting.filter_map(|job| self.candidate(job)), &self.views(now), &self.rules)
     }
 
     pub(super) fn dry_run(

@@ -248,6 +248,28 @@ pub fn schedule(
     schedule
 }
 
+/// Of these jobs those that cannot start as machines and limits are, whoever makes room: what [`schedule`] says of one, without a walk
+/// through the queue.
+pub fn stuck<'a>(
+    jobs: impl Iterator<Item = Candidate<'a>>,
+    nodes: &[NodeView<'_>],
+    rules: &Rules,
+) -> BTreeMap<JobId, Why> {
+    let places: Vec<_> = nodes.iter().map(Place::new).collect();
+    let judge = |candidate: Candidate<'_>| {
+        let (limit, never) = (too_large(&candidate, rules), fit::never(&candidate, &places));
+        let is_stuck = limit.is_some() || never.is_some() || places.is_empty();
+        is_stuck.then(|| (candidate.job, Why { limit, machines: nodes.len(), never, ..Why::default() }))
+    };
+    jobs.filter_map(judge).collect()
+}
+
+/// A job that alone wants more than its owner may hold.
+fn too_large(candidate: &Candidate<'_>, rules: &Rules) -> Option<Limit> {
+    let wanted = u32::from(candidate.resources.gpus);
+    rules.devices_per_user.filter(|most| wanted > *most).map(|most| Limit::TooLarge { wanted, most })
+}
+
 /// One walk through the queue.
 struct Pass<'a, L> {
     lookup: &'a L,
@@ -333,12 +355,9 @@ impl<'a, L: Lookup> Pass<'a, L> {
 
     fn limit(&mut self, candidate: &Candidate<'_>) -> Option<Limit> {
         let load = self.loads.get(&candidate.owner).copied().unwrap_or_else(|| self.lookup.user(candidate.owner).load);
-        let wanted = u32::from(candidate.resources.gpus);
-        let devices = load.devices + wanted;
+        let devices = load.devices + u32::from(candidate.resources.gpus);
         let too_many_jobs = self.rules.jobs_per_user.filter(|most| load.jobs >= *most).map(Limit::Jobs);
-        let too_large = self.rules.devices_per_user.filter(|most| wanted > *most);
-        too_large
-            .map(|most| Limit::TooLarge { wanted, most })
+        too_large(candidate, self.rules)
             .or(too_many_jobs)
             .or_else(|| self.rules.devices_per_user.filter(|most| devices > *most).map(Limit::Devices))
             .or_else(|| self.limit_of_sweep(candidate))

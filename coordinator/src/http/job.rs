@@ -73,6 +73,7 @@ async fn made(app: &App, actor: Actor, receipt: Receipt) -> Result<Json<Envelope
 /// As it is; of one whose machine is silent, what is known and no guess.
 async fn shown(app: &App, actor: Actor, id: JobId) -> Answered<api::Job> {
     let job = job_view::view(&app.driver, app.driver.job(actor, id).await?).await?;
+    let job = job_why::with_reasons(app, actor, vec![job]).await.pop().expect("one for one");
     one(match job_why::silence(app, actor, id).await {
         Some(reason) => api::Job { reason: Some(reason), seconds_left: None, tokens_per_second: None, ..job },
         None => job,
@@ -110,7 +111,8 @@ pub(super) async fn list(
     };
     let keep: Option<Keep<Job>> = (!wants_all).then(|| Box::new(keep) as _);
     let listed = app.driver.jobs(caller.actor, paging.rows(), keep).await?;
-    Ok(paging.answer(job_view::views(&app.driver, listed.rows).await?, listed.total))
+    let jobs = job_view::views(&app.driver, listed.rows).await?;
+    Ok(paging.answer(job_why::with_reasons(&app, caller.actor, jobs).await, listed.total))
 }
 
 /// One job.
@@ -135,9 +137,7 @@ pub(super) async fn cancel(
     }
     let job = app.driver.job(caller.actor, id).await?;
     match job.phase() {
-        phase if phase.is_terminal() && phase != Phase::Cancelled => {
-            Err(Failure::new(ErrorCode::Conflict, format!("the job is over: {}", sentence(phase))))
-        }
+        phase if phase.is_terminal() && phase != Phase::Cancelled => Err(over("cancel", phase)),
         _ => one(job_view::view(&app.driver, job).await?),
     }
 }
@@ -160,7 +160,7 @@ pub(super) async fn pause(
     Id(id): Id<JobId>,
     Ask { context, caller, .. }: Ask<Nothing>,
 ) -> Answered<api::Job> {
-    order(&app, caller.actor, context, id, Command::SetIntent { id, intent: Intent::Pause }).await
+    order(&app, caller.actor, context, id, ("pause", Command::SetIntent { id, intent: Intent::Pause })).await
 }
 
 /// It goes on from where it was.
@@ -171,7 +171,7 @@ pub(super) async fn resume(
     Id(id): Id<JobId>,
     Ask { context, caller, .. }: Ask<Nothing>,
 ) -> Answered<api::Job> {
-    order(&app, caller.actor, context, id, Command::SetIntent { id, intent: Intent::Run }).await
+    order(&app, caller.actor, context, id, ("resume", Command::SetIntent { id, intent: Intent::Run })).await
 }
 
 /// A job that was submitted with `hold` goes on its way.
@@ -182,7 +182,7 @@ pub(super) async fn release(
     Id(id): Id<JobId>,
     Ask { context, caller, .. }: Ask<Nothing>,
 ) -> Answered<api::Job> {
-    order(&app, caller.actor, context, id, Command::ReleaseJob { id }).await
+    order(&app, caller.actor, context, id, ("release", Command::ReleaseJob { id })).await
 }
 
 /// Changes what may be changed of a job that has no device yet: its priority.
@@ -193,7 +193,7 @@ pub(super) async fn patch(
     Id(id): Id<JobId>,
     Ask { context, caller, body }: Ask<PatchJob>,
 ) -> Answered<api::Job> {
-    order(&app, caller.actor, context, id, Command::SetPriority { id, priority: body.priority }).await
+    order(&app, caller.actor, context, id, ("change", Command::SetPriority { id, priority: body.priority })).await
 }
 
 /// It saves a checkpoint now and goes on.
@@ -204,19 +204,30 @@ pub(super) async fn checkpoint(
     Id(id): Id<JobId>,
     Ask { context, caller, .. }: Ask<Nothing>,
 ) -> Answered<api::Job> {
-    order(&app, caller.actor, context, id, Command::SaveNow { id }).await
+    order(&app, caller.actor, context, id, ("save", Command::SaveNow { id })).await
 }
 
 /// An order to a job that is not over. One that is over is a conflict, one that never was is not found.
-async fn order(app: &App, actor: Actor, context: Context, id: JobId, command: Command) -> Answered<api::Job> {
+async fn order(
+    app: &App,
+    actor: Actor,
+    context: Context,
+    id: JobId,
+    (what, command): (&str, Command),
+) -> Answered<api::Job> {
     match app.driver.command(context, command).await {
         Ok(_) => shown(app, actor, id).await,
         Err(Refusal::NotFound { .. }) => {
             let phase = app.driver.job(actor, id).await?.phase();
-            Err(Failure::new(ErrorCode::Conflict, format!("the job is over: {}", sentence(phase))))
+            Err(over(what, phase))
         }
         Err(refusal) => Err(refusal.into()),
     }
+}
+
+/// Nothing can be done to it any more.
+fn over(what: &str, phase: Phase) -> Failure {
+    Failure::new(ErrorCode::Conflict, format!("nothing to {what}, the job is over: {}", sentence(phase)))
 }
 
 /// The same again, as a new job.

@@ -22,7 +22,7 @@ use crate::{
 use axum::extract::State;
 use lorikeet_api::{
     Envelope, ErrorCode, JobFile, Timestamp,
-    job::{DryRun, FairShare, NodeReason, Why, WhyCode},
+    job::{self as api, DryRun, FairShare, NodeReason, Why, WhyCode},
     jobfile::start::Start,
     route,
 };
@@ -48,6 +48,21 @@ pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<
     }
     one(blocked(&job)
         .unwrap_or_else(|| settled(phase, job_view::reason(&job).unwrap_or_else(|| sentence(phase).into()))))
+}
+
+/// Of those that wait for a device the ones that cannot get one as things are say so.
+pub(super) async fn with_reasons(app: &App, actor: Actor, mut jobs: Vec<api::Job>) -> Vec<api::Job> {
+    let waiting: Vec<_> = jobs.iter().filter(|job| job.phase == Phase::Queued).map(|job| job.id).collect();
+    if waiting.is_empty() {
+        return jobs;
+    }
+    let Ok(Answer::Stuck(mut stuck)) = app.driver.query(actor, Query::Stuck(waiting)).await else { return jobs };
+    for job in &mut jobs {
+        let waits = stuck.remove(&job.id);
+        job.reason =
+            waits.map(|waits| self::waiting(Phase::Queued, waits, Told::to(actor)).summary).or(job.reason.take());
+    }
+    jobs
 }
 
 fn settled(phase: Phase, summary: String) -> Why {

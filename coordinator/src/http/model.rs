@@ -85,6 +85,7 @@ fn view(store: &Store, row: Model) -> Result<Option<api::Model>, StoreError> {
         id: row.id,
         owner: row.owner,
         job: row.job,
+        job_name: Some(spec.name.clone()),
         name: row.name,
         version: row.version,
         description: row.description,

@@ -145,9 +145,9 @@ impl World {
 
     /// A job that waits for a machine.
     pub(crate) async fn job(&self) -> JobId {
-        self.dataset("chats", "one line\n").await;
+        let chats = self.dataset("chats", "one line\n").await.to_string();
         self.base("tiny").await;
-        let (status, body) = self.call(Method::POST, route::JOBS, json!({ "base": "tiny", "dataset": "chats" })).await;
+        let (status, body) = self.call(Method::POST, route::JOBS, json!({ "base": "tiny", "dataset": chats })).await;
         assert_eq!(status, StatusCode::CREATED, "{body}");
         let id: JobId = body["data"]["id"].as_str().unwrap().parse().unwrap();
         self.wait(&route::with_id(route::JOB, id), |row| row["phase"] == "queued").await;
@@ -298,6 +298,40 @@ async fn a_list_is_asked_for_the_whole_of_a_name_or_a_part_of_one() {
             let found = world.get(&format!("{list}?{question}")).await;
             assert_eq!(found.as_array().unwrap().len(), count, "{list}?{question}: {found}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_start_says_so_wherever_it_is_shown_and_in_the_same_words() {
+    let world = World::new().await;
+    let job = world.job().await;
+    let why = world.get(&route::with_id(route::JOB_WHY, job)).await["summary"].clone();
+    assert!(why.as_str().unwrap().contains("no machine has joined yet"), "{why}");
+    assert_eq!(world.get(&route::with_id(route::JOB, job)).await["reason"], why);
+    assert_eq!(world.get(route::JOBS).await[0]["reason"], why);
+}
+
+#[tokio::test]
+async fn an_order_to_a_job_that_is_over_is_told_that_nothing_comes_of_it_and_how_the_job_ended() {
+    let world = World::new().await;
+    let waiting = world.job().await;
+    let (done, _) = world.finished(waiting).await;
+    for (route, what) in [(route::JOB_CANCEL, "cancel"), (route::JOB_PAUSE, "pause"), (route::JOB_RESUME, "resume")] {
+        let (status, body) = world.call(Method::POST, &route::with_id(route, done), json!({})).await;
+        let expected = format!("nothing to {what}, the job is over: the adapter is here");
+        assert_eq!((status, &body["error"]["message"]), (StatusCode::CONFLICT, &json!(expected)));
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_a_body_that_stands_twice_is_refused_by_name() {
+    let world = World::new().await;
+    for (path, body, field) in [
+        (route::JOBS, r#"{"base":"b","dataset":"d","lora":{"rank":8,"rank":16}}"#, "lora.rank"),
+        (route::DATASETS, r#"{"name":"a","name":"b","fileName":"x","sizeBytes":3}"#, "name"),
+    ] {
+        let (status, body) = answer(world.ask(Method::POST, path, &world.admin).body(body)).await;
+        assert_eq!((status, &body["error"]["field"]), (StatusCode::BAD_REQUEST, &json!(field)), "{body}");
     }
 }
 

@@ -9,6 +9,7 @@
 //! the job file names and this version cannot honour yet: a setting is never ignored. Reading stands in `read`, ranges and
 //! defaults in `resolve`, presets in `preset`.
 
+mod json;
 mod preset;
 mod range;
 mod read;
@@ -325,9 +326,9 @@ impl JobFile {
         Self::from_value(&value).map_err(|faults| locate(faults, text))
     }
 
-    /// Reads JSON, as it comes over HTTP.
+    /// Reads JSON, as it comes over HTTP; a key that stands twice is a fault, as in TOML.
     pub fn from_json(bytes: &[u8]) -> Result<Self, Vec<FieldError>> {
-        Self::from_value(&read::json(bytes).map_err(|fault| vec![fault])?)
+        Self::from_value(&json::tree(bytes).map_err(|fault| vec![fault])?)
     }
 
     /// Reads a parsed tree.

@@ -21,6 +21,9 @@ pub struct Model {
     /// What made it.
     #[schema(value_type = String)]
     pub job: JobId,
+    /// What people call that; null: a coordinator of before does not say.
+    #[serde(default)]
+    pub job_name: Option<String>,
     /// What people call it.
     pub name: String,
     /// `1.0.0`

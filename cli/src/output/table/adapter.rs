@@ -11,13 +11,14 @@ impl View for Vec<Model> {
             [
                 model.id.to_string(),
                 short(&model.name, 40),
+                model.job_name.as_ref().map_or_else(|| model.job.to_string(), |name| short(name, 32)),
                 word(&model.status),
                 short(&model.base, 24),
                 size(model.size_bytes),
                 moment(model.created_at),
             ]
         };
-        grid(["id", "name", "status", "base", "size", "created"], self.iter().map(row))
+        grid(["id", "name", "job", "status", "base", "size", "created"], self.iter().map(row))
     }
 }
 
@@ -33,7 +34,7 @@ impl View for Model {
                 ("version", Some(self.version.clone())),
                 ("description", self.description.clone()),
                 ("status", Some(word(&self.status))),
-                ("job", Some(self.job.to_string())),
+                ("job", Some(job(self))),
                 ("base", Some(self.base.clone())),
                 ("dataset", Some(self.dataset.clone())),
                 ("created", Some(moment(self.created_at))),
@@ -43,6 +44,11 @@ impl View for Model {
         );
         with_below(table, "files:", Some(files(&self.files)))
     }
+}
+
+/// What made it, by both of its names.
+fn job(model: &Model) -> String {
+    model.job_name.as_ref().map_or_else(|| model.job.to_string(), |name| format!("{name} ({})", model.job))
 }
 
 /// Six digits of a number are enough for people.

@@ -2,8 +2,11 @@
 
 use super::{count, dollars, fields, grid, moment, short, size, span, with_below, word};
 use crate::output::View;
-use lorikeet_api::job::{
-    CheckpointView, DryRun, FairShare, Findings, Job, JobStatus, LogLine, MetricsPoint, NodeReason, Why,
+use lorikeet_api::{
+    JobFile,
+    job::{
+        CheckpointView, DryRun, FairShare, Findings, Job, JobStatus, LogLine, MetricsPoint, NodeReason, Why, WhyCode,
+    },
 };
 use lorikeet_protocol::job::{Intent, Phase};
 
@@ -32,6 +35,8 @@ fn state(job: &Job) -> String {
         Phase::Validating | Phase::Blocked | Phase::Paused | Phase::Finalizing | Phase::Cancelling => {
             format!("{} ({})", word(&job.status), word(&job.phase))
         }
+        // A list gives of what waits for a device a reason only where none will do.
+        Phase::Queued if job.reason.is_some() => format!("{} (cannot start)", word(&job.status)),
         Phase::Submitted
         | Phase::Queued
         | Phase::Assigned
@@ -86,6 +91,8 @@ impl View for Job {
             ("base", Some(format!("{} ({})", self.base, self.base_id))),
             ("dataset", Some(format!("{} ({})", self.dataset, self.dataset_id))),
             ("preset", self.spec.preset.clone()),
+            ("training", settings(training(&self.spec))),
+            ("adapter", settings(adapter(&self.spec))),
             ("priority", Some(self.priority.to_string())),
             ("parent", self.parent.map(|parent| parent.to_string())),
             ("sweep", self.sweep.map(|sweep| sweep.to_string())),
@@ -110,26 +117,86 @@ impl View for Job {
     }
 }
 
+/// Of a setting its key, as behind `--set`, and its value.
+type Setting = (&'static str, Option<String>);
+
+/// What is asked for of a training first; JSON has every key.
+fn training(spec: &JobFile) -> [Setting; 8] {
+    let keys = &spec.training;
+    [
+        ("learning_rate", keys.learning_rate.map(|rate| format!("{rate:e}"))),
+        ("batch_size", keys.batch_size.map(|size| size.to_string())),
+        ("epochs", keys.epochs.map(|epochs| epochs.to_string())),
+        ("max_steps", keys.max_steps.map(|steps| steps.to_string())),
+        ("max_seq_length", keys.max_seq_length.map(|tokens| tokens.to_string())),
+        ("schedule", keys.schedule.clone()),
+        ("seed", keys.seed.map(|seed| seed.to_string())),
+        ("method", keys.method.clone().filter(|method| method != "lora")),
+    ]
+}
+
+/// What is asked for of an adapter first; full training makes none.
+fn adapter(spec: &JobFile) -> [Setting; 4] {
+    let keys = &spec.lora;
+    let is_made = spec.training.method.as_deref() != Some("full");
+    [
+        ("rank", keys.rank.map(|rank| rank.to_string())),
+        ("alpha", keys.alpha.map(|alpha| alpha.to_string())),
+        ("dropout", keys.dropout.map(|dropout| dropout.to_string())),
+        ("init_adapter", spec.init_adapter.clone()),
+    ]
+    .map(|(key, value)| (key, value.filter(|_| is_made)))
+}
+
+/// `rank 16, alpha 32`
+fn settings<const N: usize>(settings: [Setting; N]) -> Option<String> {
+    let told: Vec<_> = settings.into_iter().filter_map(|(key, value)| Some(format!("{key} {}", value?))).collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
 impl View for Why {
     fn table(&self) -> String {
-        let table = fields([
-            ("phase", Some(word(&self.phase))),
-            ("why", Some(self.summary.clone())),
-            ("waits for", Some(self.waits_for.join(", ")).filter(|jobs| !jobs.is_empty())),
-            ("place in line", self.position.map(|place| place.to_string())),
-            ("fair share", self.fair_share.map(fair_share)),
-            ("expected start", self.expected_start.map(moment)),
-        ]);
-        let row = |node: &NodeReason| {
-            let fits = if node.fits { "yes" } else { "no" };
-            let namesakes = self.nodes.iter().filter(|other| other.name == node.name).count();
-            let name = if namesakes > 1 { format!("{} ({})", node.name, node.node) } else { node.name.clone() };
-            [name, fits.to_owned(), node.code.clone(), node.message.clone()]
-        };
-        let nodes =
-            (!self.nodes.is_empty()).then(|| grid(["node", "fits", "reason", "message"], self.nodes.iter().map(row)));
-        with_below(table, "nodes:", nodes)
+        because(("phase", word(&self.phase)), self)
     }
+}
+
+/// A reason under what it is the reason of.
+fn because((title, what): (&str, String), why: &Why) -> String {
+    let table = fields([
+        (title, Some(what)),
+        ("why", Some(why.summary.clone())),
+        ("waits for", Some(why.waits_for.join(", ")).filter(|jobs| !jobs.is_empty())),
+        ("place in line", why.position.map(|place| place.to_string())),
+        ("fair share", why.fair_share.map(fair_share)),
+        ("expected start", why.expected_start.map(moment)),
+    ]);
+    let row = |node: &NodeReason| {
+        let fits = if node.fits { "yes" } else { "no" };
+        let namesakes = why.nodes.iter().filter(|other| other.name == node.name).count();
+        let name = if namesakes > 1 { format!("{} ({})", node.name, node.node) } else { node.name.clone() };
+        [name, fits.to_owned(), node.code.clone(), node.message.clone()]
+    };
+    let nodes = (!why.nodes.is_empty()).then(|| grid(["node", "fits", "reason", "message"], why.nodes.iter().map(row)));
+    with_below(table, "nodes:", nodes)
+}
+
+/// What would become of a job that was only thought of.
+fn would(why: &Why) -> String {
+    let would = match why.code {
+        _ if why.phase == Phase::Rejected => "be rejected",
+        _ if why.never => "never start",
+        WhyCode::Free => "start at once",
+        WhyCode::Devices => "wait for a device",
+        WhyCode::Limit
+        | WhyCode::BackOff
+        | WhyCode::After
+        | WhyCode::Held
+        | WhyCode::NotBefore
+        | WhyCode::BaseChanged
+        | WhyCode::Unreachable
+        | WhyCode::Phase => "wait",
+    };
+    format!("it would {would}; nothing was submitted")
 }
 
 /// What decides among jobs of one priority.
@@ -142,7 +209,11 @@ impl View for DryRun {
     fn table(&self) -> String {
         let found = self.findings.as_ref().map(findings).unwrap_or_default();
         let faults = self.faults.iter().map(|fault| format!("{}: {}", fault.path, fault.message));
-        let below = with_below(self.why.table(), "faults:", Some(faults.collect::<Vec<_>>().join("\n")));
+        let below = with_below(
+            because(("dry run", would(&self.why)), &self.why),
+            "faults:",
+            Some(faults.collect::<Vec<_>>().join("\n")),
+        );
         if found.is_empty() { below } else { format!("{found}\n\n{below}") }
     }
 }

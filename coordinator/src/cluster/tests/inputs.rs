@@ -33,13 +33,14 @@ fn a_dataset_to_evaluate_on_is_awaited_offered_and_kept_while_a_job_needs_it() {
 #[test]
 fn an_adapter_to_begin_with_is_found_offered_and_may_be_fetched() {
     let mut world = World::ready();
-    let (job, submitted) = submit(&mut world, 701, "tone", vec![model(1, "tone", ADMIN), model(2, "tone", ADMIN)]);
+    let (job, submitted) =
+        submit(&mut world, 701, "tone", vec![model(1, "tone", UserId(uuid(3))), model(2, "tone", ADMIN)]);
     submitted.unwrap();
     let found = Inspection::Job(world.findings.clone());
     world.handle(Event::Inspected { subject: Subject::Job(job), result: Ok(found), files: vec![] });
     let offer = world.offer_of(job).expect("placed");
     let hashes: Vec<Hash> = offer.init_adapter.iter().map(|file| file.manifest.hash).collect();
-    assert_eq!(hashes, [hash(2), hash(102)], "of several with one name the newest");
+    assert_eq!(hashes, [hash(2), hash(102)], "one's own before another's");
     assert!(hashes.iter().all(|hash| world.cluster.may_fetch(NODE, offer.attempt, *hash)));
     assert!(!world.cluster.may_fetch(NODE, offer.attempt, hash(1)));
 }
@@ -109,13 +110,42 @@ fn a_newer_dataset_that_cannot_be_used_does_not_hide_an_older_one_of_its_name() 
     };
     let first = resolved(&world);
     let newer = dataset(&mut world, 772, "d");
-    assert_eq!(resolved(&world), newer, "one that is being judged is waited for");
     for state in [DatasetState::Uploading, DatasetState::Error] {
         world.cluster.datasets.get_mut(&newer).unwrap().state = state;
         assert_eq!(resolved(&world), first);
     }
     world.cluster.datasets.remove(&first);
     assert_eq!(resolved(&world), newer, "there is no other, and its own fault is told");
+}
+
+#[test]
+fn of_several_with_one_name_none_is_guessed_at_and_each_goes_by_its_id() {
+    let mut world = World::ready();
+    let first = *world.cluster.datasets.keys().next().unwrap();
+    let newer = dataset(&mut world, 772, "d");
+    let several = |asked: Result<Receipt, Refusal>, field: &str, ids: [String; 2]| {
+        let said = asked.unwrap_err().to_string();
+        assert!(said.starts_with(&format!("{field}: more than one")), "{said}");
+        assert!(said.contains(&ids.join(", ")) && said.contains("by its id"), "{said}");
+    };
+    let datasets = || [newer.to_string(), first.to_string()];
+    let mut ask = |n, change: &dyn Fn(&mut JobSpec)| {
+        let mut asked = spec();
+        change(&mut asked);
+        world.ask(Command::SubmitJob { id: JobId(uuid(n)), spec: Box::new(asked), start: Default::default() }).0
+    };
+    several(ask(740, &|_| ()), "dataset", datasets());
+    let by_id = |asked: &mut JobSpec| asked.dataset = newer.to_string();
+    let held_out =
+        |asked: &mut JobSpec| (asked.dataset, asked.validation_dataset) = (newer.to_string(), Some("d".into()));
+    several(ask(741, &held_out), "data.validation_dataset", datasets());
+    ask(742, &by_id).unwrap();
+    assert_eq!(world.cluster.jobs[&JobId(uuid(742))].record.dataset, newer);
+    world.cluster.datasets.remove(&newer);
+    let models = || vec![model(1, "tone", ADMIN), model(2, "tone", ADMIN)];
+    let ids = [model(2, "", ADMIN), model(1, "", ADMIN)].map(|model| model.id.to_string());
+    several(submit(&mut world, 743, "tone", models()).1, "init_adapter", ids.clone());
+    submit(&mut world, 744, &ids[1], models()).1.unwrap();
 }
 
 fn submit(world: &mut World, n: u128, adapter: &str, adapters: Vec<Model>) -> (JobId, Result<Receipt, Refusal>) {

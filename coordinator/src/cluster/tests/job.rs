@@ -21,6 +21,18 @@ fn a_job_goes_from_submit_to_model() {
 }
 
 #[test]
+fn a_model_has_its_datasets_name_though_the_job_said_the_id() {
+    let mut world = World::ready();
+    let dataset = world.cluster.datasets.keys().next().unwrap().to_string();
+    let job = world.submit_with(1, |spec| spec.dataset = dataset);
+    let attempt = world.offer_of(job).unwrap().attempt;
+    world.accept(attempt);
+    let out = world.report(attempt, ended(Outcome::Ok));
+    let Some(Record::Model(model)) = row(&out, |row| matches!(row, Record::Model(_))) else { panic!("{out:?}") };
+    assert_eq!(model.name, "Model from d");
+}
+
+#[test]
 fn a_cancel_is_said_again_at_every_reconnect_and_wins_over_a_later_result() {
     let mut world = World::ready();
     let (job, attempt) = world.running(1);

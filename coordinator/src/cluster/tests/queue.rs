@@ -300,6 +300,16 @@ fn a_job_that_no_node_can_ever_take_is_told_so_with_the_nearest() {
     let too_small = WhyNot::TooSmall { needed_bytes: 90 << 30, memory_bytes: 80 << 30 };
     assert_eq!(never(&world, large), Some((small, too_small.clone())));
     assert_eq!(world.why(large).nodes[0].2, too_small);
+    let needed = std::mem::replace(&mut world.findings.cuda_bytes, 1 << 30);
+    let [_, waits] = [3, 4].map(|n| world.submit_with(n, |spec| spec.resources.gpus = 2));
+    world.findings.cuda_bytes = needed;
+    let stuck = |actor| match world.cluster.answer(actor, Query::Stuck(vec![wide, large, waits]), world.now) {
+        Ok(Answer::Stuck(stuck)) => stuck.into_iter().map(|(job, why)| (job, why.never)).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let of_all = [wide, large].map(|job| (job, world.why(job).never));
+    assert_eq!(stuck(admin()), of_all, "a list says the same");
+    assert_eq!(stuck(user()), [], "of another's it says nothing");
     // One that is closed, or away, keeps nobody from the truth; one of which nothing is known might do.
     world.ask(Command::CordonNode { id: small }).0.unwrap();
     assert_eq!(world.why(large).nodes[0].2, WhyNot::Cordoned);

@@ -94,7 +94,11 @@ fn a_limit_lets_no_more_jobs_be_ahead_than_it_lets_run() {
         world.submit_with(n, |spec| (spec.resources.gpus, spec.priority) = (2, 90));
     }
     let third = Actor::User { id: UserId(uuid(77)), role: Role::Admin, token: TokenId(uuid(78)) };
-    let last = world.submit_as(third, 21, lasts(1));
+    let dataset = world.cluster.jobs[&first].record.dataset.to_string();
+    let last = world.submit_as(third, 21, |spec| {
+        lasts(1)(spec);
+        spec.dataset = dataset;
+    });
     assert_eq!(
         starts_in(&world, last),
         Some(2),

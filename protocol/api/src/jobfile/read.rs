@@ -15,14 +15,6 @@ pub(super) fn toml(text: &str) -> Result<Value, FieldError> {
     Ok(Value::Object(object(table.get_ref())))
 }
 
-/// JSON as a tree.
-pub(super) fn json(bytes: &[u8]) -> Result<Value, FieldError> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let message = format!("not valid JSON: {error}");
-        FieldError { line: Some(error.line() as u64), ..FieldError::plain("", message) }
-    })
-}
-
 fn syntax(text: &str, message: &str, span: Option<Range<usize>>) -> FieldError {
     let line = span.map(|span| line_of(text, span.start));
     FieldError { line, ..FieldError::plain("", format!("not valid TOML: {}", message.replace('\n', ", "))) }
@@ -74,7 +66,8 @@ fn collect_lines(text: &str, prefix: &str, table: &DeTable<'_>, lines: &mut BTre
     }
 }
 
-fn join(prefix: &str, key: &str) -> String {
+/// The dotted name of a key.
+pub(super) fn join(prefix: &str, key: &str) -> String {
     if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") }
 }
 

@@ -261,8 +261,20 @@ fn choice(name: &str, value: Value, faults: &mut Faults) -> Option<Choice> {
     let read = listed.or_else(|| range.and_then(|(word, bounds)| drawn(word, bounds.as_array()?)));
     if read.is_none() {
         faults.push(FieldError::new(format!("sweep.{name}"), value, CHOICE));
+    } else if let Some(again) = twice(value.as_array().map_or(&[][..], Vec::as_slice)) {
+        let message = format!("sweep.{name} has {again} twice; the same job twice would tell nothing new");
+        faults.push(FieldError::plain(format!("sweep.{name}"), message));
     }
     read
+}
+
+/// The first value that came before; `1.0` is `1` once more.
+fn twice(values: &[Value]) -> Option<&Value> {
+    let same = |one: &Value, other: &Value| {
+        one == other || ((one.is_f64() || other.is_f64()) && one.is_number() && one.as_f64() == other.as_f64())
+    };
+    let before = |(index, value)| values[..index].iter().any(|earlier| same(earlier, value));
+    values.iter().enumerate().find(|&pair| before(pair)).map(|(_, value)| value)
 }
 
 /// A number, a word or a yes or no; what is a list itself is no one value.
@@ -406,6 +418,9 @@ mod tests {
             ("lora.rank = []\n", "sweep.lora.rank", "a list of 1…64 values"),
             ("lora.rank = [[1]]\n", "sweep.lora.rank", "a list of 1…64 values"),
             ("lora.rank = 8\n", "sweep.lora.rank", "a list of 1…64 values"),
+            ("lora.rank = [8, 16, 8]\n", "sweep.lora.rank", "sweep.lora.rank has 8 twice"),
+            ("training.learning_rate = [1e-4, 0.0001]\n", "sweep.training.learning_rate", "has 0.0001 twice"),
+            ("lora.alpha = [1, 1.0]\n", "sweep.lora.alpha", "has 1.0 twice"),
             ("lora.rank = [8, 1000]\n", "sweep.lora.rank", "lora.rank is 1000, expected a whole number 1…256"),
             ("lora.rnk = [8]\n", "sweep.lora.rnk", "lora.rnk is unknown"),
             ("resources.gpus = [1]\n", "sweep.resources", "is unknown"),

@@ -319,6 +319,16 @@ fn toml_and_json_say_the_same() {
     assert!(JobFile::from_json(b"{\"base\":\"b\",\"dataset\":\"d\",\"batch\":1}").is_err());
     assert!(serde_json::from_str::<JobFile>("{\"base\":\"b\",\"dataset\":\"d\",\"batch\":1}").is_err());
     assert_eq!(JobFile::from_json(b"{\n\"base\":").unwrap_err()[0].line, Some(2));
+    let twice = br#"{"base":"b","dataset":"d","lora":{"rank":8,
+        "target_modules":["q_proj"],"rank":16}}"#;
+    let fault = JobFile::from_json(twice).unwrap_err().remove(0);
+    assert_eq!(
+        (fault.field.as_str(), fault.message.as_str(), fault.line),
+        ("lora.rank", "lora.rank stands twice", Some(2))
+    );
+    let twice =
+        JobFile::from_toml("base = \"b\"\ndataset = \"d\"\n[lora]\nrank = 8\nrank = 16\n").unwrap_err().remove(0);
+    assert!(twice.line == Some(5) && twice.message.contains("duplicate"), "{twice}");
 }
 
 #[test]
