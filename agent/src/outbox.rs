@@ -11,7 +11,10 @@
 //! in this session or before this agent is replaced in memory by a newer one under the same number; if a crash brings the older one back, that
 //! is harmless, for the coordinator applies each number once.
 
-use crate::disk::{self, Access, At, DiskError};
+use crate::{
+    beneath::{self, For},
+    disk::{self, Access, At, DiskError},
+};
 use lorikeet_protocol::{
     agent::{Report, ReportBody},
     codec,
@@ -20,10 +23,11 @@ use lorikeet_protocol::{
 use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
-    io::{Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
+const REPORTS: &str = "reports.log";
 const MAGIC: &[u8; 4] = b"LKO1";
 const HEADER_BYTES: usize = 12;
 const CHECK_BYTES: usize = 8;
@@ -59,12 +63,13 @@ impl Outbox {
     /// Opens the outbox in `folder`, or begins one. A torn tail is cut off.
     pub(crate) fn open(folder: &Path) -> Result<Self, DiskError> {
         disk::create_folder(folder)?;
-        let path = folder.join("reports.log");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        let path = folder.join(REPORTS);
+        let mut bytes = Vec::new();
+        match beneath::open_file(folder, Path::new(REPORTS), For::Reading) {
+            Ok(mut file) => drop(file.read_to_end(&mut bytes).at("read", &path)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).at("read", &path),
-        };
+        }
         let (base, queue, length) = parse(&bytes).unwrap_or_else(|| {
             if !bytes.is_empty() {
                 tracing::warn!(path = %path.display(), "the outbox has no readable head; it begins anew");

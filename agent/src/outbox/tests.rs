@@ -27,6 +27,15 @@ fn reports_are_numbered_without_gaps_over_restarts() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_the_reports_is_named_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join(REPORTS);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let refused = crate::link::chain(&Outbox::open(folder.path()).unwrap_err());
+    assert_eq!(refused, format!("read {}: it is no regular file", pipe.display()));
+}
+
+#[test]
 fn a_file_that_cannot_be_shortened_keeps_nobody_from_being_let_go() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::open(folder.path()).unwrap();

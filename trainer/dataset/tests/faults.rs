@@ -258,6 +258,19 @@ fn a_cache_with_a_damaged_index_is_made_again_and_one_with_damaged_tokens_names_
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_known_hash_is_not_waited_for() {
+    let (dir, path) = written(format!("{}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
+    write_byte_tokenizer(dir.path()).expect("writes");
+    let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+    let config = PrepareConfig::new(&path, &dir.path().join("cache"));
+    let name = blake3::hash(path.canonicalize().expect("there").as_os_str().as_encoded_bytes()).to_hex();
+    let memo = config.cache_dir.join(format!("{}.content", &name[..32]));
+    fs::create_dir(&config.cache_dir).expect("made");
+    let pipe = std::process::Command::new("mkfifo").arg(&memo).status().expect("made");
+    assert!(pipe.success() && prepare(&config, &tokenizer, &mut |_| {}, &|| false).is_ok());
+}
+
+#[test]
 fn stop_is_answered() {
     let (dir, path) = written(chat("a", "b").to_string().as_bytes());
     write_byte_tokenizer(dir.path()).expect("writes");
