@@ -215,14 +215,15 @@ impl Outbox {
         self.queue.iter()
     }
 
-    /// The first that tells an evaluation says after which step it was, and stays.
+    /// The first that tells an evaluation says after which step it was, and stays: a sweep judges by every one. So what waits while nobody
+    /// listens grows by one entry with each evaluation, and with nothing else of a training's course.
     fn replace_progress(&mut self, attempt: AttemptId, time: UnixMillis, body: &ReportBody) -> bool {
         let left = self.left.saturating_sub(self.base) as usize;
         let mut of_attempt = self.queue.iter_mut().skip(left).rev().filter(|report| report.attempt == attempt);
         let Some(old) = of_attempt.next() else { return false };
-        let told = evaluation(body);
-        let is_told_before = of_attempt.next().is_some_and(|before| evaluation(&before.body) == told);
-        if evaluation(&old.body) != told || !(told == Some(None) || is_told_before) {
+        let Some(told) = evaluation(&old.body) else { return false };
+        let is_told_before = of_attempt.next().is_some_and(|before| evaluation(&before.body) == Some(told));
+        if told.is_some() && !is_told_before {
             return false;
         }
         (old.body, old.time) = (body.clone(), time);

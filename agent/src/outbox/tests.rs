@@ -107,7 +107,20 @@ fn a_progress_that_tells_an_evaluation_is_not_replaced_by_a_later_step() {
         push(&mut outbox, 1, evaluated(step, loss));
     }
     let steps: Vec<_> = outbox.waiting().map(|report| step(Some(report))).collect();
-    assert_eq!(steps, [30, 40, 42, 80, 90]);
+    assert_eq!(steps, [40, 80, 90]);
+}
+
+#[test]
+fn an_evaluation_after_every_step_is_one_entry_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    for step in 1..=50_u32 {
+        // first with the loss of the evaluation before
+        let losses = [step - 1, step].map(|at| 1.0 / f64::from(at + 1));
+        losses.into_iter().for_each(|loss| push(&mut outbox, 1, evaluated(step.into(), Some(loss))));
+    }
+    let waiting: Vec<_> = outbox.waiting().map(|report| evaluation(&report.body)).collect();
+    assert_eq!(waiting.len(), 51, "and the one before the first step");
 }
 
 #[test]
