@@ -2,16 +2,16 @@
 //! changed by looking; the coordinator sees one handshake.
 
 use crate::{
+    beneath::{self, For},
     cache, clock,
     config::Config,
     disk, gpu,
     link::{Caller, DialError, IdentityError, LinkError, Timers, chain, identity::Identity},
-    places::Places,
+    places::{LOCK, Places},
     room,
 };
 use lorikeet_protocol::{ALPN_CONTROL, health::Finding, settings::Fault};
 use std::{
-    fs::File,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -63,7 +63,8 @@ fn data(data: &Path) -> Finding {
 }
 
 fn running(places: &Places) -> Finding {
-    let runs = File::open(places.lock()).is_ok_and(|file| file.try_lock_shared().is_err());
+    let opened = beneath::open_file(places.data(), Path::new(LOCK), For::Reading);
+    let runs = opened.is_ok_and(|file| file.try_lock_shared().is_err());
     Finding::ok("agent", if runs { "it runs" } else { "it does not run" })
 }
 

@@ -39,6 +39,7 @@ pub use disk::DiskError;
 pub use gpu::{Driver as GpuDriver, Reading as GpuReading, Silence as GpuSilence, readings as gpu_readings};
 pub use link::{ClockOff, DialError, FrameError, GiveError, IdentityError, JoinError, LinkError, LinkState, TlsError};
 
+use beneath::For;
 use cache::Cache;
 use disk::At;
 use driver::{Driver, Inbox};
@@ -56,8 +57,8 @@ use pulse::Pulse;
 use records::Records;
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions, TryLockError},
-    path::PathBuf,
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
 };
 use supervisor::{Setting, Supervisor, stray::Strays};
 use tokio::{
@@ -452,7 +453,7 @@ fn name(config: &Config) -> String {
 
 fn lock(places: &Places) -> Result<File, AgentError> {
     let path = places.lock();
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).at("open", &path)?;
+    let file = beneath::open_file(places.data(), Path::new(places::LOCK), For::Locking).at("open", &path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(AgentError::Busy(path)),

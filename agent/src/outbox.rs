@@ -11,7 +11,10 @@
 //! in this session or before this agent is replaced in memory by a newer one under the same number; if a crash brings the older one back, that
 //! is harmless, for the coordinator applies each number once.
 
-use crate::disk::{self, Access, At, DiskError};
+use crate::{
+    beneath::{self, For},
+    disk::{self, Access, At, DiskError},
+};
 use lorikeet_protocol::{
     agent::{Report, ReportBody},
     codec,
@@ -20,10 +23,11 @@ use lorikeet_protocol::{
 use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
-    io::{Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
+const REPORTS: &str = "reports.log";
 const MAGIC: &[u8; 4] = b"LKO1";
 const HEADER_BYTES: usize = 12;
 const CHECK_BYTES: usize = 8;
@@ -59,12 +63,13 @@ impl Outbox {
     /// Opens the outbox in `folder`, or begins one. A torn tail is cut off.
     pub(crate) fn open(folder: &Path) -> Result<Self, DiskError> {
         disk::create_folder(folder)?;
-        let path = folder.join("reports.log");
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        let path = folder.join(REPORTS);
+        let mut bytes = Vec::new();
+        match beneath::open_file(folder, Path::new(REPORTS), For::Reading) {
+            Ok(mut file) => drop(file.read_to_end(&mut bytes).at("read", &path)?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).at("read", &path),
-        };
+        }
         let (base, queue, length) = parse(&bytes).unwrap_or_else(|| {
             if !bytes.is_empty() {
                 tracing::warn!(path = %path.display(), "the outbox has no readable head; it begins anew");
@@ -210,14 +215,15 @@ impl Outbox {
         self.queue.iter()
     }
 
-    /// The first that tells an evaluation says after which step it was, and stays.
+    /// The first that tells an evaluation says after which step it was, and stays: a sweep judges by every one. So what waits while nobody
+    /// listens grows by one entry with each evaluation, and with nothing else of a training's course.
     fn replace_progress(&mut self, attempt: AttemptId, time: UnixMillis, body: &ReportBody) -> bool {
         let left = self.left.saturating_sub(self.base) as usize;
         let mut of_attempt = self.queue.iter_mut().skip(left).rev().filter(|report| report.attempt == attempt);
         let Some(old) = of_attempt.next() else { return false };
-        let told = evaluation(body);
-        let is_told_before = of_attempt.next().is_some_and(|before| evaluation(&before.body) == told);
-        if evaluation(&old.body) != told || !(told == Some(None) || is_told_before) {
+        let Some(told) = evaluation(&old.body) else { return false };
+        let is_told_before = of_attempt.next().is_some_and(|before| evaluation(&before.body) == Some(told));
+        if told.is_some() && !is_told_before {
             return false;
         }
         (old.body, old.time) = (body.clone(), time);

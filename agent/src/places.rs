@@ -15,6 +15,9 @@
 use lorikeet_protocol::id::AttemptId;
 use std::path::{Path, PathBuf};
 
+/// Its name.
+pub(crate) const LOCK: &str = "agent.lock";
+
 /// Builds paths; touches nothing.
 #[derive(Debug, Clone)]
 pub(crate) struct Places {
@@ -26,8 +29,12 @@ impl Places {
         Self { data: data.to_owned() }
     }
 
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     pub(crate) fn lock(&self) -> PathBuf {
-        self.data.join("agent.lock")
+        self.data.join(LOCK)
     }
 
     pub(crate) fn identity(&self) -> PathBuf {

@@ -1,11 +1,12 @@
 //! The host's records on disk: one JSON file per attempt, and one that names the devices that are out; replaced whole.
 
 use crate::{
+    beneath,
     disk::{self, Access, At, DiskError},
     host::{Reasons, Record},
 };
 use lorikeet_protocol::id::AttemptId;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// No record of an attempt: those end in `.json`.
 const QUARANTINE: &str = "devices.out";
@@ -32,7 +33,9 @@ impl Records {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice::<Record>(&bytes)?));
+            let name = Path::new(path.file_name().unwrap_or_default());
+            let read =
+                beneath::read(&self.folder, name).and_then(|bytes| Ok(serde_json::from_slice::<Record>(&bytes)?));
             match read {
                 Ok(record) => records.push(record),
                 Err(error) => {
@@ -52,7 +55,7 @@ impl Records {
 
     /// Devices that an earlier agent had taken out. A file that cannot be read took none out.
     pub(crate) fn quarantine(&self) -> Reasons {
-        let bytes = std::fs::read(self.folder.join(QUARANTINE)).unwrap_or_default();
+        let bytes = beneath::read(&self.folder, Path::new(QUARANTINE)).unwrap_or_default();
         let known = |error| tracing::warn!(%error, "which devices were out cannot be read");
         if bytes.is_empty() {
             Reasons::new()

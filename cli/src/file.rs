@@ -2,18 +2,34 @@
 
 use crate::failure::Failure;
 use std::{
-    fs::File,
+    fs::{File, FileType},
     io::{self, Read},
+    os::unix::fs::FileTypeExt,
     path::Path,
 };
 
 /// A file that has an end.
 pub(crate) fn open(doing: &str, path: &Path) -> Result<File, Failure> {
     let failed = |error: io::Error| Failure::file(doing, path, &error);
-    if !path.metadata().map_err(failed)?.is_file() {
-        return Err(Failure::mistake(format!("{doing} {}: it is not a regular file", path.display())));
+    let found = path.metadata().map_err(failed)?.file_type();
+    if !found.is_file() {
+        let found = kind(found);
+        return Err(Failure::mistake(format!("{doing} {}: it is not a regular file but {found}", path.display())));
     }
     File::open(path).map_err(failed)
+}
+
+/// What lies in a regular file's place.
+pub(crate) fn kind(found: FileType) -> &'static str {
+    if found.is_dir() {
+        "a directory"
+    } else if found.is_fifo() {
+        "a pipe"
+    } else if found.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
 }
 
 /// The text of a file that has no reason to be longer than `most` bytes.

@@ -4,7 +4,7 @@
 
 use crate::failure::Failure;
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
     flag,
 };
 use std::{
@@ -19,6 +19,12 @@ use std::{
 pub(crate) const EXIT: u8 = 130;
 /// Between two looks of somebody who waits for something else; nobody notices so little.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Past a limit on the size of files a write fails, as on a full disk: the signal would end the process before it can say so.
+pub(crate) fn outlive_file_limits() {
+    // where it cannot be heard it does what it did
+    let _ = flag::register(SIGXFSZ, Arc::default());
+}
 
 /// Whether the work is still wanted.
 #[derive(Debug, Clone)]

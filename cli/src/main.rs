@@ -24,6 +24,7 @@ use std::{
 };
 
 fn main() -> ExitCode {
+    interrupt::outlive_file_limits();
     let cli = args::Cli::parse();
     end(|| commands::run(cli))
 }

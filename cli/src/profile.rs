@@ -2,7 +2,7 @@
 //!
 //! Token and certificate authority of a profile belong to its server: with another `--server` neither is used.
 
-use crate::{args::Global, failure::Failure};
+use crate::{args::Global, failure::Failure, file};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -10,6 +10,9 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
+
+/// A profile has a server, a token and a certificate authority.
+const MAX_BYTES: u64 = 1 << 20;
 
 /// A profile file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,11 +75,10 @@ pub(crate) fn with_environment(flags: Global) -> Global {
 impl Profile {
     /// `None` when there is no such file.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, Failure> {
-        let text = match fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::file("read the profile", path, &error)),
-        };
+        if fs::metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        let text = file::text("read the profile", path, MAX_BYTES)?;
         let profile = toml::from_str(&text);
         profile
             .map(Some)
@@ -118,6 +120,20 @@ mod tests {
     use super::*;
     use crate::args::Form;
     use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_pipe_in_a_profiles_place_is_named_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("profile.toml");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let refused = Profile::read(&path).unwrap_err();
+        assert_eq!(
+            refused.message,
+            format!("read the profile {}: it is not a regular file but a pipe", path.display())
+        );
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(Profile::read(&path).unwrap(), None);
+    }
 
     #[test]
     fn a_token_never_goes_to_another_server_than_its_own() {

@@ -2,7 +2,7 @@
 //! step, evaluation and sample, and `tensorboard/`, the same for TensorBoard.
 //!
 //! Whoever goes on from a checkpoint does steps again that were written down before: their lines are cut off first, so that every
-//! step has one.
+//! step has one. What was written down before a checkpoint is on the disk with it: whoever goes on from there does not write it again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
@@ -39,6 +39,9 @@ impl Record {
             self.open = Some((metrics, EventFile::create(&self.dir.join(TENSORBOARD), from_step + 1)?));
         }
         let Some((metrics, events)) = &mut self.open else { return Ok(()) };
+        if let Event::Checkpoint(_) = event {
+            return metrics.sync_data();
+        }
         let Some(line) = line(event) else { return Ok(()) };
         metrics.write_all(format!("{line}\n").as_bytes())?;
         match event {
@@ -109,6 +112,7 @@ fn metrics_up_to(path: &Path, step: u64) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Checkpoint, CheckpointKind, Sample};
 
     #[test]
     fn steps_that_are_done_again_have_one_line_each() {
@@ -121,5 +125,19 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("read"), (1..=4).map(line).collect::<String>());
         metrics_up_to(&path, 0).expect("opened");
         assert_eq!(fs::read_to_string(&path).expect("read"), "");
+    }
+
+    #[test]
+    fn what_is_written_down_before_a_checkpoint_is_on_the_disk_with_it() {
+        let folder = tempfile::tempdir().expect("a directory");
+        // what takes every line and can be kept by no disk
+        let metrics = OpenOptions::new().write(true).open("/dev/null").expect("there");
+        let events = EventFile::create(&folder.path().join(TENSORBOARD), 1).expect("created");
+        let mut record = Record { dir: folder.path().to_owned(), open: Some((metrics, events)) };
+        let sample = Sample { step: 1, prompt: "p".into(), text: "t".into() };
+        record.keep(&Event::Sample(sample)).expect("a line alone waits");
+        let (name, files) = ("step-00000001".into(), Vec::new());
+        let saved = Checkpoint { step: 1, loss: 1.0, kind: CheckpointKind::Periodic, name, files };
+        assert!(record.keep(&Event::Checkpoint(saved)).is_err(), "it is not told of before its lines are safe");
     }
 }

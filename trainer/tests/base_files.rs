@@ -69,6 +69,29 @@ fn every_kind_of_bad_base_is_named_and_nothing_is_loaded() {
 }
 
 #[test]
+fn a_number_that_is_none_is_refused_by_the_name_of_its_tensor() {
+    let dir = copy("untied_all_f32");
+    let path = dir.path().join("model-00002-of-00002.safetensors");
+    let bytes = fs::read(&path).expect("a shard");
+    let (header, metadata) = SafeTensors::read_metadata(&bytes).expect("safetensors");
+    for (name, number) in [("lm_head.weight", f32::NAN), ("model.layers.1.mlp.down_proj.weight", f32::INFINITY)] {
+        let last = header + 8 + metadata.info(name).expect("it is there").data_offsets.1 - 4;
+        let mut spoilt = bytes.clone();
+        spoilt[last..last + 4].copy_from_slice(&number.to_le_bytes());
+        fs::write(&path, spoilt).expect("written");
+        let expected = format!("tensor {name} holds {number}, which is not a finite number");
+        for dtype in [BaseDtype::F32, BaseDtype::Bf16, BaseDtype::Int8, BaseDtype::Nf4] {
+            match Model::load_unless(dir.path(), dtype, &|| false) {
+                Err(TrainError::Base { path: named, reason }) => {
+                    assert_eq!((named, reason), (path.clone(), expected.clone()))
+                }
+                other => panic!("{dtype:?}: {:?}", other.map(|_| "loaded")),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_token_outside_the_vocabulary_is_refused() {
     let dir = copy("tied_qv_llama3_bf16");
     let model = Model::load(dir.path()).expect("sound");

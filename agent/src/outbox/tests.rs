@@ -27,6 +27,15 @@ fn reports_are_numbered_without_gaps_over_restarts() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_the_reports_is_named_and_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join(REPORTS);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let refused = crate::link::chain(&Outbox::open(folder.path()).unwrap_err());
+    assert_eq!(refused, format!("read {}: it is no regular file", pipe.display()));
+}
+
+#[test]
 fn a_file_that_cannot_be_shortened_keeps_nobody_from_being_let_go() {
     let folder = tempfile::tempdir().unwrap();
     let mut outbox = Outbox::open(folder.path()).unwrap();
@@ -98,7 +107,20 @@ fn a_progress_that_tells_an_evaluation_is_not_replaced_by_a_later_step() {
         push(&mut outbox, 1, evaluated(step, loss));
     }
     let steps: Vec<_> = outbox.waiting().map(|report| step(Some(report))).collect();
-    assert_eq!(steps, [30, 40, 42, 80, 90]);
+    assert_eq!(steps, [40, 80, 90]);
+}
+
+#[test]
+fn an_evaluation_after_every_step_is_one_entry_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut outbox = Outbox::open(folder.path()).unwrap();
+    for step in 1..=50_u32 {
+        // first with the loss of the evaluation before
+        let losses = [step - 1, step].map(|at| 1.0 / f64::from(at + 1));
+        losses.into_iter().for_each(|loss| push(&mut outbox, 1, evaluated(step.into(), Some(loss))));
+    }
+    let waiting: Vec<_> = outbox.waiting().map(|report| evaluation(&report.body)).collect();
+    assert_eq!(waiting.len(), 51, "and the one before the first step");
 }
 
 #[test]

@@ -222,6 +222,17 @@ async fn a_worker_that_never_came_is_given_up_when_killed_and_its_lock_kept_from
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_lies_in_the_place_of_a_lock_that_nobody_is_known_to_hold_is_in_the_way_until_it_is_removed() {
+    let mut scene = Scene::new(&Script::new(1, 1));
+    let lock = scene.folder.path().join(LOCK);
+    std::fs::create_dir(&lock).unwrap();
+    scene.adopt();
+    scene.supervisor.kill(id());
+    std::fs::remove_dir(&lock).unwrap();
+    assert_eq!(scene.until_gone().await.1, "its lock is free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_holder_of_another_boot_is_nobody() {
     for locks_place in ["free", "taken by a folder"] {
         let mut scene = Scene::new(&Script::new(1, 1));

@@ -43,6 +43,10 @@ const KILL_AGAIN: [Duration; 2] = [Duration::from_millis(20), Duration::from_sec
 /// Who is still there after so many kills cannot be killed: a driver or a disk holds it.
 const STUCK_AFTER: Duration = Duration::from_secs(60);
 
+/// Nothing is left by which its end could be seen; but a lock that can be taken says it, and one is made where there is none.
+const NOBODY_KNOWN: &str = "; nor is it known who held it, so its devices stay out: see that no process of this attempt runs, and remove what lies \
+                            there in the lock's place";
+
 /// What the host wants of a worker.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -283,9 +287,10 @@ impl Watch {
             Ok(Some(lock)) => Some(gone("its lock is free", Some(lock))),
             Ok(None) => None,
             Err(error) => {
-                self.warn_of(LOCK, &chain(&error));
                 let nobody = |group: Group| group.members().is_ok_and(|members| members.is_empty());
                 let is_gone = self.is_past || self.group().is_some_and(nobody);
+                let remedy = if is_gone || self.holder.is_some() { "" } else { NOBODY_KNOWN };
+                self.warn_of(LOCK, &format!("{}{remedy}", chain(&error)));
                 is_gone.then(|| gone("nobody of its group is there", None))
             }
         }

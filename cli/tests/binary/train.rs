@@ -57,6 +57,17 @@ fn other_numbers(file: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_limit_on_the_size_of_files_is_told_as_a_full_disk_is() {
+    let place = Place::new();
+    let trained = place.train("run", &["training.max_steps=3"]);
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -f 16; exec \"$0\" \"$@\""]).arg(trained.get_program()).args(trained.get_args());
+    let (code, answer, complaint) = run(&mut limited);
+    assert_eq!((code, answer.as_str()), (2, ""), "{complaint}");
+    assert!(complaint.contains("File too large"), "{complaint}");
+}
+
+#[test]
 fn another_training_in_the_same_directory_is_refused() {
     let place = Place::new();
     fs::write(place.path("data.jsonl"), "{broken\n").unwrap();

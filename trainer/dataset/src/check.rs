@@ -5,9 +5,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::encode::{Encoder, RenderedSample, shortened};
+use crate::fault::TooLong;
 use crate::pipeline::{Outcome, Pipeline};
 use crate::record::Body;
 use crate::{DatasetError, Fault, Faults, Filters, Format, Key, Progress, Record, Role, Supervise, Target, Tokenizer};
+
+/// The `max_seq_length` of the presets, and of a job that says nothing.
+const USUAL_TOKENS: usize = 2048;
 
 /// Conversations shown.
 const SAMPLES: usize = 3;
@@ -94,6 +98,8 @@ struct Counts<'a> {
     tokens: u64,
     supervised: u64,
     longest: u64,
+    /// By [`USUAL_TOKENS`].
+    too_long: TooLong,
     faults: Faults,
     samples: Vec<Sample>,
     rendered: Vec<RenderedSample>,
@@ -110,6 +116,7 @@ impl Counts<'_> {
                 self.tokens += example.tokens.len() as u64;
                 self.supervised += example.supervised_count() as u64;
                 self.longest = self.longest.max(example.tokens.len() as u64);
+                self.judge_length(&record, example.tokens.len());
                 self.show(&record);
             }
             Outcome::NoTarget(key, conversation) => {
@@ -121,6 +128,15 @@ impl Counts<'_> {
                 self.pairs += record.pairs();
             }
             Outcome::Fault(fault) => self.faults.push(fault),
+        }
+    }
+
+    /// A file that the presets cannot take is known before a job is refused.
+    fn judge_length(&mut self, record: &Record, tokens: usize) {
+        let Some(encoder) = self.encoder.filter(|_| tokens > USUAL_TOKENS) else { return };
+        let cut = Encoder { max_seq_length: USUAL_TOKENS, ..encoder }.encode(record, 0);
+        if let Some(needed_tokens) = cut.err().and_then(|fault| fault.needed_tokens) {
+            self.too_long.add(needed_tokens);
         }
     }
 
@@ -142,7 +158,11 @@ impl Counts<'_> {
         self.rendered.extend(self.encoder.and_then(|encoder| encoder.sample(record).ok()));
     }
 
-    fn into_check(self, format: Format, warnings: Vec<String>) -> Check {
+    fn into_check(self, format: Format, mut warnings: Vec<String>) -> Check {
+        if self.too_long.examples > 0 {
+            let needed = self.too_long.in_words();
+            warnings.push(format!("not every example fits into the {USUAL_TOKENS} tokens of the presets: {needed}"));
+        }
         let named = self.encoder.is_some();
         let conversations = self.turns.iter().filter(|turns| **turns > 0).count() as u64;
         let turns: u64 = self.turns.iter().map(|turns| u64::from(*turns)).sum();

@@ -102,6 +102,19 @@ struct Laid {
     cut: Cut,
 }
 
+/// Why a record is no example.
+struct Refusal {
+    why: String,
+    /// Where only `max_seq_length` is in the way.
+    needed_tokens: Option<usize>,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Refusal {
+        Refusal { why, needed_tokens: None }
+    }
+}
+
 /// A conversation as the template gets it.
 #[derive(Clone, Copy)]
 struct Chat<'a> {
@@ -113,13 +126,13 @@ struct Chat<'a> {
 impl Encoder<'_> {
     /// Encodes a record; what keeps it from being trained on is a fault at its place.
     pub fn encode(&self, record: &Record, conversation: u64) -> Result<Example, Fault> {
-        let Laid { tokens, supervised, cut, .. } = self.lay(record).map_err(|why| fault(record, why))?;
+        let Laid { tokens, supervised, cut, .. } = self.lay(record).map_err(|refusal| fault(record, refusal))?;
         Ok(Example { tokens, supervised, conversation, key: record.key.clone(), cut })
     }
 
     /// Encodes a record for a person to read.
     pub fn sample(&self, record: &Record) -> Result<RenderedSample, Fault> {
-        let laid = self.lay(record).map_err(|why| fault(record, why))?;
+        let laid = self.lay(record).map_err(|refusal| fault(record, refusal))?;
         Ok(RenderedSample {
             key: record.key.clone(),
             pieces: pieces(&laid),
@@ -129,7 +142,7 @@ impl Encoder<'_> {
         })
     }
 
-    fn lay(&self, record: &Record) -> Result<Laid, String> {
+    fn lay(&self, record: &Record) -> Result<Laid, Refusal> {
         let mut laid = match &record.body {
             Body::Text(text) => self.lay_text(text)?,
             Body::Chat { messages, tools, target } => self.lay_chat(Chat { messages, tools, target: *target })?,
@@ -138,22 +151,27 @@ impl Encoder<'_> {
         if let Some(first) = laid.supervised.first_mut() {
             *first = false;
         }
-        if laid.supervised.contains(&true) { Ok(laid) } else { Err("no token of this sample is a target".into()) }
+        if laid.supervised.contains(&true) {
+            Ok(laid)
+        } else {
+            Err("no token of this sample is a target".to_owned().into())
+        }
     }
 
     /// A text cannot lose its oldest side without becoming another, so one that does not fit is refused.
-    fn lay_text(&self, text: &str) -> Result<Laid, String> {
+    fn lay_text(&self, text: &str) -> Result<Laid, Refusal> {
         let text = self.tokenizer.plain(text);
         let (tokens, offsets) = self.tokenise(&text)?;
         if tokens.len() > self.max_seq_length {
             let (found, limit) = (tokens.len(), self.max_seq_length);
-            return Err(format!("the text takes {found} tokens, more than max_seq_length = {limit}; split it"));
+            let why = format!("the text takes {found} tokens, more than max_seq_length = {limit}; split it");
+            return Err(Refusal { why, needed_tokens: Some(found) });
         }
         let supervised = vec![true; tokens.len()];
         Ok(Laid { text, tokens, offsets, supervised, cut: Cut::default() })
     }
 
-    fn lay_chat(&self, chat: Chat<'_>) -> Result<Laid, String> {
+    fn lay_chat(&self, chat: Chat<'_>) -> Result<Laid, Refusal> {
         self.check_tools(chat)?;
         let text = self.render(chat, false)?;
         let (tokens, offsets) = self.tokenise(&text)?;
@@ -178,7 +196,7 @@ impl Encoder<'_> {
     }
 
     /// Drops as few of the oldest messages as make the rest fit. More dropped never takes more tokens, so halving finds it.
-    fn lay_cut(&self, chat: Chat<'_>, whole: usize) -> Result<Laid, String> {
+    fn lay_cut(&self, chat: Chat<'_>, whole: usize) -> Result<Laid, Refusal> {
         let cuts = cut_points(chat.messages);
         let mut best = None;
         let (mut low, mut high) = (0, cuts.len());
@@ -198,15 +216,16 @@ impl Encoder<'_> {
         }
         let Some((dropped, messages, mut laid)) = best else {
             let limit = self.max_seq_length;
-            return Err(format!(
+            let why = format!(
                 "the target with its question and system prompt takes {shortest} tokens, more than max_seq_length = {limit}"
-            ));
+            );
+            return Err(Refusal { why, needed_tokens: Some(shortest) });
         };
         laid.cut = Cut { messages: dropped as u32, tokens: (whole - laid.tokens.len()) as u32 };
         self.mask(Chat { messages: &messages, ..chat }, laid)
     }
 
-    fn mask(&self, chat: Chat<'_>, mut laid: Laid) -> Result<Laid, String> {
+    fn mask(&self, chat: Chat<'_>, mut laid: Laid) -> Result<Laid, Refusal> {
         let supervise = match chat.target {
             Target::LastMessage => Supervise::Last,
             Target::AsSettings => self.supervise,
@@ -316,9 +335,10 @@ fn without(messages: &[Message], cut: &Range<usize>) -> Vec<Message> {
     [&messages[..cut.start], &messages[cut.end..]].concat()
 }
 
-fn fault(record: &Record, why: String) -> Fault {
+fn fault(record: &Record, Refusal { why, needed_tokens }: Refusal) -> Fault {
     let Key { conversation, turn } = &record.key;
-    Fault::new(record.line, &record.path, format!("sample ({conversation}, turn {turn}): {why}"))
+    let fault = Fault::new(record.line, &record.path, format!("sample ({conversation}, turn {turn}): {why}"));
+    Fault { needed_tokens: needed_tokens.map(|tokens| tokens as u64), ..fault }
 }
 
 /// Text between the beginnings of runs of tokens with the same mask.

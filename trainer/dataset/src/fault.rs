@@ -14,12 +14,15 @@ pub struct Fault {
     pub path: String,
     /// What was expected and what was found.
     pub message: String,
+    /// How many tokens would do, where the example is only longer than `max_seq_length`.
+    #[serde(skip)]
+    pub needed_tokens: Option<u64>,
 }
 
 impl Fault {
     /// A fault at that place.
     pub fn new(line: u64, path: impl Into<String>, message: impl Into<String>) -> Fault {
-        Fault { line, path: path.into(), message: message.into() }
+        Fault { line, path: path.into(), message: message.into(), needed_tokens: None }
     }
 }
 
@@ -30,15 +33,52 @@ pub struct Faults {
     pub listed: Vec<Fault>,
     /// All of them.
     pub count: u64,
+    /// Those of examples that are only too long.
+    #[serde(skip)]
+    pub too_long: TooLong,
+}
+
+/// Examples that no history can be taken from any more and that still do not fit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TooLong {
+    /// How many.
+    pub examples: u64,
+    /// The smallest `max_seq_length` that takes every one of them.
+    pub needed_tokens: u64,
+}
+
+impl TooLong {
+    pub(crate) fn add(&mut self, needed_tokens: u64) {
+        self.examples += 1;
+        self.needed_tokens = self.needed_tokens.max(needed_tokens);
+    }
+
+    /// What would help, for whoever set `max_seq_length`.
+    pub(crate) fn in_words(self) -> String {
+        let TooLong { examples, needed_tokens } = self;
+        let are = if examples == 1 { "example is" } else { "examples are" };
+        format!("{examples} {are} too long, training.max_seq_length = {needed_tokens} takes every one")
+    }
 }
 
 impl Faults {
     /// Counts a fault, and keeps it if it is among the first.
     pub fn push(&mut self, fault: Fault) {
         self.count += 1;
+        if let Some(tokens) = fault.needed_tokens {
+            self.too_long.add(tokens);
+        }
         if self.listed.len() < LISTED_FAULTS {
             self.listed.push(fault);
         }
+    }
+
+    /// All that a file's faults come to: the first of those that are only too long says what would do for every one.
+    pub(crate) fn concluded(mut self) -> Faults {
+        if let Some(first) = self.listed.iter_mut().find(|fault| fault.needed_tokens.is_some()) {
+            first.message = format!("{}; {}", first.message, self.too_long.in_words());
+        }
+        self
     }
 
     /// Nothing is wrong.

@@ -96,5 +96,5 @@ fn entries(
     if faults.is_empty() || config.on_fault == OnFault::Skip {
         return Ok((entries, summary.warnings));
     }
-    Err(DatasetError::Faulty { path: file.to_owned(), faults })
+    Err(DatasetError::Faulty { path: file.to_owned(), faults: faults.concluded() })
 }

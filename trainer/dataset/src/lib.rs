@@ -31,7 +31,7 @@ pub use cache::{CacheWriter, TokenCache};
 pub use check::{Check, Sample, SampleMessage, check};
 pub use encode::{Cut, Encoder, Example, Piece, RenderedSample, Supervise};
 pub use error::DatasetError;
-pub use fault::{Fault, Faults, LISTED_FAULTS};
+pub use fault::{Fault, Faults, LISTED_FAULTS, TooLong};
 pub use filter::Filters;
 pub use format::Format;
 pub use job::{JobCheck, check_job};

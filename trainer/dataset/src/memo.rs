@@ -40,7 +40,9 @@ pub(crate) fn content_hash(file: &Path, cache_dir: &Path) -> Result<blake3::Hash
     let failed = |source: io::Error| DatasetError::Read { path: file.to_owned(), source };
     let place = place(file, cache_dir);
     let before = look(file).map_err(failed)?;
-    if let Some(memo) = fs::read(&place).ok().and_then(|text| serde_json::from_slice::<Memo>(&text).ok())
+    // a pipe would be waited for
+    let known = fs::metadata(&place).is_ok_and(|there| there.is_file()).then(|| fs::read(&place).ok()).flatten();
+    if let Some(memo) = known.and_then(|text| serde_json::from_slice::<Memo>(&text).ok())
         && memo.look == before
         && let Ok(content) = blake3::Hash::from_hex(&memo.content)
     {

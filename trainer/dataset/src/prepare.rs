@@ -320,7 +320,7 @@ fn build(
         Ok(())
     })?;
     if !faults.is_empty() && config.on_fault == OnFault::Refuse {
-        return Err(DatasetError::Faulty { path: file.to_owned(), faults });
+        return Err(DatasetError::Faulty { path: file.to_owned(), faults: faults.concluded() });
     }
     if writer.is_empty() {
         return Err(DatasetError::Empty { path: file.to_owned() });

@@ -204,6 +204,30 @@ fn a_target_too_long_by_itself_is_a_named_fault() {
 }
 
 #[test]
+fn who_sets_a_length_that_is_too_short_is_told_the_smallest_that_takes_every_example() {
+    let talk = |words: usize| chat("a", &"long ".repeat(words)).to_string();
+    let (dir, path) = written([talk(1), talk(450), talk(500), "{}".to_owned()].join("\n").as_bytes());
+    write_byte_tokenizer(dir.path()).expect("writes");
+    let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+    let fit = PrepareConfig { validation_fraction: 0.0, ..PrepareConfig::new(&path, &dir.path().join("cache")) };
+    let prepare =
+        |config: &PrepareConfig| prepare(config, &tokenizer, &mut |_| {}, &|| false).map_err(|error| error.to_string());
+    let said = |error: String| {
+        let (_, said) = error.split_once("= 2048; ").expect("it says what would do");
+        let (count, least) = said.split_once(" too long, training.max_seq_length = ").expect("one length for all");
+        (count.to_owned(), least.split(' ').next().and_then(|least| least.parse::<usize>().ok()).expect("a number"))
+    };
+    let (count, least) = said(prepare(&fit).expect_err("refused"));
+    assert_eq!(count, "2 examples are");
+    let warned = check(&path, Some(&tokenizer), &mut |_| {}, &|| false).expect("checks").warnings.join("\n");
+    assert!(warned.contains(&format!("2 examples are too long, training.max_seq_length = {least} takes every one")));
+    let on_fault = lorikeet_dataset::OnFault::Skip;
+    let with = |max_seq_length| PrepareConfig { max_seq_length, on_fault, ..fit.clone() };
+    assert_eq!(prepare(&with(least)).expect("prepares").train.len(), 3);
+    assert_eq!(prepare(&with(least - 1)).expect("prepares").train.len(), 2, "it is the smallest");
+}
+
+#[test]
 fn a_cache_with_a_damaged_index_is_made_again_and_one_with_damaged_tokens_names_itself() {
     let (dir, path) = written(format!("{}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
     write_byte_tokenizer(dir.path()).expect("writes");
@@ -231,6 +255,19 @@ fn a_cache_with_a_damaged_index_is_made_again_and_one_with_damaged_tokens_names_
     let pipe = std::process::Command::new("mkfifo").arg(&cache).status().expect("made");
     assert!(pipe.success() && TokenCache::open(&cache).is_err(), "nobody waits for who would write to it");
     assert_eq!(prepared().train.get(0).expect("made again"), first);
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_known_hash_is_not_waited_for() {
+    let (dir, path) = written(format!("{}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
+    write_byte_tokenizer(dir.path()).expect("writes");
+    let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+    let config = PrepareConfig::new(&path, &dir.path().join("cache"));
+    let name = blake3::hash(path.canonicalize().expect("there").as_os_str().as_encoded_bytes()).to_hex();
+    let memo = config.cache_dir.join(format!("{}.content", &name[..32]));
+    fs::create_dir(&config.cache_dir).expect("made");
+    let pipe = std::process::Command::new("mkfifo").arg(&memo).status().expect("made");
+    assert!(pipe.success() && prepare(&config, &tokenizer, &mut |_| {}, &|| false).is_ok());
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn judge(expected: &Expected) -> Result<(), String> {
     let Expected { name, line, path, words } = expected;
     match (check(&folder().join(name), None, &mut |_| {}, &|| false), line) {
         (Ok(found), Some(line)) => match found.errors.first() {
-            Some(Fault { line: at, path: place, message })
+            Some(Fault { line: at, path: place, message, .. })
                 if at == line && place == path && message.contains(words) =>
             {
                 Ok(())

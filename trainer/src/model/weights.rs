@@ -275,6 +275,7 @@ impl<'a> Files<'a> {
             file.read_exact_at(&mut bytes, offset).map_err(TrainError::io("read", path))?;
             let mut wide = vec![0.0; numbers.len()];
             widen(stored, &bytes, &mut wide);
+            self.refuse_non_finite(&wide, place, path)?;
             numbers.iter_mut().zip(wide).for_each(|(number, x)| *number = held(x));
             Ok(())
         };
@@ -283,6 +284,14 @@ impl<'a> Files<'a> {
 }
 
 impl Files<'_> {
+    /// A model says nothing with such a number, trains to none, and in fewer bits it would be another.
+    fn refuse_non_finite(&self, numbers: &[f32], place: &TensorPlace, path: &Path) -> Result<(), TrainError> {
+        let Some(x) = numbers.iter().find(|x| !x.is_finite()) else { return Ok(()) };
+        let name = self.places.iter().find_map(|(name, known)| std::ptr::eq(known, place).then_some(name.as_str()));
+        let reason = format!("tensor {} holds {x}, which is not a finite number", name.unwrap_or_default());
+        Err(TrainError::Base { path: path.to_owned(), reason })
+    }
+
     /// A tensor's bytes as the files hold them.
     fn bytes_at(&self, place: &TensorPlace) -> Result<Vec<u8>, TrainError> {
         let (path, file) = self.open.get(&place.file).expect("every file that holds a tensor was opened");

@@ -1,14 +1,14 @@
 //! The attempt directory of `lorikeet train`: new, begun before, or somebody else's. It is held before its spec is read or written, so
 //! that of two trainings that begin at once one is told of the other.
 
-use crate::{commands::dataset::measure, failure::Failure};
+use crate::{commands::dataset::measure, failure::Failure, file};
 use lorikeet_protocol::worker::{ADAPTER, EVENTS, EventLine, HOLDER, LOCK, SPEC, Spec, WorkerEvent, WrittenFile};
 use lorikeet_trainer::weights_fingerprint;
 use lorikeet_worker::{Hold, HoldError};
 use serde_json::Value;
 use std::{
     fs::{self, File},
-    io::{ErrorKind, Write},
+    io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
@@ -30,6 +30,8 @@ impl Directory {
         fs::create_dir_all(path).map_err(|error| Failure::file("create", path, &error))?;
         // before the lock, which is a file as well, is made among somebody's own
         directory.is_ours_or_bare()?;
+        // the lock is a file as well
+        holds_only_files(path)?;
         let hold = Hold::take(path).map_err(|error| match error {
             HoldError::Held { .. } => Failure::mistake(format!("another process trains in {}", path.display())),
             HoldError::Io { .. } => Failure::mistake(error),
@@ -189,6 +191,24 @@ impl Directory {
     }
 }
 
+/// What is neither file nor folder would be opened for ever, or read without end.
+fn holds_only_files(folder: &Path) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::file("read", folder, &error);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        // a link is what it leads to; of one that leads nowhere, or of what is gone by now, nothing is read
+        let Ok(kind) = fs::metadata(&path).map(|there| there.file_type()) else { continue };
+        if kind.is_dir() && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            holds_only_files(&path)?;
+        } else if !kind.is_file() && !kind.is_dir() {
+            let what = file::kind(kind);
+            return Err(Failure::mistake(format!("{} is {what}, no file of a training", path.display())));
+        }
+    }
+    Ok(())
+}
+
 /// Threads, the device on which it goes on and the place of its tokens are no part of what a training is. The last lies in its directory,
 /// which may have been moved.
 fn same(known: &Spec, wanted: &Spec) -> bool {
@@ -250,6 +270,25 @@ mod tests {
         fs::write(other.join("thesis.txt"), "").unwrap();
         assert_eq!(Directory::open(&other, &spec(8)).err().unwrap().kind.exit_code(), 2, "not ours to write into");
         assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nor to lock");
+    }
+
+    #[test]
+    fn a_pipe_in_a_files_place_is_named_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        drop(Directory::open(&path, &spec(8)).unwrap());
+        for name in [LOCK, HOLDER, SPEC, EVENTS, "metrics.jsonl", "checkpoints/step-00000001/manifest.json"] {
+            let place = path.join(name);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            let before = fs::read(&place).ok();
+            let _ = fs::remove_file(&place);
+            rustix::fs::mknodat(rustix::fs::CWD, &place, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+            let refused = Directory::open(&path, &spec(8)).err().unwrap();
+            assert_eq!(refused.message, format!("{} is a pipe, no file of a training", place.display()));
+            fs::remove_file(&place).unwrap();
+            before.into_iter().for_each(|text| fs::write(&place, text).unwrap());
+        }
+        Directory::open(&path, &spec(8)).unwrap();
     }
 
     #[test]
