@@ -94,17 +94,19 @@ pub(crate) async fn add(client: &Client, output: Output, new: &New, to_its_end: 
     let request = request(new, size)?;
     let known = named::all::<Dataset>(client, &request.name).await?.own;
     let twins = || known.iter().filter(|known| known.content_hash == Some(hash));
+    if let Some(other) = known.iter().find(|known| is_usable(known) && known.content_hash != Some(hash)) {
+        let words = format!("{} has this name and other content: a job has to name one of them by its id", other.id);
+        output.note(&words);
+    }
     let mut dataset = match twins().find(|twin| is_usable(twin)).or_else(|| twins().next()) {
         Some(twin) => {
             output.note(&format!("nothing is uploaded: {} has this name and the same content already", twin.id));
+            if new.description.is_some() && new.description != twin.description {
+                output.note("its description stays as it was");
+            }
             again(client, twin).await?
         }
         None => {
-            if let Some(other) = known.iter().find(|known| is_usable(known)) {
-                let words =
-                    format!("{} has this name and other content: a job has to name one of them by its id", other.id);
-                output.note(&words);
-            }
             let created = open(client, output, request, &known).await?;
             let bar = BytesProgress::new("uploading", size);
             client.upload(&created, &new.file, size, |bytes| bar.at(bytes)).await?;

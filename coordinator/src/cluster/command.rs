@@ -4,7 +4,7 @@ use super::{
     Action, Cause, Cluster, LiveJob, LiveNode, Now, Rows, Shown, Subject, put,
     schedule::Why,
     share::Sharing,
-    submit::{adapter_files, the_one},
+    submit::{adapter_files, refuse_to_guess},
     sweep::NewSweep,
 };
 use crate::{
@@ -445,8 +445,11 @@ impl Cluster {
         let found = if own.is_empty() { others } else { own };
         // An upload that broke off does not hide what came before it; where nothing can be used the newest says why.
         let (broken, sound): (Vec<_>, Vec<_>) = found.into_iter().partition(|dataset| dataset.is_broken());
-        let only = the_one(field, "dataset", name, &sound, |dataset| dataset.id.to_string())?;
-        only.or(broken.last().copied())
+        refuse_to_guess(field, name, &sound)?;
+        sound
+            .last()
+            .or(broken.last())
+            .copied()
             .ok_or_else(|| Refusal::invalid(field, format!("no dataset `{name}`; `lorikeet dataset list` names them")))
     }
 

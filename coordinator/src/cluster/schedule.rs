@@ -256,8 +256,11 @@ pub fn stuck<'a>(
     rules: &Rules,
 ) -> BTreeMap<JobId, Why> {
     let places: Vec<_> = nodes.iter().map(Place::new).collect();
+    // Jobs come in dozens of a kind, and each kind is held against every machine.
+    let mut judged = BTreeMap::new();
     let judge = |candidate: Candidate<'_>| {
-        let (limit, never) = (too_large(&candidate, rules), fit::never(&candidate, &places));
+        let never = judged.entry(fit::Shape::of(&candidate)).or_insert_with(|| fit::never(&candidate, &places)).clone();
+        let limit = too_large(&candidate, rules);
         let is_stuck = limit.is_some() || never.is_some() || places.is_empty();
         is_stuck.then(|| (candidate.job, Why { limit, machines: nodes.len(), never, ..Why::default() }))
     };

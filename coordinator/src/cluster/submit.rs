@@ -252,28 +252,29 @@ fn usable(named: Named<'_>) -> Result<Inputs, Refusal> {
     Ok(Inputs { base: base.id, dataset: dataset.id, validation, init_adapter: vec![] })
 }
 
-/// The only one of a name. Which of several is meant nobody guesses: that the newest was the wrong one shows when a training is spent.
-pub(super) fn the_one<'a, T>(
-    field: &str,
-    kind: &str,
-    name: &str,
-    oldest_first: &[&'a T],
-    id: impl Fn(&T) -> String,
-) -> Result<Option<&'a T>, Refusal> {
+/// Which of several datasets of one name is meant nobody guesses: that it was the wrong one shows when a training is spent. Those of the
+/// same bytes, read alike, are one and the same.
+pub(super) fn refuse_to_guess(field: &str, name: &str, oldest_first: &[&Dataset]) -> Result<(), Refusal> {
     const TOLD: usize = 8;
-    if let [] | [_] = oldest_first {
-        return Ok(oldest_first.first().copied());
+    let alike = |pair: &[&Dataset]| {
+        pair[0].manifest.is_some()
+            && pair[0].manifest == pair[1].manifest
+            && pair[0].declared_format == pair[1].declared_format
+    };
+    if oldest_first.windows(2).all(alike) {
+        return Ok(());
     }
-    let ids: Vec<_> = oldest_first.iter().rev().take(TOLD).map(|one| id(one)).collect();
+    let ids: Vec<_> = oldest_first.iter().rev().take(TOLD).map(|dataset| dataset.id.to_string()).collect();
     let more = if oldest_first.len() > TOLD { ", …" } else { "" };
     let words = format!(
-        "more than one {kind} is named `{name}`: {}{more}; name the one that is meant by its id",
+        "more than one dataset is named `{name}`: {}{more}; name the one that is meant by its id",
         ids.join(", ")
     );
     Err(Refusal::invalid(field, words))
 }
 
-/// The files of the adapter that a job begins with: of the model of that id or name, one's own before another's.
+/// The files of the adapter that a job begins with: of the model of that id or name. Models are named after their dataset, so that many
+/// have one name: one's own go before another's, those of this base before others, and of them the newest.
 pub(super) fn adapter_files(
     actor: Actor,
     spec: &JobSpec,
@@ -282,15 +283,9 @@ pub(super) fn adapter_files(
 ) -> Result<Vec<NamedFile>, Refusal> {
     const FIELD: &str = "init_adapter";
     let Some(name) = &spec.init_adapter else { return Ok(Vec::new()) };
-    let visible = adapters.iter().filter(|model| model.deleted_at.is_none() && actor.sees(model.owner));
-    let by_id = visible.clone().find(|model| model.id.to_string() == *name);
-    let called = visible.filter(|model| model.name == *name);
-    let (own, others): (Vec<_>, Vec<_>) = called.partition(|model| Some(model.owner) == actor.user());
-    let found = if own.is_empty() { others } else { own };
-    let model = match by_id {
-        Some(model) => Some(model),
-        None => the_one(FIELD, "model", name, &found, |model| model.id.to_string())?,
-    };
+    let named = |model: &&Model| model.deleted_at.is_none() && (model.id.to_string() == *name || model.name == *name);
+    let found = adapters.iter().filter(|model| actor.sees(model.owner)).filter(named);
+    let model = found.max_by_key(|model| (Some(model.owner) == actor.user(), model.base == base.id));
     let model = model
         .ok_or_else(|| Refusal::invalid(FIELD, format!("no model `{name}`; `lorikeet adapter list` names them")))?;
     if model.base != base.id {

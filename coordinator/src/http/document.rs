@@ -100,7 +100,7 @@ fn idempotency_key() -> Parameter {
     ParameterBuilder::new()
         .name("Idempotency-Key")
         .parameter_in(ParameterIn::Header)
-        .description(Some("The same key with the same request is answered as it was the first time, for a day"))
+        .description(Some("What was done for this key is not done again within a day; the answer tells what was made as it is by then, without its secret"))
         .schema(Some(text))
         .build()
 }

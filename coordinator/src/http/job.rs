@@ -6,7 +6,7 @@ use super::{
     caller::Caller,
     failure::Failure,
     job_series::evaluations,
-    job_view::{self, sentence},
+    job_view::sentence,
     job_why,
     page::{Answered, Paging, Search, one},
 };
@@ -72,8 +72,7 @@ async fn made(app: &App, actor: Actor, receipt: Receipt) -> Result<Json<Envelope
 
 /// As it is; of one whose machine is silent, what is known and no guess.
 async fn shown(app: &App, actor: Actor, id: JobId) -> Answered<api::Job> {
-    let job = job_view::view(&app.driver, app.driver.job(actor, id).await?).await?;
-    let job = job_why::with_reasons(app, actor, vec![job]).await.pop().expect("one for one");
+    let job = job_why::view(app, actor, app.driver.job(actor, id).await?).await?;
     one(match job_why::silence(app, actor, id).await {
         Some(reason) => api::Job { reason: Some(reason), seconds_left: None, tokens_per_second: None, ..job },
         None => job,
@@ -111,8 +110,7 @@ pub(super) async fn list(
     };
     let keep: Option<Keep<Job>> = (!wants_all).then(|| Box::new(keep) as _);
     let listed = app.driver.jobs(caller.actor, paging.rows(), keep).await?;
-    let jobs = job_view::views(&app.driver, listed.rows).await?;
-    Ok(paging.answer(job_why::with_reasons(&app, caller.actor, jobs).await, listed.total))
+    Ok(paging.answer(job_why::views(&app, caller.actor, listed.rows).await?, listed.total))
 }
 
 /// One job.
@@ -138,7 +136,7 @@ pub(super) async fn cancel(
     let job = app.driver.job(caller.actor, id).await?;
     match job.phase() {
         phase if phase.is_terminal() && phase != Phase::Cancelled => Err(over("cancel", phase)),
-        _ => one(job_view::view(&app.driver, job).await?),
+        _ => one(job_why::view(&app, caller.actor, job).await?),
     }
 }
 

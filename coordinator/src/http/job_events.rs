@@ -13,7 +13,7 @@ use super::{
     failure::Failure,
     job::checkpoint_view,
     job_series::{log_line, parse},
-    job_view,
+    job_why,
     place::{Full, Place},
 };
 use crate::{access::Actor, record::Job, series::Missing};
@@ -162,7 +162,7 @@ impl Follower {
         }
         if self.shown.as_ref() != Some(&job) {
             self.say_checkpoints(actor).await?;
-            let view = Box::new(job_view::view(&self.app.driver, job.clone()).await?);
+            let view = Box::new(job_why::view(&self.app, actor, job.clone()).await?);
             self.shown = Some(job);
             let event = if over { JobEvent::Complete(view) } else { JobEvent::Progress(view) };
             self.send(&event, None).await?;

@@ -27,12 +27,6 @@ struct Names {
     node_name: Option<String>,
 }
 
-/// One job.
-pub(super) async fn view(driver: &Handle, job: Job) -> Result<api::Job, Failure> {
-    let mut views = views(driver, vec![job]).await?;
-    Ok(views.pop().expect("one view for one job"))
-}
-
 /// Several, in one read.
 pub(super) async fn views(driver: &Handle, jobs: Vec<Job>) -> Result<Vec<api::Job>, Failure> {
     let read = move |store: &Store| {
@@ -80,6 +74,7 @@ fn assemble(job: Job, names: Names) -> api::Job {
         node: names.node,
         node_name: names.node_name,
         reason: reason(&job),
+        never: false,
         error: error(&job),
         retries: job.user_failures,
         parent: job.parent,

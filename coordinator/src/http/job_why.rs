@@ -50,19 +50,26 @@ pub(super) async fn why(State(app): State<Arc<App>>, caller: Caller, Id(id): Id<
         .unwrap_or_else(|| settled(phase, job_view::reason(&job).unwrap_or_else(|| sentence(phase).into()))))
 }
 
-/// Of those that wait for a device the ones that cannot get one as things are say so.
-pub(super) async fn with_reasons(app: &App, actor: Actor, mut jobs: Vec<api::Job>) -> Vec<api::Job> {
-    let waiting: Vec<_> = jobs.iter().filter(|job| job.phase == Phase::Queued).map(|job| job.id).collect();
-    if waiting.is_empty() {
-        return jobs;
+/// As they are shown; of those that wait for a device the ones that cannot get one as things are say so.
+pub(super) async fn views(app: &App, actor: Actor, jobs: Vec<Job>) -> Result<Vec<api::Job>, Failure> {
+    let mut jobs = job_view::views(&app.driver, jobs).await?;
+    let queued: Vec<_> = jobs.iter().filter(|job| job.phase == Phase::Queued).map(|job| job.id).collect();
+    if queued.is_empty() {
+        return Ok(jobs);
     }
-    let Ok(Answer::Stuck(mut stuck)) = app.driver.query(actor, Query::Stuck(waiting)).await else { return jobs };
+    let Ok(Answer::Stuck(mut stuck)) = app.driver.query(actor, Query::Stuck(queued)).await else { return Ok(jobs) };
     for job in &mut jobs {
-        let waits = stuck.remove(&job.id);
-        job.reason =
-            waits.map(|waits| self::waiting(Phase::Queued, waits, Told::to(actor)).summary).or(job.reason.take());
+        if let Some(waits) = stuck.remove(&job.id) {
+            let why = waiting(Phase::Queued, waits, Told::to(actor));
+            (job.reason, job.never) = (Some(why.summary), why.never);
+        }
     }
-    jobs
+    Ok(jobs)
+}
+
+/// One job.
+pub(super) async fn view(app: &App, actor: Actor, job: Job) -> Result<api::Job, Failure> {
+    Ok(views(app, actor, vec![job]).await?.pop().expect("one view for one job"))
 }
 
 fn settled(phase: Phase, summary: String) -> Why {

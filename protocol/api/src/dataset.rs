@@ -15,7 +15,7 @@ pub const MAX_SIZE_BYTES: u64 = 10 << 30;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CreateDataset {
-    /// 1–200 characters; of several with one name a job means the newest.
+    /// 1–200 characters. Where several of one's own that can be used have it, a job names one by its id.
     pub name: String,
     /// At most 255 bytes; never used as a path.
     pub file_name: String,

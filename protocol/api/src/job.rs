@@ -69,6 +69,9 @@ pub struct Job {
     pub node_name: Option<String>,
     /// Why it waits or stands still.
     pub reason: Option<String>,
+    /// It waits for a device, and as machines and limits are it will never get one.
+    #[serde(default)]
+    pub never: bool,
     /// Why it failed.
     pub error: Option<JobError>,
     /// Own failures tried again so far.

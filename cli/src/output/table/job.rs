@@ -35,8 +35,7 @@ fn state(job: &Job) -> String {
         Phase::Validating | Phase::Blocked | Phase::Paused | Phase::Finalizing | Phase::Cancelling => {
             format!("{} ({})", word(&job.status), word(&job.phase))
         }
-        // A list gives of what waits for a device a reason only where none will do.
-        Phase::Queued if job.reason.is_some() => format!("{} (cannot start)", word(&job.status)),
+        Phase::Queued if job.never => format!("{} (cannot start)", word(&job.status)),
         Phase::Submitted
         | Phase::Queued
         | Phase::Assigned

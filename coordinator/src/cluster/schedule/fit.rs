@@ -181,7 +181,7 @@ pub(super) struct Slot<'a> {
     /// Bytes that nobody uses or has planned.
     free_bytes: u64,
     /// Bytes that are not ours and stay when ours leave: at least, and at most. What of ours has not been seen on it yet may be in what is
-    /// in use, or not, and what is beyond a plan may be ours too.
+    /// in use, or not; what is beyond a plan may be ours too, and what has just left may be in it still.
     foreign_bytes: (u64, u64),
     state: SlotState,
     /// When those leave it that got it in this pass; nothing: nobody did.
@@ -215,8 +215,9 @@ impl<'a> Place<'a> {
             // then is still too much for the device, its agent knows and declines.
             let free_bytes = device.free_bytes.saturating_sub(unseen).min(device.memory_bytes.saturating_sub(all));
             let used = device.memory_bytes.saturating_sub(device.free_bytes);
-            let beyond = BEYOND_PLAN * shares.len() as u64;
-            let foreign_bytes = (used.saturating_sub(all.saturating_add(beyond)), used.saturating_sub(all - unseen));
+            let ours = shares.iter().chain(node.ledger.left(&device.id));
+            let ours = ours.fold(0, |sum: u64, share| sum.saturating_add(share.planned_bytes + BEYOND_PLAN));
+            let foreign_bytes = (used.saturating_sub(ours), used.saturating_sub(all - unseen));
             Slot { device, free_bytes, foreign_bytes, state, until: None, reserved: None }
         };
         Self { node, slots: node.devices.iter().map(slot).collect() }

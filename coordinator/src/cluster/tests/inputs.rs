@@ -141,11 +141,28 @@ fn of_several_with_one_name_none_is_guessed_at_and_each_goes_by_its_id() {
     several(ask(741, &held_out), "data.validation_dataset", datasets());
     ask(742, &by_id).unwrap();
     assert_eq!(world.cluster.jobs[&JobId(uuid(742))].record.dataset, newer);
-    world.cluster.datasets.remove(&newer);
-    let models = || vec![model(1, "tone", ADMIN), model(2, "tone", ADMIN)];
-    let ids = [model(2, "", ADMIN), model(1, "", ADMIN)].map(|model| model.id.to_string());
-    several(submit(&mut world, 743, "tone", models()).1, "init_adapter", ids.clone());
-    submit(&mut world, 744, &ids[1], models()).1.unwrap();
+    let manifest = world.cluster.datasets[&first].manifest.clone();
+    world.cluster.datasets.get_mut(&newer).unwrap().manifest = manifest;
+    let by_name = |asked: &mut JobSpec| asked.name = "same bytes".into();
+    let mut ask = |n, change: &dyn Fn(&mut JobSpec)| {
+        let mut asked = spec();
+        change(&mut asked);
+        world.ask(Command::SubmitJob { id: JobId(uuid(n)), spec: Box::new(asked), start: Default::default() }).0
+    };
+    ask(743, &by_name).unwrap();
+    assert_eq!(world.cluster.jobs[&JobId(uuid(743))].record.dataset, newer, "there is nothing to guess");
+}
+
+#[test]
+fn of_several_adapters_with_one_name_the_newest_of_ones_own_on_this_base_is_meant() {
+    let mut world = World::ready();
+    let elsewhere = Model { base: BaseId(uuid(99)), ..model(3, "tone", ADMIN) };
+    let another = UserId(uuid(3));
+    let models = vec![model(1, "tone", ADMIN), model(2, "tone", ADMIN), elsewhere, model(4, "tone", another)];
+    let (job, submitted) = submit(&mut world, 743, "tone", models);
+    submitted.unwrap();
+    let files: Vec<Hash> = world.cluster.jobs[&job].record.init_adapter.iter().map(|file| file.manifest.hash).collect();
+    assert_eq!(files, [hash(2), hash(102)]);
 }
 
 fn submit(world: &mut World, n: u128, adapter: &str, adapters: Vec<Model>) -> (JobId, Result<Receipt, Refusal>) {

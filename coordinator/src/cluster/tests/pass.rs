@@ -362,6 +362,7 @@ impl Stage {
                 let Some((_, in_use)) = slot.holders.remove(&attempt) else { continue };
                 let (devices, ledger) = &mut self.nodes[node];
                 ledger.release(&[gpu(device).id], attempt);
+                ledger.looked();
                 devices[device].free_bytes += in_use * GIB;
             }
         }

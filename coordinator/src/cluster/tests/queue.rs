@@ -222,6 +222,10 @@ fn a_user_gets_no_more_jobs_and_devices_than_are_allowed_and_the_next_user_does(
     assert!(world.is_placed(first) && !world.is_placed(second) && !world.is_placed(large));
     assert_eq!(world.why(second).limit, Some(Limit::Jobs(1)));
     assert_eq!(world.why(large).limit, Some(Limit::TooLarge { wanted: 3, most: 2 }));
+    let Ok(Answer::Stuck(stuck)) = world.cluster.answer(admin(), Query::Stuck(vec![large]), world.now) else {
+        panic!()
+    };
+    assert_eq!(stuck[&large].limit, world.why(large).limit, "a list says the same");
     let both = world.submit_as(user(), 5, |spec| spec.resources.gpus = 2);
     assert!(world.is_placed(both));
     let theirs = world.submit_as(user(), 4, |_| {});

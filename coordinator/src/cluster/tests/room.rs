@@ -146,6 +146,31 @@ fn what_ours_take_beyond_their_plan_keeps_no_job_from_its_turn() {
 }
 
 #[test]
+fn what_one_that_has_just_left_had_keeps_no_job_from_its_turn_and_what_stays_there_does() {
+    let mut world = World::with_gpus(1, Rules::default());
+    let told = |world: &mut World, gib: u64| {
+        world.hear(FromAgent::Devices(vec![Device { free_bytes: gib << 30, ..gpu(0) }]));
+    };
+    let share = |spec: &mut JobSpec| spec.resources.exclusive = false;
+    world.findings.cuda_bytes = 60 << 30;
+    let first = world.submit_with(1, share);
+    let attempt = world.run(first);
+    world.report(attempt, step_one());
+    told(&mut world, 20);
+    world.findings.cuda_bytes = 70 << 30;
+    let large = world.submit_with(2, share);
+    world.report(attempt, ended(Outcome::Ok));
+    world.findings.cuda_bytes = 10 << 30;
+    let small = world.submit_with(3, share);
+    assert!(!world.is_placed(large) && !world.is_placed(small), "its node has not looked since");
+    told(&mut world, 20);
+    assert!(!world.is_placed(large) && world.is_placed(small), "it was somebody else's");
+    world.report(world.offer_of(small).unwrap().attempt, ended(Outcome::Ok));
+    told(&mut world, 80);
+    assert!(world.is_placed(large));
+}
+
+#[test]
 fn what_an_agent_says_of_its_progress_stops_no_clock() {
     let mut world = World::with_gpus(1, Rules::default());
     let job = world.submit(1);
