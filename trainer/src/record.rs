@@ -2,14 +2,16 @@
 //! step, evaluation and sample, and `tensorboard/`, the same for TensorBoard.
 //!
 //! Whoever goes on from a checkpoint does steps again that were written down before: their lines are cut off first, so that every
-//! step has one. What was written down before a checkpoint is on the disk with it: whoever goes on from there does not write it again.
+//! step has one. The lines of `metrics.jsonl` are on the disk before a checkpoint that counts them ([`sync`]): whoever goes on from
+//! there does not write them again.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use crate::TrainError;
 use crate::event::{Event, Plan};
 use crate::tensorboard::EventFile;
 
@@ -39,9 +41,6 @@ impl Record {
             self.open = Some((metrics, EventFile::create(&self.dir.join(TENSORBOARD), from_step + 1)?));
         }
         let Some((metrics, events)) = &mut self.open else { return Ok(()) };
-        if let Event::Checkpoint(_) = event {
-            return metrics.sync_data();
-        }
         let Some(line) = line(event) else { return Ok(()) };
         metrics.write_all(format!("{line}\n").as_bytes())?;
         match event {
@@ -67,6 +66,15 @@ impl Record {
             Event::Sample(sample) => events.text(sample.step, &format!("sample/{}", sample.prompt), &sample.text),
             Event::Stage(_) | Event::Plan(_) | Event::Log { .. } | Event::Checkpoint(_) => Ok(()),
         }
+    }
+}
+
+/// Puts every line of the metrics written so far on the disk. Whoever took the file away has none to miss.
+pub(crate) fn sync(dir: &Path) -> Result<(), TrainError> {
+    let path = dir.join(METRICS);
+    match File::open(&path).and_then(|metrics| metrics.sync_data()) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(TrainError::io("sync", &path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -112,7 +120,6 @@ fn metrics_up_to(path: &Path, step: u64) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Checkpoint, CheckpointKind, Sample};
 
     #[test]
     fn steps_that_are_done_again_have_one_line_each() {
@@ -125,19 +132,5 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).expect("read"), (1..=4).map(line).collect::<String>());
         metrics_up_to(&path, 0).expect("opened");
         assert_eq!(fs::read_to_string(&path).expect("read"), "");
-    }
-
-    #[test]
-    fn what_is_written_down_before_a_checkpoint_is_on_the_disk_with_it() {
-        let folder = tempfile::tempdir().expect("a directory");
-        // what takes every line and can be kept by no disk
-        let metrics = OpenOptions::new().write(true).open("/dev/null").expect("there");
-        let events = EventFile::create(&folder.path().join(TENSORBOARD), 1).expect("created");
-        let mut record = Record { dir: folder.path().to_owned(), open: Some((metrics, events)) };
-        let sample = Sample { step: 1, prompt: "p".into(), text: "t".into() };
-        record.keep(&Event::Sample(sample)).expect("a line alone waits");
-        let (name, files) = ("step-00000001".into(), Vec::new());
-        let saved = Checkpoint { step: 1, loss: 1.0, kind: CheckpointKind::Periodic, name, files };
-        assert!(record.keep(&Event::Checkpoint(saved)).is_err(), "it is not told of before its lines are safe");
     }
 }

@@ -41,7 +41,7 @@ use crate::config::Config;
 use crate::event::{Checkpoint, CheckpointKind, Eval, Event, Level, Outcome, Stage};
 use crate::model::{LossSum, Model};
 use crate::ranks::Ranks;
-use crate::record::Record;
+use crate::record::{self, Record};
 use crate::step::{self, Passed, Taken};
 use crate::stop::{Stop, Wish};
 use crate::{TrainError, eval, export};
@@ -265,6 +265,8 @@ impl Session<'_, '_> {
         let (dir, stop) = (self.config.out.join("checkpoints"), self.stop);
         let abandon = || stop.is_discarded();
         let plan = (self.thrift.micro_tokens, self.thrift.recompute);
+        // whoever finds the checkpoint goes on from it, whether it was told of or not
+        record::sync(&self.config.out)?;
         let found = checkpoint::save(&dir, &self.run, plan, &self.identity, kind, &abandon)?;
         let state = &self.run.state;
         let (step, loss, best) = (state.step, state.last_loss.unwrap_or_default(), state.best());

@@ -175,6 +175,23 @@ fn every_step_has_one_line_of_metrics_however_often_it_was_done() {
 }
 
 #[test]
+fn the_lines_before_a_checkpoint_are_on_the_disk_before_it_is_there() {
+    let place = Place::new(14);
+    let config = place.config("a");
+    let metrics = place.path("a/metrics.jsonl");
+    let error = lorikeet_trainer::train(&config, &lorikeet_trainer::Stop::new(), &mut |event| {
+        if matches!(&event, lorikeet_trainer::event::Event::Step(step) if step.step == 1) {
+            // what no disk can keep
+            fs::remove_file(&metrics)?;
+            std::os::unix::fs::symlink("/dev/null", &metrics)?;
+        }
+        Ok(())
+    });
+    assert!(error.expect_err("not kept").to_string().contains("metrics.jsonl"));
+    assert!(!place.path("a/checkpoints").exists());
+}
+
+#[test]
 fn the_card_names_the_data_and_shows_the_curve() {
     let place = Place::new(14);
     let config: Config = place.config("a");

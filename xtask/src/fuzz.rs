@@ -10,8 +10,8 @@ pub(crate) fn run(tree: &Tree, seconds: u64, filter: Option<&str>) -> Result<()>
     program(tree, seconds, filter).run()
 }
 
-/// Every decoder, with inputs that are this commit's own: it passes or fails wherever and however often it is checked, and the next
-/// commit is looked at with others. What `LORIKEET_SEED` says comes first.
+/// Every decoder, with inputs that are this commit's own: wherever and however often it is checked, the look begins with the same, and
+/// goes on with more of them on a faster machine. The next commit is looked at with others. What `LORIKEET_SEED` says comes first.
 pub(crate) fn check(tree: &Tree, seconds: u64) -> Result<()> {
     let look = program(tree, seconds, None);
     let commit = Program::new(tree.root(), "git rev-parse HEAD").capture()?;

@@ -134,9 +134,9 @@ impl Counts<'_> {
     /// A file that the presets cannot take is known before a job is refused.
     fn judge_length(&mut self, record: &Record, tokens: usize) {
         let Some(encoder) = self.encoder.filter(|_| tokens > USUAL_TOKENS) else { return };
-        let cut = Encoder { max_seq_length: USUAL_TOKENS, ..encoder }.encode(record, 0);
-        if let Some(needed_tokens) = cut.err().and_then(|fault| fault.needed_tokens) {
-            self.too_long.add(needed_tokens);
+        let shortest = encoder.shortest(record).unwrap_or(tokens);
+        if shortest > USUAL_TOKENS {
+            self.too_long.add(shortest as u64);
         }
     }
 

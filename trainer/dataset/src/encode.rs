@@ -142,6 +142,14 @@ impl Encoder<'_> {
         })
     }
 
+    /// Tokens of what is left of a record when all that may go is gone; `None` where nothing may.
+    pub(crate) fn shortest(&self, record: &Record) -> Option<usize> {
+        let Body::Chat { messages, tools, target } = &record.body else { return None };
+        let messages = &without(messages, cut_points(messages).last()?);
+        let text = self.render(Chat { messages, tools, target: *target }, false).ok()?;
+        Some(self.tokenise(&text).ok()?.0.len())
+    }
+
     fn lay(&self, record: &Record) -> Result<Laid, Refusal> {
         let mut laid = match &record.body {
             Body::Text(text) => self.lay_text(text)?,

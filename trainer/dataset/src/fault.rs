@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// Faults kept with their text; a file of noise must not fill memory with complaints.
 pub const LISTED_FAULTS: usize = 100;
 
+/// The largest `max_seq_length` that a job file may ask for; its ranges stand in `lorikeet-api`.
+const MOST_TOKENS: u64 = 131_072;
+
 /// One thing wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
@@ -43,7 +46,7 @@ pub struct Faults {
 pub struct TooLong {
     /// How many.
     pub examples: u64,
-    /// The smallest `max_seq_length` that takes every one of them.
+    /// What the longest of them takes: the smallest `max_seq_length` for all.
     pub needed_tokens: u64,
 }
 
@@ -57,6 +60,9 @@ impl TooLong {
     pub(crate) fn in_words(self) -> String {
         let TooLong { examples, needed_tokens } = self;
         let are = if examples == 1 { "example is" } else { "examples are" };
+        if needed_tokens > MOST_TOKENS {
+            return format!("{examples} {are} too long, the longest with {needed_tokens} tokens has to be split");
+        }
         format!("{examples} {are} too long, training.max_seq_length = {needed_tokens} takes every one")
     }
 }

@@ -228,6 +228,17 @@ fn who_sets_a_length_that_is_too_short_is_told_the_smallest_that_takes_every_exa
 }
 
 #[test]
+fn an_example_beyond_what_a_job_may_ask_for_has_to_be_split() {
+    let (dir, path) = written(chat("a", &"long ".repeat(30_000)).to_string().as_bytes());
+    write_byte_tokenizer(dir.path()).expect("writes");
+    let tokenizer = Tokenizer::load(dir.path()).expect("loads");
+    let checked = check(&path, Some(&tokenizer), &mut |_| {}, &|| false).expect("checks");
+    let (warned, longest) = (checked.warnings.join("\n"), checked.longest_example.expect("known"));
+    let said = format!("1 example is too long, the longest with {longest} tokens has to be split");
+    assert!(warned.ends_with(&said), "{warned}");
+}
+
+#[test]
 fn a_cache_with_a_damaged_index_is_made_again_and_one_with_damaged_tokens_names_itself() {
     let (dir, path) = written(format!("{}\n{}\n", chat("a", "b"), chat("c", "d")).as_bytes());
     write_byte_tokenizer(dir.path()).expect("writes");

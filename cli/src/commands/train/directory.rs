@@ -30,7 +30,6 @@ impl Directory {
         fs::create_dir_all(path).map_err(|error| Failure::file("create", path, &error))?;
         // before the lock, which is a file as well, is made among somebody's own
         directory.is_ours_or_bare()?;
-        // the lock is a file as well
         holds_only_files(path)?;
         let hold = Hold::take(path).map_err(|error| match error {
             HoldError::Held { .. } => Failure::mistake(format!("another process trains in {}", path.display())),
@@ -193,9 +192,13 @@ impl Directory {
 
 /// What is neither file nor folder would be opened for ever, or read without end.
 fn holds_only_files(folder: &Path) -> Result<(), Failure> {
-    let failed = |error: io::Error| Failure::file("read", folder, &error);
-    for entry in fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+    let entries = match fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>) {
+        Ok(entries) => entries,
+        // another training takes checkpoints away; of that one the lock tells
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::file("read", folder, &error)),
+    };
+    for entry in entries {
         let path = entry.path();
         // a link is what it leads to; of one that leads nowhere, or of what is gone by now, nothing is read
         let Ok(kind) = fs::metadata(&path).map(|there| there.file_type()) else { continue };
@@ -289,6 +292,12 @@ mod tests {
             before.into_iter().for_each(|text| fs::write(&place, text).unwrap());
         }
         Directory::open(&path, &spec(8)).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_another_training_takes_away_meanwhile_holds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        holds_only_files(&folder.path().join("checkpoints/step-00000001")).unwrap();
     }
 
     #[test]
