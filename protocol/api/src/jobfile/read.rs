@@ -73,7 +73,12 @@ pub(super) fn join(prefix: &str, key: &str) -> String {
 
 /// Puts `value`, as TOML writes it, at the dotted `key`.
 pub(super) fn set(tree: &mut Value, key: &str, value: &str) -> Result<(), FieldError> {
-    put(tree, key, value_of(key, value)?)
+    let value = value_of(key, value)?;
+    // A section is no value: what it does not name stays as it is.
+    if let (Value::Object(keys), false) = (&value, key.contains('.')) {
+        return keys.iter().try_for_each(|(name, value)| put(tree, &join(key, name), value.clone()));
+    }
+    put(tree, key, value)
 }
 
 /// Puts `value` at the dotted `key`.

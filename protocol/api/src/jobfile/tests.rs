@@ -268,6 +268,13 @@ fn what_is_out_of_range_in_a_pattern_is_named() {
 fn epochs_and_max_steps_exclude_each_other() {
     assert!(resolve(&format!("{LEAST}[training]\nepochs = 2\nmax_steps = 9")).is_err());
     let mut file = JobFile::from_toml(&format!("{LEAST}[training]\nepochs = 2")).unwrap();
+    file.set("training", "{ seed = 7 }").unwrap();
+    file.set("training", "{ batch_size = 3 }").unwrap();
+    assert_eq!(
+        (file.training.seed, file.training.batch_size),
+        (Some(7), Some(3)),
+        "what a section does not name stays"
+    );
     file.set("training.max_steps", "9").unwrap();
     let Task::Train(train) = file.resolve(&Presets::embedded()).unwrap().task;
     assert_eq!(train.training.length, TrainingLength::Steps(9));
