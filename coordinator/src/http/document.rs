@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 use utoipa::{
     Number, OpenApi,
     openapi::{
-        self, Content, ContentBuilder, ObjectBuilder, PathItem, Ref, RefOr, Required, ResponseBuilder, Schema, Type,
+        self, Content, ContentBuilder, ObjectBuilder, PathItem, Ref, RefOr, Required, Response, ResponseBuilder,
+        Schema, Type,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn},
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
@@ -37,6 +38,7 @@ pub(super) fn complete(mut document: openapi::OpenApi) -> openapi::OpenApi {
             name(operation);
             spare_body(operation, &keyless);
             operation.parameters.iter_mut().flatten().for_each(bound_page);
+            operation.responses.responses.iter_mut().for_each(describe);
             refuse(operation, ResponseBuilder::new().content("application/json", error()));
         }
         // What changes nothing, and what a signed link allows, needs no key.
@@ -84,6 +86,19 @@ fn bound_page(parameter: &mut RefOr<Parameter>) {
     (number.minimum, number.maximum, number.default) = (Some(1_u32.into()), most, Some(default.into()));
     // The derived one ends at half of what is taken.
     number.format = None;
+}
+
+/// The standard asks for a few words beside each status.
+fn describe((status, response): (&String, &mut RefOr<Response>)) {
+    let RefOr::T(Response { description, .. }) = response else { return };
+    if description.is_empty() {
+        let words = match status.as_str() {
+            "201" => "It is made",
+            "204" => "It is done",
+            _ => "What was asked for",
+        };
+        words.clone_into(description);
+    }
 }
 
 fn refuse(operation: &mut Operation, answer: ResponseBuilder) {

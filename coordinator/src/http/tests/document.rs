@@ -46,12 +46,15 @@ async fn a_stranger_is_refused_where_it_says_so_and_in_the_form_that_it_says() {
 }
 
 #[tokio::test]
-async fn no_two_operations_have_one_name_and_every_change_takes_an_idempotency_key() {
+async fn operations_have_names_of_their_own_answers_have_words_and_every_change_takes_an_idempotency_key() {
     let world = World::new().await;
     let mut names = BTreeSet::new();
     for (method, path, said) in operations(&world, nobodys).await {
         let name = said["operationId"].as_str().unwrap().to_owned();
         assert!(names.insert(name.clone()), "{method} {path}: {name} stands twice");
+        for (status, answer) in said["responses"].as_object().unwrap() {
+            assert_ne!(answer["description"].as_str().unwrap_or_default(), "", "{method} {path} {status}");
+        }
         let parameters = said["parameters"].as_array().cloned().unwrap_or_default();
         let is_repeatable = parameters.iter().any(|parameter| parameter["name"] == "Idempotency-Key");
         let is_change = ![Method::GET, Method::HEAD].contains(&method) && said["security"].is_null();
