@@ -14,6 +14,8 @@ use std::{
 /// A profile has a server, a token and a certificate authority.
 const MAX_BYTES: u64 = 1 << 20;
 
+const NAME_A_SERVER: &str = "give --server URL or LORIKEET_SERVER, or run `lorikeet login`; `lorikeet demo` needs none";
+
 /// A profile file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -42,16 +44,19 @@ impl Connection {
     pub(crate) fn find(global: &Global) -> Result<Self, Failure> {
         let path = path(global);
         let profile = path.as_deref().map(Profile::read).transpose()?.flatten();
+        if let (None, None, Some(named)) = (&profile, &global.server, &global.profile) {
+            let message = format!("no server is named, and there is no profile {}", named.display());
+            return Err(Failure::mistake(message).hint(NAME_A_SERVER));
+        }
         Self::merge(global, profile)
     }
 
     fn merge(global: &Global, profile: Option<Profile>) -> Result<Self, Failure> {
         let server = global.server.as_deref().map(plain);
         let profile = profile.filter(|profile| server.is_none_or(|server| server == plain(&profile.server)));
-        let server = server.or(profile.as_ref().map(|profile| plain(&profile.server))).ok_or_else(|| {
-            Failure::mistake("no server is named")
-                .hint("give --server URL or LORIKEET_SERVER, or run `lorikeet login`; `lorikeet demo` needs none")
-        })?;
+        let server = server
+            .or(profile.as_ref().map(|profile| plain(&profile.server)))
+            .ok_or_else(|| Failure::mistake("no server is named").hint(NAME_A_SERVER))?;
         let (token, ca) = profile.as_ref().map_or((None, None), |known| (known.token.clone(), known.ca.clone()));
         let token = global.token.clone().or(token);
         if token.as_ref().is_some_and(|token| token.contains(|c: char| c.is_control() || c.is_whitespace())) {
@@ -154,6 +159,15 @@ mod tests {
         assert_eq!(merged(Some("https://b:1"), None).ca, None);
         assert_eq!(merged(None, Some("other")).token.as_deref(), Some("other"));
         assert!(Connection::merge(&global(None, None), None).is_err());
+    }
+
+    #[test]
+    fn a_profile_that_is_named_and_not_there_is_told_of_where_it_would_be_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let named = |server| Global { profile: Some(folder.path().join("none.toml")), ..global(server, None) };
+        let failure = Connection::find(&named(None)).unwrap_err();
+        assert!(failure.message.contains("there is no profile") && failure.message.ends_with("none.toml"));
+        assert_eq!(Connection::find(&named(Some("https://a"))).unwrap().server, "https://a");
     }
 
     #[test]
